@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, as types; each knows its process exit code and its HTTP status.
+
+A message is one sentence for the person at the terminal: what, where, the value, what would be accepted.
+"""
+
+from collections.abc import Sequence
+
+
+class LinnetError(Exception):
+    """Base of every error a user can cause or act on; ``code`` is stable and appears in JSON."""
+
+    code = "linnet_error"
+    exit_status = 1
+    http_status = 500
+
+
+class ConfigError(LinnetError):
+    """A setting, argument or recipe is wrong."""
+
+    code = "config_error"
+    exit_status = 2
+    http_status = 400
+
+
+class CheckpointError(LinnetError):
+    """A model directory or one of its files is missing, damaged or lying."""
+
+    code = "checkpoint_error"
+    exit_status = 3
+    http_status = 500
+
+
+class UnsupportedError(LinnetError):
+    """The input is valid but nothing here can do it; ``reasons`` lists every refusal."""
+
+    code = "unsupported"
+    exit_status = 4
+    http_status = 400
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        self.reasons = tuple(reasons)
+        detail = "".join(f"\n  - {reason}" for reason in self.reasons)
+        super().__init__(message + detail)
+
+
+class CapacityError(LinnetError):
+    """The request is valid but does not fit now: queue full, pool too small, memory ceiling."""
+
+    code = "capacity_error"
+    exit_status = 5
+    http_status = 429

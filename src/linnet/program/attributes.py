@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed attributes of every op kind. A kind that is not in ``ATTRIBUTES`` does not exist.
+
+Values are two-dimensional ``[rows, width]`` unless said otherwise; heads lie side by side in ``width``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from linnet.schemes.scheme import Scheme
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True)
+class Embed:
+    """token_ids int32 [tokens] -> fp32 [tokens, width]. weights: (table [vocabulary, width],)."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalise each run of ``size`` elements of a row. weights: (gain [size], optional bias [size]).
+
+    rms: x / sqrt(mean(x^2) + epsilon) * (gain + offset); layer: (x - mean) / sqrt(var + epsilon) * gain + bias.
+    """
+
+    flavour: Literal["rms", "layer"]
+    size: int
+    epsilon: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Linear:
+    """x [rows, columns] -> fp32 [rows, outputs]: x @ weight.T + bias. weights: (weight, optional bias)."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The vocabulary projection: as Linear, named apart because it runs on output rows only."""
+
+
+@dataclass(frozen=True)
+class Add:
+    """a + b, fp32, same shape."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x * factor."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Softcap:
+    """limit * tanh(x / limit)."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Round to the output's dtype (nearest even)."""
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """fp32 [rows, width] -> codes + scales as one value whose dtype is ``scheme`` (dynamic, token or group)."""
+
+    scheme: Scheme
+
+
+@dataclass(frozen=True)
+class Dequantise:
+    """The inverse of Quantise: codes * scales -> fp32."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotate the first ``rotary_size`` elements of every head. inputs: (x, positions int32 [tokens]).
+
+    half: pairs (i, i + rotary_size / 2); interleaved: pairs (2i, 2i + 1). angle = position * inverse_frequencies[i];
+    cos and sin are multiplied by ``attention_factor`` (YaRN, long rope).
+    """
+
+    head_size: int
+    rotary_size: int
+    style: Literal["half", "interleaved"]
+    inverse_frequencies: tuple[float, ...]
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class KVWrite:
+    """Store this step's rows. inputs: (key, value, kv_slots int32 [tokens]); states: (kv,); no outputs."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Paged attention: a row at position p reads keys 0..p of its sequence (the last ``window`` of them if set).
+
+    inputs: (query, positions, query_start, context_lengths, block_tables); states: (kv,).
+    score = softcap(scale * q.k) + alibi_slopes[head] * key_position. Output fp32 [tokens, heads * value_head_size].
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    alibi_slopes: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One input: activation(x). Two inputs (gate, up): activation(gate) * up."""
+
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Rows of x named by an index input: (x, rows int32 [outputs]) -> [outputs, width]."""
+
+
+ATTRIBUTES: dict[str, type] = {
+    "embed": Embed,
+    "norm": Norm,
+    "linear": Linear,
+    "logits": Logits,
+    "add": Add,
+    "scale": Scale,
+    "softcap": Softcap,
+    "cast": Cast,
+    "quantise": Quantise,
+    "dequantise": Dequantise,
+    "rope": Rope,
+    "kv_write": KVWrite,
+    "attention": Attention,
+    "gate": Gate,
+    "gather": Gather,
+}

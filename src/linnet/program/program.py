@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Program: a model as a flat list of ops over named values. Frozen data; passes are functions on it.
+
+The contract (single assignment, symbols, explicit rounding, declared states) is checked by ``program.check``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from linnet.program.attributes import ATTRIBUTES
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+
+PROGRAM_VERSION = 1
+
+Dimension = int | str
+"""A fixed size or the name of a symbol: ``tokens``, ``sequences``, ``sequences_plus_one``, ``blocks``, ``outputs``."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A named array that is written once. ``dtype`` is a dense type or, for quantised activations, a Scheme."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: DenseType | Scheme
+
+
+@dataclass(frozen=True)
+class WeightRef:
+    """Where a weight lies: a checkpoint tensor (or packed linear), row ranges of it, maybe transposed.
+
+    ``checkpoint_name`` is the tensor's full name for a dense tensor (``...q_proj.weight``); a packed linear keeps
+    the same name and is looked up by its module (the name without ``.weight``).
+    ``rows`` are half-open ranges, concatenated in order; None means all rows.
+    """
+
+    checkpoint_name: str
+    rows: tuple[tuple[int, int], ...] | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight the program reads: shape after ``rows`` and ``transposed``; dense type as stored, or its schemes."""
+
+    name: str
+    ref: WeightRef
+    shape: tuple[int, ...]
+    dtype: DenseType | LinearScheme
+
+
+@dataclass(frozen=True)
+class PagedState:
+    """KV of one layer: per token ``kv_heads`` keys of ``head_size`` and values of ``value_head_size``."""
+
+    name: str
+    group: int
+    kv_heads: int
+    head_size: int
+    value_head_size: int
+    dtype: DenseType | Scheme = "fp32"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step of the program; the class of ``attributes`` is fixed by ``kind``."""
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: object
+    weights: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    expansion: tuple["Op", ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = ATTRIBUTES.get(self.kind)
+        if expected is None:
+            raise ValueError(f"unknown op kind {self.kind!r}")
+        if type(self.attributes) is not expected:
+            raise ValueError(f"op {self.name}: attributes {type(self.attributes).__name__} do not fit {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Half-open op range [start, stop) with the values that cross into and out of it."""
+
+    name: str
+    kind: Literal["embed", "block", "head"]
+    start: int
+    stop: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole model. ``values`` declares every value an op writes; ``inputs`` those the caller provides."""
+
+    inputs: tuple[Value, ...]
+    values: tuple[Value, ...]
+    weights: tuple[Weight, ...]
+    states: tuple[PagedState, ...]
+    ops: tuple[Op, ...]
+    segments: tuple[Segment, ...]
+    outputs: tuple[str, ...]
+    version: int = field(default=PROGRAM_VERSION)
