@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
+
+.PHONY: demo test check sanitize bench bench-quick format clean
+
+demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
+	$(BIN)/linnet demo
+
+test: $(VENV)/dev.stamp sanitize  ## everything CI runs
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' | xargs $(BIN)/clang-format --dry-run --Werror
+
+sanitize:  ## native tests under ASan + UBSan and under TSan
+	bash csrc/tests/run_sanitizers.sh
+
+bench: $(VENV)/dev.stamp  ## engine against transformers and the machine's limits, interleaved in one run
+	$(BIN)/python bench/engine.py
+
+bench-quick: $(VENV)/dev.stamp
+	$(BIN)/python bench/ops.py
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf $(VENV) build
+
+# torch first: any other order may resolve to a build with gigabytes of CUDA libraries.
+$(VENV)/python.stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/python.stamp $(NATIVE)
+	$(PIP) --editable '.[compress,report]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/python.stamp $(NATIVE)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/demo.stamp
