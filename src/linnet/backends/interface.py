@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The door between those who plan steps and those who execute Programs. numpy is the only array type that crosses it.
+
+A ``Backend`` is bound once, at load: ``prepare`` chooses kernels and returns an ``Executable``, which the engine then
+drives: ``allocate_states`` once; per step ``execute``, then ``sample`` or ``score`` (or ``logits`` in tests).
+An Executable is used from one thread at a time. The reference backend is the specification of every method here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from linnet.errors import ConfigError
+from linnet.program.program import Op, Program, WeightRef
+
+if TYPE_CHECKING:
+    from linnet.schemes.packed_weight import PackedWeight
+
+Policy = Literal["exact", "fast"]
+
+SAMPLE_PURPOSE = 0
+"""Purpose numbers of the Philox counter: 0 draws the token of an output position. 1 .. are free for later features."""
+
+
+class Source(Protocol):
+    """What a backend loads from (``models.ModelSource`` in production, a small fake in tests)."""
+
+    @property
+    def program(self) -> Program: ...
+
+    def weight(self, ref: WeightRef) -> "np.ndarray | PackedWeight":
+        """The weight's rows as ``ref`` says, as stored (mapped where possible), ``transposed`` applied."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds a prepared model must serve; they size its arena."""
+
+    max_tokens: int
+    max_sequences: int
+    max_outputs: int
+    block_size: int
+    max_blocks_per_sequence: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "max_sequences", "max_outputs", "block_size", "max_blocks_per_sequence"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def symbols(self) -> dict[str, int]:
+        """The upper bound of every symbol of a Program."""
+        return {
+            "tokens": self.max_tokens,
+            "sequences": self.max_sequences,
+            "sequences_plus_one": self.max_sequences + 1,
+            "blocks": self.max_blocks_per_sequence,
+            "outputs": self.max_outputs,
+        }
+
+
+@dataclass
+class Batch:
+    """One step. All arrays np.int32 and C-contiguous.
+
+    Rows of sequence s are ``query_start[s] .. query_start[s + 1]``; their positions are consecutive and the last is
+    ``context_lengths[s] - 1``. ``kv_slots`` = block id * block_size + offset, where this row's key and value go.
+    A row at position p attends the slots ``block_tables[s, j // block_size] * block_size + j % block_size`` for
+    j <= p, after this step's rows are stored. ``output_rows`` name the rows whose logits are wanted.
+    """
+
+    token_ids: np.ndarray  # [tokens]
+    positions: np.ndarray  # [tokens]
+    kv_slots: np.ndarray  # [tokens]
+    query_start: np.ndarray  # [sequences + 1]
+    context_lengths: np.ndarray  # [sequences]
+    block_tables: np.ndarray  # [sequences, blocks]; unused entries are any valid block id
+    output_rows: np.ndarray  # [outputs]
+
+
+@dataclass
+class SamplingBatch:
+    """One entry per sampled row: n entries unless said otherwise. CSR: entry i owns [offsets[i], offsets[i + 1]).
+
+    The definition (fixed order; reference/sampling.py is the specification):
+    logits -> allowed mask (-inf) -> bias (added) -> repetition penalty over ``history`` (logit > 0: divided, else
+    multiplied) -> frequency * count + presence over ``generated`` (subtracted) -> if temperature is 0: the greatest
+    logit, ties to the lowest id; else divide by temperature -> top_k -> top_p -> min_p -> one uniform number of
+    Philox4x32-10(seed, position, SAMPLE_PURPOSE) -> inverse CDF in token-id order.
+    """
+
+    rows: np.ndarray  # int32: index into the step's output rows
+    temperature: np.ndarray  # float32, 0 = greedy
+    top_k: np.ndarray  # int32, 0 = off
+    top_p: np.ndarray  # float32, 1 = off
+    min_p: np.ndarray  # float32, 0 = off
+    repetition_penalty: np.ndarray  # float32, 1 = off
+    presence_penalty: np.ndarray  # float32, 0 = off
+    frequency_penalty: np.ndarray  # float32, 0 = off
+    seed: np.ndarray  # uint64
+    position: np.ndarray  # int64: the output position, first generated token = 0
+    history_offsets: np.ndarray  # int64 [n + 1]: prompt and generated tokens (repetition penalty)
+    history_ids: np.ndarray  # int32
+    generated_offsets: np.ndarray  # int64 [n + 1]: generated tokens only (presence, frequency)
+    generated_ids: np.ndarray  # int32
+    bias_offsets: np.ndarray  # int64 [n + 1]
+    bias_ids: np.ndarray  # int32, no id twice within an entry
+    bias_values: np.ndarray  # float32
+    top_logprobs: int = 0  # how many alternatives to return for every entry
+    allowed: np.ndarray | None = None  # uint32 [n, ceil(vocabulary / 32)]; bit id % 32 of word id // 32 set = allowed
+
+    @staticmethod
+    def greedy(rows: Sequence[int] | np.ndarray) -> "SamplingBatch":
+        """Plain greedy sampling of ``rows``: no penalty, no bias, no mask."""
+        n = len(rows)
+        zeros, ones = np.zeros(n, np.float32), np.ones(n, np.float32)
+        offsets, ids = np.zeros(n + 1, np.int64), np.zeros(0, np.int32)
+        return SamplingBatch(
+            rows=np.asarray(rows, np.int32),
+            temperature=zeros,
+            top_k=np.zeros(n, np.int32),
+            top_p=ones,
+            min_p=zeros,
+            repetition_penalty=ones,
+            presence_penalty=zeros,
+            frequency_penalty=zeros,
+            seed=np.zeros(n, np.uint64),
+            position=np.zeros(n, np.int64),
+            history_offsets=offsets,
+            history_ids=ids,
+            generated_offsets=offsets,
+            generated_ids=ids,
+            bias_offsets=offsets,
+            bias_ids=ids,
+            bias_values=np.zeros(0, np.float32),
+        )
+
+
+@dataclass
+class SampleResult:
+    """Logprobs are of the raw distribution (before mask, bias, penalties and temperature).
+
+    A row without a usable distribution (NaN among its logits, or no allowed token) gets token id -1; the other rows of
+    the batch are unaffected.
+    """
+
+    token_ids: np.ndarray  # int32 [n]
+    logprobs: np.ndarray  # float32 [n]
+    top_ids: np.ndarray  # int32 [n, k], greatest first, ties to the lowest id
+    top_logprobs: np.ndarray  # float32 [n, k]
+
+
+@dataclass
+class Scores:
+    """Per scored row; ``kl`` and ``other_greedy`` only when another executable was given."""
+
+    logprobs: np.ndarray  # float32 [n]: log-probability of the target
+    greedy: np.ndarray  # int32 [n]: the most likely token, ties to the lowest id
+    ranks: np.ndarray  # int32 [n]: tokens more likely than the target (equal logit and lower id counts as more likely)
+    kl: np.ndarray | None = None  # float32 [n]: KL(other || self) over the vocabulary, in nats
+    other_greedy: np.ndarray | None = None  # int32 [n]
+
+
+class Executable(Protocol):
+    """A model bound to a backend."""
+
+    program: Program  # after choose_numerics and the backend's own passes
+    numerics_id: str  # names (build, ISA tier, policy, program digest): equal ids promise equal bits
+    choices: Mapping[str, str]  # op name -> kernel name
+    arena_bytes: int
+    kv_bytes_per_block: int
+
+    def allocate_states(self, num_blocks: int) -> object:
+        """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""
+
+    def execute(self, batch: Batch, states: object) -> None:
+        """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""
+
+    def logits(self) -> np.ndarray:
+        """A copy of the last step's logits, float32 [outputs, vocabulary]; for tests and conformance."""
+
+    def tap(self, name: str) -> np.ndarray:
+        """A kept value of the last step, float32 [rows, width]; ConfigError if it was not in ``keep``."""
+
+    def sample(self, sampling: SamplingBatch) -> SampleResult:
+        """Draw one token per entry from the last step's logits."""
+
+    def score(self, rows: np.ndarray, targets: np.ndarray, other: "Executable | None" = None) -> Scores:
+        """Log-probabilities of ``targets`` int32 [n] at output rows ``rows`` int32 [n] of the last step.
+
+        With ``other`` (same vocabulary, same backend, its last step has the same output rows): also KL(other || self).
+        """
+
+
+class Backend(Protocol):
+    """Who executes Programs."""
+
+    name: str
+
+    def supports(self, op: Op, program: Program) -> str | None:
+        """None, or a sentence saying why this op cannot be executed here."""
+
+    def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> Executable:
+        """Choose numerics and kernels and load the weights. UnsupportedError lists every refusal with its reason.
+
+        ``keep`` names values to be read by ``tap`` after a step.
+        """
+
+
+def check_batch(batch: Batch, limits: Limits, num_blocks: int, vocabulary: int) -> None:
+    """Refuse a batch that would read or write outside its buffers; ConfigError names the field and the value."""
+    tokens, sequences = batch.token_ids.shape[0], batch.context_lengths.shape[0]
+    expected = {
+        "token_ids": (tokens,),
+        "positions": (tokens,),
+        "kv_slots": (tokens,),
+        "query_start": (sequences + 1,),
+        "context_lengths": (sequences,),
+        "output_rows": (batch.output_rows.shape[0],),
+    }
+    for name, shape in expected.items():
+        array = getattr(batch, name)
+        if array.dtype != np.int32 or array.shape != shape or not array.flags.c_contiguous:
+            raise ConfigError(f"batch.{name} must be C-contiguous int32 {shape}, not {array.dtype} {array.shape}")
+    tables = batch.block_tables
+    if tables.dtype != np.int32 or tables.ndim != 2 or tables.shape[0] != sequences or not tables.flags.c_contiguous:
+        raise ConfigError(f"batch.block_tables must be C-contiguous int32 [{sequences}, blocks], not {tables.shape}")
+    for name, size, bound in (
+        ("tokens", tokens, limits.max_tokens),
+        ("sequences", sequences, limits.max_sequences),
+        ("outputs", batch.output_rows.shape[0], limits.max_outputs),
+        ("blocks per sequence", tables.shape[1], limits.max_blocks_per_sequence),
+    ):
+        if size > bound:
+            raise ConfigError(f"batch has {size} {name}; this executable was prepared for at most {bound}")
+    _in_range("token_ids", batch.token_ids, vocabulary)
+    _in_range("kv_slots", batch.kv_slots, num_blocks * limits.block_size)
+    _in_range("output_rows", batch.output_rows, tokens)
+    _in_range("block_tables", tables, num_blocks)
+    starts = batch.query_start
+    if starts[0] != 0 or starts[-1] != tokens or (np.diff(starts) < 1).any():
+        raise ConfigError(f"batch.query_start must rise from 0 to {tokens} with at least one row per sequence")
+    lengths = np.diff(starts)
+    wanted = np.repeat(batch.context_lengths - lengths - starts[:-1], lengths) + np.arange(tokens)
+    if (wanted != batch.positions).any() or (batch.positions < 0).any():
+        raise ConfigError("batch.positions must be consecutive per sequence and end at context_lengths - 1")
+    if (batch.context_lengths > tables.shape[1] * limits.block_size).any():
+        raise ConfigError("batch.context_lengths exceed what block_tables can address")
+
+
+def _in_range(name: str, array: np.ndarray, bound: int) -> None:
+    if array.size and (int(array.min()) < 0 or int(array.max()) >= bound):
+        raise ConfigError(f"batch.{name} must lie in [0, {bound}), found {int(array.min())} .. {int(array.max())}")
