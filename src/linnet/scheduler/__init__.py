@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens of which requests the next step computes, and which blocks their keys and values live in.
+
+The room owns integers only: no text, no tensors, no clock (`now` is an argument), no randomness. One step is
+`schedule(now)` → `StepPlan`, the engine executes it, `commit(plan, result, now)` → events. See docs/scheduler.md.
+"""
+
+from .blocks import BlockPool, InvariantError
+from .config import SchedulerConfig
+from .counters import SchedulerCounters
+from .plan import Event, StepItem, StepPlan, StepResult
+from .prefix import extend_digests
+from .request import FinishReason, Request, RequestState
+from .scheduler import Scheduler
+
+__all__ = [
+    "BlockPool",
+    "Event",
+    "FinishReason",
+    "InvariantError",
+    "Request",
+    "RequestState",
+    "Scheduler",
+    "SchedulerConfig",
+    "SchedulerCounters",
+    "StepItem",
+    "StepPlan",
+    "StepResult",
+    "extend_digests",
+]

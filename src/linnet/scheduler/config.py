@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scheduler may spend: tokens and output rows per step, sequences, blocks, queue."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from linnet.errors import ConfigError
+
+Policy = Literal["fcfs", "priority"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of the scheduler; raises ConfigError for values that could not work.
+
+    num_blocks, block_size: the KV cache, in blocks and in token slots per block.
+    max_model_len:          prompt plus new tokens of one request.
+    token_budget:           tokens computed in one step, over all requests.
+    max_sequences:          requests running at once.
+    max_waiting_requests:   requests accepted beyond `max_sequences`; at most max_sequences + max_waiting_requests
+                            are unfinished at any time, whenever they came.
+    max_chunk_tokens:       tokens of *one* request in one step; None: the token budget. A smaller chunk lets several
+                            prompts advance side by side.
+    max_output_rows:        rows with logits in one step; None: the token budget or max_sequences, whichever is more.
+                            Only `score_prompt` asks for more than one row per request; this bounds its memory.
+    prefix_cache:           reuse the blocks of known prefixes.
+    policy:                 'fcfs' (by arrival) or 'priority' (smaller numbers first, then by arrival).
+    preempt_every:          a test mode: every that many steps the newest running request that has made progress since
+                            its admission is preempted; None: only for lack of blocks.
+    """
+
+    num_blocks: int
+    max_model_len: int
+    block_size: int = 16
+    token_budget: int = 512
+    max_sequences: int = 64
+    max_waiting_requests: int = 1024
+    max_chunk_tokens: int | None = None
+    max_output_rows: int | None = None
+    prefix_cache: bool = True
+    policy: Policy = "fcfs"
+    preempt_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_blocks", "max_model_len", "block_size", "token_budget", "max_sequences"):
+            _at_least(1, name, getattr(self, name))
+        _at_least(0, "max_waiting_requests", self.max_waiting_requests)
+        if self.max_chunk_tokens is not None:
+            _at_least(1, "max_chunk_tokens", self.max_chunk_tokens)
+        if self.preempt_every is not None:
+            _at_least(1, "preempt_every", self.preempt_every)
+        if self.max_output_rows is not None:
+            # Fewer rows than sequences would make a sequence wait although it has tokens to compute.
+            _at_least(self.max_sequences, "max_output_rows", self.max_output_rows)
+        if self.policy not in get_args(Policy):
+            raise ConfigError(
+                f"scheduler policy is {self.policy!r}; accepted are {', '.join(map(repr, get_args(Policy)))}"
+            )
+
+    @property
+    def chunk_tokens(self) -> int:
+        """The most tokens of one request in one step."""
+        return self.token_budget if self.max_chunk_tokens is None else min(self.max_chunk_tokens, self.token_budget)
+
+    @property
+    def output_rows(self) -> int:
+        """The most rows with logits in one step: what the engine must be able to hold."""
+        return max(self.token_budget, self.max_sequences) if self.max_output_rows is None else self.max_output_rows
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise ConfigError(f"scheduler setting {name} is {value}; accepted is {least} or more")

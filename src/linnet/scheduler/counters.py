@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scheduler tells the metrics page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerCounters:
+    """A snapshot. The first block are gauges, the second only ever grows.
+
+    prefix_query_tokens, prefix_hit_tokens: prompt tokens looked up in, and taken from, the prefix table at first
+    admissions; a recompute after a preemption is not counted, so that preemptions cannot flatter the hit rate.
+    """
+
+    running_requests: int
+    waiting_requests: int
+    total_blocks: int
+    used_blocks: int
+    cached_blocks: int
+    free_blocks: int
+
+    steps: int
+    computed_tokens: int
+    preemptions: int
+    prefix_query_tokens: int
+    prefix_hit_tokens: int
+    finished: Mapping[FinishReason, int]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two-counter request: tokens that are known, and how many of them have been computed.
+
+A request runs while `computed` lags behind `len(known)`. A prompt being read in chunks, a prefix taken from the cache,
+a token being decoded and a recompute after a preemption differ in these two numbers only.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
+
+
+class RequestState(Enum):
+    """Where a request is; it moves waiting ⇄ running (preemption goes back) and ends finished."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Request:
+    """Ids, limits and progress of one request; no text, no tensors, no sampling parameters.
+
+    The caller sets the first group; the scheduler alone mutates the second.
+
+    max_new_tokens:  0 is allowed with `score_prompt` only: then nothing is sampled.
+    stop_token_ids:  a sampled stop token ends the request once at least `min_new_tokens` tokens precede it.
+    arrival_s:       on the clock whose `now` the scheduler is given; the order of 'fcfs'.
+    priority:        smaller is more important; the order of 'priority'.
+    cache_salt:      requests share cached blocks only under the same salt.
+    score_prompt:    logits for every prompt position; no prefix-cache hit is used, since cached rows have no logits.
+    deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
+
+    known:           prompt and generated token ids, append-only.
+    computed:        how many of them have their keys and values in `block_ids`.
+    scored:          prompt rows whose logits were delivered; all of them when none were asked for.
+    published:       full blocks, from the first, that need not be published (again).
+    digests:         names of the first full blocks, extended on demand; kept across preemptions.
+    progressed:      whether anything new was delivered since the last admission.
+    sequence:        order of add(), set by the scheduler; breaks ties.
+    """
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    max_new_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    min_new_tokens: int = 0
+    arrival_s: float = 0.0
+    priority: int = 0
+    cache_salt: bytes = b""
+    score_prompt: bool = False
+    deadline_s: float | None = None
+
+    known: list[int] = field(init=False)
+    computed: int = field(init=False, default=0)
+    block_ids: list[int] = field(init=False, default_factory=list)
+    state: RequestState = field(init=False, default=RequestState.WAITING)
+    finish_reason: FinishReason | None = field(init=False, default=None)
+    cached_tokens: int | None = field(init=False, default=None)
+    scored: int = field(init=False)
+    published: int = field(init=False, default=0)
+    digests: list[bytes] = field(init=False, default_factory=list)
+    progressed: bool = field(init=False, default=False)
+    preemptions: int = field(init=False, default=0)
+    sequence: int = field(init=False, default=-1)
+
+    def __post_init__(self) -> None:
+        self.prompt_token_ids = tuple(self.prompt_token_ids)
+        self.known = list(self.prompt_token_ids)
+        self.scored = 0 if self.score_prompt else len(self.prompt_token_ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def generated_tokens(self) -> int:
+        """How many tokens were generated so far."""
+        return len(self.known) - len(self.prompt_token_ids)
+
+    @property
+    def generated_token_ids(self) -> tuple[int, ...]:
+        """The tokens generated so far, a stop token included."""
+        return tuple(self.known[len(self.prompt_token_ids) :])
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens that are still to be computed."""
+        return len(self.known) - self.computed
+
+    @property
+    def most_slots(self) -> int:
+        """Token slots the request can ever need: the last token it may generate is never computed."""
+        return len(self.prompt_token_ids) + max(self.max_new_tokens, 1) - 1
+
+    def tokens_within_rows(self, n: int, rows: int) -> int:
+        """The most of the next n tokens whose prompt scores fit into `rows` (≥ 1) output rows. Mutates nothing.
+
+        While prompt rows are outstanding nothing has been generated, so they are the only output rows; afterwards one
+        row, the last, is all that is ever asked for.
+        """
+        if self.scored >= self.prompt_tokens:
+            return n
+        return min(n, max(self.scored - self.computed, 0) + rows)
+
+    def output_offsets(self, n: int) -> tuple[int, ...]:
+        """Which of the next n rows need logits: undelivered prompt rows, and the last known one. Mutates nothing."""
+        end = self.computed + n
+        first = max(self.computed, self.scored)
+        offsets = [position - self.computed for position in range(first, min(end, self.prompt_tokens))]
+        if end == len(self.known) and (not offsets or offsets[-1] != n - 1):
+            offsets.append(n - 1)
+        return tuple(offsets)
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Make a sampled token known; returns why the request ends with it, or None. Mutates `known` only."""
+        may_stop = self.generated_tokens >= self.min_new_tokens
+        self.known.append(token_id)
+        if may_stop and token_id in self.stop_token_ids:
+            return "stop"
+        return "length" if self.generated_tokens >= self.max_new_tokens else None

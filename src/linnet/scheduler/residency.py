@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request holds in the block pool: finding its prefix, holding its blocks, naming them, giving them back.
+
+The only code that writes `request.block_ids`, `request.published` and `request.digests`.
+"""
+
+from collections.abc import Sequence
+
+from .blocks import BlockPool
+from .prefix import extend_digests
+from .request import Request
+
+
+class Residency:
+    """Requests on one side, the pool on the other; counts what the prefix table gave."""
+
+    def __init__(self, pool: BlockPool, prefix_cache: bool) -> None:
+        self.pool = pool
+        self.prefix_cache = prefix_cache
+        self.prefix_query_tokens = 0
+        self.prefix_hit_tokens = 0
+
+    def missing_blocks(self, request: Request) -> int:
+        """Blocks the request must still get before all its known tokens have slots. Mutates nothing."""
+        return self.pool.blocks_for(len(request.known)) - len(request.block_ids)
+
+    def grow(self, request: Request) -> None:
+        """Get the missing blocks; the caller has made sure of them. Mutates: `block_ids`, and as `allocate` does."""
+        request.block_ids += self.pool.allocate(self.missing_blocks(request))
+
+    def settle(self, request: Request, spare_blocks: int) -> bool:
+        """Hold the longest known prefix and new blocks for the other known tokens, if `spare_blocks` remain.
+
+        False, with nothing held, when they would not. Mutates: `block_ids`, `published`, `computed` (the prefix counts
+        as computed), at first admission `cached_tokens` and the counters; `digests`; the pool as `share` and
+        `allocate` do. At least one token is left to compute, so that there are logits to sample from.
+        """
+        hits = self._lookup(request)
+        wanted = self.pool.blocks_for(len(request.known)) - len(hits)
+        if not self.pool.can_allocate(wanted + spare_blocks, after_sharing=hits):
+            return False
+        self.pool.share(hits)
+        request.block_ids = [*hits, *self.pool.allocate(wanted)]
+        request.published = len(hits)
+        request.computed = len(hits) * self.pool.block_size
+        if request.cached_tokens is None:
+            request.cached_tokens = request.computed
+            if self._may_hit(request):
+                self.prefix_query_tokens += request.prompt_tokens
+                self.prefix_hit_tokens += request.computed
+        return True
+
+    def publish(self, request: Request) -> None:
+        """Name the full blocks that were computed since the last time; nothing before `computed` is written again.
+
+        Mutates: `published`, `digests`, the prefix table.
+        """
+        full = request.computed // self.pool.block_size
+        if not self.prefix_cache or full <= request.published:
+            return
+        digests = self._digests(request, full)
+        for index in range(request.published, full):
+            self.pool.publish(request.block_ids[index], digests[index])
+        request.published = full
+
+    def release(self, request: Request) -> None:
+        """Give all blocks back. Mutates: `block_ids`, `published`, and as the pool's `release` does."""
+        self.pool.release(request.block_ids)
+        request.block_ids = []
+        request.published = 0
+
+    def _may_hit(self, request: Request) -> bool:
+        return self.prefix_cache and not request.score_prompt
+
+    def _lookup(self, request: Request) -> Sequence[int]:
+        if not self._may_hit(request):
+            return ()
+        full = (len(request.known) - 1) // self.pool.block_size
+        return self.pool.lookup(self._digests(request, full))
+
+    def _digests(self, request: Request, full_blocks: int) -> Sequence[bytes]:
+        extend_digests(request.digests, request.known, request.cache_salt, self.pool.block_size, full_blocks)
+        return request.digests[:full_blocks]

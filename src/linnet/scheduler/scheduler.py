@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scheduler: who computes what in the next step.
+
+Owns the waiting and running requests, the block pool and the plan in flight. One plan is in flight at a time: between
+schedule() and commit() requests may be added and aborted, and nothing the plan reads or writes is given away.
+
+Order of side effects in schedule(): expire, forced preemption, blocks of running requests (preempting the last ones
+for lack of blocks), admissions. In commit(): per item, in plan order: counters, new tokens, published blocks, release
+of what has finished.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Literal
+
+from linnet.errors import CapacityError, ConfigError
+
+from .blocks import BlockPool, InvariantError
+from .config import SchedulerConfig
+from .counters import SchedulerCounters
+from .plan import Event, StepItem, StepPlan, StepResult
+from .policy import OrderedRequests, ordering_key
+from .request import FinishReason, Request, RequestState
+from .residency import Residency
+from .step import StepBuilder
+from .validation import validate
+
+
+class Scheduler:
+    """See the module. Every request that is added ends with exactly one 'finished' event."""
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool | None = None) -> None:
+        """`pool` lets a test watch the blocks; it must have the size that the config says."""
+        self.config = config
+        self.pool = BlockPool(config.num_blocks, config.block_size) if pool is None else pool
+        if (self.pool.num_blocks, self.pool.block_size) != (config.num_blocks, config.block_size):
+            raise ConfigError("the block pool given to the scheduler has another size than its config says")
+        self._residency = Residency(self.pool, config.prefix_cache)
+        key = ordering_key(config.policy)
+        self._waiting = OrderedRequests(key)
+        self._running = OrderedRequests(key)
+        self._requests: dict[int, Request] = {}
+        self._deadlines: list[tuple[float, int, int]] = []
+        self._plan: StepPlan | None = None
+        self._in_flight: dict[int, Request] = {}
+        self._events: list[Event] = []
+        self._sequence = 0
+        self._steps = 0
+        self._steps_since_forced = 0
+        self._computed_tokens = 0
+        self._preemptions = 0
+        self._finished: Counter[FinishReason] = Counter()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished or a plan is in flight."""
+        return bool(self._requests) or self._plan is not None
+
+    @property
+    def in_flight(self) -> StepPlan | None:
+        """The plan that was scheduled and not committed."""
+        return self._plan
+
+    def counters(self) -> SchedulerCounters:
+        """A snapshot for the metrics page. Mutates nothing."""
+        return SchedulerCounters(
+            running_requests=len(self._running),
+            waiting_requests=len(self._waiting),
+            total_blocks=self.pool.num_blocks,
+            used_blocks=self.pool.used_blocks,
+            cached_blocks=self.pool.cached_blocks,
+            free_blocks=self.pool.free_blocks,
+            steps=self._steps,
+            computed_tokens=self._computed_tokens,
+            preemptions=self._preemptions,
+            prefix_query_tokens=self._residency.prefix_query_tokens,
+            prefix_hit_tokens=self._residency.prefix_hit_tokens,
+            finished=dict(self._finished),
+        )
+
+    # Requests come and go.
+
+    def add(self, request: Request) -> None:
+        """Queue a fresh request. Mutates: the waiting queue, `request.sequence`; nothing when it raises.
+
+        Raises ConfigError for a request that could never run here, CapacityError when the queue is full (try later).
+        """
+        if request.request_id in self._requests:
+            raise ConfigError(f"request {request.request_id}: an unfinished request has this id; ids must be unique")
+        validate(request, self.config)
+        most = self.config.max_sequences + self.config.max_waiting_requests
+        if len(self._requests) >= most:
+            raise CapacityError(
+                f"request {request.request_id}: the queue is full: {len(self._requests)} requests are unfinished and "
+                f"{most} are accepted (max_sequences {self.config.max_sequences} + max_waiting_requests "
+                f"{self.config.max_waiting_requests}); try again later"
+            )
+        request.sequence = self._sequence
+        self._sequence += 1
+        self._requests[request.request_id] = request
+        self._waiting.insert(request)
+        if request.deadline_s is not None:
+            heappush(self._deadlines, (request.deadline_s, request.sequence, request.request_id))
+
+    def abort(self, request_id: int, reason: FinishReason = "abort") -> bool:
+        """End a request at any moment; False when it is unknown or has already finished.
+
+        Mutates: as finishing does, and queues the 'finished' event. While a plan in flight uses the request its blocks
+        stay held until commit(), which ignores its result.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            return False
+        self._finish(request, reason)
+        self._events.append(self._event(request, ()))
+        return True
+
+    def take_events(self) -> tuple[Event, ...]:
+        """Events of aborts and deadlines since the last call or commit(), which hands them out too. Forgets them."""
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    # One step.
+
+    def schedule(self, now: float) -> StepPlan | None:
+        """Plan the next step; None when no request is left (then see take_events()).
+
+        Running requests come first, in policy order, each leaving one token for every running request behind it; what
+        remains of the budget admits waiting ones. The first running request always gets its blocks, so every step
+        computes something. Mutates: states, blocks and counters as the module says.
+        """
+        if self._plan is not None:
+            raise InvariantError(f"schedule() was called while step {self._plan.step} is in flight; commit() it first")
+        self._expire(now)
+        preempted = self._preempt_by_force()
+        step = StepBuilder(self.config)
+        short_of_blocks = False
+        while len(step.items) < len(self._running) and step.has_room:
+            request = self._running[len(step.items)]
+            victims = self._grow(request)
+            preempted += victims
+            short_of_blocks = short_of_blocks or bool(victims)
+            if request in victims:
+                break
+            step.take(request, behind=len(self._running) - len(step.items) - 1)
+        # Who was just preempted would be the first to be admitted, and take the blocks away again.
+        while not short_of_blocks and step.has_room and (admitted := self._admit_next()) is not None:
+            step.take(admitted, behind=0)
+        return self._launch(step.items, preempted)
+
+    def commit(self, plan: StepPlan, result: StepResult, now: float) -> tuple[Event, ...]:
+        """Take in the result of the plan in flight; returns all events since the last call.
+
+        Mutates: per item `computed`, `scored`, `known`, the prefix table; finished requests release their blocks, and
+        so do those that were aborted while the plan was in flight. Nothing when the result does not answer the plan.
+        `now` is for symmetry with schedule(): deadlines end requests there, never after their tokens have been paid.
+        """
+        self._check_result(plan, result)
+        in_flight, self._in_flight, self._plan = self._in_flight, {}, None
+        for item in plan.items:
+            request = in_flight[item.request_id]
+            if request.state is RequestState.FINISHED:
+                self._residency.release(request)
+            else:
+                self._advance(request, item, result.token_ids.get(item.request_id, ()))
+        return self.take_events()
+
+    def check(self) -> None:
+        """Prove what must hold between any two calls; raises InvariantError. Mutates nothing. O(blocks + requests)."""
+        holders = {id(request): request for request in [*self._requests.values(), *self._in_flight.values()]}
+        owners = Counter(block_id for request in holders.values() for block_id in request.block_ids)
+        self.pool.check(owners)
+        if len(self._requests) != len(self._waiting) + len(self._running):
+            raise InvariantError("an unfinished request is neither waiting nor running, or both")
+        for request in self._waiting:
+            if request.state is not RequestState.WAITING or request.block_ids or request.computed:
+                raise InvariantError(f"request {request.request_id} waits and still holds blocks or computed tokens")
+        for request in self._running:
+            slots = len(request.block_ids) * self.config.block_size
+            if request.state is not RequestState.RUNNING or not request.computed < len(request.known):
+                raise InvariantError(f"request {request.request_id} runs and has nothing to compute")
+            if request.computed > slots or len(set(request.block_ids)) != len(request.block_ids):
+                raise InvariantError(f"request {request.request_id} holds {slots} slots for {request.computed} tokens")
+
+    # How it is done.
+
+    def _expire(self, now: float) -> None:
+        """Finish requests past their deadline. Entries of finished requests are dropped when their time comes."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, sequence, request_id = heappop(self._deadlines)
+            request = self._requests.get(request_id)
+            if request is not None and request.sequence == sequence:
+                self.abort(request_id, "timeout")
+
+    def _preempt_by_force(self) -> list[Request]:
+        """The test mode. A victim has delivered something since its admission, so repeated force cannot stop it."""
+        self._steps_since_forced += 1
+        if self.config.preempt_every is None or self._steps_since_forced < self.config.preempt_every:
+            return []
+        for request in reversed(self._running):
+            if request.progressed:
+                self._steps_since_forced = 0
+                self._preempt(request)
+                return [request]
+        return []
+
+    def _grow(self, request: Request) -> list[Request]:
+        """Give a running request blocks for all its known tokens; returns who was preempted for it.
+
+        Victims come from the end of the running list: none of them is in the step that is being planned, and the
+        first running request finds everything it needs, since every request fits into the pool alone. The request
+        itself may be the last one: then it is the last victim.
+        """
+        victims: list[Request] = []
+        while not self.pool.can_allocate(self._residency.missing_blocks(request)):
+            victim = self._running[-1]
+            self._preempt(victim)
+            victims.append(victim)
+            if victim is request:
+                return victims
+        self._residency.grow(request)
+        return victims
+
+    def _preempt(self, request: Request) -> None:
+        """Back to waiting, to be recomputed; what it delivered stays delivered."""
+        self._running.remove(request)
+        self._residency.release(request)
+        request.state = RequestState.WAITING
+        request.computed = 0
+        request.preemptions += 1
+        self._preemptions += 1
+        self._waiting.insert(request)
+
+    def _admit_next(self) -> Request | None:
+        """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it.
+
+        One more block must be left for each running request, or the newcomer would soon be preempted for them.
+        """
+        if not self._waiting or len(self._running) >= self.config.max_sequences:
+            return None
+        request = self._waiting[0]
+        if not self._residency.settle(request, spare_blocks=len(self._running)):
+            return None
+        self._waiting.remove(request)
+        request.state = RequestState.RUNNING
+        request.progressed = False
+        self._running.insert(request)
+        return request
+
+    def _launch(self, items: list[StepItem], preempted: list[Request]) -> StepPlan | None:
+        if not items:
+            if self._requests:
+                raise InvariantError(f"{len(self._requests)} requests are unfinished and none can be computed")
+            return None
+        total = sum(item.n for item in items)
+        self._plan = StepPlan(self._steps, tuple(items), total, tuple(request.request_id for request in preempted))
+        self._in_flight = {item.request_id: self._requests[item.request_id] for item in items}
+        self._steps += 1
+        self._computed_tokens += total
+        return self._plan
+
+    def _check_result(self, plan: StepPlan, result: StepResult) -> None:
+        if self._plan is None or plan is not self._plan:
+            raise InvariantError(f"commit() of step {plan.step}, which is not in flight")
+        most = {item.request_id: (1 + len(item.draft_token_ids)) * item.samples for item in plan.items}
+        for request_id, token_ids in result.token_ids.items():
+            if len(token_ids) > most.get(request_id, 0):
+                raise InvariantError(
+                    f"step {plan.step} returned {len(token_ids)} tokens for request {request_id}; it may return "
+                    f"{most.get(request_id, 0)}"
+                )
+
+    def _advance(self, request: Request, item: StepItem, token_ids: Sequence[int]) -> None:
+        """Counters first, then the table, then the event: a finished request publishes before it releases."""
+        end = item.start + item.n
+        reason: FinishReason | None = None
+        accepted: list[int] = []
+        for token_id in token_ids:
+            accepted.append(token_id)
+            reason = request.append(token_id)
+            if reason is not None:
+                break
+        scored = max(request.scored, min(end, request.prompt_tokens))
+        request.progressed = request.progressed or bool(accepted) or scored > request.scored
+        request.scored = scored
+        if request.max_new_tokens == 0 and end == len(request.known):
+            reason = "length"
+        # All new tokens but the last were computed as drafts. A running request keeps one token to compute, so that
+        # one whose sampling gave nothing is simply asked again.
+        request.computed = min(end + max(len(token_ids) - 1, 0), len(request.known) - (reason is None))
+        self._residency.publish(request)
+        if reason is not None:
+            self._finish(request, reason)
+        if accepted or reason is not None:
+            self._events.append(self._event(request, tuple(accepted)))
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        (self._running if request.state is RequestState.RUNNING else self._waiting).remove(request)
+        del self._requests[request.request_id]
+        request.state = RequestState.FINISHED
+        request.finish_reason = reason
+        self._finished[reason] += 1
+        if self._in_flight.get(request.request_id) is not request:
+            self._residency.release(request)
+
+    def _event(self, request: Request, token_ids: tuple[int, ...]) -> Event:
+        kind: Literal["tokens", "finished"] = "tokens" if request.finish_reason is None else "finished"
+        return Event(kind, request.request_id, token_ids, request.finish_reason, request.cached_tokens or 0)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which requests could ever run under a config: everything else is refused before it is queued."""
+
+from math import isfinite
+
+from linnet.errors import ConfigError
+
+from .config import SchedulerConfig
+from .request import Request, RequestState
+
+
+def validate(request: Request, config: SchedulerConfig) -> None:
+    """Raise ConfigError, saying what would be accepted, for a request that no amount of waiting can serve.
+
+    Token ids are not looked at: the engine knows the vocabulary. Mutates nothing.
+    """
+    name = f"request {request.request_id}"
+    if request.state is not RequestState.WAITING or request.sequence != -1:
+        raise ConfigError(f"{name}: it was added before; every request is added once")
+    if not request.prompt_token_ids:
+        raise ConfigError(f"{name}: the prompt is empty; accepted is 1 token or more")
+    least = 0 if request.score_prompt else 1
+    if request.max_new_tokens < least:
+        raise ConfigError(f"{name}: max_new_tokens is {request.max_new_tokens}; accepted is {least} or more")
+    if not 0 <= request.min_new_tokens <= request.max_new_tokens:
+        raise ConfigError(
+            f"{name}: min_new_tokens is {request.min_new_tokens}; accepted is 0 to max_new_tokens, "
+            f"{request.max_new_tokens}"
+        )
+    for field_name, time_s in (("arrival_s", request.arrival_s), ("deadline_s", request.deadline_s)):
+        if time_s is not None and not isfinite(time_s):
+            raise ConfigError(f"{name}: {field_name} is {time_s}; accepted is a finite number of seconds")
+    asked = f"{request.prompt_tokens} prompt tokens + max_new_tokens {request.max_new_tokens}"
+    total = request.prompt_tokens + request.max_new_tokens
+    if total > config.max_model_len:
+        raise ConfigError(f"{name}: {asked} = {total}; accepted is at most {config.max_model_len} (max_model_len)")
+    slots = config.num_blocks * config.block_size
+    if request.most_slots > slots:
+        raise ConfigError(
+            f"{name}: {asked} need {request.most_slots} token slots; the whole KV cache has {slots} "
+            f"({config.num_blocks} blocks of {config.block_size})"
+        )
