@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What exactly got worse: text loss, abilities, paired statistics, reports and certificates."""
+
+from linnet.evals.evaluate import Baseline, EvaluationText, evaluate, measure_baseline, model_record
+from linnet.evals.markdown import markdown
+from linnet.evals.questions import QuestionSet, read_questions, subset
+from linnet.evals.report import CERTIFICATE_FILE, Certificate, Report, certificate, read_report, to_json
+from linnet.evals.text_loss import Windows, windows
+
+__all__ = [
+    "CERTIFICATE_FILE",
+    "Baseline",
+    "Certificate",
+    "EvaluationText",
+    "QuestionSet",
+    "Report",
+    "Windows",
+    "certificate",
+    "evaluate",
+    "markdown",
+    "measure_baseline",
+    "model_record",
+    "read_questions",
+    "read_report",
+    "subset",
+    "to_json",
+    "windows",
+]

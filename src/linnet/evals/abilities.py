@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ability scores: which questions a model answers rightly, one boolean a question, so that models can be paired."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.api import LLM, SamplingParams
+from linnet.errors import ConfigError
+from linnet.evals.questions import Question, QuestionSet, chat_turns
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) while work goes on."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Right or wrong, in the order of the question set, and the text a model generated for exact questions."""
+
+    correct: np.ndarray
+    generated: dict[str, str]
+
+
+def answer(llm: LLM, questions: QuestionSet, progress: Progress) -> Answers:
+    """Put every question to the model: choices by summed log-likelihood, exact ones by greedy generation."""
+    correct = np.zeros(len(questions.questions), dtype=bool)
+    indexed = list(enumerate(questions.questions))
+    choice = [(index, question) for index, question in indexed if question.kind == "choice"]
+    exact = [(index, question) for index, question in indexed if question.kind == "exact"]
+    for index, chosen in zip([i for i, _ in choice], _choose(llm, [q for _, q in choice], progress), strict=True):
+        correct[index] = chosen == questions.questions[index].answer
+    generated: dict[str, str] = {}
+    for (index, question), text in zip(exact, _generate(llm, [q for _, q in exact], progress), strict=True):
+        generated[question.id] = text
+        correct[index] = text.strip() == str(question.answer).strip()
+    return Answers(correct, generated)
+
+
+def _prompt_text(llm: LLM, question: Question) -> str:
+    if question.prompt is not None:
+        return question.prompt
+    return llm.tokenizer.apply_chat_template(chat_turns(question), add_generation_prompt=True)
+
+
+def _prompt_ids(llm: LLM, question: Question, continuation: str = "") -> list[int]:
+    # A chat template writes its own special tokens; a second beginning-of-sequence token would shift everything.
+    plain = question.prompt is not None
+    return llm.tokenizer.encode(_prompt_text(llm, question) + continuation, add_special_tokens=plain)
+
+
+def _choose(llm: LLM, questions: Sequence[Question], progress: Progress) -> list[int]:
+    """The index of the likeliest choice of every question."""
+    rows: list[list[int]] = []
+    starts: list[int] = []
+    for question in questions:
+        prompt = _prompt_ids(llm, question)
+        for text in question.choices:
+            row = _prompt_ids(llm, question, text)
+            start = _common_prefix(prompt, row)
+            if start == 0 or start == len(row):
+                raise ConfigError(f"question {question.id}: choice {text!r} adds no token that can be scored")
+            rows.append(row)
+            starts.append(start)
+    scores = llm.score(rows, starts=starts, progress=lambda done, total: progress("questions", done, total))
+    totals = iter([float(np.sum(score, dtype=np.float64)) for score in scores])
+    return [int(np.argmax([next(totals) for _ in question.choices])) for question in questions]
+
+
+def _generate(llm: LLM, questions: Sequence[Question], progress: Progress) -> list[str]:
+    prompts = [_prompt_ids(llm, question) for question in questions]
+    parameters = [
+        SamplingParams(temperature=0.0, max_tokens=question.max_tokens, stop=question.stop) for question in questions
+    ]
+    outputs = llm.generate(prompts, parameters, progress=lambda done, total: progress("answers", done, total))
+    return [output.outputs[0].text for output in outputs]
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Tokens that stay the same when the choice is appended: merges at the seam belong to the choice."""
+    length = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length

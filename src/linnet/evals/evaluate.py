@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One evaluation from start to end: open models, read text in lockstep, put questions, test in pairs, report.
+
+Order of side effects: models are opened (mapped, verified) first, so that a damaged checkpoint fails before work
+starts; nothing is written here: the caller publishes the Report.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import linnet
+from linnet.api import LLM
+from linnet.errors import ConfigError
+from linnet.evals.abilities import Answers, Progress, answer
+from linnet.evals.questions import QuestionSet
+from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
+from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
+from linnet.evals.text_loss import TextLoss, Windows, compare, perplexity, windows
+
+NOISE_FLOOR_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """Running text to measure on; ``name`` is what the report calls it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was found out about a reference once, so that several candidates can be paired with it."""
+
+    answers: Answers | None
+    noise_floor: float | None
+    noise_floor_flips: int | None
+
+
+OpenModel = Callable[[Path, str], LLM]
+"""(directory, numerics policy) -> an open model; the composition root decides threads, backend and memory."""
+
+
+def measure_baseline(
+    reference: LLM, exact: LLM, text: Windows | None, questions: QuestionSet | None, progress: Progress
+) -> Baseline:
+    """Answers of the reference, and how much rounding alone moves it (its exact arithmetic against ``reference``)."""
+    floor = None
+    if text is not None:
+        few = Windows(text.rows[:NOISE_FLOOR_WINDOWS], text.starts[:NOISE_FLOOR_WINDOWS], text.context, text.stride)
+        floor = compare(reference, exact, few, progress).kl_mean.value
+    answers = flips = None
+    if questions is not None:
+        answers = answer(reference, questions, progress)
+        flips = int(np.sum(answers.correct != answer(exact, questions, progress).correct))
+    return Baseline(answers, floor, flips)
+
+
+def evaluate(
+    candidate_path: Path,
+    reference_path: Path | None,
+    open_model: OpenModel,
+    *,
+    policy: str,
+    text: EvaluationText | None,
+    questions: QuestionSet | None,
+    context: int,
+    stride: int,
+    max_tokens: int | None,
+    created: str,
+    progress: Progress,
+    baseline: Baseline | None = None,
+) -> Report:
+    """Measure one checkpoint, alone or against a reference. ``created`` is an ISO 8601 time.
+
+    Raises ConfigError where the two models do not share a vocabulary, CheckpointError for damaged files.
+    """
+    if text is None and questions is None:
+        raise ConfigError("nothing to measure: give a text, a question set or both")
+    with ExitStack() as stack:
+        candidate = stack.enter_context(open_model(candidate_path, policy))
+        reference = None if reference_path is None else stack.enter_context(open_model(reference_path, policy))
+        if reference is not None:
+            _require_same_tokens(candidate, reference)
+        cut = None
+        if text is not None:
+            limit = min(context, candidate.max_model_len)
+            cut = windows(candidate.tokenizer.encode(text.text), limit, min(stride, limit), max_tokens)
+        if reference is not None and reference_path is not None and baseline is None:
+            with open_model(reference_path, "exact") as exact:
+                baseline = measure_baseline(reference, exact, cut, questions, progress)
+        loss = alone = None
+        if cut is not None and reference is not None:
+            loss = compare(candidate, reference, cut, progress)
+        elif cut is not None:
+            alone = perplexity(candidate, cut, progress)
+        answers = None if questions is None else answer(candidate, questions, progress)
+        return Report(
+            candidate=model_record(candidate),
+            reference=None if reference is None else model_record(reference),
+            text=None if text is None or cut is None else _text_record(text, cut),
+            perplexity=_perplexity_record(loss, alone),
+            divergence=None if loss is None else _divergence_record(loss, baseline),
+            abilities=() if questions is None or answers is None else ability_records(questions, answers, baseline),
+            questions=None if questions is None else questions.name,
+            noise_floor_flips=None if baseline is None else baseline.noise_floor_flips,
+            machine=candidate.machine(),
+            linnet_version=linnet.__version__,
+            created=created,
+        )
+
+
+def model_record(llm: LLM) -> ModelRecord:
+    """Name, digest, size and numerics of an open model. Bits per weight count every stored byte of every tensor."""
+    schemes = Counter(str(name) for name in llm.linear_scheme_names())
+    return ModelRecord(
+        name=llm.name,
+        digest=llm.checkpoint.digest(),
+        bytes=llm.checkpoint.nbytes,
+        bits_per_weight=8 * llm.checkpoint.nbytes / llm.parameters,
+        schemes=dict(sorted(schemes.items())),
+        numerics=llm.numerics_id,
+        backend=llm.backend_name,
+    )
+
+
+def ability_records(questions: QuestionSet, answers: Answers, baseline: Baseline | None) -> tuple[AbilityRecord, ...]:
+    """One record an ability; paired with the baseline's answers where there are any."""
+    abilities = np.array([question.ability for question in questions.questions])
+    reference = None if baseline is None or baseline.answers is None else baseline.answers.correct
+    if reference is None:
+        return tuple(
+            AbilityRecord(name, int(np.sum(abilities == name)), _accuracy(answers.correct[abilities == name]))
+            for name in questions.abilities
+        )
+    tests = [
+        paired_test(reference[abilities == name], answers.correct[abilities == name]) for name in questions.abilities
+    ]
+    adjusted = holm([test.p_value for test in tests])
+    return tuple(
+        AbilityRecord(
+            name=name,
+            questions=int(np.sum(abilities == name)),
+            candidate=_accuracy(answers.correct[abilities == name]),
+            reference=_accuracy(reference[abilities == name]),
+            lost=test.lost,
+            gained=test.gained,
+            p_value=test.p_value,
+            adjusted_p_value=p_value,
+            minimum_detectable_loss=test.minimum_detectable_loss,
+            verdict=verdict(test.difference.value, p_value),
+        )
+        for name, test, p_value in zip(questions.abilities, tests, adjusted, strict=True)
+    )
+
+
+def _accuracy(correct: np.ndarray) -> Interval:
+    return wilson_interval(int(np.sum(correct)), len(correct))
+
+
+def _text_record(text: EvaluationText, cut: Windows) -> TextRecord:
+    digest = hashlib.sha256(text.text.encode()).hexdigest()
+    return TextRecord(text.name, digest, cut.scored_tokens, cut.context, cut.stride)
+
+
+def _perplexity_record(loss: TextLoss | None, alone: Interval | None) -> PerplexityRecord | None:
+    if loss is not None:
+        return PerplexityRecord(loss.candidate_perplexity, loss.reference_perplexity, loss.perplexity_ratio)
+    return None if alone is None else PerplexityRecord(alone)
+
+
+def _divergence_record(loss: TextLoss, baseline: Baseline | None) -> DivergenceRecord:
+    floor = None if baseline is None else baseline.noise_floor
+    return DivergenceRecord(loss.kl_mean, loss.kl_median, loss.kl_p99, loss.kl_max, loss.top1_agreement, floor)
+
+
+def _require_same_tokens(candidate: LLM, reference: LLM) -> None:
+    """KL and paired answers mean nothing when the same text becomes other tokens."""
+    probe = "The quick brown fox jumps over 13 lazy dogs.\n"
+    ours, theirs = candidate.tokenizer, reference.tokenizer
+    sizes: Sequence[int] = (candidate.vocabulary_size, reference.vocabulary_size)
+    if sizes[0] != sizes[1] or ours.encode(probe) != theirs.encode(probe):
+        raise ConfigError(
+            f"{candidate.name} and {reference.name} do not share a tokeniser (vocabularies of {sizes[0]} and {sizes[1]});"
+            " a loss can only be measured between models that read the same tokens"
+        )

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Perplexity and divergence on running text, both from one pass of the two models in lockstep.
+
+Stride: a window holds at most ``context`` tokens and advances by ``stride``; only tokens no earlier window has scored
+count, so every token is scored once and all but the first window's see at least ``context - stride`` tokens before
+them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and tokeniser.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.api import LLM
+from linnet.errors import ConfigError
+from linnet.evals.abilities import Progress
+from linnet.evals.statistics import Interval, bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token rows and, for each, the first position whose token is scored."""
+
+    rows: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+    context: int
+    stride: int
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens that count, over all windows."""
+        return sum(len(row) - start for row, start in zip(self.rows, self.starts, strict=True))
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """What a candidate loses on text. Perplexities are exp(mean negative log-likelihood per token)."""
+
+    reference_perplexity: Interval
+    candidate_perplexity: Interval
+    perplexity_ratio: Interval
+    kl_mean: Interval
+    kl_median: float
+    kl_p99: float
+    kl_max: float
+    top1_agreement: Interval
+    tokens: int
+
+
+def windows(token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None) -> Windows:
+    """Cut a token stream. ConfigError if nothing could be scored or the stride leaves tokens out."""
+    if not 0 < stride <= context:
+        raise ConfigError(f"stride {stride} must lie between 1 and the context of {context} tokens")
+    tokens = tuple(token_ids[: None if max_tokens is None else max_tokens + 1])
+    if len(tokens) < 2:
+        raise ConfigError(f"the evaluation text has {len(tokens)} token(s); at least 2 are needed")
+    rows, starts, scored = [], [], 1
+    for begin in range(0, len(tokens), stride):
+        end = min(begin + context, len(tokens))
+        if end <= scored:
+            break
+        rows.append(tokens[begin:end])
+        starts.append(max(scored - begin, 1))
+        scored = end
+    return Windows(tuple(rows), tuple(starts), context, stride)
+
+
+def perplexity(llm: LLM, text: Windows, progress: Progress) -> Interval:
+    """Perplexity with a bootstrap interval over windows."""
+    scores = llm.score(text.rows, starts=text.starts, progress=lambda done, total: progress("text", done, total))
+    return _perplexity([np.asarray(score, dtype=np.float64) for score in scores])
+
+
+def compare(candidate: LLM, reference: LLM, text: Windows, progress: Progress) -> TextLoss:
+    """Both models read the same windows in lockstep; KL is KL(reference || candidate), summed over the vocabulary."""
+    result = candidate.compare(
+        reference, text.rows, starts=text.starts, progress=lambda done, total: progress("text", done, total)
+    )
+    kl = np.concatenate([window.kl for window in result]).astype(np.float64)
+    ours = [window.logprobs.astype(np.float64) for window in result]
+    theirs = [window.reference_logprobs.astype(np.float64) for window in result]
+    difference = [np.array([mine.sum() - yours.sum(), len(mine)]) for mine, yours in zip(ours, theirs, strict=True)]
+    return TextLoss(
+        reference_perplexity=_perplexity(theirs),
+        candidate_perplexity=_perplexity(ours),
+        perplexity_ratio=bootstrap_interval(difference, lambda t: np.exp(-t[:, 0] / t[:, 1])),
+        kl_mean=_mean([window.kl for window in result]),
+        kl_median=float(np.median(kl)),
+        kl_p99=float(np.quantile(kl, 0.99)),
+        kl_max=float(kl.max()),
+        top1_agreement=_mean([window.agree for window in result]),
+        tokens=len(kl),
+    )
+
+
+def _perplexity(logprobs: Sequence[np.ndarray]) -> Interval:
+    sums = [np.array([window.sum(), len(window)]) for window in logprobs]
+    return bootstrap_interval(sums, lambda table: np.exp(-table[:, 0] / table[:, 1]))
+
+
+def _mean(samples: Sequence[np.ndarray]) -> Interval:
+    sums = [np.array([np.sum(window, dtype=np.float64), len(window)]) for window in samples]
+    return bootstrap_interval(sums, lambda table: table[:, 0] / table[:, 1])
