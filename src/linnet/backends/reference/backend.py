@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference backend behind the common door: every op in torch, slow and plain; the others are compared with it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from linnet.backends.interface import (
+    Batch,
+    Executable,
+    Limits,
+    Policy,
+    SampleResult,
+    SamplingBatch,
+    Scores,
+    Source,
+    check_batch,
+)
+from linnet.backends.reference import sampling as sampler
+from linnet.backends.reference.attention import PagedMemory, state_dtype
+from linnet.backends.reference.interpreter import run_ops
+from linnet.backends.reference.weights import WeightTable
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.choose_numerics import choose_numerics
+from linnet.program.program import Op, Program
+from linnet.program.serialise import digest
+
+
+class ReferenceBackend:
+    """Interprets Programs op by op in torch."""
+
+    name = "reference"
+
+    def supports(self, op: Op, program: Program) -> str | None:
+        """Every kind of the vocabulary is executed; only some dtypes are not."""
+        states = {state.name: state for state in program.states}
+        try:
+            for name in op.states:
+                state_dtype(states[name])
+        except UnsupportedError as error:
+            return str(error)
+        if op.kind == "quantise":
+            scheme = op.attributes.scheme  # type: ignore[attr-defined]
+            if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
+                return f"activations are quantised to dynamic symmetric int8, not {scheme.element}"
+        return None
+
+    def prepare(
+        self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()
+    ) -> "ReferenceExecutable":
+        """See Backend.prepare."""
+        program = choose_numerics(source.program, policy)
+        reasons = [f"{op.name}: {why}" for op in program.ops if (why := self.supports(op, program)) is not None]
+        if reasons:
+            raise UnsupportedError("the reference backend cannot execute this model", reasons)
+        return ReferenceExecutable(program, source, policy, limits, keep)
+
+
+class ReferenceExecutable:
+    """A Program and its weights in torch."""
+
+    arena_bytes = 0
+
+    def __init__(self, program: Program, source: Source, policy: Policy, limits: Limits, keep: Sequence[str]) -> None:
+        self.program, self.limits = program, limits
+        self.numerics_id = f"reference/torch-{torch.__version__}/{policy}/{digest(program)[:16]}"
+        self.choices = {op.name: f"torch:{op.kind}" for op in program.ops}
+        produced = {value.name for value in program.values}
+        unknown = sorted(set(keep) - produced)
+        if unknown:
+            raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
+        self.kv_bytes_per_block = limits.block_size * sum(
+            state.kv_heads * (state.head_size + state.value_head_size) * state_dtype(state).itemsize
+            for state in program.states
+        )
+        self._keep = tuple(keep)
+        self._weights = WeightTable(program, source, cache=True)
+        self._vocabulary = next(v.shape[1] for v in program.values if v.name == program.outputs[0])
+        for weight in program.weights:
+            self._weights.get(weight.name)
+        self._taps: dict[str, np.ndarray] = {}
+        self._logits: np.ndarray | None = None
+
+    def allocate_states(self, num_blocks: int) -> PagedMemory:
+        """Zeroed KV for ``num_blocks`` blocks."""
+        return PagedMemory(self.program, num_blocks, self.limits.block_size)
+
+    @torch.no_grad()
+    def execute(self, batch: Batch, states: object) -> None:
+        """See Executable.execute."""
+        assert isinstance(states, PagedMemory)
+        check_batch(batch, self.limits, states.num_blocks, int(self._vocabulary))
+        inputs = {
+            name: torch.from_numpy(getattr(batch, name).copy())
+            for name in (value.name for value in self.program.inputs)
+        }
+        self._taps = {}
+
+        def on_tap(name: str, value: torch.Tensor) -> None:
+            self._taps[name] = value.numpy().copy()
+
+        ops = self.program.ops
+        output = self.program.outputs[0]
+        result = run_ops(
+            self.program, 0, len(ops), inputs, (output,), self._weights, states, taps=self._keep, on_tap=on_tap
+        )
+        self._logits = result[output].numpy()  # type: ignore[union-attr]
+
+    def logits(self) -> np.ndarray:
+        """See Executable.logits."""
+        return self._last().copy()
+
+    def tap(self, name: str) -> np.ndarray:
+        """See Executable.tap."""
+        if name not in self._keep:
+            raise ConfigError(f"value {name!r} is not kept; kept: {', '.join(self._keep) or 'none'}")
+        if name not in self._taps:
+            raise ConfigError("no step has been executed yet")
+        return self._taps[name]
+
+    def sample(self, sampling: SamplingBatch) -> SampleResult:
+        """See Executable.sample."""
+        return sampler.sample(self._last(), sampling)
+
+    def score(self, rows: np.ndarray, targets: np.ndarray, other: Executable | None = None) -> Scores:
+        """See Executable.score."""
+        return sampler.score(self._last(), rows, targets, None if other is None else other.logits())
+
+    def _last(self) -> np.ndarray:
+        if self._logits is None:
+            raise ConfigError("no step has been executed yet")
+        return self._logits

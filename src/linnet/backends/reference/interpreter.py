@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a range of a Program op by op. Values live in a dict from their writing to their last use."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from linnet.backends.interface import Source
+from linnet.backends.reference import ops
+from linnet.backends.reference.attention import FunctionalMemory, Memory, attention
+from linnet.backends.reference.weights import WeightTable
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.program import Op, Program, Segment
+
+if TYPE_CHECKING:
+    from linnet.schemes.packed_weight import PackedWeight
+
+RuntimeValue = torch.Tensor | ops.QuantisedValue
+Tap = Callable[[str, torch.Tensor], None]
+"""Called with (value name, fp32 [rows, width]) as soon as a tapped value exists."""
+
+
+def run_ops(
+    program: Program,
+    start: int,
+    stop: int,
+    inputs: Mapping[str, RuntimeValue],
+    outputs: Iterable[str],
+    weights: WeightTable,
+    memory: Memory,
+    taps: Iterable[str] = (),
+    on_tap: Tap | None = None,
+) -> dict[str, RuntimeValue]:
+    """Execute ops [start, stop) given the values that cross into the range; returns ``outputs``.
+
+    Memory: a value is dropped after its last use in the range unless it is an output.
+    """
+    wanted, tapped = set(outputs), set(taps)
+    values: dict[str, RuntimeValue] = dict(inputs)
+    dtypes = {value.name: value.dtype for value in program.values}
+    last_use = {name: index for index in range(start, stop) for name in program.ops[index].inputs}
+    for name in tapped & values.keys():
+        _emit(name, values[name], on_tap)
+    for index in range(start, stop):
+        whole = program.ops[index]
+        for op in whole.expansion or (whole,):
+            _execute(op, values, dtypes, weights, memory)
+        for name in whole.outputs:
+            if name in tapped:
+                _emit(name, values[name], on_tap)
+        for name in (*whole.inputs, *whole.outputs):
+            if last_use.get(name, index) <= index and name not in wanted:
+                values.pop(name, None)
+    missing = wanted - values.keys()
+    if missing:
+        raise ConfigError(f"ops [{start}, {stop}) do not produce {', '.join(sorted(missing))}")
+    return {name: values[name] for name in wanted}
+
+
+def run_segment(
+    program: Program,
+    segment: Segment,
+    inputs: Mapping[str, torch.Tensor],
+    source: Source | None = None,
+    overrides: "Mapping[str, torch.Tensor | PackedWeight] | None" = None,
+    taps: Iterable[str] = (),
+    on_tap: Tap | None = None,
+) -> dict[str, torch.Tensor]:
+    """One Segment on whole sequences with functional KV, so that autograd works: the compression walk, distillation.
+
+    ``inputs``: the segment's boundary values and those program inputs it reads (see ``whole_sequence_inputs``);
+    ``overrides``: weights by weight name, winning over ``source``.
+    """
+    table = WeightTable(program, source, overrides)
+    memory = FunctionalMemory.of(program)
+    return run_ops(program, segment.start, segment.stop, inputs, segment.outputs, table, memory, taps, on_tap)  # type: ignore[return-value]
+
+
+def whole_sequence_inputs(token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Program inputs for int32 [sequences, length] whole sequences: every row is an output row; no paging."""
+    sequences, length = token_ids.shape
+    integers = {"dtype": torch.int32}
+    return {
+        "token_ids": token_ids.reshape(-1).to(torch.int32),
+        "positions": torch.arange(length, **integers).repeat(sequences),
+        "kv_slots": torch.arange(sequences * length, **integers),
+        "query_start": torch.arange(0, (sequences + 1) * length, length, **integers)[: sequences + 1],
+        "context_lengths": torch.full((sequences,), length, **integers),
+        "block_tables": torch.zeros((sequences, 1), **integers),
+        "output_rows": torch.arange(sequences * length, **integers),
+    }
+
+
+def _emit(name: str, value: RuntimeValue, on_tap: Tap | None) -> None:
+    if on_tap is None:
+        raise ConfigError(f"value {name} is tapped but nobody receives it")
+    on_tap(name, ops.dequantise(value) if isinstance(value, ops.QuantisedValue) else value.float())
+
+
+def _execute(op: Op, values: dict[str, RuntimeValue], dtypes: Mapping, weights: WeightTable, memory: Memory) -> None:
+    result = _compute(op, [values[name] for name in op.inputs], dtypes, weights, memory)
+    if result is not None:
+        values[op.outputs[0]] = result
+
+
+def _compute(op: Op, x: list, dtypes: Mapping, weights: WeightTable, memory: Memory) -> RuntimeValue | None:
+    attributes: object = op.attributes
+    match op.kind:
+        case "embed":
+            return ops.embed(x[0], weights.get(op.weights[0]))
+        case "norm":
+            bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
+            return ops.norm(x[0], attributes, weights.dense(op.weights[0]), bias)  # type: ignore[arg-type]
+        case "linear" | "logits":
+            bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
+            return ops.linear(x[0], weights.get(op.weights[0]), bias)
+        case "add":
+            return x[0].float() + x[1].float()
+        case "scale":
+            return x[0].float() * attributes.factor  # type: ignore[attr-defined]
+        case "softcap":
+            return ops.softcap(x[0].float(), attributes.limit)  # type: ignore[attr-defined]
+        case "cast":
+            return x[0].to(ops.TORCH_TYPES[dtypes[op.outputs[0]]])
+        case "quantise":
+            return ops.quantise(x[0], attributes.scheme)  # type: ignore[attr-defined]
+        case "dequantise":
+            return ops.dequantise(x[0])
+        case "rope":
+            return ops.rope(x[0], x[1], attributes)  # type: ignore[arg-type]
+        case "kv_write":
+            memory.write(op.states[0], x[0], x[1], x[2])
+            return None
+        case "attention":
+            query, _, query_start, context_lengths, block_tables = x
+            return attention(query, query_start, context_lengths, block_tables, memory, op.states[0], attributes)  # type: ignore[arg-type]
+        case "gate":
+            return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)  # type: ignore[arg-type]
+        case "gather":
+            return x[0][x[1].long()]
+        case _:
+            raise UnsupportedError(f"the reference backend does not know op kind {op.kind!r} ({op.name})")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Program's weights as torch tensors, loaded on demand: dense fp32, or integer codes with their scales."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from linnet.backends.interface import Source
+from linnet.program.program import Program, Weight
+
+if TYPE_CHECKING:
+    from linnet.schemes.packed_weight import PackedWeight
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """Integer codes (zero point already subtracted) with one scale per row and group."""
+
+    codes: torch.Tensor  # int16 [rows, columns]
+    scales: torch.Tensor  # fp32 [rows, groups]
+    group_size: int  # columns that share a scale; the whole row if the scheme has no groups
+
+    def dense(self) -> torch.Tensor:
+        """fp32 [rows, columns]; equal to PackedWeight.dequantize."""
+        columns = self.codes.shape[1]
+        return self.codes.float() * self.scales.repeat_interleave(self.group_size, dim=1)[:, :columns]
+
+
+LoadedWeight = torch.Tensor | QuantisedWeight
+
+
+def to_torch(array: np.ndarray) -> torch.Tensor:
+    """An fp32 tensor of any dense array (mapped and read-only ones too); always a copy, so it may be written."""
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+
+
+def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> LoadedWeight:
+    """Dense weights and, unless ``keep_codes``, packed ones become fp32; with it integer codes stay codes."""
+    if isinstance(stored, np.ndarray):
+        return to_torch(stored)
+    scheme = stored.scheme.weight
+    if not keep_codes or not scheme.element.startswith("int"):
+        return to_torch(stored.dequantize())
+    rows, columns = stored.shape
+    codes = torch.from_numpy(stored.codes().astype(np.int16))
+    scales = to_torch(stored.arrays["weight_scale"]).reshape(-1, stored.arrays["weight_scale"].size // rows or 1)
+    if scales.shape[0] == 1:
+        scales = scales.expand(rows, -1)
+    group_size = scheme.group_size or columns
+    if not scheme.symmetric:
+        zero = torch.from_numpy(stored.zero_points().astype(np.int16))
+        codes = codes - zero.repeat_interleave(group_size, dim=1)[:, :columns]
+    return QuantisedWeight(codes, scales.contiguous(), group_size)
+
+
+class WeightTable:
+    """Weights of one Program by name. ``overrides`` (a tensor or a PackedWeight per weight name) win over the source.
+
+    ``cache`` keeps what was loaded (an executable); without it every ``get`` reads again (the compression walk, which
+    wants one block in memory and passes it as overrides).
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        source: Source | None,
+        overrides: "Mapping[str, torch.Tensor | PackedWeight] | None" = None,
+        cache: bool = False,
+    ) -> None:
+        self._declared: dict[str, Weight] = {weight.name: weight for weight in program.weights}
+        self._source = source
+        self._overrides = dict(overrides or {})
+        self._cache: dict[str, LoadedWeight] | None = {} if cache else None
+        self._with_codes = _weights_of_quantised_inputs(program)
+
+    def get(self, name: str) -> LoadedWeight:
+        """The weight as the op that reads it wants it."""
+        if self._cache is not None and name in self._cache:
+            return self._cache[name]
+        override = self._overrides.get(name)
+        if isinstance(override, torch.Tensor):
+            return override
+        if override is None and self._source is None:
+            raise KeyError(f"weight {name} was not given and there is no source to read it from")
+        stored = override if override is not None else self._source.weight(self._declared[name].ref)  # type: ignore[union-attr]
+        loaded = load_weight(stored, name in self._with_codes)
+        shape = tuple(loaded.codes.shape if isinstance(loaded, QuantisedWeight) else loaded.shape)
+        if shape != self._declared[name].shape:
+            raise ValueError(f"weight {name} has shape {shape}; the program declares {self._declared[name].shape}")
+        if self._cache is not None:
+            self._cache[name] = loaded
+        return loaded
+
+    def dense(self, name: str) -> torch.Tensor:
+        """The weight as fp32."""
+        loaded = self.get(name)
+        return loaded.dense() if isinstance(loaded, QuantisedWeight) else loaded
+
+
+def _weights_of_quantised_inputs(program: Program) -> frozenset[str]:
+    """Weights (first of their op) whose op reads a quantised activation: integer arithmetic needs their codes."""
+    quantised = {value.name for value in program.values if not isinstance(value.dtype, str)}
+    return frozenset(op.weights[0] for op in program.ops if op.weights and op.inputs[0] in quantised)

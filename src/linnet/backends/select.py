@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend executes a model: chosen once, at load. Every refusal is collected and told. Imports are lazy."""
+
+from collections.abc import Callable
+
+from linnet.backends.interface import Backend
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.program import Program
+
+
+def choose_backend(
+    name: str = "auto", program: Program | None = None, *, threads: int | None = None, isa: str | None = None
+) -> Backend:
+    """``auto`` is the first of cpu, reference that can execute ``program`` (after choose_numerics), if one is given.
+
+    ``threads`` and ``isa`` (portable, avx2, avx512, vnni; None = the best this machine has) configure the cpu backend.
+    ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do.
+    """
+    if name != "auto" and name not in _BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}; accepted: auto, {', '.join(_BACKENDS)}")
+    refusals: list[str] = []
+    for candidate in _BACKENDS if name == "auto" else (name,):
+        try:
+            backend = _BACKENDS[candidate](threads, isa)
+        except ImportError as error:
+            refusals.append(f"{candidate}: {error}")
+            continue
+        except UnsupportedError as error:
+            refusals.append(f"{candidate}: {error}")
+            continue
+        reasons = refused_ops(backend, program) if program is not None else []
+        if not reasons:
+            return backend
+        refusals.extend(f"{candidate}: {reason}" for reason in reasons)
+    asked = "no backend can execute this model" if name == "auto" else f"backend {name!r} cannot execute this model"
+    raise UnsupportedError(asked, refusals)
+
+
+def refused_ops(backend: Backend, program: Program) -> list[str]:
+    """One sentence per distinct reason, naming the first op it concerns and how many more there are."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for op in program.ops:
+        reason = backend.supports(op, program)
+        if reason is not None:
+            first.setdefault(reason, op.name)
+            counts[reason] = counts.get(reason, 0) + 1
+    return [
+        f"{first[reason]}{f' and {count - 1} more' if count > 1 else ''}: {reason}" for reason, count in counts.items()
+    ]
+
+
+def _cpu(threads: int | None, isa: str | None) -> Backend:
+    from linnet.backends.cpu.backend import CpuBackend
+
+    return CpuBackend(threads=threads, isa=isa)
+
+
+def _reference(threads: int | None, isa: str | None) -> Backend:
+    if isa is not None:
+        raise UnsupportedError(f"isa={isa!r} concerns the cpu backend only")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("PyTorch is not installed: pip install 'linnet[compress]'") from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    from linnet.backends.reference.backend import ReferenceBackend
+
+    return ReferenceBackend()
+
+
+_BACKENDS: dict[str, Callable[[int | None, str | None], Backend]] = {"cpu": _cpu, "reference": _reference}
