@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text in, token ids out, and back: tokenizer, chat templates, incremental decoding, calibration rows."""
+
+from linnet.text.decoder import IncrementalDecoder
+from linnet.text.rows import CalibrationRows, calibration_rows, encode_document, rows_digest
+from linnet.text.template import ChatTemplates
+from linnet.text.tokenizer import Tokenizer
+
+__all__ = [
+    "CalibrationRows",
+    "ChatTemplates",
+    "IncrementalDecoder",
+    "Tokenizer",
+    "calibration_rows",
+    "encode_document",
+    "rows_digest",
+]

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the small text files of a checkpoint with a bound on their size; damage is a CheckpointError naming the file."""
+
+import json
+from pathlib import Path
+
+from linnet.errors import CheckpointError
+
+TOKENIZER_BYTES = 256 << 20
+CONFIG_BYTES = 16 << 20
+TEMPLATE_BYTES = 1 << 20
+
+
+def read_text(path: Path, limit_bytes: int) -> str:
+    """The file's text. Raises CheckpointError when it is missing, larger than ``limit_bytes`` or not UTF-8."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file")
+        if size > limit_bytes:
+            raise CheckpointError(f"{path}: {size} bytes; at most {limit_bytes} are accepted for this file")
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict:
+    """The file's JSON object. Raises CheckpointError for anything else."""
+    text = read_text(path, limit_bytes)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(f"{path}: not valid JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: a JSON object is expected, found {type(value).__name__}")
+    return value
+
+
+def optional_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict:
+    """As ``read_json_object``; a file that does not exist is an empty object."""
+    return read_json_object(path, limit_bytes) if path.exists() else {}
