@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""build_program: ArchSpec + how each weight is stored -> Program. Pure; names are stable and dotted.
+
+A block i writes ``layers.i.attention.*`` then ``layers.i.mlp.*``; its boundary values are the residual streams before
+and after it. Rounding is not decided here: see ``program.choose_numerics``.
+"""
+
+from collections.abc import Callable
+
+from linnet.models.spec import ArchSpec, NormSpec, Projection, RopeSpec, RowRanges
+from linnet.program import attributes as a
+from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
+from linnet.program.traverse import boundary
+from linnet.schemes.scheme import DenseType, LinearScheme
+
+WeightTypes = Callable[[str], DenseType | LinearScheme]
+"""Checkpoint tensor name -> how it is stored."""
+
+INPUTS: tuple[Value, ...] = (
+    Value("token_ids", ("tokens",), "int32"),
+    Value("positions", ("tokens",), "int32"),
+    Value("kv_slots", ("tokens",), "int32"),
+    Value("query_start", ("sequences_plus_one",), "int32"),
+    Value("context_lengths", ("sequences",), "int32"),
+    Value("block_tables", ("sequences", "blocks"), "int32"),
+    Value("output_rows", ("outputs",), "int32"),
+)
+
+
+class _Builder:
+    """Collects ops, values and weights in order; every method returns the name of the value it wrote."""
+
+    def __init__(self, weight_types: WeightTypes) -> None:
+        self.weight_types = weight_types
+        self.ops: list[Op] = []
+        self.values: list[Value] = []
+        self.weights: dict[str, Weight] = {}
+        self.states: list[PagedState] = []
+
+    def weight(self, name: str, tensor: str, shape: tuple[int, ...], rows: RowRanges | None = None) -> str:
+        """Declare a weight once; the tied head declares the embedding a second time and gets the same one."""
+        wanted = Weight(name, WeightRef(tensor, rows), shape, self.weight_types(tensor))
+        if self.weights.setdefault(name, wanted) != wanted:
+            raise ValueError(f"weight {name} is declared twice with different contents")
+        return name
+
+    def op(
+        self,
+        kind: str,
+        name: str,
+        inputs: tuple[str, ...],
+        attributes: object,
+        width: int,
+        weights: tuple[str, ...] = (),
+        states: tuple[str, ...] = (),
+        rows: str = "tokens",
+    ) -> str:
+        self.values.append(Value(name, (rows, width), "fp32"))
+        self.ops.append(Op(kind, name, inputs, (name,), attributes, weights, states))
+        return name
+
+    def norm(
+        self, name: str, x: str, module: str, spec: NormSpec, width: int, size: int | None = None, rows: str = "tokens"
+    ) -> str:
+        """Normalise runs of ``size`` elements (all of the row by default)."""
+        size = size or width
+        weights = [self.weight(f"{name}.weight", f"{module}.weight", (size,))]
+        if spec.bias:
+            weights.append(self.weight(f"{name}.bias", f"{module}.bias", (size,)))
+        attributes = a.Norm(spec.flavour, size, spec.epsilon, spec.offset)
+        return self.op("norm", name, (x,), attributes, width, tuple(weights), rows=rows)
+
+    def linear(self, name: str, x: str, projection: Projection, layer: int) -> str:
+        module = projection.module.format(layer=layer)
+        shape = (projection.outputs, projection.columns)
+        weights = [self.weight(f"{name}.weight", f"{module}.weight", shape, projection.rows)]
+        if projection.bias:
+            weights.append(self.weight(f"{name}.bias", f"{module}.bias", shape[:1], projection.rows))
+        return self.op("linear", name, (x,), a.Linear(), projection.outputs, tuple(weights))
+
+    def rope(self, name: str, x: str, rope: RopeSpec, head_size: int, width: int) -> str:
+        attributes = a.Rope(head_size, rope.rotary_size, rope.style, rope.inverse_frequencies, rope.attention_factor)
+        return self.op("rope", name, (x, "positions"), attributes, width)
+
+
+def _attention(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
+    """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
+    attention = spec.attention
+    here = f"layers.{layer}.attention"
+    state = PagedState(f"layers.{layer}.kv", 0, attention.kv_heads, attention.head_size, attention.head_size)
+    builder.states.append(state)
+    normed = builder.norm(f"{here}.norm", x, attention.norm.format(layer=layer), spec.norm, spec.hidden_size)
+    query = builder.linear(f"{here}.query", normed, attention.query, layer)
+    key = builder.linear(f"{here}.key", normed, attention.key, layer)
+    value = builder.linear(f"{here}.value", normed, attention.value, layer)
+    widths = {"query": attention.query.outputs, "key": attention.key.outputs}
+    size = attention.head_size
+    if attention.head_norm is not None and attention.query_norm is not None and attention.key_norm is not None:
+        names = (attention.query_norm.format(layer=layer), attention.key_norm.format(layer=layer))
+        query = builder.norm(f"{here}.query_norm", query, names[0], attention.head_norm, widths["query"], size)
+        key = builder.norm(f"{here}.key_norm", key, names[1], attention.head_norm, widths["key"], size)
+    if attention.rope is not None:
+        query = builder.rope(f"{here}.query_rope", query, attention.rope, size, widths["query"])
+        key = builder.rope(f"{here}.key_rope", key, attention.rope, size, widths["key"])
+    written = (key, value, "kv_slots")
+    builder.ops.append(Op("kv_write", f"{here}.kv_write", written, (), a.KVWrite(), states=(state.name,)))
+    attributes = a.Attention(
+        attention.heads,
+        attention.kv_heads,
+        size,
+        attention.scale,
+        spec.windows[layer],
+        attention.softcap,
+        attention.alibi_slopes,
+    )
+    inputs = (query, "positions", "query_start", "context_lengths", "block_tables")
+    width = attention.heads * size
+    context = builder.op("attention", f"{here}.context", inputs, attributes, width, states=(state.name,))
+    output = builder.linear(f"{here}.output", context, attention.output, layer)
+    if attention.post_norm is not None:
+        module = attention.post_norm.format(layer=layer)
+        output = builder.norm(f"{here}.post_norm", output, module, spec.norm, spec.hidden_size)
+    return output
+
+
+def _mlp(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
+    """Norm, feed-forward; the result is not yet added to the stream."""
+    mlp = spec.mlp
+    here = f"layers.{layer}.mlp"
+    normed = builder.norm(f"{here}.norm", x, mlp.norm.format(layer=layer), spec.norm, spec.hidden_size)
+    inputs: tuple[str, ...] = ()
+    if mlp.gate is not None:
+        inputs = (builder.linear(f"{here}.gate", normed, mlp.gate, layer),)
+    inputs = (*inputs, builder.linear(f"{here}.up", normed, mlp.up, layer))
+    activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
+    output = builder.linear(f"{here}.down", activated, mlp.down, layer)
+    if mlp.post_norm is not None:
+        module = mlp.post_norm.format(layer=layer)
+        output = builder.norm(f"{here}.post_norm", output, module, spec.norm, spec.hidden_size)
+    return output
+
+
+def _embed(builder: _Builder, spec: ArchSpec) -> str:
+    width = spec.hidden_size
+    table = builder.weight("embed.weight", f"{spec.embedding}.weight", (spec.vocabulary_size, width))
+    x = builder.op("embed", "embed", ("token_ids",), a.Embed(), width, (table,))
+    if spec.embedding_scale is not None:
+        x = builder.op("scale", "embed.scaled", (x,), a.Scale(spec.embedding_scale), width)
+    if spec.embedding_norm is not None:
+        x = builder.norm("embed.norm", x, spec.embedding_norm, spec.norm, width)
+    return x
+
+
+def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
+    """Rows that want logits first, so that norm and projection touch only those."""
+    width, vocabulary = spec.hidden_size, spec.vocabulary_size
+    x = builder.op("gather", "head.rows", (x, "output_rows"), a.Gather(), width, rows="outputs")
+    x = builder.norm("head.norm", x, spec.final_norm, spec.norm, width, rows="outputs")
+    if spec.tied_head:
+        weight = builder.weight("embed.weight", f"{spec.embedding}.weight", (vocabulary, width))
+    else:
+        weight = builder.weight("head.weight", f"{spec.head}.weight", (vocabulary, width))
+    name = "logits" if spec.logits_softcap is None else "head.logits"
+    x = builder.op("logits", name, (x,), a.Logits(), vocabulary, (weight,), rows="outputs")
+    if spec.logits_softcap is not None:
+        builder.op("softcap", "logits", (x,), a.Softcap(spec.logits_softcap), vocabulary, rows="outputs")
+
+
+def build_program(spec: ArchSpec, weight_types: WeightTypes) -> Program:
+    """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
+
+    ``weight_types`` answers for every checkpoint tensor name the spec leads to.
+    """
+    builder = _Builder(weight_types)
+    ranges: list[tuple[str, str, int, int]] = []
+    x = _embed(builder, spec)
+    ranges.append(("embed", "embed", 0, len(builder.ops)))
+    for layer in range(spec.layers):
+        start = len(builder.ops)
+        width = spec.hidden_size
+        attended = _attention(builder, spec, layer, x)
+        residual = builder.op("add", f"layers.{layer}.attention.residual", (x, attended), a.Add(), width)
+        output = _mlp(builder, spec, layer, x if spec.parallel_residual else residual)
+        x = builder.op("add", f"layers.{layer}.mlp.residual", (residual, output), a.Add(), width)
+        ranges.append((f"layers.{layer}", "block", start, len(builder.ops)))
+    start = len(builder.ops)
+    _head(builder, spec, x)
+    ranges.append(("head", "head", start, len(builder.ops)))
+
+    ops = tuple(builder.ops)
+    outputs = ("logits",)
+    given = tuple(value.name for value in INPUTS)
+    segments = tuple(
+        Segment(name, kind, start, stop, *boundary(ops, start, stop, given, outputs))  # type: ignore[arg-type]
+        for name, kind, start, stop in ranges
+    )
+    weights = tuple(builder.weights.values())
+    return Program(INPUTS, tuple(builder.values), weights, tuple(builder.states), ops, segments, outputs)

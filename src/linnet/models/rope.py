@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary position frequencies from a config: default, linear, llama3, yarn, longrope.
+
+Frequencies are computed in float32, step by step as the models were trained, so that far positions agree.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, ConfigError, UnsupportedError
+from linnet.models.config import MAXIMUM_POSITIONS, ConfigReader
+from linnet.models.spec import RopeSpec
+
+Frequencies = npt.NDArray[np.float32]
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
+
+
+def base_wavelengths(theta: float, size: int) -> Frequencies:
+    """theta ** (2i / size) for i in [0, size / 2), rounded to float32."""
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    return (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
+
+
+def _llama3(frequencies: Frequencies, scaling: ConfigReader, original: int) -> Frequencies:
+    """Llama 3.1's rule: long wavelengths are stretched, short ones kept, a smooth ramp between."""
+    factor = scaling.number("factor")
+    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    if low >= high:
+        raise CheckpointError(f"{scaling.where}: low_freq_factor {low} must be below high_freq_factor {high}")
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    stretched = np.where(wavelengths > original / low, frequencies / np.float32(factor), frequencies)
+    smooth = (np.float32(original) / wavelengths - np.float32(low)) / np.float32(high - low)
+    blended = (1 - smooth) * stretched / np.float32(factor) + smooth * stretched
+    medium = ~(wavelengths < original / high) & ~(wavelengths > original / low)
+    return np.where(medium, blended, stretched).astype(np.float32)
+
+
+def _yarn(
+    wavelengths: Frequencies, scaling: ConfigReader, original: int, longest: int, theta: float
+) -> tuple[Frequencies, float]:
+    """YaRN (Peng et al. 2023, section 3.2 and 3.4): interpolate slow pairs, keep fast ones, warm the attention."""
+    size = 2 * len(wavelengths)
+    factor = scaling.optional_number("factor") or longest / original
+    fast, slow = scaling.number("beta_fast", default=32.0), scaling.number("beta_slow", default=1.0)
+    attention = scaling.optional_number("attention_factor")
+    mscale, mscale_all = scaling.optional_number("mscale"), scaling.optional_number("mscale_all_dim")
+
+    def warmth(multiplier: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * multiplier * math.log(factor) + 1.0
+
+    if attention is None:
+        attention = warmth(mscale) / warmth(mscale_all) if mscale and mscale_all else warmth(1.0)
+
+    def turning_pair(rotations: float) -> float:
+        return (size * math.log(original / (rotations * 2 * math.pi))) / (2 * math.log(theta))
+
+    low, high = turning_pair(fast), turning_pair(slow)
+    if scaling.flag("truncate", default=True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    high = high + 0.001 if low == high else high
+    ramp = np.clip((np.arange(size // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    keep = np.float32(1) - ramp
+    frequencies = (1 / (np.float32(factor) * wavelengths)) * (1 - keep) + (1 / wavelengths) * keep
+    return frequencies.astype(np.float32), attention
+
+
+def _longrope(
+    wavelengths: Frequencies, scaling: ConfigReader, original: int, longest: int, context: int
+) -> tuple[Frequencies, float]:
+    """LongRoPE (Ding et al. 2024): one table of stretches up to the original context, another beyond it."""
+    factor = scaling.optional_number("factor") or longest / original
+    attention = scaling.optional_number("attention_factor")
+    if attention is None:
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    short = scaling.numbers("short_factor", len(wavelengths))
+    long = scaling.numbers("long_factor", len(wavelengths))
+    stretch = np.array(long if context > original else short, dtype=np.float32)
+    return (1 / (stretch * wavelengths)).astype(np.float32), attention
+
+
+def read_rope(
+    config: ConfigReader,
+    head_size: int,
+    longest: int,
+    max_context: int | None,
+    theta_names: tuple[str, ...] = ("rope_theta",),
+    fraction_names: tuple[str, ...] = (),
+    default_fraction: float = 1.0,
+    type_aliases: Mapping[str, str] | None = None,
+    default_original: int | None = None,
+) -> tuple[RopeSpec, int]:
+    """Rope of a config, old spelling (rope_theta, rope_scaling) or new (rope_parameters), and the usable context.
+
+    ``longest`` is max_position_embeddings. ``max_context`` is what the caller wants to reach; it only matters to
+    longrope, whose frequencies depend on it: None or at most the original context takes the short table and makes the
+    original context the limit; more takes the long table for every position (a sequence cannot change tables half
+    way, since its keys are cached rotated). Raises UnsupportedError for another rope type.
+    """
+    name, found = config.find(("rope_parameters", "rope_scaling"))
+    nested: Mapping[str, Any] = {} if found is None else found
+    if isinstance(nested, Mapping) and any(isinstance(value, Mapping) for value in nested.values()):
+        raise UnsupportedError(f"{config.where}: {name} differs by layer type; supported is one rope for all layers")
+    scaling = ConfigReader(nested, f"{config.where}: {name}")
+    theta = config.number(*theta_names, default=10000.0, low=1.0)
+    theta = scaling.number("rope_theta", default=theta, low=1.0)
+    fraction = config.number(*fraction_names, default=default_fraction, high=1.0) if fraction_names else 1.0
+    fraction = scaling.number("partial_rotary_factor", default=fraction, high=1.0)
+    if fraction != 1.0 and not fraction_names:
+        raise UnsupportedError(f"{scaling.where}: partial_rotary_factor is {fraction}; this family turns whole heads")
+    size = int(head_size * fraction)
+    if size < 2 or size % 2:
+        raise CheckpointError(
+            f"{config.where}: {fraction} of a head of {head_size} is {size} rotary elements; they must come in pairs"
+        )
+    kinds = {kind: kind for kind in ROPE_TYPES} | dict(type_aliases or {})
+    kind = scaling.choice("rope_type", "type", accepted=kinds, default="default")
+    config.understood.add("original_max_position_embeddings")
+    original = longest
+    if kind in ("llama3", "yarn", "longrope"):
+        inside = scaling.size("original_max_position_embeddings", default=longest, maximum=MAXIMUM_POSITIONS)
+        original = config.size(
+            "original_max_position_embeddings", default=default_original or inside, maximum=MAXIMUM_POSITIONS
+        )
+
+    wavelengths = base_wavelengths(theta, size)
+    frequencies = np.float32(1) / wavelengths
+    attention, usable = 1.0, longest
+    if kind == "linear":
+        frequencies = frequencies / np.float32(scaling.number("factor"))
+    elif kind == "llama3":
+        frequencies = _llama3(frequencies, scaling, original)
+    elif kind == "yarn":
+        frequencies, attention = _yarn(wavelengths, scaling, original, longest, theta)
+    elif kind == "longrope":
+        context = min(original, longest) if max_context is None else max_context
+        frequencies, attention = _longrope(wavelengths, scaling, original, longest, context)
+        usable = longest if context > original else min(original, longest)
+    if max_context is not None and max_context > longest:
+        raise ConfigError(f"a context of {max_context} tokens was asked for; the model's positions end at {longest}")
+    scaling.ignore("finetuned", "original_max_position_embeddings")
+    if kind == "default":
+        scaling.ignore("factor")
+    scaling.finish()
+    return RopeSpec(size, "half", tuple(float(value) for value in frequencies), attention), usable

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""choose_numerics: the policy that decides where numbers are rounded, as explicit ops in the Program.
+
+``exact``: dequantised weights, fp32 activations, fp32 KV: what is compared with other implementations.
+``fast``: int8 activations (dynamic, per token and group) in front of integer weights, bf16 activations in front of
+16-bit weights, bf16 KV. A checkpoint that prescribes its activations (W8A8, W4A8) is executed as prescribed by both.
+"""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.attributes import Cast, Quantise
+from linnet.program.program import Op, Program, Segment, Value, Weight
+from linnet.program.traverse import boundary, declarations
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+
+Policy = Literal["exact", "fast"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+DEFAULT_GROUP_SIZE = 128
+"""Columns that share an activation scale when the weight has no groups of its own."""
+
+INTEGER_ELEMENTS = ("int2", "int3", "int4", "int8")
+PROJECTIONS = ("linear", "logits")
+
+
+def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
+    """What a projection's input becomes in front of this weight; fp32 means that nothing is inserted."""
+    if not isinstance(weight.dtype, LinearScheme):
+        return "bf16" if policy == "fast" and weight.dtype in ("bf16", "fp16") else "fp32"
+    prescribed = weight.dtype.input
+    if prescribed is not None:
+        per_row = prescribed.granularity in ("token", "group")
+        if prescribed.element != "int8" or not (prescribed.dynamic and prescribed.symmetric and per_row):
+            kind = "dynamic" if prescribed.dynamic else "static"
+            kind += " symmetric" if prescribed.symmetric else " asymmetric"
+            raise UnsupportedError(
+                f"weight {weight.ref.checkpoint_name} prescribes {kind} {prescribed.element} activations per "
+                f"{prescribed.granularity}; supported are dynamic symmetric int8 activations per token or group"
+            )
+        return replace(prescribed, scale_dtype="fp32")
+    stored = weight.dtype.weight
+    if policy == "exact" or stored.element not in INTEGER_ELEMENTS:
+        return "fp32"
+    group_size = stored.group_size or (stored.block[1] if stored.block else DEFAULT_GROUP_SIZE)
+    return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")
+
+
+def rounded_name(name: str, target: DenseType | Scheme) -> str:
+    """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``."""
+    if not isinstance(target, Scheme):
+        return f"{name}.{target}"
+    return f"{name}.{target.element}_" + (f"g{target.group_size}" if target.group_size else target.granularity)
+
+
+def choose_numerics(program: Program, policy: Policy) -> Program:
+    """Insert quantise and cast ops in front of projections and set the dtype of KV states.
+
+    Consumers of one value that want the same rounding share one op, placed in front of the first of them.
+    Raises ConfigError for an unknown policy or a program whose numerics are already chosen, UnsupportedError for
+    activations that a checkpoint prescribes and nobody here can execute.
+    """
+    if policy not in POLICIES:
+        raise ConfigError(f"unknown numerics policy {policy!r}; accepted: {', '.join(POLICIES)}")
+    if any(op.kind in ("quantise", "cast") for op in program.ops):
+        raise ConfigError("the program already has rounding ops; choose_numerics runs once, on a built program")
+    declared = declarations(program)
+    weights = {weight.name: weight for weight in program.weights}
+    ops: list[Op] = []
+    values: list[Value] = []
+    ranges: list[tuple[Segment, int, int]] = []
+    for segment in program.segments:
+        start = len(ops)
+        rounded: set[str] = set()
+        for op in program.ops[segment.start : segment.stop]:
+            if op.kind in PROJECTIONS:
+                source = declared[op.inputs[0]]
+                target = activation_scheme(weights[op.weights[0]], policy)
+                if target != source.dtype:
+                    name = rounded_name(source.name, target)
+                    if name not in rounded:
+                        rounded.add(name)
+                        values.append(Value(name, source.shape, target))
+                        if isinstance(target, Scheme):
+                            ops.append(Op("quantise", name, (source.name,), (name,), Quantise(target)))
+                        else:
+                            ops.append(Op("cast", name, (source.name,), (name,), Cast()))
+                    op = replace(op, inputs=(name, *op.inputs[1:]))
+            values.extend(declared[name] for name in op.outputs)
+            ops.append(op)
+        ranges.append((segment, start, len(ops)))
+    given = tuple(value.name for value in program.inputs)
+    segments = []
+    for segment, start, stop in ranges:
+        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
+        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
+    kv_dtype: DenseType = "fp32" if policy == "exact" else "bf16"
+    return replace(
+        program,
+        values=tuple(values),
+        ops=tuple(ops),
+        segments=tuple(segments),
+        states=tuple(replace(state, dtype=kv_dtype) for state in program.states),
+    )

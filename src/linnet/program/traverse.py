@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small questions every pass asks a Program: where is a value declared, written, last read; what crosses a segment."""
+
+from collections.abc import Iterable
+
+from linnet.program.program import Op, Program, Segment, Value
+
+
+def declarations(program: Program) -> dict[str, Value]:
+    """Every declared value by name, the program's inputs included."""
+    return {value.name: value for value in (*program.inputs, *program.values)}
+
+
+def last_reads(program: Program) -> dict[str, int]:
+    """Index of the last op that reads each value; a value nobody reads is absent."""
+    return {name: index for index, op in enumerate(program.ops) for name in op.inputs}
+
+
+def writers(program: Program) -> dict[str, int]:
+    """Index of the op that writes each value."""
+    return {name: index for index, op in enumerate(program.ops) for name in op.outputs}
+
+
+def boundary(
+    ops: tuple[Op, ...], start: int, stop: int, program_inputs: Iterable[str], program_outputs: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Values crossing into and out of ops[start:stop), each in order of first use.
+
+    Program inputs are available everywhere and are not listed; a program output written inside counts as crossing out.
+    """
+    given = set(program_inputs)
+    inside = {name for op in ops[start:stop] for name in op.outputs}
+    entering = dict.fromkeys(
+        name for op in ops[start:stop] for name in op.inputs if name not in inside and name not in given
+    )
+    read_later = {name for op in ops[stop:] for name in op.inputs} | set(program_outputs)
+    leaving = dict.fromkeys(name for op in ops[start:stop] for name in op.outputs if name in read_later)
+    return tuple(entering), tuple(leaving)
+
+
+def segment_of(program: Program, op_index: int) -> Segment:
+    """The segment whose half-open range holds the op."""
+    for segment in program.segments:
+        if segment.start <= op_index < segment.stop:
+            return segment
+    raise ValueError(f"op {op_index} lies in no segment of a program of {len(program.ops)} ops")
