@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of quantisation: scales, zero points, codes and back, in fp32, without a layout.
+
+Bit-equal with compressed-tensors (``calculate_qparams``, ``quantize``, ``dequantize``) on fp32 weights with
+``scale_dtype`` set: the scale is rounded first, codes are then computed with the rounded scale. Weights of a narrower
+type are widened to fp32 before anything else (compressed-tensors divides in the narrow type, which rounds twice).
+Shapes: weight [rows, columns]; scale and zero point [1, 1] (tensor), [rows, 1] (channel), [rows, columns / group_size]
+(group) or [ceil(rows / block rows), ceil(columns / block columns)] (block).
+"""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, ConfigError
+from linnet.schemes.groups import check_columns
+from linnet.schemes.scheme import Scheme
+
+Array = npt.NDArray[Any]
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "fp16": np.dtype(np.float16),
+}
+FP8_MAX = 448.0
+_CHUNK_ELEMENTS = 1 << 20  # temporaries stay in cache and small
+
+NF4_VALUES: Array = np.array(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+    dtype=np.float32,
+)  # fmt: skip
+"""NormalFloat4: quantiles of the normal distribution scaled to [-1, 1] (QLoRA, Dettmers et al. 2023, appendix E)."""
+_NF4_MIDPOINTS: Array = (NF4_VALUES[1:] + NF4_VALUES[:-1]) / 2
+
+
+def code_range(scheme: Scheme) -> tuple[float, float]:
+    """Smallest and largest code: integers, or the finite range of fp8; NF4 codes are indices 0..15."""
+    if scheme.element == "nf4":
+        return 0.0, 15.0
+    if scheme.element == "fp8_e4m3":
+        return -FP8_MAX, FP8_MAX
+    return -(2.0 ** (scheme.bits - 1)), 2.0 ** (scheme.bits - 1) - 1
+
+
+def scale_shape(scheme: Scheme, shape: tuple[int, int]) -> tuple[int, int]:
+    """Shape of the scale of a weight [rows, columns]; ConfigError if the group size does not divide the columns."""
+    rows, columns = shape
+    if scheme.granularity == "tensor":
+        return 1, 1
+    if scheme.granularity == "channel":
+        return rows, 1
+    if scheme.group_size is not None:
+        check_columns("weight", columns, scheme)
+        return rows, columns // scheme.group_size
+    if scheme.block is not None:
+        return -(-rows // scheme.block[0]), -(-columns // scheme.block[1])
+    raise ConfigError(f"granularity {scheme.granularity!r} is for activations; weights: tensor, channel, group, block")
+
+
+def expand(parameter: Array, scheme: Scheme, shape: tuple[int, int]) -> Array:
+    """Scale or zero point -> one that broadcasts against the weight seen as [rows, groups, columns / groups]."""
+    rows, columns = shape
+    if scheme.block is not None:
+        height, width = scheme.block
+        whole = np.repeat(np.repeat(parameter, height, axis=0)[:rows], width, axis=1)[:, :columns]
+        return whole[:, :, None]
+    return parameter[:, :, None]
+
+
+def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
+    """Min-max scale (dtype ``scheme.scale_dtype``) and int8 zero point (None if symmetric) of a weight.
+
+    symmetric: scale = max|w| / ((largest code - smallest code) / 2); asymmetric: the range always holds 0.
+    A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
+    """
+    low, high = _extremes(weight, scheme)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise CheckpointError(f"a weight of shape {list(weight.shape)} holds NaN or infinity and cannot be quantised")
+    np.minimum(low, np.float32(0), out=low)
+    np.maximum(high, np.float32(0), out=high)
+    smallest, largest = code_range(scheme)
+    zero_point: Array | None = None
+    if scheme.element == "nf4":
+        scale = np.maximum(-low, high)
+    elif scheme.symmetric:
+        scale = np.maximum(-low, high) / np.float32((largest - smallest) / 2)
+    else:
+        scale = (high - low) / np.float32(largest - smallest)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            exact = np.float32(smallest) - low / scale
+        exact = np.where(np.isnan(exact), np.float32(0), exact)  # a group of zeros
+        zero_point = np.rint(np.clip(exact, np.float32(smallest), np.float32(largest))).astype(np.int8)
+    return round_scale(scale, scheme), zero_point
+
+
+def round_scale(scale: Array, scheme: Scheme) -> Array:
+    """fp32 scales -> ``scheme.scale_dtype``, clamped to its finite range; zeros become its epsilon."""
+    dtype = FLOAT_DTYPES[scheme.scale_dtype]
+    limits: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    largest = np.float32(limits.max)
+    rounded = np.clip(scale.astype(np.float32, copy=False), -largest, largest).astype(dtype)
+    rounded[rounded == 0] = limits.eps
+    return rounded
+
+
+def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
+    """Smallest and largest element per scale, fp32, in the scale's shape."""
+    rows, columns = weight.shape
+    shape = scale_shape(scheme, (rows, columns))
+    height = scheme.block[0] if scheme.block is not None else 1
+    step = max(1, _CHUNK_ELEMENTS // max(1, columns * height)) * height
+    lows, highs = [], []
+    for start in range(0, rows, step):
+        part = weight[start : start + step].astype(np.float32, copy=False)
+        if scheme.block is not None:
+            row_starts, column_starts = range(0, len(part), height), range(0, columns, scheme.block[1])
+            lows.append(np.minimum.reduceat(np.minimum.reduceat(part, row_starts, axis=0), column_starts, axis=1))
+            highs.append(np.maximum.reduceat(np.maximum.reduceat(part, row_starts, axis=0), column_starts, axis=1))
+        else:
+            grouped = part.reshape(len(part), shape[1], -1)
+            lows.append(grouped.min(axis=2))
+            highs.append(grouped.max(axis=2))
+    low, high = np.concatenate(lows), np.concatenate(highs)
+    if scheme.granularity == "tensor":
+        low, high = low.min(keepdims=True), high.max(keepdims=True)
+    return low, high
+
+
+def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_point: Array | None = None) -> Array:
+    """Weight [rows, columns] (any float type) -> codes of the same shape.
+
+    int: int8 signed codes round-half-even(clamp(w / scale + zero point)); fp8: float8_e4m3fn values; nf4: uint8 index
+    of the nearest value. Scales are min-max if not given.
+    """
+    if scale is None:
+        scale, zero_point = compute_scales(weight, scheme)
+    rows, columns = weight.shape
+    expected = scale_shape(scheme, (rows, columns))
+    if scale.shape != expected:
+        raise ConfigError(f"scale of shape {list(scale.shape)} does not fit, {list(expected)} is needed")
+    if not scheme.symmetric and zero_point is None:
+        raise ConfigError("an asymmetric scheme needs a zero point with its scale")
+    dtype: Any = {"nf4": np.uint8, "fp8_e4m3": ml_dtypes.float8_e4m3fn}.get(scheme.element, np.int8)
+    codes = np.empty((rows, columns), dtype=dtype)
+    smallest, largest = code_range(scheme)
+    wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
+    wide_zero = None if zero_point is None else expand(zero_point.astype(np.float32), scheme, (rows, columns))
+    step = max(1, _CHUNK_ELEMENTS // max(1, columns))
+    groups = wide_scale.shape[1]
+    for start in range(0, rows, step):
+        part = slice(start, min(rows, start + step))
+        own = slice(None) if wide_scale.shape[0] == 1 else part
+        block = weight[part].astype(np.float32).reshape(part.stop - start, groups, -1)
+        block /= wide_scale[own]
+        out = codes[part].reshape(block.shape)
+        if scheme.element == "nf4":
+            out[...] = np.searchsorted(_NF4_MIDPOINTS, block, side="left")
+            continue
+        if wide_zero is not None:
+            block += wide_zero[own]
+        np.clip(block, np.float32(smallest), np.float32(largest), out=block)
+        out[...] = block.astype(dtype) if scheme.element == "fp8_e4m3" else np.rint(block, out=block)
+    return codes
+
+
+def dequantize(codes: Array, scheme: Scheme, scale: Array, zero_point: Array | None = None) -> Array:
+    """codes [rows, columns] -> fp32 [rows, columns]: (code - zero point) * scale, one fp32 product per element."""
+    rows, columns = codes.shape
+    wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
+    wide_zero = None if zero_point is None else expand(zero_point.astype(np.float32), scheme, (rows, columns))
+    output = np.empty((rows, columns), dtype=np.float32)
+    grouped = output.reshape(rows, wide_scale.shape[1], -1)
+    if scheme.element == "nf4":
+        np.take(NF4_VALUES, codes, out=output)
+    else:
+        output[...] = codes
+    if wide_zero is not None:
+        grouped -= wide_zero
+    grouped *= wide_scale
+    return output
