@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet demo``: the whole of Linnet in a minute: compress, evaluate, serve, and one table of what it cost."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli import options
+from linnet.cli.comparing import Row, table
+from linnet.cli.numbers import human_bytes, human_duration
+from linnet.cli.terminal import Stages, output, stages
+from linnet.errors import LinnetError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from linnet.api import LLM
+    from linnet.evals import Baseline, Report
+
+QUESTION = "Who are you?"
+SPEED_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One compressed model of the demo."""
+
+    title: str
+    scheme: str
+    algorithm: str
+
+    @property
+    def directory(self) -> str:
+        return f"{self.scheme}-{self.algorithm}"
+
+
+CANDIDATES = (
+    Candidate("W8A16", "W8A16", "rtn"),
+    Candidate("W4 RTN", "W4A16-g32", "rtn"),
+    Candidate("W4 GPTQ", "W4A16-g32", "gptq"),
+    Candidate("W2 RTN", "W2A16-g32", "rtn"),
+)
+SERVED = CANDIDATES[2]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--output", "-o", help="Where compressed models and reports go.")] = Path(
+        "linnet-demo"
+    ),
+    per_ability: Annotated[
+        int | None, typer.Option(help="Ask only so many questions an ability.", show_default="all")
+    ] = None,
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+) -> None:
+    """Compress the bundled model four ways, measure each against the original, serve one and ask it a question.
+
+    Ends with one table: bytes, perplexity, KL, ability scores with the verdict of a paired test, tokens per second.
+    """
+    from linnet import demo as bundled
+    from linnet import evals
+
+    started = time.monotonic()
+    console = output()
+    original = bundled.model_directory()
+    out.mkdir(parents=True, exist_ok=True)
+    open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
+    questions = evals.subset(evals.read_questions(bundled.questions_path()), per_ability)
+    text = evals.EvaluationText(
+        "held-out text of the bundled world", bundled.heldout_path().read_text(encoding="utf-8")
+    )
+    rows: list[Row] = []
+    with stages() as progress:
+        for candidate in CANDIDATES:
+            progress.prefixed(f"compress {candidate.title}")
+            _compress(original, out / candidate.directory, candidate, progress)
+        progress.prefixed("measure original")
+        cut, baseline, speed = _baseline(original, open_model, text, questions, progress)
+        for candidate in CANDIDATES:
+            progress.prefixed(f"measure {candidate.title}")
+            report = evals.evaluate(
+                out / candidate.directory,
+                original,
+                open_model,
+                policy="fast",
+                text=text,
+                questions=questions,
+                context=cut.context,
+                stride=cut.stride,
+                max_tokens=DEMO_TEXT_TOKENS,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                progress=progress.update,
+                baseline=baseline,
+            )
+            _publish(report, out / candidate.directory, out / f"{candidate.directory}-report")
+            with open_model(out / candidate.directory, "fast") as llm:
+                rows.append(Row(candidate.title, report, _decode_speed(llm)))
+    answer = _ask_server(out / SERVED.directory, threads)
+    console.print(table(rows, speed))
+    console.print(f"[bold]Served[/] {SERVED.directory} over HTTP. [cyan]{QUESTION}[/] → [green]{answer.strip()}[/]")
+    sizes = f"{human_bytes(rows[0].original_bytes)} → {human_bytes(rows[2].report.candidate.bytes)}"
+    console.print(
+        f"[dim]{sizes} with GPTQ; models, certificates and reports are in {out}/; "
+        f"all of it took {human_duration(time.monotonic() - started)}.[/]"
+    )
+
+
+DEMO_TEXT_TOKENS = 8192
+DEMO_CONTEXT = 512
+
+
+def _compress(original: Path, target: Path, candidate: Candidate, progress: Stages) -> None:
+    try:
+        from linnet import compress as room
+    except ImportError as error:
+        raise UnsupportedError(
+            "the demo compresses and so needs PyTorch: pip install 'linnet[compress,report]'"
+        ) from error
+    from linnet.cli.compressing import calibration_text
+
+    recipe = room.Recipe(scheme=candidate.scheme, algorithm=candidate.algorithm)
+    room.compress(
+        original, target, recipe, calibration_text=calibration_text(None), overwrite=True, progress=progress.update
+    )
+
+
+def _baseline(original: Path, open_model: "Callable[[Path, str], LLM]", text, questions, progress: Stages):  # type: ignore[no-untyped-def]
+    from linnet import evals
+
+    with open_model(original, "fast") as reference, open_model(original, "exact") as exact:
+        cut = evals.windows(reference.tokenizer.encode(text.text), DEMO_CONTEXT, DEMO_CONTEXT // 2, DEMO_TEXT_TOKENS)
+        baseline: Baseline = evals.measure_baseline(reference, exact, cut, questions, progress.update)
+        return cut, baseline, _decode_speed(reference)
+
+
+def _decode_speed(llm: "LLM") -> float:
+    """Tokens per second of one greedy answer of ``SPEED_TOKENS`` tokens, the faster of two."""
+    from linnet.api import SamplingParams
+
+    prompt = llm.tokenizer.encode("Once upon a time")
+    parameters = SamplingParams(temperature=0.0, max_tokens=SPEED_TOKENS, ignore_eos=True)
+    best = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        llm.generate([prompt], parameters)
+        best = max(best, SPEED_TOKENS / (time.perf_counter() - started))
+    return best
+
+
+def _publish(report: "Report", directory: Path, name: Path) -> None:
+    from linnet import evals
+    from linnet.cli.evaluating import write_report
+
+    (directory / evals.CERTIFICATE_FILE).write_bytes(evals.to_json(evals.certificate(report)))
+    write_report(report, name)
+
+
+def _ask_server(model: Path, threads: int | None) -> str:
+    """Start ``linnet serve`` as a user would, put one question through HTTP, stop it again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "linnet.cli.main", "serve", str(model), "--port", str(port)]
+    command += ["--threads", str(threads)] if threads else []
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+    base = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(server, base)
+        body = {
+            "model": model.name,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": 48,
+            "temperature": 0,
+        }
+        request = urllib.request.Request(
+            f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return str(json.load(response)["choices"][0]["message"]["content"])
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _wait_until_healthy(server: "subprocess.Popen[bytes]", base: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            message = server.stderr.read().decode() if server.stderr else ""
+            raise LinnetError(f"the demo's server ended with status {server.returncode}: {message.strip()[-400:]}")
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise LinnetError(f"the demo's server did not become healthy within {timeout_s:.0f} s")

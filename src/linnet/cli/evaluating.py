@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet eval``: what exactly got worse, with intervals."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli import options
+from linnet.cli.numbers import parse_count
+from linnet.cli.terminal import notices, output, stages
+from linnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from linnet.evals import EvaluationText, QuestionSet, Report
+
+
+def evaluate(
+    model: options.Model,
+    against: Annotated[
+        str | None, typer.Option(help="The original to compare with (directory or hub id).", show_default=False)
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to read (.xz too).", show_default="the demo world's held-out text")
+    ] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(help="A .jsonl question set, 'demo', or 'none'.", show_default="demo for the bundled model's kin"),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option(parser=parse_count, metavar="TOKENS", help="Tokens of the text to score.")
+    ] = 16384,
+    context: Annotated[int, typer.Option(parser=parse_count, metavar="TOKENS", help="Window length.")] = 512,
+    stride: Annotated[
+        int | None,
+        typer.Option(parser=parse_count, metavar="TOKENS", help="How far windows advance.", show_default="half"),
+    ] = None,
+    per_ability: Annotated[
+        int | None, typer.Option(help="Use only so many questions an ability.", show_default="all")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write NAME.json, NAME.md and NAME.png.", metavar="NAME", show_default=False)
+    ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certificate/--no-certificate", help="Store the loss certificate in the checkpoint.")
+    ] = True,
+    policy: options.Policy = "fast",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    revision: options.Revision = None,
+    kv_cache_memory: options.KVBytes = None,
+) -> None:
+    """Measure perplexity, KL divergence and abilities, alone or against the original.
+
+    Abilities are compared question by question (McNemar's exact test, Holm-adjusted); text loss has bootstrap
+    intervals; KL comes with a noise floor, what rounding alone changes.
+
+    [dim]Examples[/]
+
+      linnet eval ./my-model-w4 --against ./my-model
+      linnet eval ./my-model-w4 --against ./my-model --text notes.txt --questions none --report out/w4
+    """
+    from linnet import evals
+    from linnet.formats import resolve_model
+
+    path = resolve_model(model, revision)
+    reference = None if against is None else resolve_model(against)
+    question_set = _questions(questions, path, per_ability)
+    open_model = options.opener(threads=threads, isa=isa, backend=backend, max_model_len=None, kv_bytes=kv_cache_memory)
+    with stages() as progress:
+        result = evals.evaluate(
+            path,
+            reference,
+            open_model,
+            policy=policy,
+            text=_text(text),
+            questions=question_set,
+            context=context,
+            stride=stride if stride is not None else max(context // 2, 1),
+            max_tokens=max_tokens,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            progress=progress.update,
+        )
+    _show(result)
+    if report is not None:
+        write_report(result, report)
+    if certify and result.reference is not None and (path / "linnet_manifest.json").exists():
+        certificate = path / evals.CERTIFICATE_FILE
+        certificate.write_bytes(evals.to_json(evals.certificate(result)))
+        notices().print(f"[dim]certificate stored in {certificate}[/]")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, unpacked if its name ends in .xz. ConfigError if it cannot be read."""
+    import lzma
+
+    try:
+        data = path.read_bytes()
+        return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
+    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ConfigError(f"text {path} cannot be read: {error}") from error
+
+
+def _text(path: Path | None) -> "EvaluationText":
+    from linnet import demo, evals
+
+    chosen = demo.heldout_path() if path is None else path
+    return evals.EvaluationText(chosen.name, read_text(chosen))
+
+
+def _questions(choice: str | None, model: Path, per_ability: int | None) -> "QuestionSet | None":
+    """The demo's questions are asked by default only of models that share the demo model's tokenizer."""
+    from linnet import demo, evals
+
+    if choice == "none":
+        return None
+    if choice is None:
+        ours, theirs = demo.model_directory() / "tokenizer.json", model / "tokenizer.json"
+        if not theirs.exists() or theirs.read_bytes() != ours.read_bytes():
+            return None
+    path = demo.questions_path() if choice in (None, "demo") else Path(choice)
+    return evals.subset(evals.read_questions(path), per_ability)
+
+
+def _show(result: "Report") -> None:
+    from rich.markdown import Markdown
+
+    from linnet.evals import markdown
+
+    console = output()
+    text = markdown(result)
+    console.print(Markdown(text) if console.is_terminal else text, markup=False)
+
+
+def write_report(result: "Report", name: Path) -> None:
+    from linnet import evals
+    from linnet.evals.figure import draw
+
+    """Write NAME.json, NAME.md and, where there are abilities, NAME.png."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    written = [name.with_name(name.name + suffix) for suffix in (".json", ".md", ".png")]
+    written[0].write_bytes(evals.to_json(result))
+    written[1].write_text(evals.markdown(result), encoding="utf-8")
+    if result.abilities:
+        draw(result, written[2])
+    else:
+        written.pop()
+    notices().print(f"[dim]wrote {', '.join(str(path) for path in written)}[/]")

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet generate``: text in, text out, streamed as it comes."""
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from linnet.cli import options
+from linnet.cli.terminal import notices
+
+
+def generate(
+    model: options.Model,
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.", show_default=False)],
+    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token every time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep this many tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Keep tokens at least this likely, relative to the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages tokens already seen.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
+    seed: options.Seed = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send the prompt as a user's message through the chat template.")
+    ] = False,
+    policy: options.Policy = "fast",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    revision: options.Revision = None,
+    max_model_len: options.MaxModelLen = None,
+    kv_cache_memory: options.KVBytes = None,
+    stats: Annotated[bool, typer.Option("--stats/--no-stats", help="Print token counts and speed at the end.")] = True,
+) -> None:
+    """Continue a text with a model, compressed or not.
+
+    [dim]Examples[/]
+
+      linnet generate ./my-model "Once upon a time" --max-tokens 64
+      linnet generate ./my-model "Who are you?" --chat --temperature 0.7 --seed 1
+      cat letter.txt | linnet generate ./my-model -
+    """
+    from linnet.api import SamplingParams
+    from linnet.formats import resolve_model
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    parameters = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
+    open_model = options.opener(
+        threads=threads,
+        isa=isa,
+        backend=backend,
+        max_model_len=max_model_len,
+        kv_bytes=kv_cache_memory,
+        max_sequences=1,
+    )
+    with open_model(resolve_model(model, revision), policy) as llm:
+        if chat:
+            rendered = llm.tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True
+            )
+            prompt_ids = llm.tokenizer.encode(rendered, add_special_tokens=False)
+        else:
+            prompt_ids = llm.tokenizer.encode(text)
+            print(text, end="", flush=True)
+        started = first = time.perf_counter()
+        count = 0
+        for piece in llm.stream(prompt_ids, parameters):
+            if not count:
+                first = time.perf_counter()
+            count += len(piece.token_ids)
+            print(piece.text, end="", flush=True)
+        print(flush=True)
+    if stats:
+        decode_s = time.perf_counter() - first
+        speed = f"{(count - 1) / decode_s:,.0f} tokens/s" if count > 1 and decode_s > 0 else "one token"
+        notices().print(
+            f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; first after {1000 * (first - started):.0f} ms, then {speed}[/]"
+        )

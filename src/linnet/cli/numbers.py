@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers as people write and read them: ``32k`` tokens, ``6GiB``; and back."""
+
+import re
+
+import typer
+
+_COUNT = {"": 1, "k": 1_000, "m": 1_000_000}
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+
+
+def parse_count(text: str | int) -> int:
+    """``4096``, ``32k``, ``1.5m`` -> a whole number."""
+    return _parse(text, _COUNT, "a count such as 4096 or 32k")
+
+
+def parse_bytes(text: str | int) -> int:
+    """``800MB``, ``6GiB`` -> bytes."""
+    return _parse(text, _BYTES, "a size such as 800MB or 6GiB")
+
+
+def _parse(text: str | int, units: dict[str, int], accepted: str) -> int:
+    match = _NUMBER.fullmatch(str(text).strip())
+    unit = match.group(2).lower() if match else None
+    if match is None or unit not in units:
+        raise typer.BadParameter(f"{text!r} is not {accepted}")
+    value = float(match.group(1)) * units[unit]
+    if value != int(value):
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units, three significant digits: ``4.21 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return (
+                f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} GB"
+            )
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def human_duration(seconds: float) -> str:
+    """``8 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, so that they read the same everywhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linnet.cli.numbers import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from linnet.api import LLM
+
+Model = Annotated[str, typer.Argument(help="Model directory or Hugging Face id.", show_default=False)]
+Policy = Annotated[
+    str,
+    typer.Option(help="Arithmetic: [bold]fast[/] (int8 activations before integer weights) or [bold]exact[/] (fp32)."),
+]
+Threads = Annotated[int | None, typer.Option(help="Worker threads.", show_default="one per core")]
+Isa = Annotated[
+    str | None,
+    typer.Option(help="Force a kernel tier: portable, avx2, avx512, avx512_vnni.", show_default="best this CPU has"),
+]
+Backend = Annotated[str, typer.Option(help="Who executes: auto, cpu or reference.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
+KVBytes = Annotated[
+    int | None,
+    typer.Option(
+        "--kv-cache-memory",
+        parser=parse_bytes,
+        metavar="SIZE",
+        help="Memory for the KV cache.",
+        show_default="from free memory",
+    ),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        parser=parse_count,
+        metavar="TOKENS",
+        help="Longest prompt + answer.",
+        show_default="the model's",
+    ),
+]
+MaxSequences = Annotated[int, typer.Option("--max-num-seqs", help="Sequences computed in one step.")]
+TokenBudget = Annotated[
+    int,
+    typer.Option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+
+
+def opener(
+    *, threads: int | None = None, isa: str | None = None, backend: str = "auto", **settings: Any
+) -> "Callable[[Path, str], LLM]":
+    """(directory, policy) -> LLM with these settings; the way every command opens a model."""
+    from linnet.api import LLM
+
+    def open_model(path: Path, policy: str) -> "LLM":
+        return LLM(path, policy=policy, backend=backend, threads=threads, isa=isa, **settings)
+
+    return open_model

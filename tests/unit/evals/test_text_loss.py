@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows over a text: every token scored once, with enough context."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linnet.errors import ConfigError
+from linnet.evals.text_loss import windows
+
+
+@given(st.integers(2, 400), st.integers(2, 64), st.integers(1, 64))
+def test_every_token_after_the_first_is_scored_exactly_once(count: int, context: int, stride: int) -> None:
+    if stride > context - 1:
+        stride = context - 1
+    cut = windows(list(range(count)), context, stride)
+    scored = [token for row, start in zip(cut.rows, cut.starts, strict=True) for token in row[start:]]
+    assert scored == list(range(1, count))
+    assert cut.scored_tokens == count - 1
+    for row, start in zip(cut.rows[1:], cut.starts[1:], strict=True):
+        assert start >= min(context - stride, len(row) - 1)
+        assert len(row) <= context
+
+
+def test_max_tokens_counts_scored_tokens() -> None:
+    assert windows(list(range(1000)), 64, 32, max_tokens=100).scored_tokens == 100
+
+
+@pytest.mark.parametrize(("context", "stride"), [(64, 0), (64, 65)])
+def test_impossible_strides_are_refused(context: int, stride: int) -> None:
+    with pytest.raises(ConfigError, match="stride"):
+        windows(list(range(10)), context, stride)
+
+
+def test_a_text_of_one_token_cannot_be_measured() -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        windows([1], 64, 32)
