@@ -45,15 +45,21 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if not keep_codes or not scheme.element.startswith("int"):
         return to_torch(stored.dequantize())
     rows, columns = stored.shape
+    group_size = scheme.block[1] if scheme.block is not None else scheme.group_size or columns
     codes = torch.from_numpy(stored.codes().astype(np.int16))
-    scales = to_torch(stored.arrays["weight_scale"]).reshape(-1, stored.arrays["weight_scale"].size // rows or 1)
-    if scales.shape[0] == 1:
-        scales = scales.expand(rows, -1)
-    group_size = scheme.group_size or columns
-    if not scheme.symmetric:
-        zero = torch.from_numpy(stored.zero_points().astype(np.int16))
+    scales = _per_row(to_torch(stored.scales()), rows, scheme.block)
+    zero_points = stored.zero_points()
+    if zero_points is not None:
+        zero = _per_row(torch.from_numpy(zero_points.astype(np.int16)), rows, scheme.block)
         codes = codes - zero.repeat_interleave(group_size, dim=1)[:, :columns]
-    return QuantisedWeight(codes, scales.contiguous(), group_size)
+    return QuantisedWeight(codes, scales, group_size)
+
+
+def _per_row(parameter: torch.Tensor, rows: int, block: tuple[int, int] | None) -> torch.Tensor:
+    """Scales or zero points of a tensor, its channels, groups or blocks -> [rows, groups]."""
+    if block is not None:
+        parameter = parameter.repeat_interleave(block[0], dim=0)[:rows]
+    return parameter.expand(rows, -1).contiguous()
 
 
 class WeightTable:
