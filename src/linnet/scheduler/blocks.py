@@ -61,6 +61,10 @@ class BlockPool:
         """How many requests hold the block. Mutates nothing."""
         return self._reference_counts[block_id]
 
+    def may_write(self, block_id: int) -> bool:
+        """Whether the block is held once and not published: nobody else can be reading it. Mutates nothing."""
+        return self._reference_counts[block_id] == 1 and block_id not in self._digest_of
+
     def blocks_for(self, tokens: int) -> int:
         """How many blocks hold `tokens` token slots. Mutates nothing."""
         return -(-tokens // self.block_size)

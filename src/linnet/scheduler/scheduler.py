@@ -34,8 +34,7 @@ class Scheduler:
         """`pool` lets a test watch the blocks; it must have the size that the config says."""
         self.config = config
         self.pool = BlockPool(config.num_blocks, config.block_size) if pool is None else pool
-        if (self.pool.num_blocks, self.pool.block_size) != (config.num_blocks, config.block_size):
-            raise ConfigError("the block pool given to the scheduler has another size than its config says")
+        assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
         self._residency = Residency(self.pool, config.prefix_cache)
         key = ordering_key(config.policy)
         self._waiting = OrderedRequests(key)
@@ -57,11 +56,6 @@ class Scheduler:
         """Whether any request is unfinished or a plan is in flight."""
         return bool(self._requests) or self._plan is not None
 
-    @property
-    def in_flight(self) -> StepPlan | None:
-        """The plan that was scheduled and not committed."""
-        return self._plan
-
     def counters(self) -> SchedulerCounters:
         """A snapshot for the metrics page. Mutates nothing."""
         return SchedulerCounters(
@@ -78,8 +72,6 @@ class Scheduler:
             prefix_hit_tokens=self._residency.prefix_hit_tokens,
             finished=dict(self._finished),
         )
-
-    # Requests come and go.
 
     def add(self, request: Request) -> None:
         """Queue a fresh request. Mutates: the waiting queue, `request.sequence`; nothing when it raises.
@@ -121,8 +113,6 @@ class Scheduler:
         events = tuple(self._events)
         self._events.clear()
         return events
-
-    # One step.
 
     def schedule(self, now: float) -> StepPlan | None:
         """Plan the next step; None when no request is left (then see take_events()).
@@ -183,8 +173,8 @@ class Scheduler:
                 raise InvariantError(f"request {request.request_id} runs and has nothing to compute")
             if request.computed > slots or len(set(request.block_ids)) != len(request.block_ids):
                 raise InvariantError(f"request {request.request_id} holds {slots} slots for {request.computed} tokens")
-
-    # How it is done.
+            if not all(map(self.pool.may_write, request.block_ids[request.computed // self.config.block_size :])):
+                raise InvariantError(f"request {request.request_id} would write a block that is shared or published")
 
     def _expire(self, now: float) -> None:
         """Finish requests past their deadline. Entries of finished requests are dropped when their time comes."""
@@ -267,10 +257,8 @@ class Scheduler:
         most = {item.request_id: (1 + len(item.draft_token_ids)) * item.samples for item in plan.items}
         for request_id, token_ids in result.token_ids.items():
             if len(token_ids) > most.get(request_id, 0):
-                raise InvariantError(
-                    f"step {plan.step} returned {len(token_ids)} tokens for request {request_id}; it may return "
-                    f"{most.get(request_id, 0)}"
-                )
+                limit = f"{len(token_ids)} tokens, {most.get(request_id, 0)} at most"
+                raise InvariantError(f"step {plan.step} returned for request {request_id}: {limit}")
 
     def _advance(self, request: Request, item: StepItem, token_ids: Sequence[int]) -> None:
         """Counters first, then the table, then the event: a finished request publishes before it releases."""

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fake model in whose KV cache a wrong context cannot hide, and a pool that poisons what it hands out.
+
+A slot stores a digest of the whole prefix up to its position, computed from the slot before it as it is *stored*, as
+attention would. Reading position p demands the right digest in every slot 0 … p. The next token is a function of the
+last digest alone, so what a request must generate is known without any scheduler: `expected_tokens`.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from random import Random
+
+from linnet.scheduler import BlockPool, Request, StepPlan, StepResult
+
+VOCABULARY = 11
+POISON = b"handed out and not written"
+
+
+def root_digest(salt: bytes) -> bytes:
+    """The salt changes what the model computes, so a block shared across salts is a wrong context."""
+    return blake2b(salt, digest_size=16, person=b"sim-root").digest()
+
+
+def next_digest(parent: bytes, token_id: int) -> bytes:
+    return blake2b(parent + token_id.to_bytes(8, "little"), digest_size=16).digest()
+
+
+def sampled_token(digest: bytes) -> int:
+    return digest[0] % VOCABULARY
+
+
+def prefix_digests(salt: bytes, token_ids: list[int]) -> list[bytes]:
+    """The right content of the slots of positions 0 … len(token_ids) - 1."""
+    digests = [root_digest(salt)]
+    for token_id in token_ids:
+        digests.append(next_digest(digests[-1], token_id))
+    return digests[1:]
+
+
+def expected_tokens(request: Request) -> tuple[int, ...]:
+    """What the request generates when it is alone in the world: the model's definition, no scheduler involved."""
+    generated: list[int] = []
+    digest = prefix_digests(request.cache_salt, list(request.prompt_token_ids))[-1]
+    while len(generated) < request.max_new_tokens:
+        generated.append(sampled_token(digest))
+        if generated[-1] in request.stop_token_ids and len(generated) > request.min_new_tokens:
+            break
+        digest = next_digest(digest, generated[-1])
+    return tuple(generated)
+
+
+class PoisoningPool(BlockPool):
+    """Overwrites the slots of every block it allocates: stale content that happens to be right is no excuse."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        super().__init__(num_blocks, block_size)
+        self.slots: list[bytes] = [POISON] * (num_blocks * block_size)
+
+    def allocate(self, count: int) -> list[int]:
+        taken = super().allocate(count)
+        for block_id in taken:
+            start = block_id * self.block_size
+            self.slots[start : start + self.block_size] = [POISON] * self.block_size
+        return taken
+
+
+@dataclass
+class DigestModel:
+    """Executes plans; remembers, per request, its tokens and the prompt rows whose logits were asked for.
+
+    `withholds` makes it return no token now and then, as an engine may whose sampler could not decide.
+    """
+
+    pool: PoisoningPool
+    withholds: Random | None = None
+    requests: dict[int, Request] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    scored_positions: dict[int, list[int]] = field(default_factory=dict)
+
+    def register(self, request: Request) -> None:
+        self.requests[request.request_id] = request
+        self.tokens[request.request_id] = list(request.prompt_token_ids)
+        self.scored_positions[request.request_id] = []
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """All writes, then all reads: two items that write the same slot cannot both read it back."""
+        self._check_shape(plan)
+        slot_tables = {
+            item.request_id: [
+                block_id * self.pool.block_size + offset
+                for block_id in item.blocks[0]
+                for offset in range(self.pool.block_size)
+            ]
+            for item in plan.items
+        }
+        for item in plan.items:
+            slots = slot_tables[item.request_id]
+            salt = self.requests[item.request_id].cache_salt
+            digest = self.pool.slots[slots[item.start - 1]] if item.start else root_digest(salt)
+            for position, token_id in enumerate(item.token_ids, start=item.start):
+                digest = next_digest(digest, token_id)
+                self.pool.slots[slots[position]] = digest
+        sampled: dict[int, tuple[int, ...]] = {}
+        for item in plan.items:
+            request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
+            end = item.start + item.n
+            right = prefix_digests(request.cache_salt, tokens[:end])
+            stored = [self.pool.slots[slot] for slot in slot_tables[item.request_id][:end]]
+            wrong = [position for position in range(end) if stored[position] != right[position]]
+            assert not wrong, f"request {item.request_id} reads a wrong context at positions {wrong}"
+            if request.score_prompt:
+                rows = [item.start + offset for offset in item.output_offsets]
+                delivered = self.scored_positions[item.request_id]
+                # The last prompt row is asked for again when its sampling gave nothing.
+                delivered += [row for row in rows if row < request.prompt_tokens and delivered[-1:] != [row]]
+            if item.samples and (self.withholds is None or self.withholds.random() > 0.1):
+                sampled[item.request_id] = (sampled_token(stored[-1]),)
+                tokens.append(sampled_token(stored[-1]))
+        return StepResult(sampled)
+
+    def _check_shape(self, plan: StepPlan) -> None:
+        """What a runner may rely on without looking at the scheduler."""
+        assert plan.items
+        assert plan.total_tokens == sum(item.n for item in plan.items)
+        assert len({item.request_id for item in plan.items}) == len(plan.items)
+        written: set[tuple[int, int]] = set()
+        for item in plan.items:
+            tokens, end = self.tokens[item.request_id], item.start + item.n
+            assert item.n >= 1
+            assert item.token_ids == tuple(tokens[item.start : end])
+            assert len(item.token_ids) == item.n
+            assert len(item.blocks[0]) == self.pool.blocks_for(end)
+            assert item.samples == (end == len(tokens) and self.requests[item.request_id].max_new_tokens > 0)
+            assert list(item.output_offsets) == sorted(set(item.output_offsets))
+            assert all(0 <= offset < item.n for offset in item.output_offsets)
+            if end == len(tokens):
+                assert item.output_offsets[-1] == item.n - 1
+            elif not self.requests[item.request_id].score_prompt:
+                assert not item.output_offsets
+            for block_id in item.blocks[0]:
+                assert self.pool.reference_count(block_id) > 0, f"block {block_id} is in flight and held by nobody"
+            for position in range(item.start, end):
+                slot = (item.blocks[0][position // self.pool.block_size], position % self.pool.block_size)
+                assert slot not in written, f"slot {slot} is written twice in one step"
+                assert self.pool.may_write(slot[0]), f"block {slot[0]} is written while shared or published"
+                written.add(slot)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulation must notice: each case plants one classic scheduler bug and demands that some run fails."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import pytest
+from scheduler_world import random_config, random_workload, simulate
+
+from linnet.scheduler import BlockPool, Request, RequestState, Scheduler, extend_digests, residency
+from linnet.scheduler.residency import Residency
+
+Patch = pytest.MonkeyPatch
+
+
+def publish_before_computed(patch: Patch) -> None:
+    original = Residency.publish
+
+    def publish(self: Residency, request: Request) -> None:
+        request.computed += 1
+        original(self, request)
+        request.computed -= 1
+
+    patch.setattr(Residency, "publish", publish)
+
+
+def hit_the_whole_prompt(patch: Patch) -> None:
+    def lookup(self: Residency, request: Request) -> Sequence[int]:
+        if not self.prefix_cache or request.score_prompt:
+            return ()
+        return self.pool.lookup(self._digests(request, len(request.known) // self.pool.block_size))
+
+    patch.setattr(Residency, "_lookup", lookup)
+
+
+def ignore_the_salt(patch: Patch) -> None:
+    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, block_size: int, blocks: int) -> None:
+        extend_digests(digests, token_ids, b"", block_size, blocks)
+
+    patch.setattr(residency, "extend_digests", extend)
+
+
+def hash_blocks_without_their_prefix(patch: Patch) -> None:
+    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, block_size: int, blocks: int) -> None:
+        for index in range(len(digests), blocks):
+            digests.append(salt + bytes(token_ids[index * block_size : (index + 1) * block_size]))
+
+    patch.setattr(residency, "extend_digests", extend)
+
+
+def count_one_token_too_many_as_computed(patch: Patch) -> None:
+    original = Residency.settle
+
+    def settle(self: Residency, request: Request, spare_blocks: int) -> bool:
+        held = original(self, request, spare_blocks)
+        request.computed += held and 0 < request.computed < len(request.known) - 1
+        return held
+
+    patch.setattr(Residency, "settle", settle)
+
+
+def release_while_in_flight(patch: Patch) -> None:
+    original = Scheduler.abort
+
+    def abort(self: Scheduler, request_id: int, reason: str = "abort") -> bool:
+        request = self._requests.get(request_id)
+        done = original(self, request_id, reason)  # type: ignore[arg-type]
+        if request is not None:
+            self._residency.release(request)
+        return done
+
+    patch.setattr(Scheduler, "abort", abort)
+
+
+def never_release_what_was_aborted_in_flight(patch: Patch) -> None:
+    original = Residency.release
+
+    def release(self: Residency, request: Request) -> None:
+        if request.finish_reason != "abort":
+            original(self, request)
+
+    patch.setattr(Residency, "release", release)
+
+
+def keep_the_name_of_an_evicted_block(patch: Patch) -> None:
+    def evict(self: BlockPool, count: int | None = None) -> int:
+        block_id, _ = self._cached.popitem(last=False)
+        self._free.append(block_id)
+        return 1
+
+    patch.setattr(BlockPool, "evict", evict)
+
+
+def share_without_counting(patch: Patch) -> None:
+    patch.setattr(BlockPool, "share", lambda self, block_ids: None)
+
+
+def score_again_after_a_preemption(patch: Patch) -> None:
+    original = Scheduler._preempt
+
+    def preempt(self: Scheduler, request: Request) -> None:
+        original(self, request)
+        request.scored = 0 if request.score_prompt else request.scored
+
+    patch.setattr(Scheduler, "_preempt", preempt)
+
+
+def preempt_without_recompute(patch: Patch) -> None:
+    original = Residency.settle
+
+    def settle(self: Residency, request: Request, spare_blocks: int) -> bool:
+        held = original(self, request, spare_blocks)
+        if held and request.preemptions:
+            request.computed = len(request.known) - 1
+        return held
+
+    patch.setattr(Residency, "settle", settle)
+
+
+def preempt_who_has_not_progressed(patch: Patch) -> None:
+    original = Scheduler._admit_next
+
+    def admit_next(self: Scheduler) -> Request | None:
+        request = original(self)
+        if request is not None:
+            request.progressed = True
+        return request
+
+    patch.setattr(Scheduler, "_admit_next", admit_next)
+
+
+def take_the_result_of_an_aborted_request(patch: Patch) -> None:
+    original = Scheduler.commit
+
+    def commit(self: Scheduler, plan, result, now):  # type: ignore[no-untyped-def]
+        for request in self._in_flight.values():
+            if request.finish_reason == "abort":
+                request.state = RequestState.RUNNING
+        return original(self, plan, result, now)
+
+    patch.setattr(Scheduler, "commit", commit)
+
+
+def stop_before_the_least_length(patch: Patch) -> None:
+    original = Request.append
+
+    def append(self: Request, token_id: int) -> object:
+        return original(self, token_id) or ("stop" if token_id in self.stop_token_ids else None)
+
+    patch.setattr(Request, "append", append)
+
+
+BUGS: list[Callable[[Patch], None]] = [
+    publish_before_computed,
+    hit_the_whole_prompt,
+    ignore_the_salt,
+    hash_blocks_without_their_prefix,
+    count_one_token_too_many_as_computed,
+    release_while_in_flight,
+    never_release_what_was_aborted_in_flight,
+    keep_the_name_of_an_evicted_block,
+    share_without_counting,
+    score_again_after_a_preemption,
+    preempt_without_recompute,
+    preempt_who_has_not_progressed,
+    take_the_result_of_an_aborted_request,
+    stop_before_the_least_length,
+]
+
+
+def run_many() -> None:
+    for seed in range(60):
+        random = Random(seed)
+        workload = random_workload(random, random.randint(1, 16), aborts=True)
+        fixed = {} if seed % 2 else {"prefix_cache": True, "block_size": random.choice((1, 2)), "max_sequences": 4}
+        simulate(workload, random_config(random, workload, **fixed))
+
+
+@pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
+def test_the_simulation_notices(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, ValueError, KeyError)):
+        run_many()
+
+
+def test_without_a_bug_it_is_silent() -> None:
+    run_many()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the scheduler over random workloads; LINNET_SIM_TRIALS sets how many (a failure names its seed)."""
+
+from random import Random
+
+import pytest
+from scheduler_world import TRIALS, Arrival, Run, Workload, random_config, random_workload, simulate
+
+from linnet.scheduler import SchedulerConfig
+
+
+def spacious(workload: Workload, **fields: object) -> SchedulerConfig:
+    """Room for everybody, whole prompts, no cache: the plain run that others are compared with."""
+    base: dict[str, object] = {
+        "num_blocks": len(workload.arrivals) * workload.longest_tokens,
+        "max_model_len": workload.longest_tokens,
+        "token_budget": 4096,
+        "prefix_cache": False,
+    }
+    return SchedulerConfig(**(base | fields))  # type: ignore[arg-type]
+
+
+def outcome(run: Run) -> tuple[dict[int, tuple[int, ...]], dict[int, str]]:
+    return run.tokens, run.reasons
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_random_runs_obey_every_law(seed: int) -> None:
+    """Aborts in every phase, deadlines, both policies, all limits at once; `simulate` checks after every call."""
+    random = Random(seed)
+    workload = random_workload(random, random.randint(1, 16), aborts=random.random() < 0.7, deadlines=True)
+    simulate(workload, random_config(random, workload), withholds=random if random.random() < 0.3 else None)
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_each_request_alone_equals_all_together(seed: int) -> None:
+    random = Random(10_000 + seed)
+    workload = random_workload(random, 8)
+    together = simulate(workload, random_config(random, workload))
+    for arrival in workload.arrivals:
+        alone = simulate(Workload((Arrival(0, arrival.fields),)), spacious(workload))
+        request_id = arrival.request().request_id
+        assert alone.tokens[request_id] == together.tokens[request_id]
+        assert alone.reasons[request_id] == together.reasons[request_id]
+
+
+@pytest.mark.parametrize("seed", range(max(1, TRIALS // 3)))
+@pytest.mark.parametrize("preempt_every", [1, 2, 3, 7])
+def test_forced_preemption_in_a_pool_of_one_sequence_changes_nothing(preempt_every: int, seed: int) -> None:
+    """R8: sixteen clients share room for a single maximal sequence; no deadlock, all finish, nothing differs."""
+    random = Random(20_000 + seed)
+    workload = random_workload(random, 16)
+    plain = simulate(workload, spacious(workload))
+    config = random_config(random, workload, one_sequence_only=True, max_sequences=16, preempt_every=preempt_every)
+    squeezed = simulate(workload, config)
+    assert outcome(squeezed) == outcome(plain)
+    assert squeezed.scheduler.counters().preemptions > 0
+
+
+@pytest.mark.parametrize("seed", range(max(1, TRIALS // 3)))
+def test_cache_on_equals_cache_off(seed: int) -> None:
+    random = Random(30_000 + seed)
+    workload = random_workload(random, 12)
+    block_size = random.choice((1, 2, 4))
+    runs = [
+        simulate(workload, spacious(workload, block_size=block_size, max_sequences=3, prefix_cache=cache))
+        for cache in (False, True)
+    ]
+    assert outcome(runs[0]) == outcome(runs[1])
+    assert runs[0].scheduler.counters().prefix_hit_tokens == 0
+
+
+@pytest.mark.parametrize("seed", range(max(1, TRIALS // 3)))
+def test_chunked_equals_whole(seed: int) -> None:
+    random = Random(40_000 + seed)
+    workload = random_workload(random, 12)
+    whole = simulate(workload, spacious(workload))
+    for budget, chunk in ((1, None), (3, None), (16, 2), (64, 5)):
+        chunked = simulate(workload, spacious(workload, token_budget=budget, max_chunk_tokens=chunk))
+        assert outcome(chunked) == outcome(whole)
+
+
+def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
+    """A law that is never put to the test is no law: hits, preemptions, evictions and every finish reason occur."""
+    seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0}
+    reasons: set[str] = set()
+    for seed in range(30):
+        random = Random(seed)
+        workload = random_workload(random, random.randint(1, 16), aborts=random.random() < 0.7, deadlines=True)
+        run = simulate(workload, random_config(random, workload))
+        counters = run.scheduler.counters()
+        seen["hits"] += counters.prefix_hit_tokens
+        seen["preemptions"] += counters.preemptions
+        seen["cached"] += counters.cached_blocks
+        reasons |= set(run.reasons.values())
+    assert all(seen.values()), seen
+    assert reasons == {"stop", "length", "abort", "timeout"}
