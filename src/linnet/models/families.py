@@ -5,158 +5,31 @@ A family is one function from its config to an ArchSpec. Fields are read through
 understood, and anything left that could change the mathematics is refused by name.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
-from linnet.models.config import MAXIMUM_LAYERS, MAXIMUM_POSITIONS, ConfigReader
+from linnet.models.config import MAXIMUM_POSITIONS, ConfigReader
+from linnet.models.parts import (
+    ACTIVATIONS,
+    MAXIMUM_HEADS,
+    GatedParts,
+    Windows,
+    alibi_slopes,
+    interleaved_attention,
+    plain_mlp,
+    read_layers,
+    read_softcap,
+    read_windows,
+)
 from linnet.models.rope import read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
-from linnet.program.attributes import Activation
-
-ACTIVATIONS: dict[str, Activation] = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "relu": "relu",
-}
-
-MAXIMUM_HEADS = 1 << 16
-
-Windows = tuple[int | None, ...]
-
-
-def _divides(config: ConfigReader, whole_name: str, whole: int, part_name: str, part: int) -> int:
-    """whole / part, or a sentence saying that it does not come out even."""
-    if whole % part:
-        raise CheckpointError(f"{config.where}: {whole_name} {whole} is not a multiple of {part_name} {part}")
-    return whole // part
-
-
-def _layers(config: ConfigReader, *names: str) -> int:
-    return config.size(*(names or ("num_hidden_layers",)), maximum=MAXIMUM_LAYERS)
-
-
-def _windows(config: ConfigReader, layers: int, window: int | None, sliding: Callable[[int], bool]) -> Windows:
-    """One window per layer: from ``layer_types`` when the config lists them, else by the family's rule."""
-    listed = config.words("layer_types", layers)
-    if listed is None:
-        return tuple(window if sliding(layer) else None for layer in range(layers))
-    known = {"full_attention": None, "sliding_attention": window}
-    for layer, kind in enumerate(listed):
-        if kind not in known:
-            raise UnsupportedError(
-                f"{config.where}: layer_types[{layer}] is {kind!r}; supported are full_attention and sliding_attention"
-            )
-        if kind == "sliding_attention" and window is None:
-            raise CheckpointError(f"{config.where}: layer_types[{layer}] is sliding_attention without sliding_window")
-    return tuple(known[kind] for kind in listed)
-
-
-def _thirds(heads: int, head_size: int, part: int) -> RowRanges:
-    """Rows of query (0), key (1) or value (2) in a tensor laid out [heads, 3, head_size]."""
-    return tuple(((3 * head + part) * head_size, (3 * head + part + 1) * head_size) for head in range(heads))
-
-
-def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """Press et al. 2022: powers of 2^(-8/n) for n heads; for other n the next power of two fills every second one."""
-    power = 1 << (heads.bit_length() - 1)
-    first = 2.0 ** (-(2.0 ** -(math.log2(power) - 3)))
-    slopes = [first**exponent for exponent in range(1, power + 1)]
-    second = 2.0 ** (-(2.0 ** -(math.log2(2 * power) - 3)))
-    return tuple(slopes + [second**exponent for exponent in range(1, 2 * (heads - power) + 1, 2)])
-
-
-class _Gated:
-    """What the gated-RMS families share: names, sizes, heads, norms and the gated feed-forward."""
-
-    def __init__(
-        self,
-        config: ConfigReader,
-        max_context: int | None,
-        *,
-        tied: bool = False,
-        epsilon: float = 1e-6,
-        activation: tuple[tuple[str, ...], str] = (("hidden_act",), "silu"),
-        head_size: int | None = None,
-        max_positions: int | None = None,
-        rope: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.config = config
-        self.vocabulary = config.size("vocab_size")
-        self.hidden = config.size("hidden_size")
-        self.intermediate = config.size("intermediate_size")
-        self.layers = _layers(config)
-        self.heads = config.size("num_attention_heads", maximum=MAXIMUM_HEADS)
-        self.kv_heads = config.size("num_key_value_heads", default=self.heads, maximum=MAXIMUM_HEADS)
-        _divides(config, "num_attention_heads", self.heads, "num_key_value_heads", self.kv_heads)
-        if head_size is None and config.fields.get("head_dim") is None:
-            head_size = _divides(config, "hidden_size", self.hidden, "num_attention_heads", self.heads)
-        self.head_size = config.size("head_dim", default=head_size, maximum=1 << 14)
-        self.norm = NormSpec("rms", config.number("rms_norm_eps", default=epsilon, high=1.0))
-        self.tied = config.flag("tie_word_embeddings", default=tied)
-        self.activation = config.choice(*activation[0], accepted=ACTIVATIONS, default=activation[1])
-        longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
-        self.rope: RopeSpec
-        self.rope, self.max_positions = read_rope(config, self.head_size, longest, max_context, **(rope or {}))
-
-    def projection(self, name: str, outputs: int, columns: int, bias: bool = False) -> Projection:
-        return Projection(f"model.layers.{{layer}}.{name}", outputs, columns, bias)
-
-    def attention(self, qkv_bias: bool = False, output_bias: bool = False) -> AttentionSpec:
-        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
-        return AttentionSpec(
-            norm="model.layers.{layer}.input_layernorm",
-            query=self.projection("self_attn.q_proj", queries, self.hidden, qkv_bias),
-            key=self.projection("self_attn.k_proj", keys, self.hidden, qkv_bias),
-            value=self.projection("self_attn.v_proj", keys, self.hidden, qkv_bias),
-            output=self.projection("self_attn.o_proj", self.hidden, queries, output_bias),
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            scale=self.head_size**-0.5,
-            rope=self.rope,
-        )
-
-    def mlp(self, bias: bool = False) -> MlpSpec:
-        return MlpSpec(
-            norm="model.layers.{layer}.post_attention_layernorm",
-            gate=self.projection("mlp.gate_proj", self.intermediate, self.hidden, bias),
-            up=self.projection("mlp.up_proj", self.intermediate, self.hidden, bias),
-            down=self.projection("mlp.down_proj", self.hidden, self.intermediate, bias),
-            activation=self.activation,
-        )
-
-    def spec(self, family: str, windows: Windows, attention: AttentionSpec, mlp: MlpSpec) -> ArchSpec:
-        return ArchSpec(
-            family=family,
-            prefix="model.",
-            vocabulary_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            max_positions=self.max_positions,
-            windows=windows,
-            norm=self.norm,
-            embedding="model.embed_tokens",
-            final_norm="model.norm",
-            head="lm_head",
-            tied_head=self.tied,
-            attention=attention,
-            mlp=mlp,
-        )
+from linnet.models.spec import ArchSpec, AttentionSpec, MlpSpec, NormSpec, Projection
 
 
 def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Llama 1, 2, 3.x: transformers ``LlamaForCausalLM``."""
-    parts = _Gated(config, max_context, max_positions=2048)
+    parts = GatedParts(config, max_context, max_positions=2048)
     bias = config.flag("attention_bias")
     mlp = parts.mlp(config.flag("mlp_bias"))
     return parts.spec("LlamaForCausalLM", (None,) * parts.layers, parts.attention(bias, bias), mlp)
@@ -164,9 +37,9 @@ def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
 
 def _mistral(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Mistral: every layer looks back ``sliding_window`` tokens when it is set."""
-    parts = _Gated(config, max_context, max_positions=4096 * 32)
+    parts = GatedParts(config, max_context, max_positions=4096 * 32)
     window = config.optional_size("sliding_window")
-    windows = _windows(config, parts.layers, window, lambda _: True)
+    windows = read_windows(config, parts.layers, window, lambda _: True)
     return parts.spec("MistralForCausalLM", windows, parts.attention(), parts.mlp())
 
 
@@ -178,12 +51,12 @@ def _optional_windows(config: ConfigReader, layers: int) -> Windows:
     first = 28 if full_layers is None else full_layers
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise CheckpointError(f"{config.where}: max_window_layers is {first!r}; accepted is a whole number from 0")
-    return _windows(config, layers, (width or 4096) if use else None, lambda layer: layer >= first)
+    return read_windows(config, layers, (width or 4096) if use else None, lambda layer: layer >= first)
 
 
 def _qwen2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Qwen2 and Qwen2.5: biases on query, key and value, none on the output."""
-    parts = _Gated(config, max_context, max_positions=32768)
+    parts = GatedParts(config, max_context, max_positions=32768)
     config.require_off("use_mrope")
     windows = _optional_windows(config, parts.layers)
     return parts.spec("Qwen2ForCausalLM", windows, parts.attention(qkv_bias=True), parts.mlp())
@@ -191,7 +64,7 @@ def _qwen2(config: ConfigReader, max_context: int | None) -> ArchSpec:
 
 def _qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Qwen3: RMS norm on every query and key head before the rope."""
-    parts = _Gated(config, max_context, head_size=128, max_positions=32768)
+    parts = GatedParts(config, max_context, head_size=128, max_positions=32768)
     bias = config.flag("attention_bias")
     attention = replace(
         parts.attention(bias, bias),
@@ -205,17 +78,17 @@ def _qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
 def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Gemma 2: gains stored minus one, norms after both halves, soft caps, every second layer slides."""
     activation = (("hidden_activation",), "gelu_pytorch_tanh")
-    parts = _Gated(config, max_context, tied=True, activation=activation, head_size=256, max_positions=8192)
+    parts = GatedParts(config, max_context, tied=True, activation=activation, head_size=256, max_positions=8192)
     parts.norm = replace(parts.norm, offset=1.0)
     config.require_off("use_bidirectional_attention")
     config.ignore("hidden_act", "sliding_window_size")
     window = config.size("sliding_window", default=4096) if config.fields.get("sliding_window", 1) else None
-    windows = _windows(config, parts.layers, window, lambda layer: layer % 2 == 0)
+    windows = read_windows(config, parts.layers, window, lambda layer: layer % 2 == 0)
     bias = config.flag("attention_bias")
     attention = replace(
         parts.attention(bias, bias),
         scale=config.number("query_pre_attn_scalar", default=256.0) ** -0.5,
-        softcap=_softcap(config, "attn_logit_softcapping", 50.0),
+        softcap=read_softcap(config, "attn_logit_softcapping", 50.0),
         post_norm="model.layers.{layer}.post_attention_layernorm",
     )
     mlp = replace(
@@ -226,13 +99,8 @@ def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     return replace(
         parts.spec("Gemma2ForCausalLM", windows, attention, mlp),
         embedding_scale=parts.hidden**0.5,
-        logits_softcap=_softcap(config, "final_logit_softcapping", 30.0),
+        logits_softcap=read_softcap(config, "final_logit_softcapping", 30.0),
     )
-
-
-def _softcap(config: ConfigReader, name: str, default: float) -> float | None:
-    """Absent means the family's default; an explicit null means no cap."""
-    return config.optional_number(name) if name in config.fields else default
 
 
 def _phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -242,7 +110,7 @@ def _phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:
         "type_aliases": {"su": "longrope", "yarn": "longrope"},
         "default_original": 4096,
     }
-    parts = _Gated(config, max_context, epsilon=1e-5, max_positions=4096, rope=rope)
+    parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=4096, rope=rope)
     for name in ("interpolate_factor", "full_attn_mod"):
         config.ignore(*([name] if config.fields.get(name) == 1 else []))
     config.require_off("attention_bias", "mlp_bias", "lm_head_bias")
@@ -261,28 +129,8 @@ def _phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:
         up=replace(gate_up, rows=((parts.intermediate, 2 * parts.intermediate),)),
     )
     window = config.optional_size("sliding_window")
-    windows = _windows(config, parts.layers, window, lambda _: True)
+    windows = read_windows(config, parts.layers, window, lambda _: True)
     return parts.spec("Phi3ForCausalLM", windows, attention, mlp)
-
-
-def _interleaved(config: ConfigReader, module: str, hidden: int, heads: int, bias: bool) -> dict[str, Any]:
-    """Attention fields of a fused tensor laid out [heads, 3, head_size]: query, key and value of each head together."""
-    size = _divides(config, "hidden_size", hidden, "number of heads", heads)
-    fused = Projection(f"{module}.query_key_value", 3 * hidden, hidden, bias)
-    query, key, value = (replace(fused, rows=_thirds(heads, size, part)) for part in range(3))
-    output = Projection(f"{module}.dense", hidden, hidden, bias)
-    common = {"heads": heads, "kv_heads": heads, "head_size": size, "scale": size**-0.5}
-    return {"query": query, "key": key, "value": value, "output": output, **common}
-
-
-def _plain_mlp(block: str, hidden: int, intermediate: int, activation: Activation) -> MlpSpec:
-    return MlpSpec(
-        norm=f"{block}.post_attention_layernorm",
-        gate=None,
-        up=Projection(f"{block}.mlp.dense_h_to_4h", intermediate, hidden, True),
-        down=Projection(f"{block}.mlp.dense_4h_to_h", hidden, intermediate, True),
-        activation=activation,
-    )
 
 
 def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -291,7 +139,7 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
     heads = config.size("num_attention_heads", maximum=MAXIMUM_HEADS)
     block = "gpt_neox.layers.{layer}"
     bias = config.flag("attention_bias", default=True)
-    fields = _interleaved(config, f"{block}.attention", hidden, heads, bias)
+    fields = interleaved_attention(config, f"{block}.attention", hidden, heads, bias)
     longest = config.size("max_position_embeddings", default=2048, maximum=MAXIMUM_POSITIONS)
     rope, max_positions = read_rope(
         config,
@@ -310,14 +158,14 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
         hidden_size=hidden,
         intermediate_size=intermediate,
         max_positions=max_positions,
-        windows=(None,) * _layers(config),
+        windows=(None,) * read_layers(config),
         norm=NormSpec("layer", config.number("layer_norm_eps", default=1e-5, high=1.0), bias=True),
         embedding="gpt_neox.embed_in",
         final_norm="gpt_neox.final_layer_norm",
         head="embed_out",
         tied_head=config.flag("tie_word_embeddings"),
         attention=AttentionSpec(norm=f"{block}.input_layernorm", rope=rope, **fields),
-        mlp=_plain_mlp(block, hidden, intermediate, activation),
+        mlp=plain_mlp(block, hidden, intermediate, activation),
         parallel_residual=config.flag("use_parallel_residual", default=True),
     )
 
@@ -333,7 +181,7 @@ def _bloom(config: ConfigReader, max_context: int | None) -> ArchSpec:
     config.ignore("slow_but_exact", "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion")
     config.ignore("offset_alibi", "skip_bias_add", "skip_bias_add_qkv")
     block = "transformer.h.{layer}"
-    fields = _interleaved(config, f"{block}.self_attention", hidden, heads, True)
+    fields = interleaved_attention(config, f"{block}.self_attention", hidden, heads, True)
     longest = config.size("seq_length", "max_position_embeddings", default=2048, maximum=MAXIMUM_POSITIONS)
     return ArchSpec(
         family="BloomForCausalLM",
@@ -342,7 +190,7 @@ def _bloom(config: ConfigReader, max_context: int | None) -> ArchSpec:
         hidden_size=hidden,
         intermediate_size=intermediate,
         max_positions=longest,
-        windows=(None,) * _layers(config, "n_layer", "num_hidden_layers"),
+        windows=(None,) * read_layers(config, "n_layer", "num_hidden_layers"),
         norm=NormSpec("layer", config.number("layer_norm_epsilon", default=1e-5, high=1.0), bias=True),
         embedding="transformer.word_embeddings",
         embedding_norm="transformer.word_embeddings_layernorm",
@@ -350,7 +198,7 @@ def _bloom(config: ConfigReader, max_context: int | None) -> ArchSpec:
         head="lm_head",
         tied_head=config.flag("tie_word_embeddings", default=True),
         attention=AttentionSpec(norm=f"{block}.input_layernorm", alibi_slopes=alibi_slopes(heads), **fields),
-        mlp=_plain_mlp(block, hidden, intermediate, "gelu_tanh"),
+        mlp=plain_mlp(block, hidden, intermediate, "gelu_tanh"),
     )
 
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""load_model: a checkpoint directory -> ModelSource (spec, Program, weights by reference).
+
+Order: config -> spec; every tensor the spec needs is there with the right shape and a type that can be read; nothing
+is left over that could have mattered; then the program is built. No weight is read before all that holds.
+"""
+
+import logging
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats import Checkpoint
+from linnet.models.build import build_program
+from linnet.models.families import arch_spec, with_prefix
+from linnet.models.inventory import LinearInfo, list_linears, required_tensors
+from linnet.models.spec import ArchSpec
+from linnet.program.program import Program, WeightRef
+from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.scheme import DenseType, LinearScheme
+
+logger = logging.getLogger(__name__)
+
+DENSE_TYPES: dict[str, DenseType] = {
+    "float32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "F32": "fp32",
+    "BF16": "bf16",
+    "F16": "fp16",
+    "fp32": "fp32",
+    "bf16": "bf16",
+    "fp16": "fp16",
+}
+
+DERIVED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attention\.bias|attention\.masked_bias)$")
+"""Tensors that old checkpoints carry although they follow from the config."""
+
+CACHE_SCALES = re.compile(
+    r"\.(k_scale|v_scale|q_scale|k_proj\.output_scale|v_proj\.output_scale|qkv_proj\.output_scale)$"
+)
+"""Scales for a quantised KV cache; Linnet keeps KV in bf16 or fp32 and does not need them."""
+
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model ready for ``backend.prepare`` and for the compression walk. Weights stay in the mapped files."""
+
+    spec: ArchSpec
+    program: Program
+    checkpoint: Checkpoint
+    warnings: tuple[str, ...] = ()
+
+    def weight(self, ref: WeightRef) -> "np.ndarray[Any, Any] | PackedWeight":
+        """The weight as stored: all rows or ``ref.rows`` in order; a view of the file where the rows lie together."""
+        module = ref.checkpoint_name.removesuffix(".weight")
+        if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
+            packed = self.checkpoint.linear(module)
+            if not isinstance(packed, PackedWeight):
+                raise CheckpointError(f"{module} has a scheme but is stored dense")
+            if ref.transposed:
+                raise UnsupportedError(f"{module} is quantised and stored transposed, which nothing here can read")
+            return packed if ref.rows is None else packed.take_rows(ref.rows)
+        tensor = self.checkpoint.tensor(ref.checkpoint_name)
+        if ref.rows is not None:
+            parts = [tensor[start:stop] for start, stop in ref.rows]
+            tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return tensor.T if ref.transposed else tensor
+
+    @cached_property
+    def _linears(self) -> tuple[LinearInfo, ...]:
+        return list_linears(self.spec, self.program)
+
+    def linears(self) -> tuple[LinearInfo, ...]:
+        """Every linear once, in walking order, the head last."""
+        return self._linears
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many numbers the model has, whatever they are stored as; a tied head counts once."""
+        return sum(math.prod(shape) for shape in required_tensors(self.spec).values())
+
+
+def load_model(source: "str | Path | Checkpoint", max_context: int | None = None) -> ModelSource:
+    """Open a model directory (or take an open Checkpoint).
+
+    ``max_context`` (tokens) matters only to models whose rotary frequencies depend on it (see docs/models.md). Raises
+    UnsupportedError (family, option, type), CheckpointError (missing, misshapen or unexplained tensors, values that
+    cannot be true) and ConfigError (context beyond the model).
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(Path(source))
+    names = frozenset(checkpoint.names())
+    spec = arch_spec(checkpoint.config, max_context)
+    if not any(name.startswith(spec.prefix) for name in names):
+        spec = with_prefix(spec, "")
+    spec, warnings = _resolve_head(spec, checkpoint, names)
+    required = required_tensors(spec)
+    _check_present(checkpoint, names, required)
+    warnings += _explain_the_rest(spec, checkpoint, names, required)
+    program = build_program(spec, lambda name: stored_type(checkpoint, name))
+    for warning in warnings:
+        logger.warning("%s: %s", checkpoint.path, warning)
+    return ModelSource(spec, program, checkpoint, tuple(warnings))
+
+
+def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
+    """How a tensor is stored: its scheme if its module is quantised, else its dense type."""
+    if name.endswith(".weight"):
+        scheme = checkpoint.scheme_of(name.removesuffix(".weight"))
+        if scheme is not None:
+            return scheme
+    dtype = checkpoint.info(name).dtype
+    if dtype not in DENSE_TYPES:
+        raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; supported are float32, bfloat16, float16")
+    return DENSE_TYPES[dtype]
+
+
+def _holds(checkpoint: Checkpoint, names: frozenset[str], module: str) -> bool:
+    """Whether a module's weight is there, dense or packed."""
+    return f"{module}.weight" in names or (
+        checkpoint.scheme_of(module) is not None and any(name.startswith(f"{module}.weight") for name in names)
+    )
+
+
+def _resolve_head(spec: ArchSpec, checkpoint: Checkpoint, names: frozenset[str]) -> tuple[ArchSpec, list[str]]:
+    """A config may say "tied" while the files disagree; follow the files, as transformers does.
+
+    Both there and equal: tied. Both there and different (or the head packed): not tied. Only the head: it is both.
+    """
+    if not spec.tied_head or not _holds(checkpoint, names, spec.head):
+        return spec, []
+    if not _holds(checkpoint, names, spec.embedding):
+        return replace(spec, embedding=spec.head), []
+    head, embedding = f"{spec.head}.weight", f"{spec.embedding}.weight"
+    if {head, embedding} <= names and checkpoint.info(head).dtype == checkpoint.info(embedding).dtype:
+        first, second = checkpoint.tensor(head), checkpoint.tensor(embedding)
+        if first.shape == second.shape and np.array_equal(_bits(first), _bits(second)):
+            return spec, []
+    note = f"the config ties {spec.head} to {spec.embedding} but the file holds a different {spec.head}; it is used"
+    return replace(spec, tied_head=False), [note]
+
+
+def _bits(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def _some(items: list[str]) -> list[str]:
+    return items if len(items) <= SHOWN else [*items[:SHOWN], f"... and {len(items) - SHOWN} more"]
+
+
+def _check_present(checkpoint: Checkpoint, names: frozenset[str], required: dict[str, tuple[int, ...]]) -> None:
+    """Every required tensor exists, dense or packed, with the required shape and a readable type."""
+    faults = []
+    for name, shape in required.items():
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and checkpoint.scheme_of(module) is not None:
+            found = tuple(checkpoint.linear(module).shape)
+        elif name in names:
+            found = tuple(checkpoint.info(name).shape)
+            stored_type(checkpoint, name)
+        else:
+            faults.append(f"{name} is missing")
+            continue
+        if found != shape:
+            faults.append(f"{name} has shape {list(found)}; the config leads to {list(shape)}")
+    if faults:
+        raise CheckpointError(f"{checkpoint.path}: the tensors do not fit config.json: " + "; ".join(_some(faults)))
+
+
+def _explain_the_rest(
+    spec: ArchSpec, checkpoint: Checkpoint, names: frozenset[str], required: dict[str, tuple[int, ...]]
+) -> list[str]:
+    """Tensors nobody asked for: derived ones pass, ones inside the model are an error, others a warning.
+
+    Inside means under the model's prefix or the head: a bias, a norm or a layer that would have changed the result.
+    A bias of zeros changes nothing and is a warning.
+    """
+    packed = {
+        name.removesuffix(".weight")
+        for name in required
+        if name.endswith(".weight") and checkpoint.scheme_of(name.removesuffix(".weight")) is not None
+    }
+    inside: list[str] = []
+    unused: list[str] = []
+    scales: list[str] = []
+    for name in sorted(names - required.keys()):
+        module, _, leaf = name.rpartition(".")
+        if DERIVED.search(name) or (module in packed and leaf != "bias"):
+            continue
+        if CACHE_SCALES.search(name):
+            scales.append(name)
+        elif spec.tied_head and name == f"{spec.head}.weight":
+            continue
+        elif leaf == "bias" and not np.any(checkpoint.tensor(name)):
+            unused.append(f"{name} (all zeros)")
+        elif name.startswith(f"{spec.head}.") or (spec.prefix and name.startswith(spec.prefix)):
+            inside.append(name)
+        else:
+            unused.append(name)
+    if inside:
+        raise CheckpointError(
+            f"{checkpoint.path}: tensors of the model that config.json does not account for: "
+            + ", ".join(_some(inside))
+        )
+    warnings = []
+    if unused:
+        warnings.append("tensors outside the model are ignored: " + ", ".join(_some(unused)))
+    if scales:
+        warnings.append("scales for a quantised KV cache are ignored: " + ", ".join(_some(scales)))
+    return warnings

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each op kind takes and gives: operand counts, shapes and dtypes, and attributes of their declared types."""
+
+import math
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from linnet.program import attributes as a
+from linnet.program.program import Op, PagedState, Value, Weight
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+
+class ProgramError(ValueError):
+    """A program breaks its contract. An internal invariant, or a damaged program file; never a user's setting."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ProgramError(message)
+
+
+def check_types(record: object) -> None:
+    """Every field of a frozen record (attributes, schemes) holds a value of its annotated type."""
+    hints = get_type_hints(type(record))
+    for field in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, field.name)
+        if not _fits(value, hints[field.name]):
+            where = f"{type(record).__name__}.{field.name}"
+            raise ProgramError(f"{where} is {value!r}, which is not {hints[field.name]}")
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    if annotation in (int, bool, str, type(None)):
+        return type(value) is annotation
+    return isinstance(value, annotation)
+
+
+Shape = tuple[int | str, ...]
+
+
+class _Signature:
+    """An op with its operands resolved; the helpers say what does not fit."""
+
+    def __init__(
+        self, op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState]
+    ) -> None:
+        self.op = op
+        self.inputs = [values[name] for name in op.inputs]
+        self.outputs = [values[name] for name in op.outputs]
+        self.weights = [weights[name] for name in op.weights]
+        self.states = [states[name] for name in op.states]
+
+    def count(self, what: str, low: int, high: int | None = None) -> None:
+        found = len(getattr(self, what))
+        wanted = f"{low}" if high is None or high == low else f"{low} to {high}"
+        good = low <= found <= (low if high is None else high)
+        require(good, f"op {self.op.name} ({self.op.kind}) has {found} {what}, expected {wanted}")
+
+    def counts(self, inputs: int, weights: tuple[int, int] = (0, 0), states: int = 0, outputs: int = 1) -> None:
+        self.count("inputs", inputs)
+        self.count("weights", *weights)
+        self.count("states", states)
+        self.count("outputs", outputs)
+
+    def shape(self, item: Value | Weight, expected: Shape) -> None:
+        good = tuple(item.shape) == expected
+        require(good, f"op {self.op.name} ({self.op.kind}): {item.name} is {item.shape}, expected {expected}")
+
+    def dtype(self, item: Value, *accepted: str) -> None:
+        found = "a scheme" if isinstance(item.dtype, Scheme) else item.dtype
+        good = found in accepted
+        require(good, f"op {self.op.name} ({self.op.kind}): {item.name} is {found}, accepted {', '.join(accepted)}")
+
+    def dense(self, *weights: Weight) -> None:
+        for weight in weights:
+            good = not isinstance(weight.dtype, LinearScheme) and weight.dtype != "int32"
+            require(good, f"op {self.op.name} ({self.op.kind}): weight {weight.name} must be dense floating point")
+
+    def index(self, item: Value, *shape: int | str) -> None:
+        self.shape(item, shape)
+        self.dtype(item, "int32")
+
+    def width(self, item: Value) -> int:
+        size = item.shape[-1]
+        good = len(item.shape) == 2 and isinstance(size, int)
+        require(good, f"op {self.op.name} ({self.op.kind}): {item.name} is {item.shape}, expected [rows, width]")
+        return int(size)
+
+    def matches(self, item: Value, dtype: str = "fp32") -> None:
+        """Output has the shape of ``item`` and the given dtype."""
+        self.shape(self.outputs[0], tuple(item.shape))
+        self.dtype(self.outputs[0], dtype)
+
+
+def check_op(op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState]) -> None:
+    """Raises ProgramError if the op's attributes or operands do not fit its kind."""
+    check_types(op.attributes)
+    _RULES[op.kind](_Signature(op, values, weights, states), op.attributes)
+
+
+def _embed(s: _Signature, _: Any) -> None:
+    s.counts(1, weights=(1, 1))
+    s.index(s.inputs[0], "tokens")
+    s.shape(s.outputs[0], ("tokens", s.weights[0].shape[-1]))
+    s.dtype(s.outputs[0], "fp32")
+
+
+def _norm(s: _Signature, norm: a.Norm) -> None:
+    s.counts(1, weights=(1, 2))
+    s.dtype(s.inputs[0], "fp32")
+    good = norm.size > 0 and s.width(s.inputs[0]) % norm.size == 0
+    require(good, f"op {s.op.name}: runs of {norm.size} do not tile a width of {s.inputs[0].shape[-1]}")
+    for weight in s.weights:
+        s.shape(weight, (norm.size,))
+    s.dense(*s.weights)
+    s.matches(s.inputs[0])
+
+
+def _linear(s: _Signature, _: Any) -> None:
+    s.counts(1, weights=(1, 2))
+    s.dtype(s.inputs[0], "fp32", "bf16", "fp16", "a scheme")
+    outputs = s.width(s.outputs[0])
+    s.shape(s.weights[0], (outputs, s.width(s.inputs[0])))
+    for bias in s.weights[1:]:
+        s.shape(bias, (outputs,))
+        s.dense(bias)
+    s.shape(s.outputs[0], (s.inputs[0].shape[0], outputs))
+    s.dtype(s.outputs[0], "fp32")
+
+
+def _elementwise(inputs: int) -> Callable[[_Signature, Any], None]:
+    def rule(s: _Signature, _: Any) -> None:
+        s.counts(inputs)
+        for value in s.inputs:
+            s.dtype(value, "fp32")
+            s.matches(value)
+
+    return rule
+
+
+def _cast(s: _Signature, _: Any) -> None:
+    s.counts(1)
+    s.dtype(s.inputs[0], "fp32", "bf16", "fp16")
+    s.dtype(s.outputs[0], "fp32", "bf16", "fp16")
+    s.shape(s.outputs[0], tuple(s.inputs[0].shape))
+
+
+def _quantise(s: _Signature, quantise: a.Quantise) -> None:
+    s.counts(1)
+    s.dtype(s.inputs[0], "fp32")
+    s.shape(s.outputs[0], tuple(s.inputs[0].shape))
+    require(s.outputs[0].dtype == quantise.scheme, f"op {s.op.name}: {s.outputs[0].name} has another scheme")
+
+
+def _dequantise(s: _Signature, _: Any) -> None:
+    s.counts(1)
+    s.dtype(s.inputs[0], "a scheme")
+    s.matches(s.inputs[0])
+
+
+def _rope(s: _Signature, rope: a.Rope) -> None:
+    s.counts(2)
+    s.dtype(s.inputs[0], "fp32")
+    s.index(s.inputs[1], "tokens")
+    whole = rope.head_size > 0 and s.width(s.inputs[0]) % rope.head_size == 0
+    require(whole, f"op {s.op.name}: heads of {rope.head_size} do not tile a width of {s.inputs[0].shape[-1]}")
+    pairs = 0 < rope.rotary_size <= rope.head_size and rope.rotary_size == 2 * len(rope.inverse_frequencies)
+    require(pairs, f"op {s.op.name}: {len(rope.inverse_frequencies)} frequencies for {rope.rotary_size} elements")
+    s.matches(s.inputs[0])
+
+
+def _kv_write(s: _Signature, _: Any) -> None:
+    s.counts(3, states=1, outputs=0)
+    state = s.states[0]
+    s.shape(s.inputs[0], ("tokens", state.kv_heads * state.head_size))
+    s.shape(s.inputs[1], ("tokens", state.kv_heads * state.value_head_size))
+    for value in s.inputs[:2]:
+        s.dtype(value, "fp32")
+    s.index(s.inputs[2], "tokens")
+
+
+def _attention(s: _Signature, attention: a.Attention) -> None:
+    s.counts(5, states=1)
+    state, name = s.states[0], s.op.name
+    same = (attention.kv_heads, attention.head_size) == (state.kv_heads, state.head_size)
+    require(same, f"op {name}: heads differ from those of state {state.name}")
+    grouped = attention.kv_heads > 0 and attention.heads > 0 and attention.heads % attention.kv_heads == 0
+    require(grouped, f"op {name}: {attention.heads} heads do not share {attention.kv_heads} KV heads evenly")
+    slopes = attention.alibi_slopes is None or len(attention.alibi_slopes) == attention.heads
+    require(slopes, f"op {name}: not one slope per head")
+    require(attention.window is None or attention.window > 0, f"op {name}: window {attention.window}")
+    s.shape(s.inputs[0], ("tokens", attention.heads * attention.head_size))
+    s.dtype(s.inputs[0], "fp32")
+    s.index(s.inputs[1], "tokens")
+    s.index(s.inputs[2], "sequences_plus_one")
+    s.index(s.inputs[3], "sequences")
+    s.index(s.inputs[4], "sequences", "blocks")
+    s.shape(s.outputs[0], ("tokens", attention.heads * state.value_head_size))
+    s.dtype(s.outputs[0], "fp32")
+
+
+def _gate(s: _Signature, _: Any) -> None:
+    s.count("inputs", 1, 2)
+    _elementwise(len(s.inputs))(s, _)
+
+
+def _gather(s: _Signature, _: Any) -> None:
+    s.counts(2)
+    s.dtype(s.inputs[0], "fp32")
+    s.index(s.inputs[1], "outputs")
+    s.shape(s.outputs[0], ("outputs", s.width(s.inputs[0])))
+    s.dtype(s.outputs[0], "fp32")
+
+
+_RULES: dict[str, Callable[[_Signature, Any], None]] = {
+    "embed": _embed,
+    "norm": _norm,
+    "linear": _linear,
+    "logits": _linear,
+    "add": _elementwise(2),
+    "scale": _elementwise(1),
+    "softcap": _elementwise(1),
+    "cast": _cast,
+    "quantise": _quantise,
+    "dequantise": _dequantise,
+    "rope": _rope,
+    "kv_write": _kv_write,
+    "attention": _attention,
+    "gate": _gate,
+    "gather": _gather,
+}
