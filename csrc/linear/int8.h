@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by the int8 kernels: the input as they see it, and the expansion of canonical codes, scales and zero points.
+#pragma once
+
+#include "kernels.h"
+
+namespace linnet::LINNET_TIER {
+
+// Quantised rows cut into the finer of the weight's and the activations' groups.
+struct Int8Input {
+    const int8_t* codes;
+    int64_t row_bytes;
+    const float* scales;
+    int64_t scale_stride;
+    const int32_t* sums;  // per group
+    int64_t sum_stride;
+    int64_t group_size, group_bytes, groups;
+    int64_t groups_per_scale, groups_per_weight_group;
+    int64_t split_offset;  // bytes into the row where the block begins, when the only group is cut into blocks
+
+    int64_t scale_group(int64_t group) const { return groups_per_scale == 1 ? group : group / groups_per_scale; }
+    int64_t weight_group(int64_t group) const {
+        return groups_per_weight_group == 1 ? group : group / groups_per_weight_group;
+    }
+};
+
+// What is subtracted from every unsigned code of a symmetric weight.
+LINNET_INLINE int32_t constant_zero(const LinearWeight& weight) {
+    return weight.storage == Storage::plain_int8 ? 128 : 1 << (weight.bits - 1);
+}
+
+LINNET_INLINE Floats load_scales_first(const LinearWeight& weight, int64_t index, int64_t count) {
+    if (weight.scale_type == ScaleType::fp32) return load_first((const float*)weight.scales + index, count);
+    const uint16_t* half = (const uint16_t*)weight.scales + index;
+    return weight.scale_type == ScaleType::bf16 ? load_bf16_first(half, count) : load_fp16_first(half, count);
+}
+
+// scales[group * 16 + i] of outputs n + i as fp32; zero for i >= outputs.
+LINNET_INLINE void expand_scales(const LinearWeight& weight, int64_t n, int64_t outputs, float* scales) {
+    const int64_t groups = divide_up(weight.columns, weight.group_size);
+    for (int64_t g = 0; g < groups; g += 16) {
+        const int64_t count = smaller(16, groups - g);
+        Ints rows[16];
+        if (weight.scale_group_stride == 1 || groups == 1) {
+            for (int i = 0; i < 16; ++i)
+                rows[i] = i >= outputs ? splat_int(0)
+                                       : as_ints(load_scales_first(weight, (n + i) * weight.scale_row_stride + g, count));
+            transpose(rows);
+            for (int64_t j = 0; j < count; ++j) store_ints((int32_t*)scales + (g + j) * 16, rows[j]);
+        } else {
+            for (int64_t j = 0; j < count; ++j) {
+                for (int64_t i = 0; i < 16; ++i) {
+                    const int64_t index = (n + i) * weight.scale_row_stride + (g + j) * weight.scale_group_stride;
+                    if (i < outputs)
+                        store_first(scales + (g + j) * 16 + i, 1, load_scales_first(weight, index, 1));
+                    else
+                        scales[(g + j) * 16 + i] = 0.0f;
+                }
+            }
+        }
+    }
+}
+
+// As expand_scales: the zero point of the unsigned codes.
+LINNET_INLINE void expand_zeros(const LinearWeight& weight, int64_t n, int64_t outputs, int32_t* zeros) {
+    const int64_t groups = divide_up(weight.columns, weight.group_size);
+    for (int64_t g = 0; g < groups; ++g)
+        for (int64_t i = 0; i < 16; ++i)
+            zeros[g * 16 + i] = i >= outputs ? 0
+                                             : constant_zero(weight) +
+                                                   weight.zero_points[(n + i) * weight.zero_point_row_stride + g];
+}
+
+// Unsigned code of one column, by bits (any width up to 8, codes that cross bytes too).
+LINNET_INLINE uint8_t unsigned_code(const LinearWeight& weight, const uint8_t* row, int64_t column) {
+    if (weight.storage == Storage::plain_int8) return uint8_t(row[column] ^ 0x80);
+    const int64_t bit = column * weight.bits;
+    uint32_t word = row[bit / 8];
+    if (bit % 8 + weight.bits > 8) word |= uint32_t(row[bit / 8 + 1]) << 8;
+    return uint8_t((word >> (bit % 8)) & ((1u << weight.bits) - 1));
+}
+
+// Eights [eight, eight + 8) of a row counted from `column`, as 64 bytes in quantised-row order; any bits, any groups.
+LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x, const uint8_t* row, int64_t column,
+                                 int64_t eight) {
+    alignas(64) uint8_t bytes[64] = {};
+    for (int64_t i = 0; i < 64; ++i) {
+        const int64_t place = eight * 8 + i;
+        const int64_t within = place % x.group_bytes;
+        const int64_t own = column + place / x.group_bytes * x.group_size + within;
+        if (within < x.group_size && own < weight.columns) bytes[i] = unsigned_code(weight, row, own);
+    }
+    return evens_before_odds(load_ints((const int32_t*)bytes));
+}
+
+// The panel of outputs n .. n + 15: for every run of 8 columns from `column`, 64 bytes of even and 64 of odd columns,
+// four bytes per output. Codes past the last column meet zero activations, so what they hold does not matter.
+LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, int64_t n, int64_t outputs,
+                                int64_t column, int64_t eights, uint8_t* panel) {
+    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
+    const int64_t row_bytes = weight.storage == Storage::plain_int8 ? weight.columns : weight.code_row_bytes;
+    const Ints nibble = splat_int(0x0f0f0f0f);
+    const bool aligned = x.group_bytes == x.group_size || x.groups == 1;
+    if (aligned && weight.storage == Storage::packed_int && weight.bits == 4) {
+        for (int64_t eight = 0; eight < eights; eight += 16) {
+            Ints words[16];
+            const int64_t offset = column / 2 + eight * 4;
+            for (int64_t i = 0; i < 16; ++i)
+                words[i] = i < outputs ? load_words_first(base + i * weight.code_row_bytes + offset, row_bytes - offset)
+                                       : splat_int(0);
+            transpose(words);
+            const int64_t count = smaller(16, eights - eight);
+            for (int64_t w = 0; w < count; ++w) {
+                store_ints((int32_t*)(panel + (eight + w) * 128), words[w] & nibble);
+                store_ints((int32_t*)(panel + (eight + w) * 128 + 64), shift_right_unsigned<4>(words[w]) & nibble);
+            }
+        }
+        return;
+    }
+    const bool bytes = aligned && (weight.storage == Storage::plain_int8 || weight.bits == 8);
+    const Ints flip = splat_int(weight.storage == Storage::plain_int8 ? int32_t(0x80808080u) : 0);
+    for (int64_t eight = 0; eight < eights; eight += 8) {
+        Ints words[16];
+        const int64_t offset = column + eight * 8;
+        for (int64_t i = 0; i < 16; ++i) {
+            const uint8_t* row = base + i * weight.code_row_bytes;
+            if (i >= outputs)
+                words[i] = splat_int(0);
+            else if (bytes)
+                words[i] = evens_before_odds(exclusive_or(load_words_first(row + offset, row_bytes - offset), flip));
+            else
+                words[i] = expand_slowly(weight, x, row, column, eight);
+        }
+        transpose(words);
+        const int64_t count = smaller(8, eights - eight);
+        for (int64_t w = 0; w < 2 * count; ++w) store_ints((int32_t*)(panel + eight * 128 + w * 64), words[w]);
+    }
+}
+
+}  // namespace linnet::LINNET_TIER

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Activations: int8 codes per token and group, and element casts.
+//
+// Codes of a group are stored in eights, 0 2 4 6 1 3 5 7: the low nibbles of a canonical int4 word are its even columns
+// and the high ones its odd columns, so that a dot product of bytes meets the right codes without moving the weights.
+// A group whose size is not a multiple of 8 is padded with zero codes to one; a row to a multiple of 128 bytes.
+#include "kernels.h"
+
+namespace linnet::LINNET_TIER {
+
+int64_t quantised_row_bytes(int64_t columns, int64_t group_size) {
+    return round_up(divide_up(columns, group_size) * round_up(group_size, 8), 128);
+}
+
+static const uint8_t EIGHT_ORDER[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+// Sixteen codes (or, count == 8, the first eight) in stored order.
+LINNET_INLINE void store_codes(int8_t* p, Ints codes, int64_t count) {
+#if defined(LINNET_AVX512)
+    const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_permutexvar_epi32(order, codes.v));
+    if (count == 16)
+        _mm_storeu_si128((__m128i*)p, bytes);
+    else
+        _mm_storel_epi64((__m128i*)p, bytes);
+#else
+    alignas(64) int32_t lanes[16];
+    store_ints(lanes, codes);
+    for (int64_t i = 0; i < count; ++i) p[i] = int8_t(lanes[(i & 8) + EIGHT_ORDER[i & 7]]);
+#endif
+}
+
+LINNET_INLINE int32_t sum_of_lanes(Ints a) {
+    alignas(64) int32_t lanes[16];
+    store_ints(lanes, a);
+    int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += lanes[i];
+    return sum;
+}
+
+static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) {
+    int8_t* codes = out.codes + row * out.row_bytes;
+    const int64_t stride = round_up(out.group_size, 8);
+    for (int64_t group = 0; group < out.groups; ++group) {
+        const int64_t first = group * out.group_size;
+        const int64_t size = smaller(out.group_size, out.columns - first);
+        Floats peak = splat(0.0f);
+        for (int64_t c = 0; c < size; c += 16) peak = greatest(peak, absolute(load_first(x + first + c, size - c)));
+        const float scale = top(peak) / 127.0f;
+        const Floats divisor = splat(scale > 0.0f ? scale : 1.0f);
+        Ints sum = splat_int(0);
+        const int64_t padded = round_up(size, 8);
+        for (int64_t c = 0; c < padded; c += 16) {
+            const Ints code = to_ints(load_first(x + first + c, size - c) / divisor);
+            sum = sum + code;
+            store_codes(codes + group * stride + c, code, smaller(16, padded - c));
+        }
+        out.scales[row * out.groups + group] = scale;
+        out.sums[row * out.groups + group] = sum_of_lanes(sum);
+        if (group == out.groups - 1) {
+            const int64_t used = group * stride + padded;
+            std::memset(codes + used, 0, size_t(out.row_bytes - used));
+        }
+    }
+}
+
+void quantise_rows(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end) {
+    for (int64_t row = row_begin; row < row_end; ++row) quantise_row(x + row * ldx, out, row);
+}
+
+void dequantise_rows(const QuantisedRows& x, float* y, int64_t ldy, int64_t row_begin, int64_t row_end) {
+    const int64_t stride = round_up(x.group_size, 8);
+    for (int64_t row = row_begin; row < row_end; ++row) {
+        for (int64_t group = 0; group < x.groups; ++group) {
+            const int8_t* codes = x.codes + row * x.row_bytes + group * stride;
+            const float scale = x.scales[row * x.groups + group];
+            const int64_t first = group * x.group_size;
+            const int64_t size = smaller(x.group_size, x.columns - first);
+            for (int64_t i = 0; i < round_up(size, 8); ++i) {
+                const int64_t column = (i & ~int64_t(7)) + EIGHT_ORDER[i & 7];
+                if (column < size) y[row * ldy + first + column] = float(codes[i]) * scale;
+            }
+        }
+    }
+}
+
+void cast_bf16(const float* x, uint16_t* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) store_bf16_first(y + i, n - i, load_first(x + i, n - i));
+}
+void cast_fp16(const float* x, uint16_t* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) store_fp16_first(y + i, n - i, load_first(x + i, n - i));
+}
+void widen_bf16(const uint16_t* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) store_first(y + i, n - i, load_bf16_first(x + i, n - i));
+}
+void widen_fp16(const uint16_t* x, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) store_first(y + i, n - i, load_fp16_first(x + i, n - i));
+}
+
+}  // namespace linnet::LINNET_TIER

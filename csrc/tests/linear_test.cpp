@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear kernels of every tier this CPU has: right against double arithmetic, rows bit-equal whatever the batch and
+// the split, nothing read or written outside its arrays (run under the sanitizers).
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../linear.h"
+
+using namespace linnet;
+
+namespace {
+
+std::mt19937_64 randomness(20260101);
+int failures = 0;
+
+int64_t pick(int64_t low, int64_t high) { return low + int64_t(randomness() % uint64_t(high - low + 1)); }
+float normal() {
+    static std::normal_distribution<float> distribution;
+    return distribution(randomness);
+}
+uint16_t to_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+float from_bf16(uint16_t value) {
+    const uint32_t bits = uint32_t(value) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+// A random weight in exactly as many bytes as it has (the sanitizer sees one byte too far), and its meaning in double.
+struct TestWeight {
+    LinearWeight view;
+    std::vector<uint8_t> codes;
+    std::vector<uint16_t> scales;
+    std::vector<int8_t> zeros;
+    std::vector<float> bias;
+    std::vector<double> values;
+};
+
+void pack(uint8_t* row, int64_t column, int bits, uint32_t code) {
+    for (int b = 0; b < bits; ++b) {
+        const int64_t bit = column * bits + b;
+        if ((code >> b) & 1) row[bit / 8] |= uint8_t(1u << (bit % 8));
+    }
+}
+
+TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns, int64_t group, bool zero_points) {
+    TestWeight w;
+    const int64_t groups = (columns + group - 1) / group;
+    const bool scaled = storage == Storage::packed_int || storage == Storage::plain_int8;
+    w.view.storage = storage;
+    w.view.bits = bits;
+    w.view.rows = rows;
+    w.view.columns = columns;
+    w.view.group_size = group;
+    w.view.code_row_bytes = storage == Storage::packed_int ? (columns * bits + 31) / 32 * 4 : columns * bits / 8;
+    w.codes.assign(size_t(rows * w.view.code_row_bytes), 0);
+    w.values.resize(size_t(rows * columns));
+    for (int64_t i = 0; i < rows; ++i) w.bias.push_back(normal());
+    if (scaled) {
+        for (int64_t i = 0; i < rows * groups; ++i) {
+            w.scales.push_back(to_bf16(0.01f + 0.01f * float(pick(0, 100)) / 100.0f));
+            w.zeros.push_back(int8_t(zero_points ? pick(-(1 << (bits - 1)), (1 << (bits - 1)) - 1) : 0));
+        }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        uint8_t* row = w.codes.data() + r * w.view.code_row_bytes;
+        for (int64_t c = 0; c < columns; ++c) {
+            double& value = w.values[size_t(r * columns + c)];
+            const int64_t g = r * groups + c / group;
+            if (scaled) {
+                const int64_t code = pick(-(1 << (bits - 1)), (1 << (bits - 1)) - 1);
+                if (storage == Storage::packed_int)
+                    pack(row, c, bits, uint32_t(code + (1 << (bits - 1))));
+                else
+                    row[c] = uint8_t(code);
+                value = double(code - w.zeros[size_t(g)]) * from_bf16(w.scales[size_t(g)]);
+            } else if (storage == Storage::bf16) {
+                const uint16_t half = to_bf16(normal());
+                std::memcpy(row + 2 * c, &half, 2);
+                value = from_bf16(half);
+            } else {
+                const float x = normal();
+                std::memcpy(row + 4 * c, &x, 4);
+                value = x;
+            }
+        }
+    }
+    w.view.codes = w.codes.data();
+    w.view.bias = w.bias.data();
+    if (scaled) {
+        w.view.scales = w.scales.data();
+        w.view.scale_type = ScaleType::bf16;
+        w.view.scale_row_stride = groups;
+        w.view.scale_group_stride = 1;
+        if (zero_points) {
+            w.view.zero_points = w.zeros.data();
+            w.view.zero_point_row_stride = groups;
+        }
+    }
+    return w;
+}
+
+struct Activations {
+    int64_t rows, columns, group;
+    std::vector<float> floats;
+    std::vector<uint16_t> halves;
+    std::vector<int8_t> codes;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+    QuantisedRows quantised;
+    std::vector<double> values;
+};
+
+Activations make_rows(const LinearKernels& kernels, InputType type, int64_t rows, int64_t columns, int64_t group) {
+    Activations x = {rows, columns, group, {}, {}, {}, {}, {}, {}, {}};
+    for (int64_t i = 0; i < rows * columns; ++i) x.floats.push_back(normal() * (pick(0, 99) == 0 ? 30.0f : 1.0f));
+    x.values.assign(x.floats.begin(), x.floats.end());
+    if (type == InputType::bf16) {
+        for (size_t i = 0; i < x.floats.size(); ++i) {
+            x.halves.push_back(to_bf16(x.floats[i]));
+            x.values[i] = from_bf16(x.halves[i]);
+        }
+    }
+    if (type == InputType::int8) {
+        const int64_t groups = (columns + group - 1) / group;
+        const int64_t bytes = kernels.quantised_row_bytes(columns, group);
+        x.codes.assign(size_t(rows * bytes), 99);
+        x.scales.resize(size_t(rows * groups));
+        x.sums.resize(size_t(rows * groups));
+        x.quantised = {x.codes.data(), bytes, x.scales.data(), x.sums.data(), columns, groups, group};
+        kernels.quantise_rows(x.floats.data(), columns, x.quantised, 0, rows);
+        std::vector<float> back(size_t(rows * columns));
+        kernels.dequantise_rows(x.quantised, back.data(), columns, 0, rows);
+        for (size_t i = 0; i < back.size(); ++i) {
+            const size_t g = i / size_t(columns) * size_t(groups) + i % size_t(columns) / size_t(group);
+            if (std::fabs(back[i] - x.floats[i]) > 0.5001f * x.scales[g]) ++failures;
+            x.values[i] = back[i];
+        }
+    }
+    return x;
+}
+
+void call(const LinearKernels& k, const LinearWeight& w, InputType type, const Activations& x, int64_t row, int64_t rows,
+          std::vector<float>& y, int64_t n_begin, int64_t n_end) {
+    const size_t bytes = size_t(k.scratch_bytes(w, type, rows));
+    void* scratch = bytes == 0 ? nullptr : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (type == InputType::fp32) {
+        k.linear_fp32(w, x.floats.data() + row * x.columns, x.columns, y.data(), w.rows, rows, n_begin, n_end, scratch);
+    } else if (type == InputType::bf16) {
+        k.linear_bf16(w, x.halves.data() + row * x.columns, x.columns, y.data(), w.rows, rows, n_begin, n_end, scratch);
+    } else {
+        QuantisedRows part = x.quantised;
+        part.codes += row * part.row_bytes;
+        part.scales += row * part.groups;
+        part.sums += row * part.groups;
+        k.linear_int8(w, part, y.data(), w.rows, rows, n_begin, n_end, scratch);
+    }
+    std::free(scratch);
+}
+
+void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputType type, int64_t rows, int64_t group) {
+    const LinearWeight& view = w.view;
+    char text[256];
+    std::snprintf(text, sizeof text, "%s %s rows %ld n %ld k %ld group %ld input group %ld", tier, k.name(view, type), rows,
+                  view.rows, view.columns, view.group_size, group);
+    if (const char* reason = k.refuse(view, type, group)) {
+        std::printf("FAIL %s: refused: %s\n", text, reason);
+        ++failures;
+        return;
+    }
+    const Activations x = make_rows(k, type, rows, view.columns, group);
+    std::vector<float> y(size_t(rows * view.rows), NAN);
+    call(k, view, type, x, 0, rows, y, 0, view.rows);
+    double error = 0, power = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t n = 0; n < view.rows; ++n) {
+            double sum = w.bias[size_t(n)];
+            for (int64_t c = 0; c < view.columns; ++c)
+                sum += x.values[size_t(r * view.columns + c)] * w.values[size_t(n * view.columns + c)];
+            const double difference = sum - y[size_t(r * view.rows + n)];
+            error += difference * difference;
+            power += sum * sum;
+        }
+    }
+    if (!(error <= 1e-11 * power)) {
+        std::printf("FAIL %s: normalised error %g\n", text, error / power);
+        ++failures;
+    }
+    const int64_t unit = k.column_unit(view, type);
+    for (int trial = 0; trial < 4; ++trial) {
+        const int64_t first = pick(0, rows - 1), count = pick(1, rows - first);
+        std::vector<float> part(size_t(count * view.rows), NAN);
+        for (int64_t n = 0; n < view.rows;) {
+            int64_t end = n + unit * pick(1, 3);
+            if (end > view.rows) end = view.rows;
+            call(k, view, type, x, first, count, part, n, end);
+            n = end;
+        }
+        if (std::memcmp(part.data(), y.data() + first * view.rows, part.size() * 4) != 0) {
+            std::printf("FAIL %s: rows %ld..%ld differ from the whole batch\n", text, first, first + count);
+            ++failures;
+        }
+    }
+}
+
+void test_tier(const char* tier, const LinearKernels& k, int trials) {
+    for (int trial = 0; trial < trials; ++trial) {
+        const int64_t rows = pick(0, 2) == 0 ? pick(1, 4) : pick(1, 21);
+        const int64_t outputs = pick(1, 90);
+        const int64_t groups[] = {32, 64, 128, 256, 16, 8};
+        const int64_t group = groups[pick(0, 5)];
+        const int64_t columns = pick(0, 1) == 0 ? group * pick(1, 9) : pick(1, 700);
+        const int bits[] = {4, 4, 8, 2, 3};
+        const int width = bits[pick(0, 4)];
+        const bool zero_points = pick(0, 2) == 0;
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8, rows, group);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, columns, zero_points), InputType::int8, rows,
+              pick(0, 1) == 0 ? 128 : columns);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8, rows, columns);
+        check(tier, k, make_weight(Storage::plain_int8, 8, outputs, columns, columns, false), InputType::int8, rows, columns);
+        const int64_t odd = pick(1, 50);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, odd * 3, odd, zero_points), InputType::int8, rows, odd);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, odd, zero_points), InputType::fp32, rows, 0);
+        check(tier, k, make_weight(Storage::bf16, 16, outputs, columns, columns, false), InputType::bf16, rows, 0);
+        check(tier, k, make_weight(Storage::fp32, 32, outputs, columns, columns, false), InputType::fp32, rows, 0);
+        check(tier, k, make_weight(Storage::packed_int, 4, outputs, columns, group, false), InputType::bf16, rows, 0);
+    }
+    check(tier, k, make_weight(Storage::packed_int, 4, 40, 8192, 128, false), InputType::int8, 9, 128);
+    check(tier, k, make_weight(Storage::plain_int8, 8, 40, 8192, 8192, false), InputType::int8, 9, 8192);
+    check(tier, k, make_weight(Storage::packed_int, 4, 40, 4096, 1024, true), InputType::int8, 9, 1024);
+}
+
+}  // namespace
+
+int main() {
+    const char* set = std::getenv("LINNET_FUZZ_TRIALS");
+    const int trials = set != nullptr ? std::atoi(set) : 20;
+    test_tier("portable", portable::linear_kernels(), trials);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) test_tier("avx2", avx2::linear_kernels(), trials);
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        test_tier("avx512", avx512::linear_kernels(), trials);
+        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+            test_tier("avx512_vnni", avx512_vnni::linear_kernels(), trials);
+    }
+    std::printf("linear kernels: %d failures\n", failures);
+    return failures == 0 ? 0 : 1;
+}
