@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model directory, opened: lazy, mapped, checked. Reading order: config, files' headers, manifest, hashes."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError
+from linnet.formats.hashing import combined_digest, sha256_all
+from linnet.formats.header import TensorInfo
+from linnet.formats.json_file import read_json_object
+from linnet.formats.manifest import check_structure, read_manifest, verify
+from linnet.formats.mapped_file import MappedFile
+from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
+from linnet.formats.quantization import Quantization, read_quantization
+from linnet.formats.shards import open_files
+from linnet.schemes import LinearScheme, PackedWeight
+
+CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 4 << 20
+VERIFY_BELOW_BYTES = 512 << 20
+
+Array = npt.NDArray[Any]
+
+
+class Checkpoint:
+    """Made by ``open``; usable as a context manager. Arrays are read-only views of the mapped files, never copies."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        files: dict[str, MappedFile],
+        tensors: dict[str, TensorInfo],
+        manifest: dict[str, Any] | None,
+        quantization: Quantization,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.manifest = manifest
+        self.quantization = quantization
+        self._files = files
+        self._tensors = tensors
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool | None = None) -> "Checkpoint":
+        """Open a Hugging Face model directory.
+
+        ``verify`` True hashes every tensor against the manifest, False does not, None does up to 512 MiB.
+        CheckpointError: missing, damaged or lying files (verify=True without a manifest too).
+        UnsupportedError: a quantisation nothing here can read.
+        """
+        directory = Path(path)
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory}: not a directory; a Hugging Face model directory is needed")
+        config_path = directory / CONFIG_FILE
+        if not config_path.exists():
+            raise CheckpointError(f"{config_path}: missing; a Hugging Face model directory has one")
+        config = read_json_object(config_path, MAX_CONFIG_BYTES)
+        quantization = read_quantization(config, str(config_path))
+        files, tensors = open_files(directory)
+        if not tensors:
+            raise CheckpointError(f"{directory}: the model has no tensors")
+        manifest = read_manifest(directory)
+        checkpoint = cls(directory, config, files, tensors, manifest, quantization)
+        if manifest is not None:
+            check_structure(directory, manifest, tensors)
+        if verify or (verify is None and manifest is not None and checkpoint.nbytes <= VERIFY_BELOW_BYTES):
+            checkpoint.verify()
+        return checkpoint
+
+    def verify(self) -> None:
+        """Hash every tensor and small file against the manifest; CheckpointError names what changed."""
+        if self.manifest is None:
+            raise CheckpointError(f"{self.path}: there is no manifest to verify against; Linnet's own output has one")
+        verify(self.path, self.manifest, self._tensors, self._raw)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self._tensors.values())
+
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, sorted."""
+        return tuple(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def info(self, name: str) -> TensorInfo:
+        """dtype, shape, bytes and file of a tensor; CheckpointError if there is none of that name."""
+        info = self._tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"{self.path}: there is no tensor {name!r}")
+        return info
+
+    def tensor(self, name: str) -> Array:
+        """The stored array: a read-only mapped view (ml_dtypes for bf16 and fp8)."""
+        info = self.info(name)
+        return self._files[info.file].view(info)
+
+    def linear(self, module: str) -> Array | PackedWeight:
+        """A module's weight (``module`` without ``.weight``): the dense array, or the checked quantised weight.
+
+        CheckpointError: parts missing, of the wrong type or shape, NaN or infinite scales, zero points out of range.
+        """
+        scheme = self.scheme_of(module)
+        if scheme is None:
+            return self.tensor(f"{module}.weight")
+        return read_packed(module, scheme, self._tensors, self.tensor, self._where(module))
+
+    def scheme_of(self, module: str) -> LinearScheme | None:
+        """How a module's weight is stored; None = dense. Tensors decide whether, config.json decides how."""
+        if not is_packed(module, self._tensors):
+            return None
+        scheme = self.quantization.scheme_of(module)
+        if scheme is None:
+            raise CheckpointError(
+                f"{self._where(module)}: {module} is stored quantised but no group of quantization_config targets it"
+            )
+        return stored_scheme(module, scheme, self._tensors, self._where(module))
+
+    def digest(self) -> str:
+        """SHA-256 over the sorted tensor hashes: the manifest's, or computed now by reading everything."""
+        if self.manifest is not None:
+            return str(self.manifest["digest"])
+        return combined_digest(self._tensors, sha256_all((name, self._raw(name)) for name in self._tensors))
+
+    def close(self) -> None:
+        """Unmap; views still alive stay valid until they die."""
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _raw(self, name: str) -> memoryview:
+        info = self._tensors[name]
+        return self._files[info.file].raw(info)
+
+    def _where(self, module: str) -> str:
+        for suffix in ("weight_packed", "weight"):
+            info = self._tensors.get(f"{module}.{suffix}")
+            if info is not None:
+                return str(self.path / info.file)
+        return str(self.path)

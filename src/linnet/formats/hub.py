@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A name from the command line -> a local directory: as is, or a snapshot from the Hugging Face hub or its cache."""
+
+import re
+from pathlib import Path
+
+from linnet.errors import CheckpointError
+
+PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "*.jinja")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+def resolve_model(name: str | Path, revision: str | None = None) -> Path:
+    """A directory is returned as it is; anything that looks like a hub id is looked up there.
+
+    HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are honoured by huggingface_hub; offline opens no socket.
+    Never downloads pickle files or code. CheckpointError in a sentence if there is no such model.
+    """
+    path = Path(name).expanduser()
+    text = str(name)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{path}: a local directory has no revisions, {revision!r} was asked for")
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path}: a file; the model directory it lies in is needed")
+    if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
+        raise CheckpointError(f"{text}: no such directory, and not a Hugging Face model id (owner/name)")
+    import huggingface_hub  # only here: half a second that local directories do not pay
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                text, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline
+            )
+        )
+    except HFValidationError:
+        reason = "not a valid Hugging Face model id"
+    except LocalEntryNotFoundError:
+        reason = "not in the local Hugging Face cache, and " + (
+            "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        )
+    except GatedRepoError:
+        reason = "the Hugging Face hub grants access only on request; accept its terms there and set HF_TOKEN"
+    except RevisionNotFoundError:
+        reason = f"the Hugging Face hub has no revision {revision!r} of it"
+    except RepositoryNotFoundError:
+        reason = "the Hugging Face hub has no such model, or it is private and HF_TOKEN is not set"
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        reason = f"the Hugging Face hub answered with an error (HTTP {status})"
+    except (OSError, ValueError) as error:  # requests' and httpx' connection errors are OSErrors or wrapped above
+        reason = (
+            f"the Hugging Face hub cannot be reached: {str(error).splitlines()[0][:160] if str(error) else error!r}"
+        )
+    raise CheckpointError(f"{text}: no such directory, and {reason}")

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a module's tensors to a PackedWeight: which layout lies there, and does it agree with its scheme."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.header import TensorInfo
+from linnet.schemes import Layout, LinearScheme, PackedWeight
+from linnet.schemes.packing import pack_rows, packed_columns
+
+Array = npt.NDArray[Any]
+_OPTIONAL = ("weight_zero_point", "weight_shape", "input_scale", "input_zero_point")
+_QUANTISED_DTYPES = ("int8", "fp8_e4m3")
+
+
+def is_packed(module: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a module's weight is stored as codes, by its tensors alone."""
+    if f"{module}.weight_packed" in tensors:
+        return True
+    weight = tensors.get(f"{module}.weight")
+    return weight is not None and weight.dtype in _QUANTISED_DTYPES
+
+
+def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, TensorInfo], where: str) -> LinearScheme:
+    """The prescribed scheme with the scale's type as it lies on disk."""
+    info = tensors.get(f"{module}.weight_scale")
+    if info is None:
+        raise CheckpointError(
+            f"{where}: {module}.weight_scale is missing, the codes of {module} mean nothing without it"
+        )
+    if info.dtype not in ("fp32", "bf16", "fp16"):
+        raise CheckpointError(f"{where}: {module}.weight_scale is {info.dtype}; scales are fp32, bf16 or fp16")
+    return replace(scheme, weight=replace(scheme.weight, scale_dtype=cast(Any, info.dtype)))
+
+
+def read_packed(
+    module: str,
+    scheme: LinearScheme,
+    tensors: Mapping[str, TensorInfo],
+    tensor: Callable[[str], Array],
+    where: str,
+) -> PackedWeight:
+    """Assemble and check a quantised module; ``scheme`` comes from ``stored_scheme``."""
+    shown = f"{where}: {module}"
+    _check_order(module, tensors, tensor, scheme, shown)
+    arrays = {"weight_scale": tensor(f"{module}.weight_scale")}
+    for suffix in _OPTIONAL:
+        if f"{module}.{suffix}" in tensors:
+            arrays[suffix] = tensor(f"{module}.{suffix}")
+    if scheme.weight.symmetric and "weight_zero_point" in arrays:
+        if arrays["weight_zero_point"].any():
+            raise CheckpointError(f"{shown}.weight_zero_point is not zero although the scheme is symmetric")
+        del arrays["weight_zero_point"]
+    if f"{module}.weight_packed" in tensors:
+        layout: Layout = "linnet" if scheme.weight.element == "nf4" else "pack-quantized"
+        arrays["weight_packed"] = tensor(f"{module}.weight_packed")
+        shape = _packed_shape(arrays, scheme, shown)
+    else:
+        weight = arrays["weight"] = tensor(f"{module}.weight")
+        layout = "float-quantized" if tensors[f"{module}.weight"].dtype == "fp8_e4m3" else "int-quantized"
+        arrays.pop("weight_shape", None)
+        if weight.ndim != 2 or (layout == "float-quantized") != (scheme.weight.element == "fp8_e4m3"):
+            raise CheckpointError(
+                f"{shown}.weight is {tensors[f'{module}.weight'].dtype} {list(weight.shape)}, "
+                f"its scheme says {scheme.weight.element} in two dimensions"
+            )
+        shape = (weight.shape[0], weight.shape[1])
+    group = scheme.weight.group_size
+    if group is not None and shape[1] % group:
+        raise CheckpointError(f"{shown}: group size {group} does not divide its {shape[1]} columns")
+    _canonical_shapes(arrays, scheme, shape)
+    packed = PackedWeight(scheme, shape, layout, arrays)
+    packed.check(shown)
+    return packed
+
+
+def _packed_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) -> tuple[int, int]:
+    """Logical [rows, columns] from weight_shape, or from the words where that is unambiguous."""
+    packed, bits = arrays["weight_packed"], scheme.weight.bits
+    if packed.ndim != 2 or packed.dtype != np.int32:
+        raise CheckpointError(
+            f"{shown}.weight_packed is {packed.dtype} {list(packed.shape)}, int32 [rows, words] is needed"
+        )
+    if scheme.weight.element == "fp8_e4m3":
+        raise CheckpointError(f"{shown}.weight_packed holds packed integers, its scheme says fp8")
+    rows, words = packed.shape
+    stated = arrays.get("weight_shape")
+    if stated is None:
+        if words * 32 % bits:
+            raise CheckpointError(f"{shown}.weight_shape is missing")
+        columns = words * 32 // bits
+        arrays["weight_shape"] = np.array([rows, columns], dtype=np.int64)
+        return rows, columns
+    if stated.size != 2 or stated.dtype.kind != "i" or int(stated.min()) < 1:
+        raise CheckpointError(f"{shown}.weight_shape must be two positive integers")
+    arrays["weight_shape"] = stated.reshape(2).astype(np.int64, copy=False)
+    columns = int(stated.reshape(2)[1])
+    if int(stated.reshape(2)[0]) != rows or packed_columns(columns, bits) != words:
+        hint = " (packed by an old compressed-tensors with unused bits?)" if bits == 3 else ""
+        raise CheckpointError(
+            f"{shown}.weight_packed has {rows} rows of {words} words, weight_shape {stated.tolist()} "
+            f"needs {packed_columns(columns, bits)} words{hint}"
+        )
+    return rows, columns
+
+
+def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tuple[int, int]) -> None:
+    """Views that only differ in form: scalar or flat scales, zero points that older versions did not pack."""
+    weight = scheme.weight
+    scale = arrays["weight_scale"]
+    if weight.granularity == "tensor" and scale.size == 1:
+        arrays["weight_scale"] = scale.reshape(1)
+    elif weight.granularity == "channel" and scale.shape == (shape[0],):
+        arrays["weight_scale"] = scale.reshape(-1, 1)
+    zero_point = arrays.get("weight_zero_point")
+    if zero_point is None:
+        return
+    if weight.granularity == "tensor" and zero_point.size == 1:
+        arrays["weight_zero_point"] = zero_point.reshape(1)
+    elif zero_point.dtype == np.int8 and zero_point.size == arrays["weight_scale"].size:
+        zero_point = zero_point.reshape(arrays["weight_scale"].shape)
+        limit = 2 ** (weight.bits - 1)
+        inside = zero_point.size > 0 and -limit <= int(zero_point.min()) and int(zero_point.max()) < limit
+        if "weight_packed" in arrays and weight.granularity in ("group", "channel") and inside:
+            unsigned = (zero_point.astype(np.int16) + limit).astype(np.uint8)
+            zero_point = np.ascontiguousarray(pack_rows(np.ascontiguousarray(unsigned.T), weight.bits).T)
+        arrays["weight_zero_point"] = zero_point
+
+
+def _check_order(
+    module: str, tensors: Mapping[str, TensorInfo], tensor: Callable[[str], Array], scheme: LinearScheme, shown: str
+) -> None:
+    """Columns in activation order (a group index that is not 0, 0, ... 1, 1, ...) are refused."""
+    if f"{module}.weight_g_idx" not in tensors:
+        return
+    index = tensor(f"{module}.weight_g_idx").reshape(-1)
+    trivial = bool((index == -1).all())
+    if not trivial and scheme.weight.group_size is not None:
+        trivial = bool((index == np.arange(index.size) // scheme.weight.group_size).all())
+    if not trivial:
+        raise UnsupportedError(f"{shown}.weight_g_idx orders columns by activation, which is not supported")

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``quantization_config`` of config.json: reading compressed-tensors' (and our own), writing it.
+
+``quant_method: "linnet"`` is the same record with words compressed-tensors lacks; see docs/FORMAT.md.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.scheme_record import linear_to_record, scheme_from_record
+from linnet.schemes import LinearScheme, layout_of
+from linnet.schemes.scheme_map import CLASS_TARGETS, matches
+
+LINNET_VERSION = 1
+READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+_COMPRESSED_TENSORS = "compressed-tensors"
+_HEAD_NAMES = ("lm_head", "embed_out")
+
+
+@dataclass(frozen=True)
+class SchemeGroup:
+    """Modules that match one of ``targets`` are stored with ``scheme``."""
+
+    targets: tuple[str, ...]
+    scheme: LinearScheme
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What config.json says about quantised modules. ``groups`` is empty for a dense model."""
+
+    method: str
+    groups: tuple[SchemeGroup, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    def scheme_of(self, module: str) -> LinearScheme | None:
+        """The scheme prescribed for a module that is a linear or an embedding; None if it is ignored or no target.
+
+        As compressed-tensors decides it: exact names first, then regular expressions, then classes.
+        """
+        if any(matches(pattern, module, "") for pattern in self.ignore):
+            return None
+        candidates = [(target, group.scheme) for group in self.groups for target in group.targets]
+        for rank in (_is_exact, _is_pattern, _is_class):
+            for target, scheme in candidates:
+                if rank(target) and (target in CLASS_TARGETS or matches(target, module, "")):
+                    return scheme
+        return None
+
+
+def _is_exact(target: str) -> bool:
+    return not _is_pattern(target) and not _is_class(target)
+
+
+def _is_pattern(target: str) -> bool:
+    return target.startswith("re:")
+
+
+def _is_class(target: str) -> bool:
+    return target in CLASS_TARGETS
+
+
+def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
+    """The record in a config.json. UnsupportedError in a sentence for what nothing here can read."""
+    record = config.get("quantization_config", config.get("compression_config"))
+    if record is None:
+        return Quantization("dense")
+    where = f"{where}: quantization_config"
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{where} must be an object, not {record!r:.80}")
+    method = record.get("quant_method", _COMPRESSED_TENSORS)
+    if method not in (_COMPRESSED_TENSORS, "linnet"):
+        raise UnsupportedError(
+            f"{where}: quant_method {method!r:.80} is not supported; supported: compressed-tensors, linnet"
+        )
+    if method == "linnet" and record.get("version") != LINNET_VERSION:
+        raise UnsupportedError(
+            f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: {LINNET_VERSION}"
+        )
+    for key in ("kv_cache_scheme", "moe_sparsity_config"):
+        if record.get(key) is not None:
+            raise UnsupportedError(f"{where}: {key} is set, quantised KV caches and expert sparsity are not supported")
+    sparsity = record.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
+        raise UnsupportedError(f"{where}: sparsity format {sparsity['format']!r:.80} is not supported")
+    transforms = record.get("transform_config")
+    if isinstance(transforms, dict) and transforms.get("config_groups"):
+        raise UnsupportedError(f"{where}: transform_config (rotations at run time) is not supported")
+    _check_format(record.get("format", "dense"), where, method)
+    groups = record.get("config_groups")
+    if not isinstance(groups, dict):
+        raise CheckpointError(f"{where}.config_groups must be an object, not {groups!r:.80}")
+    ignore = record.get("ignore") or []
+    return Quantization(
+        method,
+        tuple(_read_group(name, group, where, method) for name, group in groups.items()),
+        _patterns(ignore, f"{where}.ignore"),
+    )
+
+
+def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:
+    where = f"{where}.config_groups.{name[:80]}"
+    if isinstance(group, list):
+        raise UnsupportedError(f"{where}: a scheme by name is not supported, an object with targets and weights is")
+    if not isinstance(group, dict):
+        raise CheckpointError(f"{where} must be an object, not {group!r:.80}")
+    if group.get("output_activations") is not None:
+        raise UnsupportedError(f"{where}: output_activations are not supported")
+    if group.get("weights") is None:
+        raise UnsupportedError(f"{where}: a group without weights is not supported")
+    if group.get("format") is not None:
+        _check_format(group["format"], where, method)
+    ours = method == "linnet"
+    weight = scheme_from_record(group["weights"], where, "weights", ours)
+    activations = group.get("input_activations")
+    inputs = None if activations is None else scheme_from_record(activations, where, "input_activations", ours)
+    return SchemeGroup(_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs))
+
+
+def _check_format(name: Any, where: str, method: str) -> None:
+    if name not in READABLE_FORMATS and name != "fakequant" and not (name == method == "linnet"):
+        raise UnsupportedError(
+            f"{where}: format {name!r:.80} is not supported; supported: {', '.join(READABLE_FORMATS)}"
+        )
+
+
+def _patterns(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+        raise CheckpointError(f"{where} must be a list of strings, not {value!r:.80}")
+    for pattern in value:
+        if pattern.startswith("re:"):
+            try:
+                re.compile(pattern[3:])
+            except re.error as error:
+                raise CheckpointError(f"{where}: {pattern!r:.80} is not a regular expression: {error}") from None
+    return tuple(value)
+
+
+def quantization_record(
+    modules: Mapping[str, LinearScheme], dense_modules: Iterable[str], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``quantization_config`` for these quantised modules, loadable by compressed-tensors where it has the words.
+
+    The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
+    ignored by name. A tied model's head has no tensors and is ignored too; if its embedding is packed, no other
+    reader can load it and the method is ours.
+    """
+    by_scheme: dict[LinearScheme, list[str]] = {}
+    for module, scheme in modules.items():
+        by_scheme.setdefault(scheme, []).append(module)
+    ranked = sorted(by_scheme.items(), key=lambda item: (-len(item[1]), item[1][0]))
+    groups: dict[str, Any] = {}
+    for position, (scheme, members) in enumerate(ranked):
+        targets = sorted(members)
+        if position == 0 and not all(_is_embedding(module) for module in members):
+            targets = ["Linear", *(module for module in targets if _is_embedding(module))]
+        record = {"targets": targets, **linear_to_record(scheme), "format": layout_of(scheme)}
+        groups[f"group_{position}"] = record
+    formats = {layout_of(scheme) for scheme in by_scheme}
+    ignore = sorted(set(dense_modules) - set(modules))
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        ignore += [name for name in _HEAD_NAMES if name not in modules and name not in ignore]
+    result: dict[str, Any] = {
+        "quant_method": _COMPRESSED_TENSORS,
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ignore,
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+    if "linnet" in (result["format"], *formats) or (tied and any(_is_embedding(module) for module in modules)):
+        result |= {"quant_method": "linnet", "version": LINNET_VERSION}
+    return result
+
+
+def _is_embedding(module: str) -> bool:
+    """Modules of class Embedding must be targeted by name; naming a linear too is harmless, so guess generously."""
+    last = module.rsplit(".", 1)[-1]
+    return "embed" in last or last == "wte"

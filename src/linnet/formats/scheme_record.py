@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemes as compressed-tensors' ``QuantizationArgs`` records and back."""
+
+from typing import Any, cast
+
+from linnet.errors import CheckpointError, ConfigError, UnsupportedError
+from linnet.schemes import LinearScheme, Scheme
+from linnet.schemes.scheme import Granularity
+
+_KNOWN_KEYS = {
+    "num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic", "actorder", "scale_dtype",
+    "zp_dtype", "observer", "observer_kwargs",
+}  # fmt: skip
+
+
+def scheme_to_record(scheme: Scheme) -> dict[str, Any]:
+    """A ``QuantizationArgs`` object; ``nf4`` is a type of our own (quant_method "linnet" only)."""
+    record: dict[str, Any] = {
+        "num_bits": scheme.bits,
+        "type": {"fp8_e4m3": "float", "nf4": "nf4"}.get(scheme.element, "int"),
+        "symmetric": scheme.symmetric,
+        "strategy": scheme.granularity,
+        "group_size": scheme.group_size,
+        "dynamic": scheme.dynamic,
+    }
+    if scheme.block is not None:
+        record["block_structure"] = list(scheme.block)
+    return record
+
+
+def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme:
+    """The inverse, for anything found on disk. ``role`` is weights or input_activations.
+
+    CheckpointError if the record is malformed, UnsupportedError if it is valid but nothing here can read it.
+    """
+    where = f"{where}.{role}"
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{where}: an object is needed, not {record!r:.80}")
+    unknown = sorted(set(record) - _KNOWN_KEYS)
+    if unknown:
+        raise UnsupportedError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_KNOWN_KEYS))}")
+    bits, kind = record.get("num_bits", 8), record.get("type", "int")
+    element = _element(bits, kind, record.get("scale_dtype"), where, ours)
+    symmetric = _flag(record.get("symmetric", True), where, "symmetric")
+    dynamic = _flag(record.get("dynamic", False), where, "dynamic")
+    if record.get("actorder") in ("group", "dynamic", True):
+        raise UnsupportedError(
+            f"{where}: actorder {record['actorder']!r} (columns in activation order) is not supported"
+        )
+    group = record.get("group_size")
+    if group is not None and type(group) is not int:
+        raise CheckpointError(f"{where}: group_size must be an integer, not {group!r:.80}")
+    strategy = record.get("strategy") or ("tensor" if group is None else "group" if group > 0 else "channel")
+    allowed = ("tensor", "channel", "group", "block") if role == "weights" else ("tensor", "token", "group")
+    if strategy not in allowed:
+        raise UnsupportedError(f"{where}: strategy {strategy!r:.80} is not supported; supported: {', '.join(allowed)}")
+    if role == "weights" and dynamic:
+        raise UnsupportedError(f"{where}: dynamic weight scales are not supported")
+    block = record.get("block_structure")
+    if strategy == "block" and not (
+        isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    ):
+        raise CheckpointError(f"{where}: block_structure must be [rows, columns], not {block!r:.80}")
+    try:
+        return Scheme(
+            element=element,
+            granularity=cast(Granularity, strategy),
+            group_size=group if strategy == "group" else None,
+            block=(block[0], block[1]) if strategy == "block" and block else None,
+            symmetric=symmetric,
+            dynamic=dynamic,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _element(bits: Any, kind: Any, scale_dtype: Any, where: str, ours: bool) -> Any:
+    if scale_dtype is not None and str(scale_dtype) not in ("torch.float32", "torch.bfloat16", "torch.float16"):
+        raise UnsupportedError(
+            f"{where}: scales of type {scale_dtype!r:.80} (MX or NV block formats) are not supported"
+        )
+    if type(bits) is int:
+        if kind == "int" and bits in (2, 3, 4, 8):
+            return f"int{bits}"
+        if kind == "float" and bits == 8:
+            return "fp8_e4m3"
+        if ours and kind == "nf4" and bits == 4:
+            return "nf4"
+    raise UnsupportedError(
+        f"{where}: {bits!r:.20}-bit {kind!r:.20} is not supported; supported: int 2, 3, 4, 8, float 8"
+    )
+
+
+def _flag(value: Any, where: str, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise UnsupportedError(f"{where}: {key} {value!r:.80} is not supported; true or false is")
+    return value
+
+
+def linear_to_record(scheme: LinearScheme) -> dict[str, Any]:
+    """The scheme part of a config group."""
+    return {
+        "weights": scheme_to_record(scheme.weight),
+        "input_activations": None if scheme.input is None else scheme_to_record(scheme.input),
+        "output_activations": None,
+    }
