@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the small text files of a checkpoint with a bound on their size; damage is a CheckpointError naming the file."""
+"""Reads a checkpoint's text files with a bound on their size; damage is a CheckpointError naming the file."""
 
 import json
 from pathlib import Path

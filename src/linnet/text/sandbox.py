@@ -98,7 +98,7 @@ class SafeDict:
 class SafeNamespace(jinja2.utils.Namespace):
     """``namespace(...)`` that refuses names with a leading underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: B902 (so that namespace(self=...) works)
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that namespace(self=...) works
         self, rest = args[0], args[1:]
         attributes = dict(*rest, **kwargs)
         for name in attributes:
@@ -198,13 +198,17 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
             _check_format(left)
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805 (as jinja2)
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        owner = getattr(value, "__self__", None)
+        if isinstance(owner, str) and getattr(value, "__name__", "") in ("format", "format_map"):
+            _check_format(owner)
+        return super().wrap_str_format(value)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # as jinja2
         name, owner = getattr(__obj, "__name__", ""), getattr(__obj, "__self__", None)
         if isinstance(owner, (str, bytes, int)):
             if name in _WIDE_METHODS:
                 _check_integers(name, (*args, *kwargs.values()))
-            if name in ("format", "format_map"):
-                _check_format(owner)
             if name == "replace" and isinstance(owner, str) and len(args) >= 2:
                 _check_replace(owner, args[0], args[1])
             if name == "join" and isinstance(owner, str) and len(args) == 1:

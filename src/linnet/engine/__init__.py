@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a prepared model: batches, KV storage, sampling, the step loop and its typed messages. Token ids only."""
+
+from linnet.engine.engine import Engine, Lockstep, limits_of, vocabulary_of
+from linnet.engine.matcher import Matcher, MatcherFactory, mask_words
+from linnet.engine.messages import (
+    Abort,
+    Control,
+    EngineEvent,
+    EngineMessage,
+    EngineUnavailableError,
+    ErrorInfo,
+    Finished,
+    PromptScores,
+    Submit,
+    TokenLogprob,
+    Tokens,
+    error_info,
+)
+from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
+from linnet.engine.thread import EngineThread
+
+__all__ = [
+    "Abort",
+    "Control",
+    "Engine",
+    "EngineEvent",
+    "EngineMessage",
+    "EngineThread",
+    "EngineUnavailableError",
+    "ErrorInfo",
+    "Finished",
+    "Lockstep",
+    "Matcher",
+    "MatcherFactory",
+    "ParameterError",
+    "PromptScores",
+    "SamplingParams",
+    "Submit",
+    "TokenLogprob",
+    "Tokens",
+    "derive_seed",
+    "error_info",
+    "limits_of",
+    "mask_words",
+    "vocabulary_of",
+]

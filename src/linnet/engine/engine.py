@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: one model, its KV cache, its scheduler, and the step that ties them together.
+
+Order of side effects of ``step``: schedule, launch, collect, (abort what failed), commit, translate events. One thread
+at a time; see ``thread.EngineThread`` for the one that owns an engine in a server.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.backends.interface import Executable, Limits
+from linnet.engine.live import LiveRequest, PromptScoreRows
+from linnet.engine.matcher import MatcherFactory
+from linnet.engine.messages import (
+    Abort,
+    Control,
+    EngineEvent,
+    EngineMessage,
+    EngineUnavailableError,
+    ErrorInfo,
+    Finished,
+    Submit,
+    Tokens,
+)
+from linnet.engine.runner import Runner, StepOutput
+from linnet.engine.sampling_params import ParameterError
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.program import Program
+from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, StepResult
+
+
+def vocabulary_of(program: Program) -> int:
+    """Width of the program's ``logits``."""
+    for value in program.values:
+        if value.name == program.outputs[0] and isinstance(value.shape[-1], int):
+            return value.shape[-1]
+    raise ConfigError("the program declares no output with a fixed vocabulary")
+
+
+def limits_of(config: SchedulerConfig) -> Limits:
+    """What a backend must prepare for, so that every plan of such a scheduler can be executed."""
+    return Limits(
+        max_tokens=config.token_budget,
+        max_sequences=config.max_sequences,
+        max_outputs=config.output_rows,
+        block_size=config.block_size,
+        max_blocks_per_sequence=-(-config.max_model_len // config.block_size),
+    )
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """A second model that computes every step of the first, on its own states; same vocabulary and limits."""
+
+    executable: Executable
+    states: object
+
+
+class Engine:
+    """See the module."""
+
+    def __init__(
+        self,
+        executable: Executable,
+        config: SchedulerConfig,
+        *,
+        states: object | None = None,
+        lockstep: Lockstep | None = None,
+        matcher_factory: MatcherFactory | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        check: bool = False,
+    ) -> None:
+        """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
+
+        ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
+        """
+        self.executable = executable
+        self.config = config
+        self.vocabulary_size = vocabulary_of(executable.program)
+        if lockstep is not None and vocabulary_of(lockstep.executable.program) != self.vocabulary_size:
+            raise ConfigError("two models in lockstep must have the same vocabulary")
+        self.states = executable.allocate_states(config.num_blocks) if states is None else states
+        self.scheduler = Scheduler(config)
+        self.draining = False
+        self._lockstep = lockstep
+        self._runner = Runner(
+            executable,
+            self.states,
+            limits_of(config),
+            config.num_blocks,
+            self.vocabulary_size,
+            None if lockstep is None else (lockstep.executable, lockstep.states),
+            check,
+        )
+        self._matcher_factory = matcher_factory
+        self._clock = clock
+        self._check = check
+        self._live: dict[int, LiveRequest] = {}
+        self._errors: dict[int, ErrorInfo] = {}
+        self._failure: BaseException | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_work or bool(self._live)
+
+    @property
+    def unfinished(self) -> tuple[int, ...]:
+        """Ids of requests whose Finished has not been returned yet."""
+        return tuple(self._live)
+
+    def counters(self) -> SchedulerCounters:
+        """A snapshot for the metrics page."""
+        return self.scheduler.counters()
+
+    def handle(self, message: EngineMessage) -> None:
+        """Submit, Abort or Control. Raises as ``submit`` does."""
+        if isinstance(message, Submit):
+            self.submit(message)
+        elif isinstance(message, Abort):
+            self.abort(message.request_id)
+        elif isinstance(message, Control):
+            self._control(message)
+        else:
+            raise TypeError(f"not an engine message: {type(message).__name__}")
+
+    def submit(self, submit: Submit) -> None:
+        """Queue a request; its events come out of ``step``. Nothing has changed when this raises.
+
+        Raises ConfigError (a request that can never run here), CapacityError (queue full), EngineUnavailableError.
+        """
+        if self._failure is not None:
+            raise EngineUnavailableError("the engine has failed and takes no requests")
+        if self.draining:
+            raise EngineUnavailableError("the engine is draining and takes no new requests")
+        if submit.request_id in self._live:
+            raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
+        self._validate(submit)
+        scores = submit.params.prompt_logprobs is not None or submit.compare
+        arrival_s = self._clock()
+        request = Request(
+            request_id=submit.request_id,
+            prompt_token_ids=submit.prompt_token_ids,
+            max_new_tokens=submit.max_tokens,
+            stop_token_ids=submit.stop_token_ids,
+            min_new_tokens=min(submit.params.min_tokens, submit.max_tokens),
+            arrival_s=arrival_s,
+            priority=submit.priority,
+            cache_salt=submit.cache_salt,
+            score_prompt=scores,
+            deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
+        )
+        if scores:
+            # Rows before score_start - 1 need no logits: they count as delivered from the start.
+            request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
+        matcher = None
+        if submit.grammar is not None:
+            if self._matcher_factory is None:
+                raise UnsupportedError("this engine was built without a grammar engine; structured output is refused")
+            matcher = self._matcher_factory(submit.grammar)
+        self.scheduler.add(request)
+        self._live[submit.request_id] = LiveRequest(submit, request, matcher, PromptScoreRows() if scores else None)
+
+    def abort(self, request_id: int) -> bool:
+        """End a request; False when it is unknown. Its Finished comes out of the next ``step``."""
+        return self.scheduler.abort(request_id)
+
+    def forget_prefixes(self) -> int:
+        """Empty the prefix cache; returns how many blocks were forgotten. Blocks in use keep their names."""
+        return self.scheduler.pool.evict()
+
+    def step(self) -> tuple[EngineEvent, ...]:
+        """Compute one step; returns its events. A step without work returns what aborts and deadlines left.
+
+        An exception of the backend leaves the engine failed: it takes no requests and steps no more.
+        """
+        if self._failure is not None:
+            raise EngineUnavailableError("the engine has failed") from self._failure
+        try:
+            return self._step()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _step(self) -> tuple[EngineEvent, ...]:
+        plan = self.scheduler.schedule(self._clock())
+        if plan is None:
+            return self._translate(self.scheduler.take_events(), StepOutput())
+        self._runner.launch(plan, self._live)
+        output = self._runner.collect()
+        for request_id, error in output.failed.items():
+            self._errors[request_id] = error
+            self.scheduler.abort(request_id, "error")
+        result = StepResult({request_id: (token.token_id,) for request_id, token in output.tokens.items()})
+        events = self.scheduler.commit(plan, result, self._clock())
+        if self._check:
+            self.scheduler.check()
+        return self._translate(events, output)
+
+    def _translate(self, events: tuple[Event, ...], output: StepOutput) -> tuple[EngineEvent, ...]:
+        translated: list[EngineEvent] = []
+        for event in events:
+            one = self._live[event.request_id]
+            if event.token_ids:
+                wanted = one.submit.params.logprobs is not None
+                logprobs = (output.tokens[event.request_id],) if wanted else ()
+                translated.append(Tokens(event.request_id, event.token_ids, logprobs))
+            if event.kind == "finished":
+                del self._live[event.request_id]
+                assert event.finish_reason is not None
+                complete = one.scores is not None and one.request.scored >= one.request.prompt_tokens
+                translated.append(
+                    Finished(
+                        event.request_id,
+                        event.finish_reason,
+                        event.cached_tokens,
+                        one.scores.result() if complete and one.scores is not None else None,
+                        self._errors.pop(event.request_id, None),
+                    )
+                )
+        return tuple(translated)
+
+    def _control(self, control: Control) -> None:
+        if control.action == "drain":
+            self.draining = True
+        elif control.action == "abort_all":
+            for request_id in tuple(self._live):
+                self.scheduler.abort(request_id)
+        else:
+            self.forget_prefixes()
+
+    def _validate(self, submit: Submit) -> None:
+        """What only the engine knows: the vocabulary. The scheduler checks lengths."""
+        if not submit.prompt_token_ids:
+            raise ParameterError("prompt", "the prompt is empty; at least one token is needed")
+        ids = np.asarray(submit.prompt_token_ids)
+        if ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) >= self.vocabulary_size:
+            wrong = next(
+                token
+                for token in submit.prompt_token_ids
+                if not isinstance(token, (int, np.integer)) or not 0 <= token < self.vocabulary_size
+            )
+            raise ParameterError(
+                "prompt", f"prompt token id {wrong!r}; accepted are integers from 0 to {self.vocabulary_size - 1}"
+            )
+        total, most = len(submit.prompt_token_ids) + submit.max_tokens, self.config.max_model_len
+        if total > most:
+            raise ParameterError(
+                "prompt" if len(submit.prompt_token_ids) >= most else "max_tokens",
+                f"{len(submit.prompt_token_ids)} prompt tokens and max_tokens {submit.max_tokens} make {total}; the "
+                f"context holds {most} tokens (max_model_len)",
+            )
+        for name, token_ids in (
+            ("stop_token_ids", submit.stop_token_ids),
+            ("logit_bias", submit.params.logit_bias),
+        ):
+            for token_id in token_ids:
+                if not 0 <= token_id < self.vocabulary_size:
+                    raise ParameterError(
+                        name, f"{name} has token id {token_id}; accepted are 0 to {self.vocabulary_size - 1}"
+                    )
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(submit.params, name) or 0
+            if count > self.vocabulary_size:
+                raise ParameterError(name, f"{name} is {count}; the vocabulary has {self.vocabulary_size} tokens")
+        if submit.compare and self._lockstep is None:
+            raise ConfigError("this engine has no second model to compare with")
+        if not 0 <= submit.seed < 1 << 64:
+            raise ParameterError("seed", f"seed {submit.seed} does not fit into 64 bits")
+        if submit.timeout_s is not None and not 0 <= submit.timeout_s < 1e9:
+            raise ParameterError("timeout", f"timeout_s is {submit.timeout_s}; accepted is 0 to 1e9 seconds")
+        if submit.score_start < 1:
+            raise ConfigError(f"score_start is {submit.score_start}; the first token that can be scored is 1")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine remembers about an unfinished request besides the scheduler's counters."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from linnet.engine.matcher import Matcher
+from linnet.engine.messages import PromptScores, Submit
+from linnet.scheduler import Request
+
+
+@dataclass(slots=True)
+class PromptScoreRows:
+    """Prompt scores as they come, one row per scored prompt row; preemption never delivers a row twice."""
+
+    parts: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, name: str, rows: np.ndarray) -> None:
+        """Append rows (copied: executables may reuse what they return)."""
+        self.parts.setdefault(name, []).append(np.array(rows))
+
+    def result(self) -> PromptScores:
+        """All rows in order; empty arrays for a prompt of one token."""
+        whole = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        whole.setdefault("logprobs", np.zeros(0, np.float32))
+        whole.setdefault("greedy", np.zeros(0, np.int32))
+        whole.setdefault("ranks", np.zeros(0, np.int32))
+        return PromptScores(**whole)
+
+
+@dataclass(slots=True)
+class LiveRequest:
+    """One unfinished request."""
+
+    submit: Submit
+    request: Request
+    matcher: Matcher | None = None
+    scores: PromptScoreRows | None = None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels to and from an engine: Submit, Abort and Control down, Tokens and Finished up.
+
+Frozen plain values, so that a thread today and a process later speak the same. Every Submit is answered by any number
+of Tokens and exactly one Finished, which is the last word about its request id.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from linnet.engine.sampling_params import SamplingParams
+from linnet.errors import LinnetError
+from linnet.scheduler import FinishReason
+
+
+class EngineUnavailableError(LinnetError):
+    """The engine is draining, stopped or broken; nothing is wrong with the request."""
+
+    code = "unavailable"
+    exit_status = 5
+    http_status = 503
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Ask for tokens.
+
+    request_id:     unique among unfinished requests; chosen by the sender.
+    params:         sampling; ``n``, ``stop`` and text options are the sender's business and ignored here.
+    max_tokens:     resolved: new tokens at most (0 with prompt scores only).
+    stop_token_ids: resolved: end-of-sequence ids included.
+    seed:           resolved: 64 bits.
+    timeout_s:      from arrival; in the queue and while decoding.
+    cache_salt:     prefix blocks are shared only under equal salts.
+    grammar:        a description for the engine's matcher factory; None: every token is allowed.
+    compare:        score the prompt with the engine's second model too (lockstep).
+    score_start:    the first prompt position whose token is scored, where scores are asked for.
+    """
+
+    request_id: int
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    max_tokens: int
+    stop_token_ids: frozenset[int] = frozenset()
+    seed: int = 0
+    timeout_s: float | None = None
+    priority: int = 0
+    cache_salt: bytes = b""
+    grammar: str | None = None
+    compare: bool = False
+    score_start: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End a request now; unknown and finished ids are ignored."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """drain: refuse new requests, finish the others. abort_all: end every request. forget_prefixes: empty the cache."""
+
+    action: Literal["drain", "abort_all", "forget_prefixes"]
+
+
+EngineMessage = Submit | Abort | Control
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token: natural logarithm of its probability in the raw distribution, and the most likely ones."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Entry i is about prompt token score_start + i given the tokens before it: arrays of prompt - score_start rows.
+
+    ``kl`` (nats, KL(second || first)), ``other_logprobs`` and ``other_greedy`` are set when a second model ran along.
+    """
+
+    logprobs: np.ndarray  # float32
+    greedy: np.ndarray  # int32
+    ranks: np.ndarray  # int32
+    top_ids: np.ndarray | None = None  # int32 [rows, k]
+    top_logprobs: np.ndarray | None = None  # float32 [rows, k]
+    kl: np.ndarray | None = None  # float32
+    other_logprobs: np.ndarray | None = None  # float32
+    other_greedy: np.ndarray | None = None  # int32
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """New tokens of a request, a stop token included; logprobs are empty unless they were asked for."""
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """A LinnetError as data."""
+
+    code: str
+    message: str
+    http_status: int = 500
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a request. Its tokens have been delivered before, all of them."""
+
+    request_id: int
+    reason: FinishReason
+    cached_tokens: int = 0
+    prompt_scores: PromptScores | None = None
+    error: ErrorInfo | None = None
+
+
+EngineEvent = Tokens | Finished
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """Any exception as data; what is not a LinnetError is our defect and shows its type only."""
+    if isinstance(error, LinnetError):
+        return ErrorInfo(error.code, str(error), error.http_status, getattr(error, "param", None))
+    return ErrorInfo("internal_error", f"the engine failed ({type(error).__name__})", 500)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine in a thread of its own: typed messages in, typed events out, a truthful health flag, a clean end.
+
+The thread alone touches the engine. ``send`` may be called from any thread; ``deliver`` is called from the engine's
+thread, with all events of one step at once, and must not block. Every Submit that ``send`` accepted is answered by
+exactly one Finished, whatever happens: refusal, drain, stop or an exception in the loop.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from linnet.engine.engine import Engine
+from linnet.engine.messages import (
+    Control,
+    EngineEvent,
+    EngineMessage,
+    EngineUnavailableError,
+    Finished,
+    Submit,
+    error_info,
+)
+from linnet.errors import LinnetError
+from linnet.scheduler import SchedulerCounters
+
+Deliver = Callable[[tuple[EngineEvent, ...]], None]
+
+
+class EngineThread:
+    """See the module. Life: ``start`` -> ``send`` ... -> ``drain`` (optional) -> ``stop``."""
+
+    def __init__(self, engine: Engine, deliver: Deliver, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._clock = clock
+        self._inbox: deque[EngineMessage] = deque()
+        self._wake = threading.Condition()
+        self._closed = False  # no more messages are taken
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="linnet-engine", daemon=True)
+        self._idle = threading.Event()
+        self._idle.set()
+        self._started = False
+        self.error: BaseException | None = None
+        self.counters: SchedulerCounters = engine.counters()
+        self.last_step_s: float = clock()
+
+    def start(self) -> "EngineThread":
+        """Start the loop; returns self."""
+        self._started = True
+        self._thread.start()
+        return self
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the loop is running and takes messages; false from the moment it fails or stops."""
+        return self._started and not self._closed and self._thread.is_alive()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because of ``drain``."""
+        return self._engine.draining
+
+    def send(self, message: EngineMessage) -> None:
+        """Put a message into the inbox. Raises EngineUnavailableError when nobody would read it."""
+        with self._wake:
+            if self._closed:
+                raise EngineUnavailableError("the engine is not running") from self.error
+            if isinstance(message, Submit) and self._engine.draining:
+                raise EngineUnavailableError("the engine is draining and takes no new requests")
+            self._inbox.append(message)
+            self._idle.clear()
+            self._wake.notify()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be."""
+        try:
+            with self._wake:
+                self._engine.draining = True
+            self.send(Control("drain"))
+        except EngineUnavailableError:
+            return self.error is None
+        if self._idle.wait(timeout_s):
+            return self.error is None
+        try:
+            self.send(Control("abort_all"))
+        except EngineUnavailableError:
+            return False
+        self._idle.wait(timeout_s + 60.0)
+        return False
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """Abort what is left, answer everybody, end the thread. Idempotent."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._started and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                raise TimeoutError(f"the engine thread did not end within {timeout_s:g} s")
+
+    def __enter__(self) -> "EngineThread":
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            while self._take_messages():
+                if self._engine.has_work:
+                    self._emit(self._engine.step())
+                self.counters = self._engine.counters()
+                self.last_step_s = self._clock()
+        except BaseException as error:
+            self.error = error
+        self._close()
+
+    def _take_messages(self) -> bool:
+        """Hand the inbox to the engine, waiting for work if there is none; False when it is time to end."""
+        with self._wake:
+            while not self._inbox and not self._engine.has_work and not self._stopping:
+                self._idle.set()
+                self._wake.wait()
+            if self._stopping:
+                return False
+            messages = tuple(self._inbox)
+            self._inbox.clear()
+        for message in messages:
+            try:
+                self._engine.handle(message)
+            except LinnetError as error:
+                if isinstance(message, Submit):
+                    self._emit((Finished(message.request_id, "error", error=error_info(error)),))
+        return True
+
+    def _emit(self, events: tuple[EngineEvent, ...]) -> None:
+        if events:
+            self._deliver(events)
+
+    def _close(self) -> None:
+        """The last words: nobody is left without an answer. Runs in the engine's thread, once."""
+        with self._wake:
+            self._closed = True
+            left = tuple(self._inbox)
+            self._inbox.clear()
+        waiting = [message.request_id for message in left if isinstance(message, Submit)]
+        if self.error is None:
+            for request_id in self._engine.unfinished:
+                self._engine.abort(request_id)
+            try:
+                self._emit(self._engine.step())
+                self._emit(tuple(Finished(request_id, "abort") for request_id in waiting))
+            except BaseException as error:
+                self.error = error
+        if self.error is not None:
+            reason = error_info(EngineUnavailableError(f"the engine failed ({type(self.error).__name__})"))
+            waiting += self._engine.unfinished
+            for request_id in waiting:
+                try:
+                    self._emit((Finished(request_id, "error", error=reason),))
+                except Exception:
+                    continue
+        self.counters = self._engine.counters()
+        self._idle.set()
