@@ -4,5 +4,6 @@
 from linnet.formats.checkpoint import Checkpoint
 from linnet.formats.header import TensorInfo
 from linnet.formats.hub import resolve_model
+from linnet.formats.writer import CheckpointWriter
 
-__all__ = ["Checkpoint", "TensorInfo", "resolve_model"]
+__all__ = ["Checkpoint", "CheckpointWriter", "TensorInfo", "resolve_model"]

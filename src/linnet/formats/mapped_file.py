@@ -5,6 +5,7 @@ import contextlib
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ import numpy.typing as npt
 from linnet.errors import CheckpointError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.formats.header import TensorInfo, check_header_length, parse_header
+
+
+@contextlib.contextmanager
+def map_bytes(path: Path) -> Iterator[memoryview]:
+    """A file's bytes, mapped read-only; release every slice before the block ends. An empty file has none."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapping, memoryview(mapping) as view:
+            yield view
 
 
 class MappedFile:

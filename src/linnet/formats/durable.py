@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that survive a crash: fsync of data and names, one rename to publish, one writer per target."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from linnet.errors import CheckpointError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_COPY_BYTES = 8 << 20
+
+
+@contextlib.contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """OSError (disk full, permission, I/O) -> CheckpointError in one sentence naming the path."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        raise CheckpointError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durable(path: Path, data: bytes) -> None:
+    """Create or replace a file and flush it to the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_range(source: int, target: int, offset: int, count: int) -> None:
+    """Append ``count`` bytes of ``source`` from ``offset`` to ``target``; in the kernel (shared extents) if it can."""
+    while count:
+        try:
+            done = os.copy_file_range(source, target, count, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+            done = 0
+        if done == 0:  # not supported here, or the end of a truncated file
+            piece = os.pread(source, min(count, _COPY_BYTES), offset)
+            if not piece:
+                raise OSError(errno.EIO, "the spooled data ends too early")
+            done = os.write(target, piece)
+        offset += done
+        count -= done
+
+
+def publish_directory(source: Path, target: Path, replace: bool) -> None:
+    """Rename ``source`` to ``target`` and make it durable; with ``replace`` an existing target is swapped out.
+
+    After a swap the old directory lies at ``source``. At no moment is the target missing or incomplete, except on
+    file systems without an atomic exchange, where it is missing between two renames.
+    """
+    if replace and target.exists():
+        library = ctypes.CDLL(None, use_errno=True)
+        exchange = getattr(library, "renameat2", None)
+        done = exchange is not None and not exchange(
+            _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE
+        )
+        if not done:
+            aside = source.with_name("replaced")
+            os.rename(target, aside)
+            os.rename(source, target)
+    else:
+        os.rename(source, target)  # onto nothing or an empty directory
+    sync_directory(target.parent)
+    sync_directory(source.parent)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, held by an open file in it; gone with the process, however it ends."""
+
+    def __init__(self, directory: Path, target: Path) -> None:
+        self._directory = directory
+        while True:
+            with os_errors(directory):
+                directory.mkdir(exist_ok=True)
+                self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(self._descriptor)
+                raise CheckpointError(f"{target}: another process is writing it (lock {directory / 'lock'})") from None
+            try:
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(directory / "lock")):
+                    return
+            except OSError:
+                pass
+            os.close(self._descriptor)  # the previous holder removed the directory meanwhile: try again
+
+    def release(self, remove: bool) -> None:
+        """Give the lock back; ``remove`` deletes the directory first, so that nobody locks a ghost."""
+        if remove:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._descriptor)

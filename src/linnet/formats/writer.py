@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a checkpoint: stream tensors, survive ``kill -9``, publish the whole directory by one rename.
+
+Everything happens in ``.NAME.linnet-partial`` beside the target, under a lock. The target is touched once, at the
+end; whatever fails before leaves it as it was. Final bytes depend only on what was added in which order, not on
+interruptions.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, ConfigError
+from linnet.formats.checkpoint import CONFIG_FILE
+from linnet.formats.durable import DirectoryLock, os_errors, publish_directory, sync_directory, write_durable
+from linnet.formats.hashing import sha256
+from linnet.formats.json_file import read_bytes
+from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest
+from linnet.formats.quantization import quantization_record
+from linnet.formats.shard_writer import write_shards
+from linnet.formats.spool import Spool
+from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
+
+DEFAULT_SHARD_BYTES = 4 << 30
+PARTIAL_SUFFIX = ".linnet-partial"
+_MODULE_KEY = "linnet_modules"
+
+
+class CheckpointWriter:
+    """One checkpoint being written.
+
+    ``overwrite`` allows an existing checkpoint at the target to be replaced. ``resume`` continues what an interrupted
+    writer with the same ``identity`` (a digest of everything the bytes depend on) committed: see ``finished`` and
+    ``notes``. Leaving the context without ``publish`` keeps the partial directory if ``resume`` is set, else deletes
+    it.
+    CheckpointError: target exists, another writer, disk full, no permission. ConfigError: identity differs.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        overwrite: bool = False,
+        shard_bytes: int = DEFAULT_SHARD_BYTES,
+        resume: bool = False,
+        identity: str = "",
+    ) -> None:
+        if shard_bytes < 1:
+            raise ConfigError(f"shard_bytes must be positive, not {shard_bytes}")
+        self.target = Path(os.path.abspath(target))
+        self._overwrite = overwrite
+        self._shard_bytes = shard_bytes
+        self._resume = resume
+        self._check_target()
+        self._partial = self.target.parent / f".{self.target.name}{PARTIAL_SUFFIX}"
+        with os_errors(self._partial):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        self._lock: DirectoryLock | None = DirectoryLock(self._partial, self.target)
+        try:
+            with os_errors(self._partial):
+                if not resume:
+                    self._clear()
+                self._spool = Spool(self._partial, identity, resume)
+                self.scratch.mkdir(exist_ok=True)
+        except BaseException:
+            self._release(remove=False)
+            raise
+        self._modules: dict[str, LinearScheme] = {}
+        for note in self._spool.notes:
+            for module, record in note.get(_MODULE_KEY, {}).items():
+                self._modules[module] = _scheme_from_json(record)
+        self._new_modules: dict[str, LinearScheme] = {}
+        self._files: dict[str, bytes] = {}
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Names of all tensors that are durable: they will not have to be added again."""
+        return frozenset(self._spool.finished)
+
+    @property
+    def notes(self) -> tuple[dict[str, Any], ...]:
+        """The notes of all commits so far, those of interrupted runs included, in order."""
+        return tuple({key: note[key] for key in note if key != _MODULE_KEY} for note in self._spool.notes)
+
+    @property
+    def scratch(self) -> Path:
+        """A directory for the caller's own resume files; it lives and dies with the partial directory."""
+        return self._partial / "scratch"
+
+    def add(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Stream one dense tensor to the disk. ConfigError if the name was already written."""
+        with os_errors(self._partial):
+            self._spool.add(name, array)
+
+    def add_packed(self, module: str, packed: PackedWeight) -> None:
+        """Stream a quantised weight in its canonical layout (converted first if it came in another one)."""
+        packed.check(module)
+        if packed.layout != layout_of(packed.scheme):
+            inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
+            packed = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
+            packed = replace(packed, arrays={**packed.arrays, **inputs})
+        for suffix, array in packed.arrays.items():
+            self.add(f"{module}.{suffix}", array)
+        self._new_modules[module] = packed.scheme
+
+    def commit(self, note: Mapping[str, Any] | None = None) -> None:
+        """Make everything added so far durable: a resume point. ``note`` is the caller's, JSON."""
+        record = dict(note or {})
+        if self._new_modules:
+            record[_MODULE_KEY] = {module: asdict(scheme) for module, scheme in self._new_modules.items()}
+        with os_errors(self._partial):
+            self._spool.commit(record)
+        self._modules |= self._new_modules
+        self._new_modules = {}
+
+    def write_json(self, filename: str, value: Mapping[str, Any]) -> None:
+        """A JSON file of the checkpoint (not config.json: ``publish`` writes that)."""
+        self._stage(filename, _json_bytes(value))
+
+    def write_text(self, filename: str, text: str) -> None:
+        """A text file of the checkpoint, a model card for instance."""
+        self._stage(filename, text.encode())
+
+    def copy_file(self, source: str | Path) -> None:
+        """Carry a small file (tokenizer, generation config) over under its own name."""
+        path = Path(source)
+        self._stage(path.name, read_bytes(path, MAX_SMALL_FILE_BYTES))
+
+    def publish(self, config: Mapping[str, Any], manifest_extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Assemble files, config.json and manifest, flush, rename to the target -> the manifest.
+
+        ``config`` is the source's; its quantization_config is replaced by one for the modules added as packed.
+        """
+        if self._spool.pending:
+            self.commit()
+        if not self._spool.finished:
+            raise ConfigError(f"{self.target}: no tensor was added")
+        self._check_target()
+        staged = self._partial / "publish"
+        with os_errors(self._partial):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir()
+            placed = write_shards(staged, self._spool, self._shard_bytes)
+            files = {**self._files, CONFIG_FILE: _json_bytes(self._final_config(config))}
+            for name, data in files.items():
+                write_durable(staged / name, data)
+            hashes = {name: item.sha256 for name, item in self._spool.finished.items()}
+            small = {name: sha256(data) for name, data in files.items()}
+            manifest = build_manifest(placed, hashes, small, manifest_extra or {})
+            write_durable(staged / MANIFEST_FILE, _json_bytes(manifest))
+            sync_directory(staged)
+            publish_directory(staged, self.target, self._overwrite)
+        self._release(remove=True)
+        return manifest
+
+    def close(self) -> None:
+        """Give the lock back and keep what was committed, for a later ``resume``."""
+        self._release(remove=False)
+
+    def abandon(self) -> None:
+        """Delete everything written so far; the target stays as it was."""
+        self._release(remove=True)
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._release(remove=not self._resume)
+
+    def _release(self, remove: bool) -> None:
+        if self._lock is None:
+            return
+        if hasattr(self, "_spool"):
+            self._spool.close()
+        self._lock.release(remove)
+        self._lock = None
+
+    def _clear(self) -> None:
+        for path in self._partial.iterdir():
+            if path.name == "lock":
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _check_target(self) -> None:
+        target = self.target
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise CheckpointError(f"{target}: exists and is not a directory")
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+        if not self._overwrite:
+            raise CheckpointError(f"{target}: exists and is not empty; choose another name or allow overwriting")
+        if not (target / CONFIG_FILE).exists() and not (target / MANIFEST_FILE).exists():
+            raise CheckpointError(f"{target}: exists and is not a model directory, it will not be overwritten")
+
+    def _stage(self, filename: str, data: bytes) -> None:
+        reserved = (CONFIG_FILE, MANIFEST_FILE)
+        plain = filename and "/" not in filename and "\0" not in filename and not filename.startswith(".")
+        if not plain or filename in reserved or filename.startswith("model.safetensors"):
+            raise ConfigError(f"{filename!r} cannot be a file of the checkpoint; reserved: {', '.join(reserved)}")
+        self._files[filename] = data
+
+    def _final_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        final = {key: config[key] for key in config if key not in ("quantization_config", "compression_config")}
+        if self._modules:
+            dense = [
+                name.removesuffix(".weight")
+                for name, item in self._spool.finished.items()
+                if name.endswith(".weight") and len(item.info.shape) == 2
+            ]
+            final["quantization_config"] = quantization_record(self._modules, dense, config)
+        return final
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _scheme_from_json(record: Mapping[str, Any]) -> LinearScheme:
+    def scheme(fields: Mapping[str, Any]) -> Scheme:
+        block = fields["block"]
+        return Scheme(**{**fields, "block": None if block is None else (block[0], block[1])})
+
+    return LinearScheme(scheme(record["weight"]), None if record["input"] is None else scheme(record["input"]))
