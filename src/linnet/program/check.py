@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from linnet.program.program import PROGRAM_VERSION, PagedState, Program, Value, Weight
-from linnet.program.signatures import ProgramError, check_op, require
+from linnet.program.signatures import check_op, require
 from linnet.program.traverse import boundary
 from linnet.schemes.scheme import Scheme
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every family's logits against transformers: policy exact, fp32, prefill and cached decode, on every backend.
+
+Prompts of mixed lengths share the batch; contexts are longer than the sliding windows; blocks are scattered.
+"""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="golden logits need PyTorch")
+pytest.importorskip("transformers", reason="golden logits need transformers")
+
+import stepping
+from tiny_models import TINY_MODELS, VOCABULARY, TinyModel, reference_logits, write
+
+from linnet.backends.interface import Backend, Limits
+from linnet.backends.select import choose_backend
+from linnet.models.build import build_program
+from linnet.models.load import ModelSource, load_model, stored_type
+from linnet.models.spec import ArchSpec
+from linnet.program.check import check
+
+TOLERANCE = 1e-4
+VISIBLE = 10 * TOLERANCE
+SEED = 7
+LIMITS = Limits(
+    max_tokens=128,
+    max_sequences=8,
+    max_outputs=128,
+    block_size=stepping.BLOCK_SIZE,
+    max_blocks_per_sequence=stepping.BLOCKS_PER_SEQUENCE,
+)
+DECODE = (7, 1, 1, 1, 1, 1)
+"""Prefill of 7 tokens, then one at a time, then the rest as a chunk."""
+
+MODELS = {tiny.name: tiny for tiny in TINY_MODELS}
+
+
+def backend_named(name: str) -> Backend:
+    if name == "cpu":
+        pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
+    return choose_backend(name)
+
+
+def prompts_for(tiny: TinyModel) -> list[list[int]]:
+    generator = random.Random(SEED)
+    return [[generator.randrange(VOCABULARY) for _ in range(length)] for length in tiny.lengths]
+
+
+def worst_difference(found: list[np.ndarray], expected: list[Any]) -> float:
+    return max(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
+def test_logits_equal_transformers(tiny: TinyModel, backend: str, tmp_path: Path, record_property: Any) -> None:
+    chosen = backend_named(backend)
+    model = write(tiny, tmp_path, SEED)
+    prompts = prompts_for(tiny)
+    expected = reference_logits(model, prompts)
+    source = load_model(tmp_path, tiny.max_context)
+    check(source.program)
+    assert source.parameters == sum(parameter.numel() for parameter in model.parameters())
+    executable = chosen.prepare(source, "exact", LIMITS)
+    largest = max(float(logits.abs().max()) for logits in expected)
+    for mode, chunks in (("prefill", None), ("decode", DECODE)):
+        worst = worst_difference(stepping.run(executable, prompts, chunks, SEED), expected)
+        record_property(f"{mode}_max_abs_difference", worst)
+        print(f"{tiny.name} {backend} {mode}: max abs difference {worst:.1e}, logits up to {largest:.1f}, seed {SEED}")
+        assert worst <= TOLERANCE
+
+
+def _attention(**changes: Any) -> Any:
+    return lambda spec: replace(spec, attention=replace(spec.attention, **changes))
+
+
+def _norm(**changes: Any) -> Any:
+    return lambda spec: replace(spec, norm=replace(spec.norm, **changes))
+
+
+def _windows(spec: ArchSpec) -> ArchSpec:
+    return replace(spec, windows=tuple(None if window is None else window + 1 for window in spec.windows))
+
+
+def _rope(**changes: Any) -> Any:
+    def wrong(spec: ArchSpec) -> ArchSpec:
+        assert spec.attention.rope is not None
+        rope = replace(spec.attention.rope, **changes)
+        return replace(spec, attention=replace(spec.attention, rope=rope))
+
+    return wrong
+
+
+def _swapped(spec: ArchSpec) -> ArchSpec:
+    attention = spec.attention
+    return replace(spec, attention=replace(attention, key=attention.value, value=attention.key))
+
+
+WRONG: tuple[tuple[str, str, Any], ...] = (
+    ("mistral", "window off by one", _windows),
+    ("qwen2-window", "window off by one", _windows),
+    ("gemma-2", "window off by one", _windows),
+    ("gemma-2", "no attention softcap", _attention(softcap=None)),
+    ("gemma-2", "no logits softcap", lambda spec: replace(spec, logits_softcap=None)),
+    ("gemma-2", "gain without one", _norm(offset=0.0)),
+    ("gemma-2", "no embedding scale", lambda spec: replace(spec, embedding_scale=None)),
+    ("gemma-2", "usual attention scale", _attention(scale=12**-0.5)),
+    ("llama-3-tied", "interleaved rope", _rope(style="interleaved")),
+    ("llama-yarn", "no attention factor", _rope(attention_factor=1.0)),
+    ("phi-3-long-rope-long", "no attention factor", _rope(attention_factor=1.0)),
+    ("phi-3", "key and value swapped", _swapped),
+    ("qwen3", "no head norm", _attention(head_norm=None)),
+    ("gpt-neox", "sequential residual", lambda spec: replace(spec, parallel_residual=False)),
+    ("gpt-neox", "gelu by tanh", lambda spec: replace(spec, mlp=replace(spec.mlp, activation="gelu_tanh"))),
+    ("bloom", "gelu by erf", lambda spec: replace(spec, mlp=replace(spec.mlp, activation="gelu"))),
+    ("bloom", "no alibi", _attention(alibi_slopes=None)),
+    ("bloom", "no embedding norm", lambda spec: replace(spec, embedding_norm=None)),
+    ("bloom", "key and value swapped", _swapped),
+)
+
+
+@pytest.mark.parametrize(("name", "mistake", "wrong"), WRONG, ids=[f"{name}: {mistake}" for name, mistake, _ in WRONG])
+def test_a_wrong_spec_cannot_hide(name: str, mistake: str, wrong: Any, tmp_path: Path) -> None:
+    """The comparison above is sharp: each planted mistake moves the logits ten times past its tolerance."""
+    tiny = MODELS[name]
+    model = write(tiny, tmp_path, SEED)
+    prompts = prompts_for(tiny)
+    source = load_model(tmp_path, tiny.max_context)
+    spec = wrong(source.spec)
+    program = build_program(spec, lambda tensor: stored_type(source.checkpoint, tensor))
+    executable = choose_backend("reference").prepare(ModelSource(spec, program, source.checkpoint), "exact", LIMITS)
+    worst = worst_difference(stepping.run(executable, prompts, None, SEED), reference_logits(model, prompts))
+    print(f"{name}, {mistake}: {worst:.2e}")
+    assert worst > VISIBLE

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny random checkpoints of every family, written by transformers, with weights large enough that nothing can hide."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 97
+DEFAULT_LENGTHS = (29, 3, 17, 1, 8)
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """One configuration to compare. ``lengths``: prompt lengths; ``max_context``: what load_model is asked for."""
+
+    name: str
+    config: Callable[[], Any]
+    lengths: tuple[int, ...] = DEFAULT_LENGTHS
+    max_context: int | None = None
+    bare: bool = False
+    """Save the model without its head, as some published checkpoints are: names have no prefix."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def gated(**changes: Any) -> dict[str, Any]:
+    """Sizes chosen so that heads, KV heads, head size and widths are all different."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return sizes | changes
+
+
+def rope(kind: str = "default", theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": theta, **more}
+
+
+LLAMA3 = rope(
+    "llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+)
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.5)
+LONG = rope(
+    "longrope",
+    short_factor=[1.0, 1.1, 1.2, 1.3],
+    long_factor=[1.0, 2.0, 3.0, 4.0],
+    original_max_position_embeddings=16,
+)
+PHI3_LONG = gated(rope_parameters=LONG, original_max_position_embeddings=16)
+NEOX = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 64,
+}
+BLOOM = {"vocab_size": VOCABULARY, "hidden_size": 48, "n_layer": 3}
+GEMMA2 = {
+    "head_dim": 12,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 20,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 6.0,
+}
+t = transformers
+
+TINY_MODELS: tuple[TinyModel, ...] = (
+    TinyModel("llama-1", lambda: t.LlamaConfig(**gated(num_key_value_heads=6))),
+    TinyModel("llama-2-biases", lambda: t.LlamaConfig(**gated(attention_bias=True, mlp_bias=True))),
+    TinyModel("llama-3-tied", lambda: t.LlamaConfig(**gated(rope_parameters=LLAMA3, tie_word_embeddings=True))),
+    TinyModel(
+        "llama-head-size", lambda: t.LlamaConfig(**gated(head_dim=10, rope_parameters=rope("linear", factor=2.0)))
+    ),
+    TinyModel("llama-yarn", lambda: t.LlamaConfig(**gated(rope_parameters=YARN))),
+    TinyModel("mistral", lambda: t.MistralConfig(**gated(sliding_window=8))),
+    TinyModel("mistral-no-window", lambda: t.MistralConfig(**gated(sliding_window=None))),
+    TinyModel("qwen2", lambda: t.Qwen2Config(**gated())),
+    TinyModel(
+        "qwen2-window",
+        lambda: t.Qwen2Config(**gated(use_sliding_window=True, sliding_window=6, max_window_layers=1)),
+    ),
+    TinyModel("qwen3", lambda: t.Qwen3Config(**gated(head_dim=16, rope_parameters=rope(theta=1e6)))),
+    TinyModel("gemma-2", lambda: t.Gemma2Config(**gated(**GEMMA2))),
+    TinyModel("phi-3", lambda: t.Phi3Config(**gated(sliding_window=9))),
+    TinyModel("phi-3-partial", lambda: t.Phi3Config(**gated(rope_parameters=rope(partial_rotary_factor=0.5)))),
+    TinyModel("phi-3-long-rope-short", lambda: t.Phi3Config(**PHI3_LONG), (15, 3, 8)),
+    TinyModel("phi-3-long-rope-long", lambda: t.Phi3Config(**PHI3_LONG), (29, 17, 24), max_context=64),
+    TinyModel("gpt-neox", lambda: t.GPTNeoXConfig(**NEOX)),
+    TinyModel(
+        "gpt-neox-sequential",
+        lambda: t.GPTNeoXConfig(**NEOX, use_parallel_residual=False, rotary_pct=1.0, attention_bias=False),
+    ),
+    TinyModel("bloom", lambda: t.BloomConfig(**BLOOM, n_head=6)),
+    TinyModel("bloom-bare", lambda: t.BloomConfig(**BLOOM, n_head=4), bare=True),
+)
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """Weights of standard deviation 0.2 and visible gains and biases: a wrong term anywhere moves the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            norm = parameter.ndim == 1 and name.endswith("weight")
+            centre = 1.0 if norm and float(parameter.abs().max()) > 0 else 0.0
+            parameter.copy_(centre + (0.3 if norm else 0.2) * noise)
+
+
+def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreTrainedModel":
+    """Write the checkpoint into ``directory`` and return the model, fp32, eager attention."""
+    config = tiny.config()
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    randomise(model, seed)
+    model.tie_weights()
+    if tiny.bare:
+        model.config.architectures = [type(model).__name__]
+        model.base_model.save_pretrained(directory)
+        path = directory / "config.json"
+        path.write_text(path.read_text().replace("BloomModel", "BloomForCausalLM"))
+    else:
+        model.save_pretrained(directory)
+    return model
+
+
+@torch.no_grad()
+def reference_logits(model: "transformers.PreTrainedModel", prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Logits fp32 [length, vocabulary] of every prompt, each alone, without cache."""
+    return [model(torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
