@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an algorithm is: it declares the statistics it needs and turns a weight into codes and scales."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+import torch
+
+from linnet.compress.recipe import explain
+from linnet.compress.statistic import Statistic
+from linnet.errors import ConfigError
+from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.scheme import LinearScheme
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A compressed weight and what is known about its error (plain numbers, they go into the manifest).
+
+    ``weight_error``: |Q - W|^2 / |W|^2. ``output_error``: |Q x - W x|^2 / |W x|^2 over the calibration rows, if known.
+    """
+
+    packed: PackedWeight
+    weight_error: float
+    output_error: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    """Built from its options once per run; holds no state between fits."""
+
+    Options: ClassVar[type]
+    statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]]
+    """Name -> constructor (width of the tap). Empty: the algorithm is data-free and no model is run."""
+
+    def __init__(self, options: Any) -> None: ...
+
+    def fit(
+        self,
+        where: str,
+        weight: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        tick: Callable[[float], None],
+    ) -> Fit:
+        """Compress fp32 ``weight`` [rows, columns], which may be overwritten.
+
+        ``where`` names the module in errors; ``tick(fraction)`` tells progress and may raise Interrupted.
+        """
+
+    def fit_bytes(self, shape: tuple[int, int]) -> int:
+        """Greatest extra memory of a fit, statistics and the weight itself not counted."""
+
+
+def make_algorithm(name: str, options: Mapping[str, Any], known: Mapping[str, type[Algorithm]]) -> Algorithm:
+    """The named algorithm with checked options; ConfigError lists what is known."""
+    if name not in known:
+        raise ConfigError(f"unknown algorithm {name!r}; known: {', '.join(known)}")
+    kind = known[name]
+    try:
+        return kind(msgspec.convert(dict(options), kind.Options))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"options of algorithm {name}: {explain(error, options, kind.Options)}") from error
+
+
+def relative_error(approximation: torch.Tensor, weight: torch.Tensor) -> float:
+    """|Q - W|^2 / |W|^2 (0 for a weight of zeros that stays zero)."""
+    error = float((approximation - weight).square().sum(dtype=torch.float64))
+    size = float(weight.square().sum(dtype=torch.float64))
+    return error / size if size > 0 else error

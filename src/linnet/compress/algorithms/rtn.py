@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Round to nearest: every weight to its nearest code. Data-free; the baseline of everything else."""
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal
+
+import msgspec
+import torch
+
+from linnet.compress.algorithm import Fit, relative_error
+from linnet.compress.scales import scales_of
+from linnet.compress.statistic import Statistic
+from linnet.schemes import codecs
+from linnet.schemes.packed_weight import pack
+from linnet.schemes.scheme import LinearScheme
+
+
+class RtnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``scales``: minmax (the trade's default) or mse (the clipping with the least squared weight error)."""
+
+    scales: Literal["minmax", "mse"] = "minmax"
+
+
+class Rtn:
+    """Scales from the weight alone, codes by rounding."""
+
+    Options = RtnOptions
+    statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]] = {}
+
+    def __init__(self, options: RtnOptions) -> None:
+        self._options = options
+
+    def fit(
+        self,
+        where: str,
+        weight: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        tick: Callable[[float], None],
+    ) -> Fit:
+        """See Algorithm.fit."""
+        array = weight.numpy()
+        scale, zero_point = scales_of(array, scheme.weight, self._options.scales == "mse")
+        codes = codecs.quantize(array, scheme.weight, scale, zero_point)
+        tick(1.0)
+        approximation = torch.from_numpy(codecs.dequantize(codes, scheme.weight, scale, zero_point))
+        return Fit(pack(codes, scale, zero_point, scheme), relative_error(approximation, weight))
+
+    def fit_bytes(self, shape: tuple[int, int]) -> int:
+        """Codes, the dequantised weight, a difference and its square."""
+        return shape[0] * shape[1] * (1 + 4 + 4 + 4)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: everything that decides a compression, as one frozen record that is written into the manifest."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from linnet.errors import ConfigError
+
+RECIPE_VERSION = 1
+DENSE = "dense"
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the calibration rows come from. ``text`` is a UTF-8 file; None is the bundled text.
+
+    ``length`` in tokens; None is 512, or the model's context if that is shorter.
+    """
+
+    text: str | None = None
+    rows: int = 64
+    length: int | None = None
+    seed: int = 0
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Modules that match (exact name, ``re:`` regex) get this scheme instead of the recipe's, or stay ``dense``."""
+
+    match: str
+    scheme: str
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``scheme``: a preset name (``W4A16-g32``). ``options`` belong to the algorithm, which checks them.
+
+    ``group_size`` ``auto``: the largest group that fits each linear, at most the scheme's; None: the scheme's own, an
+    error where it does not divide. ``chunk_tokens``: rows per run of a block (it decides sums, so it is recorded).
+    """
+
+    scheme: str
+    algorithm: str = "gptq"
+    options: dict[str, Any] = {}
+    group_size: int | Literal["auto"] | None = None
+    rules: tuple[Rule, ...] = ()
+    calibration: Calibration = Calibration()
+    chunk_tokens: int = 2048
+    format_version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != RECIPE_VERSION:
+            raise ConfigError(
+                f"recipe format_version {self.format_version} is unknown; this build reads {RECIPE_VERSION}"
+            )
+        for name, value in (
+            ("chunk_tokens", self.chunk_tokens),
+            ("calibration.rows", self.calibration.rows),
+            ("calibration.length", self.calibration.length),
+            ("group_size", self.group_size),
+        ):
+            if isinstance(value, int) and value < 1:
+                raise ConfigError(f"recipe: {name} must be positive, not {value}")
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()
+
+    def canonical_json(self) -> bytes:
+        """Sorted keys, defaults written out."""
+        return msgspec.json.encode(msgspec.to_builtins(self), order="deterministic")
+
+
+def make_recipe(scheme: str, algorithm: str = "gptq", **fields: Any) -> Recipe:
+    """The recipe of a plain (scheme, algorithm) call; ``fields`` are Recipe's other fields (nested ones as dicts)."""
+    return recipe_from({"scheme": scheme, "algorithm": algorithm, **fields})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a YAML file. ConfigError names the file, the place and what is accepted."""
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_known(Recipe))}")
+    return recipe_from(record, where=str(path))
+
+
+def recipe_from(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A mapping of plain values -> Recipe; an unknown key is an error that lists the known ones."""
+    try:
+        return msgspec.convert(record, Recipe)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, record, Recipe)}") from error
+
+
+def explain(error: msgspec.ValidationError, record: Mapping[str, Any], root: type) -> str:
+    """msgspec's message, plus the known keys of the record in which it found the fault."""
+    message = str(error)
+    if "unknown field" not in message and "missing required field" not in message:
+        return message
+    kind = root
+    place = re.search(r"at `\$(.*)`", message)
+    if root is Recipe and place is not None:
+        kind = {".calibration": Calibration}.get(place.group(1), Rule if ".rules" in place.group(1) else Recipe)
+    return f"{message}; known keys: {', '.join(_known(kind))}"
+
+
+def _known(kind: type) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(kind))

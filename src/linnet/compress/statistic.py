@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an algorithm wants to know about the rows a set of linears reads. A Statistic is a mergeable sum over rows."""
+
+from collections.abc import Callable
+from typing import Protocol, Self, TypeVar, cast
+
+import torch
+
+from linnet.errors import CheckpointError
+
+_PANEL_COLUMNS = 512
+
+Derived = TypeVar("Derived")
+
+
+class Statistic(Protocol):
+    """One per tap and kind, shared by all linears that read the tap."""
+
+    rows: int
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count fp32 [rows, width]."""
+
+    def merge(self, other: Self) -> None:
+        """Add the sums of other rows."""
+
+
+class Hessian:
+    """H = sum over rows of x x^T: the second derivative of the squared output error of any linear that reads x.
+
+    fp32 [width, width]; only the upper triangle is summed (in panels, in row order), ``matrix`` mirrors it.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self._upper = torch.zeros(width, width)
+        self._derived: dict[object, object] = {}
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count fp32 [rows, width]."""
+        self._derived.clear()
+        width = self._upper.shape[0]
+        for start in range(0, width, _PANEL_COLUMNS):
+            stop = min(start + _PANEL_COLUMNS, width)
+            self._upper[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
+        self.rows += x.shape[0]
+
+    def merge(self, other: Self) -> None:
+        """Add the sums of other rows."""
+        self._derived.clear()
+        self._upper += other._upper
+        self.rows += other.rows
+
+    def matrix(self, where: str) -> torch.Tensor:
+        """The whole symmetric matrix (a copy). CheckpointError if an activation was NaN or infinite."""
+        whole = torch.triu(self._upper)
+        whole += torch.triu(self._upper, 1).T
+        if not torch.isfinite(torch.diagonal(whole)).all() or not torch.isfinite(whole.sum()):
+            raise CheckpointError(f"the activations that {where} reads hold NaN or infinity on the calibration rows")
+        return whole
+
+    def derived(self, key: object, make: Callable[[], Derived]) -> Derived:
+        """Something computed once from the finished sum and shared by the linears that read the tap."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return cast("Derived", self._derived[key])
+
+    def quadratic(self, difference: torch.Tensor) -> float:
+        """sum over rows r of d_r H d_r^T: the summed squared output error of a weight change [rows, width]."""
+        upper = torch.triu(self._upper)
+        product = difference @ upper
+        twice = (product * difference).sum(dtype=torch.float64) * 2
+        diagonal = (difference.square() * torch.diagonal(upper)).sum(dtype=torch.float64)
+        return float(twice - diagonal)
