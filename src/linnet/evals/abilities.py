@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ability scores: which questions a model answers rightly, one boolean a question, so that models can be paired."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,9 @@ import numpy as np
 from linnet.api import LLM, SamplingParams
 from linnet.errors import ConfigError
 from linnet.evals.questions import Question, QuestionSet, chat_turns
+
+QUESTIONS_IN_CACHE = 16
+"""So few that their prompts surely still lie in the prefix cache when their other choices come."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while work goes on."""
@@ -53,18 +56,30 @@ def _choose(llm: LLM, questions: Sequence[Question], progress: Progress) -> list
     """The index of the likeliest choice of every question."""
     rows: list[list[int]] = []
     starts: list[int] = []
-    for question in questions:
+    owners: list[tuple[int, int]] = []
+    for number, choice in _order(questions):
+        question = questions[number]
         prompt = _prompt_ids(llm, question)
-        for text in question.choices:
-            row = _prompt_ids(llm, question, text)
-            start = _common_prefix(prompt, row)
-            if start == 0 or start == len(row):
-                raise ConfigError(f"question {question.id}: choice {text!r} adds no token that can be scored")
-            rows.append(row)
-            starts.append(start)
+        row = _prompt_ids(llm, question, question.choices[choice])
+        start = _common_prefix(prompt, row)
+        if start == 0 or start == len(row):
+            raise ConfigError(f"question {question.id}: choice {question.choices[choice]!r} adds no token to score")
+        rows.append(row)
+        starts.append(start)
+        owners.append((number, choice))
     scores = llm.score(rows, starts=starts, progress=lambda done, total: progress("questions", done, total))
-    totals = iter([float(np.sum(score, dtype=np.float64)) for score in scores])
-    return [int(np.argmax([next(totals) for _ in question.choices])) for question in questions]
+    totals = [[0.0] * len(question.choices) for question in questions]
+    for (number, choice), score in zip(owners, scores, strict=True):
+        totals[number][choice] = float(np.sum(score, dtype=np.float64))
+    return [int(np.argmax(total)) for total in totals]
+
+
+def _order(questions: Sequence[Question]) -> Iterator[tuple[int, int]]:
+    """(question, choice) pairs; the first choices of a few questions, then their others, which find the prompt cached."""
+    for begin in range(0, len(questions), QUESTIONS_IN_CACHE):
+        few = range(begin, min(begin + QUESTIONS_IN_CACHE, len(questions)))
+        yield from ((number, 0) for number in few)
+        yield from ((number, choice) for number in few for choice in range(1, len(questions[number].choices)))
 
 
 def _generate(llm: LLM, questions: Sequence[Question], progress: Progress) -> list[str]:

@@ -31,12 +31,13 @@ class Request:
     arrival_s:       on the clock whose `now` the scheduler is given; the order of 'fcfs'.
     priority:        smaller is more important; the order of 'priority'.
     cache_salt:      requests share cached blocks only under the same salt.
-    score_prompt:    logits for every prompt position; no prefix-cache hit is used, since cached rows have no logits.
+    score_prompt:    logits for prompt positions from `scored` on; prefix-cache hits end there: cached rows have no logits.
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
 
     known:           prompt and generated token ids, append-only.
     computed:        how many of them have their keys and values in `block_ids`.
-    scored:          prompt rows whose logits were delivered; all of them when none were asked for.
+    scored:          prompt rows whose logits were delivered or are not wanted; all of them when none were asked for.
+                     The caller may raise it before add() to leave out the first rows.
     published:       full blocks, from the first, that need not be published (again).
     digests:         names of the first full blocks, extended on demand; kept across preemptions.
     progressed:      whether anything new was delivered since the last admission.

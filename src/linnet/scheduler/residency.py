@@ -45,7 +45,7 @@ class Residency:
         request.computed = len(hits) * self.pool.block_size
         if request.cached_tokens is None:
             request.cached_tokens = request.computed
-            if self._may_hit(request):
+            if self.prefix_cache and self._reusable_tokens(request):
                 self.prefix_query_tokens += request.prompt_tokens
                 self.prefix_hit_tokens += request.computed
         return True
@@ -69,13 +69,15 @@ class Residency:
         request.block_ids = []
         request.published = 0
 
-    def _may_hit(self, request: Request) -> bool:
-        return self.prefix_cache and not request.score_prompt
+    def _reusable_tokens(self, request: Request) -> int:
+        """The longest prefix that need not be computed: one token always is, and so is every row still to be scored."""
+        outstanding = request.scored < request.prompt_tokens
+        return min(request.scored, len(request.known) - 1) if outstanding else len(request.known) - 1
 
     def _lookup(self, request: Request) -> Sequence[int]:
-        if not self._may_hit(request):
+        full = self._reusable_tokens(request) // self.pool.block_size
+        if not self.prefix_cache or not full:
             return ()
-        full = (len(request.known) - 1) // self.pool.block_size
         return self.pool.lookup(self._digests(request, full))
 
     def _digests(self, request: Request, full_blocks: int) -> Sequence[bytes]:

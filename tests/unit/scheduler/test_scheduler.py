@@ -137,6 +137,18 @@ def test_no_hit_under_another_salt_or_when_scoring(fields: dict[str, object]) ->
     assert events[0].cached_tokens == 0
 
 
+def test_a_prefix_hit_ends_where_scoring_begins() -> None:
+    one = scheduler()  # blocks of 4
+    one.add(request(0, prompt=12, new=1))
+    step(one)
+    scoring = Request(request_id=1, prompt_token_ids=tuple(range(12)), max_new_tokens=0, score_prompt=True)
+    scoring.scored = 9
+    one.add(scoring)
+    plan, events = step(one)
+    assert (plan.items[0].start, plan.items[0].n, plan.items[0].output_offsets) == (8, 4, (1, 2, 3))
+    assert events[0].cached_tokens == 8
+
+
 def test_scoring_without_generating() -> None:
     one = scheduler(token_budget=4)
     one.add(request(0, prompt=6, new=0, score_prompt=True))
