@@ -75,6 +75,20 @@ class ModelSource:
             tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return tensor.T if ref.transposed else tensor
 
+    def stored_bytes(self, ref: WeightRef) -> int:
+        """Bytes a weight takes on disk; for rows of a fused tensor, their share."""
+        module = ref.checkpoint_name.removesuffix(".weight")
+        if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
+            packed = self.checkpoint.linear(module)
+            assert isinstance(packed, PackedWeight)
+            whole, rows = packed.nbytes, packed.shape[0]
+        else:
+            info = self.checkpoint.info(ref.checkpoint_name)
+            whole, rows = info.nbytes, info.shape[0]
+        if ref.rows is None:
+            return whole
+        return whole * sum(stop - start for start, stop in ref.rows) // rows
+
     @cached_property
     def _linears(self) -> tuple[LinearInfo, ...]:
         return list_linears(self.spec, self.program)

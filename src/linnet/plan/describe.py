@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""describe: the facts `linnet inspect` prints, from headers and the config alone. Plain values, ready for JSON."""
+
+from collections import Counter
+from typing import Any
+
+from linnet.backends.interface import Limits, Policy
+from linnet.errors import ConfigError
+from linnet.models.load import ModelSource, stored_type
+from linnet.plan.ledger import predict
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+BLOCK_SIZE = 16
+TOKEN_BUDGET = 512
+
+
+def scheme_text(dtype: str | LinearScheme) -> str:
+    """``bf16``; ``int4 group 128``; ``int8 channel, input int8 token dynamic``."""
+    if not isinstance(dtype, LinearScheme):
+        return dtype
+
+    def one(scheme: Scheme) -> str:
+        words: list[str] = [scheme.element, scheme.granularity]
+        words += [str(scheme.group_size)] if scheme.group_size else []
+        words += ["x".join(map(str, scheme.block))] if scheme.block else []
+        words += [] if scheme.symmetric else ["asymmetric"]
+        return " ".join(words + (["dynamic"] if scheme.dynamic else []))
+
+    return one(dtype.weight) + ("" if dtype.input is None else f", input {one(dtype.input)}")
+
+
+def describe(
+    source: ModelSource,
+    policy: Policy = "fast",
+    context: int | None = None,
+    sequences: int = 1,
+    token_budget: int = TOKEN_BUDGET,
+) -> dict[str, Any]:
+    """Family, sizes, schemes, bytes and predicted memory.
+
+    ``context`` (tokens per sequence, the model's own by default) and ``sequences`` size the KV pool; ``token_budget``
+    the activations. Keys ending in ``_bytes`` hold bytes. ConfigError for a context the model cannot reach.
+    """
+    spec = source.spec
+    longest = spec.max_positions
+    if context is not None and not 1 <= context <= longest:
+        raise ConfigError(f"a context of {context} tokens was asked for; accepted is 1 to {longest} for this model")
+    if sequences < 1 or token_budget < 1:
+        raise ConfigError(f"sequences ({sequences}) and token_budget ({token_budget}) must be at least 1")
+    tokens = context or longest
+    limits = Limits(
+        max_tokens=token_budget,
+        max_sequences=sequences,
+        max_outputs=sequences,
+        block_size=BLOCK_SIZE,
+        max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
+    )
+    ledger = predict(source, limits, policy)
+    attention = spec.attention
+    schemes = Counter(
+        scheme_text(stored_type(source.checkpoint, linear.tensor))
+        for linear in source.linears()
+        if linear.kind == "linear"
+    )
+    head = scheme_text(stored_type(source.checkpoint, f"{spec.embedding if spec.tied_head else spec.head}.weight"))
+    windows = sorted({window for window in spec.windows if window is not None})
+    facts: dict[str, Any] = {
+        "family": spec.family,
+        "parameters": source.parameters,
+        "layers": spec.layers,
+        "hidden_size": spec.hidden_size,
+        "heads": f"{attention.heads} (KV {attention.kv_heads}) of size {attention.head_size}",
+        "vocabulary": spec.vocabulary_size,
+        "context_tokens": longest,
+    }
+    if windows:
+        sliding = sum(window is not None for window in spec.windows)
+        facts["sliding_window"] = f"{', '.join(map(str, windows))} tokens in {sliding} of {spec.layers} layers"
+    facts["linears"] = dict(sorted(schemes.items()))
+    facts["embedding"] = scheme_text(stored_type(source.checkpoint, f"{spec.embedding}.weight"))
+    facts["head"] = f"{head}, tied to the embedding" if spec.tied_head else head
+    facts["checkpoint_bytes"] = source.checkpoint.nbytes
+    facts["predicted_memory"] = {
+        "policy": policy,
+        "context_tokens": tokens,
+        "sequences": sequences,
+        "weight_bytes": ledger.weight_bytes,
+        "arena_bytes": ledger.arena_bytes,
+        "kv_per_token_bytes": ledger.kv_bytes_per_token,
+        "kv_bytes": ledger.kv_bytes,
+        "total_bytes": ledger.total_bytes,
+    }
+    if source.warnings:
+        facts["warnings"] = "; ".join(source.warnings)
+    return facts

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory ledger: what a model will need on a machine, to the byte, before anything is allocated.
+
+Everything is derived from the Program: weights from its references, activations from plan_buffers, KV from its
+declared states. Not counted: the interpreter itself, kernels' side tables and the tokenizer (tens of megabytes).
+"""
+
+from dataclasses import dataclass
+
+from linnet.backends.interface import Limits, Policy
+from linnet.models.load import ModelSource
+from linnet.program.choose_numerics import choose_numerics
+from linnet.program.plan_buffers import plan_buffers, resolve_shape
+from linnet.program.program import PagedState, Program
+from linnet.program.traverse import declarations
+from linnet.schemes.scheme import DENSE_BITS, Scheme
+
+
+@dataclass(frozen=True)
+class KVLayer:
+    """One layer's cache: bytes of a token's key and value, and how far back the layer looks."""
+
+    bytes_per_token: int
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes a model needs under ``limits`` and ``policy``.
+
+    ``embedding_bytes``, ``block_bytes`` and ``head_bytes`` are stored weights and sum to ``weight_bytes`` (a tied head
+    counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its output
+    rows among them. ``step_weight_bytes`` is what one decode step reads of the weights: all but the embedding table,
+    unless the head is tied to it. ``multiplications``: of weights with one row (one token).
+    """
+
+    policy: Policy
+    limits: Limits
+    embedding_bytes: int
+    block_bytes: int
+    head_bytes: int
+    arena_bytes: int
+    logits_bytes: int
+    kv_layers: tuple[KVLayer, ...]
+    step_weight_bytes: int
+    multiplications: int
+    attention_width: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights as stored."""
+        return self.embedding_bytes + self.block_bytes + self.head_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token over all layers."""
+        return sum(layer.bytes_per_token for layer in self.kv_layers)
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """One block of the pool over all layers."""
+        return self.kv_bytes_per_token * self.limits.block_size
+
+    @property
+    def kv_bytes(self) -> int:
+        """The whole pool if every sequence reaches the longest context."""
+        return self.kv_bytes_per_block * self.limits.max_blocks_per_sequence * self.limits.max_sequences
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights, arena and KV pool."""
+        return self.weight_bytes + self.arena_bytes + self.kv_bytes
+
+    def kv_bytes_read(self, context_tokens: int) -> int:
+        """Keys and values one token's step reads at a context, windows respected."""
+        return sum(
+            layer.bytes_per_token * (context_tokens if layer.window is None else min(context_tokens, layer.window))
+            for layer in self.kv_layers
+        )
+
+    def rows(self) -> tuple[tuple[str, int], ...]:
+        """(what, bytes) for people, the total last."""
+        limits = self.limits
+        context = limits.max_blocks_per_sequence * limits.block_size
+        return (
+            ("weights: embedding", self.embedding_bytes),
+            ("weights: blocks", self.block_bytes),
+            ("weights: head", self.head_bytes),
+            (f"activations of {limits.max_tokens} tokens, {limits.max_outputs} output rows", self.arena_bytes),
+            (f"KV of {limits.max_sequences} x {context} tokens", self.kv_bytes),
+            ("total", self.total_bytes),
+        )
+
+    def table(self) -> str:
+        """The rows as aligned text."""
+        rows = [(label, f"{count:,}") for label, count in self.rows()]
+        wide, digits = max(len(label) for label, _ in rows), max(len(count) for _, count in rows)
+        return "\n".join(f"{label:<{wide}}  {count:>{digits}} bytes" for label, count in rows)
+
+
+def predict(source: ModelSource, limits: Limits, policy: Policy) -> Ledger:
+    """What ``backend.prepare(source, policy, limits)`` and a full KV pool will take."""
+    program = choose_numerics(source.program, policy)
+    bounds = limits.symbols()
+    logits = declarations(program)[program.outputs[0]]
+    rows, vocabulary = resolve_shape(logits, bounds)
+    stored, parts, multiplications = _weigh(source, program)
+    embedding = stored[program.ops[0].weights[0]]
+    tied = program.ops[0].weights[0] in _head_weights(program)
+    return Ledger(
+        policy=policy,
+        limits=limits,
+        embedding_bytes=parts["embed"],
+        block_bytes=parts["block"],
+        head_bytes=parts["head"],
+        arena_bytes=plan_buffers(program, bounds).arena_bytes,
+        logits_bytes=rows * vocabulary * 4,
+        kv_layers=tuple(
+            KVLayer(state_bytes_per_token(state), window)
+            for state, window in zip(program.states, source.spec.windows, strict=True)
+        ),
+        step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
+        multiplications=multiplications,
+        attention_width=source.spec.attention.heads * source.spec.attention.head_size * source.spec.layers,
+    )
+
+
+def state_bytes_per_token(state: PagedState) -> int:
+    """Bytes of one token's key and value in one layer."""
+    elements = state.kv_heads * (state.head_size + state.value_head_size)
+    if isinstance(state.dtype, Scheme):
+        scales = 2 * state.kv_heads * 4  # one fp32 scale per token and head, for the key and for the value
+        return -(-elements * state.dtype.bits // 8) + scales
+    return elements * DENSE_BITS[state.dtype] // 8
+
+
+def _head_weights(program: Program) -> set[str]:
+    return {name for op in program.ops if op.kind == "logits" for name in op.weights}
+
+
+def _weigh(source: ModelSource, program: Program) -> tuple[dict[str, int], dict[str, int], int]:
+    """Stored bytes per weight, per kind of segment (each weight where it is first read), and multiplications."""
+    weights = {weight.name: weight for weight in program.weights}
+    stored: dict[str, int] = {}
+    parts = {"embed": 0, "block": 0, "head": 0}
+    multiplications = 0
+    for segment in program.segments:
+        for op in program.ops[segment.start : segment.stop]:
+            for name in op.weights:
+                if name not in stored:
+                    stored[name] = source.stored_bytes(weights[name].ref)
+                    parts[segment.kind] += stored[name]
+            if op.kind in ("linear", "logits"):
+                rows, columns = weights[op.weights[0]].shape
+                multiplications += rows * columns
+    return stored, parts, multiplications
