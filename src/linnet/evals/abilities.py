@@ -75,7 +75,7 @@ def _choose(llm: LLM, questions: Sequence[Question], progress: Progress) -> list
 
 
 def _order(questions: Sequence[Question]) -> Iterator[tuple[int, int]]:
-    """(question, choice) pairs; the first choices of a few questions, then their others, which find the prompt cached."""
+    """(question, choice) pairs; the first choices of a few questions, then the others, whose prompt is cached."""
     for begin in range(0, len(questions), QUESTIONS_IN_CACHE):
         few = range(begin, min(begin + QUESTIONS_IN_CACHE, len(questions)))
         yield from ((number, 0) for number in few)

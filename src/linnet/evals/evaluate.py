@@ -187,6 +187,6 @@ def _require_same_tokens(candidate: LLM, reference: LLM) -> None:
     sizes: Sequence[int] = (candidate.vocabulary_size, reference.vocabulary_size)
     if sizes[0] != sizes[1] or ours.encode(probe) != theirs.encode(probe):
         raise ConfigError(
-            f"{candidate.name} and {reference.name} do not share a tokeniser (vocabularies of {sizes[0]} and {sizes[1]});"
-            " a loss can only be measured between models that read the same tokens"
+            f"{candidate.name} and {reference.name} do not share a tokeniser (vocabularies of {sizes[0]} and {sizes[1]}"
+            " tokens); a loss can only be measured between models that read the same tokens"
         )

@@ -31,7 +31,7 @@ class Request:
     arrival_s:       on the clock whose `now` the scheduler is given; the order of 'fcfs'.
     priority:        smaller is more important; the order of 'priority'.
     cache_salt:      requests share cached blocks only under the same salt.
-    score_prompt:    logits for prompt positions from `scored` on; prefix-cache hits end there: cached rows have no logits.
+    score_prompt:    logits for prompt positions from `scored` on; prefix-cache hits end there (they have no logits).
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
 
     known:           prompt and generated token ids, append-only.
