@@ -8,7 +8,7 @@ from linnet.scheduler import StepPlan
 
 
 class BatchBuffers:
-    """Persistent arrays sized by Limits; the Batch that ``fill`` returns is views of them, valid until the next call."""
+    """Persistent arrays sized by Limits; ``fill`` returns a Batch of views of them, valid until the next call."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

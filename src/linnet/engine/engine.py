@@ -138,7 +138,7 @@ class Engine:
             raise EngineUnavailableError("the engine is draining and takes no new requests")
         if submit.request_id in self._live:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
-        self._validate(submit)
+        self.validate(submit)
         scores = submit.params.prompt_logprobs is not None or submit.compare
         arrival_s = self._clock()
         request = Request(
@@ -232,8 +232,8 @@ class Engine:
         else:
             self.forget_prefixes()
 
-    def _validate(self, submit: Submit) -> None:
-        """What only the engine knows: the vocabulary. The scheduler checks lengths."""
+    def validate(self, submit: Submit) -> None:
+        """Refuse what can never run here: ParameterError or ConfigError. Mutates nothing."""
         if not submit.prompt_token_ids:
             raise ParameterError("prompt", "the prompt is empty; at least one token is needed")
         ids = np.asarray(submit.prompt_token_ids)

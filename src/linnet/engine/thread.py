@@ -21,7 +21,6 @@ from linnet.engine.messages import (
     Submit,
     error_info,
 )
-from linnet.errors import LinnetError
 from linnet.scheduler import SchedulerCounters
 
 Deliver = Callable[[tuple[EngineEvent, ...]], None]
@@ -130,9 +129,10 @@ class EngineThread:
         for message in messages:
             try:
                 self._engine.handle(message)
-            except LinnetError as error:
-                if isinstance(message, Submit):
-                    self._emit((Finished(message.request_id, "error", error=error_info(error)),))
+            except Exception as error:  # one bad request never ends the others
+                if not isinstance(message, Submit):
+                    raise
+                self._emit((Finished(message.request_id, "error", error=error_info(error)),))
         return True
 
     def _emit(self, events: tuple[EngineEvent, ...]) -> None:

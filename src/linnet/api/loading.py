@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a directory to an engine: open, choose numerics, choose a backend, size the KV cache, prepare.
+
+Every step that can refuse does so before the next takes memory.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from linnet.api.memory import CachePlan, available_bytes, kv_bytes_per_token, plan_cache
+from linnet.backends.interface import Executable, Policy
+from linnet.backends.select import choose_backend
+from linnet.engine import limits_of
+from linnet.errors import ConfigError
+from linnet.models import ModelSource, load_model
+from linnet.program.choose_numerics import POLICIES, choose_numerics
+from linnet.scheduler import SchedulerConfig
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_ROW_BYTES = 64 << 20
+"""Bound on the logits of one step (fp32): it limits how many prompt rows are scored at once."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model bound to a backend, and the scheduler settings it was prepared for."""
+
+    source: ModelSource
+    executable: Executable
+    backend_name: str
+    config: SchedulerConfig
+
+
+def load(
+    path: str | Path,
+    *,
+    policy: Policy,
+    backend: str,
+    max_model_len: int | None,
+    kv_bytes: int | None,
+    num_blocks: int | None,
+    block_size: int,
+    token_budget: int,
+    max_sequences: int,
+    max_chunk_tokens: int | None,
+    prefix_cache: bool,
+    preempt_every: int | None,
+    scheduling: str,
+    max_waiting_requests: int,
+    threads: int | None,
+    isa: str | None,
+    keep: Sequence[str],
+) -> Loaded:
+    """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
+    if policy not in POLICIES:
+        raise ConfigError(f"numerics policy is {policy!r}; accepted: {', '.join(POLICIES)}")
+    for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
+    source = load_model(path)
+    if max_model_len is not None and 0 < max_model_len <= source.spec.max_positions:
+        source = load_model(source.checkpoint, max_context=max_model_len)
+    program = choose_numerics(source.program, policy)
+    chosen = choose_backend(backend, program, threads=threads, isa=isa)
+    cache = _plan(
+        plan_cache(
+            bytes_per_token=kv_bytes_per_token(program),
+            block_size=block_size,
+            max_sequences=max_sequences,
+            model_positions=source.spec.max_positions,
+            max_model_len=max_model_len,
+            kv_bytes=kv_bytes,
+            free_bytes=available_bytes(),
+        ),
+        num_blocks,
+        source,
+    )
+    rows = max(OUTPUT_ROW_BYTES // (4 * source.spec.vocabulary_size), max_sequences, 1)
+    config = SchedulerConfig(
+        num_blocks=cache.num_blocks,
+        max_model_len=cache.max_model_len,
+        block_size=block_size,
+        token_budget=token_budget,
+        max_sequences=max_sequences,
+        max_waiting_requests=max_waiting_requests,
+        max_chunk_tokens=max_chunk_tokens,
+        max_output_rows=min(rows, max(token_budget, max_sequences)),
+        prefix_cache=prefix_cache,
+        policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
+        preempt_every=preempt_every,
+    )
+    return Loaded(source, chosen.prepare(source, policy, limits_of(config), tuple(keep)), chosen.name, config)
+
+
+def _plan(cache: CachePlan, num_blocks: int | None, source: ModelSource) -> CachePlan:
+    if cache.shortened:
+        logger.warning(
+            "%s: the context is limited to %d of %d tokens by the memory given to the KV cache",
+            source.checkpoint.path,
+            cache.max_model_len,
+            source.spec.max_positions,
+        )
+    return cache if num_blocks is None else CachePlan(cache.max_model_len, num_blocks, cache.shortened)

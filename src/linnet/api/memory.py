@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a context and how many KV blocks fit: from the program's states, free memory and what the user asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from linnet.errors import CapacityError, ConfigError
+from linnet.program.program import Program
+from linnet.schemes.scheme import DENSE_BITS
+
+DEFAULT_SHARE = 0.4
+"""Of the memory that is free at load, for KV, where the user says nothing. It is touched only as it fills."""
+
+LEAST_CONTEXT = 16
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping: /proc/meminfo, within the cgroup's limit."""
+    available = 1 << 62
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
+    if limit is not None and used is not None:
+        cache = sum(int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("file "))
+        available = min(available, max(limit - used + cache, 0))
+    return available
+
+
+def kv_bytes_per_token(program: Program) -> int:
+    """Bytes of keys and values of one token over all layers, as the (numerics-chosen) program stores them."""
+    total = 0
+    for state in program.states:
+        bits = DENSE_BITS[state.dtype] if isinstance(state.dtype, str) else state.dtype.bits
+        total += state.kv_heads * (state.head_size + state.value_head_size) * bits // 8
+    return total
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What was decided, and whether the context was shortened to fit."""
+
+    max_model_len: int
+    num_blocks: int
+    shortened: bool
+
+
+def plan_cache(
+    *,
+    bytes_per_token: int,
+    block_size: int,
+    max_sequences: int,
+    model_positions: int,
+    max_model_len: int | None,
+    kv_bytes: int | None,
+    free_bytes: int,
+) -> CachePlan:
+    """Choose context and blocks.
+
+    Without ``kv_bytes`` the KV cache gets DEFAULT_SHARE of ``free_bytes``; never more than max_sequences full
+    contexts need. Without ``max_model_len`` the model's own context is used, shortened to what fits.
+    Raises ConfigError for values that cannot be, CapacityError when what was asked for does not fit.
+    """
+    for name, value in (("max_model_len", max_model_len), ("kv_bytes", kv_bytes)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
+    if max_model_len is not None and max_model_len > model_positions:
+        raise ConfigError(f"max_model_len is {max_model_len}; this model has positions for {model_positions} tokens")
+    room_bytes = kv_bytes if kv_bytes is not None else int(free_bytes * DEFAULT_SHARE)
+    block_bytes = max(bytes_per_token, 1) * block_size
+    room_blocks = room_bytes // block_bytes
+    wanted = model_positions if max_model_len is None else max_model_len
+    fits = room_blocks * block_size
+    length = min(wanted, fits) if max_model_len is None else wanted
+    if length > fits or length < min(LEAST_CONTEXT, wanted):
+        source = "kv_bytes" if kv_bytes is not None else f"{DEFAULT_SHARE:.0%} of {_human(free_bytes)} free memory"
+        raise CapacityError(
+            f"the KV cache of one sequence of {max(length, min(LEAST_CONTEXT, wanted))} tokens needs "
+            f"{_human(-(-max(length, LEAST_CONTEXT) // block_size) * block_bytes)} and {_human(room_bytes)} are given "
+            f"to it ({source}); a max_model_len of at most {fits} fits, or give more with kv_bytes"
+        )
+    most = max_sequences * -(-length // block_size)
+    return CachePlan(length, max(min(room_blocks, most), 1), shortened=length < wanted)
+
+
+def _human(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(path: str) -> int | None:
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].isdigit() else None

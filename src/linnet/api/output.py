@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From engine events to text: one SampleStream per sample, and the records that ``LLM`` returns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from linnet.api.stop import StopFinder
+from linnet.engine import ErrorInfo, Finished, PromptScores, SamplingParams, TokenLogprob, Tokens
+from linnet.text import Tokenizer
+
+FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What became certain with one event: text to show, the tokens behind it (text may lag), and maybe the end."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sample. ``stop_reason``: the stop string or stop token id that ended it, None for any other end.
+
+    ``token_ids`` hold every sampled token, a stop token and the tokens of a stop string included; ``text`` does not
+    show them unless include_stop_str. ``logprobs`` (one entry per token) is None unless asked for.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: str | int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """Sum of the tokens' log-probabilities, None unless logprobs were asked for."""
+        return None if self.logprobs is None else sum(entry.logprob for entry in self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """Everything about one prompt. ``prompt`` is None for token-id prompts; ``cached_tokens`` of its first sample."""
+
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[Completion, ...]
+    prompt_logprobs: PromptScores | None = None
+    cached_tokens: int = 0
+
+
+class SampleStream:
+    """The text of one sample as its events come. When ``stopped`` turns true the sender aborts the engine's request.
+
+    ``feed`` and ``finish`` return Pieces whose texts concatenate to the completion's text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        stop_token_ids: frozenset[int] = frozenset(),
+        index: int = 0,
+    ) -> None:
+        self.index = index
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.stop_reason: str | int | None = None
+        self.finish_reason: FinishReason | None = None
+        self.error: ErrorInfo | None = None
+        self.prompt_scores: PromptScores | None = None
+        self.cached_tokens = 0
+        self._params = params
+        self._stop_token_ids = stop_token_ids
+        self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens)
+        self._finder = StopFinder(params.stop)
+        self._text: list[str] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found; later tokens are ignored."""
+        return self._finder.matched is not None
+
+    @property
+    def text(self) -> str:
+        """All text returned so far."""
+        return "".join(self._text)
+
+    def feed(self, tokens: Tokens) -> Piece:
+        """New tokens of the engine."""
+        if self.stopped:
+            return Piece("", index=self.index)
+        text: list[str] = []
+        first = len(self.token_ids)
+        for token_id in tokens.token_ids:
+            position = len(self.token_ids)
+            self.token_ids.append(token_id)
+            if token_id in self._stop_token_ids and position >= self._params.min_tokens:
+                self.stop_reason = token_id
+                if not self._params.include_stop_str:
+                    continue
+            text.append(self._searched(self._decoder.feed((token_id,)), position >= self._params.min_tokens))
+            if self.stopped:
+                break
+        taken = len(self.token_ids) - first
+        self.logprobs += tokens.logprobs[:taken]
+        return self._piece("".join(text), tokens.token_ids[:taken], tokens.logprobs[:taken])
+
+    def finish(self, finished: Finished) -> Piece:
+        """The engine's last word; flushes held text."""
+        text = "" if self.stopped else self._searched(self._decoder.finish(), True)
+        if not self.stopped:
+            text += self._finder.finish()
+        self.finish_reason = "stop" if self.stopped else finished.reason
+        self.error = None if self.stopped else finished.error
+        self.prompt_scores = finished.prompt_scores
+        self.cached_tokens = finished.cached_tokens
+        return self._piece(text, (), (), self.finish_reason)
+
+    def completion(self) -> Completion:
+        """The record of a finished sample."""
+        assert self.finish_reason is not None, "completion() follows finish()"
+        return Completion(
+            index=self.index,
+            text=self.text,
+            token_ids=tuple(self.token_ids),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason if self.finish_reason == "stop" else None,
+            logprobs=tuple(self.logprobs) if self._params.logprobs is not None else None,
+        )
+
+    def _searched(self, text: str, search: bool) -> str:
+        if not search:
+            return text
+        out = self._finder.feed(text)
+        if self._finder.matched is not None:
+            self.stop_reason = self._finder.matched
+            if self._params.include_stop_str:
+                out += self._finder.matched
+        return out
+
+    def _piece(
+        self,
+        text: str,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...],
+        reason: FinishReason | None = None,
+    ) -> Piece:
+        self._text.append(text)
+        return Piece(text, token_ids, logprobs, reason, self.index)
