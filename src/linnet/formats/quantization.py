@@ -145,8 +145,8 @@ def quantization_record(
     """``quantization_config`` for these quantised modules, loadable by compressed-tensors where it has the words.
 
     The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
-    ignored by name. A tied model's head has no tensors and is ignored too; if its embedding is packed, no other
-    reader can load it and the method is ours.
+    ignored by name, a tied model's head (which has no tensors) too. NF4 has no word there, and transformers cannot
+    load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method is ours.
     """
     by_scheme: dict[LinearScheme, list[str]] = {}
     for module, scheme in modules.items():
@@ -161,8 +161,7 @@ def quantization_record(
         groups[f"group_{position}"] = record
     formats = {layout_of(scheme) for scheme in by_scheme}
     ignore = sorted(set(dense_modules) - set(modules))
-    tied = bool(config.get("tie_word_embeddings", False))
-    if tied:
+    if config.get("tie_word_embeddings", False):
         ignore += [name for name in _HEAD_NAMES if name not in modules and name not in ignore]
     result: dict[str, Any] = {
         "quant_method": _COMPRESSED_TENSORS,
@@ -173,7 +172,7 @@ def quantization_record(
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-    if "linnet" in (result["format"], *formats) or (tied and any(_is_embedding(module) for module in modules)):
+    if any(scheme.weight.element == "nf4" for scheme in by_scheme) or any(_is_embedding(module) for module in modules):
         result |= {"quant_method": "linnet", "version": LINNET_VERSION}
     return result
 
@@ -181,4 +180,4 @@ def quantization_record(
 def _is_embedding(module: str) -> bool:
     """Modules of class Embedding must be targeted by name; naming a linear too is harmless, so guess generously."""
     last = module.rsplit(".", 1)[-1]
-    return "embed" in last or last == "wte"
+    return last not in _HEAD_NAMES and ("embed" in last or last == "wte")

@@ -163,8 +163,8 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         if scheme.element == "nf4":
             out[...] = np.searchsorted(_NF4_MIDPOINTS, block, side="left")
             continue
-        if wide_zero is not None:
-            block += wide_zero[own]
+        # without a zero point still + 0, as compressed-tensors does: no code is minus zero
+        block += np.float32(0) if wide_zero is None else wide_zero[own]
         np.clip(block, np.float32(smallest), np.float32(largest), out=block)
         out[...] = block.astype(dtype) if scheme.element == "fp8_e4m3" else np.rint(block, out=block)
     return codes
