@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// One step's integers, borrowed, and their bounds.
+#pragma once
+
+#include <cstdint>
+
+namespace linnet {
+
+struct Limits {
+    int64_t max_tokens = 0, max_sequences = 0, max_outputs = 0, block_size = 0, max_blocks_per_sequence = 0;
+    int64_t vocabulary = 0;
+    int64_t positions() const { return max_blocks_per_sequence * block_size; }
+};
+
+struct Batch {
+    const int32_t* token_ids = nullptr;        // [tokens]
+    const int32_t* positions = nullptr;        // [tokens]
+    const int32_t* kv_slots = nullptr;         // [tokens]
+    const int32_t* query_start = nullptr;      // [sequences + 1]
+    const int32_t* context_lengths = nullptr;  // [sequences]
+    const int32_t* block_tables = nullptr;     // [sequences, blocks]
+    const int32_t* output_rows = nullptr;      // [outputs]
+    int64_t tokens = 0, sequences = 0, outputs = 0, blocks = 0;
+};
+
+// Throws std::invalid_argument naming field, place and value of the first thing that would read or write out of bounds.
+void validate(const Batch& batch, const Limits& limits, int64_t num_blocks);
+
+}  // namespace linnet

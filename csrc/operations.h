@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// One factory per op kind. Each checks shapes and types against the executor's values and throws std::invalid_argument;
+// pointers (weights, gains, biases, slopes) are borrowed and must outlive the executor.
+#pragma once
+
+#include <memory>
+
+#include "executor.h"
+
+namespace linnet {
+
+using Made = std::unique_ptr<Operation>;
+
+enum class NormFlavour : int32_t { rms, layer };
+
+struct NormAttributes {
+    NormFlavour flavour = NormFlavour::rms;
+    int64_t size = 0;
+    float epsilon = 0.0f, offset = 0.0f;
+    const float* gain = nullptr;  // [size]
+    const float* bias = nullptr;  // [size] or null
+};
+
+struct RopeAttributes {
+    int64_t head_size = 0, rotary_size = 0;
+    RopeStyle style = RopeStyle::half;
+    int table = 0;  // of Executor::add_rope_table
+};
+
+struct AttentionAttributes {
+    int64_t heads = 0;
+    float scale = 1.0f;
+    int64_t window = 0;                   // 0: none
+    float softcap = 0.0f;                 // 0: none
+    const float* alibi_slopes = nullptr;  // [heads] or null
+};
+
+Made make_embed(Executor& executor, int output, const LinearWeight& table);
+Made make_norm(Executor& executor, int input, int output, const NormAttributes& attributes);
+Made make_add(Executor& executor, int a, int b, int output);
+Made make_scale(Executor& executor, int input, int output, float factor);
+Made make_softcap(Executor& executor, int input, int output, float limit);
+Made make_gate(Executor& executor, int input, int up, int output, Activation activation);  // up -1: one input
+Made make_rope(Executor& executor, int input, int output, const RopeAttributes& attributes);
+Made make_gather(Executor& executor, int input, int output);
+Made make_cast(Executor& executor, int input, int output);
+Made make_quantise(Executor& executor, int input, int output);
+Made make_dequantise(Executor& executor, int input, int output);
+Made make_linear(Executor& executor, int input, int output, const LinearWeight& weight);
+Made make_kv_write(Executor& executor, int key, int value, int state);
+Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
+
+// For factories.
+void require(bool condition, const char* message);
+const Value& expect(const Executor& executor, int value, ValueType type, const char* message);
+void expect_same_shape(const Executor& executor, int a, int b, const char* message);
+
+}  // namespace linnet

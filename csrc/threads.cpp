@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "threads.h"
+
+#include <sched.h>
+
+#include <chrono>
+#include <cstdio>
+#include <set>
+#include <stdexcept>
+#include <string>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace linnet {
+
+namespace {
+
+constexpr uint32_t DEFAULT_MXCSR = 0x1f80;
+// Long enough to bridge the gap between two ops of a step, short enough not to starve a neighbour on a busy machine.
+constexpr auto SPIN_TIME = std::chrono::microseconds(40);
+
+void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+// Spins until done() or the spin time is over; returns done().
+template <typename Done>
+bool spin(const Done& done) {
+    const auto deadline = std::chrono::steady_clock::now() + SPIN_TIME;
+    do {
+        for (int i = 0; i < 32; ++i) {
+            if (done()) return true;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < deadline);
+    return done();
+}
+
+std::string read_line(const std::string& path) {
+    std::string line;
+    if (FILE* file = std::fopen(path.c_str(), "r")) {
+        char buffer[256];
+        if (std::fgets(buffer, sizeof buffer, file)) line = buffer;
+        std::fclose(file);
+    }
+    return line;
+}
+
+}  // namespace
+
+#if defined(__x86_64__)
+FloatingPointGuard::FloatingPointGuard() : saved_(_mm_getcsr()) { _mm_setcsr(DEFAULT_MXCSR); }
+FloatingPointGuard::~FloatingPointGuard() { _mm_setcsr(saved_); }
+#else
+FloatingPointGuard::FloatingPointGuard() : saved_(0) {}
+FloatingPointGuard::~FloatingPointGuard() {}
+#endif
+
+ThreadPool::ThreadPool(int threads) {
+    if (threads < 1) throw std::invalid_argument("threads must be at least 1, not " + std::to_string(threads));
+    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+}
+
+ThreadPool::~ThreadPool() {
+    stop_.store(true);
+    job_.fetch_add(1);
+    job_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+}
+
+bool ThreadPool::take_items(int worker) {
+    int64_t done = 0;
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (uint32_t(ticket) != 0) {
+        if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        function_(context_, items_ - int64_t(uint32_t(ticket)), worker);
+        // Reported one by one: work taken for the next job must not be counted for this one.
+        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
+        ++done;
+        ticket = ticket_.load(std::memory_order_acquire);
+    }
+    return done > 0;
+}
+
+void ThreadPool::work(int worker) {
+    FloatingPointGuard guard;
+    uint32_t seen = 0;
+    for (;;) {
+        if (!spin([&] { return job_.load(std::memory_order_acquire) != seen; })) {
+            sleepers_.fetch_add(1);
+            while (job_.load() == seen) job_.wait(seen);
+            sleepers_.fetch_sub(1);
+        }
+        if (stop_.load()) return;
+        seen = job_.load(std::memory_order_acquire);
+        take_items(worker);
+    }
+}
+
+void ThreadPool::run_erased(int64_t items, Function function, const void* context) {
+    if (items <= 0) return;
+    if (items == 1 || workers_.empty()) {
+        for (int64_t item = 0; item < items; ++item) function(context, item, 0);
+        return;
+    }
+    if (items > INT32_MAX) throw std::invalid_argument("too many work items");
+    std::lock_guard<std::mutex> lock(one_caller_);
+    function_ = function;
+    context_ = context;
+    items_ = items;
+    pending_.store(items, std::memory_order_relaxed);
+    const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+    ticket_.store((number << 32) | uint64_t(items), std::memory_order_release);
+    job_.fetch_add(1);
+    if (sleepers_.load() > 0) job_.notify_all();
+    take_items(0);
+    const auto finished = [&] { return pending_.load(std::memory_order_acquire) == 0; };
+    if (!spin(finished)) {
+        for (int64_t left = pending_.load(std::memory_order_acquire); left != 0; left = pending_.load(std::memory_order_acquire)) {
+            pending_.wait(left, std::memory_order_acquire);
+        }
+    }
+}
+
+int ThreadPool::default_threads() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    std::set<std::string> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+        const std::string siblings = read_line(base + "thread_siblings_list");
+        cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
+    }
+    return cores.empty() ? 1 : int(cores.size());
+}
+
+}  // namespace linnet
