@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``LLM``: text in, text out. What the server, the evaluations and the command line stand on."""
 
-from linnet.api.llm import LLM, Comparison, stop_ids
+from linnet.api.generation import Dispatcher, Sample
+from linnet.api.llm import LLM, stop_ids
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
+from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
+from linnet.api.scoring import Comparison
 from linnet.api.stop import StopFinder
 from linnet.engine import ParameterError, PromptScores, SamplingParams, TokenLogprob
 
@@ -10,13 +13,18 @@ __all__ = [
     "LLM",
     "Comparison",
     "Completion",
+    "Dispatcher",
     "ParameterError",
     "Piece",
+    "PreparedPrompt",
     "PromptScores",
     "RequestOutput",
+    "Sample",
     "SampleStream",
     "SamplingParams",
     "StopFinder",
     "TokenLogprob",
+    "prepare_prompt",
+    "prepare_prompts",
     "stop_ids",
 ]

@@ -2,59 +2,33 @@
 """``LLM``: a model directory opened for use. Text or token ids in, text, tokens and log-probabilities out."""
 
 import itertools
-import platform
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from linnet.api.describe import machine_record, scheme_name
+from linnet.api.generation import Dispatcher, Progress, Sample, request_output
 from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput, SampleStream
-from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts, token_row
+from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
+from linnet.api.scoring import Comparison, common_config, score_rows
 from linnet.backends.interface import Policy
 from linnet.engine import (
     Engine,
-    EngineEvent,
-    Finished,
     Lockstep,
     MatcherFactory,
     ParameterError,
     PromptScores,
     SamplingParams,
     Submit,
-    Tokens,
     derive_seed,
 )
-from linnet.errors import CapacityError, ConfigError, LinnetError
-from linnet.schemes.scheme import LinearScheme
+from linnet.errors import ConfigError
 from linnet.text import Tokenizer
-
-Progress = Callable[[int, int], None]
-"""(done, total) in prompts or rows; called after each one."""
-
-SCORING = SamplingParams(max_tokens=0, prompt_logprobs=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One row under two models, from position ``start`` on. KL is KL(reference || this), in nats, whole vocabulary."""
-
-    kl: np.ndarray  # float32
-    logprobs: np.ndarray  # float32: of the row's own tokens under this model
-    reference_logprobs: np.ndarray  # float32
-    greedy: np.ndarray  # int32: most likely token under this model
-    reference_greedy: np.ndarray  # int32
-
-    @property
-    def agree(self) -> np.ndarray:
-        """Bool: both models rank the same token first."""
-        return self.greedy == self.reference_greedy
 
 
 class LLM:
@@ -127,7 +101,7 @@ class LLM:
         self._seed_source = seed_source
         self._check = check
         self._ids = itertools.count()
-        self._streams: dict[int, _Sample] = {}
+        self._dispatcher = Dispatcher(self.engine)
 
     def __enter__(self) -> "LLM":
         return self
@@ -173,22 +147,11 @@ class LLM:
 
     def linear_scheme_names(self) -> list[str]:
         """For every linear of the model, how it is stored: ``int4 group 32``, ``bf16``."""
-        names = []
-        for linear in self.source.linears():
-            scheme = self.checkpoint.scheme_of(linear.module)
-            names.append("dense" if scheme is None else _scheme_name(scheme))
-        return names
+        return [scheme_name(self.checkpoint.scheme_of(linear.module)) for linear in self.source.linears()]
 
     def machine(self) -> dict[str, str]:
         """What the numbers were measured on, for Reports."""
-        return {
-            "platform": platform.system().lower(),
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "python": platform.python_version(),
-            "backend": self.backend_name,
-            "numerics": self.numerics_id,
-        }
+        return {**machine_record(), "backend": self.backend_name, "numerics": self.numerics_id}
 
     # Generating.
 
@@ -207,9 +170,7 @@ class LLM:
         """
         prepared = prepare_prompts(prompts, self.tokenizer)
         chosen = prepare_params(params, len(prepared))
-        requests = [self._samples(prompt, one, timeout_s) for prompt, one in zip(prepared, chosen, strict=True)]
-        self._run([sample for samples in requests for sample in samples], progress, len(requests), requests)
-        return [_request_output(prompt, samples) for prompt, samples in zip(prepared, requests, strict=True)]
+        return self._complete(prepared, chosen, progress, timeout_s)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, timeout_s: float | None = None
@@ -221,8 +182,7 @@ class LLM:
         prepared = prepare_prompts(prompt, self.tokenizer)
         if len(prepared) != 1:
             raise ParameterError("prompt", f"stream takes one prompt, not {len(prepared)}")
-        samples = self._samples(prepared[0], params or SamplingParams(), timeout_s)
-        return self._stream(samples)
+        return self._dispatcher.stream(self.prepare(prepared[0], params or SamplingParams(), timeout_s=timeout_s))
 
     def chat(
         self,
@@ -254,9 +214,7 @@ class LLM:
         ]
         prompts = [PreparedPrompt(text, tuple(self.tokenizer.encode_chat(text))) for text in texts]
         chosen = prepare_params(params, len(prompts))
-        requests = [self._samples(prompt, one, timeout_s) for prompt, one in zip(prompts, chosen, strict=True)]
-        self._run([sample for samples in requests for sample in samples], progress, len(requests), requests)
-        return [_request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
+        return self._complete(prompts, chosen, progress, timeout_s)
 
     # Scoring.
 
@@ -279,8 +237,7 @@ class LLM:
         progress: Progress | None = None,
     ) -> list[PromptScores]:
         """As ``score``, with the greedy token, the rank of the row's token and ``top_logprobs`` alternatives."""
-        params = SCORING if not top_logprobs else SamplingParams(max_tokens=0, prompt_logprobs=top_logprobs)
-        return _score(self.engine, self._ids, rows, starts, progress, params, compare=False)
+        return score_rows(self.engine, self._ids, rows, starts, progress, top_logprobs)
 
     def compare(
         self,
@@ -307,18 +264,32 @@ class LLM:
         lockstep = Lockstep(reference.executable, reference.engine.states)
         engine = Engine(
             self.executable,
-            _common_config(self.engine.config, reference.engine.config),
+            common_config(self.engine.config, reference.engine.config),
             states=self.engine.states,
             lockstep=lockstep,
             check=self._check,
         )
-        results = _score(engine, itertools.count(), rows, starts, progress, SCORING, compare=True)
-        return [_comparison(scores) for scores in results]
+        return [
+            Comparison.of(scores)
+            for scores in score_rows(engine, itertools.count(), rows, starts, progress, compare=True)
+        ]
 
     # How it is done.
 
-    def _samples(self, prompt: PreparedPrompt, params: SamplingParams, timeout_s: float | None) -> list["_Sample"]:
-        """The samples of a prompt as messages, not yet sent. Raises before anything is computed."""
+    def prepare(
+        self,
+        prompt: PreparedPrompt,
+        params: SamplingParams,
+        *,
+        timeout_s: float | None = None,
+        priority: int = 0,
+        cache_salt: bytes = b"",
+        grammar: str | None = None,
+    ) -> list[Sample]:
+        """The n samples of a prompt as engine messages with their text streams, validated and not yet sent.
+
+        For those who drive the engine themselves (the server). Raises ParameterError and ConfigError.
+        """
         room = self.max_model_len - len(prompt.token_ids)
         if params.max_tokens is None and room < 1 and params.prompt_logprobs is None:
             raise ParameterError(
@@ -326,7 +297,7 @@ class LLM:
                 f"the prompt has {len(prompt.token_ids)} tokens; the context holds {self.max_model_len} tokens "
                 "(max_model_len), new ones included",
             )
-        stop_token_ids = stop_ids(params, self.tokenizer, self.vocabulary_size)
+        ends = stop_ids(params, self.tokenizer, self.vocabulary_size)
         seed = self._seed_source() if params.seed is None else params.seed
         samples = []
         for index in range(params.n):
@@ -335,226 +306,31 @@ class LLM:
                 prompt_token_ids=prompt.token_ids,
                 params=params,
                 max_tokens=max(room, 0) if params.max_tokens is None else params.max_tokens,
-                stop_token_ids=stop_token_ids,
+                stop_token_ids=ends,
                 seed=derive_seed(seed, index),
                 timeout_s=timeout_s,
+                priority=priority,
+                cache_salt=cache_salt,
+                grammar=grammar,
             )
             self.engine.validate(submit)
-            samples.append(_Sample(submit, SampleStream(self.tokenizer, params, stop_token_ids, index)))
+            samples.append(Sample(submit, SampleStream(self.tokenizer, params, ends, index, prompt.token_ids)))
         return samples
 
-    def _run(
+    def _complete(
         self,
-        samples: Sequence["_Sample"],
+        prompts: Sequence[PreparedPrompt],
+        params: Sequence[SamplingParams],
         progress: Progress | None,
-        total: int,
-        requests: Sequence[Sequence["_Sample"]],
-    ) -> None:
-        waiting = deque(samples)
-        left = {id(sample): group for group in requests for sample in group}
-        open_samples = [len(group) for group in requests]
-        group_index = {id(group): index for index, group in enumerate(requests)}
-        done = 0
-        try:
-            while waiting or any(sample.open for sample in samples):
-                self._send(waiting)
-                for sample in self._step():
-                    group = left.get(id(sample))
-                    if group is None:
-                        continue  # finished, but of another call that streams meanwhile
-                    index = group_index[id(group)]
-                    open_samples[index] -= 1
-                    if open_samples[index] == 0:
-                        done += 1
-                        if progress is not None:
-                            progress(done, total)
-        finally:
-            self._abandon(samples)
-
-    def _stream(self, samples: list["_Sample"]) -> Iterator[Piece]:
-        waiting = deque(samples)
-        try:
-            while waiting or any(sample.open or sample.pieces for sample in samples):
-                self._send(waiting)
-                if not any(sample.pieces for sample in samples):
-                    self._step()
-                for sample in samples:
-                    while sample.pieces:
-                        yield sample.pieces.popleft()
-                    sample.raise_error()
-        finally:
-            self._abandon(samples)
-
-    def _send(self, waiting: deque["_Sample"]) -> None:
-        """Submit what the queue takes, keeping it short; the rest follows as others finish."""
-        config = self.engine.config
-        most = config.max_sequences + min(config.max_waiting_requests, config.max_sequences)
-        while waiting and len(self._streams) < most:
-            sample = waiting[0]
-            try:
-                self.engine.submit(sample.submit)
-            except CapacityError:
-                if not self._streams:
-                    raise
-                return
-            waiting.popleft()
-            sample.open = True
-            self._streams[sample.submit.request_id] = sample
-
-    def _step(self) -> list["_Sample"]:
-        """One engine step; returns the samples that finished in it."""
-        finished = []
-        for event in self.engine.step():
-            sample = self._streams.get(event.request_id)
-            if sample is None:
-                continue
-            sample.take(event)
-            if isinstance(event, Finished):
-                del self._streams[event.request_id]
-                finished.append(sample)
-            elif sample.stream.stopped:
-                self.engine.abort(event.request_id)
-        return finished
-
-    def _abandon(self, samples: Sequence["_Sample"]) -> None:
-        """End what is still open (an error, a cancelled progress, a closed stream)."""
-        for sample in samples:
-            if sample.open:
-                sample.open = False
-                self._streams.pop(sample.submit.request_id, None)
-                self.engine.abort(sample.submit.request_id)
-
-
-class _Sample:
-    """One engine request of a call: its message, its text, and pieces nobody has read yet."""
-
-    def __init__(self, submit: Submit, stream: SampleStream) -> None:
-        self.submit = submit
-        self.stream = stream
-        self.pieces: deque[Piece] = deque()
-        self.open = False
-
-    def take(self, event: EngineEvent) -> None:
-        if isinstance(event, Tokens):
-            self.pieces.append(self.stream.feed(event))
-        else:
-            self.pieces.append(self.stream.finish(event))
-            self.open = False
-
-    def raise_error(self) -> None:
-        """Raise what the engine said went wrong with this request."""
-        if self.stream.error is not None:
-            raise LinnetError(self.stream.error.message)
+        timeout_s: float | None,
+    ) -> list[RequestOutput]:
+        pairs = zip(prompts, params, strict=True)
+        requests = [self.prepare(prompt, one, timeout_s=timeout_s) for prompt, one in pairs]
+        self._dispatcher.run(requests, progress)
+        return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
 
 
 def stop_ids(params: SamplingParams, tokenizer: Tokenizer, vocabulary_size: int) -> frozenset[int]:
     """Ids that end a request: the caller's, and the model's end-of-sequence ids unless ignore_eos."""
     eos = () if params.ignore_eos else tokenizer.eos_token_ids
     return frozenset(params.stop_token_ids) | {token_id for token_id in eos if token_id < vocabulary_size}
-
-
-def _request_output(prompt: PreparedPrompt, samples: Sequence[_Sample]) -> RequestOutput:
-    for sample in samples:
-        sample.raise_error()
-    first = samples[0].stream
-    return RequestOutput(
-        prompt=prompt.text,
-        prompt_token_ids=prompt.token_ids,
-        outputs=tuple(sample.stream.completion() for sample in samples),
-        prompt_logprobs=first.prompt_scores,
-        cached_tokens=first.cached_tokens,
-    )
-
-
-def _score(
-    engine: Engine,
-    ids: Iterator[int],
-    rows: Sequence[Sequence[int]],
-    starts: Sequence[int] | None,
-    progress: Progress | None,
-    params: SamplingParams,
-    compare: bool,
-) -> list[PromptScores]:
-    """Score rows on an engine, a few at a time; results in the order of the rows."""
-    token_rows = [token_row(row) for row in rows]
-    first = [1] * len(token_rows) if starts is None else [int(start) for start in starts]
-    if len(first) != len(token_rows):
-        raise ConfigError(f"{len(first)} starts for {len(token_rows)} rows; give one for each")
-    submits = []
-    for index, (row, start) in enumerate(zip(token_rows, first, strict=True)):
-        if len(row) < 2 or not 1 <= start < len(row):
-            raise ConfigError(
-                f"row {index} has {len(row)} tokens and start {start}; a row needs two tokens or more and a start from "
-                "1 to its last position"
-            )
-        submit = Submit(
-            request_id=next(ids), prompt_token_ids=row, params=params, max_tokens=0, compare=compare, score_start=start
-        )
-        engine.validate(submit)
-        submits.append(submit)
-    results: dict[int, PromptScores] = {}
-    waiting = deque(submits)
-    open_ids: set[int] = set()
-    with closing(_Abandon(engine, open_ids)):
-        while waiting or open_ids:
-            while waiting and len(open_ids) < engine.config.max_sequences:
-                submit = waiting.popleft()
-                engine.submit(submit)
-                open_ids.add(submit.request_id)
-            for event in engine.step():
-                if isinstance(event, Finished) and event.request_id in open_ids:
-                    open_ids.remove(event.request_id)
-                    if event.prompt_scores is None:
-                        raise LinnetError(event.error.message if event.error else f"scoring ended with {event.reason}")
-                    results[event.request_id] = event.prompt_scores
-                    if progress is not None:
-                        progress(len(results), len(submits))
-    return [results[submit.request_id] for submit in submits]
-
-
-class _Abandon:
-    """Aborts what a failed scoring call leaves behind."""
-
-    def __init__(self, engine: Engine, open_ids: set[int]) -> None:
-        self._engine, self._open_ids = engine, open_ids
-
-    def close(self) -> None:
-        for request_id in self._open_ids:
-            self._engine.abort(request_id)
-
-
-def _common_config(one: Any, other: Any) -> Any:
-    """Settings that both executables were prepared for. Scores need no prefix cache."""
-    from dataclasses import replace
-
-    if one.block_size != other.block_size:
-        raise ConfigError(f"block sizes {one.block_size} and {other.block_size} differ; open both models alike")
-    smallest = {
-        name: min(getattr(one, name), getattr(other, name))
-        for name in ("num_blocks", "max_model_len", "token_budget", "max_sequences")
-    }
-    rows = max(min(one.output_rows, other.output_rows), smallest["max_sequences"])
-    return replace(one, **smallest, max_output_rows=rows, prefix_cache=False, max_chunk_tokens=None)
-
-
-def _comparison(scores: PromptScores) -> Comparison:
-    assert scores.kl is not None and scores.other_logprobs is not None and scores.other_greedy is not None
-    return Comparison(scores.kl, scores.logprobs, scores.other_logprobs, scores.greedy, scores.other_greedy)
-
-
-def _scheme_name(scheme: LinearScheme) -> str:
-    weight = scheme.weight
-    shared = f"group {weight.group_size}" if weight.group_size else weight.granularity
-    name = f"{weight.element} {shared}" + ("" if weight.symmetric else " asymmetric")
-    return name if scheme.input is None else f"{name}, {scheme.input.element} activations"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From engine events to text: one SampleStream per sample, and the records that ``LLM`` returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +67,9 @@ class SampleStream:
         params: SamplingParams,
         stop_token_ids: frozenset[int] = frozenset(),
         index: int = 0,
+        prompt_token_ids: Sequence[int] = (),
     ) -> None:
+        """With ``prompt_token_ids`` the text is what follows the prompt's text (a leading space is kept)."""
         self.index = index
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -77,7 +80,7 @@ class SampleStream:
         self.cached_tokens = 0
         self._params = params
         self._stop_token_ids = stop_token_ids
-        self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens)
+        self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens).follow(prompt_token_ids)
         self._finder = StopFinder(params.stop)
         self._text: list[str] = []
 

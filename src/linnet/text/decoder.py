@@ -14,13 +14,17 @@ concatenated. Each stage is rebuilt here as a transducer that returns a piece as
 
 import codecs
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from string import hexdigits
 from typing import Any, Protocol
 
 from tokenizers import decoders
 
 from linnet.errors import CheckpointError
+
+
+CONTEXT_TOKENS = 64
+"""Tokens of a prompt that are enough to know how its end bears on what follows."""
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -48,9 +52,13 @@ def _fallback_byte(token: str) -> int | None:
 
 
 class Stage(Protocol):
-    """Takes tokens (or pieces of one fused token), returns tokens that are final."""
+    """Takes tokens (or pieces of one fused token), returns tokens that are final.
+
+    ``settle`` forgets the text of what was fed so far (a prompt) and keeps only how it bears on what follows.
+    """
 
     def feed(self, token: str) -> list[str]: ...
+    def settle(self) -> None: ...
     def finish(self) -> list[str]: ...
 
 
@@ -60,6 +68,9 @@ class ByteLevelStage:
 
     def feed(self, token: str) -> list[str]:
         return [self._utf8.decode(_byte_level_bytes(token))]
+
+    def settle(self) -> None:
+        """Bytes of an unfinished character stay: the next token may complete it."""
 
     def finish(self) -> list[str]:
         return [self._utf8.decode(b"", final=True)]
@@ -75,6 +86,15 @@ class ByteFallbackStage:
             return [*self.finish(), token]
         self._run.append(byte)
         return []
+
+    def settle(self) -> None:
+        """Only an unfinished character at the end of the run stays."""
+        utf8 = codecs.getincrementaldecoder("utf-8")("strict")
+        try:
+            utf8.decode(bytes(self._run))
+            self._run = bytearray(utf8.getstate()[0])
+        except UnicodeDecodeError:
+            self._run = bytearray()
 
     def finish(self) -> list[str]:
         run, self._run = bytes(self._run), bytearray()
@@ -96,6 +116,9 @@ class PerTokenStage:
     def feed(self, token: str) -> list[str]:
         first, self._first = self._first, False
         return [self._function(token, first)]
+
+    def settle(self) -> None:
+        """Nothing waits here."""
 
     def finish(self) -> list[str]:
         return []
@@ -121,6 +144,10 @@ class FusedStripStage:
         self._held = text[kept:]
         return [text[:kept]]
 
+    def settle(self) -> None:
+        """What waits was not the end of the text, so it belongs to the prompt."""
+        self._held = ""
+
     def finish(self) -> list[str]:
         return [] if self._stop else [self._held]
 
@@ -136,6 +163,11 @@ class LastDiffersStage:
         held, self._held = self._held, token
         return [] if held is None else [held.replace(self._suffix, " ")]
 
+    def settle(self) -> None:
+        """The space after the prompt's last word belongs to what follows."""
+        if self._held is not None:
+            self._held = self._suffix if self._held.endswith(self._suffix) else ""
+
     def finish(self) -> list[str]:
         return [] if self._held is None else [self._held.replace(self._suffix, "")]
 
@@ -146,14 +178,24 @@ class CollectStage:
     def __init__(self, decode: Callable[[list[str]], str], fused: bool) -> None:
         self._decode, self._fused = decode, fused
         self._tokens: list[str] = []
+        self._settled = 0
 
     def feed(self, token: str) -> list[str]:
         self._tokens.append(token)
         return []
 
+    def settle(self) -> None:
+        """The prompt's tokens stay as context and are cut off at the end."""
+        self._settled = len(self._tokens)
+
     def finish(self) -> list[str]:
-        tokens = ["".join(self._tokens)] if self._fused else self._tokens
-        return [self._decode(tokens)] if tokens else []
+        whole, before = self._text(self._tokens), self._text(self._tokens[: self._settled])
+        return [whole.removeprefix(before)]
+
+    def _text(self, tokens: list[str]) -> str:
+        if not tokens:
+            return ""
+        return self._decode(["".join(tokens)] if self._fused else tokens)
 
 
 class DecoderSpec:
@@ -266,6 +308,15 @@ class IncrementalDecoder:
         self._chain = spec.chain()
         self._token_of = token_of
         self._skipped = skipped
+
+    def follow(self, prompt_token_ids: Sequence[int]) -> "IncrementalDecoder":
+        """Decode what follows a prompt: its first token is then not the first of the text (SentencePiece strips a
+        space there), and may complete a character that the prompt left unfinished. Returns self, before any ``feed``.
+        """
+        self.feed(prompt_token_ids[-CONTEXT_TOKENS:])
+        for stage in self._chain:
+            stage.settle()
+        return self
 
     def feed(self, token_ids: Iterable[int]) -> str:
         """Text that became final with these tokens; may be empty."""

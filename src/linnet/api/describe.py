@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words for reports: how a linear is stored, what machine this is."""
+
+import platform
+
+from linnet.schemes.scheme import LinearScheme
+
+
+def scheme_name(scheme: LinearScheme | None) -> str:
+    """``dense``, ``int4 group 32``, ``int8 channel, int8 activations``."""
+    if scheme is None:
+        return "dense"
+    weight = scheme.weight
+    shared = f"group {weight.group_size}" if weight.group_size else weight.granularity
+    name = f"{weight.element} {shared}" + ("" if weight.symmetric else " asymmetric")
+    return name if scheme.input is None else f"{name}, {scheme.input.element} activations"
+
+
+def machine_record() -> dict[str, str]:
+    """System, processor and Python: what a reader needs to judge a number."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs samples on an engine in the caller's thread and hands every event to the sample it belongs to.
+
+Several calls may be under way at once (a stream that is read while ``generate`` runs): whoever steps the engine serves
+them all.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from linnet.api.output import Piece, RequestOutput, SampleStream
+from linnet.api.prompts import PreparedPrompt
+from linnet.engine import Engine, EngineEvent, Finished, Submit, Tokens
+from linnet.errors import CapacityError, LinnetError
+
+Progress = Callable[[int, int], None]
+"""(done, total) in prompts or rows; called after each one. May raise to cancel."""
+
+
+class Sample:
+    """One engine request: its message, its text, and the pieces nobody has read yet."""
+
+    def __init__(self, submit: Submit, stream: SampleStream) -> None:
+        self.submit = submit
+        self.stream = stream
+        self.pieces: deque[Piece] = deque()
+        self.open = False
+
+    def take(self, event: EngineEvent) -> None:
+        """An event of this request."""
+        if isinstance(event, Tokens):
+            self.pieces.append(self.stream.feed(event))
+        else:
+            self.pieces.append(self.stream.finish(event))
+            self.open = False
+
+    def raise_error(self) -> None:
+        """Raise what the engine said went wrong with this request."""
+        if self.stream.error is not None:
+            raise LinnetError(self.stream.error.message)
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open: dict[int, Sample] = {}
+
+    def run(self, requests: Sequence[Sequence[Sample]], progress: Progress | None) -> None:
+        """Compute all samples of all requests; ``progress`` counts requests."""
+        samples = [sample for group in requests for sample in group]
+        request_of = {id(sample): index for index, group in enumerate(requests) for sample in group}
+        left = [len(group) for group in requests]
+        waiting = deque(samples)
+        done = 0
+        try:
+            while waiting or any(sample.open for sample in samples):
+                self._send(waiting)
+                for sample in self._step():
+                    index = request_of.get(id(sample))
+                    if index is None:
+                        continue  # of another call that streams meanwhile
+                    left[index] -= 1
+                    if left[index] == 0:
+                        done += 1
+                        if progress is not None:
+                            progress(done, len(requests))
+        finally:
+            self._abandon(samples)
+
+    def stream(self, samples: Sequence[Sample]) -> Iterator[Piece]:
+        """Pieces of these samples as they come; closing the iterator aborts them."""
+        waiting = deque(samples)
+        try:
+            while waiting or any(sample.open or sample.pieces for sample in samples):
+                self._send(waiting)
+                if not any(sample.pieces for sample in samples):
+                    self._step()
+                for sample in samples:
+                    while sample.pieces:
+                        yield sample.pieces.popleft()
+                    sample.raise_error()
+        finally:
+            self._abandon(samples)
+
+    def _send(self, waiting: deque[Sample]) -> None:
+        """Submit what the queue takes, keeping it short; the rest follows as others finish."""
+        config = self._engine.config
+        most = config.max_sequences + min(config.max_waiting_requests, config.max_sequences)
+        while waiting and len(self._open) < most:
+            sample = waiting[0]
+            try:
+                self._engine.submit(sample.submit)
+            except CapacityError:
+                if not self._open:
+                    raise
+                return
+            waiting.popleft()
+            sample.open = True
+            self._open[sample.submit.request_id] = sample
+
+    def _step(self) -> list[Sample]:
+        """One engine step; returns the samples that finished in it."""
+        finished = []
+        for event in self._engine.step():
+            sample = self._open.get(event.request_id)
+            if sample is None:
+                continue
+            sample.take(event)
+            if isinstance(event, Finished):
+                del self._open[event.request_id]
+                finished.append(sample)
+            elif sample.stream.stopped:
+                self._engine.abort(event.request_id)
+        return finished
+
+    def _abandon(self, samples: Sequence[Sample]) -> None:
+        """End what is still open: an error, a cancelled progress, a closed stream. Blocks return at once."""
+        for sample in samples:
+            if sample.open:
+                sample.open = False
+                self._open.pop(sample.submit.request_id, None)
+                self._engine.abort(sample.submit.request_id)
+
+
+def request_output(prompt: PreparedPrompt, samples: Sequence[Sample]) -> RequestOutput:
+    """The record of a finished request. Raises LinnetError when the engine ended a sample with an error."""
+    for sample in samples:
+        sample.raise_error()
+    first = samples[0].stream
+    return RequestOutput(
+        prompt=prompt.text,
+        prompt_token_ids=prompt.token_ids,
+        outputs=tuple(sample.stream.completion() for sample in samples),
+        prompt_logprobs=first.prompt_scores,
+        cached_tokens=first.cached_tokens,
+    )
