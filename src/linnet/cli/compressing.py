@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
 from linnet.cli.terminal import output, peak_memory_bytes, stages
@@ -15,35 +13,37 @@ from linnet.errors import ConfigError, UnsupportedError
 
 def compress(
     model: options.Model,
-    out: Annotated[Path, typer.Option("--output", "-o", help="Directory to create.", show_default=False)],
+    out: Annotated[Path, options.option("--output", "-o", help="Directory to create.", show_default=False)],
     scheme: Annotated[
         str,
-        typer.Option(help="What the numbers look like: W4A16, W4A16-g32, W8A16, W8A8, W2A16, NF4, …; -head8, -asym."),
+        options.option(help="What the numbers look like: W4A16, W4A16-g32, W8A16, W8A8, W2A16, NF4, …; -head8, -asym."),
     ] = "W4A16",
-    algorithm: Annotated[str, typer.Option(help="How codes are chosen: rtn (no data) or gptq (calibrated).")] = "gptq",
+    algorithm: Annotated[
+        str, options.option(help="How codes are chosen: rtn (no data) or gptq (calibrated).")
+    ] = "gptq",
     recipe: Annotated[
-        Path | None, typer.Option(help="A YAML recipe instead of --scheme and --algorithm.", show_default=False)
+        Path | None, options.option(help="A YAML recipe instead of --scheme and --algorithm.", show_default=False)
     ] = None,
     group_size: Annotated[
-        str | None, typer.Option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
+        str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to calibrate on (.xz too).", show_default="bundled text")
+        Path | None, options.option(help="UTF-8 text to calibrate on (.xz too).", show_default="bundled text")
     ] = None,
-    calibration_rows: Annotated[int, typer.Option(help="Rows of calibration text.")] = 128,
+    calibration_rows: Annotated[int, options.option(help="Rows of calibration text.")] = 128,
     calibration_length: Annotated[
-        int, typer.Option(parser=parse_count, metavar="TOKENS", help="Tokens in each row.")
+        int, options.option(parser=parse_count, metavar="TOKENS", help="Tokens in each row.")
     ] = 512,
     memory_ceiling: Annotated[
         int | None,
-        typer.Option(
+        options.option(
             parser=parse_bytes, metavar="SIZE", help="Refuse to start if more is needed.", show_default="none"
         ),
     ] = None,
     seed: options.Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output directory.")] = False,
+    overwrite: Annotated[bool, options.option("--overwrite", help="Replace an existing output directory.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget an interrupted run instead of resuming it.")
+        bool, options.option("--restart", help="Forget an interrupted run instead of resuming it.")
     ] = False,
     revision: options.Revision = None,
 ) -> None:
@@ -100,7 +100,7 @@ def calibration_text(path: Path | None) -> str:
     from linnet import demo
     from linnet.cli.evaluating import read_text
 
-    return read_text(demo.calibration_path() if path is None else path)
+    return read_text(demo.calibration_file() if path is None else path)
 
 
 def _group_size(text: str | None) -> int | str | None:

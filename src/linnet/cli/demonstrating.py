@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from linnet.cli import options
 from linnet.cli.comparing import Row, table
 from linnet.cli.numbers import human_bytes, human_duration
@@ -54,11 +52,11 @@ SERVED = CANDIDATES[2]
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--output", "-o", help="Where compressed models and reports go.")] = Path(
+    out: Annotated[Path, options.option("--output", "-o", help="Where compressed models and reports go.")] = Path(
         "linnet-demo"
     ),
     per_ability: Annotated[
-        int | None, typer.Option(help="Ask only so many questions an ability.", show_default="all")
+        int | None, options.option(help="Ask only so many questions an ability.", show_default="all")
     ] = None,
     threads: options.Threads = None,
     isa: options.Isa = None,
@@ -75,9 +73,9 @@ def demo(
     original = bundled.model_directory()
     out.mkdir(parents=True, exist_ok=True)
     open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
-    questions = evals.subset(evals.read_questions(bundled.questions_path()), per_ability)
+    questions = evals.subset(evals.read_questions(bundled.questions_file()), per_ability)
     text = evals.EvaluationText(
-        "held-out text of the bundled world", bundled.heldout_path().read_text(encoding="utf-8")
+        "held-out text of the bundled world", bundled.heldout_file().read_text(encoding="utf-8")
     )
     rows: list[Row] = []
     with stages() as progress:

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from linnet.cli import options
 from linnet.cli.numbers import parse_count
 from linnet.cli.terminal import notices, output, stages
@@ -19,31 +17,33 @@ if TYPE_CHECKING:
 def evaluate(
     model: options.Model,
     against: Annotated[
-        str | None, typer.Option(help="The original to compare with (directory or hub id).", show_default=False)
+        str | None, options.option(help="The original to compare with (directory or hub id).", show_default=False)
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read (.xz too).", show_default="the demo world's held-out text")
+        Path | None, options.option(help="UTF-8 text to read (.xz too).", show_default="the demo world's held-out text")
     ] = None,
     questions: Annotated[
         str | None,
-        typer.Option(help="A .jsonl question set, 'demo', or 'none'.", show_default="demo for the bundled model's kin"),
+        options.option(
+            help="A .jsonl question set, 'demo', or 'none'.", show_default="demo for the bundled model's kin"
+        ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option(parser=parse_count, metavar="TOKENS", help="Tokens of the text to score.")
+        int, options.option(parser=parse_count, metavar="TOKENS", help="Tokens of the text to score.")
     ] = 16384,
-    context: Annotated[int, typer.Option(parser=parse_count, metavar="TOKENS", help="Window length.")] = 512,
+    context: Annotated[int, options.option(parser=parse_count, metavar="TOKENS", help="Window length.")] = 512,
     stride: Annotated[
         int | None,
-        typer.Option(parser=parse_count, metavar="TOKENS", help="How far windows advance.", show_default="half"),
+        options.option(parser=parse_count, metavar="TOKENS", help="How far windows advance.", show_default="half"),
     ] = None,
     per_ability: Annotated[
-        int | None, typer.Option(help="Use only so many questions an ability.", show_default="all")
+        int | None, options.option(help="Use only so many questions an ability.", show_default="all")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write NAME.json, NAME.md and NAME.png.", metavar="NAME", show_default=False)
+        Path | None, options.option(help="Write NAME.json, NAME.md and NAME.png.", metavar="NAME", show_default=False)
     ] = None,
     certify: Annotated[
-        bool, typer.Option("--certificate/--no-certificate", help="Store the loss certificate in the checkpoint.")
+        bool, options.option("--certificate/--no-certificate", help="Store the loss certificate in the checkpoint.")
     ] = True,
     policy: options.Policy = "fast",
     backend: options.Backend = "auto",
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
 def _text(path: Path | None) -> "EvaluationText":
     from linnet import demo, evals
 
-    chosen = demo.heldout_path() if path is None else path
+    chosen = demo.heldout_file() if path is None else path
     return evals.EvaluationText(chosen.name, read_text(chosen))
 
 
@@ -120,7 +120,7 @@ def _questions(choice: str | None, model: Path, per_ability: int | None) -> "Que
         ours, theirs = demo.model_directory() / "tokenizer.json", model / "tokenizer.json"
         if not theirs.exists() or theirs.read_bytes() != ours.read_bytes():
             return None
-    path = demo.questions_path() if choice in (None, "demo") else Path(choice)
+    path = demo.questions_file() if choice in (None, "demo") else Path(choice)
     return evals.subset(evals.read_questions(path), per_ability)
 
 

@@ -14,16 +14,16 @@ from linnet.cli.terminal import notices
 def generate(
     model: options.Model,
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.", show_default=False)],
-    max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token every time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Keep the smallest set of tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep this many tokens; 0 keeps all.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Keep tokens at least this likely, relative to the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages tokens already seen.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
+    max_tokens: Annotated[int, options.option(help="Stop after this many tokens.")] = 128,
+    temperature: Annotated[float, options.option(help="0 takes the likeliest token every time.")] = 0.0,
+    top_p: Annotated[float, options.option(help="Keep the smallest set of tokens with this probability.")] = 1.0,
+    top_k: Annotated[int, options.option(help="Keep this many tokens; 0 keeps all.")] = 0,
+    min_p: Annotated[float, options.option(help="Keep tokens at least this likely, relative to the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, options.option(help="Above 1 discourages tokens already seen.")] = 1.0,
+    stop: Annotated[list[str] | None, options.option(help="Stop before this text; may be given again.")] = None,
     seed: options.Seed = 0,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Send the prompt as a user's message through the chat template.")
+        bool, options.option("--chat", help="Send the prompt as a user's message through the chat template.")
     ] = False,
     policy: options.Policy = "fast",
     backend: options.Backend = "auto",
@@ -32,7 +32,9 @@ def generate(
     revision: options.Revision = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_memory: options.KVBytes = None,
-    stats: Annotated[bool, typer.Option("--stats/--no-stats", help="Print token counts and speed at the end.")] = True,
+    stats: Annotated[
+        bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
+    ] = True,
 ) -> None:
     """Continue a text with a model, compressed or not.
 
@@ -84,6 +86,5 @@ def generate(
     if stats:
         decode_s = time.perf_counter() - first
         speed = f"{(count - 1) / decode_s:,.0f} tokens/s" if count > 1 and decode_s > 0 else "one token"
-        notices().print(
-            f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; first after {1000 * (first - started):.0f} ms, then {speed}[/]"
-        )
+        waited = f"first after {1000 * (first - started):.0f} ms, then {speed}"
+        notices().print(f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; {waited}[/]")

@@ -4,7 +4,6 @@
 import json
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from linnet.cli import options
@@ -16,16 +15,16 @@ def inspect(
     model: options.Model,
     context: Annotated[
         int | None,
-        typer.Option(
+        options.option(
             parser=parse_count, metavar="TOKENS", help="Context to predict memory for.", show_default="the model's"
         ),
     ] = None,
-    sequences: Annotated[int, typer.Option(help="Concurrent sequences to predict memory for.")] = 1,
+    sequences: Annotated[int, options.option(help="Concurrent sequences to predict memory for.")] = 1,
     policy: options.Policy = "fast",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every tensor against the manifest's SHA-256.")
+        bool, options.option("--verify", help="Check every tensor against the manifest's SHA-256.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[bool, options.option("--json", help="Print one JSON object.")] = False,
     revision: options.Revision = None,
 ) -> None:
     """Show family, parameters, schemes, bytes and predicted memory, without loading the weights.
@@ -57,7 +56,7 @@ def inspect(
     console.print(table)
 
 
-def environment(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def environment(as_json: Annotated[bool, options.option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, processor, kernel tier and memory: what a bug report needs."""
     from linnet.cli.machine import machine
 

@@ -12,21 +12,27 @@ from linnet.cli.numbers import parse_bytes, parse_count
 if TYPE_CHECKING:
     from linnet.api import LLM
 
+
+def option(*names: str, **settings: Any) -> Any:
+    """An option whose help leaves out its environment variable: ``linnet --help`` states the rule once."""
+    return typer.Option(*names, show_envvar=False, **settings)
+
+
 Model = Annotated[str, typer.Argument(help="Model directory or Hugging Face id.", show_default=False)]
 Policy = Annotated[
     str,
-    typer.Option(help="Arithmetic: [bold]fast[/] (int8 activations before integer weights) or [bold]exact[/] (fp32)."),
+    option(help="Arithmetic: [bold]fast[/] (int8 activations before integer weights) or [bold]exact[/] (fp32)."),
 ]
-Threads = Annotated[int | None, typer.Option(help="Worker threads.", show_default="one per core")]
+Threads = Annotated[int | None, option(help="Worker threads.", show_default="one per core")]
 Isa = Annotated[
     str | None,
-    typer.Option(help="Force a kernel tier: portable, avx2, avx512, avx512_vnni.", show_default="best this CPU has"),
+    option(help="Force a kernel tier: portable, avx2, avx512, avx512_vnni.", show_default="best this CPU has"),
 ]
-Backend = Annotated[str, typer.Option(help="Who executes: auto, cpu or reference.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
+Backend = Annotated[str, option(help="Who executes: auto, cpu or reference.")]
+Revision = Annotated[str | None, option(help="Branch, tag or commit of a hub id.", show_default=False)]
 KVBytes = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--kv-cache-memory",
         parser=parse_bytes,
         metavar="SIZE",
@@ -36,7 +42,7 @@ KVBytes = Annotated[
 ]
 MaxModelLen = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--max-model-len",
         parser=parse_count,
         metavar="TOKENS",
@@ -44,12 +50,12 @@ MaxModelLen = Annotated[
         show_default="the model's",
     ),
 ]
-MaxSequences = Annotated[int, typer.Option("--max-num-seqs", help="Sequences computed in one step.")]
+MaxSequences = Annotated[int, option("--max-num-seqs", help="Sequences computed in one step.")]
 TokenBudget = Annotated[
     int,
-    typer.Option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
+    option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random in this command.")]
+Seed = Annotated[int, option(help="Seed of everything random in this command.")]
 
 
 def opener(
