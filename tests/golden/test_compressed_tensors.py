@@ -175,7 +175,9 @@ def test_transformers_loads_what_we_write(name: str, tmp_path: Path) -> None:
     loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, output_loading_info=True
     )
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
     with torch.no_grad():
         loaded(input_ids=torch.arange(8)[None])  # the first forward pass decompresses
     for module, weight in packed.items():
@@ -184,10 +186,13 @@ def test_transformers_loads_what_we_write(name: str, tmp_path: Path) -> None:
     with Checkpoint.open(tmp_path / "out") as checkpoint:
         for module, weight in packed.items():
             ours = checkpoint.linear(module)
-            assert isinstance(ours, PackedWeight) and ours.scheme == weight.scheme and ours.layout == weight.layout
+            assert isinstance(ours, PackedWeight)
+            assert ours.scheme == weight.scheme
+            assert ours.layout == weight.layout
             assert np.array_equal(ours.dequantize(), weight.dequantize())
         dense = [name for name in checkpoint.names() if name.endswith("norm.weight")]
-        assert dense and all(checkpoint.scheme_of(name.removesuffix(".weight")) is None for name in dense)
+        assert dense
+        assert all(checkpoint.scheme_of(name.removesuffix(".weight")) is None for name in dense)
 
 
 @pytest.mark.parametrize("name", PACKED_ZERO_POINTS)
