@@ -22,7 +22,6 @@ from tokenizers import decoders
 
 from linnet.errors import CheckpointError
 
-
 CONTEXT_TOKENS = 64
 """Tokens of a prompt that are enough to know how its end bears on what follows."""
 

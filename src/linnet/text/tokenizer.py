@@ -101,7 +101,9 @@ class Tokenizer:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (UnicodeEncodeError, TypeError) as error:
             raise ConfigError(f"the text cannot be encoded as UTF-8: {error}") from None
-        except Exception as error:
+        except BaseException as error:
+            if not _of_library(error):
+                raise
             raise ConfigError(f"the tokenizer cannot encode this text: {error}") from None
 
     def encode_chat(self, prompt: str) -> list[int]:
@@ -110,7 +112,14 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ``token_ids``; ids outside the vocabulary have no text."""
-        return self._backend.decode(list(map(int, token_ids)), skip_special_tokens=skip_special_tokens)
+        ids = [token_id for token_id in map(int, token_ids) if 0 <= token_id < self.vocabulary_size]
+        try:
+            return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        except BaseException as error:
+            if not _of_library(error):
+                raise
+            decoder = self.incremental_decoder(skip_special_tokens)  # the library panics on some degenerate strips
+            return decoder.feed(ids) + decoder.finish()
 
     def token(self, token_id: int) -> str | None:
         """The token's stored form (byte-level alphabet, ``▁`` and so on), or None for an unknown id."""
@@ -162,10 +171,15 @@ class Tokenizer:
 def _parse(text: str, where: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(text)
-    except BaseException as error:  # a Rust panic arrives as a BaseException that no module exports
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise CheckpointError(f"{where}: not a tokenizer this version can read ({error})") from None
-        raise
+    except BaseException as error:
+        if not _of_library(error):
+            raise
+        raise CheckpointError(f"{where}: not a tokenizer this version can read ({error})") from None
+
+
+def _of_library(error: BaseException) -> bool:
+    """Errors of the tokenizers library; a Rust panic arrives as a BaseException that no module exports."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _content(value: Any) -> str | None:
