@@ -33,8 +33,13 @@ LoadedWeight = torch.Tensor | QuantisedWeight
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
-    """An fp32 tensor of any dense array (mapped and read-only ones too); always a copy, so it may be written."""
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    """An fp32 tensor of any dense array (mapped and read-only ones too): a copy in torch's own aligned memory.
+
+    Matrix products may depend in the last bit on how their operands are aligned; torch aligns always alike.
+    """
+    result = torch.empty(array.shape, dtype=torch.float32)
+    result.numpy()[...] = array
+    return result
 
 
 def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> LoadedWeight:

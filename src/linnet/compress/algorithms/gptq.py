@@ -35,7 +35,7 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``damping``: this fraction of H's mean diagonal is added to it; tenfold on each failure to factorise.
 
     ``act_order``: most active columns first; groups stay where they are (scales from the unmoved weight), so that the
-    layout is the canonical one. ``scales``: minmax, or mse (the clipping of least error, weighted by the diagonal of H).
+    layout is the canonical one. ``scales``: minmax, or mse (the clipping of least error, weighted by H's diagonal).
     """
 
     damping: float = 0.01

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration rows of a recipe: the text, the tokenizer of the checkpoint, the windows."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from linnet.compress.recipe import Calibration
+from linnet.errors import CheckpointError, ConfigError
+from linnet.text.rows import CalibrationRows, calibration_rows
+from linnet.text.tokenizer import Tokenizer
+
+DEFAULT_LENGTH_TOKENS = 512
+
+
+def read_rows(calibration: Calibration, model: Path, max_positions: int, vocabulary_size: int) -> CalibrationRows:
+    """Rows int32 [rows, length] for the checkpoint at ``model``.
+
+    ConfigError: the text is missing, too short, or rows are longer than the model's context.
+    """
+    length = calibration.length or min(DEFAULT_LENGTH_TOKENS, max_positions)
+    if length > max_positions:
+        raise ConfigError(f"calibration rows of {length} tokens exceed the model's context of {max_positions}")
+    text = _read_text(calibration.text)
+    rows = calibration_rows(Tokenizer.from_directory(model), text, calibration.rows, length, calibration.seed)
+    greatest = int(rows.token_ids.max())
+    if greatest >= vocabulary_size:
+        raise CheckpointError(f"{model}: the tokenizer gives id {greatest}; the embedding has {vocabulary_size} rows")
+    return rows
+
+
+def _read_text(name: str | None) -> str:
+    try:
+        if name is None:
+            return files("linnet.demo").joinpath("calibration.txt").read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the calibration text {name or '(bundled)'} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the calibration text {name} is not UTF-8 (byte {error.start})") from error

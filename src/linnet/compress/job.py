@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compression that has been checked: everything that can fail before a weight is read has not failed."""
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import linnet
+from linnet.compress.algorithm import Algorithm, make_algorithm
+from linnet.compress.algorithms import ALGORITHMS
+from linnet.compress.calibration import read_rows
+from linnet.compress.memory import Prediction, predict
+from linnet.compress.recipe import DENSE, Recipe
+from linnet.errors import CapacityError, ConfigError, UnsupportedError
+from linnet.formats import Checkpoint, resolve_model
+from linnet.models.inventory import LinearInfo
+from linnet.models.load import ModelSource, load_model
+from linnet.program.serialise import digest as program_digest
+from linnet.schemes.groups import check_columns
+from linnet.schemes.layout import stored_bytes
+from linnet.schemes.presets import parse_scheme
+from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
+from linnet.text.rows import CalibrationRows
+
+
+@dataclass(frozen=True)
+class Job:
+    """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free."""
+
+    directory: Path
+    source: ModelSource
+    recipe: Recipe
+    algorithm: Algorithm
+    schemes: Mapping[str, LinearScheme]
+    linears: tuple[LinearInfo, ...]
+    embedding: str
+    rows: CalibrationRows | None
+    prediction: Prediction
+
+    @property
+    def sequences_per_chunk(self) -> int:
+        """Calibration rows that run through a block together."""
+        assert self.rows is not None
+        return max(1, self.recipe.chunk_tokens // self.rows.token_ids.shape[1])
+
+    def last_tapped_segment(self) -> int:
+        """The last segment that has to be run for a statistic; -1 if none."""
+        if self.rows is None:
+            return -1
+        return max((info.segment for info in self.linears if info.module in self.schemes), default=-1)
+
+
+def check(source: str | Path, recipe: Recipe, memory_ceiling_bytes: int | None = None) -> Job:
+    """Everything that can be known without reading weights, in the order a user would want to hear of it.
+
+    ConfigError (recipe, group sizes, calibration), UnsupportedError (family, already compressed), CheckpointError
+    (damaged source), CapacityError (predicted memory above the ceiling).
+    """
+    algorithm = make_algorithm(recipe.algorithm, recipe.options, ALGORITHMS)
+    parse_scheme(recipe.scheme)
+    directory = resolve_model(source)
+    model = load_model(Checkpoint.open(directory, verify=False))
+    _check_source(model)
+    schemes = resolve_schemes(model, recipe)
+    if not schemes:
+        raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
+    linears = tuple(info for info in model.linears() if not (info.kind == "head" and model.spec.tied_head))
+    wants_rows = bool(algorithm.statistics) and any(info.module in schemes for info in linears)
+    rows = None
+    if wants_rows:
+        spec = model.spec
+        rows = read_rows(recipe.calibration, directory, spec.max_positions, spec.vocabulary_size)
+    length = 0 if rows is None else rows.token_ids.shape[1]
+    embedding = model.spec.embedding
+    prediction = predict(model, algorithm, schemes, linears, embedding, length, recipe.chunk_tokens)
+    if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
+        raise CapacityError(
+            f"compression is predicted to need {prediction.total / 2**20:.0f} MiB "
+            f"({prediction.describe()}), above the ceiling of {memory_ceiling_bytes / 2**20:.0f} MiB; "
+            f"a smaller chunk_tokens than {recipe.chunk_tokens} or shorter rows need less"
+        )
+    return Job(directory, model, recipe, algorithm, schemes, linears, embedding, rows, prediction)
+
+
+def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:
+    """Module -> scheme of everything that will be compressed, group sizes checked or fitted."""
+    spec = model.spec
+    preset = parse_scheme(recipe.scheme)
+    linear, head = preset.linear, preset.head
+    if isinstance(recipe.group_size, int):
+        weight = replace(linear.weight, granularity="group", group_size=recipe.group_size, block=None)
+        linear = replace(linear, weight=weight)
+        if head is not None and head.weight.group_size is not None:
+            head = replace(head, weight=replace(head.weight, group_size=recipe.group_size))
+    shapes = {info.module: info.shape for info in model.linears() if info.kind == "linear"}
+    classes = dict.fromkeys(shapes, "Linear")
+    if not spec.tied_head:
+        shapes[spec.head], classes[spec.head] = (spec.vocabulary_size, spec.hidden_size), "Linear"
+    shapes[spec.embedding], classes[spec.embedding] = (spec.vocabulary_size, spec.hidden_size), "Embedding"
+    own = tuple(
+        (rule.match, None if rule.scheme == DENSE else parse_scheme(rule.scheme).linear) for rule in recipe.rules
+    )
+    preset_rules = replace(preset, linear=linear, head=head).scheme_map(
+        head=None if spec.tied_head else spec.head, embedding=spec.embedding
+    )
+    resolved = SchemeMap((*own, *preset_rules.rules)).resolve(classes)
+    if recipe.group_size == "auto":
+        resolved = fit_groups(resolved, shapes)
+    check_shapes(resolved, shapes)
+    chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}
+    for module, scheme in chosen.items():
+        check_columns(module, shapes[module][1], scheme.weight)
+        stored_bytes(scheme, shapes[module])  # refuses what no layout can hold
+    return chosen
+
+
+def _check_source(model: ModelSource) -> None:
+    compressed = [weight.ref.checkpoint_name for weight in model.program.weights if not isinstance(weight.dtype, str)]
+    if compressed:
+        raise UnsupportedError(
+            f"{model.checkpoint.path} is already compressed ({compressed[0]} and {len(compressed) - 1} more); "
+            "compress the original"
+        )
+    transposed = [weight.name for weight in model.program.weights if weight.ref.transposed]
+    if transposed:
+        raise UnsupportedError(f"{transposed[0]} is stored transposed, which compression cannot do yet")
+    for segment in model.program.segments:
+        if len(segment.inputs) > 1:
+            raise UnsupportedError(f"segment {segment.name} reads {len(segment.inputs)} values; one is supported")
+
+
+def check_disk(job: Job, target: Path) -> None:
+    """CapacityError unless the spool, the published files and the row files of a run fit on the target's disk."""
+    place = target.parent
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
+    output = output_bytes(job)
+    rows = 0 if job.rows is None else job.rows.token_ids.size * job.source.spec.hidden_size * 4
+    needed, free = 2 * output + 2 * rows, shutil.disk_usage(place).free
+    if needed > free:
+        raise CapacityError(
+            f"compressing into {target} needs {needed / 2**20:.0f} MiB on disk (output {output / 2**20:.0f}, twice; "
+            f"calibration rows {rows / 2**20:.0f}, twice); {free / 2**20:.0f} MiB are free"
+        )
+
+
+def output_bytes(job: Job) -> int:
+    """Bytes of all tensors of the result."""
+    total = job.source.checkpoint.nbytes
+    for module, scheme in job.schemes.items():
+        info = job.source.checkpoint.info(f"{module}.weight")
+        rows, columns = info.shape
+        total += stored_bytes(scheme, (rows, columns)) - info.nbytes
+    return total
+
+
+def fingerprint(job: Job, source_digest: str) -> dict[str, str]:
+    """Everything the output's bytes depend on, in words: what a resumed run must have in common with the first."""
+    parts = {
+        "recipe": job.recipe.digest(),
+        "source": source_digest,
+        "program": program_digest(job.source.program),
+        "threads": str(torch.get_num_threads()),
+        "linnet": linnet.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if job.rows is not None:
+        parts["calibration"] = job.rows.digest
+        parts["chunk"] = f"{job.sequences_per_chunk} rows of {job.rows.token_ids.shape[1]} tokens"
+    return parts

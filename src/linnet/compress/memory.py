@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a compression will need, predicted from shapes alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from linnet.models.inventory import LinearInfo
+from linnet.program.attributes import Attention
+from linnet.program.plan_buffers import plan_buffers
+from linnet.schemes.scheme import LinearScheme
+
+if TYPE_CHECKING:
+    from linnet.compress.algorithm import Algorithm
+    from linnet.models.load import ModelSource
+
+BASE_BYTES = 450 << 20
+"""Python, torch and its thread pools; the pages of one block of the mapped source come on top."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes. ``block``: fp32 weights of the largest block and its source pages; ``statistics``: of its taps;
+    ``fit``: the most expensive fit; ``activations``: one chunk through a block."""
+
+    base: int
+    block: int
+    statistics: int
+    fit: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Fitting and running never coincide."""
+        return self.base + self.block + self.statistics + max(self.fit, self.activations)
+
+    def describe(self) -> str:
+        """One line for a person."""
+        parts = ("base", "block", "statistics", "fit", "activations")
+        return ", ".join(f"{name} {getattr(self, name) / 2**20:.0f}" for name in parts)
+
+
+def predict(
+    model: "ModelSource",
+    algorithm: "Algorithm",
+    schemes: Mapping[str, LinearScheme],
+    linears: tuple[LinearInfo, ...],
+    embedding: str,
+    length: int,
+    chunk_tokens: int,
+) -> Prediction:
+    """``length`` of the calibration rows in tokens, 0 if there are none."""
+    program, spec = model.program, model.spec
+    chosen = [info for info in linears if info.module in schemes]
+    fit = max((algorithm.fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
+    if embedding in schemes:
+        fit = max(fit, (4 + 1 + 4 + 4 + 4) * spec.vocabulary_size * spec.hidden_size)
+    block = statistics = 0
+    weights = {weight.name: weight for weight in program.weights}
+    for index, segment in enumerate(program.segments):
+        if segment.kind == "block":
+            names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
+            block = max(block, 6 * sum(prod(weights[name].shape) for name in names))
+        if algorithm.statistics:
+            widths = {info.tap: info.shape[1] for info in chosen if info.segment == index}
+            statistics = max(statistics, 4 * sum(width * width for width in widths.values()))
+    if length == 0:
+        return Prediction(BASE_BYTES, block, 0, fit, 0)
+    sequences = max(1, chunk_tokens // length)
+    bounds = {"tokens": sequences * length, "sequences": sequences, "sequences_plus_one": sequences + 1}
+    arena = plan_buffers(program, bounds | {"blocks": 1, "outputs": 1}).arena_bytes
+    heads = max((op.attributes.heads for op in program.ops if isinstance(op.attributes, Attention)), default=0)
+    scores = 4 * sequences * heads * length * length * 4  # scores, mask, softmax and its copy
+    return Prediction(BASE_BYTES, block, statistics, fit, 2 * arena + scores)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""compress: check everything, walk, publish. The one entry of the room."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from linnet.compress.job import Job, check, check_disk, fingerprint
+from linnet.compress.progress import CancelToken, Meter, Progress, Silent
+from linnet.compress.recipe import Recipe
+from linnet.compress.walk import Walk
+from linnet.errors import CheckpointError, ConfigError, LinnetError
+from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats.durable import os_errors, write_durable
+from linnet.formats.manifest import read_manifest
+from linnet.formats.writer import PARTIAL_SUFFIX
+
+RECORD_VERSION = 1
+_JOB_FILE = "job.json"
+_CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
+_NOT_CARRIED = ("config.json", "linnet_manifest.json", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """``manifest`` as published; its ``record`` holds recipe, fingerprint, layers and calibration."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    resumed: bool
+
+    @property
+    def layers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Module -> algorithm, shape, errors."""
+        layers: Mapping[str, Mapping[str, Any]] = self.manifest["record"]["layers"]
+        return layers
+
+
+def compress(
+    source: str | Path,
+    target: str | Path,
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    memory_ceiling_bytes: int | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+) -> CompressResult:
+    """Compress the model at ``source`` (directory or hub id) into the directory ``target``.
+
+    With ``resume`` an interrupted run of the same fingerprint continues after its last finished segment and the
+    result is bit-identical; another fingerprint is refused in words. ``target`` appears complete, by one rename, or not
+    at all. Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when cancelled.
+    """
+    target = Path(target)
+    job = check(source, recipe, memory_ceiling_bytes)
+    with Checkpoint.open(job.directory, verify=False) as checkpoint:
+        parts = fingerprint(job, checkpoint.digest())
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    finished = _already_published(target, identity)
+    if finished is not None:
+        with suppress(CheckpointError):
+            CheckpointWriter(target, overwrite=True).abandon()
+        return CompressResult(target, finished, resumed=True)
+    check_disk(job, target)
+    if resume:
+        _check_resume(target, parts)
+    kept = f"finished layers are kept in {_partial(target).name} beside the target; the same command resumes"
+    meter_progress, token = progress or Silent(), cancel or CancelToken()
+    writer = CheckpointWriter(target, overwrite=overwrite, resume=resume, identity=identity)
+    try:
+        resumed = bool(writer.notes)
+        with os_errors(writer.scratch):
+            write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
+        walk = Walk(job, writer)
+        meter = Meter(meter_progress, token, sum(walk.work()), kept)
+        meter.advance("check", "everything")
+        walk.run(meter)
+        meter.advance("publish", target.name)
+        for path in carried_files(job.directory):
+            writer.copy_file(path)
+        manifest = writer.publish(job.source.checkpoint.config, _manifest_record(job, parts, identity, walk))
+    except CheckpointError as error:
+        if isinstance(error.__cause__, OSError):
+            raise CheckpointError(f"{error}; {kept}") from error
+        raise
+    finally:
+        writer.close()
+    return CompressResult(target, manifest, resumed)
+
+
+def carried_files(directory: Path) -> list[Path]:
+    """Tokenizer, templates, generation settings, licences: everything small that belongs to the model."""
+    found = {path for pattern in _CARRIED for path in directory.glob(pattern) if path.is_file()}
+    return sorted(
+        path for path in found if path.name not in _NOT_CARRIED and not path.name.startswith((".", "model.safetensors"))
+    )
+
+
+def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Walk) -> dict[str, Any]:
+    calibration = None
+    if job.rows is not None:
+        rows, length = job.rows.token_ids.shape
+        calibration = {"rows": rows, "length": length, "digest": job.rows.digest, "text": job.recipe.calibration.text}
+    return {
+        "record_version": RECORD_VERSION,
+        "identity": identity,
+        "fingerprint": dict(parts),
+        "recipe": msgspec.to_builtins(job.recipe),
+        "schemes": {module: asdict(scheme) for module, scheme in job.schemes.items()},
+        "calibration": calibration,
+        "layers": walk.layers(),
+    }
+
+
+def _partial(target: Path) -> Path:
+    return target.absolute().parent / f".{target.absolute().name}{PARTIAL_SUFFIX}"
+
+
+def _already_published(target: Path, identity: str) -> dict[str, Any] | None:
+    """The manifest, if exactly this run already published into the target (it was killed right after)."""
+    try:
+        manifest = read_manifest(target)
+    except LinnetError:
+        return None
+    if manifest is None or manifest.get("record", {}).get("identity") != identity:
+        return None
+    return manifest
+
+
+def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
+    """ConfigError in words if an unfinished run beside the target differs from this one."""
+    try:
+        earlier = json.loads((_partial(target) / "scratch" / _JOB_FILE).read_bytes())
+    except (OSError, ValueError):
+        return  # nothing there, or killed before it was written: the writer's own identity decides
+    differences = [
+        f"{name} was {str(earlier.get(name))[:40]}, is {str(parts.get(name))[:40]}"
+        for name in sorted(earlier.keys() | parts.keys())
+        if earlier.get(name) != parts.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"an unfinished compression into {target} differs from this one: {'; '.join(differences)}. "
+            "Repeat the first command to resume it, or start afresh without resuming"
+        )
