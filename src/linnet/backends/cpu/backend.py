@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU backend behind the common door: choose numerics, refuse in words, lower once, then one native call per step."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from linnet.backends.cpu import _native, sampling
+from linnet.backends.cpu.lower import Lowering, group_size, input_type, plan
+from linnet.backends.cpu.passes import widen_inputs
+from linnet.backends.cpu.support import refuse
+from linnet.backends.cpu.weights import WeightTable
+from linnet.backends.interface import Batch, Executable, Limits, Policy, SampleResult, SamplingBatch, Scores, Source
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.choose_numerics import choose_numerics
+from linnet.program.program import Op, Program
+from linnet.program.serialise import digest
+from linnet.program.traverse import declarations
+
+logger = logging.getLogger(__name__)
+
+ISAS = ("avx512_vnni", "avx512", "avx2", "portable")
+"""Instruction-set tiers, best first."""
+
+
+@cache
+def _say_portable() -> None:
+    logger.warning("this CPU has neither AVX-512 nor AVX2 with FMA: the portable kernels run, many times slower")
+
+
+class CpuBackend:
+    """Executes Programs with the native kernels. ``isa`` forces a tier, ``threads`` the size of the pool.
+
+    The default is the best tier of this machine and one thread per physical core this process may use. Bits depend on
+    the tier, never on ``threads``. Executables of one backend share its pool.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        available = _native.available_isas()
+        if isa is not None and isa not in ISAS:
+            raise ConfigError(f"unknown isa {isa!r}; accepted: {', '.join(ISAS)}")
+        if isa is not None and isa not in available:
+            raise UnsupportedError(f"isa {isa!r} is not available on this machine; available: {', '.join(available)}")
+        if threads is not None and not 1 <= threads <= 1024:
+            raise ConfigError(f"threads must be 1 to 1024, not {threads}")
+        if isa is None and available[0] == "portable":
+            _say_portable()
+        self.isa: str = isa or available[0]
+        self.threads: int = threads or _native.default_threads()
+        self.pool = _native.ThreadPool(self.threads)
+
+    def supports(self, op: Op, program: Program) -> str | None:
+        """None, or a sentence saying why this op cannot be executed here."""
+        return refuse(op, program)
+
+    def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> "CpuExecutable":
+        """See Backend.prepare. Weights stay where the source mapped them."""
+        program = choose_numerics(source.program, policy)
+        reasons = [f"{op.name}: {why}" for op in program.ops if (why := self.supports(op, program)) is not None]
+        if limits.block_size % 16 and limits.block_size not in (1, 2, 4, 8):
+            reasons.append(f"block_size {limits.block_size}: accepted are 1, 2, 4, 8 and multiples of 16")
+        if reasons:
+            raise UnsupportedError("the cpu backend cannot execute this model", reasons)
+        produced = {value.name for value in program.values}
+        unknown = sorted(set(keep) - produced)
+        if unknown:
+            raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
+        return CpuExecutable(self, program, source, policy, limits, tuple(keep))
+
+
+class States:
+    """Paged KV of every layer in one zeroed allocation; pages are touched when first written."""
+
+    def __init__(self, num_blocks: int, bytes_per_block: int) -> None:
+        self.num_blocks = num_blocks
+        size = num_blocks * bytes_per_block
+        memory = np.zeros(size + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        self.memory = memory[start : start + size]
+
+
+class CpuExecutable:
+    """A Program bound to native kernels. Used from one thread at a time."""
+
+    def __init__(
+        self,
+        backend: CpuBackend,
+        program: Program,
+        source: Source,
+        policy: Policy,
+        limits: Limits,
+        keep: tuple[str, ...],
+    ) -> None:
+        self.limits, self.isa = limits, backend.isa
+        self._keep = keep
+        self._weights = WeightTable(program, source)
+        linears, refused = self._load_linears(program)
+        self.program = widen_inputs(program, refused)
+        buffers = plan(self.program, limits, keep, self.isa)
+        self._output = self.program.outputs[0]
+        declared = declarations(self.program)
+        self.vocabulary = _vocabulary(program)
+        lowering = Lowering(
+            self.program, self._weights, linears, limits, buffers, self.isa, backend.pool, self.vocabulary
+        )
+        self._native, self._values = lowering.executor, lowering.values
+        self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
+        self.choices: dict[str, str] = lowering.choices
+        self.arena_bytes: int = buffers.arena_bytes
+        self.prepared_bytes: int = self._native.prepared_bytes
+        self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
+        self.numerics_id = f"cpu/{_native.build_id}/{self.isa}/{policy}/{digest(self.program)[:16]}"
+        self._executed = False
+
+    def _load_linears(self, program: Program) -> tuple[dict[str, Any], set[str]]:
+        """Native weights per op, and the ops whose weight has no integer kernel for their int8 input."""
+        declared = declarations(program)
+        linears: dict[str, Any] = {}
+        refused: set[str] = set()
+        for op in program.ops:
+            if op.kind not in ("linear", "logits", "embed"):
+                continue
+            weight = self._weights.linear(op.weights[0], op.weights[1] if len(op.weights) > 1 else None)
+            linears[op.name] = weight
+            if op.kind == "embed":
+                continue
+            value = declared[op.inputs[0]]
+            reason = _native.refuse_linear(self.isa, weight, input_type(value), group_size(value))
+            if reason is not None:
+                if input_type(value) != _native.InputType.int8:
+                    raise UnsupportedError("the cpu backend cannot execute this model", [f"{op.name}: {reason}"])
+                logger.info("%s: fp32 arithmetic on decoded weights (%s)", op.name, reason)
+                refused.add(op.name)
+        return linears, refused
+
+    def allocate_states(self, num_blocks: int) -> States:
+        """Zeroed paged KV for ``num_blocks`` blocks."""
+        if num_blocks < 1:
+            raise ConfigError(f"num_blocks must be at least 1, not {num_blocks}")
+        return States(num_blocks, self.kv_bytes_per_block)
+
+    def execute(self, batch: Batch, states: object) -> None:
+        """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""
+        assert isinstance(states, States)
+        try:
+            self._native.execute(
+                batch.token_ids,
+                batch.positions,
+                batch.kv_slots,
+                batch.query_start,
+                batch.context_lengths,
+                batch.block_tables,
+                batch.output_rows,
+                states.memory,
+                states.num_blocks,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        except TypeError:
+            raise ConfigError(_wrong_types(batch)) from None
+        self._executed = True
+
+    def logits(self) -> np.ndarray:
+        """See Executable.logits."""
+        return self.logits_view().copy()
+
+    def logits_view(self) -> np.ndarray:
+        """The last step's logits in place, float32 [outputs, vocabulary]; overwritten by the next step."""
+        self._check_executed()
+        return self._native.view(self._values[self._output])
+
+    def tap(self, name: str) -> np.ndarray:
+        """See Executable.tap. Rounded values are widened to float32."""
+        if name not in self._keep:
+            raise ConfigError(f"value {name!r} is not kept; kept: {', '.join(self._keep) or 'none'}")
+        self._check_executed()
+        index = self._values[name]
+        out = np.empty((self._native.rows(index), self._widths[name]), np.float32)
+        self._native.read(index, out)
+        return out
+
+    def sample(self, batch: SamplingBatch) -> SampleResult:
+        """See Executable.sample."""
+        return sampling.sample(self.isa, self.logits_view(), batch)
+
+    def score(self, rows: np.ndarray, targets: np.ndarray, other: Executable | None = None) -> Scores:
+        """See Executable.score."""
+        compared = None
+        if other is not None:
+            compared = other.logits_view() if isinstance(other, CpuExecutable) else other.logits()
+        return sampling.score(self.isa, self.logits_view(), rows, targets, compared)
+
+    def set_profiling(self, on: bool) -> None:
+        """Time every op of the following steps (a clock read per op)."""
+        self._native.set_profiling(on)
+
+    def profile(self) -> list[tuple[str, float]]:
+        """(op name, seconds) in program order, summed over the steps since the last call."""
+        return self._native.profile()
+
+    def _check_executed(self) -> None:
+        if not self._executed:
+            raise ConfigError("no step has been executed yet")
+
+
+def _vocabulary(program: Program) -> int:
+    """Token ids are bounded by the embedding table (and by nothing if the program embeds nothing)."""
+    weights = {weight.name: weight for weight in program.weights}
+    rows = [weights[op.weights[0]].shape[0] for op in program.ops if op.kind == "embed"]
+    return min(rows) if rows else 2**31 - 1
+
+
+def _wrong_types(batch: Batch) -> str:
+    """Which field of a batch is not a C-contiguous int32 array of the right rank."""
+    fields = (
+        "token_ids", "positions", "kv_slots", "query_start", "context_lengths", "block_tables", "output_rows",
+    )  # fmt: skip
+    for name in fields:
+        array, rank = getattr(batch, name), 2 if name == "block_tables" else 1
+        good = isinstance(array, np.ndarray) and array.dtype == np.int32 and array.ndim == rank
+        if not good or not array.flags.c_contiguous:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            return f"batch: {name} must be a C-contiguous int32 array of rank {rank}, not {found}"
+    return "batch: states do not belong to this executable"

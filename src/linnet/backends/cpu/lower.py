@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering: a Program becomes a list of native operations. One method per op kind; nothing here runs during a step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from linnet.backends.cpu import _native
+from linnet.backends.cpu.weights import WeightTable
+from linnet.backends.interface import Limits
+from linnet.program import attributes as a
+from linnet.program.plan_buffers import BufferPlan, plan_buffers
+from linnet.program.program import Op, Program, Value
+from linnet.program.traverse import declarations
+from linnet.schemes.scheme import Scheme
+
+VALUE_TYPES = {"fp32": _native.ValueType.fp32, "bf16": _native.ValueType.bf16, "fp16": _native.ValueType.fp16}
+
+
+def value_type(value: Value) -> Any:
+    """The native element type of a value."""
+    return _native.ValueType.int8 if isinstance(value.dtype, Scheme) else VALUE_TYPES[value.dtype]
+
+
+def group_size(value: Value) -> int:
+    """Columns per activation scale of a quantised value; its width otherwise."""
+    width = int(value.shape[1])
+    return (value.dtype.group_size or width) if isinstance(value.dtype, Scheme) else width
+
+
+def plan(program: Program, limits: Limits, keep: tuple[str, ...], isa: str) -> BufferPlan:
+    """Place every value with the sizes this tier's kernels want."""
+
+    def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
+        rows, width = bounds[str(value.shape[0])], int(value.shape[1])
+        return int(_native.value_bytes(isa, value_type(value), rows, width, group_size(value)))
+
+    return plan_buffers(program, limits.symbols(), keep, value_bytes)
+
+
+class Lowering:
+    """Builds the native executor of one program. ``values`` maps value names to native indices."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: WeightTable,
+        linears: Mapping[str, Any],
+        limits: Limits,
+        buffers: BufferPlan,
+        isa: str,
+        pool: Any,
+        vocabulary: int,
+    ) -> None:
+        self._weights, self._linears, self._isa = weights, linears, isa
+        self.executor = _native.Executor(
+            isa=isa,
+            pool=pool,
+            max_tokens=limits.max_tokens,
+            max_sequences=limits.max_sequences,
+            max_outputs=limits.max_outputs,
+            block_size=limits.block_size,
+            max_blocks=limits.max_blocks_per_sequence,
+            vocabulary=vocabulary,
+            arena_bytes=buffers.arena_bytes,
+        )
+        self._declared = declarations(program)
+        self.values: dict[str, int] = {}
+        for op in program.ops:
+            for name in op.outputs:
+                self.values[name] = self._add_value(self._declared[name], buffers.offsets[name])
+        self._states = {
+            state.name: self.executor.add_state(
+                state.dtype == "bf16", state.kv_heads, state.head_size, state.value_head_size
+            )
+            for state in program.states
+        }
+        self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
+        self.choices: dict[str, str] = {}
+        for op in program.ops:
+            self.choices[op.name] = f"{op.kind}_{isa}"
+            KINDS[op.kind](self, op, op.attributes)
+
+    def _add_value(self, value: Value, offset: int) -> int:
+        rows = _native.RowCount.tokens if value.shape[0] == "tokens" else _native.RowCount.outputs
+        return int(self.executor.add_value(offset, rows, int(value.shape[1]), value_type(value), group_size(value)))
+
+    def _in(self, op: Op, index: int = 0) -> int:
+        return self.values[op.inputs[index]]
+
+    def _out(self, op: Op) -> int:
+        return self.values[op.outputs[0]]
+
+    def embed(self, op: Op, _: a.Embed) -> None:
+        self.executor.embed(op.name, self._out(op), self._linears[op.name])
+
+    def norm(self, op: Op, norm: a.Norm) -> None:
+        gain = self._weights.vector(op.weights[0])
+        bias = self._weights.vector(op.weights[1]) if len(op.weights) > 1 else None
+        layer = norm.flavour == "layer"
+        self.executor.norm(
+            op.name, self._in(op), self._out(op), layer, norm.size, norm.epsilon, norm.offset, gain, bias
+        )
+
+    def linear(self, op: Op, _: a.Linear | a.Logits) -> None:
+        weight = self._linears[op.name]
+        self.executor.linear(op.name, self._in(op), self._out(op), weight)
+        self.choices[op.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
+
+    def add(self, op: Op, _: a.Add) -> None:
+        self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
+
+    def scale(self, op: Op, scale: a.Scale) -> None:
+        self.executor.scale(op.name, self._in(op), self._out(op), scale.factor)
+
+    def softcap(self, op: Op, softcap: a.Softcap) -> None:
+        self.executor.softcap(op.name, self._in(op), self._out(op), softcap.limit)
+
+    def cast(self, op: Op, _: a.Cast) -> None:
+        self.executor.cast(op.name, self._in(op), self._out(op))
+
+    def quantise(self, op: Op, _: a.Quantise) -> None:
+        self.executor.quantise(op.name, self._in(op), self._out(op))
+
+    def dequantise(self, op: Op, _: a.Dequantise) -> None:
+        self.executor.dequantise(op.name, self._in(op), self._out(op))
+
+    def rope(self, op: Op, rope: a.Rope) -> None:
+        key = (rope.inverse_frequencies, rope.attention_factor)
+        if key not in self._rope_tables:
+            self._rope_tables[key] = self.executor.add_rope_table(list(rope.inverse_frequencies), rope.attention_factor)
+        interleaved = rope.style == "interleaved"
+        self.executor.rope(
+            op.name, self._in(op), self._out(op), rope.head_size, rope.rotary_size, interleaved, self._rope_tables[key]
+        )
+
+    def kv_write(self, op: Op, _: a.KVWrite) -> None:
+        self.executor.kv_write(op.name, self._in(op, 0), self._in(op, 1), self._states[op.states[0]])
+
+    def attention(self, op: Op, attention: a.Attention) -> None:
+        slopes = None
+        if attention.alibi_slopes is not None:
+            slopes = self._weights.keep(np.array(attention.alibi_slopes, np.float32))
+        self.executor.attention(
+            op.name,
+            self._in(op),
+            self._out(op),
+            self._states[op.states[0]],
+            attention.heads,
+            attention.scale,
+            attention.window or 0,
+            attention.softcap or 0.0,
+            slopes,
+        )
+
+    def gate(self, op: Op, gate: a.Gate) -> None:
+        up = self._in(op, 1) if len(op.inputs) > 1 else -1
+        self.executor.gate(op.name, self._in(op), up, self._out(op), getattr(_native.Activation, gate.activation))
+
+    def gather(self, op: Op, _: a.Gather) -> None:
+        self.executor.gather(op.name, self._in(op), self._out(op))
+
+
+KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
+    "embed": Lowering.embed,
+    "norm": Lowering.norm,
+    "linear": Lowering.linear,
+    "logits": Lowering.linear,
+    "add": Lowering.add,
+    "scale": Lowering.scale,
+    "softcap": Lowering.softcap,
+    "cast": Lowering.cast,
+    "quantise": Lowering.quantise,
+    "dequantise": Lowering.dequantise,
+    "rope": Lowering.rope,
+    "kv_write": Lowering.kv_write,
+    "attention": Lowering.attention,
+    "gate": Lowering.gate,
+    "gather": Lowering.gather,
+}
+
+
+def input_type(value: Value) -> Any:
+    """Which linear kernel family reads a value."""
+    return {
+        _native.ValueType.fp32: _native.InputType.fp32,
+        _native.ValueType.bf16: _native.InputType.bf16,
+        _native.ValueType.int8: _native.InputType.int8,
+    }[value_type(value)]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the CPU backend can execute, and the sentence it says when it cannot."""
+
+from linnet.program import attributes as a
+from linnet.program.program import Op, Program
+from linnet.program.traverse import declarations
+from linnet.schemes.scheme import Scheme
+
+ATTENTION_INPUTS = ("positions", "query_start", "context_lengths", "block_tables")
+ROW_SYMBOLS = ("tokens", "outputs")
+MAX_HEAD_SIZE = 4096
+
+
+def refuse(op: Op, program: Program) -> str | None:
+    """None, or why this op cannot be executed here."""
+    declared = declarations(program)
+    if op.kind not in a.ATTRIBUTES:
+        return f"op kind {op.kind!r} has no kernel"
+    for name in op.outputs:
+        value = declared[name]
+        if len(value.shape) != 2 or value.shape[0] not in ROW_SYMBOLS or not isinstance(value.shape[1], int):
+            return f"values are [tokens | outputs, width]; {name} is {list(value.shape)}"
+        if value.dtype == "int32":
+            return f"no op writes int32 values, {name} is one"
+    return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_rounding(op, program)
+
+
+def _refuse_inputs(op: Op) -> str | None:
+    wanted: dict[str, tuple[int, tuple[str, ...]]] = {
+        "embed": (0, ("token_ids",)),
+        "rope": (1, ("positions",)),
+        "kv_write": (2, ("kv_slots",)),
+        "attention": (1, ATTENTION_INPUTS),
+        "gather": (1, ("output_rows",)),
+    }
+    if op.kind in wanted:
+        start, names = wanted[op.kind]
+        if op.inputs[start:] != names:
+            return f"{op.kind} reads the program inputs {', '.join(names)}, not {', '.join(op.inputs[start:])}"
+    return None
+
+
+def _refuse_states(op: Op, program: Program) -> str | None:
+    for state in program.states:
+        if state.name not in op.states:
+            continue
+        if state.dtype not in ("fp32", "bf16"):
+            kind = state.dtype.element if isinstance(state.dtype, Scheme) else state.dtype
+            return f"KV is kept in fp32 or bf16, not {kind}"
+        if max(state.head_size, state.value_head_size) > MAX_HEAD_SIZE:
+            return f"heads of more than {MAX_HEAD_SIZE} elements are not supported, {state.head_size} are asked for"
+    return None
+
+
+def _refuse_rounding(op: Op, program: Program) -> str | None:
+    declared = declarations(program)
+    if isinstance(op.attributes, a.Quantise):
+        scheme = op.attributes.scheme
+        if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
+            return f"activations are quantised to dynamic symmetric int8, not {scheme.element}"
+        if scheme.granularity not in ("token", "group"):
+            return f"activations are quantised per token or group, not per {scheme.granularity}"
+    if op.kind in ("linear", "logits") and declared[op.inputs[0]].dtype == "fp16":
+        return "no linear kernel reads fp16 activations"
+    return None
