@@ -21,18 +21,18 @@ _HARMLESS = """
 architectures model_type torch_dtype dtype transformers_version auto_map name_or_path custom_pipelines
 quantization_config compression_config initializer_range use_cache pretraining_tp torchscript license
 output_attentions output_hidden_states return_dict return_dict_in_generate use_return_dict output_scores
-is_decoder is_encoder_decoder cache_implementation attn_implementation is_llama_config gradient_checkpointing
+is_decoder is_encoder_decoder cache_implementation attn_implementation gradient_checkpointing
 id2label label2id num_labels problem_type finetuning_task task_specific_params prefix tokenizer_class
-pad_token_id bos_token_id eos_token_id unk_token_id sep_token_id decoder_start_token_id
-forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens bad_words_ids
+suppress_tokens begin_suppress_tokens bad_words_ids
 max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
 typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
 num_return_sequences exponential_decay_length_penalty remove_invalid_values chunk_size_feed_forward
-attention_dropout hidden_dropout classifier_dropout resid_pdrop embd_pdrop attn_pdrop summary_first_dropout
+keys_to_ignore_at_inference model_max_length max_new_tokens bos_token eos_token pad_token unk_token
 use_bfloat16 tf_legacy_loss pruned_heads model_name base_model tokenizer_name max_sequence_length vocab_file
 """
 HARMLESS: frozenset[str] = frozenset(_HARMLESS.split())
 """Fields that never change what the model computes at inference, in any family."""
+HARMLESS_ENDINGS = ("_version", "_fixed", "_dropout", "_pdrop", "_dropout_prob", "_token_id")
 
 
 class ConfigReader:
@@ -145,7 +145,7 @@ class ConfigReader:
             if name not in self.understood
             and name not in HARMLESS
             and not name.startswith("_")
-            and not name.endswith(("_version", "_fixed"))
+            and not name.endswith(HARMLESS_ENDINGS)
             and value not in (None, False, "", [], {})
         ]
         if unknown:

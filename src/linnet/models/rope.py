@@ -74,6 +74,8 @@ def _longrope(
     wavelengths: Frequencies, scaling: ConfigReader, original: int, longest: int, context: int
 ) -> tuple[Frequencies, float]:
     """LongRoPE (Ding et al. 2024): one table of stretches up to the original context, another beyond it."""
+    if original < 2:
+        raise CheckpointError(f"{scaling.where}: original_max_position_embeddings is {original}; accepted is 2 or more")
     factor = scaling.optional_number("factor") or longest / original
     attention = scaling.optional_number("attention_factor")
     if attention is None:
@@ -128,19 +130,22 @@ def read_rope(
             "original_max_position_embeddings", default=default_original or inside, maximum=MAXIMUM_POSITIONS
         )
 
-    wavelengths = base_wavelengths(theta, size)
-    frequencies = np.float32(1) / wavelengths
     attention, usable = 1.0, longest
-    if kind == "linear":
-        frequencies = frequencies / np.float32(scaling.number("factor"))
-    elif kind == "llama3":
-        frequencies = _llama3(frequencies, scaling, original)
-    elif kind == "yarn":
-        frequencies, attention = _yarn(wavelengths, scaling, original, longest, theta)
-    elif kind == "longrope":
-        context = min(original, longest) if max_context is None else max_context
-        frequencies, attention = _longrope(wavelengths, scaling, original, longest, context)
-        usable = longest if context > original else min(original, longest)
+    with np.errstate(all="ignore"):
+        wavelengths = base_wavelengths(theta, size)
+        frequencies = np.float32(1) / wavelengths
+        if kind == "linear":
+            frequencies = frequencies / np.float32(scaling.number("factor"))
+        elif kind == "llama3":
+            frequencies = _llama3(frequencies, scaling, original)
+        elif kind == "yarn":
+            frequencies, attention = _yarn(wavelengths, scaling, original, longest, theta)
+        elif kind == "longrope":
+            context = min(original, longest) if max_context is None else max_context
+            frequencies, attention = _longrope(wavelengths, scaling, original, longest, context)
+            usable = longest if context > original else min(original, longest)
+    if not np.isfinite(frequencies).all() or not math.isfinite(attention):
+        raise CheckpointError(f"{scaling.where}: these values lead to infinite rotary frequencies")
     if max_context is not None and max_context > longest:
         raise ConfigError(f"a context of {max_context} tokens was asked for; the model's positions end at {longest}")
     scaling.ignore("finetuned", "original_max_position_embeddings")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model families are data: their names appear in one file of the package and nowhere else in its code."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from linnet.models.families import ALIASES, FAMILIES, MODEL_TYPES
+
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "linnet"
+ALLOWED = {"models/families.py"}
+BRANDS = re.compile(r"llama(?!3\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon", re.IGNORECASE)
+
+
+def _code_names(path: Path) -> list[tuple[int, str]]:
+    """Identifiers and strings of a file with their lines; docstrings are prose, not code."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            found.append((node.lineno, node.value))
+        elif isinstance(node, ast.Name):
+            found.append((node.lineno, node.id))
+        elif isinstance(node, ast.Attribute):
+            found.append((node.lineno, node.attr))
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append((node.lineno, node.name))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_family_name_in_code(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in ALLOWED:
+        return
+    exact = {*FAMILIES, *ALIASES, *MODEL_TYPES}
+    found = [(line, text) for line, text in _code_names(path) if text in exact or BRANDS.search(text)]
+    assert found == [], f"{name} names a family; only {', '.join(ALLOWED)} may"
+
+
+def test_the_rule_would_notice() -> None:
+    assert BRANDS.search("Qwen2ForCausalLM")
+    assert BRANDS.search("is_llama")
+    assert not BRANDS.search("llama3"), "the name of a rope rule in config.json"

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger adds up to the byte, the roofline bends where it should, describe speaks plain JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from published_configs import GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
+
+from linnet.backends.interface import Limits
+from linnet.errors import ConfigError
+from linnet.models import ModelSource, arch_spec, load_model
+from linnet.models.inventory import required_tensors
+from linnet.plan import describe, predict, roofline
+from linnet.program.choose_numerics import choose_numerics
+from linnet.program.plan_buffers import plan_buffers
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="writes its checkpoints with safetensors")
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 50,
+    "max_position_embeddings": 64,
+}
+CONFIGS = {
+    "gated": LLAMA_2_7B | TINY,
+    "capped": GEMMA_2_2B | TINY | {"sliding_window": 8},
+    "fused": PHI_3_MINI_4K | TINY,
+    "parallel": PYTHIA_70M | {name: TINY[name] for name in TINY if name not in ("head_dim", "num_key_value_heads")},
+}
+LIMITS = Limits(max_tokens=16, max_sequences=3, max_outputs=4, block_size=4, max_blocks_per_sequence=16)
+
+
+def source_of(directory: Path, config: dict[str, Any]) -> ModelSource:
+    tensors = {name: np.zeros(shape, ml_dtypes.bfloat16) for name, shape in required_tensors(arch_spec(config)).items()}
+    safetensors.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(config))
+    return load_model(directory)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
+    source = source_of(tmp_path, CONFIGS[name])
+    ledger = predict(source, LIMITS, policy)
+    assert ledger.weight_bytes == source.checkpoint.nbytes == 2 * source.parameters
+    element = 4 if policy == "exact" else 2
+    attention = source.spec.attention
+    assert ledger.kv_bytes_per_token == 2 * 2 * attention.kv_heads * attention.head_size * element
+    assert ledger.kv_bytes_per_block == 4 * ledger.kv_bytes_per_token
+    assert ledger.kv_bytes == 3 * 16 * ledger.kv_bytes_per_block
+    arena = plan_buffers(choose_numerics(source.program, policy), LIMITS.symbols()).arena_bytes
+    assert ledger.arena_bytes == arena >= ledger.logits_bytes == 4 * 50 * 4
+    rows = ledger.rows()
+    assert rows[-1] == ("total", sum(count for _, count in rows[:-1])) == ("total", ledger.total_bytes)
+    assert f"{ledger.total_bytes:,}" in ledger.table()
+    linears = sum(linear.shape[0] * linear.shape[1] for linear in source.linears())
+    assert ledger.multiplications == linears
+    embedding = 50 * 32 * 2
+    assert ledger.step_weight_bytes == ledger.weight_bytes - (0 if source.spec.tied_head else embedding)
+
+
+def test_windows_bound_what_is_read(tmp_path: Path) -> None:
+    ledger = predict(source_of(tmp_path, CONFIGS["capped"]), LIMITS, "fast")
+    layer = ledger.kv_layers[0].bytes_per_token
+    assert [kv.window for kv in ledger.kv_layers] == [8, None]
+    assert ledger.kv_bytes_read(5) == 5 * layer + 5 * layer
+    assert ledger.kv_bytes_read(60) == 8 * layer + 60 * layer
+
+
+def test_roofline(tmp_path: Path) -> None:
+    ledger = predict(source_of(tmp_path, CONFIGS["gated"]), LIMITS, "fast")
+    slow_memory = roofline(ledger, bandwidth_bytes_per_s=1e3, peak_operations_per_s=1e15)
+    assert slow_memory.decode.limited_by == "memory"
+    moved = ledger.step_weight_bytes + ledger.kv_bytes_per_token
+    assert slow_memory.decode.tokens_per_s == pytest.approx(1e3 / moved)
+    slow_sums = roofline(ledger, bandwidth_bytes_per_s=1e15, peak_operations_per_s=1e3)
+    assert slow_sums.decode.limited_by == slow_sums.prefill.limited_by == "compute"
+    operations = 2 * ledger.multiplications + 4 * ledger.attention_width
+    assert slow_sums.decode.tokens_per_s == pytest.approx(1e3 / operations)
+    one = roofline(ledger, 1e9, 1e12, context_tokens=32).decode.tokens_per_s
+    many = roofline(ledger, 1e9, 1e12, context_tokens=32, sequences=16).decode.tokens_per_s
+    assert one < many <= 16 * one, "a batch shares the weights it reads"
+    assert roofline(ledger, 1e9, 1e12, context_tokens=32).prefill.tokens_per_s > one
+    with pytest.raises(ConfigError, match="bandwidth_bytes_per_s"):
+        roofline(ledger, 0, 1e12)
+
+
+def test_describe_is_plain_json(tmp_path: Path) -> None:
+    facts = describe(source_of(tmp_path, CONFIGS["capped"]), policy="exact", context=32, sequences=2)
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["linears"] == {"bf16": 14}
+    assert facts["head"] == "bf16, tied to the embedding"
+    assert facts["sliding_window"] == "8 tokens in 1 of 2 layers"
+    memory = facts["predicted_memory"]
+    assert memory["total_bytes"] == memory["weight_bytes"] + memory["arena_bytes"] + memory["kv_bytes"]
+    assert memory["kv_bytes"] == 2 * 32 * memory["kv_per_token_bytes"]
+
+
+def test_describe_refuses_what_cannot_be(tmp_path: Path) -> None:
+    source = source_of(tmp_path, CONFIGS["gated"])
+    with pytest.raises(ConfigError, match="1 to 64"):
+        describe(source, context=65)
+    with pytest.raises(ConfigError, match="sequences"):
+        describe(source, sequences=0)

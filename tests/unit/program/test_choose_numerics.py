@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy is visible in the program: which op stands in front of which weight."""
+
+from typing import Any
+
+import pytest
+from small_programs import CONFIGS, W4_G128, W8, W8A8, program
+
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.choose_numerics import choose_numerics
+from linnet.program.program import Program
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+
+def inputs_of_linears(program: Program) -> dict[str, Any]:
+    dtypes = {value.name: value.dtype for value in program.values}
+    return {op.name: dtypes[op.inputs[0]] for op in program.ops if op.kind in ("linear", "logits")}
+
+
+def int8_groups(size: int) -> Scheme:
+    return Scheme("int8", "group", group_size=size, dynamic=True, scale_dtype="fp32")
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ("fp32", "fp32"),
+        ("bf16", "bf16"),
+        ("fp16", "bf16"),
+        (W4_G128, int8_groups(128)),
+        (LinearScheme(Scheme("int2", "group", group_size=32)), int8_groups(32)),
+        (LinearScheme(Scheme("int3", "tensor")), int8_groups(128)),
+        (LinearScheme(Scheme("int8", "block", block=(128, 64))), int8_groups(64)),
+        (W8, int8_groups(128)),
+        (LinearScheme(Scheme("fp8_e4m3", "channel")), "fp32"),
+        (LinearScheme(Scheme("nf4", "group", group_size=64)), "fp32"),
+    ],
+)
+def test_fast(stored: Any, expected: Any) -> None:
+    chosen = choose_numerics(program("gated", stored), "fast")
+    found = inputs_of_linears(chosen)
+    assert found.pop("logits") == "bf16"
+    assert set(found.values()) == {expected}
+    assert {state.dtype for state in chosen.states} == {"bf16"}
+
+
+@pytest.mark.parametrize("stored", ["fp32", "bf16", W4_G128, W8])
+def test_exact_inserts_nothing(stored: Any) -> None:
+    built = program("gated", stored)
+    assert choose_numerics(built, "exact") == built
+    assert {state.dtype for state in built.states} == {"fp32"}
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+def test_prescribed_activations_are_executed_as_prescribed(policy: Any) -> None:
+    found = inputs_of_linears(choose_numerics(program("gated", W8A8), policy))
+    found.pop("logits")
+    assert set(found.values()) == {Scheme("int8", "token", dynamic=True, scale_dtype="fp32")}
+
+
+@pytest.mark.parametrize(
+    "prescribed",
+    [
+        Scheme("int8", "tensor"),
+        Scheme("int8", "tensor", dynamic=True),
+        Scheme("int8", "token", dynamic=True, symmetric=False),
+        Scheme("fp8_e4m3", "token", dynamic=True),
+    ],
+)
+def test_activations_nobody_can_execute_are_refused_by_name(prescribed: Scheme) -> None:
+    stored = LinearScheme(Scheme("int8", "channel"), prescribed)
+    with pytest.raises(UnsupportedError, match=r"q_proj.*supported"):
+        choose_numerics(program("gated", stored), "fast")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_linears_that_read_one_value_share_one_rounding(name: str) -> None:
+    built = program(name)
+    chosen = choose_numerics(built, "fast")
+    added = [op for op in chosen.ops if op.kind in ("cast", "quantise")]
+    read = {op.inputs[0] for op in built.ops if op.kind in ("linear", "logits")}
+    assert sorted(op.inputs[0] for op in added) == sorted(read)
+
+
+def test_one_value_may_be_rounded_in_two_ways() -> None:
+    from published_configs import LLAMA_2_7B
+
+    from linnet.models import arch_spec
+    from linnet.models.build import build_program
+
+    spec = arch_spec(LLAMA_2_7B | {"num_hidden_layers": 1, "vocab_size": 64})
+    built = build_program(spec, lambda name: W4_G128 if "q_proj" in name else W8A8 if "k_proj" in name else "bf16")
+    names = {op.name for op in choose_numerics(built, "fast").ops if op.inputs == ("layers.0.attention.norm",)}
+    assert names == {f"layers.0.attention.norm.{kind}" for kind in ("int8_g128", "int8_token", "bf16")}
+
+
+def test_taps_keep_their_names() -> None:
+    built = program("gated", W4_G128)
+    chosen = {value.name: value for value in choose_numerics(built, "fast").values}
+    assert all(chosen[value.name] == value for value in built.values)
+
+
+def test_misuse() -> None:
+    with pytest.raises(ConfigError, match=r"fastest.*exact, fast"):
+        choose_numerics(program(), "fastest")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="once"):
+        choose_numerics(choose_numerics(program(), "fast"), "fast")
