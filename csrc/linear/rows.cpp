@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Activations: int8 codes per token and group, and element casts.
 //
+// scale = max|x| / 127.5, code = clamp(round_to_even(x / scale), -128, 127): compressed-tensors' definition, as for
+// weights. The division is a true one, so that codes equal the reference's bit for bit.
 // Codes of a group are stored in eights, 0 2 4 6 1 3 5 7: the low nibbles of a canonical int4 word are its even columns
 // and the high ones its odd columns, so that a dot product of bytes meets the right codes without moving the weights.
 // A group whose size is not a multiple of 8 is padded with zero codes to one; a row to a multiple of 128 bytes.
@@ -38,20 +40,32 @@ LINNET_INLINE int32_t sum_of_lanes(Ints a) {
     return sum;
 }
 
+LINNET_INLINE int32_t greatest_lane(Ints a) {
+    alignas(64) int32_t lanes[16];
+    store_ints(lanes, a);
+    int32_t peak = lanes[0];
+    for (int i = 1; i < 16; ++i) peak = lanes[i] > peak ? lanes[i] : peak;
+    return peak;
+}
+
 static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) {
     int8_t* codes = out.codes + row * out.row_bytes;
     const int64_t stride = round_up(out.group_size, 8);
     for (int64_t group = 0; group < out.groups; ++group) {
         const int64_t first = group * out.group_size;
         const int64_t size = smaller(out.group_size, out.columns - first);
-        Floats peak = splat(0.0f);
-        for (int64_t c = 0; c < size; c += 16) peak = greatest(peak, absolute(load_first(x + first + c, size - c)));
-        const float scale = top(peak) / 127.0f;
-        const Floats divisor = splat(scale > 0.0f ? scale : 1.0f);
+        Ints peak = splat_int(0);  // as bits, where NaN is greater than infinity and so reaches the scale
+        for (int64_t c = 0; c < size; c += 16) {
+            const Ints magnitude = as_ints(absolute(load_first(x + first + c, size - c)));
+            peak = select(less(peak, magnitude), magnitude, peak);
+        }
+        const float scale = bits_to_float(uint32_t(greatest_lane(peak))) / 127.5f;
+        const Floats divisor = splat(scale != 0.0f ? scale : 1.0f);
         Ints sum = splat_int(0);
         const int64_t padded = round_up(size, 8);
         for (int64_t c = 0; c < padded; c += 16) {
-            const Ints code = to_ints(load_first(x + first + c, size - c) / divisor);
+            const Floats ratio = load_first(x + first + c, size - c) / divisor;
+            const Ints code = to_ints(greatest(splat(-128.0f), smallest(splat(127.0f), ratio)));
             sum = sum + code;
             store_codes(codes + group * stride + c, code, smaller(16, padded - c));
         }

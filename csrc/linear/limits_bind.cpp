@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Python faces that only tests and bench/ use: the machine's limits, and the linear kernels without an executor.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../isa.h"
+#include "../memory.h"
+#include "../threads.h"
+#include "limits.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace linnet;
+
+void bind_limits(nb::module_& module);
+
+namespace {
+
+const LimitKernels& limits_of(const std::string& isa) {
+    const std::string tier = kernel_table(isa).isa;
+#if defined(LINNET_X86_TIERS)
+    if (tier == "avx512_vnni") return avx512_vnni::limit_kernels();
+    if (tier == "avx512") return avx512::limit_kernels();
+    if (tier == "avx2") return avx2::limit_kernels();
+#endif
+    return portable::limit_kernels();
+}
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Probes on all threads of a pool; numbers are for the whole pool.
+class LimitProbe {
+public:
+    LimitProbe(const std::string& isa, std::shared_ptr<ThreadPool> pool, int64_t bytes)
+        : kernels_(limits_of(isa)), pool_(std::move(pool)), bytes_(bytes / PIECE * PIECE), area_(bytes_) {
+        if (bytes_ < PIECE) throw std::invalid_argument("limits: the read area must be at least 1 MiB");
+        for (int64_t i = 0; i < bytes_; i += 8) *reinterpret_cast<int64_t*>(area_.data() + i) = i;
+    }
+    LimitProbe(const LimitProbe&) = delete;
+    LimitProbe& operator=(const LimitProbe&) = delete;
+    double read_bandwidth() {  // bytes per second
+        const double start = now();
+        std::vector<int64_t> sums(size_t(bytes_ / PIECE));
+        pool_->run(bytes_ / PIECE, [&](int64_t item, int) {
+            sums[size_t(item)] = kernels_.read(reinterpret_cast<uint8_t*>(area_.data()) + item * PIECE, PIECE);
+        });
+        for (const int64_t sum : sums) kept_ = kept_ + sum;
+        return double(bytes_) / (now() - start);
+    }
+    double multiply(int64_t (*kernel)(int64_t), double seconds) {  // multiply-adds per second
+        const int64_t items = 8 * pool_->threads();
+        int64_t iterations = 1000;
+        for (;;) {
+            std::vector<int64_t> done(static_cast<size_t>(items));
+            const double start = now();
+            pool_->run(items, [&](int64_t item, int) { done[size_t(item)] = kernel(iterations); });
+            const double spent = now() - start;
+            int64_t total = 0;
+            for (const int64_t part : done) total += part;
+            if (total == 0) return 0.0;
+            if (spent >= seconds) return double(total) / spent;
+            iterations = int64_t(double(iterations) * (spent < seconds / 8 ? 4.0 : 1.2 * seconds / spent));
+        }
+    }
+    const LimitKernels& kernels() const { return kernels_; }
+
+private:
+    static constexpr int64_t PIECE = 1 << 20;
+    const LimitKernels& kernels_;
+    std::shared_ptr<ThreadPool> pool_;
+    int64_t bytes_;
+    Buffer area_;
+    volatile int64_t kept_ = 0;
+};
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// A linear op as the executor runs it: the input is quantised or cast once, outputs are split over the pool.
+class LinearRun {
+public:
+    LinearRun(const std::string& isa, std::shared_ptr<ThreadPool> pool, const LinearWeight& weight, InputType input,
+              int64_t group_size, const Matrix& x)
+        : kernels_(*kernel_table(isa).linear), pool_(std::move(pool)), weight_(weight), input_(input), rows_(int64_t(x.shape(0))) {
+        if (int64_t(x.shape(1)) != weight.columns) throw std::invalid_argument("linear: x and weight differ in columns");
+        if (group_size < 1 || group_size > weight.columns) group_size = weight.columns;
+        if (const char* reason = kernels_.refuse(weight, input, group_size))
+            throw std::invalid_argument(std::string("linear: ") + reason);
+        const int64_t columns = weight.columns;
+        if (input == InputType::fp32) {
+            floats_.assign(x.data(), x.data() + rows_ * columns);
+        } else if (input == InputType::bf16) {
+            halves_.resize(size_t(rows_ * columns));
+            kernels_.cast_bf16(x.data(), halves_.data(), rows_ * columns);
+        } else {
+            quantised_.row_bytes = kernels_.quantised_row_bytes(columns, group_size);
+            quantised_.columns = columns;
+            quantised_.groups = (columns + group_size - 1) / group_size;
+            quantised_.group_size = group_size;
+            codes_ = Buffer(rows_ * quantised_.row_bytes);
+            scales_.resize(size_t(rows_ * quantised_.groups));
+            sums_.resize(scales_.size());
+            quantised_.codes = reinterpret_cast<int8_t*>(codes_.data());
+            quantised_.scales = scales_.data();
+            quantised_.sums = sums_.data();
+            kernels_.quantise_rows(x.data(), columns, quantised_, 0, rows_);
+        }
+        for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back(kernels_.scratch_bytes(weight, input, rows_));
+    }
+    LinearRun(const LinearRun&) = delete;
+    LinearRun& operator=(const LinearRun&) = delete;
+    // y[first row + r] for rows [first_row, first_row + rows); items of `units` column units each.
+    void run(const Output& y, int64_t first_row, int64_t rows, int64_t units) {
+        if (first_row < 0 || rows < 1 || first_row + rows > rows_ || units < 1 || int64_t(y.shape(0)) != rows ||
+            int64_t(y.shape(1)) != weight_.rows)
+            throw std::invalid_argument("linear: y must be [rows, outputs] for rows inside x");
+        float* out = y.data();
+        nb::gil_scoped_release release;
+        const int64_t width = units * kernels_.column_unit(weight_, input_);
+        pool_->run((weight_.rows + width - 1) / width, [&](int64_t item, int worker) {
+            const FloatingPointGuard guard;
+            const int64_t begin = item * width;
+            const int64_t end = begin + width < weight_.rows ? begin + width : weight_.rows;
+            part(out, first_row, rows, begin, end, scratch_[size_t(worker)].data());
+        });
+    }
+
+private:
+    void part(float* y, int64_t first_row, int64_t rows, int64_t begin, int64_t end, void* scratch) const {
+        const int64_t columns = weight_.columns, ldy = weight_.rows;
+        if (input_ == InputType::fp32) {
+            kernels_.linear_fp32(weight_, floats_.data() + first_row * columns, columns, y, ldy, rows, begin, end, scratch);
+        } else if (input_ == InputType::bf16) {
+            kernels_.linear_bf16(weight_, halves_.data() + first_row * columns, columns, y, ldy, rows, begin, end, scratch);
+        } else {
+            QuantisedRows x = quantised_;
+            x.codes += first_row * x.row_bytes;
+            x.scales += first_row * x.groups;
+            x.sums += first_row * x.groups;
+            kernels_.linear_int8(weight_, x, y, ldy, rows, begin, end, scratch);
+        }
+    }
+
+    const LinearKernels& kernels_;
+    std::shared_ptr<ThreadPool> pool_;
+    LinearWeight weight_;
+    InputType input_;
+    int64_t rows_;
+    std::vector<float> floats_;
+    std::vector<uint16_t> halves_;
+    Buffer codes_;
+    std::vector<float> scales_;
+    std::vector<int32_t> sums_;
+    QuantisedRows quantised_;
+    std::vector<Buffer> scratch_;
+};
+
+}  // namespace
+
+void bind_limits(nb::module_& module) {
+    nb::class_<LimitProbe>(module, "Limits", "Probes of the machine on every thread of a pool.")
+        .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>, int64_t>(), "isa"_a, "pool"_a, "bytes"_a)
+        .def("read_bandwidth", &LimitProbe::read_bandwidth, "Bytes per second over the whole area, read once.",
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("int8", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_int8, s); }, "seconds"_a,
+             "int8 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>())
+        .def("bf16", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_bf16, s); }, "seconds"_a,
+             "bf16 multiply-adds per second; 0 where the tier has no instruction.",
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("fp32", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_fp32, s); }, "seconds"_a,
+             "fp32 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>());
+    nb::class_<LinearRun>(module, "LinearRun", "One linear op with its input prepared; the weight's arrays must outlive it.")
+        .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>, const LinearWeight&, InputType, int64_t,
+                      const Matrix&>(),
+             "isa"_a, "pool"_a, "weight"_a, "input"_a, "group_size"_a, "x"_a.noconvert())
+        .def("run", &LinearRun::run, "y"_a.noconvert(), "first_row"_a, "rows"_a, "units"_a);
+}
