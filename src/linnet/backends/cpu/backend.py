@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU backend behind the common door: choose numerics, refuse in words, lower once, then one native call per step."""
+"""The CPU backend behind the common door: choose numerics, refuse in words, lower once; a step is one native call."""
 
 import logging
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from linnet.backends.cpu import _native, sampling
+from linnet.backends.cpu import _native
 from linnet.backends.cpu.lower import Lowering, group_size, input_type, plan
 from linnet.backends.cpu.passes import widen_inputs
+from linnet.backends.cpu.sampling import Sampler
 from linnet.backends.cpu.support import refuse
 from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import Batch, Executable, Limits, Policy, SampleResult, SamplingBatch, Scores, Source
@@ -115,6 +116,7 @@ class CpuExecutable:
         self.prepared_bytes: int = self._native.prepared_bytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         self.numerics_id = f"cpu/{_native.build_id}/{self.isa}/{policy}/{digest(self.program)[:16]}"
+        self._sampler = Sampler(self.isa, backend.pool)
         self._executed = False
 
     def _load_linears(self, program: Program) -> tuple[dict[str, Any], set[str]]:
@@ -186,14 +188,14 @@ class CpuExecutable:
 
     def sample(self, batch: SamplingBatch) -> SampleResult:
         """See Executable.sample."""
-        return sampling.sample(self.isa, self.logits_view(), batch)
+        return self._sampler.sample(self.logits_view(), batch)
 
     def score(self, rows: np.ndarray, targets: np.ndarray, other: Executable | None = None) -> Scores:
         """See Executable.score."""
         compared = None
         if other is not None:
             compared = other.logits_view() if isinstance(other, CpuExecutable) else other.logits()
-        return sampling.score(self.isa, self.logits_view(), rows, targets, compared)
+        return self._sampler.score(self.logits_view(), rows, targets, compared)
 
     def set_profiling(self, on: bool) -> None:
         """Time every op of the following steps (a clock read per op)."""

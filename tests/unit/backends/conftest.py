@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random tiny models of several families and storages, for tests of the cpu backend against its own laws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from linnet.models.build import build_program
+from linnet.models.families import arch_spec
+from linnet.program.program import Program, Weight, WeightRef
+from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.presets import parse_scheme
+from linnet.schemes.scheme import LinearScheme
+
+DENSE = {"fp32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
+
+COMMON: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 101,
+    "max_position_embeddings": 4096,
+}
+GATED: dict[str, Any] = {**COMMON, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {**GATED, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 10000.0},
+    "window": {**GATED, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 37},
+    "qwen3": {**GATED, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 24},
+    "gemma2": {
+        **GATED,
+        "architectures": ["Gemma2ForCausalLM"],
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "sliding_window": 300,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 20.0,
+        "final_logit_softcapping": 10.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+    },
+    "neox": {
+        **COMMON,
+        "architectures": ["GPTNeoXForCausalLM"],
+        "model_type": "gpt_neox",
+        "rotary_pct": 0.25,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "use_parallel_residual": True,
+    },
+    "bloom": {
+        "architectures": ["BloomForCausalLM"],
+        "model_type": "bloom",
+        "hidden_size": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "vocab_size": 101,
+        "layer_norm_epsilon": 1e-5,
+    },
+}
+
+
+class RandomSource:
+    """A Source whose weights are made on demand from a seed."""
+
+    def __init__(self, family: str, storage: str, seed: int, overrides: dict[str, Any] | None = None) -> None:
+        scheme = None if storage in DENSE else parse_scheme(storage).linear
+        norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed")
+
+        def stored_as(name: str) -> str | LinearScheme:
+            if scheme is None:
+                return storage
+            return "bf16" if any(part in name for part in norms_and_biases) else scheme
+
+        self.program: Program = build_program(arch_spec({**CONFIGS[family], **(overrides or {})}), stored_as)
+        self._declared: dict[WeightRef, Weight] = {weight.ref: weight for weight in self.program.weights}
+        self._made: dict[WeightRef, np.ndarray | PackedWeight] = {}
+        self._random = np.random.default_rng(seed)
+
+    def weight(self, ref: WeightRef) -> "np.ndarray | PackedWeight":
+        if ref not in self._made:
+            weight = self._declared[ref]
+            spread = 1.0 if len(weight.shape) == 1 else 2.0 / np.sqrt(weight.shape[-1])
+            values = self._random.standard_normal(weight.shape, np.float32) * np.float32(spread)
+            if isinstance(weight.dtype, LinearScheme):
+                self._made[ref] = quantize_weight(values, weight.dtype)
+            else:
+                self._made[ref] = values.astype(DENSE[weight.dtype])
+        return self._made[ref]
+
+
+@pytest.fixture
+def random_model() -> Callable[..., RandomSource]:
+    """``random_model(family, storage, seed, overrides)``: storage is a dense type or a scheme preset."""
+    return RandomSource
