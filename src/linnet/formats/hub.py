@@ -18,15 +18,15 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
     """
     path = Path(name).expanduser()
     text = str(name)
-    if path.is_dir():
+    if text and path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions, {revision!r} was asked for")
         return path
-    if path.exists():
+    if text and path.exists():
         raise CheckpointError(f"{path}: a file; the model directory it lies in is needed")
     if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
         raise CheckpointError(f"{text}: no such directory, and not a Hugging Face model id (owner/name)")
-    import huggingface_hub  # only here: half a second that local directories do not pay
+    from huggingface_hub import constants, snapshot_download  # here: half a second that local directories do not pay
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -36,13 +36,9 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
         RevisionNotFoundError,
     )
 
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    offline = constants.HF_HUB_OFFLINE
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                text, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline
-            )
-        )
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline))
     except HFValidationError:
         reason = "not a valid Hugging Face model id"
     except LocalEntryNotFoundError:

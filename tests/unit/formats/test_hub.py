@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names to directories: local first, then the hub's cache; offline never opens a socket."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from model_files import write_model
+
+from linnet.errors import CheckpointError
+from linnet.formats import resolve_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_directory_is_itself(tmp_path: Path) -> None:
+    assert resolve_model(tmp_path) == tmp_path
+    assert resolve_model(str(tmp_path)) == tmp_path
+    with pytest.raises(CheckpointError, match="no revisions"):
+        resolve_model(tmp_path, revision="main")
+
+
+@pytest.mark.parametrize(
+    "name", ["/nowhere/at/all", "./nowhere", "../up", "a/b/c", "a b", "", "-o", "a--b/c", "owner/.."]
+)
+def test_neither_directory_nor_id(name: str) -> None:
+    with pytest.raises(CheckpointError, match="no such directory, and not a Hugging Face model id"):
+        resolve_model(name)
+
+
+def test_a_file_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="a file; the model directory"):
+        resolve_model(tmp_path / "model.safetensors")
+
+
+def fabricated_cache(home: Path) -> None:
+    """What huggingface_hub leaves behind after a download of owner/tiny."""
+    repository = home / "hub" / "models--owner--tiny"
+    snapshot = repository / "snapshots" / COMMIT
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "blobs").mkdir()
+    snapshot.mkdir(parents=True)
+    for position, path in enumerate(sorted(write_model(home / "source").iterdir())):
+        blob = repository / "blobs" / f"{position:040x}"
+        path.rename(blob)
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+
+
+def offline(home: Path, code: str, **environment: str) -> str:
+    """Run with every socket forbidden."""
+    guard = """
+        import socket, sys
+        def forbidden(event, arguments):
+            if event.startswith("socket."):
+                raise SystemExit(f"{event} {arguments}")
+        sys.addaudithook(forbidden)
+        from linnet.errors import CheckpointError
+        from linnet.formats import Checkpoint, resolve_model
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(guard) + textwrap.dedent(code)],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "HF_HUB_OFFLINE": "1",
+             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment},
+        capture_output=True, text=True, check=False, cwd=home,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE"])
+def test_offline_reads_the_cache_without_a_socket(variable: str, tmp_path: Path) -> None:
+    fabricated_cache(tmp_path)
+    value = tmp_path if variable == "HF_HOME" else tmp_path / "hub"
+    code = f"""
+        path = resolve_model("owner/tiny")
+        assert path.name == "{COMMIT}", path
+        assert resolve_model("owner/tiny", revision="{COMMIT}") == path
+        with Checkpoint.open(path, verify=True) as checkpoint:
+            print(len(checkpoint.names()))
+    """
+    assert int(offline(tmp_path, code, **{variable: str(value)})) > 5
+
+
+def test_offline_says_what_is_missing(tmp_path: Path) -> None:
+    code = """
+        try:
+            resolve_model("owner/absent")
+        except CheckpointError as error:
+            print(error)
+    """
+    output = offline(tmp_path, code, HF_HOME=str(tmp_path))
+    assert output == (
+        "owner/absent: no such directory, and not in the local Hugging Face cache, and HF_HUB_OFFLINE is set\n"
+    )
+
+
+def test_local_directories_need_no_hub_library(tmp_path: Path) -> None:
+    write_model(tmp_path / "m")
+    code = f"""
+        Checkpoint.open(resolve_model({str(tmp_path / "m")!r}))
+        for heavy in ("torch", "transformers", "huggingface_hub", "safetensors"):
+            assert heavy not in sys.modules, heavy
+    """
+    offline(tmp_path, code)
