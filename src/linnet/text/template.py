@@ -98,6 +98,8 @@ class ChatTemplates:
         if continue_final_message:
             if add_generation_prompt:
                 raise ConfigError("continue_final_message and add_generation_prompt cannot both be set")
+            if "content" not in self._sources[name]:
+                raise ConfigError("continue_final_message is set but the chat template does not read the content")
             final = _mark_final(chat)
         text = self._run(
             lambda: template.render(

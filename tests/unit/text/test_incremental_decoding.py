@@ -19,23 +19,26 @@ def with_decoder(decoder: dict | None) -> dict:
     return {**sentencepiece_tokenizer(), "decoder": decoder}
 
 
-SEQUENCE = {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 2, "stop": 1}]}
+SEQUENCE = {
+    "type": "Sequence",
+    "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 2, "stop": 1}],
+}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "split": True}
+REPLACE = {"type": "Replace", "pattern": {"String": "the"}, "content": ""}
 TOKENIZERS = {
     "byte level": byte_level_tokenizer(),
     "byte fallback": sentencepiece_tokenizer(),
     "byte fallback without strip": sentencepiece_tokenizer(strip=False),
-    "metaspace": with_decoder({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}),
-    "metaspace, never": with_decoder({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True}),
+    "metaspace": with_decoder({**METASPACE, "prepend_scheme": "always"}),
+    "metaspace, never": with_decoder({**METASPACE, "prepend_scheme": "never"}),
     "no decoder": with_decoder(None),
     "word piece": with_decoder({"type": "WordPiece", "prefix": "th", "cleanup": True}),
     "bpe suffix": with_decoder({"type": "BPEDecoder", "suffix": "e"}),
     "pattern": with_decoder({"type": "Replace", "pattern": {"Regex": "[a-e]+"}, "content": "*"}),
-    "long replace after fuse": with_decoder(
-        {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "the"}, "content": ""}]}
-    ),
+    "long replace after fuse": with_decoder({"type": "Sequence", "decoders": [{"type": "Fuse"}, REPLACE]}),
     "strip of a fused token": with_decoder(SEQUENCE),
     "strip of tokens": with_decoder({"type": "Strip", "content": "t", "start": 1, "stop": 1}),
-}  # fmt: skip
+}
 
 
 def random_ids(rng: random.Random, size: int) -> list[int]:
