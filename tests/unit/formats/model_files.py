@@ -2,12 +2,16 @@
 """Small model directories, written byte by byte or with our writer, for the tests of this room."""
 
 import json
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from linnet.formats import CheckpointWriter
+from linnet.errors import CheckpointError, LinnetError
+from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.schemes import parse_scheme, quantize_weight
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "tie_word_embeddings": False}
@@ -70,3 +74,30 @@ def write_model(directory: Path, scheme: str | None = "W4A16-g16", **options: An
         writer.write_json("generation_config.json", {"eos_token_id": 1})
         writer.publish(CONFIG, {"recipe": "test"})
     return directory
+
+
+def use(directory: Path) -> dict[str, bytes]:
+    """Open and read everything -> what a model would see."""
+    with Checkpoint.open(directory) as checkpoint:
+        seen = {name: checkpoint.tensor(name).tobytes() for name in checkpoint.names()}
+        for name in checkpoint.names():
+            for suffix in (".weight", ".weight_packed"):
+                if name.endswith(suffix):
+                    weight = checkpoint.linear(name.removesuffix(suffix))
+                    if not isinstance(weight, np.ndarray):
+                        weight.dequantize()
+        return seen
+
+
+def refusal(directory: Path, kind: type[LinnetError] = CheckpointError) -> str:
+    """The one-line error of opening and reading; checks its time and memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    with pytest.raises(kind) as caught:
+        use(directory)
+    assert time.monotonic() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(directory) in message
+    return message
