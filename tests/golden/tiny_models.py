@@ -68,7 +68,7 @@ NEOX = {
 }
 BLOOM = {"vocab_size": VOCABULARY, "hidden_size": 48, "n_layer": 3}
 GEMMA2 = {
-    "head_dim": 12,
+    "head_dim": 16,
     "sliding_window": 8,
     "query_pre_attn_scalar": 20,
     "attn_logit_softcapping": 4.0,

@@ -75,6 +75,15 @@ class ModelSource:
             tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return tensor.T if ref.transposed else tensor
 
+    def for_context(self, tokens: int) -> "ModelSource":
+        """This model set up for contexts of ``tokens``: itself, or with the frequencies that reach that far.
+
+        Raises ConfigError beyond ``spec.longest_positions``.
+        """
+        if tokens <= self.spec.max_positions:
+            return self
+        return load_model(self.checkpoint, max_context=tokens)
+
     def stored_bytes(self, ref: WeightRef) -> int:
         """Bytes a weight takes on disk; for rows of a fused tensor, their share."""
         module = ref.checkpoint_name.removesuffix(".weight")

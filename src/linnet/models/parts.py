@@ -100,9 +100,9 @@ class GatedParts:
         self.norm = NormSpec("rms", config.number("rms_norm_eps", default=epsilon, high=1.0))
         self.tied = config.flag("tie_word_embeddings", default=tied)
         self.activation = config.choice(*activation[0], accepted=ACTIVATIONS, default=activation[1])
-        longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
+        self.longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
         self.rope: RopeSpec
-        self.rope, self.max_positions = read_rope(config, self.head_size, longest, max_context, **(rope or {}))
+        self.rope, self.max_positions = read_rope(config, self.head_size, self.longest, max_context, **(rope or {}))
 
     def projection(self, name: str, outputs: int, columns: int, bias: bool = False) -> Projection:
         return Projection(f"model.layers.{{layer}}.{name}", outputs, columns, bias)
@@ -139,6 +139,7 @@ class GatedParts:
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
             max_positions=self.max_positions,
+            longest_positions=self.longest,
             windows=windows,
             norm=self.norm,
             embedding="model.embed_tokens",

@@ -90,7 +90,8 @@ class ArchSpec:
 
     ``windows`` has one entry per block: how many last keys a query sees, or None for all. ``parallel_residual``:
     both halves of a block read its input and their outputs are summed. ``prefix`` is the part of the names that a
-    checkpoint of the bare model (without the head) leaves out.
+    checkpoint of the bare model (without the head) leaves out. ``max_positions`` is the longest context this spec
+    serves; ``longest_positions`` what the family could reach if it were asked for (they differ for long rope only).
     """
 
     family: str
@@ -99,6 +100,7 @@ class ArchSpec:
     hidden_size: int
     intermediate_size: int
     max_positions: int
+    longest_positions: int
     windows: tuple[int | None, ...]
     norm: NormSpec
     embedding: str

@@ -7,7 +7,7 @@ from typing import Any
 from linnet.backends.interface import Limits, Policy
 from linnet.errors import ConfigError
 from linnet.models.load import ModelSource, stored_type
-from linnet.plan.ledger import predict
+from linnet.plan.ledger import output_rows, predict
 from linnet.schemes.scheme import LinearScheme, Scheme
 
 BLOCK_SIZE = 16
@@ -41,17 +41,19 @@ def describe(
     ``context`` (tokens per sequence, the model's own by default) and ``sequences`` size the KV pool; ``token_budget``
     the activations. Keys ending in ``_bytes`` hold bytes. ConfigError for a context the model cannot reach.
     """
-    spec = source.spec
-    longest = spec.max_positions
+    longest = source.spec.longest_positions
     if context is not None and not 1 <= context <= longest:
         raise ConfigError(f"a context of {context} tokens was asked for; accepted is 1 to {longest} for this model")
+    if context is not None:
+        source = source.for_context(context)
+    spec = source.spec
     if sequences < 1 or token_budget < 1:
         raise ConfigError(f"sequences ({sequences}) and token_budget ({token_budget}) must be at least 1")
-    tokens = context or longest
+    tokens = context or spec.max_positions
     limits = Limits(
         max_tokens=token_budget,
         max_sequences=sequences,
-        max_outputs=sequences,
+        max_outputs=output_rows(spec.vocabulary_size, token_budget, sequences),
         block_size=BLOCK_SIZE,
         max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
     )
@@ -71,8 +73,10 @@ def describe(
         "hidden_size": spec.hidden_size,
         "heads": f"{attention.heads} (KV {attention.kv_heads}) of size {attention.head_size}",
         "vocabulary": spec.vocabulary_size,
-        "context_tokens": longest,
+        "context_tokens": spec.max_positions,
     }
+    if longest > spec.max_positions:
+        facts["longest_context_tokens"] = longest
     if windows:
         sliding = sum(window is not None for window in spec.windows)
         facts["sliding_window"] = f"{', '.join(map(str, windows))} tokens in {sliding} of {spec.layers} layers"

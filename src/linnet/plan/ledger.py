@@ -15,6 +15,9 @@ from linnet.program.program import PagedState, Program
 from linnet.program.traverse import declarations
 from linnet.schemes.scheme import DENSE_BITS, Scheme
 
+LOGITS_BYTES = 64 << 20
+"""Bound on the fp32 logits of one step: it limits how many prompt rows are scored at once."""
+
 
 @dataclass(frozen=True)
 class KVLayer:
@@ -123,6 +126,12 @@ def predict(source: ModelSource, limits: Limits, policy: Policy) -> Ledger:
         multiplications=multiplications,
         attention_width=source.spec.attention.heads * source.spec.attention.head_size * source.spec.layers,
     )
+
+
+def output_rows(vocabulary: int, token_budget: int, sequences: int) -> int:
+    """Rows whose logits one step may hold: every sequence's, and for scoring as many as LOGITS_BYTES has room for."""
+    room = max(LOGITS_BYTES // (4 * vocabulary), sequences, 1)
+    return min(room, max(token_budget, sequences))
 
 
 def state_bytes_per_token(state: PagedState) -> int:

@@ -110,6 +110,7 @@ def test_long_rope_has_two_tables_and_says_where_the_first_ends() -> None:
     long = arch_spec(PHI_3_MINI_128K, 4097)
     assert short == at_limit
     assert (short.max_positions, long.max_positions) == (4096, 131072)
+    assert short.longest_positions == long.longest_positions == 131072
     assert short.attention.rope is not None
     assert long.attention.rope is not None
     assert short.attention.rope.inverse_frequencies[0] == long.attention.rope.inverse_frequencies[0]

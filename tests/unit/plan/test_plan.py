@@ -14,7 +14,7 @@ from linnet.backends.interface import Limits
 from linnet.errors import ConfigError
 from linnet.models import ModelSource, arch_spec, load_model
 from linnet.models.inventory import required_tensors
-from linnet.plan import describe, predict, roofline
+from linnet.plan import describe, output_rows, predict, roofline
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.plan_buffers import plan_buffers
 
@@ -103,6 +103,28 @@ def test_describe_is_plain_json(tmp_path: Path) -> None:
     memory = facts["predicted_memory"]
     assert memory["total_bytes"] == memory["weight_bytes"] + memory["arena_bytes"] + memory["kv_bytes"]
     assert memory["kv_bytes"] == 2 * 32 * memory["kv_per_token_bytes"]
+
+
+def test_describe_reaches_as_far_as_the_family_can(tmp_path: Path) -> None:
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = CONFIGS["fused"] | {"rope_scaling": rope, "original_max_position_embeddings": 16}
+    source = source_of(tmp_path, config)
+    facts = describe(source)
+    assert (facts["context_tokens"], facts["longest_context_tokens"]) == (16, 64)
+    assert facts["predicted_memory"]["context_tokens"] == 16
+    longer = describe(source, context=40)
+    assert (longer["context_tokens"], longer["predicted_memory"]["context_tokens"]) == (64, 40)
+    assert source.for_context(16) is source
+    assert source.for_context(17).spec.attention.rope != source.spec.attention.rope
+    with pytest.raises(ConfigError, match="64"):
+        source.for_context(65)
+
+
+def test_output_rows() -> None:
+    assert output_rows(vocabulary=512, token_budget=512, sequences=64) == 512
+    assert output_rows(vocabulary=151_936, token_budget=512, sequences=64) == 110
+    assert output_rows(vocabulary=151_936, token_budget=512, sequences=256) == 256
+    assert output_rows(vocabulary=1 << 24, token_budget=512, sequences=1) == 1
 
 
 def test_describe_refuses_what_cannot_be(tmp_path: Path) -> None:
