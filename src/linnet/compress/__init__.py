@@ -3,26 +3,25 @@
 
 from linnet.compress.algorithms import ALGORITHMS
 from linnet.compress.job import Job, check
-from linnet.compress.progress import CancelToken, Interrupted, Progress, ProgressEvent, Silent, cancel_on_signals
-from linnet.compress.recipe import Calibration, Recipe, Rule, load_recipe, make_recipe, recipe_from
+from linnet.compress.progress import CancelToken, Interrupted, Observer, Progress, ProgressEvent, cancel_on_signals
+from linnet.compress.recipe import Recipe, Rule, make_recipe, read_recipe, recipe_from
 from linnet.compress.run import CompressResult, compress
 
 __all__ = [
     "ALGORITHMS",
-    "Calibration",
     "CancelToken",
     "CompressResult",
     "Interrupted",
     "Job",
+    "Observer",
     "Progress",
     "ProgressEvent",
     "Recipe",
     "Rule",
-    "Silent",
     "cancel_on_signals",
     "check",
     "compress",
-    "load_recipe",
     "make_recipe",
+    "read_recipe",
     "recipe_from",
 ]

@@ -4,7 +4,7 @@
 from importlib.resources import files
 from pathlib import Path
 
-from linnet.compress.recipe import Calibration
+from linnet.compress.recipe import Recipe
 from linnet.errors import CheckpointError, ConfigError
 from linnet.text.rows import CalibrationRows, calibration_rows
 from linnet.text.tokenizer import Tokenizer
@@ -12,16 +12,20 @@ from linnet.text.tokenizer import Tokenizer
 DEFAULT_LENGTH_TOKENS = 512
 
 
-def read_rows(calibration: Calibration, model: Path, max_positions: int, vocabulary_size: int) -> CalibrationRows:
-    """Rows int32 [rows, length] for the checkpoint at ``model``.
+def read_rows(
+    recipe: Recipe, text: str | None, model: Path, max_positions: int, vocabulary_size: int
+) -> CalibrationRows:
+    """Rows int32 [rows, length] for the checkpoint at ``model``: of the recipe's text, else of ``text``, else bundled.
 
     ConfigError: the text is missing, too short, or rows are longer than the model's context.
     """
-    length = calibration.length or min(DEFAULT_LENGTH_TOKENS, max_positions)
+    length = recipe.calibration_length or min(DEFAULT_LENGTH_TOKENS, max_positions)
     if length > max_positions:
         raise ConfigError(f"calibration rows of {length} tokens exceed the model's context of {max_positions}")
-    text = _read_text(calibration.text)
-    rows = calibration_rows(Tokenizer.from_directory(model), text, calibration.rows, length, calibration.seed)
+    if recipe.calibration is not None or text is None:
+        text = _read_text(recipe.calibration)
+    tokenizer = Tokenizer.from_directory(model)
+    rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed)
     greatest = int(rows.token_ids.max())
     if greatest >= vocabulary_size:
         raise CheckpointError(f"{model}: the tokenizer gives id {greatest}; the embedding has {vocabulary_size} rows")

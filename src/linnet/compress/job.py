@@ -57,7 +57,12 @@ class Job:
         return max((info.segment for info in self.linears if info.module in self.schemes), default=-1)
 
 
-def check(source: str | Path, recipe: Recipe, memory_ceiling_bytes: int | None = None) -> Job:
+def check(
+    source: str | Path,
+    recipe: Recipe,
+    calibration_text: str | None = None,
+    memory_ceiling_bytes: int | None = None,
+) -> Job:
     """Everything that can be known without reading weights, in the order a user would want to hear of it.
 
     ConfigError (recipe, group sizes, calibration), UnsupportedError (family, already compressed), CheckpointError
@@ -76,7 +81,7 @@ def check(source: str | Path, recipe: Recipe, memory_ceiling_bytes: int | None =
     rows = None
     if wants_rows:
         spec = model.spec
-        rows = read_rows(recipe.calibration, directory, spec.max_positions, spec.vocabulary_size)
+        rows = read_rows(recipe, calibration_text, directory, spec.max_positions, spec.vocabulary_size)
     length = 0 if rows is None else rows.token_ids.shape[1]
     embedding = model.spec.embedding
     prediction = predict(model, algorithm, schemes, linears, embedding, length, recipe.chunk_tokens)

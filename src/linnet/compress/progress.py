@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 
 from linnet.errors import LinnetError
 
-Stage = Literal["check", "calibrate", "compress", "publish"]
+Stage = Literal["calibrate", "compress", "publish"]
+
+_THOUSAND = 1000
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,15 @@ class ProgressEvent:
 
 
 class Progress(Protocol):
-    """Somebody who wants to know. Called often (every chunk); must be quick."""
+    """Somebody who wants to know how far a stage is: thousandths of the run's work. Called often; must be quick."""
 
-    def update(self, event: ProgressEvent) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, /) -> object: ...
 
 
-class Silent:
-    """Nobody wants to know."""
+class Observer(Protocol):
+    """Somebody who wants to know everything: layer, ETA, peak memory. Called as often as Progress."""
 
-    def update(self, event: ProgressEvent) -> None:
-        """Nothing."""
+    def __call__(self, event: ProgressEvent, /) -> object: ...
 
 
 class Interrupted(LinnetError):
@@ -69,7 +70,13 @@ class CancelToken:
 
 @contextmanager
 def cancel_on_signals(token: CancelToken) -> Iterator[None]:
-    """SIGINT and SIGTERM cancel the token while inside (main thread only); a second signal ends the process at once."""
+    """SIGINT and SIGTERM cancel the token while inside; a second signal ends the process at once.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -99,13 +106,15 @@ class Meter:
 
     def __init__(
         self,
-        progress: Progress,
+        progress: Progress | None,
+        observer: Observer | None,
         cancel: CancelToken,
         total: float,
         how_to_resume: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._progress, self._cancel, self._total, self._clock = progress, cancel, max(total, 1e-9), clock
+        self._progress, self._observer, self._cancel, self._clock = progress, observer, cancel, clock
+        self._total = max(total, 1e-9)
         self._how_to_resume = how_to_resume
         self._done = self._skipped = 0.0
         self._began = clock()
@@ -121,7 +130,10 @@ class Meter:
         fresh = self._done - self._skipped
         elapsed = self._clock() - self._began
         eta = elapsed / fresh * max(self._total - self._done, 0.0) if fresh > 0 else None
-        self._progress.update(ProgressEvent(stage, layer, self._done, self._total, eta, peak_memory_bytes()))
+        if self._progress is not None:
+            self._progress(stage, min(round(_THOUSAND * self._done / self._total), _THOUSAND), _THOUSAND)
+        if self._observer is not None:
+            self._observer(ProgressEvent(stage, layer, self._done, self._total, eta, peak_memory_bytes()))
         self.check(layer)
 
     def check(self, layer: str) -> None:

@@ -2,7 +2,6 @@
 """The recipe: everything that decides a compression, as one frozen record that is written into the manifest."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +15,6 @@ RECIPE_VERSION = 1
 DENSE = "dense"
 
 
-class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the calibration rows come from. ``text`` is a UTF-8 file; None is the bundled text.
-
-    ``length`` in tokens; None is 512, or the model's context if that is shorter.
-    """
-
-    text: str | None = None
-    rows: int = 64
-    length: int | None = None
-    seed: int = 0
-
-
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Modules that match (exact name, ``re:`` regex) get this scheme instead of the recipe's, or stay ``dense``."""
 
@@ -39,7 +26,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """``scheme``: a preset name (``W4A16-g32``). ``options`` belong to the algorithm, which checks them.
 
     ``group_size`` ``auto``: the largest group that fits each linear, at most the scheme's; None: the scheme's own, an
-    error where it does not divide. ``chunk_tokens``: rows per run of a block (it decides sums, so it is recorded).
+    error where it does not divide. ``calibration``: a UTF-8 file; None: the text given to ``compress``, else the
+    bundled one. ``calibration_length`` in tokens; None: 512, or the model's context if that is shorter.
+    ``chunk_tokens``: tokens that run through a block together (it decides the order of sums, so it is recorded).
     """
 
     scheme: str
@@ -47,7 +36,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     options: dict[str, Any] = {}
     group_size: int | Literal["auto"] | None = None
     rules: tuple[Rule, ...] = ()
-    calibration: Calibration = Calibration()
+    calibration: str | None = None
+    calibration_rows: int = 64
+    calibration_length: int | None = None
+    seed: int = 0
     chunk_tokens: int = 2048
     format_version: int = RECIPE_VERSION
 
@@ -58,8 +50,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             )
         for name, value in (
             ("chunk_tokens", self.chunk_tokens),
-            ("calibration.rows", self.calibration.rows),
-            ("calibration.length", self.calibration.length),
+            ("calibration_rows", self.calibration_rows),
+            ("calibration_length", self.calibration_length),
             ("group_size", self.group_size),
         ):
             if isinstance(value, int) and value < 1:
@@ -75,11 +67,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def make_recipe(scheme: str, algorithm: str = "gptq", **fields: Any) -> Recipe:
-    """The recipe of a plain (scheme, algorithm) call; ``fields`` are Recipe's other fields (nested ones as dicts)."""
+    """The recipe of a plain (scheme, algorithm) call; ``fields`` are Recipe's other fields."""
     return recipe_from({"scheme": scheme, "algorithm": algorithm, **fields})
 
 
-def load_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """Read a YAML file. ConfigError names the file, the place and what is accepted."""
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -105,10 +97,7 @@ def explain(error: msgspec.ValidationError, record: Mapping[str, Any], root: typ
     message = str(error)
     if "unknown field" not in message and "missing required field" not in message:
         return message
-    kind = root
-    place = re.search(r"at `\$(.*)`", message)
-    if root is Recipe and place is not None:
-        kind = {".calibration": Calibration}.get(place.group(1), Rule if ".rules" in place.group(1) else Recipe)
+    kind = Rule if root is Recipe and "`$.rules" in message else root
     return f"{message}; known keys: {', '.join(_known(kind))}"
 
 

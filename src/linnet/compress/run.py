@@ -4,15 +4,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from linnet.compress.job import Job, check, check_disk, fingerprint
-from linnet.compress.progress import CancelToken, Meter, Progress, Silent
+from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
+from linnet.compress.progress import CancelToken, Meter, Observer, Progress, cancel_on_signals
 from linnet.compress.recipe import Recipe
 from linnet.compress.walk import Walk
 from linnet.errors import CheckpointError, ConfigError, LinnetError
@@ -34,6 +34,9 @@ class CompressResult:
     path: Path
     manifest: Mapping[str, Any]
     resumed: bool
+    source_bytes: int
+    output_bytes: int
+    parameters: int
 
     @property
     def layers(self) -> Mapping[str, Mapping[str, Any]]:
@@ -41,59 +44,81 @@ class CompressResult:
         layers: Mapping[str, Mapping[str, Any]] = self.manifest["record"]["layers"]
         return layers
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Of the whole model: everything stored, per parameter."""
+        return 8 * self.output_bytes / self.parameters
+
 
 def compress(
     source: str | Path,
     target: str | Path,
     recipe: Recipe,
     *,
+    calibration_text: str | None = None,
     progress: Progress | None = None,
+    observer: Observer | None = None,
     cancel: CancelToken | None = None,
     memory_ceiling_bytes: int | None = None,
-    resume: bool = True,
+    restart: bool = False,
     overwrite: bool = False,
 ) -> CompressResult:
     """Compress the model at ``source`` (directory or hub id) into the directory ``target``.
 
-    With ``resume`` an interrupted run of the same fingerprint continues after its last finished segment and the
-    result is bit-identical; another fingerprint is refused in words. ``target`` appears complete, by one rename, or not
-    at all. Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when cancelled.
+    An interrupted run with the same fingerprint continues after its last finished segment, and the result is
+    bit-identical; with another fingerprint it is refused in words, unless ``restart`` forgets it. ``target`` appears
+    complete, by one rename, or not at all. Without ``cancel``, SIGINT and SIGTERM stop the run at a resume point.
+    Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
     target = Path(target)
-    job = check(source, recipe, memory_ceiling_bytes)
+    job = check(source, recipe, calibration_text, memory_ceiling_bytes)
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    finished = _already_published(target, identity)
+    finished = None if restart else _already_published(target, identity)
     if finished is not None:
         with suppress(CheckpointError):
             CheckpointWriter(target, overwrite=True).abandon()
-        return CompressResult(target, finished, resumed=True)
+        return _result(job, target, finished, resumed=True)
     check_disk(job, target)
-    if resume:
+    if not restart:
         _check_resume(target, parts)
     kept = f"finished layers are kept in {_partial(target).name} beside the target; the same command resumes"
-    meter_progress, token = progress or Silent(), cancel or CancelToken()
-    writer = CheckpointWriter(target, overwrite=overwrite, resume=resume, identity=identity)
-    try:
-        resumed = bool(writer.notes)
-        with os_errors(writer.scratch):
-            write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
-        walk = Walk(job, writer)
-        meter = Meter(meter_progress, token, sum(walk.work()), kept)
-        meter.advance("check", "everything")
-        walk.run(meter)
-        meter.advance("publish", target.name)
-        for path in carried_files(job.directory):
-            writer.copy_file(path)
-        manifest = writer.publish(job.source.checkpoint.config, _manifest_record(job, parts, identity, walk))
-    except CheckpointError as error:
-        if isinstance(error.__cause__, OSError):
-            raise CheckpointError(f"{error}; {kept}") from error
-        raise
-    finally:
-        writer.close()
-    return CompressResult(target, manifest, resumed)
+    if restart:
+        _forget(target, overwrite)
+    token = cancel or CancelToken()
+    with cancel_on_signals(token) if cancel is None else nullcontext():
+        writer = CheckpointWriter(target, overwrite=overwrite, resume=True, identity=identity)
+        try:
+            resumed = bool(writer.notes)
+            with os_errors(writer.scratch):
+                write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
+            walk = Walk(job, writer)
+            meter = Meter(progress, observer, token, sum(walk.work()), kept)
+            walk.run(meter)
+            meter.advance("publish", target.name)
+            for path in carried_files(job.directory):
+                writer.copy_file(path)
+            manifest = writer.publish(job.source.checkpoint.config, _manifest_record(job, parts, identity, walk))
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError):
+                raise CheckpointError(f"{error}; {kept}") from error
+            raise
+        finally:
+            writer.close()
+    return _result(job, target, manifest, resumed)
+
+
+def _result(job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool) -> CompressResult:
+    return CompressResult(
+        target, manifest, resumed, job.source.checkpoint.nbytes, output_bytes(job), job.source.parameters
+    )
+
+
+def _forget(target: Path, overwrite: bool) -> None:
+    """Delete what an interrupted run left beside the target."""
+    if _partial(target).exists():
+        CheckpointWriter(target, overwrite=overwrite).abandon()
 
 
 def carried_files(directory: Path) -> list[Path]:
@@ -108,7 +133,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     calibration = None
     if job.rows is not None:
         rows, length = job.rows.token_ids.shape
-        calibration = {"rows": rows, "length": length, "digest": job.rows.digest, "text": job.recipe.calibration.text}
+        calibration = {"rows": rows, "length": length, "digest": job.rows.digest, "seed": job.recipe.seed}
     return {
         "record_version": RECORD_VERSION,
         "identity": identity,

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can fail is refused before a weight is read, in a sentence that says what would be accepted."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from linnet.compress import check, make_recipe
+from linnet.compress.job import check_disk, resolve_schemes
+from linnet.errors import CapacityError, CheckpointError, ConfigError, UnsupportedError
+from linnet.formats import Checkpoint
+from linnet.models.load import load_model
+
+
+@pytest.fixture
+def no_weights_read(monkeypatch: pytest.MonkeyPatch):
+    """Fail the test if a tensor is read."""
+
+    def refuse(self, name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(Checkpoint, "tensor", refuse)
+
+
+def changed(model: Path, target: Path, **config) -> Path:
+    shutil.copytree(model, target)
+    path = target / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return target
+
+
+@pytest.mark.usefixtures("no_weights_read")
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"scheme": "W5A16"}, ConfigError, "schemes: W8A16, W4A16"),
+        ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "known: rtn, gptq"),
+        ({"scheme": "W4A16-g16", "options": {"bits": 4}}, ConfigError, "known keys: damping"),
+        ({"scheme": "W4A16"}, ConfigError, "group size 128 does not divide its 32 columns; group sizes that fit: 16, 32"),
+        ({"scheme": "W4A16", "group_size": 24}, ConfigError, "group size 24 does not divide"),
+        ({"scheme": "W4A16-g16", "rules": [{"match": "re:nothing", "scheme": "dense"}]}, ConfigError, "matches no linear"),
+        ({"scheme": "W4A16-g16", "rules": [{"match": "re:.*", "scheme": "dense"}]}, ConfigError, "matches|compressed"),
+        ({"scheme": "W4A16-g16", "calibration_rows": 10**6}, ConfigError, "tokens; 1000000 rows"),
+        ({"scheme": "W4A16-g16", "calibration_length": 512}, ConfigError, "exceed the model's context of 256"),
+        ({"scheme": "W4A16-g16", "calibration": "/nowhere.txt"}, ConfigError, "cannot be read"),
+    ],
+)
+def test_refusals_before_reading(tiny_model, text, fields, error, message):
+    with pytest.raises(error, match=message):
+        check(tiny_model, make_recipe(**{"calibration_rows": 4, **fields}), text)
+
+
+@pytest.mark.usefixtures("no_weights_read")
+def test_what_passes(tiny_model, text):
+    job = check(tiny_model, make_recipe("W4A16-g16", calibration_rows=4), text)
+    assert len(job.schemes) == 14
+    assert job.rows is not None
+    assert job.rows.token_ids.shape == (4, 256)
+    assert job.last_tapped_segment() == 2
+    data_free = check(tiny_model, make_recipe("W4A16-g16", "rtn"))
+    assert data_free.rows is None
+    assert data_free.last_tapped_segment() == -1
+
+
+@pytest.mark.usefixtures("no_weights_read")
+def test_the_ceiling_names_the_parts(tiny_model, text):
+    recipe = make_recipe("W4A16-g16", calibration_rows=4)
+    with pytest.raises(CapacityError, match=r"predicted to need .* MiB \(base .*activations .*above the ceiling of 64"):
+        check(tiny_model, recipe, text, memory_ceiling_bytes=64 << 20)
+    check(tiny_model, recipe, text, memory_ceiling_bytes=8 << 30)
+
+
+def test_groups_rules_and_heads(tiny_model):
+    model = load_model(tiny_model)
+    auto = resolve_schemes(model, make_recipe("W4A16", group_size="auto"))
+    assert {scheme.weight.group_size for scheme in auto.values()} == {32, 64}
+    given = resolve_schemes(model, make_recipe("W8A16", group_size=16))
+    assert {scheme.weight.group_size for scheme in given.values()} == {16}
+    ruled = resolve_schemes(
+        model,
+        make_recipe(
+            "W4A16-g32-head8",
+            rules=[{"match": "re:.*down_proj", "scheme": "W8A16"}, {"match": "lm_head", "scheme": "dense"}],
+        ),
+    )
+    assert ruled["model.layers.0.mlp.down_proj"].weight.element == "int8"
+    assert ruled["model.embed_tokens"].weight.element == "int8"
+    assert "lm_head" not in ruled
+
+
+def test_unknown_families_and_compressed_sources(tiny_model, tmp_path, text):
+    strange = changed(tiny_model, tmp_path / "strange", model_type="mamba9", architectures=["Mamba9ForCausalLM"])
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM"):
+        check(strange, make_recipe("W4A16-g16", "rtn"))
+    with pytest.raises(CheckpointError, match="nowhere"):
+        check("/nowhere/at/all", make_recipe("W4A16-g16", "rtn"))
+    small = changed(tiny_model, tmp_path / "small", vocab_size=20)
+    tensors = load_file(small / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = tensors[name][:20].copy()
+    save_file(tensors, small / "model.safetensors")
+    with pytest.raises(CheckpointError, match="the embedding has 20 rows"):
+        check(small, make_recipe("W4A16-g16", calibration_rows=2), text)
+
+
+def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):
+    job = check(tiny_model, make_recipe("W4A16-g16", "rtn"))
+    check_disk(job, tmp_path / "deep" / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(CapacityError, match="needs .* MiB on disk"):
+        check_disk(job, tmp_path / "out")

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walk: what it writes, what the next block saw, what resumes, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from linnet.backends.reference.attention import FunctionalMemory
+from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
+from linnet.backends.reference.weights import WeightTable
+from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, make_recipe
+from linnet.compress.algorithms.gptq import Gptq, GptqOptions
+from linnet.compress.statistic import Hessian
+from linnet.errors import CheckpointError, ConfigError, UnsupportedError
+from linnet.formats import Checkpoint
+from linnet.models.load import load_model
+from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.presets import parse_scheme
+
+RECIPE = make_recipe("W4A16-g16", calibration_rows=6, calibration_length=64, chunk_tokens=128)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    return {name: entry["sha256"] for name, entry in Checkpoint.open(path, verify=True).manifest["tensors"].items()}
+
+
+def value_of(path: Path, name: str, token_ids: np.ndarray) -> torch.Tensor:
+    """A value of the whole program on whole sequences."""
+    model = load_model(path)
+    inputs = whole_sequence_inputs(torch.from_numpy(token_ids))
+    table, memory = WeightTable(model.program, model), FunctionalMemory.of(model.program)
+    with torch.no_grad():
+        return run_ops(model.program, 0, len(model.program.ops), inputs, (name,), table, memory)[name]
+
+
+def test_rounding_is_the_codec_and_everything_else_is_copied(tiny_model, tmp_path):
+    result = compress(tiny_model, tmp_path / "out", make_recipe("W4A16-g16", "rtn"))
+    dense, small = Checkpoint.open(tiny_model), Checkpoint.open(result.path, verify=True)
+    scheme = parse_scheme("W4A16-g16").linear
+    for module, layer in result.layers.items():
+        expected = quantize_weight(dense.tensor(f"{module}.weight"), scheme)
+        stored = small.linear(module)
+        assert isinstance(stored, PackedWeight)
+        assert all((stored.arrays[name] == expected.arrays[name]).all() for name in expected.arrays)
+        assert layer["algorithm"] == "rtn"
+    kept = [name for name in dense.names() if name.removesuffix(".weight") not in result.layers]
+    assert len(kept) == 7
+    assert all((small.tensor(name).view(np.uint16) == dense.tensor(name).view(np.uint16)).all() for name in kept)
+    assert sorted(path.name for path in result.path.iterdir() if path.suffix == ".json") == [
+        "config.json", "generation_config.json", "linnet_manifest.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+    assert result.output_bytes == small.nbytes < result.source_bytes == dense.nbytes
+    assert result.bits_per_weight == pytest.approx(8 * small.nbytes / load_model(tiny_model).parameters)
+
+
+def test_each_block_is_fitted_on_what_the_compressed_blocks_before_it_produce(tiny_model, tmp_path, text):
+    result = compress(tiny_model, tmp_path / "out", RECIPE, calibration_text=text)
+    job = check(tiny_model, RECIPE, text)
+    source = load_model(tiny_model)
+    info = next(info for info in source.linears() if info.module == "model.layers.1.self_attn.q_proj")
+    # layer 1's attention reads layer 0 compressed; its own norm is dense: in the published model both hold
+    hessian = Hessian(info.shape[1])
+    for start in range(0, 6, 2):
+        hessian.add(value_of(result.path, info.tap, job.rows.token_ids[start : start + 2]))
+    weight = torch.from_numpy(Checkpoint.open(tiny_model).tensor(info.tensor).astype(np.float32))
+    fit = Gptq(GptqOptions()).fit("m", weight, parse_scheme("W4A16-g16").linear, {"hessian": hessian}, lambda _: None)
+    stored = Checkpoint.open(result.path).linear(info.module)
+    assert (fit.packed.codes() == stored.codes()).mean() > 0.999
+    assert fit.output_error == pytest.approx(result.layers[info.module]["output_error"], rel=1e-3)
+
+
+def test_statistics_are_shared_by_the_linears_of_a_tap(tiny_model, tmp_path, text, monkeypatch):
+    made, added = [], []
+    start, add = Hessian.__init__, Hessian.add
+    monkeypatch.setattr(Hessian, "__init__", lambda self, width: (made.append(width), start(self, width))[1])
+    monkeypatch.setattr(Hessian, "add", lambda self, x: (added.append(len(x)), add(self, x))[1])
+    compress(tiny_model, tmp_path / "out", RECIPE, calibration_text=text)
+    assert made == [32, 32, 32, 64] * 2  # q/k/v, o, gate/up, down
+    assert sum(added) == 6 * 64 * 8
+
+
+@pytest.mark.parametrize("scheme", ["W4A16-g16-head8", "W8A8", "NF4-g16", "FP8", "W4A16-g16-head4-asym"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_heads_and_embeddings(tiny_model, tmp_path, text, scheme, tied):
+    model = tiny_model
+    if tied:
+        model = shutil.copytree(tiny_model, tmp_path / "tied")
+        tensors = load_file(model / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()  # stored twice, as some files do
+        save_file(tensors, model / "model.safetensors")
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    recipe = make_recipe(scheme, calibration_rows=4, calibration_length=64)
+    result = compress(model, tmp_path / "out", recipe, calibration_text=text)
+    reloaded = load_model(result.path)
+    head = "head" in scheme
+    assert ("model.embed_tokens" in result.layers) == head
+    assert ("lm_head" in result.layers) == (head and not tied)
+    assert ("lm_head.weight" in reloaded.checkpoint) == (not head and not tied)
+    ids = np.arange(40, dtype=np.int32)[None]
+    dense, small = value_of(model, "logits", ids), value_of(result.path, "logits", ids)
+    assert torch.nn.functional.cosine_similarity(dense, small).min() > 0.5
+    assert torch.nn.functional.cosine_similarity(dense, small).mean() > 0.9
+
+
+def test_two_runs_are_bit_identical(tiny_model, tmp_path, text):
+    first = compress(tiny_model, tmp_path / "a", RECIPE, calibration_text=text)
+    second = compress(tiny_model, tmp_path / "b", RECIPE, calibration_text=text)
+    assert hashes(first.path) == hashes(second.path)
+    assert first.manifest["digest"] == second.manifest["digest"]
+
+
+class StopAt:
+    """Cancels when a layer is reached for the n-th time."""
+
+    def __init__(self, token: CancelToken, count: int) -> None:
+        self.token, self.left = token, count
+
+    def __call__(self, event: ProgressEvent) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.token.cancel("the test")
+
+
+def test_every_stop_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
+    expected = hashes(compress(tiny_model, tmp_path / "whole", RECIPE, calibration_text=text).path)
+    target, stops = tmp_path / "out", 0
+    while True:
+        token = CancelToken()
+        try:
+            stop = StopAt(token, 9)
+            result = compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop)
+            break
+        except Interrupted as error:
+            assert "the same command resumes" in str(error)
+            assert not target.exists()
+            stops += 1
+            assert stops < 10
+            if stops == 6:  # nine events do not reach the next resume point: let it go on
+                compress(tiny_model, target, RECIPE, calibration_text=text)
+    assert stops >= 2
+    assert hashes(result.path) == expected
+    assert not list(tmp_path.glob(".out*"))
+
+
+def interrupted(tiny_model: Path, target: Path, text: str, after: int = 9) -> None:
+    token = CancelToken()
+    with pytest.raises(Interrupted):
+        compress(
+            tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=StopAt(token, after)
+        )
+
+
+def test_another_run_is_refused_in_words_and_restart_forgets(tiny_model, tmp_path, text):
+    target = tmp_path / "out"
+    interrupted(tiny_model, target, text)
+    with pytest.raises(ConfigError, match=r"differs from this one: .*recipe was .* start afresh"):
+        compress(tiny_model, target, make_recipe("W8A16", "rtn"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(ConfigError, match=f"threads was {threads}, is {threads + 1}"):
+            compress(tiny_model, target, RECIPE, calibration_text=text)
+    finally:
+        torch.set_num_threads(threads)
+    with pytest.raises(ConfigError, match="calibration was"):
+        compress(tiny_model, target, RECIPE, calibration_text=text.replace("cat", "dog"))
+    result = compress(tiny_model, target, make_recipe("W8A16", "rtn"), restart=True)
+    assert not result.resumed
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_damaged_resume_rows_are_noticed(tiny_model, tmp_path, text):
+    target = tmp_path / "out"
+    interrupted(tiny_model, target, text, after=20)
+    rows = next((tmp_path / ".out.linnet-partial" / "scratch").glob("rows-*.f32"))
+    data = bytearray(rows.read_bytes())
+    data[100] ^= 1
+    rows.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged; start without resuming"):
+        compress(tiny_model, target, RECIPE, calibration_text=text)
+
+
+def test_existing_targets_are_safe(tiny_model, tmp_path):
+    target = tmp_path / "out"
+    first = compress(tiny_model, target, make_recipe("W8A16", "rtn"))
+    again = compress(tiny_model, target, make_recipe("W8A16", "rtn"))
+    assert again.resumed
+    assert again.manifest == first.manifest
+    with pytest.raises(CheckpointError, match="exists and is not empty"):
+        compress(tiny_model, target, make_recipe("W4A16-g16", "rtn"))
+    assert hashes(target) == {name: entry["sha256"] for name, entry in first.manifest["tensors"].items()}
+    with pytest.raises(UnsupportedError, match="already compressed"):
+        compress(target, tmp_path / "twice", make_recipe("W4A16-g16", "rtn"))
+    compress(tiny_model, target, make_recipe("W4A16-g16", "rtn"), overwrite=True)
+    assert hashes(target).keys() != first.manifest["tensors"].keys()
+
+
+def test_not_a_number_in_the_model_is_named(tiny_model, tmp_path, text):
+    model = shutil.copytree(tiny_model, tmp_path / "sick")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.input_layernorm.weight"][3] = float("nan")
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers.1.self_attn.q_proj reads hold NaN"):
+        compress(model, tmp_path / "out", RECIPE, calibration_text=text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_reaches_the_end_and_never_goes_back(tiny_model, tmp_path, text):
+    told: list[tuple[str, int, int]] = []
+    events: list[ProgressEvent] = []
+    compress(
+        tiny_model,
+        tmp_path / "out",
+        RECIPE,
+        calibration_text=text,
+        progress=lambda *step: told.append(step),
+        observer=events.append,
+    )
+    done = [step[1] for step in told]
+    assert done == sorted(done)
+    assert told[-1] == ("publish", 1000, 1000)
+    assert {event.stage for event in events} == {"calibrate", "compress", "publish"}
+    assert any(event.layer == "model.layers.1.mlp.down_proj" for event in events)
+    assert events[-1].done == pytest.approx(events[-1].total)
