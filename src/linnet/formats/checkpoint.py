@@ -53,6 +53,16 @@ class Checkpoint:
         UnsupportedError: a quantisation nothing here can read.
         """
         directory = Path(path)
+        try:
+            checkpoint = cls._open(directory)
+        except OSError as error:  # a directory that may not be searched, a name too long
+            raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from None
+        if verify or (verify is None and checkpoint.manifest is not None and checkpoint.nbytes <= VERIFY_BELOW_BYTES):
+            checkpoint.verify()
+        return checkpoint
+
+    @classmethod
+    def _open(cls, directory: Path) -> "Checkpoint":
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: not a directory; a Hugging Face model directory is needed")
         config_path = directory / CONFIG_FILE
@@ -64,12 +74,9 @@ class Checkpoint:
         if not tensors:
             raise CheckpointError(f"{directory}: the model has no tensors")
         manifest = read_manifest(directory)
-        checkpoint = cls(directory, config, files, tensors, manifest, quantization)
         if manifest is not None:
             check_structure(directory, manifest, tensors)
-        if verify or (verify is None and manifest is not None and checkpoint.nbytes <= VERIFY_BELOW_BYTES):
-            checkpoint.verify()
-        return checkpoint
+        return cls(directory, config, files, tensors, manifest, quantization)
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""

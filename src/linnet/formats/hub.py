@@ -16,16 +16,16 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
     HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are honoured by huggingface_hub; offline opens no socket.
     Never downloads pickle files or code. CheckpointError in a sentence if there is no such model.
     """
-    path = Path(name).expanduser()
     text = str(name)
-    if text and path.is_dir():
+    path = _existing(text)
+    if path is not None and path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{path}: a local directory has no revisions, {revision!r} was asked for")
         return path
-    if text and path.exists():
+    if path is not None:
         raise CheckpointError(f"{path}: a file; the model directory it lies in is needed")
     if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
-        raise CheckpointError(f"{text}: no such directory, and not a Hugging Face model id (owner/name)")
+        raise CheckpointError(f"{text[:200]}: no such directory, and not a Hugging Face model id (owner/name)")
     from huggingface_hub import constants, snapshot_download  # here: half a second that local directories do not pay
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -59,3 +59,11 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
             f"the Hugging Face hub cannot be reached: {str(error).splitlines()[0][:160] if str(error) else error!r}"
         )
     raise CheckpointError(f"{text}: no such directory, and {reason}")
+
+
+def _existing(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long, a home that cannot be found
+        return None

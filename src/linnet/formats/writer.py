@@ -57,7 +57,8 @@ class CheckpointWriter:
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
         self._resume = resume
-        self._check_target()
+        with os_errors(self.target):
+            self._check_target()
         self._partial = self.target.parent / f".{self.target.name}{PARTIAL_SUFFIX}"
         with os_errors(self._partial):
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,8 @@ class CheckpointWriter:
             self.commit()
         if not self._spool.finished:
             raise ConfigError(f"{self.target}: no tensor was added")
-        self._check_target()
+        with os_errors(self.target):
+            self._check_target()
         staged = self._partial / "publish"
         with os_errors(self._partial):
             shutil.rmtree(staged, ignore_errors=True)

@@ -24,7 +24,20 @@ def test_a_directory_is_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/nowhere/at/all", "./nowhere", "../up", "a/b/c", "a b", "", "-o", "a--b/c", "owner/.."]
+    "name",
+    [
+        "/nowhere/at/all",
+        "./nowhere",
+        "../up",
+        "a/b/c",
+        "a b",
+        "",
+        "-o",
+        "a--b/c",
+        "owner/..",
+        "x" * 9999,
+        "~nobody-at-all/m",
+    ],
 )
 def test_neither_directory_nor_id(name: str) -> None:
     with pytest.raises(CheckpointError, match="no such directory, and not a Hugging Face model id"):

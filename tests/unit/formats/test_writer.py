@@ -155,6 +155,13 @@ def test_a_disk_that_says_no(code: int, call: str, tmp_path: Path, monkeypatch: 
     assert leftovers(tmp_path) == []
 
 
+def test_a_target_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "m", tmp_path / ("x" * 300), Path("/proc/m")):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            CheckpointWriter(target)
+
+
 def test_a_full_disk_for_real(tmp_path: Path) -> None:
     """RLIMIT_FSIZE makes the kernel refuse the write."""
     code = """
