@@ -68,7 +68,7 @@ class MappedFile:
         array = np.frombuffer(self._mapping, dtype=dtype, count=count, offset=info.offset).reshape(info.shape)
         if info.offset % dtype.itemsize:
             array = np.array(array)
-            array.flags.writeable = False
+            array.setflags(write=False)
         return array
 
     def raw(self, info: TensorInfo) -> memoryview:

@@ -95,5 +95,5 @@ def _lookup(bits: int, count: int, offset: int) -> Array:
     patterns = np.arange(2 ** (bits * count), dtype=np.int32)
     codes = np.stack([(patterns >> (bits * i)) & (2**bits - 1) for i in range(count)], axis=1) - offset
     table = codes.astype(np.int8).view({2: np.uint16, 4: np.uint32}[count]).reshape(-1)
-    table.flags.writeable = False
+    table.setflags(write=False)
     return table
