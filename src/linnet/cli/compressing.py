@@ -3,12 +3,15 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
-from linnet.cli.terminal import output, peak_memory_bytes, stages
+from linnet.cli.terminal import Stages, output, peak_memory_bytes, stages
 from linnet.errors import ConfigError, UnsupportedError
+
+if TYPE_CHECKING:
+    from linnet.compress import CompressResult, ProgressEvent
 
 
 def compress(
@@ -21,19 +24,28 @@ def compress(
     algorithm: Annotated[
         str, options.option(help="How codes are chosen: rtn (no data) or gptq (calibrated).")
     ] = "gptq",
+    setting: Annotated[
+        list[str] | None,
+        options.option(
+            "--set", metavar="NAME=VALUE", help="An option of the algorithm; may be given again.", show_default=False
+        ),
+    ] = None,
     recipe: Annotated[
-        Path | None, options.option(help="A YAML recipe instead of --scheme and --algorithm.", show_default=False)
+        Path | None, options.option(help="A YAML recipe instead of the options above.", show_default=False)
     ] = None,
     group_size: Annotated[
         str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
     ] = None,
     calibration: Annotated[
-        Path | None, options.option(help="UTF-8 text to calibrate on (.xz too).", show_default="bundled text")
+        Path | None, options.option(help="UTF-8 text to calibrate on.", show_default="bundled text")
     ] = None,
-    calibration_rows: Annotated[int, options.option(help="Rows of calibration text.")] = 128,
+    calibration_rows: Annotated[int, options.option(help="Rows of calibration text.")] = 64,
     calibration_length: Annotated[
-        int, options.option(parser=parse_count, metavar="TOKENS", help="Tokens in each row.")
-    ] = 512,
+        int | None,
+        options.option(
+            parser=parse_count, metavar="TOKENS", help="Tokens in each row.", show_default="512, or the context"
+        ),
+    ] = None,
     memory_ceiling: Annotated[
         int | None,
         options.option(
@@ -63,44 +75,71 @@ def compress(
         raise UnsupportedError("compressing needs PyTorch: pip install 'linnet[compress]'") from error
     from linnet.formats import resolve_model
 
-    source = resolve_model(model, revision)
     chosen = (
-        room.read_recipe(recipe)
+        room.load_recipe(recipe)
         if recipe is not None
-        else room.Recipe(
-            scheme=scheme,
-            algorithm=algorithm,
+        else room.make_recipe(
+            scheme,
+            algorithm,
+            options=dict(_setting(text) for text in setting or ()),
             group_size=_group_size(group_size),
-            calibration_rows=calibration_rows,
-            calibration_length=calibration_length,
-            seed=seed,
+            calibration={
+                "text": None if calibration is None else str(calibration),
+                "rows": calibration_rows,
+                "length": calibration_length,
+                "seed": seed,
+            },
         )
     )
+    source = resolve_model(model, revision)
     started = time.monotonic()
-    with stages() as progress:
+    token = room.CancelToken()
+    with stages() as progress, room.cancel_on_signals(token):
         result = room.compress(
             source,
             out,
             chosen,
-            calibration_text=calibration_text(calibration),
+            progress=Told(progress),
+            cancel=token,
             memory_ceiling_bytes=memory_ceiling,
+            resume=not restart,
             overwrite=overwrite,
-            restart=restart,
-            progress=progress.update,
         )
-    output().print(
-        f"[bold]{out}[/]  {human_bytes(result.source_bytes)} → {human_bytes(result.output_bytes)} "
-        f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "
-        f"peak memory {human_bytes(peak_memory_bytes())}"
-    )
+    show(result, source, time.monotonic() - started)
 
 
-def calibration_text(path: Path | None) -> str:
-    """The given file, or the bundled calibration text."""
-    from linnet import demo
-    from linnet.cli.evaluating import read_text
+class Told:
+    """Passes the compressor's events on to the terminal."""
 
-    return read_text(demo.calibration_file() if path is None else path)
+    def __init__(self, progress: Stages) -> None:
+        self._progress = progress
+
+    def update(self, event: "ProgressEvent") -> None:
+        """One event; work is counted over the whole run."""
+        self._progress.update("compress", event.done, event.total, event.layer)
+
+
+def show(result: "CompressResult", source: Path, seconds: float) -> None:
+    """One line: where it is, how small it is, what it took."""
+    from linnet.formats import Checkpoint
+    from linnet.models import load_model
+
+    with Checkpoint.open(source, verify=False) as before, Checkpoint.open(result.path, verify=False) as after:
+        bits = 8 * after.nbytes / load_model(after).parameters
+        output().print(
+            f"[bold]{result.path}[/]  {human_bytes(before.nbytes)} → {human_bytes(after.nbytes)} "
+            f"({bits:.2f} bits per weight) in {human_duration(seconds)}, peak memory {human_bytes(peak_memory_bytes())}"
+        )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``damping=0.05`` -> ("damping", 0.05): values are read as YAML scalars."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"--set {text!r}: give NAME=VALUE, such as damping=0.05")
+    return name, yaml.safe_load(value)
 
 
 def _group_size(text: str | None) -> int | str | None:

@@ -54,11 +54,12 @@ class Stages:
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             EtaColumn(),
             _PeakMemoryColumn(),
+            TextColumn("[dim]{task.fields[detail]}[/]"),
             console=self._console,
             transient=True,
         )
@@ -82,20 +83,24 @@ class Stages:
         self._tasks.clear()
         self._started.clear()
 
-    def update(self, stage: str, done: int, total: int) -> None:
-        """Stage ``stage`` has finished ``done`` of ``total`` units."""
+    def update(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        """Stage ``stage`` has finished ``done`` of ``total`` units and is at ``detail``."""
         name = f"{self._prefix} {stage}".strip()
         now = time.monotonic()
         started = self._started.setdefault(name, now)
         if self._live:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=total)
-            self._bars.update(self._tasks[name], completed=done, total=total)
+                self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
+            self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
         elif now - self._spoken >= PLAIN_INTERVAL_S:
             self._spoken = now
-            left = (now - started) / done * (total - done) if done else float("nan")
-            eta = f", about {human_duration(left)} left" if done else ""
-            print(f"{name}: {done}/{total}{eta}, peak {human_bytes(peak_memory_bytes())}", file=sys.stderr, flush=True)
+            eta = f", about {human_duration((now - started) / done * (total - done))} left" if done else ""
+            share = f"{100 * done / total:.0f} %" if total else "done"
+            print(
+                f"{name}: {share} {detail}{eta}, peak memory {human_bytes(peak_memory_bytes())}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextmanager
