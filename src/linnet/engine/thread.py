@@ -41,6 +41,7 @@ class EngineThread:
         self._idle = threading.Event()
         self._idle.set()
         self._started = False
+        self.draining = False
         self.error: BaseException | None = None
         self.counters: SchedulerCounters = engine.counters()
         self.last_step_s: float = clock()
@@ -56,18 +57,15 @@ class EngineThread:
         """Whether the loop is running and takes messages; false from the moment it fails or stops."""
         return self._started and not self._closed and self._thread.is_alive()
 
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused because of ``drain``."""
-        return self._engine.draining
-
     def send(self, message: EngineMessage) -> None:
         """Put a message into the inbox. Raises EngineUnavailableError when nobody would read it."""
         with self._wake:
             if self._closed:
                 raise EngineUnavailableError("the engine is not running") from self.error
-            if isinstance(message, Submit) and self._engine.draining:
+            if isinstance(message, Submit) and self.draining:
                 raise EngineUnavailableError("the engine is draining and takes no new requests")
+            if isinstance(message, Control) and message.action == "drain":
+                self.draining = True  # for senders at once; the engine learns it in the order of the inbox
             self._inbox.append(message)
             self._idle.clear()
             self._wake.notify()
@@ -75,8 +73,6 @@ class EngineThread:
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be."""
         try:
-            with self._wake:
-                self._engine.draining = True
             self.send(Control("drain"))
         except EngineUnavailableError:
             return self.error is None

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's laws: a request's tokens and log-probabilities depend on the request alone, bit for bit.
+
+The reference of every trial is the request alone: a fresh engine, no cache, no chunking, no preemption. Then two
+features are switched on together and every request must come out the same. ``digest`` tests the engine (a context that
+is wrong by one slot changes everything); ``cpu`` tests the kernels too, under both numerics policies and with int4 and
+int8 weights. LINNET_LAW_TRIALS sets the trials per pair (default 20; a release runs 200), LINNET_LAW_SEED the seed.
+"""
+
+import itertools
+import os
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from digest_executable import DigestExecutable
+from engine_workload import Result, random_submits, renamed, run
+from tiny_llama import CONTEXT, write_tiny_llama
+
+from linnet.backends.select import choose_backend
+from linnet.engine import Engine, Submit, derive_seed, limits_of
+from linnet.errors import UnsupportedError
+from linnet.scheduler import SchedulerConfig
+
+TRIALS = int(os.environ.get("LINNET_LAW_TRIALS", "20"))
+SEED = int(os.environ.get("LINNET_LAW_SEED", "20261120"))
+LONGEST = 40
+BLOCK = 4
+WIDEST = SchedulerConfig(
+    num_blocks=256, max_model_len=CONTEXT, block_size=BLOCK, token_budget=128, max_sequences=16, max_output_rows=128
+)
+
+
+@dataclass
+class Setting:
+    """One trial: what the features change. ``others`` are requests that only disturb."""
+
+    rng: random.Random
+    submits: list[Submit]
+    vocabulary: int
+    config: dict[str, Any]
+    others: list[Submit]
+    arrivals: Callable[[int], int] = lambda index: 0
+    abort_steps: dict[int, int] | None = None
+    rounds: int = 1
+    samples: int = 1
+
+
+def batch(setting: Setting) -> None:
+    """Requests arrive at different steps, so batches mix prompts and decoding."""
+    first = setting.rng.randrange(1, 4)
+    setting.arrivals = lambda index: index * first
+
+
+def cache(setting: Setting) -> None:
+    """The whole workload runs twice on one engine with the prefix cache: the second time hits."""
+    setting.config["prefix_cache"] = True
+    setting.rounds = 2
+
+
+def chunked(setting: Setting) -> None:
+    setting.config["token_budget"] = setting.rng.randrange(3, 24)
+    setting.config["max_chunk_tokens"] = setting.rng.randrange(1, 9)
+
+
+def preempted(setting: Setting) -> None:
+    setting.config["preempt_every"] = setting.rng.choice([1, 2, 3, 7])
+
+
+def small_pool(setting: Setting) -> None:
+    """Blocks for one longest sequence and a little more: requests push each other out."""
+    setting.config["num_blocks"] = -(-LONGEST // BLOCK) + setting.rng.randrange(3)
+
+
+def many_samples(setting: Setting) -> None:
+    setting.samples = 3
+
+
+def aborts(setting: Setting) -> None:
+    others = random_submits(setting.rng, setting.vocabulary, 3, LONGEST, first_id=1000)
+    setting.others += others
+    setting.abort_steps = {other.request_id: setting.rng.randrange(12) for other in others}
+
+
+def few_seats(setting: Setting) -> None:
+    """Few sequences and output rows at once: others wait, scores come in pieces."""
+    setting.config["max_sequences"] = setting.rng.choice([1, 2, 3])
+    setting.config["max_output_rows"] = setting.config["max_sequences"] + setting.rng.randrange(3)
+
+
+def priorities(setting: Setting) -> None:
+    setting.config["policy"] = "priority"
+    setting.submits = [replace(submit, priority=setting.rng.randrange(3)) for submit in setting.submits]
+
+
+FEATURES = (batch, cache, chunked, preempted, small_pool, many_samples, aborts, few_seats, priorities)
+PAIRS = [*itertools.combinations(FEATURES, 2)]
+
+
+@dataclass
+class Machine:
+    """Executables prepared once; engines are cheap."""
+
+    name: str
+    executables: list[Any]
+    vocabulary: int
+
+    def engine(self, config: SchedulerConfig, which: int) -> Engine:
+        return Engine(self.executables[which % len(self.executables)], config, check=True)
+
+
+def quantised(source: Path, target: Path, scheme: str) -> Path:
+    """The tiny model with its linears rounded to nearest, written by the formats room."""
+    import shutil
+
+    from linnet.formats import Checkpoint, CheckpointWriter
+    from linnet.models import load_model
+    from linnet.schemes.packed_weight import quantize_weight
+    from linnet.schemes.presets import parse_scheme
+
+    schemes = parse_scheme(scheme).scheme_map()
+    with Checkpoint.open(source) as checkpoint:
+        writer = CheckpointWriter(target)
+        resolved = schemes.resolve([linear.module for linear in load_model(checkpoint).linears()])
+        for name in checkpoint.names():
+            linear = resolved.get(name.removesuffix(".weight"))
+            if linear is None:
+                writer.add(name, checkpoint.tensor(name))
+            else:
+                weight = checkpoint.tensor(name).astype("float32")
+                writer.add_packed(name.removesuffix(".weight"), quantize_weight(weight, linear))
+        writer.publish(checkpoint.config, {})
+    for extra in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / extra, target / extra)
+    return target
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
+    return {}
+
+
+def machine(name: str, machines: dict[str, Machine], directory: Path) -> Machine:
+    if name not in machines:
+        machines[name] = build(name, directory)
+    return machines[name]
+
+
+def build(name: str, directory: Path) -> Machine:
+    if name == "digest":
+        return Machine(name, [DigestExecutable(97, BLOCK)], 97)
+    try:
+        backends = [choose_backend("cpu", threads=threads) for threads in (2, 1)]
+    except UnsupportedError as error:
+        pytest.skip(f"the cpu backend is not built here: {error}")
+    from linnet.models import load_model
+
+    _, policy, weights = name.split(" ")
+    dense = write_tiny_llama(directory / "dense", dtype="float32" if policy == "exact" else "bfloat16")
+    path = dense if weights == "dense" else quantised(dense, directory / weights, weights)
+    source = load_model(path)
+    executables = [backend.prepare(source, policy, limits_of(WIDEST)) for backend in backends]  # type: ignore[arg-type]
+    return Machine(name, executables, source.spec.vocabulary_size)
+
+
+CPU_CASES = ("cpu exact dense", "cpu fast dense", "cpu fast W4A16-g32", "cpu fast W8A16")
+
+
+def alone(machine: Machine, submit: Submit) -> Result:
+    """The reference: nothing else in the world."""
+    config = replace(WIDEST, prefix_cache=False)
+    return run(machine.engine(config, 0), [submit])[submit.request_id]
+
+
+def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: int) -> int:
+    """Run one workload with the pair's features; returns how many results were compared."""
+    rng = random.Random(seed)
+    submits = random_submits(rng, machine.vocabulary, rng.randrange(2, 6), LONGEST)
+    setting = Setting(rng, submits, machine.vocabulary, {"prefix_cache": False}, [])
+    for feature in pair:
+        feature(setting)
+    expected = {submit.request_id: alone(machine, submit) for submit in setting.submits}
+    engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2))
+    compared = 0
+    for turn in range(setting.rounds):
+        sent = [renamed(submit, submit.request_id + 100_000 * turn) for submit in setting.submits]
+        copies = [
+            replace(submit, request_id=submit.request_id + 10_000 * index, seed=derive_seed(submit.seed, index))
+            for submit in sent
+            for index in range(1, setting.samples)
+        ]
+        others = [renamed(other, other.request_id + 100_000 * turn) for other in setting.others]
+        everybody = [*sent, *copies, *others]
+        rng.shuffle(everybody)
+        aborted = {key + 100_000 * turn: step for key, step in (setting.abort_steps or {}).items()}
+        results = run(
+            engine,
+            everybody,
+            arrivals=[setting.arrivals(index) for index in range(len(everybody))],
+            between=lambda step, aborted=aborted: [key for key, when in aborted.items() if when == step],
+        )
+        for submit in sent:
+            mine, reference = results[submit.request_id], expected[submit.request_id - 100_000 * turn]
+            assert mine == reference, f"request {submit.request_id} differs (seed {seed}, round {turn}): {submit}"
+            compared += 1
+    return compared
+
+
+def test_the_features_really_happen() -> None:
+    """Preemptions, cache hits and aborts are seen in the counters, or the laws above would be about nothing."""
+    world = Machine("digest", [DigestExecutable(97, BLOCK)], 97)
+    totals = {"preemptions": 0, "hits": 0, "aborted": 0, "steps": 0}
+    for number in range(10):
+        rng = random.Random(number)
+        setting = Setting(rng, random_submits(rng, 97, 5, LONGEST), 97, {"prefix_cache": False}, [])
+        for feature in (cache, chunked, preempted, small_pool):
+            feature(setting)
+        engine = world.engine(replace(WIDEST, **setting.config), 0)
+        run(engine, setting.submits, between=lambda step: [0] if step == 2 else [])
+        run(engine, [renamed(submit, submit.request_id + 100) for submit in setting.submits])
+        counters = engine.counters()
+        totals["preemptions"] += counters.preemptions
+        totals["hits"] += counters.prefix_hit_tokens
+        totals["aborted"] += counters.finished.get("abort", 0)
+        totals["steps"] += counters.steps
+    assert all(count > 0 for count in totals.values()), totals
+
+
+def seed_of(pair: tuple[Callable[[Setting], None], ...], name: str, number: int) -> int:
+    return zlib.crc32(f"{SEED} {name} {[feature.__name__ for feature in pair]} {number}".encode())
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(feature.__name__ for feature in pair))
+def test_pairs_of_features_on_the_digest_model(
+    pair: tuple[Callable[[Setting], None], ...], machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = machine("digest", machines, tmp_path_factory.mktemp("digest"))
+    assert sum(trial(world, pair, seed_of(pair, world.name, number)) for number in range(TRIALS)) > TRIALS
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(feature.__name__ for feature in pair))
+def test_pairs_of_features_on_the_cpu_backend(
+    pair: tuple[Callable[[Setting], None], ...], machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    compared = 0
+    for number in range(TRIALS):
+        name = CPU_CASES[number % len(CPU_CASES)]
+        world = machine(name, machines, tmp_path_factory.mktemp("cpu"))
+        compared += trial(world, pair, seed_of(pair, name, number))
+    assert compared > TRIALS
+
+
+def test_all_features_at_once(machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory) -> None:
+    every = tuple(feature for feature in FEATURES if feature is not few_seats)
+    world = machine("digest", machines, tmp_path_factory.mktemp("digest"))
+    for number in range(TRIALS):
+        trial(world, every, seed_of(every, world.name, number))
+
+
+@pytest.mark.parametrize("name", ["digest", *CPU_CASES])
+def test_distinct_seeds_differ_and_equal_seeds_agree(
+    name: str, machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    world = machine(name, machines, tmp_path_factory.mktemp("cpu"))
+    rng = random.Random(SEED)
+    base = replace(
+        random_submits(rng, world.vocabulary, 1, LONGEST)[0],
+        params=random_submits(rng, world.vocabulary, 1, LONGEST)[0].params.__class__(max_tokens=64, temperature=1.5),
+        max_tokens=24,
+        stop_token_ids=frozenset(),
+    )
+    submits = [replace(base, request_id=index, seed=derive_seed(5, index)) for index in range(32)]
+    first = run(world.engine(WIDEST, 0), submits)
+    again = run(world.engine(WIDEST, 1), submits[::-1])
+    assert first == again
+    assert len({tuple(result.token_ids) for result in first.values()}) == 32
+
+
+def test_a_wrong_context_would_be_seen(machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The law test can fail: an executable that reads one slot too few is caught within a few trials."""
+
+    class Forgetful(DigestExecutable):
+        def execute(self, batch: Any, states: Any) -> None:
+            if len(batch.context_lengths) > 1:  # only when somebody else is in the batch
+                batch.positions[-1] = max(int(batch.positions[-1]) - 1, 0)
+            super().execute(batch, states)
+
+    world = Machine("forgetful", [Forgetful(97, BLOCK)], 97)
+    caught = 0
+    for number in range(10):
+        rng = random.Random(number)
+        submits = random_submits(rng, world.vocabulary, 4, LONGEST)
+        expected = {submit.request_id: alone(world, submit) for submit in submits}
+        # Without the batch checker, which would refuse the planted fault before the law sees it.
+        results = run(Engine(world.executables[0], replace(WIDEST, prefix_cache=False)), submits)
+        caught += results != expected
+    assert caught == 10
