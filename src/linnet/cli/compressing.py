@@ -11,7 +11,9 @@ from linnet.cli.terminal import Stages, output, peak_memory_bytes, stages
 from linnet.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
-    from linnet.compress import CompressResult, ProgressEvent
+    from collections.abc import Callable
+
+    from linnet.compress import ProgressEvent
 
 
 def compress(
@@ -76,60 +78,40 @@ def compress(
     from linnet.formats import resolve_model
 
     chosen = (
-        room.load_recipe(recipe)
+        room.read_recipe(recipe)
         if recipe is not None
         else room.make_recipe(
             scheme,
             algorithm,
             options=dict(_setting(text) for text in setting or ()),
             group_size=_group_size(group_size),
-            calibration={
-                "text": None if calibration is None else str(calibration),
-                "rows": calibration_rows,
-                "length": calibration_length,
-                "seed": seed,
-            },
+            calibration=None if calibration is None else str(calibration),
+            calibration_rows=calibration_rows,
+            calibration_length=calibration_length,
+            seed=seed,
         )
     )
-    source = resolve_model(model, revision)
     started = time.monotonic()
-    token = room.CancelToken()
-    with stages() as progress, room.cancel_on_signals(token):
+    with stages() as progress:
         result = room.compress(
-            source,
+            resolve_model(model, revision),
             out,
             chosen,
-            progress=Told(progress),
-            cancel=token,
+            observer=observer(progress),
             memory_ceiling_bytes=memory_ceiling,
-            resume=not restart,
+            restart=restart,
             overwrite=overwrite,
         )
-    show(result, source, time.monotonic() - started)
+    output().print(
+        f"[bold]{result.path}[/]  {human_bytes(result.source_bytes)} → {human_bytes(result.output_bytes)} "
+        f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "
+        f"peak memory {human_bytes(peak_memory_bytes())}"
+    )
 
 
-class Told:
-    """Passes the compressor's events on to the terminal."""
-
-    def __init__(self, progress: Stages) -> None:
-        self._progress = progress
-
-    def update(self, event: "ProgressEvent") -> None:
-        """One event; work is counted over the whole run."""
-        self._progress.update("compress", event.done, event.total, event.layer)
-
-
-def show(result: "CompressResult", source: Path, seconds: float) -> None:
-    """One line: where it is, how small it is, what it took."""
-    from linnet.formats import Checkpoint
-    from linnet.models import load_model
-
-    with Checkpoint.open(source, verify=False) as before, Checkpoint.open(result.path, verify=False) as after:
-        bits = 8 * after.nbytes / load_model(after).parameters
-        output().print(
-            f"[bold]{result.path}[/]  {human_bytes(before.nbytes)} → {human_bytes(after.nbytes)} "
-            f"({bits:.2f} bits per weight) in {human_duration(seconds)}, peak memory {human_bytes(peak_memory_bytes())}"
-        )
+def observer(progress: Stages) -> "Callable[[ProgressEvent], None]":
+    """Passes the compressor's events on to the terminal; work is counted over the whole run."""
+    return lambda event: progress.update("compress", event.done, event.total, event.layer)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -124,10 +124,10 @@ def _compress(original: Path, target: Path, candidate: Candidate, progress: Stag
         raise UnsupportedError(
             "the demo compresses and so needs PyTorch: pip install 'linnet[compress,report]'"
         ) from error
-    from linnet.cli.compressing import Told
+    from linnet.cli.compressing import observer
 
     recipe = room.make_recipe(candidate.scheme, candidate.algorithm)
-    room.compress(original, target, recipe, progress=Told(progress), resume=False, overwrite=True)
+    room.compress(original, target, recipe, observer=observer(progress), restart=True, overwrite=True)
 
 
 def _baseline(original: Path, open_model: "Callable[[Path, str], LLM]", text, questions, progress: Stages):  # type: ignore[no-untyped-def]

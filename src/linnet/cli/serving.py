@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet serve``: an OpenAI-compatible server over one model."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli import options
+from linnet.cli.numbers import human_bytes, parse_bytes, parse_count
+from linnet.errors import ConfigError
+
+KEY_VARIABLE = "LINNET_API_KEY"
+
+
+def serve(
+    model: options.Model,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with an API key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    uds: Annotated[
+        Path | None, typer.Option(help="Listen on this UNIX socket instead of host and port.", show_default=False)
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(help="Name clients use; may be given again for more names.", show_default="the directory's name"),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help=f"File with one accepted API key a line; {KEY_VARIABLE} adds one more.", show_default=False),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name clients may use to reach the server; may be given again.", show_default=False),
+    ] = None,
+    max_model_len: options.MaxModelLen = None,
+    max_num_seqs: options.MaxSequences = 64,
+    max_num_batched_tokens: options.TokenBudget = 512,
+    kv_cache_memory: options.KVBytes = None,
+    enable_prefix_caching: Annotated[
+        bool, typer.Option("--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse known prompt prefixes.")
+    ] = True,
+    scheduling_policy: Annotated[str, typer.Option(help="Order of waiting requests: fcfs or priority.")] = "fcfs",
+    max_waiting: Annotated[int, typer.Option(min=0, help="Sequences that may wait; beyond them 429.")] = 1024,
+    max_waiting_tokens: Annotated[
+        int, typer.Option(parser=parse_count, metavar="TOKENS", help="Prompt tokens of all unfinished requests.")
+    ] = 1 << 20,
+    max_waiting_bytes: Annotated[
+        int, typer.Option(parser=parse_bytes, metavar="SIZE", help="Body bytes of all unfinished requests.")
+    ] = 64 << 20,
+    max_body_size: Annotated[
+        int, typer.Option(parser=parse_bytes, metavar="SIZE", help="Largest request body; beyond it 413.")
+    ] = 8 << 20,
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Longest a request may take, in seconds, waiting included.", show_default="none"),
+    ] = None,
+    shutdown_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that unfinished requests may run on after SIGTERM.")
+    ] = 30.0,
+    metrics_compat: Annotated[
+        str | None, typer.Option(help="vllm: use vLLM's metric prefix instead of linnet:", show_default=False)
+    ] = None,
+    log_format: Annotated[str, typer.Option(help="text or json, for the start and status lines.")] = "text",
+    policy: options.Policy = "fast",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    revision: options.Revision = None,
+) -> None:
+    """Serve a model through the OpenAI API: completions and chat, streaming or not, for many clients at once.
+
+    Stops gently on SIGTERM or Ctrl-C: unfinished answers are completed. A second signal aborts them.
+
+    [dim]Examples[/]
+
+      linnet serve ./my-model
+      linnet serve ./my-model-w4 --port 9000 --served-model-name small --max-model-len 8k
+      LINNET_API_KEY=$(cat key) linnet serve org/model --host 0.0.0.0 --allowed-host llm.example.org
+      curl localhost:8000/v1/completions -H 'Content-Type: application/json' -d '{"model": "my-model", "prompt": "Hi"}'
+    """
+    from linnet.api import LLM
+    from linnet.formats import resolve_model
+    from linnet.serve import RequestLimits, ServeConfig, address_of, bind, run
+
+    if log_format not in ("text", "json"):
+        raise ConfigError(f"--log-format is {log_format!r}; accepted are text and json")
+    if metrics_compat not in (None, "vllm"):
+        raise ConfigError(f"--metrics-compat is {metrics_compat!r}; accepted is vllm")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    directory = resolve_model(model, revision)
+    config = ServeConfig(
+        names=tuple(served_model_name or ()) or (directory.resolve().name if Path(model).is_dir() else model,),
+        host=host,
+        port=port,
+        uds=None if uds is None else str(uds),
+        keys=_keys(api_key_file),
+        allowed_hosts=tuple(allowed_host or ()),
+        shutdown_s=shutdown_timeout,
+        limits=RequestLimits(body_bytes=max_body_size, deadline_s=request_timeout),
+        queue_prompt_tokens=max_waiting_tokens,
+        queue_body_bytes=max_waiting_bytes,
+        metrics_prefix=metrics_compat or "linnet",
+        log_json=log_format == "json",
+    )
+    listener = bind(config)
+    with LLM(
+        directory,
+        policy=policy,  # type: ignore[arg-type]  # checked by LLM
+        backend=backend,
+        threads=threads,
+        isa=isa,
+        max_model_len=max_model_len,
+        kv_bytes=kv_cache_memory,
+        token_budget=max_num_batched_tokens,
+        max_sequences=max_num_seqs,
+        prefix_cache=enable_prefix_caching,
+        scheduling=scheduling_policy,
+        max_waiting_requests=max_waiting,
+    ) as llm:
+        status = run(llm, listener, config, _say, lambda _: _say(_start_line(llm, config, address_of(listener))))
+    if status:
+        raise typer.Exit(status)
+
+
+def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-def]
+    """Model, numerics, KV tokens and where to connect."""
+    import json
+
+    tokens = llm.engine.config.num_blocks * llm.engine.config.block_size
+    if config.log_json:
+        return json.dumps(
+            {
+                "event": "ready",
+                "model": config.names[0],
+                "numerics": llm.numerics_id,
+                "kv_tokens": tokens,
+                "max_model_len": llm.max_model_len,
+                "url": address,
+            }
+        )
+    return (
+        f"{config.names[0]} on {address}  ({llm.numerics_id}; KV cache {tokens:,} tokens, {human_bytes(llm.kv_bytes)}; "
+        f"context {llm.max_model_len:,})"
+    )
+
+
+def _keys(path: Path | None) -> tuple[str, ...]:
+    """Keys of the file and of the environment, never of the command line."""
+    keys: list[str] = []
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--api-key-file {path}: {type(error).__name__}; accepted is ASCII text, one key a line")
+        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not keys:
+            raise ConfigError(f"--api-key-file {path} holds no key")
+    variable = os.environ.get(KEY_VARIABLE, "").strip()
+    return tuple(dict.fromkeys([*keys, variable] if variable else keys))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
