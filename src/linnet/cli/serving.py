@@ -156,7 +156,9 @@ def _keys(path: Path | None) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="ascii").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--api-key-file {path}: {type(error).__name__}; accepted is ASCII text, one key a line")
+            raise ConfigError(
+                f"--api-key-file {path}: {type(error).__name__}; accepted is ASCII text, one key a line"
+            ) from None
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
             raise ConfigError(f"--api-key-file {path} holds no key")

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI-compatible HTTP over one engine: bounded, honest about its health, private by default."""
+
+from linnet.serve.app import Server, build_server
+from linnet.serve.config import RequestLimits, ServeConfig
+from linnet.serve.run import address_of, bind, run
+
+__all__ = ["RequestLimits", "ServeConfig", "Server", "address_of", "bind", "build_server", "run"]

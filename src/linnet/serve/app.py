@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wiring: one model, its engine's door and the routes, as one ASGI application behind the gate."""
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+import linnet
+from linnet.api import LLM
+from linnet.engine import EngineThread
+from linnet.errors import LinnetError
+from linnet.serve.admission import Admission
+from linnet.serve.answers import JsonAnswer, error_answer
+from linnet.serve.bridge import Bridge
+from linnet.serve.config import QueueLimits, ServeConfig
+from linnet.serve.errors import ApiError, from_exception, model_not_found, not_found
+from linnet.serve.gate import Gate
+from linnet.serve.generation import Generation
+from linnet.serve.lifecycle import Lifecycle
+from linnet.serve.metrics import CONTENT_TYPE, Metrics
+from linnet.serve.preparing import ModelFacts, Preparer, most_characters
+from linnet.serve.security import Hosts, Keys
+from linnet.serve.shapes import ChatShape, CompletionShape
+from linnet.serve.tokens import detokenize, tokenize
+
+
+@dataclass(frozen=True)
+class Server:
+    """Everything of one running server; ``app`` is what an ASGI server calls."""
+
+    app: Gate
+    bridge: Bridge
+    admission: Admission
+    lifecycle: Lifecycle
+    metrics: Metrics
+    generation: Generation
+    facts: ModelFacts
+
+
+def build_server(llm: LLM, config: ServeConfig) -> Server:
+    """Wire a server around an open model. The engine does not run before ``bridge.start``."""
+    scheduling = llm.engine.config
+    most = scheduling.max_sequences + scheduling.max_waiting_requests
+    bridge = Bridge(lambda deliver: EngineThread(llm.engine, deliver), lambda: metrics)
+    metrics = Metrics(config.names[0], lambda: bridge.door.counters, scheduling, config.metrics_prefix)
+    queue = QueueLimits(samples=most, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes)
+    admission = Admission(queue, on_reject=metrics.rejected)
+    facts = model_facts(llm, config)
+    lifecycle = Lifecycle(bridge, admission, config)
+    generation = Generation(Preparer(facts, config.limits), bridge, admission, metrics, config)
+    inner = FastAPI(title="Linnet", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    _add_error_answers(inner)
+    _add_operator_routes(inner, lifecycle, metrics)
+    _add_model_routes(inner, generation, facts)
+    app = Gate(inner, Keys(config.keys), Hosts(config.host, config.allowed_hosts), metrics)
+    return Server(app, bridge, admission, lifecycle, metrics, generation, facts)
+
+
+def model_facts(llm: LLM, config: ServeConfig) -> ModelFacts:
+    """What serving needs to know of an open model."""
+    return ModelFacts(
+        names=config.names,
+        tokenizer=llm.tokenizer,
+        vocabulary_size=llm.vocabulary_size,
+        max_model_len=llm.max_model_len,
+        fingerprint=f"linnet-{hashlib.sha256(llm.numerics_id.encode()).hexdigest()[:16]}",
+        created_s=int(time.time()),
+        most_characters=most_characters(llm.tokenizer, llm.max_model_len),
+        validate=llm.engine.validate,
+        draw_seed=lambda: secrets.randbits(64),
+    )
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error_answer(error)
+
+    async def of_linnet(request: Request, error: Exception) -> Response:
+        assert isinstance(error, LinnetError)
+        return error_answer(from_exception(error, request.state.request_id))
+
+    async def of_router(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            return error_answer(not_found())
+        message = "this method is not served here" if error.status_code == 405 else "the request was refused"
+        headers = dict(error.headers or {})
+        return error_answer(
+            ApiError(error.status_code, "invalid_request_error", message, code="method_not_allowed", headers=headers)
+        )
+
+    app.add_exception_handler(ApiError, known)
+    app.add_exception_handler(LinnetError, of_linnet)
+    app.add_exception_handler(HTTPException, of_router)
+
+
+def _add_operator_routes(app: FastAPI, lifecycle: Lifecycle, metrics: Metrics) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        problem = lifecycle.problem()
+        if problem is None:
+            return JsonAnswer({"status": "ok"})
+        return JsonAnswer({"status": problem}, status_code=503, headers={"Retry-After": "5"})
+
+    @app.get("/live")
+    async def live() -> Response:
+        return JsonAnswer({"status": "ok"})
+
+    @app.get("/metrics")
+    async def metrics_page() -> Response:
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
+
+    @app.get("/version")
+    async def version() -> Response:
+        return JsonAnswer({"version": linnet.__version__})
+
+
+def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -> None:
+    preparer = generation.preparer
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await generation.answer(request, preparer.completion, CompletionShape)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await generation.answer(request, preparer.chat, ChatShape)
+
+    @app.post("/tokenize")
+    async def tokenize_text(request: Request) -> Response:
+        return JsonAnswer(await generation.with_body(request, partial(tokenize, preparer)))
+
+    @app.post("/detokenize")
+    async def detokenize_ids(request: Request) -> Response:
+        return JsonAnswer(await generation.with_body(request, partial(detokenize, preparer)))
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JsonAnswer({"object": "list", "data": [_card(facts, name) for name in facts.names]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        if name not in facts.names:
+            raise model_not_found(name, facts.names)
+        return JsonAnswer(_card(facts, name))
+
+
+def _card(facts: ModelFacts, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": facts.created_s,
+        "owned_by": "linnet",
+        "root": facts.names[0],
+        "parent": None,
+        "max_model_len": facts.max_model_len,
+    }

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Request bodies: read within a size and a time, then parsed as the JSON that RFC 8259 means and nothing more.
+
+Refused with 400: invalid UTF-8, duplicate keys, NaN and Infinity, numbers beyond double or 64 bits, lone surrogates,
+nesting deeper than 64, anything but an object.
+"""
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from linnet.serve.admission import Ticket
+from linnet.serve.errors import ApiError, gone, invalid, media_type, too_large
+
+MOST_DEPTH = 64
+MOST_DIGITS = 20
+LINGER_S = 1.0
+
+# Possessive quantifiers: one pass, whatever the text; an unterminated string reaches to the end.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+def check_content_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises ApiError 415 unless the body is said to be plain JSON in UTF-8."""
+    fields = {name: value.decode("latin-1") for name, value in headers}
+    kind, _, options = fields.get(b"content-type", "").partition(";")
+    if kind.strip().lower() != "application/json":
+        raise media_type("the body must be sent as Content-Type: application/json")
+    charset = re.search(r"charset\s*=\s*\"?([\w-]+)", options)
+    if charset is not None and charset.group(1).lower() not in ("utf-8", "utf8"):
+        raise media_type("the body must be JSON in UTF-8")
+    if fields.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise media_type("compressed bodies are not accepted")
+
+
+async def read_body(
+    headers: Iterable[tuple[bytes, bytes]], receive: Receive, most: int, within_s: float, ticket: Ticket
+) -> bytes:
+    """The whole body; its bytes are charged to ``ticket`` as they come. Raises ApiError 400, 413, 429, 499."""
+    declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
+    if declared > most:
+        await _linger(receive, most)
+        raise too_large(most)
+    ticket.charge(declared)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(within_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise gone()
+                part = message.get("body", b"")
+                size += len(part)
+                if size > most:
+                    await _linger(receive, most)
+                    raise too_large(most)
+                if size > declared:
+                    ticket.charge(size - max(declared, size - len(part)))
+                parts.append(part)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise ApiError(
+            408,
+            "invalid_request_error",
+            f"the request body did not arrive within {within_s:g} s",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
+    return b"".join(parts)
+
+
+async def _linger(receive: Receive, most: int) -> None:
+    """Swallow a little more of an oversized body, so that the client reads the answer before the connection goes."""
+    try:
+        async with asyncio.timeout(LINGER_S):
+            left = 2 * most
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b"")) or 1
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in ``body``. Raises ApiError 400; the message never shows the body."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
+    if too_deep(body):
+        raise invalid(f"the body is nested deeper than {MOST_DEPTH} levels", code="invalid_json")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+    except json.JSONDecodeError as error:
+        raise invalid(f"the body is not JSON: {error.msg} (character {error.pos})", code="invalid_json") from None
+    except RecursionError:
+        raise invalid("the body is nested too deeply", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object", code="invalid_json")
+    if _SURROGATE.search(body):
+        _check_scalars(value, "")
+    return value
+
+
+def too_deep(body: bytes) -> bool:
+    """Whether brackets outside strings nest deeper than MOST_DEPTH; a bounded number of passes in C."""
+    brackets = _STRING.sub(b"", body).translate(None, _BRACKETS).translate(_SQUARE)
+    for _ in range(MOST_DEPTH):
+        shorter = brackets.replace(b"[]", b"")
+        if len(shorter) == len(brackets):  # empty, or unbalanced: then the parser says so, unless it would drown
+            return brackets.count(b"[") > MOST_DEPTH
+        brackets = shorter
+    return bool(brackets)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise invalid("a key occurs twice in one object", _shown(key), "invalid_json")
+            seen.add(key)
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise invalid(f"{name} is not a JSON number", code="invalid_json")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise invalid("a number is too large for a double", code="invalid_json")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise invalid(f"an integer has more than {MOST_DIGITS - 1} digits", code="invalid_json")
+    return int(text)
+
+
+def _check_scalars(value: Any, place: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise invalid("a text has a lone surrogate, which is not a character", place or None) from None
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_scalars(item, f"{place}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_scalars(key, place)
+            _check_scalars(item, f"{place}.{_shown(key)}" if place else _shown(key))
+
+
+def _shown(key: str) -> str:
+    return key if len(key) <= 64 and key.isprintable() else ascii(key[:61]) + "..."

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the event loop and the engine: messages down, events up, no polling.
+
+The engine's thread hands over all events of a step at once; one ``call_soon_threadsafe`` brings them to the loop, where
+each sample's text is decoded, stop strings are looked for, and the request that waits is woken. Everything but
+``_deliver`` runs on the loop.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from linnet.api import Piece, SampleStream
+from linnet.engine import (
+    Abort,
+    EngineEvent,
+    EngineMessage,
+    EngineUnavailableError,
+    ErrorInfo,
+    Submit,
+    Tokens,
+    error_info,
+)
+from linnet.scheduler import SchedulerCounters
+from linnet.serve.admission import Ticket
+from linnet.serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[tuple[EngineEvent, ...]], None]
+
+
+class EngineDoor(Protocol):
+    """What the server asks of an engine: EngineThread today, another process later."""
+
+    counters: SchedulerCounters
+    last_step_s: float
+    error: BaseException | None
+
+    @property
+    def healthy(self) -> bool: ...
+    def start(self) -> object: ...
+    def send(self, message: EngineMessage) -> None: ...
+    def drain(self, timeout_s: float) -> bool: ...
+    def stop(self, timeout_s: float = 60.0) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    """One engine request: its message, its text so far, and where its pieces go."""
+
+    submit: Submit
+    stream: SampleStream
+    index: int  # of the choice in the answer
+    prompt_index: int
+    job: "Job | None" = None
+    last_token_s: float | None = None
+    done: bool = False
+
+
+class Job:
+    """All samples of one HTTP request. Created by ``Bridge.submit``; ``close`` it whatever happens."""
+
+    def __init__(self, bridge: "Bridge", samples: Sequence[Sample], ticket: Ticket, arrival_s: float) -> None:
+        self.samples = tuple(samples)
+        self.arrival_s = arrival_s
+        self.left = False  # the client is gone
+        self._bridge = bridge
+        self._ticket = ticket
+        self._pieces: deque[tuple[Sample, Piece]] = deque()
+        self._news = asyncio.Event()
+
+    @property
+    def done(self) -> bool:
+        """Whether every sample has finished."""
+        return all(sample.done for sample in self.samples)
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Until there are pieces, everything has ended or the client has left; False when the time passed first."""
+        if self._pieces or self.left or self.done:
+            return True
+        self._news.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def take(self) -> list[tuple[Sample, Piece]]:
+        """Pieces that nobody has taken yet, in order."""
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        return pieces
+
+    async def finish(self) -> None:
+        """Until every sample has finished, one has failed, or the client has left."""
+        while not (self.done or self.left or self.failed is not None):
+            await self.wait()
+            self._pieces.clear()
+
+    @property
+    def failed(self) -> Sample | None:
+        """The first sample that ended without an answer (error, timeout, abort)."""
+        ends = ("error", "timeout", "abort")
+        return next((one for one in self.samples if one.done and one.stream.finish_reason in ends), None)
+
+    def leave(self) -> None:
+        """The client has gone: end everything now."""
+        self.left = True
+        self.abort()
+        self._news.set()
+
+    def abort(self) -> None:
+        """End the samples that run; their tickets come back when the engine has done it."""
+        for sample in self.samples:
+            if not sample.done:
+                self._bridge.abort(sample)
+
+    def close(self) -> None:
+        """The handler is done with this job."""
+        self.abort()
+        self._ticket.leave()
+
+    def put(self, sample: Sample, piece: Piece) -> None:
+        """For the bridge: news of a sample."""
+        self._pieces.append((sample, piece))
+        if sample.done:
+            self._ticket.sample_done()
+        self._news.set()
+
+
+class Bridge:
+    """See the module. ``connect`` makes the engine's door around a deliver function; nothing runs before ``start``."""
+
+    def __init__(
+        self,
+        connect: Callable[[Deliver], EngineDoor],
+        metrics: Callable[[], Metrics],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.door = connect(self._deliver)
+        self._metrics = metrics
+        self._clock = clock
+        self._ids = itertools.count(1)
+        self._samples: dict[int, Sample] = {}
+        self._busy_since_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the engine; its events go to ``loop`` from now on."""
+        self._loop = loop
+        self.door.start()
+
+    def stop(self) -> None:
+        """End the engine. Blocks; not on the loop."""
+        self.door.stop()
+
+    def next_id(self) -> int:
+        """A request id nobody has."""
+        return next(self._ids)
+
+    @property
+    def in_flight(self) -> int:
+        """Samples the engine has not finished."""
+        return len(self._samples)
+
+    def stalled_s(self) -> float:
+        """How long there has been work and no step."""
+        if not self._samples:
+            return 0.0
+        return max(0.0, self._clock() - max(self.door.last_step_s, self._busy_since_s))
+
+    def submit(self, samples: Sequence[Sample], ticket: Ticket, arrival_s: float) -> Job:
+        """Send every sample of a request, or none. Raises EngineUnavailableError."""
+        job = Job(self, samples, ticket, arrival_s)
+        for sample in samples:
+            sample.job = job
+            if not self._samples:
+                self._busy_since_s = self._clock()
+            self._samples[sample.submit.request_id] = sample
+            try:
+                self.door.send(sample.submit)
+            except EngineUnavailableError:
+                del self._samples[sample.submit.request_id]
+                for other in samples:
+                    if other.submit.request_id in self._samples:
+                        self.abort(other)
+                    else:
+                        other.done = True
+                        ticket.sample_done()
+                raise
+        return job
+
+    def abort(self, sample: Sample) -> None:
+        """Ask the engine to end a sample."""
+        try:
+            self.door.send(Abort(sample.submit.request_id))
+        except EngineUnavailableError:
+            logger.debug("abort of a sample after the engine has ended")
+
+    def _deliver(self, events: tuple[EngineEvent, ...]) -> None:
+        """Engine's thread."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._dispatch, events)
+        except RuntimeError:  # the loop closed in between; nobody is left to tell
+            return
+
+    def _dispatch(self, events: tuple[EngineEvent, ...]) -> None:
+        now_s = self._clock()
+        for event in events:
+            sample = self._samples.get(event.request_id)
+            if sample is None:
+                continue
+            try:
+                self._handle(sample, event, now_s)
+            except Exception as error:  # a defect of ours in one sample must not reach the others
+                logger.exception("decoding a sample failed")
+                self._fail(sample, error_info(error))
+
+    def _handle(self, sample: Sample, event: EngineEvent, now_s: float) -> None:
+        job = sample.job
+        assert job is not None
+        if isinstance(event, Tokens):
+            self._measure(sample, job, len(event.token_ids), now_s)
+            if sample.stream.stopped:
+                return
+            piece = sample.stream.feed(event)
+            if sample.stream.stopped:
+                self.abort(sample)
+        else:
+            piece = sample.stream.finish(event)
+            self._end(sample, job, now_s)
+        job.put(sample, piece)
+
+    def _fail(self, sample: Sample, info: ErrorInfo) -> None:
+        self.abort(sample)
+        sample.stream.finish_reason, sample.stream.error = "error", info
+        job = sample.job
+        assert job is not None
+        self._end(sample, job, self._clock())
+        job.put(sample, Piece("", finish_reason="error", index=sample.index))
+
+    def _measure(self, sample: Sample, job: Job, tokens: int, now_s: float) -> None:
+        metrics = self._metrics()
+        metrics.count_generated(tokens)
+        if sample.last_token_s is None:
+            metrics.first_token_s.observe(now_s - job.arrival_s)
+            metrics.prompt_tokens.inc(len(sample.submit.prompt_token_ids))
+        else:
+            metrics.next_token_s.observe(now_s - sample.last_token_s)
+        sample.last_token_s = now_s
+
+    def _end(self, sample: Sample, job: Job, now_s: float) -> None:
+        del self._samples[sample.submit.request_id]
+        sample.done = True
+        metrics = self._metrics()
+        metrics.finished(sample.stream.finish_reason or "error")
+        metrics.request_s.observe(now_s - job.arrival_s)
+        metrics.request_prompt_tokens.observe(len(sample.submit.prompt_token_ids))
+        metrics.request_generation_tokens.observe(len(sample.stream.token_ids))

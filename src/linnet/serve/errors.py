@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error answer: its status, its OpenAI error object and its headers, in one table of constructors.
+
+``x-should-retry`` is true only where the same request may succeed later, so that a poison request is not replayed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from linnet.engine import ErrorInfo, error_info
+from linnet.errors import LinnetError
+
+RETRIED = frozenset({429, 503})
+
+
+class ApiError(Exception):
+    """An answer that is not a success. ``status`` 499: nobody is left to read it."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.message, self.code, self.param = status, kind, message, code, param
+        self.headers = {"x-should-retry": "true" if status in RETRIED else "false", **(headers or {})}
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """400: something is wrong with the request itself."""
+    return ApiError(400, "invalid_request_error", message, code=code, param=param)
+
+
+def unsupported(param: str, reason: str) -> ApiError:
+    """400: a parameter that OpenAI's API has and this server cannot honour."""
+    return invalid(reason, param, "unsupported_parameter")
+
+
+def unauthorised() -> ApiError:
+    """401: missing or wrong key; the answer does not say which."""
+    return ApiError(
+        401,
+        "authentication_error",
+        "this server needs a valid API key: Authorization: Bearer KEY",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": 'Bearer realm="linnet"'},
+    )
+
+
+def forbidden(message: str) -> ApiError:
+    """403: a Host or Origin that is not on the list."""
+    return ApiError(403, "permission_error", message, code="forbidden")
+
+
+def not_found() -> ApiError:
+    """404: no such route."""
+    return ApiError(404, "invalid_request_error", "there is nothing at this address", code="not_found")
+
+
+def model_not_found(name: str, names: tuple[str, ...]) -> ApiError:
+    """404: ``model`` is not one of the served names."""
+    shown = name if len(name) <= 64 else name[:61] + "..."
+    message = f"the model {shown!r} does not exist here; served is {', '.join(names)}"
+    return ApiError(404, "invalid_request_error", message, code="model_not_found", param="model")
+
+
+def too_large(most: int) -> ApiError:
+    """413: the body is larger than accepted."""
+    return ApiError(
+        413,
+        "invalid_request_error",
+        f"the request body is larger than {most} bytes",
+        code="request_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def media_type(message: str) -> ApiError:
+    """415: not JSON, or compressed."""
+    return ApiError(
+        415, "invalid_request_error", message, code="unsupported_media_type", headers={"Connection": "close"}
+    )
+
+
+def queue_full(what: str, retry_after_s: int) -> ApiError:
+    """429: the bounded queue is full; the same request may be sent again."""
+    return ApiError(
+        429,
+        "overloaded_error",
+        f"the server is full ({what}); try again in about {retry_after_s} s",
+        code="queue_full",
+        headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def unavailable(message: str, retry_after_s: int = 5) -> ApiError:
+    """503: draining, stopped or broken."""
+    return ApiError(503, "unavailable", message, code="unavailable", headers={"Retry-After": str(retry_after_s)})
+
+
+def timed_out() -> ApiError:
+    """504: the request's deadline passed."""
+    return ApiError(504, "timeout", "the deadline of this request has passed", code="timeout")
+
+
+def gone() -> ApiError:
+    """The client left; the status is nginx's, for the metrics only."""
+    return ApiError(499, "client_closed_request", "the client closed the connection", code="client_closed_request")
+
+
+def internal(request_id: str) -> ApiError:
+    """500: our defect; nothing but the request id goes out."""
+    return ApiError(500, "internal_error", f"internal error; request id {request_id}", code="internal_error")
+
+
+def from_info(info: ErrorInfo, request_id: str, names: Mapping[str, str] | None = None) -> ApiError:
+    """What the engine said about a request. ``names`` renames its parameters to those the client used."""
+    if info.http_status == 400:
+        param = None if info.param is None else (names or {}).get(info.param, info.param)
+        return invalid(info.message, param)
+    if info.http_status == 429:
+        return queue_full("its queue", 1)
+    if info.http_status == 503:
+        return unavailable("the engine is not available")
+    error = internal(request_id)
+    if info.code == "no_distribution":
+        error.code, error.message = info.code, f"{info.message}; request id {request_id}"
+    return error
+
+
+def from_exception(error: LinnetError, request_id: str, names: Mapping[str, str] | None = None) -> ApiError:
+    """A LinnetError raised on our side of the engine."""
+    return from_info(error_info(error), request_id, names)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outermost layer: every request passes it before anything is routed, every answer on its way out.
+
+In this order: request id, Host and Origin, key, then the application. Deny by default: a path is open without a key
+only if it is on ``PUBLIC_ROUTES``, whatever routes exist.
+"""
+
+import logging
+import re
+import uuid
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from linnet.serve.answers import JsonAnswer, error_answer
+from linnet.serve.errors import ApiError, internal
+from linnet.serve.metrics import Metrics
+from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+
+
+class Gate:
+    """See the module. An ASGI application around another."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, hosts: Hosts, metrics: Metrics) -> None:
+        self._app, self._keys, self._hosts, self._metrics = app, keys, hosts, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        fields: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            fields.setdefault(name, []).append(value)
+        request_id = _request_id(fields.get(b"x-request-id", []))
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {
+                    **message,
+                    "headers": [
+                        *message.get("headers", ()),
+                        (b"x-request-id", request_id.encode()),
+                        (b"x-content-type-options", b"nosniff"),
+                    ],
+                }
+            await send(message)
+
+        try:
+            self._hosts.check(fields.get(b"host", []), fields.get(b"origin", []))
+            if scope["path"] not in PUBLIC_ROUTES:
+                state["salt"] = self._keys.check(fields.get(b"authorization", []))
+            await self._app(scope, receive, answer)
+        except ApiError as error:
+            await self._refuse(error_answer(error), status, scope, receive, answer)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            await self._refuse(error_answer(internal(request_id)), status, scope, receive, answer)
+        finally:
+            self._metrics.answered(scope.get("route"), status)
+
+    async def _refuse(self, response: JsonAnswer, status: int, scope: Scope, receive: Receive, send: Send) -> None:
+        if not status:
+            await response(scope, receive, send)
+
+
+def _request_id(given: list[bytes]) -> str:
+    """The client's own id where it is harmless, else a new one."""
+    text = given[0].decode("latin-1") if len(given) == 1 else ""
+    return text if _REQUEST_ID.fullmatch(text) else uuid.uuid4().hex

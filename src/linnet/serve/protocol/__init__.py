@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients may send: one frozen record per endpoint, unknown parameters refused by name."""
+
+from linnet.serve.protocol.chat import ChatRequest, Message
+from linnet.serve.protocol.common import GenerationRequest, read_request
+from linnet.serve.protocol.completions import CompletionRequest
+from linnet.serve.protocol.tokens import DetokenizeRequest, TokenizeRequest
+
+__all__ = [
+    "ChatRequest",
+    "CompletionRequest",
+    "DetokenizeRequest",
+    "GenerationRequest",
+    "Message",
+    "TokenizeRequest",
+    "read_request",
+]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""POST /v1/chat/completions."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from linnet.serve.errors import invalid, unsupported
+from linnet.serve.protocol.common import GenerationRequest, Record
+
+NO_TOOLS = "tools come with a later version; send plain messages"
+
+
+class Message(Record):
+    """One message. ``developer`` is OpenAI's newer name of ``system`` and is treated as such."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Any = None
+    name: str | None = Field(default=None, max_length=256)
+    reasoning_content: str | None = None
+    refusal: None = None
+    audio: None = None
+    tool_calls: Any = None
+    tool_call_id: Any = None
+    function_call: Any = None
+    annotations: Any = None
+
+
+class ChatRequest(GenerationRequest):
+    """``max_completion_tokens`` is the newer name of ``max_tokens``; give one of them."""
+
+    REFUSED: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+        "response_format": (({"type": "text"},), "only text is generated so far"),
+        "tools": (([],), NO_TOOLS),
+        "functions": (([],), NO_TOOLS),
+        "tool_choice": (("none", "auto"), NO_TOOLS),
+        "function_call": (("none", "auto"), NO_TOOLS),
+        "parallel_tool_calls": ((True, False), NO_TOOLS),
+        "modalities": ((["text"],), "only text is generated"),
+        "audio": ((), "only text is generated"),
+        "prediction": ((), "there is no speculative decoding yet"),
+        "reasoning_effort": ((), "set what the model's template knows with chat_template_kwargs"),
+        "verbosity": ((), "ask for it in the messages"),
+        "web_search_options": ((), "this server never opens a connection"),
+        "chat_template": ((), "templates come from the checkpoint only"),
+        "prompt_logprobs": ((), "use /v1/completions with echo and logprobs"),
+        "guided_json": ((), "only text is generated so far"),
+        "guided_regex": ((), "only text is generated so far"),
+        "guided_grammar": ((), "only text is generated so far"),
+        "guided_choice": ((), "only text is generated so far"),
+        "structured_outputs": ((), "only text is generated so far"),
+        "best_of": ((), "choose among n answers yourself, with logprobs"),
+        "echo": ((False,), "use /v1/completions"),
+    }
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """What a chat template gets. Raises ApiError 400 naming the message that cannot be used."""
+    return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _plain(message: Message, place: str) -> dict[str, Any]:
+    if message.role in ("tool", "function"):
+        raise unsupported(f"{place}.role", f"the role {message.role} is not supported: {NO_TOOLS}")
+    for name in ("tool_calls", "function_call", "tool_call_id"):
+        if getattr(message, name) not in (None, []):
+            raise unsupported(f"{place}.{name}", f"{name} is not supported: {NO_TOOLS}")
+    plain = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": _text(message.content, f"{place}.content"),
+    }
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
+    return plain
+
+
+def _text(content: Any, place: str) -> str:
+    """Text, or text parts joined by line breaks, as vLLM does for templates that know strings only."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise invalid(f"{place} must be a text or a list of text parts", place, "invalid_type")
+    texts = []
+    for index, part in enumerate(content):
+        here = f"{place}[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise invalid(f"{here} must be an object with a type", here, "invalid_type")
+        if part["type"] not in ("text", "input_text"):
+            raise unsupported(f"{here}.type", "only parts of type text are supported")
+        if set(part) - {"type", "text"} or not isinstance(part.get("text"), str):
+            raise invalid(f"{here} must have a text and nothing else", f"{here}.text", "invalid_type")
+        texts.append(part["text"])
+    return "\n".join(texts)

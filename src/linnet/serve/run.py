@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a server in this process until it is told to end: socket, engine thread, uvicorn, signals.
+
+Order: the socket is bound before the model is loaded (a taken port costs nothing), the engine starts before the first
+connection is accepted, and ends after the last answer is out.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from linnet.api import LLM
+from linnet.errors import ConfigError
+from linnet.serve.app import Server, build_server
+from linnet.serve.config import ServeConfig
+from linnet.serve.connection import MOST_HEAD_BYTES, Connection
+from linnet.serve.security import check_bind
+from linnet.serve.status import report_status
+
+LEAVE_S = 5.0
+BACKLOG = 1024
+
+
+def bind(config: ServeConfig) -> socket.socket:
+    """The listening socket. Raises ConfigError for an address that is taken, unknown, or public without a key."""
+    if config.uds is not None:
+        return _bind_unix(config.uds)
+    check_bind(config.host, config.keys)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """A socket file for this user only; one that a dead server left behind is replaced."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(path) == 0:
+                    raise ConfigError("cannot listen on the UNIX socket: another server uses it")
+            os.unlink(path)
+        before = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on the UNIX socket: {error.strerror or error}") from None
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """What a client connects to."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(
+    llm: LLM,
+    listener: socket.socket,
+    config: ServeConfig,
+    say: Callable[[str], None],
+    ready: Callable[[Server], None] = lambda server: None,
+) -> int:
+    """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted."""
+    return asyncio.run(_run(llm, listener, config, say, ready))
+
+
+async def _run(
+    llm: LLM,
+    listener: socket.socket,
+    config: ServeConfig,
+    say: Callable[[str], None],
+    ready: Callable[[Server], None],
+) -> int:
+    loop = asyncio.get_running_loop()
+    server = build_server(llm, config)
+    lifecycle = server.lifecycle
+    http = _Http(_http_config(server, config), lambda: ready(server))
+    lifecycle.stop_listening = http.leave
+    server.bridge.start(loop)
+    with _signals(loop, lifecycle.signalled):
+        lifecycle.watch()
+        status = loop.create_task(
+            report_status(
+                lambda: server.bridge.door.counters,
+                server.metrics.generated,
+                config.status_s or 1e6,
+                config.log_json,
+                say,
+            )
+        )
+        try:
+            await http.serve(sockets=[listener])
+        finally:
+            status.cancel()
+            server.generation.close()
+            await asyncio.to_thread(server.bridge.stop)
+            if listener.family == socket.AF_UNIX and config.uds is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(config.uds)
+    return lifecycle.exit_status
+
+
+def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        server.app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        limit_concurrency=config.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(LEAVE_S),
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+    )
+
+
+class _Http(uvicorn.Server):
+    """uvicorn without its own signal handlers: the lifecycle decides when to leave."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    def leave(self) -> None:
+        """Stop listening, finish what is being sent, return from ``serve``."""
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT; outside the main thread (tests) there are none to handle."""
+    handled: list[signal.Signals] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(number, handler)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request's parameters to SamplingParams, under this server's caps; errors name what the client wrote."""
+
+import re
+from typing import Any
+
+from linnet.api import ParameterError, SamplingParams
+from linnet.serve.config import RequestLimits
+from linnet.serve.errors import ApiError, invalid
+from linnet.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from linnet.serve.protocol.completions import MAX_TOKENS
+
+_TOKEN_ID = re.compile(r"[0-9]{1,10}")
+
+
+def parameter_names(request: GenerationRequest) -> dict[str, str]:
+    """SamplingParams' names -> the names the client used."""
+    names = {"include_stop_str": "include_stop_str_in_output", "timeout": "timeout_s", "prompt_logprobs": "logprobs"}
+    if isinstance(request, ChatRequest):
+        names |= {"prompt": "messages", "logprobs": "top_logprobs"}
+        if request.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+    return names
+
+
+def sampling_params(request: GenerationRequest, limits: RequestLimits) -> SamplingParams:
+    """Raises ApiError 400."""
+    given: dict[str, Any] = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "repetition_penalty": request.repetition_penalty,
+        "min_tokens": request.min_tokens,
+        "seed": request.seed,
+        "n": request.n,
+        "stop": request.stop,
+        "stop_token_ids": request.stop_token_ids,
+        "ignore_eos": request.ignore_eos,
+        "include_stop_str": request.include_stop_str_in_output,
+        "skip_special_tokens": request.skip_special_tokens,
+        "logit_bias": None if request.logit_bias is None else _biases(request.logit_bias),
+    }
+    if isinstance(request, CompletionRequest):
+        given |= _of_completion(request)
+    elif isinstance(request, ChatRequest):
+        given |= _of_chat(request)
+    names = parameter_names(request)
+    for name, most in (("n", limits.samples), ("logprobs", limits.logprobs)):
+        value = given[name]
+        if isinstance(value, int) and value > most:
+            shown = names.get(name, name)
+            raise invalid(f"{shown} is larger than {most}, the most this server accepts", shown)
+    if isinstance(request.stop, list) and len(request.stop) > limits.stops:
+        raise invalid(f"stop has more than {limits.stops} strings, the most this server accepts", "stop")
+    try:
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+    except ParameterError as error:
+        raise parameter_error(error, names) from None
+
+
+def parameter_error(error: ParameterError, names: dict[str, str]) -> ApiError:
+    """400 with the client's name of the parameter, in the sentence too."""
+    name = names.get(error.param, error.param)
+    message = str(error)
+    if message.startswith(error.param):
+        message = name + message[len(error.param) :]
+    return invalid(message, name)
+
+
+def _of_completion(request: CompletionRequest) -> dict[str, Any]:
+    max_tokens = MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    scored = request.logprobs if request.echo else None
+    if request.echo and scored is None and max_tokens == 0:
+        scored = 0  # nothing is generated: the prompt is only read
+    return {"max_tokens": max_tokens, "logprobs": request.logprobs, "prompt_logprobs": scored}
+
+
+def _of_chat(request: ChatRequest) -> dict[str, Any]:
+    max_tokens, newer = request.max_tokens, request.max_completion_tokens
+    if max_tokens is not None and newer is not None and max_tokens != newer:
+        raise invalid("max_tokens and max_completion_tokens differ; give one of them", "max_completion_tokens")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid("top_logprobs is accepted only with logprobs: true", "top_logprobs")
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    return {"max_tokens": max_tokens if newer is None else newer, "logprobs": logprobs}
+
+
+def _biases(value: Any) -> dict[int, Any]:
+    """JSON keys are texts; SamplingParams checks the rest."""
+    if not isinstance(value, dict):
+        raise invalid("logit_bias must be an object: token id -> number from -100 to 100", "logit_bias", "invalid_type")
+    biases: dict[int, Any] = {}
+    for key, bias in value.items():
+        if not _TOKEN_ID.fullmatch(key):
+            raise invalid("a key of logit_bias is not a token id", "logit_bias")
+        if int(key) in biases:
+            raise invalid(f"logit_bias names token {int(key)} twice", "logit_bias")
+        biases[int(key)] = bias
+    return biases

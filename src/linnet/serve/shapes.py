@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON of answers: whole ones and chunks, for both dialects, from the same pieces."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from linnet.api import Piece, TokenLogprob
+from linnet.serve.bridge import Sample
+from linnet.serve.logprobs import LegacyLogprobs, TokenTexts, chat_content, entries_of, prompt_entries
+from linnet.serve.preparing import ModelFacts, Prepared
+from linnet.serve.protocol import ChatRequest, CompletionRequest
+
+
+class Shape(Protocol):
+    """One answer's form. ``chunks`` is asked in the order of the pieces."""
+
+    held: bool
+    """Whether nothing can be shown before everything is there."""
+
+    def whole(self, samples: Sequence[Sample]) -> dict[str, Any]: ...
+    def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]: ...
+    def usage_chunk(self, samples: Sequence[Sample]) -> dict[str, Any]: ...
+
+
+class _Envelope:
+    """Id, model, time and usage: equal in both dialects."""
+
+    def __init__(self, prepared: Prepared, facts: ModelFacts, identity: str, kind: str, chunk_kind: str) -> None:
+        self._prepared, self._facts = prepared, facts
+        self._include_usage = prepared.request.include_usage
+        self._fields = {
+            "id": identity,
+            "created": int(time.time()),
+            "model": prepared.request.model,
+            "system_fingerprint": facts.fingerprint,
+        }
+        self._kind, self._chunk_kind = kind, chunk_kind
+        self._texts = TokenTexts(facts.tokenizer, bool(prepared.request.return_tokens_as_token_ids))
+
+    def _whole(self, choices: list[dict[str, Any]], samples: Sequence[Sample]) -> dict[str, Any]:
+        return {**self._fields, "object": self._kind, "choices": choices, "usage": self._usage(samples)}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._fields, "object": self._chunk_kind, "choices": [choice]}
+        if self._include_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def usage_chunk(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The last chunk of a stream that asked for it."""
+        return {**self._fields, "object": self._chunk_kind, "choices": [], "usage": self._usage(samples)}
+
+    def _usage(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        generated = sum(len(sample.stream.token_ids) for sample in samples)
+        firsts = [sample for sample in samples if sample.index % self._prepared.params.n == 0]
+        return {
+            "prompt_tokens": self._prepared.prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": self._prepared.prompt_tokens + generated,
+            "prompt_tokens_details": {"cached_tokens": sum(one.stream.cached_tokens for one in firsts)},
+        }
+
+    def _extras(self, sample: Sample, token_ids: Sequence[int], prompt: bool) -> dict[str, Any]:
+        if not self._prepared.request.return_token_ids:
+            return {}
+        extras: dict[str, Any] = {"token_ids": list(token_ids)}
+        if prompt:
+            extras["prompt_token_ids"] = list(sample.submit.prompt_token_ids)
+        return extras
+
+
+class CompletionShape(_Envelope):
+    """``text_completion``."""
+
+    def __init__(self, prepared: Prepared, facts: ModelFacts, request_id: str) -> None:
+        super().__init__(prepared, facts, f"cmpl-{request_id}", "text_completion", "text_completion")
+        assert isinstance(prepared.request, CompletionRequest)
+        self._echo = bool(prepared.request.echo)
+        self._logprobs = prepared.params.logprobs is not None
+        self.held = self._echo and self._logprobs  # scores of the prompt come with the end
+        self._blocks: dict[int, LegacyLogprobs] = {}
+        self._scores: dict[int, Any] = {}
+
+    def whole(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The answer to a request that does not stream."""
+        self._learn(samples)
+        choices = []
+        for sample in samples:
+            stream = sample.stream
+            text = self._echoed(sample) + stream.text
+            logprobs = self._block(sample, stream.logprobs, first=True)
+            extras = self._extras(sample, stream.token_ids, True)
+            choices.append(self._choice(sample, text, logprobs, stream.finish_reason, extras))
+        return self._whole(choices, samples)
+
+    def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]:
+        """One chunk per piece with anything in it; the first shows the echo."""
+        self._learn([sample])
+        first = sample.index not in self._blocks
+        text = (self._echoed(sample) if first else "") + piece.text
+        logprobs = self._block(sample, piece.logprobs, first)
+        extras = self._extras(sample, piece.token_ids, first)
+        if text or piece.finish_reason or (piece.token_ids and (self._logprobs or extras)):
+            yield self._chunk(self._choice(sample, text, logprobs, piece.finish_reason, extras))
+
+    def _learn(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if sample.stream.prompt_scores is not None:
+                self._scores[sample.prompt_index] = sample.stream.prompt_scores
+
+    def _echoed(self, sample: Sample) -> str:
+        return self._prepared.prompts[sample.prompt_index].text if self._echo else ""
+
+    def _block(self, sample: Sample, logprobs: Sequence[TokenLogprob], first: bool) -> dict[str, Any] | None:
+        if first:
+            skip = self._prepared.params.skip_special_tokens
+            self._blocks[sample.index] = LegacyLogprobs(self._facts.tokenizer, self._texts, skip)
+        if not self._logprobs:
+            return None
+        blocks = self._blocks[sample.index]
+        if not (first and self._echo):
+            return blocks.block(entries_of(logprobs))
+        prompt = self._prepared.prompts[sample.prompt_index]
+        shown = blocks.block(prompt_entries(prompt.token_ids, self._scores.get(sample.prompt_index)))
+        blocks.restart(len(prompt.text))
+        generated = blocks.block(entries_of(logprobs))
+        return {name: shown[name] + generated[name] for name in shown}
+
+    def _choice(
+        self, sample: Sample, text: str, logprobs: dict[str, Any] | None, reason: str | None, extras: dict[str, Any]
+    ) -> dict[str, Any]:
+        choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": reason, **extras}
+        if reason is not None:
+            choice["stop_reason"] = sample.stream.stop_reason
+        return choice
+
+
+class ChatShape(_Envelope):
+    """``chat.completion`` and ``chat.completion.chunk``."""
+
+    held = False
+
+    def __init__(self, prepared: Prepared, facts: ModelFacts, request_id: str) -> None:
+        super().__init__(prepared, facts, f"chatcmpl-{request_id}", "chat.completion", "chat.completion.chunk")
+        assert isinstance(prepared.request, ChatRequest)
+        self._logprobs = bool(prepared.request.logprobs)
+        self._begun: set[int] = set()
+
+    def whole(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The answer to a request that does not stream."""
+        choices = []
+        for sample in samples:
+            stream = sample.stream
+            choices.append(
+                {
+                    "index": sample.index,
+                    "message": {"role": "assistant", "content": stream.text, "refusal": None},
+                    "logprobs": self._content(stream.logprobs),
+                    "finish_reason": stream.finish_reason,
+                    "stop_reason": stream.stop_reason,
+                    **self._extras(sample, stream.token_ids, True),
+                }
+            )
+        return self._whole(choices, samples)
+
+    def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]:
+        """The role first, then text as it comes, then an empty delta with the finish reason."""
+        if sample.index not in self._begun:
+            self._begun.add(sample.index)
+            delta = {"role": "assistant", "content": "", "refusal": None}
+            yield self._chunk(self._choice(sample, delta, None, None, self._extras(sample, (), True)))
+        extras = self._extras(sample, piece.token_ids, False)
+        if piece.text or (piece.token_ids and (self._logprobs or extras)):
+            logprobs = self._content(piece.logprobs)
+            yield self._chunk(self._choice(sample, {"content": piece.text}, logprobs, None, extras))
+        if piece.finish_reason is not None:
+            choice = self._choice(sample, {}, None, piece.finish_reason, {})
+            yield self._chunk({**choice, "stop_reason": sample.stream.stop_reason})
+
+    def _content(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        return {"content": chat_content(self._texts, logprobs), "refusal": None} if self._logprobs else None
+
+    def _choice(
+        self,
+        sample: Sample,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None,
+        reason: str | None,
+        extras: dict[str, Any],
+    ) -> dict[str, Any]:
+        return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **extras}

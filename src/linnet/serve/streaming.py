@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server-sent events. ``[DONE]`` follows a complete answer only; an error in mid-stream is an ``error`` event."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from linnet.api import Piece
+from linnet.serve.answers import encode
+from linnet.serve.bridge import Job, Sample
+from linnet.serve.errors import ApiError
+from linnet.serve.shapes import Shape
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def frame(value: Any) -> bytes:
+    """One data event."""
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def error_frame(error: ApiError) -> bytes:
+    """The last event of a stream that failed."""
+    return b"event: error\ndata: " + encode(error.body()) + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends frames as they come; ``stack`` is closed at the end, whatever the end is."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncIterator[bytes], stack: ExitStack) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._frames, self._stack = frames, stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._stack:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for part in self._frames:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Stream:
+    """The frames of one job. ``failure`` says what a sample that ended badly means for the client."""
+
+    def __init__(self, job: Job, shape: Shape, keep_alive_s: float, include_usage: bool) -> None:
+        self._job, self._shape, self._keep_alive_s, self._include_usage = job, shape, keep_alive_s, include_usage
+
+    async def frames(self, failure: Any) -> AsyncIterator[bytes]:
+        """Until the end; nothing more once the client has left."""
+        job = self._job
+        while True:
+            if not await job.wait(self._keep_alive_s):
+                yield KEEP_ALIVE
+                continue
+            if job.left:
+                return
+            bad = job.failed
+            pieces = [] if self._shape.held else job.take()
+            parts = [self._parts(sample, piece) for sample, piece in pieces if sample is not bad or piece.text]
+            if bad is not None:
+                job.abort()
+                yield b"".join([*parts, error_frame(failure(bad))])
+                return
+            if parts:
+                yield b"".join(parts)
+            if job.done:
+                break
+            if self._shape.held:
+                job.take()
+        yield self._end()
+
+    def _end(self) -> bytes:
+        parts = []
+        if self._shape.held:
+            parts = [self._parts(sample, whole_piece(sample)) for sample in self._job.samples]
+        if self._include_usage:
+            parts.append(frame(self._shape.usage_chunk(self._job.samples)))
+        return b"".join([*parts, DONE])
+
+    def _parts(self, sample: Sample, piece: Piece) -> bytes:
+        if piece.finish_reason in ("error", "timeout", "abort"):
+            piece = Piece(piece.text, piece.token_ids, piece.logprobs, None, piece.index)
+        return b"".join(frame(chunk) for chunk in self._shape.chunks(sample, piece))
+
+
+def whole_piece(sample: Sample) -> Piece:
+    """Everything a finished sample gave, as one piece."""
+    stream = sample.stream
+    return Piece(stream.text, tuple(stream.token_ids), tuple(stream.logprobs), stream.finish_reason, sample.index)
