@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a context fits, and the sentence when it does not."""
+
+import pytest
+
+from linnet.api.memory import available_bytes, plan_cache
+from linnet.errors import CapacityError, ConfigError
+
+MIB = 1 << 20
+
+
+def plan(**changes: object) -> object:
+    settings = {
+        "bytes_per_token": 1024, "block_size": 16, "max_sequences": 4, "model_positions": 2048, "max_model_len": None,
+        "kv_bytes": None, "free_bytes": 100 * MIB, **changes,
+    }  # fmt: skip
+    return plan_cache(**settings)  # type: ignore[arg-type]
+
+
+def test_the_models_context_and_no_more_blocks_than_can_be_used() -> None:
+    chosen = plan()
+    assert (chosen.max_model_len, chosen.num_blocks, chosen.shortened) == (2048, 4 * 128, False)  # type: ignore[attr-defined]
+
+
+def test_little_memory_shortens_the_default_context() -> None:
+    chosen = plan(kv_bytes=MIB // 2)
+    assert (chosen.max_model_len, chosen.num_blocks, chosen.shortened) == (512, 32, True)  # type: ignore[attr-defined]
+
+
+def test_what_was_asked_for_and_does_not_fit_is_a_sentence() -> None:
+    with pytest.raises(
+        CapacityError, match=r"one sequence of 2048 tokens needs 2.0 MiB and 512.0 KiB are given to it "
+    ):
+        plan(kv_bytes=MIB // 2, max_model_len=2048)
+    with pytest.raises(CapacityError, match=r"40% of 1.0 MiB free memory\); a max_model_len of at most 400 fits"):
+        plan(free_bytes=MIB, max_model_len=1000)
+    with pytest.raises(CapacityError, match="at most 0 fits"):
+        plan(kv_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_model_len": 0}, {"max_model_len": 4096}, {"kv_bytes": -1}, {"kv_bytes": True}]
+)
+def test_impossible_values(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        plan(**changes)
+
+
+def test_free_memory_is_plausible() -> None:
+    assert MIB < available_bytes() < 1 << 50
