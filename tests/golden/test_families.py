@@ -5,7 +5,9 @@ Prompts of mixed lengths share the batch; contexts are longer than the sliding w
 """
 
 import random
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,34 +44,55 @@ MODELS = {tiny.name: tiny for tiny in TINY_MODELS}
 
 
 def backend_named(name: str) -> Backend:
-    if name == "cpu":
-        pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
-    return choose_backend(name)
+    """``cpu`` is the best tier of this machine, ``portable`` the tier every machine has."""
+    if name == "reference":
+        return choose_backend(name)
+    pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
+    return choose_backend("cpu", isa=None if name == "cpu" else name)
 
 
-def prompts_for(tiny: TinyModel) -> list[list[int]]:
-    generator = random.Random(SEED)
-    return [[generator.randrange(VOCABULARY) for _ in range(length)] for length in tiny.lengths]
+@dataclass(frozen=True)
+class Golden:
+    """A checkpoint on disk and what transformers makes of it."""
+
+    path: Path
+    parameters: int
+    prompts: list[list[int]]
+    expected: list[Any]
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TinyModel], Golden]:
+    """Every checkpoint is written and run by transformers once."""
+
+    @cache
+    def make(tiny: TinyModel) -> Golden:
+        path = tmp_path_factory.mktemp(tiny.name)
+        model = write(tiny, path, SEED)
+        generator = random.Random(SEED)
+        prompts = [[generator.randrange(VOCABULARY) for _ in range(length)] for length in tiny.lengths]
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return Golden(path, parameters, prompts, reference_logits(model, prompts))
+
+    return make
 
 
 def worst_difference(found: list[np.ndarray], expected: list[Any]) -> float:
     return max(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", ["reference", "cpu", "portable"])
 @pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
-def test_logits_equal_transformers(tiny: TinyModel, backend: str, tmp_path: Path, record_property: Any) -> None:
+def test_logits_equal_transformers(tiny: TinyModel, backend: str, golden: Any, record_property: Any) -> None:
     chosen = backend_named(backend)
-    model = write(tiny, tmp_path, SEED)
-    prompts = prompts_for(tiny)
-    expected = reference_logits(model, prompts)
-    source = load_model(tmp_path, tiny.max_context)
+    made = golden(tiny)
+    source = load_model(made.path, tiny.max_context)
     check(source.program)
-    assert source.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert source.parameters == made.parameters
     executable = chosen.prepare(source, "exact", LIMITS)
-    largest = max(float(logits.abs().max()) for logits in expected)
+    largest = max(float(logits.abs().max()) for logits in made.expected)
     for mode, chunks in (("prefill", None), ("decode", DECODE)):
-        worst = worst_difference(stepping.run(executable, prompts, chunks, SEED), expected)
+        worst = worst_difference(stepping.run(executable, made.prompts, chunks, SEED), made.expected)
         record_property(f"{mode}_max_abs_difference", worst)
         print(f"{tiny.name} {backend} {mode}: max abs difference {worst:.1e}, logits up to {largest:.1f}, seed {SEED}")
         assert worst <= TOLERANCE
@@ -125,15 +148,14 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
 
 
 @pytest.mark.parametrize(("name", "mistake", "wrong"), WRONG, ids=[f"{name}: {mistake}" for name, mistake, _ in WRONG])
-def test_a_wrong_spec_cannot_hide(name: str, mistake: str, wrong: Any, tmp_path: Path) -> None:
+def test_a_wrong_spec_cannot_hide(name: str, mistake: str, wrong: Any, golden: Any) -> None:
     """The comparison above is sharp: each planted mistake moves the logits ten times past its tolerance."""
     tiny = MODELS[name]
-    model = write(tiny, tmp_path, SEED)
-    prompts = prompts_for(tiny)
-    source = load_model(tmp_path, tiny.max_context)
+    made = golden(tiny)
+    source = load_model(made.path, tiny.max_context)
     spec = wrong(source.spec)
     program = build_program(spec, lambda tensor: stored_type(source.checkpoint, tensor))
     executable = choose_backend("reference").prepare(ModelSource(spec, program, source.checkpoint), "exact", LIMITS)
-    worst = worst_difference(stepping.run(executable, prompts, None, SEED), reference_logits(model, prompts))
+    worst = worst_difference(stepping.run(executable, made.prompts, None, SEED), made.expected)
     print(f"{name}, {mistake}: {worst:.2e}")
     assert worst > VISIBLE

@@ -2,7 +2,7 @@
 """Tiny random checkpoints of every family, written by transformers, with weights large enough that nothing can hide."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ VOCABULARY = 97
 DEFAULT_LENGTHS = (29, 3, 17, 1, 8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TinyModel:
     """One configuration to compare. ``lengths``: prompt lengths; ``max_context``: what load_model is asked for."""
 
@@ -23,7 +23,6 @@ class TinyModel:
     max_context: int | None = None
     bare: bool = False
     """Save the model without its head, as some published checkpoints are: names have no prefix."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def gated(**changes: Any) -> dict[str, Any]:

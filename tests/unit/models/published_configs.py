@@ -216,6 +216,19 @@ PHI_3_MINI_128K: dict[str, Any] = PHI_3_MINI_4K | {
     "sliding_window": 262144,
 }
 
+PHI_4_MINI: dict[str, Any] = PHI_3_MINI_128K | {
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {"long_factor": [1.5] * 48, "short_factor": [1.0] * 48, "type": "longrope"},
+    "tie_word_embeddings": True,
+    "vocab_size": 200064,
+}
+
 PYTHIA_70M: dict[str, Any] = {
     "architectures": ["GPTNeoXForCausalLM"],
     "bos_token_id": 0,
@@ -278,6 +291,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "gemma-2-2b": (GEMMA_2_2B, 2_614_341_888),
     "phi-3-mini-4k": (PHI_3_MINI_4K, 3_821_079_552),
     "phi-3-mini-128k": (PHI_3_MINI_128K, 3_821_079_552),
+    "phi-4-mini": (PHI_4_MINI, 3_836_021_760),
     "pythia-70m": (PYTHIA_70M, 70_426_624),
     "bloom-560m": (BLOOM_560M, 559_214_592),
 }
