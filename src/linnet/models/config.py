@@ -19,7 +19,7 @@ MAXIMUM_POSITIONS = 1 << 30
 
 _HARMLESS = """
 architectures model_type torch_dtype dtype transformers_version auto_map name_or_path custom_pipelines
-quantization_config compression_config initializer_range use_cache pretraining_tp torchscript license
+quantization_config compression_config initializer_range initializer_factor use_cache pretraining_tp torchscript license
 output_attentions output_hidden_states return_dict return_dict_in_generate use_return_dict output_scores
 is_decoder is_encoder_decoder cache_implementation attn_implementation gradient_checkpointing
 id2label label2id num_labels problem_type finetuning_task task_specific_params prefix tokenizer_class
@@ -32,6 +32,7 @@ use_bfloat16 tf_legacy_loss pruned_heads model_name base_model tokenizer_name ma
 """
 HARMLESS: frozenset[str] = frozenset(_HARMLESS.split())
 """Fields that never change what the model computes at inference, in any family."""
+HARMLESS_BEGINNINGS = ("_", "transformers")
 HARMLESS_ENDINGS = ("_version", "_fixed", "_dropout", "_pdrop", "_dropout_prob", "_token_id")
 
 
@@ -144,7 +145,7 @@ class ConfigReader:
             for name, value in sorted(self.fields.items())
             if name not in self.understood
             and name not in HARMLESS
-            and not name.startswith("_")
+            and not name.startswith(HARMLESS_BEGINNINGS)
             and not name.endswith(HARMLESS_ENDINGS)
             and value not in (None, False, "", [], {})
         ]

@@ -32,6 +32,8 @@ def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts = GatedParts(config, max_context, max_positions=2048)
     bias = config.flag("attention_bias")
     mlp = parts.mlp(config.flag("mlp_bias"))
+    config.require_off("rope_interleaved")
+    config.ignore("is_llama_config")
     return parts.spec("LlamaForCausalLM", (None,) * parts.layers, parts.attention(bias, bias), mlp)
 
 

@@ -166,6 +166,20 @@ def test_what_would_change_the_mathematics_is_refused_by_name(
         arch_spec(base | change)
 
 
+def test_harmless_fields_of_the_wild() -> None:
+    wild = {
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}},
+        "unsloth_version": "2024.9",
+        "_attn_implementation_autoset": True,
+        "attention_probs_dropout_prob": 0.1,
+        "num_experts": 0,
+        "quantization_config": {"quant_method": "compressed-tensors"},
+    }
+    assert arch_spec(LLAMA_3_2_1B | wild) == arch_spec(LLAMA_3_2_1B)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -229,6 +229,27 @@ class TestTiedHeads:
         assert not source.spec.tied_head
         assert "lm_head" in source.warnings[0]
 
+    def test_a_packed_head_is_used(self, tmp_path: Path) -> None:
+        scheme = parse_scheme("W8A16").scheme_map().resolve(["x"])["x"]
+        assert scheme is not None
+        tensors = tensors_of(self.config)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        meaning = pack(tensors, "lm_head", scheme)
+        weights = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False}
+        section = {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": {"targets": ["re:.*lm_head$"], "weights": weights}},
+        }
+        source = load_model(write(tmp_path, self.config | {"quantization_config": section}, tensors))
+        head = next(op for op in source.program.ops if op.kind == "logits").weights[0]
+        weight = next(weight for weight in source.program.weights if weight.name == head)
+        assert weight.ref.checkpoint_name == "lm_head.weight"
+        found = source.weight(weight.ref)
+        assert isinstance(found, PackedWeight)
+        np.testing.assert_array_equal(found.dequantize(), meaning)
+
     def test_only_the_head_is_there(self, tmp_path: Path) -> None:
         tensors = tensors_of(self.config)
         tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
