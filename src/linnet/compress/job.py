@@ -146,6 +146,8 @@ def check_disk(job: Job, target: Path) -> None:
     place = target.parent
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"{place} is not a directory, so {target} cannot be made there")
     if not os.access(place, os.W_OK):
         raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
     output = output_bytes(job)

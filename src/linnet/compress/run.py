@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
 from linnet.compress.progress import CancelToken, Meter, Observer, Progress, cancel_on_signals
 from linnet.compress.recipe import Recipe
@@ -138,7 +136,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
         "record_version": RECORD_VERSION,
         "identity": identity,
         "fingerprint": dict(parts),
-        "recipe": msgspec.to_builtins(job.recipe),
+        "recipe": json.loads(job.recipe.canonical_json()),
         "schemes": {module: asdict(scheme) for module, scheme in job.schemes.items()},
         "calibration": calibration,
         "layers": walk.layers(),

@@ -142,7 +142,8 @@ class Walk:
         if not self._needs_rows(infos):
             return {}
         kinds = self._job.algorithm.statistics
-        collected = {info.tap: {name: make(info.shape[1]) for name, make in kinds.items()} for info in infos}
+        widths = {info.tap: info.shape[1] for info in infos}
+        collected = {tap: {name: make(width) for name, make in kinds.items()} for tap, width in widths.items()}
         wrote = writers(self._program)
         stop_op = max((wrote[tap] + 1 for tap in collected if tap in wrote), default=segment.start)
         until_last_tap = replace(segment, stop=max(stop_op, segment.start), outputs=())

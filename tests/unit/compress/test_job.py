@@ -39,9 +39,17 @@ def changed(model: Path, target: Path, **config) -> Path:
         ({"scheme": "W5A16"}, ConfigError, "schemes: W8A16, W4A16"),
         ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "known: rtn, gptq"),
         ({"scheme": "W4A16-g16", "options": {"bits": 4}}, ConfigError, "known keys: damping"),
-        ({"scheme": "W4A16"}, ConfigError, "group size 128 does not divide its 32 columns; group sizes that fit: 16, 32"),
+        (
+            {"scheme": "W4A16"},
+            ConfigError,
+            "128 does not divide its 32 columns; group sizes that fit: 16, 32",
+        ),
         ({"scheme": "W4A16", "group_size": 24}, ConfigError, "group size 24 does not divide"),
-        ({"scheme": "W4A16-g16", "rules": [{"match": "re:nothing", "scheme": "dense"}]}, ConfigError, "matches no linear"),
+        (
+            {"scheme": "W4A16-g16", "rules": [{"match": "re:nothing", "scheme": "dense"}]},
+            ConfigError,
+            "matches no linear",
+        ),
         ({"scheme": "W4A16-g16", "rules": [{"match": "re:.*", "scheme": "dense"}]}, ConfigError, "matches|compressed"),
         ({"scheme": "W4A16-g16", "calibration_rows": 10**6}, ConfigError, "tokens; 1000000 rows"),
         ({"scheme": "W4A16-g16", "calibration_length": 512}, ConfigError, "exceed the model's context of 256"),
@@ -110,5 +118,5 @@ def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):
     job = check(tiny_model, make_recipe("W4A16-g16", "rtn"))
     check_disk(job, tmp_path / "deep" / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(CapacityError, match="needs .* MiB on disk"):
+    with pytest.raises(CapacityError, match=r"needs .* MiB on disk"):
         check_disk(job, tmp_path / "out")

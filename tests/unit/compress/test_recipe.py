@@ -52,7 +52,9 @@ def test_a_wrong_recipe_says_what_is_accepted(record, message):
         recipe_from(record)
 
 
-@pytest.mark.parametrize(("content", "message"), [("a: [", "is not YAML"), ("- 1", "must be a mapping"), (None, "read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "is not YAML"), ("- 1", "must be a mapping"), (None, "read")]
+)
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, content, message):
     path = tmp_path / "recipe.yaml"
     if content is not None:
