@@ -61,13 +61,12 @@ async def read_body(
                     raise gone()
                 part = message.get("body", b"")
                 size += len(part)
+                more = message.get("more_body", False)
                 if size > most:
-                    await _linger(receive, most)
-                    raise too_large(most)
+                    break
                 if size > declared:
                     ticket.charge(size - max(declared, size - len(part)))
                 parts.append(part)
-                more = message.get("more_body", False)
     except TimeoutError:
         raise ApiError(
             408,
@@ -76,6 +75,10 @@ async def read_body(
             code="request_timeout",
             headers={"Connection": "close"},
         ) from None
+    if size > most:
+        if more:
+            await _linger(receive, most)
+        raise too_large(most)
     return b"".join(parts)
 
 

@@ -150,11 +150,11 @@ class Bridge:
         self._ids = itertools.count(1)
         self._samples: dict[int, Sample] = {}
         self._busy_since_s = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the engine; its events go to ``loop`` from now on."""
-        self._loop = loop
+        self.loop = loop
         self.door.start()
 
     def stop(self) -> None:
@@ -206,10 +206,10 @@ class Bridge:
 
     def _deliver(self, events: tuple[EngineEvent, ...]) -> None:
         """Engine's thread."""
-        if self._loop is None or self._loop.is_closed():
+        if self.loop is None or self.loop.is_closed():
             return
         try:
-            self._loop.call_soon_threadsafe(self._dispatch, events)
+            self.loop.call_soon_threadsafe(self._dispatch, events)
         except RuntimeError:  # the loop closed in between; nobody is left to tell
             return
 

@@ -71,10 +71,10 @@ def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
 
 def _plain(message: Message, place: str) -> dict[str, Any]:
     if message.role in ("tool", "function"):
-        raise unsupported(f"{place}.role", f"the role {message.role} is not supported: {NO_TOOLS}")
+        raise unsupported(f"{place}.role", f"{place}.role: {message.role} is not supported: {NO_TOOLS}")
     for name in ("tool_calls", "function_call", "tool_call_id"):
         if getattr(message, name) not in (None, []):
-            raise unsupported(f"{place}.{name}", f"{name} is not supported: {NO_TOOLS}")
+            raise unsupported(f"{place}.{name}", f"{place}.{name} is not supported: {NO_TOOLS}")
     plain = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _text(message.content, f"{place}.content"),
@@ -98,7 +98,7 @@ def _text(content: Any, place: str) -> str:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise invalid(f"{here} must be an object with a type", here, "invalid_type")
         if part["type"] not in ("text", "input_text"):
-            raise unsupported(f"{here}.type", "only parts of type text are supported")
+            raise unsupported(f"{here}.type", f"{here}.type: only parts of type text are supported")
         if set(part) - {"type", "text"} or not isinstance(part.get("text"), str):
             raise invalid(f"{here} must have a text and nothing else", f"{here}.text", "invalid_type")
         texts.append(part["text"])

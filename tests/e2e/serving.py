@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server on the loopback interface, in a thread of the test process, over a digest model or a tiny Llama."""
+
+import functools
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import openai
+from digest_executable import DigestExecutable
+from tiny_llama import CONTEXT, write_tiny_llama
+
+from linnet.engine import Engine
+from linnet.scheduler import SchedulerConfig
+from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
+from linnet.text import Tokenizer
+
+NAME = "tiny"
+PATIENCE_S = 20.0
+
+
+class SlowDigest(DigestExecutable):
+    """A digest model whose steps take ``delay_s``; set it to catch requests in the middle."""
+
+    delay_s = 0.0
+
+    def execute(self, batch: Any, states: Any) -> None:
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        super().execute(batch, states)
+
+
+@functools.cache
+def tiny_directory() -> Path:
+    """The checkpoint that lends its tokenizer and template to the digest models."""
+    return write_tiny_llama(Path(tempfile.mkdtemp(prefix="linnet-tiny-")))
+
+
+def digest_model(**changes: Any) -> Any:
+    """What build_server needs of an LLM: real engine, scheduler and tokenizer around a digest."""
+    settings = {"num_blocks": 128, "block_size": 4, "max_model_len": CONTEXT, "token_budget": 64, "max_sequences": 16}
+    config = SchedulerConfig(**(settings | changes))
+    tokenizer = Tokenizer.from_directory(tiny_directory())
+    executable = SlowDigest(tokenizer.vocabulary_size, config.block_size)
+    engine = Engine(executable, config, check=True)
+    return SimpleNamespace(
+        engine=engine,
+        executable=executable,
+        tokenizer=tokenizer,
+        vocabulary_size=engine.vocabulary_size,
+        max_model_len=config.max_model_len,
+        numerics_id="digest",
+    )
+
+
+class Running:
+    """``with Running(model, ...) as server``: it answers at ``server.url`` until the block ends, then drains."""
+
+    def __init__(self, llm: Any, limits: RequestLimits | None = None, **config: Any) -> None:
+        self.llm = llm
+        self.lines: list[str] = []
+        self.status: int | None = None
+        self.server: Server | None = None
+        settings = {"names": (NAME, "other-name"), "port": 0, "shutdown_s": 10.0, "limits": limits or RequestLimits()}
+        self.config = ServeConfig(**(settings | config))
+        self._listener = bind(self.config)
+        self.url = address_of(self._listener)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        self.status = run(self.llm, self._listener, self.config, self.lines.append, self._start)
+
+    def _start(self, server: Server) -> None:
+        self.server = server
+        self._ready.set()
+
+    def __enter__(self) -> "Running":
+        self._thread.start()
+        assert self._ready.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        assert exception[0] is not None or self.status is not None
+
+    def signal(self) -> None:
+        """As if SIGTERM had come."""
+        assert self.server is not None and self.server.bridge.loop is not None
+        self.server.bridge.loop.call_soon_threadsafe(self.server.lifecycle.signalled)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.signal()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the server did not end"
+
+    def openai(self, strict: bool = True, **options: Any) -> openai.OpenAI:
+        settings = {"base_url": f"{self.url}/v1", "api_key": "none-needed", "max_retries": 0, "timeout": PATIENCE_S}
+        return openai.OpenAI(**(settings | options), _strict_response_validation=strict)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, **options)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series with these labels."""
+        total, found = 0.0, False
+        for line in httpx.get(f"{self.url}/metrics", headers=self.headers).text.splitlines():
+            if line.partition("{")[0].partition(" ")[0] != f"linnet:{name}":
+                continue
+            if all(f'{key}="{value}"' in line for key, value in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+                found = True
+        assert found, f"no metric {name}"
+        return total
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.config.keys[0]}"} if self.config.keys else {}
+
+    def settled(self) -> bool:
+        """Every block, queue place and task is back."""
+        assert self.server is not None
+        admission = self.server.admission
+        held = (admission.requests, admission.samples, admission.prompt_tokens, admission.body_bytes)
+        return (
+            held == (0, 0, 0, 0)
+            and self.server.bridge.in_flight == 0
+            and self.metric("num_requests_running") == 0
+            and self.metric("num_requests_waiting") == 0
+            and self.metric("kv_blocks_used") == 0
+        )
+
+    def wait_settled(self, within_s: float = 5.0) -> None:
+        eventually(self.settled, within_s)
+        self.llm.engine.scheduler.check()
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Poll until true; fails after ``within_s``."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.005)
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data events of a stream; comments are skipped, ``[DONE]`` stays a text, errors are dicts with ``error``."""
+    found: list[Any] = []
+    for line in response.iter_lines():
+        if line.startswith("data: "):
+            data = line.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
