@@ -66,13 +66,15 @@ def environment(as_json: Annotated[bool, options.option("--json", help="Print on
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key, value in facts.items():
-        table.add_row(f"[dim]{key.replace('_', ' ')}[/]", str(value))
+        table.add_row(f"[dim]{key.replace('_', ' ')}[/]", _readable(key, value))
     output().print(table)
 
 
 def _readable(key: str, value: object) -> str:
     if key.endswith("bytes") and isinstance(value, int):
         return f"{human_bytes(value)} ({value:,} bytes)"
+    if isinstance(value, list):
+        return ", ".join(str(entry) for entry in value)
     if isinstance(value, dict):
         return "\n".join(f"{name}: {_readable(name, entry)}" for name, entry in value.items())
     if isinstance(value, int) and not isinstance(value, bool):

@@ -13,7 +13,7 @@ PACKAGES = ("numpy", "tokenizers", "huggingface-hub", "torch", "transformers", "
 
 def machine() -> dict[str, object]:
     """Versions, processor, kernel tier, cores and memory. Needs no torch and opens no device."""
-    from linnet.backends.cpu import native_info
+    from linnet.backends.cpu import _native
 
     facts: dict[str, object] = {
         "linnet": linnet.__version__,
@@ -22,8 +22,10 @@ def machine() -> dict[str, object]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel_tiers": list(_native.available_isas()),
+        "kernel_build": _native.build_id,
+        "kernel_threads": _native.default_threads(),
     }
-    facts.update(native_info())
     for name in PACKAGES:
         try:
             facts[name] = metadata.version(name)
