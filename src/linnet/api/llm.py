@@ -2,6 +2,7 @@
 """``LLM``: a model directory opened for use. Text or token ids in, text, tokens and log-probabilities out."""
 
 import itertools
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +30,8 @@ from linnet.engine import (
 )
 from linnet.errors import ConfigError
 from linnet.text import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class LLM:
@@ -97,6 +100,17 @@ class LLM:
         self.executable = loaded.executable
         self.backend_name = loaded.backend_name
         self.policy = policy
+        self.numerics_id = loaded.executable.numerics_id
+        """Build, ISA tier, policy and program: equal ids promise equal bits."""
+        self.kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
+        """Bytes of the KV cache."""
+        if self.tokenizer.vocabulary_size > loaded.source.spec.vocabulary_size:
+            logger.warning(
+                "%s: the tokenizer knows %d ids, the model %d; prompts that use the others are refused",
+                self.path,
+                self.tokenizer.vocabulary_size,
+                loaded.source.spec.vocabulary_size,
+            )
         self.engine = Engine(loaded.executable, loaded.config, matcher_factory=matcher_factory, check=check)
         self._seed_source = seed_source
         self._check = check
@@ -110,7 +124,9 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Release the mapped files. The LLM must not be used afterwards. Idempotent."""
+        """Free the KV cache and the model and unmap its files; later calls are refused. Idempotent."""
+        self.engine.close()
+        self.executable = None  # type: ignore[assignment]
         self.checkpoint.close()
 
     # What this model is.
@@ -131,19 +147,9 @@ class LLM:
         return self.engine.config.max_model_len
 
     @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV cache."""
-        return self.engine.config.num_blocks * self.executable.kv_bytes_per_block
-
-    @property
     def parameters(self) -> int:
         """How many numbers the model has, whatever they are stored as."""
         return self.source.parameters
-
-    @property
-    def numerics_id(self) -> str:
-        """Build, ISA tier, policy and program: equal ids promise equal bits."""
-        return self.executable.numerics_id
 
     def linear_scheme_names(self) -> list[str]:
         """For every linear of the model, how it is stored: ``int4 group 32``, ``bf16``."""

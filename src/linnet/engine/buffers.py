@@ -27,23 +27,31 @@ class BatchBuffers:
         sequences = len(plan.items)
         width = max(len(item.blocks[0]) for item in plan.items)
         tables = self._block_tables[: sequences * width].reshape(sequences, width)
-        row = outputs = 0
+        tables.fill(plan.items[0].blocks[0][0])
+        row = 0
+        starts, lengths = [0], []
+        output_rows: list[int] = []
         for index, item in enumerate(plan.items):
-            blocks, n = item.blocks[0], item.n
+            blocks, start, n = item.blocks[0], item.start, item.n
             table = tables[index]
             table[: len(blocks)] = blocks
-            table[len(blocks) :] = blocks[0]
-            positions = self._positions[row : row + n]
-            np.add(self._steps[:n], item.start, out=positions)
-            self._token_ids[row : row + n] = item.token_ids
-            self._kv_slots[row : row + n] = table[positions // size] * size + positions % size
-            self._query_start[index + 1] = row + n
-            self._context_lengths[index] = item.start + n
-            offsets = item.output_offsets
-            self._output_rows[outputs : outputs + len(offsets)] = offsets
-            self._output_rows[outputs : outputs + len(offsets)] += row
+            if n == 1:  # decoding: the common case, without arrays
+                self._positions[row] = start
+                self._token_ids[row] = item.token_ids[0]
+                self._kv_slots[row] = blocks[start // size] * size + start % size
+            else:
+                positions = self._positions[row : row + n]
+                np.add(self._steps[:n], start, out=positions)
+                self._token_ids[row : row + n] = item.token_ids
+                self._kv_slots[row : row + n] = table[positions // size] * size + positions % size
+            output_rows += [row + offset for offset in item.output_offsets]
             row += n
-            outputs += len(offsets)
+            starts.append(row)
+            lengths.append(start + n)
+        outputs = len(output_rows)
+        self._query_start[: sequences + 1] = starts
+        self._context_lengths[:sequences] = lengths
+        self._output_rows[:outputs] = output_rows
         return Batch(
             token_ids=self._token_ids[:row],
             positions=self._positions[:row],

@@ -133,7 +133,7 @@ class Engine:
         Raises ConfigError (a request that can never run here), CapacityError (queue full), EngineUnavailableError.
         """
         if self._failure is not None:
-            raise EngineUnavailableError("the engine has failed and takes no requests")
+            raise EngineUnavailableError("the engine has failed or was closed and takes no requests")
         if self.draining:
             raise EngineUnavailableError("the engine is draining and takes no new requests")
         if submit.request_id in self._live:
@@ -172,13 +172,19 @@ class Engine:
         """Empty the prefix cache; returns how many blocks were forgotten. Blocks in use keep their names."""
         return self.scheduler.pool.evict()
 
+    def close(self) -> None:
+        """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent."""
+        self._failure = self._failure or EngineUnavailableError("the engine is closed")
+        self._runner.close()
+        self._lockstep = self.executable = self.states = None  # type: ignore[assignment]
+
     def step(self) -> tuple[EngineEvent, ...]:
         """Compute one step; returns its events. A step without work returns what aborts and deadlines left.
 
         An exception of the backend leaves the engine failed: it takes no requests and steps no more.
         """
         if self._failure is not None:
-            raise EngineUnavailableError("the engine has failed") from self._failure
+            raise EngineUnavailableError("the engine has failed or was closed") from self._failure
         try:
             return self._step()
         except BaseException as error:

@@ -51,6 +51,10 @@ class Runner:
         self._check = check
         self._launched: tuple[StepPlan, Batch, Mapping[int, LiveRequest]] | None = None
 
+    def close(self) -> None:
+        """Let go of the executables and their states."""
+        self._executable = self._states = self._other = self._launched = None  # type: ignore[assignment]
+
     def launch(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
         """Run the program on the plan's tokens. ``live`` has every request of the plan."""
         batch = self._buffers.fill(plan)

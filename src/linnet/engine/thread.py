@@ -72,6 +72,8 @@ class EngineThread:
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be."""
+        if not self._started:
+            return True
         try:
             self.send(Control("drain"))
         except EngineUnavailableError:

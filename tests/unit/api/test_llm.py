@@ -2,6 +2,8 @@
 """LLM on a tiny random model: what comes out of generate, stream, chat, score and compare, and what is refused."""
 
 import itertools
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +205,26 @@ def test_what_it_says_about_itself(llm: LLM, model: Path) -> None:
     assert set(llm.linear_scheme_names()) == {"dense"}
     assert llm.machine()["numerics"] == llm.numerics_id
     assert llm.kv_bytes > 0
+
+
+def test_a_closed_model_refuses_in_one_sentence(model: Path) -> None:
+    with LLM(model, max_sequences=2) as closed:
+        closed.generate("a", GREEDY)
+    closed.close()
+    assert closed.numerics_id
+    for call in (lambda: closed.generate("a", GREEDY), lambda: closed.score([[1, 2]])):
+        with pytest.raises(LinnetError, match="closed"):
+            call()
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_told(model: Path, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())
+    (tmp_path / "copy" / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "<pad>"}))
+    with LLM(tmp_path / "copy", max_sequences=2) as wide:
+        assert "the tokenizer knows" in caplog.text
+        with pytest.raises(ParameterError, match="prompt token id"):
+            wide.generate("a<pad>", GREEDY)
 
 
 REFUSED = [

@@ -86,7 +86,7 @@ def test_buffers_describe_the_plan() -> None:
     assert batch.query_start.tolist() == [0, 4, 5]
     assert batch.context_lengths.tolist() == [6, 1]
     assert batch.output_rows.tolist() == [0, 3]
-    assert batch.block_tables.tolist() == [[5, 2], [7, 7]]
+    assert batch.block_tables.tolist() == [[5, 2], [7, 5]]
 
 
 def test_stop_tokens_min_tokens_and_bias() -> None:
