@@ -6,7 +6,6 @@ published by one rename.
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -29,8 +28,7 @@ try:
 except ImportError:
     sys.exit(77)
 source, target = sys.argv[1:3]
-tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False,
-                                                       local_files_only=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, local_files_only=True)
 backend = getattr(tokenizer, "backend_tokenizer", None)
 if backend is None:
     sys.exit("this tokenizer class has no fast form")
@@ -68,9 +66,8 @@ def convert_tokenizer(directory: Path, cache_directory: Path | None = None, pyth
 
 
 def user_cache_directory() -> Path:
-    """Linnet's folder in the user's cache ($XDG_CACHE_HOME, else ~/.cache): nothing in it is ever required."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "linnet"
+    """Linnet's folder in the user's cache: nothing in it is ever required."""
+    return Path.home() / ".cache" / "linnet"
 
 
 def _digest(paths: list[Path]) -> str:
@@ -83,12 +80,9 @@ def _digest(paths: list[Path]) -> str:
 
 
 def _run(directory: Path, target: Path, python: str) -> None:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "USE_TORCH": "0"}
     command = [python, "-c", _SCRIPT, str(directory.resolve()), str(target)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise CheckpointError(f"{directory}: converting its tokenizer took longer than {TIMEOUT_S} s") from None
     if done.returncode == 77:

@@ -55,7 +55,7 @@ def tokenizers() -> dict[str, Tokenizer]:
 def test_streams_of_random_tokens(name: str) -> None:
     tokenizer = tokenizers()[name]
     rng = random.Random(name)
-    stops = ["the", "é", "😀", " a", "\ufffd", "in the", "on", "ba"]
+    stops = ["the", "é", "😀", " a", "\ufffd", "in the", "on", "xa"]
     for _ in range(TRIALS):
         ids = [rng.randrange(tokenizer.vocabulary_size) for _ in range(rng.randrange(1, 40))]
         chosen = rng.sample(stops, rng.randrange(3))
