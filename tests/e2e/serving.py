@@ -92,26 +92,35 @@ class Running:
 
     def signal(self) -> None:
         """As if SIGTERM had come."""
-        assert self.server is not None and self.server.bridge.loop is not None
+        assert self.server is not None
+        assert self.server.bridge.loop is not None
         self.server.bridge.loop.call_soon_threadsafe(self.server.lifecycle.signalled)
 
     def stop(self) -> None:
         if self._thread.is_alive():
             self.signal()
         self._thread.join(PATIENCE_S)
+        self.http.close()
         assert not self._thread.is_alive(), "the server did not end"
 
     def openai(self, strict: bool = True, **options: Any) -> openai.OpenAI:
+        if "http_client" not in options:
+            options["http_client"] = httpx.Client(verify=False)
         settings = {"base_url": f"{self.url}/v1", "api_key": "none-needed", "max_retries": 0, "timeout": PATIENCE_S}
         return openai.OpenAI(**(settings | options), _strict_response_validation=strict)
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, **options)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, verify=False, **options)
+
+    @functools.cached_property
+    def http(self) -> httpx.Client:
+        """One shared client: making one costs more than most requests here."""
+        return self.client(limits=httpx.Limits(max_connections=64))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's series with these labels."""
         total, found = 0.0, False
-        for line in httpx.get(f"{self.url}/metrics", headers=self.headers).text.splitlines():
+        for line in self.http.get("/metrics", headers=self.headers).text.splitlines():
             if line.partition("{")[0].partition(" ")[0] != f"linnet:{name}":
                 continue
             if all(f'{key}="{value}"' in line for key, value in labels.items()):

@@ -38,8 +38,10 @@ def refused(response: httpx.Response, status: int = 400, param: str | None = Non
     assert response.status_code == status, response.text
     error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str) and error["message"]
-    assert isinstance(error["type"], str) and isinstance(error["code"], str)
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert isinstance(error["type"], str)
+    assert isinstance(error["code"], str)
     assert response.headers["x-should-retry"] == ("true" if status in (429, 503) else "false")
     assert response.headers["x-request-id"]
     if param is not None:
@@ -170,7 +172,8 @@ def test_wrong_parameters_are_named(http: httpx.Client, route: str, change: dict
 
 
 NUMBERS = {
-    "temperature": {"half", "zero"}, "top_p": {"half"}, "min_p": {"half", "zero"}, "presence_penalty": {"minus", "half", "zero"},
+    "temperature": {"half", "zero"}, "top_p": {"half"}, "min_p": {"half", "zero"},
+    "presence_penalty": {"minus", "half", "zero"},
     "frequency_penalty": {"minus", "half", "zero"}, "repetition_penalty": {"half"}, "top_k": {"minus", "zero"},
     "seed": {"minus", "two31", "two63", "zero"}, "n": set(), "max_tokens": set(), "min_tokens": {"zero"},
     "logprobs": {"zero"}, "priority": {"minus", "zero"}, "timeout_s": {"half"}, "best_of": set(),

@@ -74,11 +74,13 @@ def test_completions_stream_as_they_answer(
     scored_echo = bool(parameters.get("echo") and parameters.get("logprobs") is not None)
     whole = (lenient if scored_echo else client).completions.create(**given)
     assert whole.object == "text_completion"
-    assert whole.usage is not None and whole.usage.prompt_tokens > 0
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens > 0
     if parameters.get("max_tokens") == 0:
         assert whole.usage.completion_tokens == 0
     chunks = list(lenient.completions.create(**given, stream=True, stream_options={"include_usage": True}))
-    assert chunks[-1].usage is not None and chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     for choice in whole.choices:
         parts = [part for chunk in chunks for part in chunk.choices if part.index == choice.index]
@@ -115,7 +117,8 @@ def test_chats_stream_as_they_answer(client: openai.OpenAI, parameters: dict[str
     limit = {} if {"max_tokens", "max_completion_tokens"} & set(parameters) else {"max_tokens": 8}
     given = {"model": NAME, "messages": MESSAGES, "seed": 0, **limit, **parameters}
     whole = client.chat.completions.create(**given)
-    assert whole.usage is not None and whole.usage.prompt_tokens_details is not None
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens_details is not None
     chunks = list(client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
@@ -147,7 +150,10 @@ def test_a_cached_prefix_is_counted_and_changes_nothing(client: openai.OpenAI) -
     prompt = "a new prompt that nobody has sent before, with a long tail"
     first = client.completions.create(model=NAME, prompt=prompt, max_tokens=6, temperature=0)
     second = client.completions.create(model=NAME, prompt=prompt, max_tokens=6, temperature=0)
-    assert first.usage and first.usage.prompt_tokens_details and second.usage and second.usage.prompt_tokens_details
+    assert first.usage
+    assert first.usage.prompt_tokens_details
+    assert second.usage
+    assert second.usage.prompt_tokens_details
     assert first.usage.prompt_tokens_details.cached_tokens == 0
     assert (second.usage.prompt_tokens_details.cached_tokens or 0) > 0
     assert first.choices[0].text == second.choices[0].text
@@ -160,14 +166,17 @@ def test_models_are_listed_and_found_by_exact_name(client: openai.OpenAI) -> Non
         client.models.retrieve("../etc/passwd")
     with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="unknown", prompt="x")
-    assert caught.value.code == "model_not_found" and caught.value.param == "model"
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
 
 
 def test_tokenize_and_detokenize(server: Running) -> None:
     with server.client() as http:
         ids = server.llm.tokenizer.encode(PROMPT)
         answer = http.post("/tokenize", json={"model": NAME, "prompt": PROMPT, "return_token_strs": True}).json()
-        assert answer["tokens"] == ids and answer["count"] == len(ids) and answer["max_model_len"] == 256
+        assert answer["tokens"] == ids
+        assert answer["count"] == len(ids)
+        assert answer["max_model_len"] == 256
         assert len(answer["token_strs"]) == len(ids)
         assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": PROMPT}
         chat = http.post("/tokenize", json={"messages": MESSAGES}).json()

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server does under load and under bad luck: clients that leave, full queues, deadlines, drains, a dead engine.
+
+One oracle after each: the process is alive, health is truthful, every block and place is back, and a request repeated
+alone gives the same tokens.
+"""
+
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from serving import NAME, Running, digest_model, events, eventually
+
+LONG = {"model": NAME, "prompt": "the rain", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with Running(digest_model(num_blocks=256)) as running:
+        yield running
+        running.llm.executable.delay_s = 0.0
+        running.wait_settled()
+
+
+def text_of(server: Running, body: dict[str, Any]) -> str:
+    response = server.http.post("/v1/completions", json=body, timeout=20)
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["text"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions"])
+def test_a_client_that_leaves_ends_its_request_within_a_step(server: Running, stream: bool, n: int, route: str) -> None:
+    server.llm.executable.delay_s = 0.02
+    body: dict[str, Any] = {**LONG, "n": n, "stream": stream}
+    if "chat" in route:
+        body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+    host, port = server.url.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    head = f"POST {route} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as link:
+        link.sendall(head.encode() + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        eventually(lambda: server.metric("num_requests_running") == n)
+        if stream:
+            assert link.recv(100).startswith(b"HTTP/1.1 200")
+    left_s = time.monotonic()
+    steps = server.llm.engine.counters().steps
+    eventually(lambda: server.llm.engine.counters().running_requests == 0, 2.0)
+    assert time.monotonic() - left_s < 0.5
+    assert server.llm.engine.counters().steps - steps <= 10
+    server.wait_settled()
+    assert server.metric("requests_aborted_total") == 1
+
+
+def test_a_client_that_leaves_while_it_waits_in_the_queue(server: Running) -> None:
+    server.llm.executable.delay_s = 0.02
+    with ThreadPoolExecutor(20) as pool:
+        running = [pool.submit(text_of, server, {**LONG, "max_tokens": 100}) for _ in range(16)]
+        eventually(lambda: server.metric("num_requests_running") == 16)
+        with pytest.raises(httpx.ReadTimeout):
+            server.http.post("/v1/completions", json=LONG, timeout=0.3)
+        eventually(lambda: server.metric("num_requests_waiting") == 0, 2.0)
+        server.llm.executable.delay_s = 0.0
+        assert len({one.result() for one in running}) == 1
+
+
+def test_sixteen_clients_get_what_each_gets_alone(server: Running) -> None:
+    rng = random.Random(7)
+    words = ["the", "rain", "in", "a", "cat", "and", "hat", "on"]
+    bodies = [
+        {
+            "model": NAME,
+            "prompt": " ".join(rng.choices(words, k=rng.randrange(1, 30))),
+            "max_tokens": rng.randrange(1, 24),
+            "seed": rng.randrange(1000),
+            "temperature": rng.choice([0, 0.8, 1.3]),
+            "logprobs": rng.choice([None, 2]),
+            "n": rng.choice([1, 1, 3]),
+            "stop": rng.choice([None, ["e", "th"]]),
+        }
+        for _ in range(48)
+    ]
+
+    def choices(body: dict[str, Any]) -> Any:
+        response = server.http.post("/v1/completions", json=body, timeout=20)
+        assert response.status_code == 200, response.text
+        return response.json()["choices"]
+
+    alone = [choices(body) for body in bodies]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(choices, bodies)) == alone
+
+
+def test_streams_are_byte_equal_to_answers(server: Running) -> None:
+    """Random ids of a byte-level vocabulary: split characters, stop strings across chunks, several samples."""
+    rng = random.Random(11)
+    for _ in range(60):
+        body = {
+            "model": NAME,
+            "prompt": [rng.randrange(3, 260) for _ in range(rng.randrange(1, 12))],
+            "max_tokens": rng.randrange(1, 40),
+            "seed": rng.randrange(1 << 30),
+            "n": rng.choice([1, 2]),
+            "stop": [chr(rng.randrange(97, 123)) for _ in range(rng.choice([0, 0, 1, 3]))] or None,
+            "echo": rng.random() < 0.3,
+            "temperature": 1.5,
+        }
+        whole = server.http.post("/v1/completions", json=body).json()["choices"]
+        with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            found = events(response)
+        assert found[-1] == "[DONE]"
+        parts = [choice for chunk in found[:-1] for choice in chunk["choices"]]
+        for choice in whole:
+            mine = [part for part in parts if part["index"] == choice["index"]]
+            assert "".join(part["text"] for part in mine) == choice["text"]
+            assert mine[-1]["finish_reason"] == choice["finish_reason"]
+            assert mine[-1]["stop_reason"] == choice["stop_reason"]
+
+
+def test_a_full_queue_answers_429_at_once_and_recovers() -> None:
+    model = digest_model(num_blocks=256, max_sequences=2, max_waiting_requests=2)
+    with Running(model) as server:
+        model.executable.delay_s = 0.02
+        with ThreadPoolExecutor(8) as pool:
+            held = [pool.submit(text_of, server, {**LONG, "max_tokens": 60}) for _ in range(4)]
+            eventually(lambda: server.metric("num_requests_waiting") == 2)
+            began_s = time.monotonic()
+            response = server.http.post("/v1/completions", json=LONG)
+            assert time.monotonic() - began_s < 0.5
+            assert response.status_code == 429
+            assert response.json()["error"]["type"] == "overloaded_error"
+            assert response.json()["error"]["code"] == "queue_full"
+            assert 1 <= int(response.headers["retry-after"]) <= 120
+            assert response.headers["x-should-retry"] == "true"
+            assert server.http.get("/health").status_code == 200
+            model.executable.delay_s = 0.0
+            assert len({one.result() for one in held}) == 1
+        too_many = server.http.post("/v1/completions", json={**LONG, "n": 5})
+        assert too_many.status_code == 400  # no empty queue could hold it
+        assert server.metric("requests_rejected_total", reason="requests") >= 1
+        server.wait_settled()
+
+
+def test_the_queue_is_bounded_by_prompt_tokens_and_bytes_too() -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model, queue_prompt_tokens=60, queue_body_bytes=4096) as server:
+        model.executable.delay_s = 0.02
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(text_of, server, {**LONG, "prompt": [5] * 40, "max_tokens": 60})
+            eventually(lambda: server.metric("num_requests_running") == 1)
+            tokens = server.http.post("/v1/completions", json={**LONG, "prompt": [5] * 40})
+            size = server.http.post("/v1/completions", json={**LONG, "user": "x" * 5000})
+            model.executable.delay_s = 0.0
+            held.result()
+        assert (tokens.status_code, size.status_code) == (429, 429)
+        assert server.metric("requests_rejected_total", reason="prompt_tokens") == 1
+        assert server.metric("requests_rejected_total", reason="body_bytes") == 1
+        server.wait_settled()
+
+
+@pytest.mark.parametrize("how", ["header", "field"])
+def test_a_deadline_ends_a_request(server: Running, how: str) -> None:
+    server.llm.executable.delay_s = 0.02
+    headers = {"x-request-timeout": "0.2"} if how == "header" else {}
+    body = LONG if how == "header" else {**LONG, "timeout_s": 0.2}
+    response = server.http.post("/v1/completions", json=body, headers=headers)
+    assert response.status_code == 504
+    assert response.json()["error"]["type"] == "timeout"
+    assert response.headers["x-should-retry"] == "false"
+    with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}, headers=headers) as stream:
+        assert stream.status_code == 200
+        found = events(stream)
+    assert found[-1]["error"]["code"] == "timeout"
+    assert "[DONE]" not in found
+    for wrong in ("x", "0", "-1", "nan", "inf", "1e99"):
+        refused = server.http.post("/v1/completions", json=LONG, headers={"x-request-timeout": wrong})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "x-request-timeout"
+
+
+def test_silence_is_filled_with_comments() -> None:
+    model = digest_model()
+    with Running(model, keep_alive_s=0.1) as server:
+        model.executable.delay_s = 0.35
+        with server.http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 2, "stream": True}) as one:
+            lines = list(one.iter_lines())
+        assert ": keep-alive" in lines
+        assert lines[-2] == "data: [DONE]"
+
+
+def test_a_preempted_request_answers_as_if_nothing_had_happened() -> None:
+    bodies = [{**LONG, "prompt": f"{'the rain ' * index}x", "max_tokens": 30} for index in range(1, 13)]
+    with Running(digest_model(num_blocks=256)) as server:
+        calm = [text_of(server, body) for body in bodies]
+    with Running(digest_model(num_blocks=66, preempt_every=3)) as server:
+        with ThreadPoolExecutor(12) as pool:
+            assert list(pool.map(lambda body: text_of(server, body), bodies)) == calm
+        assert server.metric("num_preemptions_total") > 0
+        server.wait_settled()
+
+
+def read_stream(server: Running, body: dict[str, Any], found: list[Any]) -> None:
+    with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}, timeout=20) as response:
+        found.append(response.status_code)
+        found.extend(events(response))
+
+
+@pytest.mark.parametrize("shutdown_s", [10.0, 0.3, 0.0])
+def test_a_drain_finishes_or_ends_requests_and_refuses_new_ones(shutdown_s: float) -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model, shutdown_s=shutdown_s) as server:
+        model.executable.delay_s = 0.02
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, {**LONG, "max_tokens": 60}, found))
+        reader.start()
+        eventually(lambda: server.metric("num_requests_running") == 1)
+        server.signal()
+        if shutdown_s == 10.0:
+            assert server.server is not None
+            eventually(lambda: not server.server.admission.open)  # type: ignore[union-attr]
+            health = server.http.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "draining")
+            assert server.http.get("/live").status_code == 200
+            late = server.http.post("/v1/completions", json=LONG)
+            assert late.status_code == 503
+            assert late.headers["retry-after"]
+            assert late.json()["error"]["code"] == "unavailable"
+        reader.join(20)
+        server.stop()
+        assert server.status == 0
+    if shutdown_s == 10.0:
+        assert found[-1] == "[DONE]"
+    else:
+        assert found[0] == 503 or found[-1]["error"]["code"] == "unavailable"
+        assert "[DONE]" not in found
+
+
+def test_a_second_signal_ends_the_drain() -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model, shutdown_s=60.0) as server:
+        model.executable.delay_s = 0.05
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, LONG, found))
+        reader.start()
+        eventually(lambda: server.metric("num_requests_running") == 1)
+        server.signal()
+        time.sleep(0.1)
+        began_s = time.monotonic()
+        server.signal()
+        server.stop()
+        assert time.monotonic() - began_s < 3.0
+        assert server.status == 0
+        reader.join(5)
+    assert found[-1]["error"]["code"] == "unavailable"
+
+
+def test_an_engine_that_breaks_is_told_to_everybody_and_ends_the_server() -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model) as server:
+        model.executable.delay_s = 0.02
+        model.executable.break_after = model.executable.steps + 20
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, LONG, found))
+        reader.start()
+        eventually(lambda: model.executable.steps > 5)
+        waiting = server.http.post("/v1/completions", json=LONG, timeout=5)
+        assert waiting.status_code == 503
+        assert "kernel" not in waiting.text
+        reader.join(5)
+        assert found[-1]["error"]["code"] == "unavailable"
+        server._thread.join(5)
+        assert server.status == 1
+
+
+def test_a_broken_distribution_ends_one_request_only() -> None:
+    model = digest_model()
+    model.executable.nan_token = 77
+    with Running(model) as server:
+        response = server.http.post("/v1/completions", json={**LONG, "prompt": [77, 5]}, headers={"x-request-id": "r1"})
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "no_distribution"
+        assert "r1" in response.json()["error"]["message"]
+        assert text_of(server, {**LONG, "max_tokens": 3, "logit_bias": {"77": -100}})
+        server.wait_settled()
+
+
+def test_status_lines_come_while_there_is_traffic() -> None:
+    with Running(digest_model(), status_s=0.05) as server:
+        text_of(server, {**LONG, "max_tokens": 5})
+        eventually(lambda: any("tokens/s generated" in line for line in server.lines))
+        time.sleep(0.15)
+        count = len(server.lines)
+        time.sleep(0.2)
+        assert len(server.lines) == count
+
+
+def test_aborts_at_random_moments_leave_nothing(server: Running) -> None:
+    rng = random.Random(3)
+    server.llm.executable.delay_s = 0.002
+    alone = text_of(server, {**LONG, "max_tokens": 20})
+
+    def one(index: int) -> str | None:
+        body = {**LONG, "max_tokens": 20, "stream": index % 2 == 0, "n": 1 + index % 3, "prompt": "the rain"}
+        try:
+            limit = httpx.Timeout(5.0, read=delays[index])
+            with server.http.stream("POST", "/v1/completions", json=body, timeout=limit) as response:
+                if index % 2 == 0:
+                    for count, _ in enumerate(response.iter_lines()):
+                        if count > cuts[index]:
+                            return None
+                    return None
+                return str(json.loads(response.read())["choices"][0]["text"])
+        except httpx.TimeoutException:
+            return None
+
+    delays = [rng.choice([0.005, 0.02, 0.05, 5.0]) for _ in range(120)]
+    cuts = [rng.randrange(0, 40) for _ in range(120)]
+    with ThreadPoolExecutor(12) as pool:
+        results = list(pool.map(one, range(120)))
+    assert {text for text in results if text is not None} <= {alone}
+    server.wait_settled()
+    assert text_of(server, {**LONG, "max_tokens": 20}) == alone

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet serve`` as a process: start line, keys from file and environment, drain on signals, exit status."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from tiny_llama import write_tiny_llama
+
+START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@contextmanager
+def process(
+    directory: Path, *options: str, environment: dict[str, str] | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A started server and its address; killed at the end whatever happened."""
+    command = [sys.executable, "-m", "linnet.cli.main", "serve", str(directory), "--kv-cache-memory", "1MiB"]
+    started = subprocess.Popen(
+        [*command, "--port", "0", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    timer = threading.Timer(START_S, started.kill)
+    timer.start()
+    try:
+        assert started.stderr is not None
+        line = ""
+        while "tiny-llama on " not in line:
+            line = started.stderr.readline()
+            assert line, "the server did not start"
+        timer.cancel()
+        address = re.search(r" on (\S+)", line)
+        assert address is not None
+        assert "context 256" in line
+        assert "KV cache" in line
+        yield started, address.group(1)
+    finally:
+        timer.cancel()
+        started.kill()
+        started.wait(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_with_zero(directory: Path, number: signal.Signals) -> None:
+    body = {"model": "tiny-llama", "prompt": "the", "max_tokens": 240, "ignore_eos": True, "stream": True}
+    with process(directory) as (server, url):
+        with httpx.Client(base_url=url, timeout=30) as http:
+            assert http.get("/health").json() == {"status": "ok"}
+            with http.stream("POST", "/v1/completions", json=body) as response:
+                lines = response.iter_lines()
+                next(lines)
+                server.send_signal(number)
+                rest = list(lines)
+        assert server.wait(20) == 0
+    assert rest[-2] == "data: [DONE]"
+
+
+def test_an_idle_server_leaves_at_once(directory: Path) -> None:
+    with process(directory) as (server, _):
+        server.send_signal(signal.SIGTERM)
+        began_s = time.monotonic()
+        assert server.wait(20) == 0
+        assert time.monotonic() - began_s < 5.0
+
+
+def test_keys_come_from_a_file_and_the_environment(directory: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# of the team\nkey-of-the-file\n")
+    secret = {"LINNET_API_KEY": "key-of-the-environment"}
+    with process(directory, "--api-key-file", str(keys), environment=secret) as (_, url):
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        for key in ("key-of-the-file", "key-of-the-environment"):
+            assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_a_unix_socket(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with process(directory, "--uds", str(path)) as (server, url):
+        assert url == f"unix:{path}"
+        assert path.stat().st_mode & 0o077 == 0
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as http:
+            assert http.get("/health").status_code == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+    assert not path.exists()
+
+
+def refusal(*options: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "linnet.cli.main", "serve", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "LINNET_API_KEY"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, env=environment, check=False)
+    return done.returncode, done.stderr
+
+
+def test_what_cannot_be_served_is_one_sentence(directory: Path, tmp_path: Path) -> None:
+    status, text = refusal(str(directory), "--host", "0.0.0.0")
+    assert status == 2
+    assert "API key" in text
+    assert "Traceback" not in text
+    status, text = refusal(str(directory), "--api-key-file", str(tmp_path / "missing"))
+    assert status == 2
+    assert "Traceback" not in text
+    with process(directory) as (_, url):
+        status, text = refusal(str(directory), "--port", url.rsplit(":", 1)[1])
+    assert status == 2
+    assert "in use" in text
+
+
+def test_serving_on_a_cpu_never_imports_torch(directory: Path) -> None:
+    code = "import sys, linnet.serve; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
