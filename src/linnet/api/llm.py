@@ -5,6 +5,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -307,10 +308,12 @@ class LLM:
         seed = self._seed_source() if params.seed is None else params.seed
         samples = []
         for index in range(params.n):
+            # One sample scores the prompt for all.
+            scores_again = index > 0 and params.prompt_logprobs is not None and params.max_tokens != 0
             submit = Submit(
                 request_id=next(self._ids),
                 prompt_token_ids=prompt.token_ids,
-                params=params,
+                params=replace(params, prompt_logprobs=None) if scores_again else params,
                 max_tokens=max(room, 0) if params.max_tokens is None else params.max_tokens,
                 stop_token_ids=ends,
                 seed=derive_seed(seed, index),

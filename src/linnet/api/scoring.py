@@ -27,7 +27,7 @@ class Comparison:
     @property
     def agree(self) -> np.ndarray:
         """Bool: both models rank the same token first."""
-        return self.greedy == self.reference_greedy
+        return np.equal(self.greedy, self.reference_greedy)
 
     @staticmethod
     def of(scores: PromptScores) -> "Comparison":

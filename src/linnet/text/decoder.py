@@ -267,7 +267,7 @@ def _library_decoder(stage: dict[str, Any]) -> Callable[[list[str]], str]:
     """One stage executed by the library itself, through a tokenizer that has nothing but this decoder."""
     import tokenizers
 
-    shell = {
+    shell: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
         "pre_tokenizer": None, "post_processor": None, "decoder": stage,
         "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},

@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from linnet.errors import CheckpointError
 
@@ -26,7 +27,7 @@ def read_text(path: Path, limit_bytes: int) -> str:
         raise CheckpointError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
-def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict:
+def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     """The file's JSON object. Raises CheckpointError for anything else."""
     text = read_text(path, limit_bytes)
     try:
@@ -39,6 +40,6 @@ def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict:
     return value
 
 
-def optional_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict:
+def optional_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     """As ``read_json_object``; a file that does not exist is an empty object."""
     return read_json_object(path, limit_bytes) if path.exists() else {}

@@ -66,7 +66,7 @@ def calibration_rows(tokenizer: "Tokenizer", text: str, rows: int, length: int, 
     draw = np.random.Generator(np.random.Philox(key=seed))
     chosen = draw.permutation(windows)[:rows]
     token_ids = np.empty((rows, length), np.int32)
-    if tokenizer.adds_bos:
+    if tokenizer.adds_bos and tokenizer.bos_token_id is not None:
         token_ids[:, 0] = tokenizer.bos_token_id
     for row, window in enumerate(chosen):
         token_ids[row, length - body :] = ids[window * body : (window + 1) * body]

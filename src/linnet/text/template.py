@@ -227,7 +227,7 @@ def _mark_final(chat: list[dict[str, Any]]) -> str:
         return content
     for block in reversed(content) if isinstance(content, (list, tuple)) else ():
         if isinstance(block, dict) and isinstance(block.get("text"), str):
-            text = block["text"]
+            text: str = block["text"]
             block["text"] = text + _CONTINUE
             return text
     raise ConfigError("continue_final_message is set but the final message has no text to continue")

@@ -166,6 +166,9 @@ def test_prompt_logprobs_come_with_the_completion(llm: LLM) -> None:
     assert output.prompt_logprobs is not None
     assert len(output.prompt_logprobs.logprobs) == len(output.prompt_token_ids) - 1
     assert len(output.outputs[0].token_ids) == 3
+    two = llm.generate("the cat", SamplingParams(max_tokens=0, prompt_logprobs=0, n=2))[0]
+    assert two.prompt_logprobs is not None
+    assert [sample.token_ids for sample in two.outputs] == [(), ()]
 
 
 def test_comparing_a_model_with_itself_and_with_another(llm: LLM, tmp_path: Path) -> None:
