@@ -245,9 +245,14 @@ class Engine:
         ids = np.asarray(submit.prompt_token_ids)
         if ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) >= self.vocabulary_size:
             wrong = next(
-                token
-                for token in submit.prompt_token_ids
-                if not isinstance(token, (int, np.integer)) or not 0 <= token < self.vocabulary_size
+                (
+                    token
+                    for token in submit.prompt_token_ids
+                    if isinstance(token, bool)
+                    or not isinstance(token, (int, np.integer))
+                    or not 0 <= token < self.vocabulary_size
+                ),
+                submit.prompt_token_ids[0],
             )
             raise ParameterError(
                 "prompt", f"prompt token id {wrong!r}; accepted are integers from 0 to {self.vocabulary_size - 1}"

@@ -250,6 +250,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"prompt": (2**40,)}, "prompt token id"),
     ({"prompt": (2**70,)}, "prompt token id"),
     ({"prompt": ("a",)}, "prompt token id 'a'"),
+    ({"prompt": (True, True)}, "prompt token id True"),
     ({"prompt": (1,) * 60, "max_tokens": 5}, "make 65; the context holds 64"),
     ({"prompt": (1,) * 80}, "the context holds 64"),
     ({"stop_token_ids": frozenset([61])}, "stop_token_ids has token id 61"),
