@@ -80,7 +80,7 @@ struct LinearKernels {
 
     // Bytes of one row of codes, a multiple of 64 (padding codes are zero).
     int64_t (*quantised_row_bytes)(int64_t columns, int64_t group_size);
-    // Rows [row_begin, row_end) of x (fp32) into the same rows of out; symmetric, scale = max|x| / 127 per group.
+    // Rows [row_begin, row_end) of x (fp32) into the same rows of out; symmetric, scale = max|x| / 127.5 per group.
     void (*quantise_rows)(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end);
     void (*dequantise_rows)(const QuantisedRows& x, float* y, int64_t ldy, int64_t row_begin, int64_t row_end);
     // One row of a weight of any storage as fp32 [columns] (embedding look-up).

@@ -82,7 +82,7 @@ class RandomSource:
     def weight(self, ref: WeightRef) -> "np.ndarray | PackedWeight":
         if ref not in self._made:
             weight = self._declared[ref]
-            spread = 1.0 if len(weight.shape) == 1 else 2.0 / np.sqrt(weight.shape[-1])
+            spread = 1.0 if len(weight.shape) == 1 else 1.0 / np.sqrt(weight.shape[-1])
             values = self._random.standard_normal(weight.shape, np.float32) * np.float32(spread)
             if isinstance(weight.dtype, LinearScheme):
                 self._made[ref] = quantize_weight(values, weight.dtype)

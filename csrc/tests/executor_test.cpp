@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// The executor end to end without Python: a small llama-like model, whole against chunked, 1 against 3 threads, on every
+// tier this machine has; refusals of bad batches; the pool under many tiny jobs. Meant to run under sanitizers.
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+
+#include "isa.h"
+#include "operations.h"
+
+using namespace linnet;
+
+namespace {
+
+int failures = 0;
+
+void check(bool condition, const std::string& what) {
+    if (condition) return;
+    std::printf("FAILED: %s\n", what.c_str());
+    ++failures;
+}
+
+constexpr int64_t WIDTH = 72, HEADS = 4, KV_HEADS = 2, HEAD = 18, INNER = 160, VOCABULARY = 61, TOKENS = 320;
+constexpr int64_t BLOCK = 16, BLOCKS = TOKENS / BLOCK;
+
+struct Weights {
+    std::mt19937 random{7};
+    std::vector<std::vector<float>> dense;
+    std::vector<std::vector<uint8_t>> bytes;
+
+    const float* floats(int64_t n, float spread) {
+        std::normal_distribution<float> normal(0.0f, spread);
+        dense.emplace_back(size_t(n));
+        for (float& value : dense.back()) value = normal(random);
+        return dense.back().data();
+    }
+    const uint8_t* codes(int64_t n) {
+        bytes.emplace_back(size_t(n));
+        for (uint8_t& value : bytes.back()) value = uint8_t(random());
+        return bytes.back().data();
+    }
+    LinearWeight fp32(int64_t rows, int64_t columns) {
+        LinearWeight weight;
+        weight.rows = rows;
+        weight.columns = weight.group_size = columns;
+        weight.codes = floats(rows * columns, 0.15f);
+        weight.code_row_bytes = columns * 4;
+        return weight;
+    }
+    LinearWeight int4(int64_t rows, int64_t columns, int64_t group) {
+        LinearWeight weight;
+        weight.storage = Storage::packed_int;
+        weight.bits = 4;
+        weight.rows = rows;
+        weight.columns = columns;
+        weight.group_size = group;
+        weight.code_row_bytes = (columns + 7) / 8 * 4;
+        weight.codes = codes(rows * weight.code_row_bytes);
+        const int64_t groups = (columns + group - 1) / group;
+        weight.scales = floats(rows * groups, 0.03f);
+        weight.scale_row_stride = groups;
+        weight.scale_group_stride = 1;
+        return weight;
+    }
+};
+
+class Model {
+public:
+    Model(const KernelTable& kernels, int threads, bool bf16_kv)
+        : executor(kernels, std::make_shared<ThreadPool>(threads),
+                   Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY}, 32 << 20) {
+        Executor& e = executor;
+        state = e.add_state({bf16_kv, KV_HEADS, HEAD, HEAD, BLOCK});
+        std::vector<double> frequencies;
+        for (int i = 0; i < HEAD / 2; ++i) frequencies.push_back(1.0 / (1 + i));
+        const RopeAttributes rope{HEAD, HEAD, RopeStyle::half, e.add_rope_table(frequencies, 1.0)};
+        const int x = value(WIDTH), normed = value(WIDTH), quantised = value(WIDTH, ValueType::int8, 24);
+        const int q = value(HEADS * HEAD), k = value(KV_HEADS * HEAD), v = value(KV_HEADS * HEAD);
+        const int qr = value(HEADS * HEAD), kr = value(KV_HEADS * HEAD), context = value(HEADS * HEAD), y = value(WIDTH);
+        const int half = value(WIDTH, ValueType::bf16), gate = value(INNER), gated = value(INNER), down = value(WIDTH);
+        const int sum = value(WIDTH), rows = value(WIDTH, ValueType::fp32, 0, RowCount::outputs);
+        logits = value(VOCABULARY, ValueType::fp32, 0, RowCount::outputs);
+        const LinearWeight table = weights.fp32(VOCABULARY, WIDTH);
+        NormAttributes norm{NormFlavour::rms, WIDTH, 1e-5f, 0.0f, weights.floats(WIDTH, 1.0f), nullptr};
+        e.add("embed", make_embed(e, x, table));
+        e.add("norm", make_norm(e, x, normed, norm));
+        e.add("quantise", make_quantise(e, normed, quantised));
+        e.add("query", make_linear(e, quantised, q, weights.int4(HEADS * HEAD, WIDTH, 24)));
+        e.add("key", make_linear(e, quantised, k, weights.int4(KV_HEADS * HEAD, WIDTH, 24)));
+        e.add("value", make_linear(e, normed, v, weights.fp32(KV_HEADS * HEAD, WIDTH)));
+        e.add("query_rope", make_rope(e, q, qr, rope));
+        e.add("key_rope", make_rope(e, k, kr, rope));
+        e.add("kv_write", make_kv_write(e, kr, v, state));
+        AttentionAttributes attention;
+        attention.heads = HEADS;
+        attention.scale = 0.25f;
+        e.add("attention", make_attention(e, qr, context, state, attention));
+        e.add("add", make_add(e, x, context, y));
+        e.add("cast", make_cast(e, y, half));
+        e.add("gate", make_linear(e, half, gate, weights.fp32(INNER, WIDTH)));
+        e.add("silu", make_gate(e, gate, -1, gated, Activation::silu));
+        e.add("down", make_linear(e, gated, down, weights.fp32(WIDTH, INNER)));
+        e.add("residual", make_add(e, y, down, sum));
+        e.add("gather", make_gather(e, sum, rows));
+        e.add("logits", make_linear(e, rows, logits, table));
+    }
+
+    // Runs sequences of the given lengths in chunks of at most `chunk` rows; logits of every row, by sequence.
+    std::vector<float> run(const std::vector<int64_t>& lengths, int64_t chunk) {
+        const int64_t sequences = int64_t(lengths.size()), per_sequence = BLOCKS / sequences;
+        Buffer memory(executor.kv_bytes_per_block() * BLOCKS);
+        std::memset(memory.data(), 0xff, size_t(memory.bytes()));
+        std::vector<int64_t> done(size_t(sequences), 0), first(size_t(sequences), 0);
+        int64_t total = 0;
+        for (int64_t s = 0; s < sequences; ++s) {
+            first[size_t(s)] = total;
+            total += lengths[size_t(s)];
+        }
+        std::vector<float> result(size_t(total * VOCABULARY));
+        for (bool busy = true; busy;) {
+            std::vector<int32_t> ids, positions, slots, starts{0}, contexts, tables, outputs;
+            std::vector<int64_t> places;
+            busy = false;
+            for (int64_t s = 0; s < sequences; ++s) {
+                const int64_t left = lengths[size_t(s)] - done[size_t(s)], count = left < chunk ? left : chunk;
+                if (count == 0) continue;
+                busy = true;
+                for (int64_t i = 0; i < count; ++i) {
+                    const int64_t position = done[size_t(s)]++;
+                    ids.push_back(int32_t((position * 31 + s * 17) % VOCABULARY));
+                    positions.push_back(int32_t(position));
+                    slots.push_back(int32_t(s * per_sequence * BLOCK + position));
+                    outputs.push_back(int32_t(outputs.size()));
+                    places.push_back(first[size_t(s)] + position);
+                }
+                starts.push_back(int32_t(ids.size()));
+                contexts.push_back(int32_t(done[size_t(s)]));
+                for (int64_t b = 0; b < per_sequence; ++b) tables.push_back(int32_t(s * per_sequence + b));
+            }
+            if (!busy) break;
+            Batch batch{ids.data(), positions.data(), slots.data(), starts.data(), contexts.data(), tables.data(),
+                        outputs.data(), int64_t(ids.size()), int64_t(contexts.size()), int64_t(outputs.size()), per_sequence};
+            executor.execute(batch, memory.data(), BLOCKS);
+            std::vector<float> out(ids.size() * size_t(VOCABULARY));
+            executor.read(logits, out.data());
+            for (size_t i = 0; i < ids.size(); ++i) {
+                std::memcpy(&result[size_t(places[i] * VOCABULARY)], &out[i * size_t(VOCABULARY)], size_t(VOCABULARY) * 4);
+            }
+        }
+        return result;
+    }
+
+    Executor executor;
+    int state = 0, logits = 0;
+
+private:
+    int value(int64_t width, ValueType type = ValueType::fp32, int64_t group = 0, RowCount rows = RowCount::tokens) {
+        const Value placed{offset_, rows, 0, width, type, group, 0};
+        offset_ += value_bytes(executor.kernels(), type, TOKENS, width, group);
+        return executor.add_value(placed);
+    }
+
+    Weights weights;
+    int64_t offset_ = 0;
+};
+
+void test_pool() {
+    ThreadPool pool(4);
+    std::atomic<int64_t> sum{0};
+    int64_t expected = 0;
+    for (int64_t job = 0; job < 3000; ++job) {
+        const int64_t items = job % 7;
+        pool.run(items, [&](int64_t item, int worker) { sum.fetch_add(item + 1 + 0 * worker, std::memory_order_relaxed); });
+        expected += items * (items + 1) / 2;
+        check(sum.load() == expected, "the pool ran every item once before returning");
+    }
+    // Two callers at once take turns.
+    std::atomic<int64_t> both{0};
+    const auto call = [&] {
+        for (int i = 0; i < 300; ++i) pool.run(5, [&](int64_t, int) { both.fetch_add(1); });
+    };
+    std::thread other(call);
+    call();
+    other.join();
+    check(both.load() == 3000, "two callers share the pool");
+}
+
+void test_model(const std::string& tier) {
+    for (const bool bf16 : {false, true}) {
+        const KernelTable& kernels = kernel_table(tier);
+        const std::vector<int64_t> one{300}, many{70, 1, 33, 64};
+        Model single(kernels, 1, bf16), several(kernels, 3, bf16);
+        const std::vector<float> whole = single.run(one, TOKENS);
+        check(whole == several.run(one, 97), tier + ": chunked on three threads equals whole on one");
+        const std::vector<float> batch = single.run(many, 20);
+        check(batch == several.run(many, 70), tier + ": batches are the same however they are cut");
+        check(std::memcmp(batch.data(), whole.data(), size_t(70 * VOCABULARY) * 4) == 0, tier + ": alone equals in company");
+    }
+}
+
+template <typename Change>
+void refuses(const char* what, const Change& change) {
+    std::vector<int32_t> ids{1, 2}, positions{0, 1}, slots{0, 1}, starts{0, 2}, contexts{2}, tables{0}, outputs{1};
+    Batch batch{ids.data(), positions.data(), slots.data(), starts.data(), contexts.data(), tables.data(), outputs.data(), 2, 1,
+                1, 1};
+    change(ids, positions, slots, starts, contexts, tables, outputs);
+    bool refused = false;
+    try {
+        validate(batch, Limits{4, 2, 2, BLOCK, 1, VOCABULARY}, 2);
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    check(refused, std::string("a bad batch is refused: ") + what);
+}
+
+void test_refusals() {
+    refuses("token id", [](auto& ids, auto&...) { ids[1] = VOCABULARY; });
+    refuses("negative token id", [](auto& ids, auto&...) { ids[0] = -1; });
+    refuses("position", [](auto&, auto& positions, auto&...) { positions[1] = 7; });
+    refuses("slot", [](auto&, auto&, auto& slots, auto&...) { slots[0] = 2 * BLOCK; });
+    refuses("query start", [](auto&, auto&, auto&, auto& starts, auto&...) { starts[1] = 1; });
+    refuses("context", [](auto&, auto&, auto&, auto&, auto& contexts, auto&...) { contexts[0] = BLOCK + 1; });
+    refuses("short context", [](auto&, auto&, auto&, auto&, auto& contexts, auto&...) { contexts[0] = 1; });
+    refuses("block", [](auto&, auto&, auto&, auto&, auto&, auto& tables, auto&) { tables[0] = 2; });
+    refuses("output row", [](auto&, auto&, auto&, auto&, auto&, auto&, auto& outputs) { outputs[0] = 2; });
+}
+
+}  // namespace
+
+int main() {
+    test_pool();
+    test_refusals();
+    for (const std::string& tier : available_tiers()) test_model(tier);
+    std::printf(failures ? "%d failures\n" : "executor: all tests passed\n", failures);
+    return failures ? 1 : 0;
+}

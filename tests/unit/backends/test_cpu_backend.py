@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cpu backend against the reference (torch): every family and storage, prefill and cached decode, on every tier;
+taps, choices, profile, and refusals in words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+from linnet.backends.cpu import _native
+from linnet.backends.cpu.backend import ISAS, CpuBackend
+from linnet.backends.interface import Batch, Limits, SamplingBatch
+from linnet.backends.reference.backend import ReferenceBackend
+from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.program import PagedState
+
+LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
+LENGTHS = (300, 41, 7)
+EXACT_TOLERANCE = 1e-5  # relative to the largest logit; fp32 sums in another order
+
+
+def cpu(isa: str | None = None, threads: int = 2) -> CpuBackend:
+    try:
+        return CpuBackend(threads=threads, isa=isa)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+def batch_of(tokens: list[np.ndarray], done: list[int], counts: list[int]) -> Batch:
+    """The next ``counts`` rows of each sequence; sequence s owns the blocks s * 25 .. s * 25 + 24."""
+    positions = [np.arange(start, start + count) for start, count in zip(done, counts, strict=True)]
+    blocks = LIMITS.max_blocks_per_sequence
+    slots = [at + s * blocks * LIMITS.block_size for s, at in enumerate(positions)]
+    starts = np.cumsum([0, *counts])
+    return Batch(
+        np.concatenate([row[at] for row, at in zip(tokens, positions, strict=True)]).astype(np.int32),
+        np.concatenate(positions).astype(np.int32),
+        np.concatenate(slots).astype(np.int32),
+        starts.astype(np.int32),
+        np.array([start + count for start, count in zip(done, counts, strict=True)], np.int32),
+        np.arange(len(tokens) * blocks, dtype=np.int32).reshape(len(tokens), blocks),
+        np.arange(starts[-1], dtype=np.int32),
+    )
+
+
+def logits_of(backend, source, policy: str) -> np.ndarray:
+    """Logits of all rows: a prefill of three sequences at once, then three steps of cached decode."""
+    random = np.random.default_rng(5)
+    tokens = [random.integers(0, 101, length + 3) for length in LENGTHS]
+    model = backend.prepare(source, policy, LIMITS)
+    states = model.allocate_states(len(LENGTHS) * LIMITS.max_blocks_per_sequence)
+    done, out = [0] * len(LENGTHS), []
+    for counts in ([*LENGTHS], [1, 1, 1], [1, 1, 1], [1, 1, 1]):
+        model.execute(batch_of(tokens, done, counts), states)
+        out.append(model.logits())
+        done = [start + count for start, count in zip(done, counts, strict=True)]
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("family", ["llama", "window", "qwen3", "gemma2", "neox", "bloom"])
+def test_exact_policy_agrees_with_torch(random_model, family):
+    source = random_model(family, "fp32", 11)
+    expected = logits_of(ReferenceBackend(), source, "exact")
+    for isa in _native.available_isas():
+        found = logits_of(cpu(isa), source, "exact")
+        assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
+
+
+@pytest.mark.parametrize("storage", ["bf16", "fp16", "W4A16-g32-asym", "W8A16", "W3A16", "W2A16", "NF4-g32", "FP8"])
+def test_exact_policy_reads_every_storage(random_model, storage):
+    source = random_model("llama", storage, 12)
+    expected = logits_of(ReferenceBackend(), source, "exact")
+    for isa in _native.available_isas():
+        found = logits_of(cpu(isa), source, "exact")
+        assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
+
+
+@pytest.mark.parametrize("storage", ["bf16", "W4A16-g32", "W4A16-g32-asym", "W8A16", "W8A8", "W3A16", "W2A16"])
+def test_fast_policy_follows_the_program(random_model, storage):
+    """Same roundings as the reference; what differs is the order of sums, which rounding may amplify."""
+    source = random_model("llama", storage, 13)
+    expected = logits_of(ReferenceBackend(), source, "fast")
+    for isa in _native.available_isas():
+        found = logits_of(cpu(isa), source, "fast")
+        error = np.square(found - expected).mean() / np.square(expected).mean()
+        assert error <= 2e-4, f"{isa}: normalised mean square error {error:.2e}"
+
+
+def test_fused_checkpoint_tensors_are_read_as_rows(random_model):
+    overrides = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "pad_token_id": 0}
+    source = random_model("llama", "W8A16", 3, overrides)
+    expected = logits_of(ReferenceBackend(), source, "exact")
+    found = logits_of(cpu(), source, "exact")
+    assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max()
+
+
+def prepared(random_model, **options):
+    source = random_model("llama", "W4A16-g32", 1)
+    model = cpu().prepare(source, "fast", LIMITS, **options)
+    return model, model.allocate_states(25)
+
+
+def test_taps_choices_profile_and_sampling(random_model):
+    model, states = prepared(random_model, keep=("layers.0.attention.norm", "layers.0.attention.norm.int8_g32"))
+    batch = batch_of([np.arange(20)], [0], [9])
+    model.set_profiling(True)
+    model.execute(batch, states)
+    plain = model.tap("layers.0.attention.norm")
+    rounded = model.tap("layers.0.attention.norm.int8_g32")
+    assert plain.shape == rounded.shape == (9, 64)
+    assert 0 < np.abs(plain - rounded).max() < 0.02 * np.abs(plain).max()
+    profile = model.profile()
+    assert [name for name, _ in profile] == [op.name for op in model.program.ops]
+    assert all(seconds > 0 for _, seconds in profile)
+    assert set(model.choices) == {op.name for op in model.program.ops}
+    assert model.choices["layers.0.mlp.down"].startswith("int4_x_int8")
+    logits = model.logits()
+    assert model.sample(SamplingBatch.greedy([8, 2])).token_ids.tolist() == logits[[8, 2]].argmax(axis=1).tolist()
+    scores = model.score(np.array([3], np.int32), np.array([7], np.int32), other=model)
+    row = logits[3].astype(np.float64)
+    assert abs(scores.logprobs[0] - (row[7] - np.log(np.exp(row).sum()))) < 1e-5
+    assert abs(scores.kl[0]) < 1e-6
+    with pytest.raises(ConfigError, match=r"kept: layers\.0"):
+        model.tap("logits")
+
+
+def test_empty_outputs_and_empty_batches(random_model):
+    model, states = prepared(random_model)
+    batch = replace(batch_of([np.arange(20)], [0], [9]), output_rows=np.zeros(0, np.int32))
+    model.execute(batch, states)
+    assert model.logits().shape == (0, 101)
+    nothing = np.zeros(0, np.int32)
+    empty = Batch(nothing, nothing, nothing, np.zeros(1, np.int32), nothing, np.zeros((0, 25), np.int32), nothing)
+    model.execute(empty, states)
+    assert model.logits().shape == (0, 101)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("token_ids", [1, 2, 101], "token_ids"),
+        ("token_ids", [1, 2, -1], "token_ids"),
+        ("positions", [0, 1, 3], "positions"),
+        ("kv_slots", [0, 1, 400], "kv_slots"),
+        ("query_start", [0, 2], "query_start"),
+        ("query_start", [0, 3, 3], "query_start"),
+        ("context_lengths", [2], "context_lengths"),
+        ("context_lengths", [401], "context_lengths"),
+        ("block_tables", [[25] * 25], "block_tables"),
+        ("output_rows", [3], "output_rows"),
+        ("positions", [0, 1], "positions"),
+    ],
+)
+def test_bad_batches_are_refused(random_model, field, value, message):
+    model, states = prepared(random_model)
+    good = batch_of([np.arange(3)], [0], [3])
+    with pytest.raises(ConfigError, match=message):
+        model.execute(replace(good, **{field: np.array(value, np.int32)}), states)
+    with pytest.raises(ConfigError, match=f"{field} must be"):
+        model.execute(replace(good, **{field: np.array(value, np.int64)}), states)
+    model.execute(good, states)
+
+
+def test_preparing_refuses_in_words(random_model):
+    with pytest.raises(ConfigError, match="unknown isa 'sse'"):
+        CpuBackend(isa="sse")
+    with pytest.raises(ConfigError, match="threads"):
+        CpuBackend(threads=0)
+    source = random_model("llama", "fp32", 0)
+    with pytest.raises(ConfigError, match="cannot keep nothing_here"):
+        cpu().prepare(source, "exact", LIMITS, keep=("nothing_here",))
+    with pytest.raises(UnsupportedError, match="block_size 24"):
+        cpu().prepare(source, "exact", replace(LIMITS, block_size=24))
+    assert set(_native.available_isas()) <= set(ISAS)
+
+
+def test_every_refused_op_is_named(random_model):
+    program = random_model("llama", "fp32", 0).program
+    states = tuple(
+        PagedState(s.name, s.group, s.kv_heads, s.head_size, s.value_head_size, "fp16") for s in program.states
+    )
+    refused = [op.name for op in program.ops if cpu().supports(op, replace(program, states=states)) is not None]
+    assert refused == [op.name for op in program.ops if op.kind in ("kv_write", "attention")]
