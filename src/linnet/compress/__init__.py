@@ -3,7 +3,7 @@
 
 from linnet.compress.algorithms import ALGORITHMS
 from linnet.compress.job import Job, check
-from linnet.compress.progress import CancelToken, Interrupted, Observer, Progress, ProgressEvent, cancel_on_signals
+from linnet.compress.progress import CancelToken, Interrupted, Observer, ProgressEvent, cancel_on_signals
 from linnet.compress.recipe import Recipe, Rule, make_recipe, read_recipe, recipe_from
 from linnet.compress.run import CompressResult, compress
 
@@ -14,7 +14,6 @@ __all__ = [
     "Interrupted",
     "Job",
     "Observer",
-    "Progress",
     "ProgressEvent",
     "Recipe",
     "Rule",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration rows of a recipe: the text, the tokenizer of the checkpoint, the windows."""
 
+import lzma
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def _read_text(name: str | None) -> str:
     try:
         if name is None:
             return files("linnet.demo").joinpath("calibration.txt").read_text(encoding="utf-8")
-        return Path(name).read_text(encoding="utf-8")
+        data = Path(name).read_bytes()
+        return (lzma.decompress(data) if name.endswith(".xz") else data).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"the calibration text {name or '(bundled)'} cannot be read: {error.strerror}") from error
+    except lzma.LZMAError as error:
+        raise ConfigError(f"the calibration text {name} is not an xz file: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the calibration text {name} is not UTF-8 (byte {error.start})") from error

@@ -15,8 +15,6 @@ from linnet.errors import LinnetError
 
 Stage = Literal["calibrate", "compress", "publish"]
 
-_THOUSAND = 1000
-
 
 @dataclass(frozen=True)
 class ProgressEvent:
@@ -30,14 +28,8 @@ class ProgressEvent:
     peak_memory_bytes: int
 
 
-class Progress(Protocol):
-    """Somebody who wants to know how far a stage is: thousandths of the run's work. Called often; must be quick."""
-
-    def __call__(self, stage: str, done: int, total: int, /) -> object: ...
-
-
 class Observer(Protocol):
-    """Somebody who wants to know everything: layer, ETA, peak memory. Called as often as Progress."""
+    """Somebody who wants to know how far a run is. Called for every chunk and block of columns; must be quick."""
 
     def __call__(self, event: ProgressEvent, /) -> object: ...
 
@@ -106,14 +98,13 @@ class Meter:
 
     def __init__(
         self,
-        progress: Progress | None,
         observer: Observer | None,
         cancel: CancelToken,
         total: float,
         how_to_resume: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._progress, self._observer, self._cancel, self._clock = progress, observer, cancel, clock
+        self._observer, self._cancel, self._clock = observer, cancel, clock
         self._total = max(total, 1e-9)
         self._how_to_resume = how_to_resume
         self._done = self._skipped = 0.0
@@ -130,8 +121,6 @@ class Meter:
         fresh = self._done - self._skipped
         elapsed = self._clock() - self._began
         eta = elapsed / fresh * max(self._total - self._done, 0.0) if fresh > 0 else None
-        if self._progress is not None:
-            self._progress(stage, min(round(_THOUSAND * self._done / self._total), _THOUSAND), _THOUSAND)
         if self._observer is not None:
             self._observer(ProgressEvent(stage, layer, self._done, self._total, eta, peak_memory_bytes()))
         self.check(layer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
-from linnet.compress.progress import CancelToken, Meter, Observer, Progress, cancel_on_signals
+from linnet.compress.progress import CancelToken, Meter, Observer, cancel_on_signals
 from linnet.compress.recipe import Recipe
 from linnet.compress.walk import Walk
 from linnet.errors import CheckpointError, ConfigError, LinnetError
@@ -54,7 +54,6 @@ def compress(
     recipe: Recipe,
     *,
     calibration_text: str | None = None,
-    progress: Progress | None = None,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     memory_ceiling_bytes: int | None = None,
@@ -92,7 +91,7 @@ def compress(
             with os_errors(writer.scratch):
                 write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
             walk = Walk(job, writer)
-            meter = Meter(progress, observer, token, sum(walk.work()), kept)
+            meter = Meter(observer, token, sum(walk.work()), kept)
             walk.run(meter)
             meter.advance("publish", target.name)
             for path in carried_files(job.directory):

@@ -207,19 +207,11 @@ def test_not_a_number_in_the_model_is_named(tiny_model, tmp_path, text):
 
 
 def test_progress_reaches_the_end_and_never_goes_back(tiny_model, tmp_path, text):
-    told: list[tuple[str, int, int]] = []
     events: list[ProgressEvent] = []
-    compress(
-        tiny_model,
-        tmp_path / "out",
-        RECIPE,
-        calibration_text=text,
-        progress=lambda *step: told.append(step),
-        observer=events.append,
-    )
-    done = [step[1] for step in told]
+    compress(tiny_model, tmp_path / "out", RECIPE, calibration_text=text, observer=events.append)
+    done = [event.done for event in events]
     assert done == sorted(done)
-    assert told[-1] == ("publish", 1000, 1000)
+    assert events[-1].stage == "publish"
+    assert events[-1].done == pytest.approx(events[-1].total)
     assert {event.stage for event in events} == {"calibrate", "compress", "publish"}
     assert any(event.layer == "model.layers.1.mlp.down_proj" for event in events)
-    assert events[-1].done == pytest.approx(events[-1].total)
