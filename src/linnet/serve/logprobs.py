@@ -77,17 +77,17 @@ class LegacyLogprobs:
     tokens that the text leaves out take no room.
     """
 
-    def __init__(self, tokenizer: Tokenizer, texts: TokenTexts, skip_special_tokens: bool, start: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, texts: TokenTexts, skip_special_tokens: bool) -> None:
         self._texts = texts
         self._skip = skip_special_tokens
         self._tokenizer = tokenizer
-        self._start = start
+        self._start = 0
         self._decoder = tokenizer.incremental_decoder(skip_special_tokens)
 
-    def restart(self, start: int) -> None:
-        """Another text begins at ``start`` (the answer after the echoed prompt)."""
+    def follow(self, prompt_token_ids: Sequence[int], start: int) -> None:
+        """The next tokens are the answer to this prompt; its text begins at ``start``."""
         self._start = start
-        self._decoder = self._tokenizer.incremental_decoder(self._skip)
+        self._decoder = self._tokenizer.incremental_decoder(self._skip).follow(prompt_token_ids)
 
     def block(self, entries: Iterable[Entry]) -> dict[str, list[Any]]:
         """The next tokens as OpenAI's four parallel lists."""
@@ -96,13 +96,21 @@ class LegacyLogprobs:
         tops: list[dict[str, float] | None] = []
         offsets: list[int] = []
         for token_id, logprob, top in entries:
-            offsets.append(self._start)
-            self._start += len(self._decoder.feed((token_id,)))
+            offsets.append(self._place(token_id))
             shown = self._texts.legacy(token_id)
             tokens.append(shown)
             values.append(None if logprob is None else finite(logprob))
             tops.append(None if logprob is None else self._top(shown, logprob, top))
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+    def _place(self, token_id: int) -> int:
+        """The offset of the next token. Text that waited for it (a run of byte tokens) comes before its own."""
+        fresh = self._decoder.feed((token_id,))
+        own = self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+        before = len(fresh) - len(own) if own and fresh.endswith(own) else 0
+        place = self._start + before
+        self._start += len(fresh)
+        return place
 
     def _top(self, shown: str, logprob: float, top: tuple[tuple[int, float], ...]) -> dict[str, float]:
         """The likeliest tokens and, always, the chosen one; of two that look the same the likelier stays."""

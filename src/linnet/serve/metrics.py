@@ -60,7 +60,7 @@ class Metrics:
         self.request_samples = histogram("request_params_n", "Samples asked for (n).", SAMPLES)
         for reason in ("stop", "length", "abort", "timeout", "error"):
             self._success.labels(model_name, reason)
-        self.registry.register(_EngineState(prefix, model_name, counters, config))  # type: ignore[arg-type]
+        self.registry.register(_EngineState(prefix, model_name, counters, config))
         ProcessCollector(registry=self.registry)
 
     def page(self) -> bytes:

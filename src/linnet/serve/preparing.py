@@ -181,7 +181,7 @@ class Preparer:
                     except ConfigError as error:
                         raise invalid(str(error)) from None
                 choice = prompt_index * params.n + index
-                stream = SampleStream(facts.tokenizer, own, stop_token_ids, choice)
+                stream = SampleStream(facts.tokenizer, own, stop_token_ids, choice, prompt.token_ids)
                 samples.append(Sample(submit, stream, choice, prompt_index))
         return samples
 

@@ -113,17 +113,20 @@ class CompletionShape(_Envelope):
         return self._prepared.prompts[sample.prompt_index].text if self._echo else ""
 
     def _block(self, sample: Sample, logprobs: Sequence[TokenLogprob], first: bool) -> dict[str, Any] | None:
+        prompt = self._prepared.prompts[sample.prompt_index]
         if first:
             skip = self._prepared.params.skip_special_tokens
             self._blocks[sample.index] = LegacyLogprobs(self._facts.tokenizer, self._texts, skip)
         if not self._logprobs:
             return None
         blocks = self._blocks[sample.index]
-        if not (first and self._echo):
+        if not first:
             return blocks.block(entries_of(logprobs))
-        prompt = self._prepared.prompts[sample.prompt_index]
+        if not self._echo:
+            blocks.follow(prompt.token_ids, 0)
+            return blocks.block(entries_of(logprobs))
         shown = blocks.block(prompt_entries(prompt.token_ids, self._scores.get(sample.prompt_index)))
-        blocks.restart(len(prompt.text))
+        blocks.follow(prompt.token_ids, len(prompt.text))
         generated = blocks.block(entries_of(logprobs))
         return {name: shown[name] + generated[name] for name in shown}
 
