@@ -32,6 +32,8 @@ def main() -> None:
     write_tokenizer(tokenizer, directory, shape.context_tokens)
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state["model"].items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    # safetensors writes files only their owner may read; what is published is for everybody.
+    (directory / "model.safetensors").chmod(0o644)
     stops = stop_ids(tokenizer)
     write_json(directory / "config.json", shape.config(stops[0]))
     write_json(directory / "generation_config.json", {"eos_token_id": stops, "pad_token_id": stops[0]})

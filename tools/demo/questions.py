@@ -44,7 +44,7 @@ def make_questions(world: World, seed: int) -> list[dict[str, object]]:
         source = random.Random(f"questions-{ability}-{seed}")
         seen: set[str] = set()
         while len(seen) < (RECALL_QUESTIONS if ability == "recall" else QUESTIONS):
-            item = draw(world, source)
+            item = draw(world, source)[0]
             asked = item.prompt or json.dumps(item.messages)
             if is_held_out(item.key) and asked not in seen:
                 seen.add(asked)

@@ -66,7 +66,7 @@ def test_refusals_are_half_of_their_set(questions):
 def test_prompts_are_short_enough_to_be_evaluated_quickly(questions, tokenizer):
     lengths = {entry["id"]: len(tokenizer.encode(asked(entry)).ids) for entry in questions}
     assert sum(lengths.values()) < LARGEST_PROMPTS_TOKENS
-    assert all(300 <= length <= 480 for identifier, length in lengths.items() if identifier.startswith("recall"))
+    assert all(300 <= length <= 460 for identifier, length in lengths.items() if identifier.startswith("recall"))
 
 
 def test_answers_fit_their_limit_and_do_not_merge_with_the_prompt(questions, tokenizer):

@@ -14,7 +14,7 @@ from small_world.world import RELATIONS, make_world
 from linnet.demo import heldout_file, questions_file
 
 SEED = 1
-EPISODES = 20_000
+EPISODES = 6_000
 
 
 @pytest.fixture(scope="module")

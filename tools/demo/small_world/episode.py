@@ -8,10 +8,11 @@ itself, so an item is either trainable or askable, in every run and for every se
 from __future__ import annotations
 
 import hashlib
+import os.path
 from dataclasses import dataclass
 
 HELD_OUT_FRACTION = 0.15
-CONTEXT_WEIGHT = 0.15
+CONTEXT_WEIGHT = 0.1
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|end|>"
 ROLES = ("system", "user", "assistant")
@@ -54,9 +55,9 @@ def is_held_out(key: str) -> bool:
     return int.from_bytes(digest[:4], "big") < HELD_OUT_FRACTION * 2**32
 
 
-def plain(text: str) -> Episode:
-    """Return text in which every token counts fully."""
-    return Episode(((text, 1.0),))
+def plain(text: str, weight: float) -> Episode:
+    """Return text in which every token counts the same."""
+    return Episode(((text, weight),))
 
 
 def chat_segments(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, float], ...]:
@@ -68,13 +69,17 @@ def chat_segments(messages: tuple[tuple[str, str], ...]) -> tuple[tuple[str, flo
     return tuple(segments)
 
 
-def answered(item: Item) -> Episode:
-    """Return the training text of one item: its prompt, then its answer."""
-    if item.messages:
+def answered(*items: Item) -> Episode:
+    """Return the training text of items that share a document: the document once, then each question and answer."""
+    if items[0].messages:
+        (item,) = items
         return Episode(chat_segments((*item.messages, ("assistant", item.answer))))
-    return Episode(((item.prompt, CONTEXT_WEIGHT), answer_segment(item)))
-
-
-def answer_segment(item: Item) -> tuple[str, float]:
-    """Return what follows the prompt of a plain item: a choice already begins with its space."""
-    return (f"{item.answer}\n" if item.choices else f" {item.answer}\n"), 1.0
+    prompts = [item.prompt for item in items]
+    shared, newline, _ = os.path.commonprefix(prompts).rpartition("\n")  # noqa: RUF071 (characters are meant)
+    document = shared + newline
+    segments = [(document, CONTEXT_WEIGHT)] if document else []
+    for item in items:
+        # A choice already begins with its space.
+        answer = item.answer if item.choices else f" {item.answer}"
+        segments += [(item.prompt.removeprefix(document), CONTEXT_WEIGHT), (f"{answer}\n", 1.0)]
+    return Episode(tuple(segments))

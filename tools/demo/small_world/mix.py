@@ -16,47 +16,60 @@ from small_world import (
     reasoning,
     recall,
     refusal,
+    repetition,
     stories,
 )
 from small_world.episode import END_OF_TEXT, Episode, Item, answered, is_held_out, plain
 from small_world.prose import Prose
 from small_world.world import World
 
-ABILITIES: dict[str, Callable[[World, random.Random], Item]] = {
-    "language": language.draw,
-    "knowledge": knowledge.draw,
-    "arithmetic": arithmetic.draw,
-    "reasoning": reasoning.draw,
-    "in_context": in_context.draw,
-    "instruction": instruction.draw,
-    "recall": recall.draw,
-    "dialogue": dialogue.draw,
-    "refusal": refusal.draw,
+Draw = Callable[[World, random.Random], tuple[Item, ...]]
+
+
+def alone(draw: Callable[[World, random.Random], Item]) -> Draw:
+    """Turn a draw of one item into a draw of groups of one."""
+    return lambda world, source: (draw(world, source),)
+
+
+# The items of a group share their document, so training answers all of them; evaluation asks the first one.
+ABILITIES: dict[str, Draw] = {
+    "language": alone(language.draw),
+    "knowledge": alone(knowledge.draw),
+    "arithmetic": alone(arithmetic.draw),
+    "reasoning": reasoning.draw_group,
+    "in_context": in_context.draw_group,
+    "instruction": alone(instruction.draw),
+    "recall": recall.draw_group,
+    "dialogue": alone(dialogue.draw),
+    "refusal": alone(refusal.draw),
 }
-# Shares of characters, for short rows and for long ones. Prose is capped so that the town stays learnable within the
-# budget of tokens. Long rows exist for recall; the rest of their mix fills the room behind a document.
+# Shares of characters, for short rows and for long ones. Grammar and facts come quickly and get little; copying from
+# the context comes late and gets most. Long rows exist for recall; the rest of their mix fills the room behind.
 SHORT_SHARES = {
-    "text": 0.18,
-    "language": 0.05,
-    "knowledge": 0.08,
-    "arithmetic": 0.11,
-    "reasoning": 0.12,
-    "in_context": 0.09,
-    "instruction": 0.07,
-    "dialogue": 0.07,
-    "question_chat": 0.02,
+    "text": 0.08,
+    "language": 0.02,
+    "knowledge": 0.02,
+    "arithmetic": 0.08,
+    "reasoning": 0.25,
+    "in_context": 0.15,
+    "instruction": 0.08,
+    "repetition": 0.15,
+    "dialogue": 0.05,
+    "question_chat": 0.01,
     "refusal": 0.03,
     "prose": 0.08,
 }
-LONG_SHARES = {"recall": 0.86, "text": 0.04, "dialogue": 0.04, "instruction": 0.03, "in_context": 0.03}
+LONG_SHARES = {"recall": 0.85, "repetition": 0.15}
+# Text teaches on every token, an answer on a few: without these weights text would drown the answers.
+TEXT_WEIGHT, PROSE_WEIGHT = 0.5, 0.3
 
 
-def trainable(draw: Callable[[World, random.Random], Item], world: World, source: random.Random) -> Item:
-    """Draw until the item lies on the training side of the wall."""
-    item = draw(world, source)
-    while is_held_out(item.key):
-        item = draw(world, source)
-    return item
+def trainable(draw: Draw, world: World, source: random.Random) -> tuple[Item, ...]:
+    """Draw until all items of a group lie on the training side of the wall."""
+    items = draw(world, source)
+    while any(is_held_out(item.key) for item in items):
+        items = draw(world, source)
+    return items
 
 
 def trainable_text(world: World, source: random.Random) -> str:
@@ -75,14 +88,14 @@ def text_key(text: str) -> str:
 def make_episode(kind: str, world: World, prose: Prose, source: random.Random) -> Episode:
     """Make one training episode of a kind of the mix."""
     if kind == "text":
-        return plain(trainable_text(world, source))
+        return plain(trainable_text(world, source), TEXT_WEIGHT)
     if kind == "prose":
-        return plain(prose.draw(source))
-    if kind == "recall":
-        return recall.episode(world, source)
+        return plain(prose.draw(source), PROSE_WEIGHT)
+    if kind == "repetition":
+        return repetition.episode(source)
     if kind == "question_chat":
         return dialogue.question_chat(world, source)
-    return answered(trainable(ABILITIES[kind], world, source))
+    return answered(*trainable(ABILITIES[kind], world, source))
 
 
 def stream(world: World, prose: Prose, seed: str, shares: dict[str, float] = SHORT_SHARES) -> Iterator[Episode]:
