@@ -17,6 +17,8 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundary
+from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.presets import parse_scheme
 
 VOCABULARY, WIDTH, HEAD = 17, 12, 6
 LIMITS = Limits(max_tokens=32, max_sequences=4, max_outputs=32, block_size=4, max_blocks_per_sequence=4)
@@ -192,3 +194,38 @@ def test_choosing_a_backend_collects_every_refusal():
     assert len(caught.value.reasons) == 1
     with pytest.raises(UnsupportedError, match="concerns the cpu backend"):
         choose_backend("reference", isa="avx2")
+
+
+class PackedSource(Source):
+    """The query projection and the head quantised, each in its own granularity."""
+
+    def __init__(self, query: str, head: str) -> None:
+        super().__init__()
+        schemes = {"query": parse_scheme(query).linear, "head": parse_scheme(head).linear}
+        weights = tuple(replace(w, dtype=schemes.get(w.name, w.dtype)) for w in self.program.weights)
+        self.program = replace(self.program, weights=weights)
+        self.packed = {
+            f"{name}.weight": quantize_weight(self.arrays[f"{name}.weight"], s) for name, s in schemes.items()
+        }
+
+    def weight(self, ref: WeightRef) -> np.ndarray | PackedWeight:
+        return self.packed.get(ref.checkpoint_name, self.arrays[ref.checkpoint_name])
+
+
+@pytest.mark.parametrize(
+    ("query", "head"),
+    [("W8A16", "W8A16-asym"), ("W8A8", "W3A16-channel"), ("W4A16-channel-asym", "NF4-channel"), ("FP8", "W8A16")],
+)
+def test_packed_weights_in_both_policies(query, head):
+    source = PackedSource(query, head)
+    dense = Source()
+    for name, packed in source.packed.items():
+        dense.arrays[name] = packed.dequantize()
+    expected = whole_logits(ReferenceBackend().prepare(dense, "exact", LIMITS))
+    exact = ReferenceBackend().prepare(source, "exact", LIMITS)
+    fast = ReferenceBackend().prepare(source, "fast", LIMITS)
+    assert exact.numerics_id != fast.numerics_id
+    tolerance = 0.05 * float(np.abs(expected).max())  # int8 activations, and bf16 KV
+    assert np.allclose(whole_logits(fast), expected, atol=tolerance)
+    assert np.allclose(whole_logits(exact), expected, atol=1e-5 if query != "W8A8" else tolerance)
+    assert any(op.kind == "quantise" for op in fast.program.ops)
