@@ -28,6 +28,7 @@ from linnet.engine import (
 )
 from linnet.scheduler import SchedulerCounters
 from linnet.serve.admission import Ticket
+from linnet.serve.defects import log_defect
 from linnet.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ class Bridge:
             try:
                 self._handle(sample, event, now_s)
             except Exception as error:  # a defect of ours in one sample must not reach the others
-                logger.exception("decoding a sample failed")
+                log_defect("a sample", error)
                 self._fail(sample, error_info(error))
 
     def _handle(self, sample: Sample, event: EngineEvent, now_s: float) -> None:

@@ -5,7 +5,6 @@ In this order: request id, Host and Origin, key, then the application. Deny by d
 only if it is on ``PUBLIC_ROUTES``, whatever routes exist.
 """
 
-import logging
 import re
 import uuid
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from linnet.serve.answers import JsonAnswer, error_answer
+from linnet.serve.defects import log_defect
 from linnet.serve.errors import ApiError, internal
 from linnet.serve.metrics import Metrics
 from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
-
-logger = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
@@ -61,8 +59,8 @@ class Gate:
             await self._app(scope, receive, answer)
         except ApiError as error:
             await self._refuse(error_answer(error), status, scope, receive, answer)
-        except Exception:
-            logger.exception("request %s failed", request_id)
+        except Exception as error:
+            log_defect(f"request {request_id}", error)
             await self._refuse(error_answer(internal(request_id)), status, scope, receive, answer)
         finally:
             self._metrics.answered(scope.get("route"), status)

@@ -129,6 +129,7 @@ def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:
         lifespan="off",
         loop="asyncio",
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
