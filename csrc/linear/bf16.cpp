@@ -20,10 +20,7 @@ static void expand(const LinearWeight& weight, int64_t n, int64_t outputs, int64
     const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes + column * 2;
     for (int64_t c = 0; c < columns; c += 32) {
         Ints words[16];
-        for (int64_t i = 0; i < 16; ++i)
-            words[i] = i < outputs ? load_words_first(base + i * weight.code_row_bytes + c * 2,
-                                                      (weight.columns - column - c) * 2)
-                                   : splat_int(0);
+        load_rows(words, base + c * 2, weight.code_row_bytes, outputs, (weight.columns - column - c) * 2);
         transpose(words);
         for (int64_t i = 0; i < 16; ++i) store_ints((int32_t*)(panel + (c / 2 + i) * 64), words[i]);
     }
@@ -44,27 +41,38 @@ template <int M, int T>
 static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64_t columns, float* y, int64_t ldy,
                      int64_t outputs, bool first, const float* bias) {
     Floats totals[M][T];
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t)
             totals[m][t] = first ? splat(0.0f) : load_first(y + m * ldy + 16 * t, outputs - 16 * t);
     for (int64_t column = 0; column < columns; column += BLOCK_COLUMNS) {
         Floats sums[M][T];
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) sums[m][t] = splat(0.0f);
         const int64_t end = smaller(columns, column + BLOCK_COLUMNS);
         const int64_t whole = end & ~int64_t(1);
         for (int64_t c = column; c < end; c += 2) {
             Ints w[T];
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) w[t] = load_ints((const int32_t*)(panel + t * TILE_BYTES + c * 32));
+#pragma GCC unroll 16
             for (int m = 0; m < M; ++m) {
                 const Ints pair = splat_pair(x + m * ldx + c, c < whole);
+#pragma GCC unroll 16
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_pairs(sums[m][t], w[t], pair);
             }
         }
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) totals[m][t] = totals[m][t] + sums[m][t];
     }
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
             const int64_t count = outputs - 16 * t;
             if (count <= 0) continue;

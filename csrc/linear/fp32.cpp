@@ -21,19 +21,24 @@ template <int M, int T>
 static void multiply(const float* panel, const float* x, int64_t ldx, int64_t columns, float* y, int64_t ldy,
                      int64_t outputs, bool first, const float* bias) {
     Floats sums[M][T];
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t) sums[m][t] = splat(0.0f);
     for (int64_t c = 0; c < columns; ++c) {
         Floats w[T];
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t) w[t] = load(panel + t * PANEL_FLOATS + c * 16);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
             const Floats factor = splat(x[m * ldx + c]);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) sums[m][t] = fma(w[t], factor, sums[m][t]);
         }
     }
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
             const int64_t count = outputs - 16 * t;
             if (count <= 0) continue;

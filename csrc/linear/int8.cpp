@@ -33,7 +33,9 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
                      const float* bias) {
     Floats totals[M][T];
     Ints sums[M][T];
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t)
             totals[m][t] = block.starts || block.split ? splat(0.0f) : load_first(y + m * ldy + 16 * t, outputs - 16 * t);
     const uint8_t* panel = block.panel;
@@ -41,7 +43,9 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
     for (int64_t g = 0; g < block.groups; ++g) {
         const int64_t group = block.first_group + g;
         const int64_t weight_group = x.weight_group(group);
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
                 if (block.split && !block.starts)
                     sums[m][t] = as_ints(load_first(y + m * ldy + 16 * t, outputs - 16 * t));
@@ -55,32 +59,37 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
         const int64_t eights = g == block.groups - 1 ? block.last_eights : block.eights;
         for (int64_t i = 0; i < eights; ++i) {
             Ints even[T], odd[T];
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
                 even[t] = load_ints((const int32_t*)(panel + t * block.panel_tile_bytes + 128 * i));
                 odd[t] = load_ints((const int32_t*)(panel + t * block.panel_tile_bytes + 128 * i + 64));
             }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int m = 0; m < M; ++m) {
                 const Ints x_even = splat_word(codes + m * x.row_bytes + 8 * i);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], even[t], x_even);
                 const Ints x_odd = splat_word(codes + m * x.row_bytes + 8 * i + 4);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], odd[t], x_odd);
             }
         }
         panel += 128 * eights;
         codes += 8 * eights;
         if (block.split && !block.ends) break;
+#pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
             const Floats x_scale = splat(x.scales[(row + m) * x.scale_stride + x.scale_group(group)]);
+#pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
                 const Floats scale = load(block.scales + t * block.scale_tile_floats + weight_group * 16);
                 totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scale, totals[m][t]);
             }
         }
     }
+#pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
         for (int t = 0; t < T; ++t) {
             const int64_t count = outputs - 16 * t;
             if (count <= 0) continue;
@@ -121,7 +130,8 @@ static int64_t weight_groups(const LinearWeight& weight) { return divide_up(weig
 int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows) {
     const int64_t groups = weight_groups(weight);
     const int64_t tables = TILE_COUNT * groups * 64 * (weight.zero_points != nullptr ? 2 : 1);
-    return TILE_COUNT * 16 * panel_columns(weight) + tables + round_up(rows * groups * 4, 64);
+    const int64_t gemm = TILE_COUNT * 16 * panel_columns(weight) + tables;
+    return larger(gemm, scratch_bytes_gemv(weight)) + round_up(rows * groups * 4, 64);
 }
 
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
@@ -229,6 +239,7 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
         x.sums = sums;
         free += round_up(rows * x.groups * 4, 64);
     }
+    if (try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
     if (weight.storage == Storage::packed_int && weight.bits < 8)
         linear<true>(weight, x, y, ldy, rows, n_begin, n_end, free);
     else

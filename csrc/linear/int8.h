@@ -24,6 +24,11 @@ struct Int8Input {
     }
 };
 
+// gemv.cpp: the top tier's kernel for up to 4 rows; false where it does not apply (the GEMM then serves).
+int64_t scratch_bytes_gemv(const LinearWeight& weight);
+bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
+              int64_t n_end, void* scratch);
+
 // What is subtracted from every unsigned code of a symmetric weight.
 LINNET_INLINE int32_t constant_zero(const LinearWeight& weight) {
     return weight.storage == Storage::plain_int8 ? 128 : 1 << (weight.bits - 1);
@@ -105,9 +110,7 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
         for (int64_t eight = 0; eight < eights; eight += 16) {
             Ints words[16];
             const int64_t offset = column / 2 + eight * 4;
-            for (int64_t i = 0; i < 16; ++i)
-                words[i] = i < outputs ? load_words_first(base + i * weight.code_row_bytes + offset, row_bytes - offset)
-                                       : splat_int(0);
+            load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
             transpose(words);
             const int64_t count = smaller(16, eights - eight);
             for (int64_t w = 0; w < count; ++w) {
@@ -122,14 +125,14 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
     for (int64_t eight = 0; eight < eights; eight += 8) {
         Ints words[16];
         const int64_t offset = column + eight * 8;
-        for (int64_t i = 0; i < 16; ++i) {
-            const uint8_t* row = base + i * weight.code_row_bytes;
-            if (i >= outputs)
-                words[i] = splat_int(0);
-            else if (bytes)
-                words[i] = evens_before_odds(exclusive_or(load_words_first(row + offset, row_bytes - offset), flip));
-            else
-                words[i] = expand_slowly(weight, x, row, column, eight);
+        if (bytes) {
+            load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) words[i] = evens_before_odds(exclusive_or(words[i], flip));
+        } else {
+            for (int i = 0; i < 16; ++i)
+                words[i] = i < outputs ? expand_slowly(weight, x, base + i * weight.code_row_bytes, column, eight)
+                                       : splat_int(0);
         }
         transpose(words);
         const int64_t count = smaller(8, eights - eight);

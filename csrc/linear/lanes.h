@@ -33,6 +33,16 @@ LINNET_INLINE Ints load_words_first(const uint8_t* p, int64_t bytes) {
 #endif
 }
 
+// Sixteen rows of 64 bytes; zeros for rows from `outputs` on and bytes from `bytes` on.
+LINNET_INLINE void load_rows(Ints (&rows)[16], const uint8_t* p, int64_t stride, int64_t outputs, int64_t bytes) {
+    if (outputs == 16 && bytes >= 64) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) rows[i] = load_ints((const int32_t*)(p + i * stride));
+    } else {
+        for (int i = 0; i < 16; ++i) rows[i] = i < outputs ? load_words_first(p + i * stride, bytes) : splat_int(0);
+    }
+}
+
 // The same four signed bytes in every lane.
 LINNET_INLINE Ints splat_word(const int8_t* p) {
     int32_t word;
@@ -140,17 +150,20 @@ LINNET_INLINE Ints evens_before_odds(Ints a) {
 #if defined(LINNET_AVX512)
 LINNET_INLINE void transpose(Ints (&r)[16]) {
     __m512i t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i].v, r[i + 1].v);
         t[i + 1] = _mm512_unpackhi_epi32(r[i].v, r[i + 1].v);
     }
     __m512i u[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
         u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
         u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {  // u[4 q + i]: rows 4q..4q+3, columns i, 4 + i, 8 + i, 12 + i in its four quarters
         const __m512i low01 = _mm512_shuffle_i32x4(u[i], u[4 + i], 0x44);
         const __m512i low23 = _mm512_shuffle_i32x4(u[8 + i], u[12 + i], 0x44);
@@ -165,16 +178,19 @@ LINNET_INLINE void transpose(Ints (&r)[16]) {
 #elif defined(LINNET_AVX2)
 LINNET_INLINE void transpose_eight(__m256i* r) {
     __m256i t[8], u[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 4) {
         u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
         u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
         u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
         u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         r[i] = _mm256_permute2x128_si256(u[i], u[4 + i], 0x20);
         r[4 + i] = _mm256_permute2x128_si256(u[i], u[4 + i], 0x31);
@@ -182,13 +198,16 @@ LINNET_INLINE void transpose_eight(__m256i* r) {
 }
 LINNET_INLINE void transpose(Ints (&r)[16]) {
     __m256i quarter[4][8];  // [2 * (rows >= 8) + (columns >= 8)]
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) {
         quarter[0][i] = r[i].a;
         quarter[1][i] = r[i].b;
         quarter[2][i] = r[8 + i].a;
         quarter[3][i] = r[8 + i].b;
     }
+#pragma GCC unroll 16
     for (int q = 0; q < 4; ++q) transpose_eight(quarter[q]);
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) {
         r[i] = {quarter[0][i], quarter[2][i]};
         r[8 + i] = {quarter[1][i], quarter[3][i]};
