@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from linnet.compress.card import model_card
 from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
 from linnet.compress.progress import CancelToken, Meter, Observer, cancel_on_signals
 from linnet.compress.recipe import Recipe
@@ -96,7 +97,10 @@ def compress(
             meter.advance("publish", target.name)
             for path in carried_files(job.directory):
                 writer.copy_file(path)
-            manifest = writer.publish(job.source.checkpoint.config, _manifest_record(job, parts, identity, walk))
+            record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
+            sizes = (job.source.checkpoint.nbytes, output_bytes(job))
+            writer.write_text("README.md", model_card(_name_of(source), config, record, *sizes))
+            manifest = writer.publish(config, record)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):
                 raise CheckpointError(f"{error}; {kept}") from error
@@ -104,6 +108,12 @@ def compress(
         finally:
             writer.close()
     return _result(job, target, manifest, resumed)
+
+
+def _name_of(source: str | Path) -> str:
+    """A hub id as it is; of a local directory only its own name, since paths are nobody's business."""
+    path = Path(source)
+    return path.resolve().name if path.exists() else str(source)
 
 
 def _result(job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool) -> CompressResult:

@@ -2,6 +2,8 @@
 """The walk: what it writes, what the next block saw, what resumes, what is refused."""
 
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -54,6 +56,9 @@ def test_rounding_is_the_codec_and_everything_else_is_copied(tiny_model, tmp_pat
     assert sorted(path.name for path in result.path.iterdir() if path.suffix == ".json") == [
         "config.json", "generation_config.json", "linnet_manifest.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
+    card = (result.path / "README.md").read_text()
+    assert f"| bytes | {small.nbytes:,}" in card
+    assert str(tmp_path) not in card
     assert result.output_bytes == small.nbytes < result.source_bytes == dense.nbytes
     assert result.bits_per_weight == pytest.approx(8 * small.nbytes / load_model(tiny_model).parameters)
 
@@ -143,6 +148,41 @@ def test_every_stop_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
     assert result.resumed
     assert hashes(result.path) == expected
     assert not list(tmp_path.glob(".out*"))
+
+
+class Crash(BaseException):
+    """Nobody catches it: the closest thing to a crash that leaves the test alive."""
+
+
+def test_a_crash_at_any_durable_step_resumes_to_the_same_bytes(tiny_model, tmp_path, text, monkeypatch):
+    """Steps are the calls that make something last: fsync, rename. LINNET_KILL_TRIALS of them are tried."""
+    steps = [0, -1]
+
+    def counted(function):
+        def step(*arguments):
+            steps[0] += 1
+            if steps[0] == steps[1]:
+                raise Crash
+            return function(*arguments)
+
+        return step
+
+    for name in ("fsync", "rename", "replace"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    recipe = make_recipe("W4A16-g16", calibration_rows=2, calibration_length=32)
+    expected = hashes(compress(tiny_model, tmp_path / "whole", recipe, calibration_text=text).path)
+    total, trials = steps[0], int(os.environ.get("LINNET_KILL_TRIALS", "5"))
+    assert total > 20
+    for crash_at in sorted(random.sample(range(1, total + 1), min(trials, total))):
+        target = tmp_path / f"out{crash_at}"
+        steps[:] = [0, crash_at]
+        with pytest.raises(Crash):
+            compress(tiny_model, target, recipe, calibration_text=text)
+        steps[1] = -1
+        if target.exists():
+            assert hashes(target) == expected
+        assert hashes(compress(tiny_model, target, recipe, calibration_text=text).path) == expected, crash_at
+        assert not list(tmp_path.glob(".out*"))
 
 
 def interrupted(tiny_model: Path, target: Path, text: str, after: int = 9) -> None:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a compressed checkpoint: what it is, of what, made how. Quality is for ``linnet eval`` to say."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import linnet
+
+
+def model_card(
+    source: str, config: Mapping[str, Any], record: Mapping[str, Any], source_bytes: int, output_bytes: int
+) -> str:
+    """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
+    recipe, layers = record["recipe"], record["layers"]
+    hub = "/" in source
+    base = [f"base_model: {source}", "base_model_relation: quantized"] if hub else []
+    family = str(config.get("model_type", "unknown"))
+    front = [*base, "library_name: linnet", "tags:", "- linnet", "- quantized", f"- {family}", f"- {recipe['scheme']}"]
+    name = source.rsplit("/", 1)[-1]
+    calibration = record["calibration"]
+    if calibration is None:
+        rows = "none (data-free)"
+    else:
+        rows = f"{calibration['rows']} rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
+    errors = [layer["output_error"] for layer in layers.values() if "output_error" in layer]
+    error = f"{sum(errors) / len(errors):.5f} on the calibration rows" if errors else "not measured (data-free)"
+    parts = record["fingerprint"]
+    return "\n".join(
+        [
+            "---",
+            *front,
+            "---",
+            "",
+            f"# {name}, {recipe['scheme']} by {recipe['algorithm']}",
+            "",
+            f"Made from {name} by [Linnet](https://github.com/linnet-llm/linnet) {linnet.__version__}.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| bytes | {output_bytes:,} (original {source_bytes:,}, ratio {output_bytes / source_bytes:.3f}) |",
+            f"| compressed modules | {len(layers)} |",
+            f"| relative output error, mean of modules | {error} |",
+            f"| calibration | {rows} |",
+            f"| source | SHA-256 `{parts['source']}` |",
+            f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
+            "",
+            "Recipe:",
+            "",
+            "```json",
+            json.dumps(recipe, indent=2, ensure_ascii=False),
+            "```",
+            "",
+            "`linnet_manifest.json` holds the SHA-256 of every tensor and the error of every module.",
+            "",
+        ]
+    )
