@@ -15,57 +15,134 @@ from linnet.errors import ConfigError
 
 KEY_VARIABLE = "LINNET_API_KEY"
 
+ADDRESS, LIMITS, REPORTS = "Address and access", "Limits", "Behaviour and reports"
+
 
 def serve(
     model: options.Model,
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with an API key.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    host: Annotated[
+        str,
+        options.option(
+            rich_help_panel=ADDRESS,
+            help="Address to listen on; beyond this machine only with an API key.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        options.option(rich_help_panel=ADDRESS, min=0, max=65535, metavar="N", help="Port; 0 takes any free one."),
+    ] = 8000,
     uds: Annotated[
-        Path | None, typer.Option(help="Listen on this UNIX socket instead of host and port.", show_default=False)
+        Path | None,
+        options.option(
+            rich_help_panel=ADDRESS,
+            help="Listen on this UNIX socket instead of host and port.",
+            show_default=False,
+        ),
     ] = None,
     served_model_name: Annotated[
         list[str] | None,
-        typer.Option(help="Name clients use; may be given again for more names.", show_default="the directory's name"),
+        options.option(
+            rich_help_panel=ADDRESS,
+            help="Name clients use; may be given again for more names.",
+            show_default="the directory's name",
+        ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help=f"File with one accepted API key a line; {KEY_VARIABLE} adds one more.", show_default=False),
+        options.option(
+            rich_help_panel=ADDRESS,
+            help=f"File with one accepted API key a line; {KEY_VARIABLE} adds one more.",
+            show_default=False,
+        ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Host name clients may use to reach the server; may be given again.", show_default=False),
+        options.option(
+            rich_help_panel=ADDRESS,
+            help="Host name clients may use to reach the server; may be given again.",
+            show_default=False,
+        ),
     ] = None,
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxSequences = 64,
     max_num_batched_tokens: options.TokenBudget = 512,
     kv_cache_memory: options.KVBytes = None,
     enable_prefix_caching: Annotated[
-        bool, typer.Option("--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse known prompt prefixes.")
+        bool,
+        options.option(
+            "--enable-prefix-caching/--no-enable-prefix-caching",
+            rich_help_panel=REPORTS,
+            help="Reuse known prompt prefixes.",
+        ),
     ] = True,
-    scheduling_policy: Annotated[str, typer.Option(help="Order of waiting requests: fcfs or priority.")] = "fcfs",
-    max_waiting: Annotated[int, typer.Option(min=0, help="Sequences that may wait; beyond them 429.")] = 1024,
+    scheduling_policy: Annotated[
+        str,
+        options.option(rich_help_panel=REPORTS, help="Order of waiting requests: fcfs or priority."),
+    ] = "fcfs",
+    max_waiting: Annotated[
+        int,
+        options.option(rich_help_panel=LIMITS, min=0, metavar="N", help="Sequences that may wait; beyond them 429."),
+    ] = 1024,
     max_waiting_tokens: Annotated[
-        int, typer.Option(parser=parse_count, metavar="TOKENS", help="Prompt tokens of all unfinished requests.")
+        int,
+        options.option(
+            rich_help_panel=LIMITS,
+            parser=parse_count,
+            metavar="TOKENS",
+            show_default="1M",
+            help="Prompt tokens of all unfinished requests; beyond them 429.",
+        ),
     ] = 1 << 20,
     max_waiting_bytes: Annotated[
-        int, typer.Option(parser=parse_bytes, metavar="SIZE", help="Body bytes of all unfinished requests.")
+        int,
+        options.option(
+            rich_help_panel=LIMITS,
+            parser=parse_bytes,
+            metavar="SIZE",
+            show_default="64MiB",
+            help="Body bytes of all unfinished requests; beyond them 429.",
+        ),
     ] = 64 << 20,
     max_body_size: Annotated[
-        int, typer.Option(parser=parse_bytes, metavar="SIZE", help="Largest request body; beyond it 413.")
+        int,
+        options.option(
+            rich_help_panel=LIMITS,
+            parser=parse_bytes,
+            metavar="SIZE",
+            show_default="8MiB",
+            help="Largest request body; beyond it 413.",
+        ),
     ] = 8 << 20,
     request_timeout: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Longest a request may take, in seconds, waiting included.", show_default="none"),
+        options.option(
+            rich_help_panel=LIMITS,
+            min=0.001,
+            metavar="SECONDS",
+            help="Longest a request may take, waiting included.",
+            show_default="none",
+        ),
     ] = None,
     shutdown_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that unfinished requests may run on after SIGTERM.")
+        float,
+        options.option(
+            rich_help_panel=LIMITS,
+            min=0,
+            help="Seconds that unfinished requests may run on after SIGTERM.",
+        ),
     ] = 30.0,
     metrics_compat: Annotated[
-        str | None, typer.Option(help="vllm: use vLLM's metric prefix instead of linnet:", show_default=False)
+        str | None,
+        options.option(
+            rich_help_panel=REPORTS,
+            help="vllm: use vLLM's metric prefix instead of linnet:",
+            show_default=False,
+        ),
     ] = None,
-    log_format: Annotated[str, typer.Option(help="text or json, for the start and status lines.")] = "text",
+    log_format: Annotated[
+        str,
+        options.option(rich_help_panel=REPORTS, help="text or json, for the start and status lines."),
+    ] = "text",
     policy: options.Policy = "fast",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
