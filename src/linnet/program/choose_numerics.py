@@ -18,8 +18,9 @@ from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 Policy = Literal["exact", "fast"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 
-DEFAULT_GROUP_SIZE = 128
-"""Columns that share an activation scale when the weight has no groups of its own."""
+WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
+"""Columns that share an activation scale when the weight has no groups of its own: small models feel every rounding
+and have narrow inputs, where finer groups cost nothing."""
 
 INTEGER_ELEMENTS = ("int2", "int3", "int4", "int8")
 PROJECTIONS = ("linear", "logits")
@@ -43,7 +44,9 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     stored = weight.dtype.weight
     if policy == "exact" or stored.element not in INTEGER_ELEMENTS:
         return "fp32"
-    group_size = stored.group_size or (stored.block[1] if stored.block else DEFAULT_GROUP_SIZE)
+    group_size = stored.group_size or (stored.block[1] if stored.block else None)
+    if group_size is None:
+        group_size = WIDE_GROUP_SIZE if weight.shape[1] >= WIDE_COLUMNS else NARROW_GROUP_SIZE
     return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")
 
 
