@@ -128,7 +128,8 @@ def serve(
         options.option(
             rich_help_panel=LIMITS,
             min=0,
-            help="Seconds that unfinished requests may run on after SIGTERM.",
+            metavar="SECONDS",
+            help="How long unfinished requests may run on after SIGTERM.",
         ),
     ] = 30.0,
     metrics_compat: Annotated[
