@@ -6,6 +6,8 @@ import os
 import numpy as np
 import pytest
 
+pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
 from linnet.backends.cpu import _native
 from linnet.backends.interface import SamplingBatch
 from linnet.backends.reference import sampling as reference
@@ -14,9 +16,10 @@ ISAS = _native.available_isas()
 TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "6"))
 POOL = _native.ThreadPool(2)
 FIELDS = (
-    "rows temperature top_k top_p min_p repetition_penalty presence_penalty frequency_penalty seed position "
-    "history_offsets history_ids generated_offsets generated_ids bias_offsets bias_ids bias_values"
-).split()
+    "rows", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "seed", "position", "history_offsets", "history_ids", "generated_offsets", "generated_ids", "bias_offsets",
+    "bias_ids", "bias_values",
+)  # fmt: skip
 
 
 def native(isa: str, logits: np.ndarray, batch: SamplingBatch) -> tuple[np.ndarray, ...]:
@@ -112,7 +115,7 @@ def test_rows_without_a_distribution_do_not_disturb_the_others(isa: str) -> None
         batch.temperature = np.full(5, temperature, np.float32)
         tokens, logprobs, _, _ = native(isa, logits, batch)
         assert tokens[:3].tolist() == [-1, -1, 5]
-        assert tokens[4] == 69 and logprobs[4] == 0
+        assert (tokens[4], logprobs[4]) == (69, 0)
         assert np.isnan(logprobs[:2]).all()
     batch.temperature = np.zeros(5, np.float32)
     assert native(isa, logits, batch)[0][3] == 69

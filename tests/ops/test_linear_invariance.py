@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row's bits: alone = in a batch of any size = however the outputs are split over threads, on every tier.
+
+LINNET_FUZZ_TRIALS sets the number of random shapes per tier (csrc/tests/linear_test.cpp fuzzes the same law natively).
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+from linnet.backends.cases import DENSE_DTYPES, CaseSource, OpCase
+from linnet.backends.cpu import _native
+from linnet.backends.cpu.weights import WeightTable
+
+TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "12"))
+POOL = _native.ThreadPool(2)
+SCHEMES = (
+    "W4A16-g32", "W4A16-g64", "W4A16", "W4A16-g256", "W4A16-asym", "W4A16-g32-asym", "W4A16-channel", "W8A16",
+    "W8A16-g32", "W8A8", "W4A8", "W2A16", "W3A16", "bf16", "fp16", "fp32",
+)  # fmt: skip
+
+
+def prepared(isa: str, case: OpCase, input_type: Any, group_size: int) -> tuple[Any, WeightTable]:
+    """The case's linear with its input quantised or cast, and what keeps the weight alive."""
+    source = CaseSource(case)
+    table = WeightTable(source.program, source)
+    refs = {weight.name: weight.ref for weight in source.program.weights}
+    x = np.ascontiguousarray(source.weight(refs["table.x"]))
+    return _native.LinearRun(isa, POOL, table.linear("weight", "bias"), input_type, group_size, x), table
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
+    for trial in range(TRIALS):
+        random = np.random.default_rng(trial)
+        scheme = SCHEMES[trial % len(SCHEMES)]
+        group = int(scheme.split("-g")[1].split("-")[0]) if "-g" in scheme else 128
+        group = 32 if scheme[:2] in ("W2", "W3") else group
+        free = scheme in ("W4A16-channel", "W8A16", "W8A8", *DENSE_DTYPES)
+        columns = int(random.integers(1, 1500)) if free else group * int(random.integers(1, 9))
+        rows, outputs = int(random.integers(2, 40)), int(random.integers(1, 150))
+        case = OpCase("linear", rows, columns, outputs, scheme, inputs="heavy")
+        kind = _native.InputType.int8
+        if scheme in DENSE_DTYPES:
+            kind = _native.InputType.fp32 if scheme == "fp32" else _native.InputType.bf16
+        run, alive = prepared(isa, case, kind, columns if scheme in ("W8A8", "W4A8") else group)
+        whole = np.empty((rows, outputs), np.float32)
+        run.run(whole, 0, rows, 1)
+        for _ in range(8):
+            count = int(random.integers(1, min(rows, 20) + 1))
+            first = int(random.integers(0, rows - count + 1))
+            part = np.full((count, outputs), np.nan, np.float32)
+            run.run(part, first, count, int(random.integers(1, 6)))
+            same = part.view(np.uint32) == whole[first : first + count].view(np.uint32)
+            assert same.all(), f"seed {trial} {case.name}: rows {first}..{first + count} differ from the batch"
+        del alive
