@@ -7,19 +7,23 @@ import typer
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
 
 
-@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("32k", 32_000), ("1.5k", 1500), ("2M", 2_000_000), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("4096", 4096), ("32k", 32_000), ("1.5k", 1500), ("2M", 2_000_000), (7, 7)]
+)
 def test_counts(text: str | int, value: int) -> None:
     assert parse_count(text) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("800MB", 800 * 10**6), ("6GiB", 6 * 2**30), ("6 gib", 6 * 2**30), ("12", 12)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("800MB", 800 * 10**6), ("6GiB", 6 * 2**30), ("6 gib", 6 * 2**30), ("12", 12)]
+)
 def test_sizes(text: str, value: int) -> None:
     assert parse_bytes(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "k", "-1", "1.2345", "3 apples", "1e9", "nan"])
 def test_what_is_not_a_count_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="4096 or 32k|whole number"):
+    with pytest.raises(typer.BadParameter, match=r"4096 or 32k|whole number"):
         parse_count(text)
 
 
