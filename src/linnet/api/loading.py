@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linnet.api.memory import CachePlan, available_bytes, kv_bytes_per_token, plan_cache
+from linnet.api.memory import CachePlan, available_bytes, plan_cache
 from linnet.backends.interface import Executable, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
 from linnet.models import ModelSource, load_model
+from linnet.plan import output_rows, state_bytes_per_token
 from linnet.program.choose_numerics import POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_ROW_BYTES = 64 << 20
-"""Bound on the logits of one step (fp32): it limits how many prompt rows are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,13 @@ def load(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
     source = load_model(path)
-    if max_model_len is not None and 0 < max_model_len <= source.spec.max_positions:
-        source = load_model(source.checkpoint, max_context=max_model_len)
+    if max_model_len is not None:
+        source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy)
     chosen = choose_backend(backend, program, threads=threads, isa=isa)
     cache = _plan(
         plan_cache(
-            bytes_per_token=kv_bytes_per_token(program),
+            bytes_per_token=sum(state_bytes_per_token(state) for state in program.states),
             block_size=block_size,
             max_sequences=max_sequences,
             model_positions=source.spec.max_positions,
@@ -78,7 +76,6 @@ def load(
         num_blocks,
         source,
     )
-    rows = max(OUTPUT_ROW_BYTES // (4 * source.spec.vocabulary_size), max_sequences, 1)
     config = SchedulerConfig(
         num_blocks=cache.num_blocks,
         max_model_len=cache.max_model_len,
@@ -87,7 +84,7 @@ def load(
         max_sequences=max_sequences,
         max_waiting_requests=max_waiting_requests,
         max_chunk_tokens=max_chunk_tokens,
-        max_output_rows=min(rows, max(token_budget, max_sequences)),
+        max_output_rows=output_rows(source.spec.vocabulary_size, token_budget, max_sequences),
         prefix_cache=prefix_cache,
         policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=preempt_every,

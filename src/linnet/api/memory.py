@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.errors import CapacityError, ConfigError
-from linnet.program.program import Program
-from linnet.schemes.scheme import DENSE_BITS
 
 DEFAULT_SHARE = 0.4
 """Of the memory that is free at load, for KV, where the user says nothing. It is touched only as it fills."""
@@ -25,15 +23,6 @@ def available_bytes() -> int:
         cache = sum(int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("file "))
         available = min(available, max(limit - used + cache, 0))
     return available
-
-
-def kv_bytes_per_token(program: Program) -> int:
-    """Bytes of keys and values of one token over all layers, as the (numerics-chosen) program stores them."""
-    total = 0
-    for state in program.states:
-        bits = DENSE_BITS[state.dtype] if isinstance(state.dtype, str) else state.dtype.bits
-        total += state.kv_heads * (state.head_size + state.value_head_size) * bits // 8
-    return total
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ SHA-256 of it names the program in Reports, resume points and numerics ids. A re
 its class where a field may hold several classes. An unknown kind, field or version is a ProgramError.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -56,10 +57,16 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotated types of a record's fields; resolving them anew for every op takes longer than all the rest."""
+    return get_type_hints(cls)
+
+
 def _plain(value: object, annotation: Any = None) -> Any:
     """Plain lists and objects; a whole number in a float field is written as a float, so that equal means equal."""
     if is_dataclass(value) and not isinstance(value, type):
-        hints = get_type_hints(type(value))
+        hints = _hints(type(value))
         plain = {field.name: _plain(getattr(value, field.name), hints[field.name]) for field in fields(value)}
         if type(value) in RECORDS.values():
             plain["type"] = type(value).__name__
@@ -80,7 +87,7 @@ def _record(cls: type, raw: Any, where: str) -> object:
     raw = dict(raw)
     if cls in RECORDS.values() and raw.pop("type", None) != cls.__name__:
         raise ProgramError(f"{where}: expected a record of type {cls.__name__}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in fields(cls)]
     for name in raw:
         if name not in names:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands as a person meets them: what they print, how they refuse, what they leave behind."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_llama import write_tiny_llama
+
+COMMANDS = ("compress", "eval", "generate", "serve", "inspect", "env", "demo")
+
+
+def linnet(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run the program as its own process, without colours and 100 columns wide."""
+    environment = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-m", "linnet.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | settings, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page_with_examples(command: str) -> None:
+    result = linnet(command, "--help")
+    assert result.returncode == 0
+    if command not in ("env", "demo"):
+        assert re.search(rf"Examples\s.*linnet {command} ", result.stdout, re.DOTALL)
+
+
+def test_generate_prints_prompt_and_text_and_keeps_facts_off_the_output(model: Path) -> None:
+    result = linnet("generate", str(model), "Hello", "--max-tokens", "5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Hello")
+    assert re.search(r"\d+ prompt tokens, [1-5] generated", result.stderr)
+    again = linnet("generate", str(model), "Hello", "--max-tokens", "5", "--no-stats")
+    assert (again.stdout, again.stderr) == (result.stdout, "")
+
+
+def test_options_come_from_the_environment_too(model: Path) -> None:
+    result = linnet("inspect", str(model), LINNET_INSPECT_SEQUENCES="3", LINNET_INSPECT_AS_JSON="1")
+    assert json.loads(result.stdout)["predicted_memory"]["sequences"] == 3
+
+
+def test_inspect_counts_every_byte(model: Path) -> None:
+    facts = json.loads(linnet("inspect", str(model), "--json").stdout)
+    assert facts["checkpoint_bytes"] < (model / "model.safetensors").stat().st_size
+    assert facts["parameters"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["generate", "no/such/model", "x"], 3, "no/such/model"),
+        (["generate", "MODEL", "x", "--temperature", "-1"], 2, "temperature"),
+        (["generate", "MODEL", "x", "--backend", "gpu9"], 2, "gpu9.*accepted|accepted.*gpu9|reference"),
+        (["generate", "MODEL", "x", "--isa", "mmx"], 2, "mmx.*accepted"),
+        (["generate", "MODEL", "x", "--max-model-len", "lots"], 2, "4096 or 32k"),
+        (["generate", "MODEL", "x", "--temprature", "1"], 2, "--temperature"),
+        (["eval", "MODEL", "--text", "missing.txt"], 2, "missing.txt"),
+        (["eval", "MODEL", "--questions", "missing.jsonl"], 2, "missing.jsonl"),
+        (["inspect", "MODEL", "--context", "1m"], 2, "1000000"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(model: Path, arguments: list[str], status: int, sentence: str) -> None:
+    result = linnet(*[str(model) if argument == "MODEL" else argument for argument in arguments], HF_HUB_OFFLINE="1")
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    assert re.search(sentence, " ".join(result.stderr.split())), result.stderr
+    assert result.stdout in ("", "x")
+
+
+def test_a_text_alone_can_be_measured(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 20, encoding="utf-8")
+    name = tmp_path / "out" / "report"
+    result = linnet(
+        "eval", str(model), "--text", str(text), "--questions", "none", "--report", str(name), "--context", "64"
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(name.with_name("report.json").read_text(encoding="utf-8"))
+    assert report["text"]["name"] == "text.txt"
+    assert report["perplexity"]["candidate"]["value"] > 1
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_compress_evaluate_certify(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="compressing needs torch")
+    text, out = tmp_path / "text.txt", tmp_path / "small"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
+    compressed = linnet("compress", str(model), "-o", str(out), "--scheme", "W8A16", "--algorithm", "rtn")
+    assert compressed.returncode == 0, compressed.stderr
+    assert "bits per weight" in compressed.stdout
+    refused = linnet("compress", str(model), "-o", str(out), "--scheme", "W4A16-channel", "--algorithm", "rtn")
+    assert refused.returncode != 0
+    assert "overwrit" in refused.stderr
+    measured = linnet(
+        "eval", str(out), "--against", str(model), "--text", str(text), "--questions", "none", "--context", "64"
+    )
+    assert measured.returncode == 0, measured.stderr
+    certificate = json.loads((out / "loss_certificate.json").read_text(encoding="utf-8"))
+    assert certificate["divergence"]["mean"]["value"] < 1
+    unknown = linnet("compress", str(model), "-o", str(tmp_path / "x"), "--scheme", "W5A16")
+    assert unknown.returncode == 2
+    assert "W4A16" in unknown.stderr
+    assert not (tmp_path / "x").exists()
