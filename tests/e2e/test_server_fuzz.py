@@ -117,7 +117,7 @@ def test_random_bytes_in_place_of_http(server: Running) -> None:
             status = int(answer.split(b" ", 2)[1])
             statuses.add(status)
             assert status < 500 or status == 503, f"seed {SEED}, case {case}: {bytes(raw)!r} -> {answer[:200]!r}"
-    assert len(statuses     assert {200, 400} <= statuses {200, 400, 403, 404, 405, 415}) >= 4
+    assert len(statuses & {200, 400, 403, 404, 405, 415}) >= 4
     server.wait_settled(5.0)
     assert server.http.post("/v1/completions", json=json.loads(content)).status_code == 200
 

@@ -86,8 +86,8 @@ class Ticket:
         admission.body_bytes += body_bytes
         self._body_bytes += body_bytes
 
-    def take(self, samples: int, prompt_tokens: int) -> None:
-        """The request is understood. Raises ApiError 429, or 400 for one that no empty queue could hold."""
+    def check(self, samples: int, prompt_tokens: int) -> None:
+        """Whether ``take`` would succeed now. Raises ApiError 429, or 400 for what no empty queue could hold."""
         admission, limits = self._admission, self._admission.limits
         for name, wanted, most in (
             ("samples", samples, limits.samples),
@@ -101,8 +101,12 @@ class Ticket:
             raise admission.refused("requests")
         if admission.prompt_tokens + prompt_tokens > limits.prompt_tokens:
             raise admission.refused("prompt tokens")
-        admission.samples += samples
-        admission.prompt_tokens += prompt_tokens
+
+    def take(self, samples: int, prompt_tokens: int) -> None:
+        """The request goes to the engine. Raises as ``check`` does, and has then taken nothing."""
+        self.check(samples, prompt_tokens)
+        self._admission.samples += samples
+        self._admission.prompt_tokens += prompt_tokens
         self._samples += samples
         self._prompt_tokens += prompt_tokens
 

@@ -33,6 +33,8 @@ from linnet.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+STOP_S = 10.0
+
 Deliver = Callable[[tuple[EngineEvent, ...]], None]
 
 
@@ -159,8 +161,8 @@ class Bridge:
         self.door.start()
 
     def stop(self) -> None:
-        """End the engine. Blocks; not on the loop."""
-        self.door.stop()
+        """End the engine. Blocks, so not on the loop; raises TimeoutError if it hangs."""
+        self.door.stop(STOP_S)
 
     def next_id(self) -> int:
         """A request id nobody has."""

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from linnet.engine import EngineUnavailableError
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission, Ticket
-from linnet.serve.answers import JsonAnswer
+from linnet.serve.answers import JsonAnswer, encode_answer
 from linnet.serve.body import Receive, check_content_type, read_body
 from linnet.serve.bridge import Bridge, Job, Sample
 from linnet.serve.config import ServeConfig
@@ -120,7 +120,7 @@ class Generation:
                 raise gone()
             if job.failed is not None:
                 raise failure(job.failed)
-            return JsonAnswer(shape.whole(job.samples))
+            return JsonAnswer(await self._run(request, lambda: encode_answer(shape.whole(job.samples)), None))
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
         limits = self._config.limits
@@ -140,12 +140,14 @@ class Generation:
         self, request: Request, prepared: Prepared, ticket: Ticket, arrival_s: float, asked_s: float | None
     ) -> Job:
         salt: bytes = request.state.salt
+        count = len(prepared.prompts) * prepared.params.n
+        ticket.check(count, prepared.prompt_tokens)  # before thousands of samples are built in vain
         samples = await self._run(
             request,
             lambda: self.preparer.samples(prepared, salt, self._left_s(arrival_s, asked_s), self._bridge.next_id),
             self._left_s(arrival_s, asked_s),
         )
-        ticket.take(len(samples), prepared.prompt_tokens)
+        ticket.take(count, prepared.prompt_tokens)
         try:
             return self._bridge.submit(samples, ticket, arrival_s)
         except EngineUnavailableError as error:

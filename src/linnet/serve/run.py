@@ -114,7 +114,10 @@ async def _run(
         finally:
             status.cancel()
             server.generation.close()
-            await asyncio.to_thread(server.bridge.stop)
+            try:
+                await asyncio.to_thread(server.bridge.stop)
+            except TimeoutError:  # a step that never ends; nothing can be saved
+                lifecycle.exit_status = 1
             if listener.family == socket.AF_UNIX and config.uds is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(config.uds)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Server-sent events. ``[DONE]`` follows a complete answer only; an error in mid-stream is an ``error`` event."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -47,13 +48,13 @@ class EventStream(Response):
 
 
 class Stream:
-    """The frames of one job. ``failure`` says what a sample that ended badly means for the client."""
+    """The frames of one job."""
 
     def __init__(self, job: Job, shape: Shape, keep_alive_s: float, include_usage: bool) -> None:
         self._job, self._shape, self._keep_alive_s, self._include_usage = job, shape, keep_alive_s, include_usage
 
-    async def frames(self, failure: Any) -> AsyncIterator[bytes]:
-        """Until the end; nothing more once the client has left."""
+    async def frames(self, failure: Callable[[Sample], ApiError]) -> AsyncIterator[bytes]:
+        """Until the end, or until the client has left. ``failure``: the error of a sample that ended badly."""
         job = self._job
         while True:
             if not await job.wait(self._keep_alive_s):
@@ -74,7 +75,7 @@ class Stream:
                 break
             if self._shape.held:
                 job.take()
-        yield self._end()
+        yield await asyncio.to_thread(self._end) if self._shape.held else self._end()
 
     def _end(self) -> bytes:
         parts = []
