@@ -14,6 +14,8 @@ from linnet.errors import ConfigError
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
 
+_SLICE_ELEMENTS = 1 << 20
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -65,8 +67,22 @@ def make_algorithm(name: str, options: Mapping[str, Any], known: Mapping[str, ty
         raise ConfigError(f"options of algorithm {name}: {explain(error, options, kind.Options)}") from error
 
 
-def relative_error(approximation: torch.Tensor, weight: torch.Tensor) -> float:
-    """|Q - W|^2 / |W|^2 (0 for a weight of zeros that stays zero)."""
-    error = float((approximation - weight).square().sum(dtype=torch.float64))
-    size = float(weight.square().sum(dtype=torch.float64))
+def squared_errors(packed: PackedWeight, weight: torch.Tensor) -> tuple[float, float]:
+    """(|Q - W|^2, |W|^2), a slice of rows at a time so that no second copy of a large weight is made."""
+    rows, columns = packed.shape
+    block = packed.scheme.weight.block
+    height = 1 if block is None else block[0]
+    step = max(1, _SLICE_ELEMENTS // (columns * height)) * height
+    error = norm = 0.0
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        part = weight[start:stop]
+        difference = torch.from_numpy(packed.take_rows([(start, stop)]).dequantize()).sub_(part)
+        error += float(difference.square_().sum(dtype=torch.float64))
+        norm += float(part.square().sum(dtype=torch.float64))
+    return error, norm
+
+
+def ratio(error: float, size: float) -> float:
+    """error / size; 0 for what is nothing and stays nothing."""
     return error / size if size > 0 else error

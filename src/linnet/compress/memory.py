@@ -55,7 +55,7 @@ def predict(
     chosen = [info for info in linears if info.module in schemes]
     fit = max((algorithm.fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
     if embedding in schemes:
-        fit = max(fit, (4 + 1 + 4 + 4 + 4) * spec.vocabulary_size * spec.hidden_size)
+        fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
     block = statistics = 0
     weights = {weight.name: weight for weight in program.weights}
     for index, segment in enumerate(program.segments):

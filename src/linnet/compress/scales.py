@@ -12,7 +12,7 @@ from linnet.schemes.scheme import Scheme
 SHRINK_FACTORS: tuple[float, ...] = tuple(1.0 - 0.04 * step for step in range(13))
 """Fractions of the min-max range that the search tries: 1.0 down to 0.52."""
 
-_CHUNK_ROWS = 4096
+_SLICE_ELEMENTS = 1 << 19
 
 
 def scales_of(
@@ -29,8 +29,9 @@ def scales_of(
     rows, columns = weight.shape
     if importance is None:
         importance = np.ones(columns, np.float32)
-    for start in range(0, rows, _CHUNK_ROWS):
-        part = slice(start, min(start + _CHUNK_ROWS, rows))
+    step = max(1, _SLICE_ELEMENTS // columns)
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
         best, zero = _search(weight[part], scheme, SHRINK_FACTORS, importance)
         scale[part] = best
         if zero_point is not None and zero is not None:

@@ -8,7 +8,6 @@ resume point) with the segment's record; older rows deleted. A killed run repeat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from linnet.compress.job import Job
 from linnet.compress.progress import Meter
 from linnet.compress.rows import RowStore
 from linnet.compress.statistic import Statistic
+from linnet.compress.work import fit_work, run_work, segment_work, tap_work
 from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.models.inventory import LinearInfo
@@ -29,9 +29,6 @@ from linnet.models.load import ModelSource
 from linnet.program.program import Segment, WeightRef
 from linnet.program.traverse import writers
 from linnet.schemes.packed_weight import PackedWeight
-
-_COLUMN_WORK = 2e7
-"""Work units (floating point operations) that one column of a fit costs beyond its arithmetic."""
 
 
 class Walk:
@@ -45,14 +42,10 @@ class Walk:
         self._written: set[str] = set(writer.finished)
         self._weights = {weight.name: weight for weight in self._program.weights}
 
-    def work(self) -> list[float]:
-        """Work units of every segment: floating point operations, roughly."""
-        return [self._segment_work(index) for index in range(len(self._program.segments))]
-
     @torch.no_grad()
     def run(self, meter: Meter) -> None:
         """Do every segment that is not yet in the writer."""
-        work, done = self.work(), len(self._writer.notes)
+        work, done = segment_work(self._job), len(self._writer.notes)
         if done:
             self._resume(done)
         for index, segment in enumerate(self._program.segments):
@@ -152,7 +145,7 @@ class Walk:
             for statistic in collected[name].values():
                 statistic.add(x)
 
-        units = self._tap_work(index) / sum(1 for _ in self._chunks())
+        units = tap_work(self._job, index) / sum(1 for _ in self._chunks())
         for start, stop in self._chunks():
             inputs = self._inputs(index, segment, start, stop)
             run_segment(self._program, until_last_tap, inputs, None, overrides, tuple(collected), on_tap)
@@ -161,7 +154,7 @@ class Walk:
 
     def _advance(self, index: int, segment: Segment, overrides: dict[str, torch.Tensor], meter: Meter) -> str:
         """Rows through the compressed segment, to the next one; returns their SHA-256."""
-        units = self._run_work(index) / sum(1 for _ in self._chunks())
+        units = run_work(self._job, index) / sum(1 for _ in self._chunks())
         with self._store.write(index + 1) as rows:
             for start, stop in self._chunks():
                 result = run_segment(self._program, segment, self._inputs(index, segment, start, stop), None, overrides)
@@ -217,7 +210,7 @@ class Walk:
         meter: Meter,
     ) -> None:
         weight = to_torch(_dense(source, WeightRef(info.tensor)))
-        scheme, units = self._job.schemes[info.module], self._fit_work(info)
+        scheme, units = self._job.schemes[info.module], fit_work(self._job, info)
 
         def tick(fraction: float) -> None:
             meter.advance("compress", info.module, fraction * units)
@@ -279,35 +272,6 @@ class Walk:
         """A tied head that is stored a second time; the loader has compared both."""
         spec = self._job.source.spec
         return spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight"
-
-    # -- work units ------------------------------------------------------------------------------------------------
-
-    def _tokens(self) -> int:
-        return 0 if self._job.rows is None else self._job.rows.token_ids.size
-
-    def _tap_work(self, index: int) -> float:
-        infos = [info for info in self._job.linears if info.segment == index]
-        widths = {info.tap: info.shape[1] for info in infos if info.module in self._job.schemes}
-        return self._tokens() * sum(width * width for width in widths.values()) + 0.8 * self._run_work(index)
-
-    def _run_work(self, index: int) -> float:
-        infos = [info for info in self._job.linears if info.segment == index and info.kind == "linear"]
-        return 2.0 * self._tokens() * sum(prod(info.shape) for info in infos)
-
-    def _fit_work(self, info: LinearInfo) -> float:
-        rows, columns = info.shape
-        if self._job.rows is None:
-            return 1000.0 * rows * columns
-        return 4.0 * rows * columns**2 + columns**3 + _COLUMN_WORK * columns + 1500.0 * rows * columns
-
-    def _segment_work(self, index: int) -> float:
-        infos = [info for info in self._job.linears if info.segment == index and info.module in self._job.schemes]
-        work = sum(self._fit_work(info) for info in infos)
-        if self._needs_rows(infos):
-            work += self._tap_work(index)
-        if 0 < index < self._last_tapped:
-            work += self._run_work(index)
-        return work
 
 
 def _dense(source: ModelSource, ref: WeightRef) -> np.ndarray:

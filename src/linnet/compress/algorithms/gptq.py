@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import torch
 
-from linnet.compress.algorithm import Fit
+from linnet.compress.algorithm import Fit, ratio, squared_errors
 from linnet.compress.scales import of_one_group, scales_of
 from linnet.compress.statistic import Hessian, Statistic
 from linnet.errors import CheckpointError, ConfigError
@@ -86,18 +86,18 @@ class Gptq:
         working = weight.clone()
         scale, zero_point, damped_error = self._solve(working, scheme.weight, factor, tick)
         codes = codecs.quantize(working.numpy(), scheme.weight, scale, zero_point)
-        difference = torch.from_numpy(codecs.dequantize(codes, scheme.weight, scale, zero_point)).sub_(weight)
-        squared = float(difference.square_().sum(dtype=torch.float64))
-        norm = float(weight.square().sum(dtype=torch.float64))
+        del working
+        packed = pack(codes, scale, zero_point, scheme)
+        squared, norm = squared_errors(packed, weight)
         error = max(damped_error - factor.added * squared, 0.0)
         notes = {"damping": factor.damping, "dead_inputs": factor.dead_inputs}
-        packed = pack(codes, scale, zero_point, scheme)
-        return Fit(packed, squared / norm if norm > 0 else 0.0, error / size if size > 0 else 0.0, notes)
+        return Fit(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
-        """Copies of H while factorising, then U; working weight, block, codes and the dequantised weight."""
+        """Copies of H while factorising, then U; the working weight, a block of it, its codes."""
         rows, columns = shape
-        return max(4 * columns * columns * 4, columns * columns * 4 + rows * (columns * (4 + 4 + 1) + 3 * 4 * 128))
+        solving = columns * columns * 4 + rows * (columns * (4 + 2) + 4 * 4 * BLOCK_COLUMNS)
+        return max(4 * columns * columns * 4, solving)
 
     def _solve(
         self, weight: torch.Tensor, scheme: Scheme, factor: _Factor, tick: Callable[[float], None]

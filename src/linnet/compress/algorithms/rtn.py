@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import msgspec
 import torch
 
-from linnet.compress.algorithm import Fit, relative_error
+from linnet.compress.algorithm import Fit, ratio, squared_errors
 from linnet.compress.scales import scales_of
 from linnet.compress.statistic import Statistic
 from linnet.schemes import codecs
@@ -42,10 +42,10 @@ class Rtn:
         array = weight.numpy()
         scale, zero_point = scales_of(array, scheme.weight, self._options.scales == "mse")
         codes = codecs.quantize(array, scheme.weight, scale, zero_point)
+        packed = pack(codes, scale, zero_point, scheme)
         tick(1.0)
-        approximation = torch.from_numpy(codecs.dequantize(codes, scheme.weight, scale, zero_point))
-        return Fit(pack(codes, scale, zero_point, scheme), relative_error(approximation, weight))
+        return Fit(packed, ratio(*squared_errors(packed, weight)))
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
-        """Codes, the dequantised weight, a difference and its square."""
-        return shape[0] * shape[1] * (1 + 4 + 4 + 4)
+        """Codes, unsigned codes and packed codes; scales and slices are small."""
+        return shape[0] * shape[1] * 3
