@@ -24,7 +24,7 @@ struct Prepared {
     const int32_t* offsets;  // -constant_zero * sum; with zero points: -sum
 };
 
-static int64_t padded_bytes(int64_t columns) { return round_up(columns, 128) + 1024; }
+static int64_t padded_bytes(int64_t columns) { return round_up(columns, 2048) + 2048; }
 static int64_t padded_groups(int64_t groups) { return round_up(groups, 16) + RUN_GROUPS; }
 
 int64_t scratch_bytes_gemv(const LinearWeight& weight) {
@@ -73,8 +73,8 @@ LINNET_INLINE __m512i sum_pairs(__m512i a, __m512i b) {
 }
 
 // Dot products of 16 groups of one output with M rows of x. `loads`: 64-byte pieces per group (lanes == 16); `bytes`:
-// what may be read from p.
-template <int bits, int lanes, int M, bool whole>
+// what may be read from p. `one`: loads == 1 and all of it may be read; `limit`: pieces that exist, otherwise.
+template <int bits, int lanes, int M, bool one>
 LINNET_INLINE void dots(const uint8_t* p, int64_t bytes, const int8_t* const* x, int64_t loads, int64_t limit,
                         __m512i flip, __m512i* out) {
     constexpr int quads = lanes / 4;
@@ -88,10 +88,11 @@ LINNET_INLINE void dots(const uint8_t* p, int64_t bytes, const int8_t* const* x,
         for (int i = 0; i < 4; ++i) {
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) sums[m][i] = _mm512_setzero_si512();
-            if (!whole && (quad * 4 + i) * loads >= limit) continue;
-            for (int64_t piece = (quad * 4 + i) * loads; piece < (quad * 4 + i + 1) * loads; ++piece) {
-                const __m512i codes = whole ? _mm512_loadu_si512(p + piece * 64)
-                                            : load_words_first(p + piece * 64, bytes - piece * 64).v;
+            const int64_t begin = (quad * 4 + i) * (one ? 1 : loads);
+            const int64_t end = one ? begin + 1 : smaller(begin + loads, limit);
+            for (int64_t piece = begin; piece < end; ++piece) {
+                const __m512i codes = one ? _mm512_loadu_si512(p + piece * 64)
+                                          : load_words_first(p + piece * 64, bytes - piece * 64).v;
                 if constexpr (bits == 4) {
                     const __m512i even = _mm512_and_si512(codes, nibble);
                     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(codes, 4), nibble);
@@ -129,6 +130,7 @@ struct Shape {
     int64_t loads;         // 64-byte pieces per group (1 when a piece holds several groups)
     int64_t piece_groups;  // groups per piece (1 when a group has several pieces)
     int64_t run_groups;    // groups per run, a multiple of 16
+    bool single;           // one group: its pieces are dealt out as if to sixteen, whose sums are then one
 };
 
 template <int bits, int lanes, int M>
@@ -180,11 +182,15 @@ static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepa
                 for (int64_t line = 0; line < sixteen_bytes; line += 64)
                     _mm_prefetch((const char*)(later + b * sixteen_bytes + line), AHEAD_HINT);
                 __m512i sums[M];
-                if (bytes >= sixteen_bytes)
-                    dots<bits, lanes, M, true>(p, bytes, codes, lanes == 16 ? shape.loads : 1, 0, flip, sums);
+                if (bytes >= sixteen_bytes && shape.loads == 1)
+                    dots<bits, lanes, M, true>(p, bytes, codes, 1, 0, flip, sums);
                 else
-                    dots<bits, lanes, M, false>(p, bytes, codes, lanes == 16 ? shape.loads : 1, divide_up(bytes, 64), flip,
-                                                sums);
+                    dots<bits, lanes, M, false>(p, bytes, codes, shape.loads, divide_up(bytes, 64), flip, sums);
+                if (shape.single) {
+#pragma GCC unroll 4
+                    for (int m = 0; m < M; ++m)
+                        sums[m] = _mm512_maskz_set1_epi32(1, _mm512_reduce_add_epi32(sums[m]));
+                }
                 __m512i zero = _mm512_set1_epi32(1);
                 if (weight.zero_points != nullptr) {
                     const int8_t* zeros = weight.zero_points + (n + r) * weight.zero_point_row_stride;
@@ -251,10 +257,10 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
     const bool single = x.groups == 1;
     if (!single && x.group_size % piece != 0 && x.group_size * 2 != piece && x.group_size * 4 != piece) return false;
 
-    Shape shape = {1, 1, 16};
+    Shape shape = {1, 1, 16, single};
     int lanes = 16;
     if (single) {
-        shape.loads = divide_up(weight.columns, piece);
+        shape.loads = divide_up(weight.columns, 16 * piece);
     } else if (x.group_size >= piece) {
         shape.loads = x.group_size / piece;
     } else {
