@@ -5,7 +5,9 @@ One oracle after each: the process is alive, health is truthful, every block and
 alone gives the same tokens.
 """
 
+import asyncio
 import json
+import os
 import random
 import socket
 import threading
@@ -18,6 +20,7 @@ import httpx
 import pytest
 from serving import NAME, Running, digest_model, events, eventually
 
+SOAK = int(os.environ.get("LINNET_SOAK_REQUESTS", "120"))
 LONG = {"model": NAME, "prompt": "the rain", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
 
 
@@ -102,7 +105,7 @@ def test_sixteen_clients_get_what_each_gets_alone(server: Running) -> None:
 def test_streams_are_byte_equal_to_answers(server: Running) -> None:
     """Random ids of a byte-level vocabulary: split characters, stop strings across chunks, several samples."""
     rng = random.Random(11)
-    for _ in range(60):
+    for _ in range(40):
         body = {
             "model": NAME,
             "prompt": [rng.randrange(3, 260) for _ in range(rng.randrange(1, 12))],
@@ -303,29 +306,66 @@ def test_status_lines_come_while_there_is_traffic() -> None:
         assert len(server.lines) == count
 
 
+def test_health_says_when_a_step_does_not_end() -> None:
+    model = digest_model()
+    with Running(model, stall_s=0.2) as server:
+        model.executable.delay_s = 1.0
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(text_of, server, {**LONG, "max_tokens": 2})
+            eventually(lambda: server.http.get("/health").status_code == 503)
+            assert server.http.get("/health").json()["status"] == "stalled"
+            assert server.http.get("/live").status_code == 200
+            held.result()
+        assert server.http.get("/health").status_code == 200
+
+
+def open_things(server: Running) -> tuple[int, int, int]:
+    """File descriptors and threads of the process, tasks of the server's loop."""
+    assert server.server is not None
+    loop = server.server.bridge.loop
+    assert loop is not None
+    tasks = asyncio.run_coroutine_threadsafe(_count_tasks(), loop).result(5)
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), tasks
+
+
+async def _count_tasks() -> int:
+    return len(asyncio.all_tasks())
+
+
 def test_aborts_at_random_moments_leave_nothing(server: Running) -> None:
     rng = random.Random(3)
     server.llm.executable.delay_s = 0.002
     alone = text_of(server, {**LONG, "max_tokens": 20})
+    plans = [(rng.choice([0.005, 0.02, 0.05, 5.0]), rng.randrange(0, 40)) for _ in range(SOAK)]
 
     def one(index: int) -> str | None:
-        body = {**LONG, "max_tokens": 20, "stream": index % 2 == 0, "n": 1 + index % 3, "prompt": "the rain"}
+        patience_s, lines = plans[index]
+        stream = index % 2 == 0
+        body = {**LONG, "max_tokens": 20, "stream": stream, "n": 1 + index % 3}
+        limit = httpx.Timeout(5.0, read=patience_s)
         try:
-            limit = httpx.Timeout(5.0, read=delays[index])
-            with server.http.stream("POST", "/v1/completions", json=body, timeout=limit) as response:
-                if index % 2 == 0:
-                    for count, _ in enumerate(response.iter_lines()):
-                        if count > cuts[index]:
-                            return None
-                    return None
-                return str(json.loads(response.read())["choices"][0]["text"])
+            with server.client() as http, http.stream("POST", "/v1/completions", json=body, timeout=limit) as response:
+                if not stream:
+                    return str(json.loads(response.read())["choices"][0]["text"])
+                for count, _ in enumerate(response.iter_lines()):
+                    if count > lines:
+                        break
         except httpx.TimeoutException:
             return None
+        return None
 
-    delays = [rng.choice([0.005, 0.02, 0.05, 5.0]) for _ in range(120)]
-    cuts = [rng.randrange(0, 40) for _ in range(120)]
+    def settled_things() -> tuple[int, int, int]:
+        server.wait_settled(10.0)
+        server.http.close()
+        server.__dict__.pop("http")
+        time.sleep(0.3)
+        return open_things(server)
+
     with ThreadPoolExecutor(12) as pool:
-        results = list(pool.map(one, range(120)))
+        list(pool.map(one, range(min(20, SOAK))))
+        before = settled_things()
+        results = list(pool.map(one, range(SOAK)))
+        after = settled_things()
     assert {text for text in results if text is not None} <= {alone}
-    server.wait_settled()
+    assert all(now <= then + 2 for now, then in zip(after, before, strict=True)), (before, after)
     assert text_of(server, {**LONG, "max_tokens": 20}) == alone
