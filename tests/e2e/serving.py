@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real server on the loopback interface, in a thread of the test process, over a digest model or a tiny Llama."""
 
+import atexit
 import functools
 import json
+import shutil
 import tempfile
 import threading
 import time
@@ -23,6 +25,8 @@ from linnet.text import Tokenizer
 
 NAME = "tiny"
 PATIENCE_S = 20.0
+LONG = {"model": NAME, "prompt": "the rain", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+"""A request that runs until it is stopped."""
 
 
 class SlowDigest(DigestExecutable):
@@ -39,7 +43,9 @@ class SlowDigest(DigestExecutable):
 @functools.cache
 def tiny_directory() -> Path:
     """The checkpoint that lends its tokenizer and template to the digest models."""
-    return write_tiny_llama(Path(tempfile.mkdtemp(prefix="linnet-tiny-")))
+    directory = tempfile.mkdtemp(prefix="linnet-tiny-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return write_tiny_llama(Path(directory))
 
 
 def digest_model(**changes: Any) -> Any:
@@ -167,3 +173,10 @@ def events(response: httpx.Response) -> list[Any]:
             data = line.removeprefix("data: ")
             found.append(data if data == "[DONE]" else json.loads(data))
     return found
+
+
+def text_of(server: Running, body: dict[str, Any]) -> str:
+    """The text of a completion that must succeed."""
+    response = server.http.post("/v1/completions", json=body, timeout=20)
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["text"])

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a server ends and fails: drains, second signals, a dead engine, a broken distribution, a step without end."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from serving import LONG, Running, digest_model, events, eventually, text_of
+
+
+def read_stream(server: Running, body: dict[str, Any], found: list[Any]) -> None:
+    with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}, timeout=20) as response:
+        found.append(response.status_code)
+        found.extend(events(response))
+
+
+@pytest.mark.parametrize("shutdown_s", [10.0, 0.3, 0.0])
+def test_a_drain_finishes_or_ends_requests_and_refuses_new_ones(shutdown_s: float) -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model, shutdown_s=shutdown_s) as server:
+        model.executable.delay_s = 0.02
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, {**LONG, "max_tokens": 60}, found))
+        reader.start()
+        eventually(lambda: server.metric("num_requests_running") == 1)
+        server.signal()
+        if shutdown_s == 10.0:
+            assert server.server is not None
+            eventually(lambda: not server.server.admission.open)  # type: ignore[union-attr]
+            health = server.http.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "draining")
+            assert server.http.get("/live").status_code == 200
+            late = server.http.post("/v1/completions", json=LONG)
+            assert late.status_code == 503
+            assert late.headers["retry-after"]
+            assert late.json()["error"]["code"] == "unavailable"
+        reader.join(20)
+        server.stop()
+        assert server.status == 0
+    if shutdown_s == 10.0:
+        assert found[-1] == "[DONE]"
+    else:
+        assert found[0] == 503 or found[-1]["error"]["code"] == "unavailable"
+        assert "[DONE]" not in found
+
+
+def test_a_second_signal_ends_the_drain() -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model, shutdown_s=60.0) as server:
+        model.executable.delay_s = 0.05
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, LONG, found))
+        reader.start()
+        eventually(lambda: server.metric("num_requests_running") == 1)
+        server.signal()
+        time.sleep(0.1)
+        began_s = time.monotonic()
+        server.signal()
+        server.stop()
+        assert time.monotonic() - began_s < 3.0
+        assert server.status == 0
+        reader.join(5)
+    assert found[-1]["error"]["code"] == "unavailable"
+
+
+def test_an_engine_that_breaks_is_told_to_everybody_and_ends_the_server() -> None:
+    model = digest_model(num_blocks=256)
+    with Running(model) as server:
+        model.executable.delay_s = 0.02
+        model.executable.break_after = model.executable.steps + 20
+        found: list[Any] = []
+        reader = threading.Thread(target=read_stream, args=(server, LONG, found))
+        reader.start()
+        eventually(lambda: model.executable.steps > 5)
+        waiting = server.http.post("/v1/completions", json=LONG, timeout=5)
+        assert waiting.status_code == 503
+        assert "kernel" not in waiting.text
+        reader.join(5)
+        assert found[-1]["error"]["code"] == "unavailable"
+        server._thread.join(5)
+        assert server.status == 1
+
+
+def test_a_broken_distribution_ends_one_request_only() -> None:
+    model = digest_model()
+    model.executable.nan_token = 77
+    with Running(model) as server:
+        response = server.http.post("/v1/completions", json={**LONG, "prompt": [77, 5]}, headers={"x-request-id": "r1"})
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "no_distribution"
+        assert "r1" in response.json()["error"]["message"]
+        assert text_of(server, {**LONG, "max_tokens": 3, "logit_bias": {"77": -100}})
+        server.wait_settled()
+
+
+def test_status_lines_come_while_there_is_traffic() -> None:
+    with Running(digest_model(), status_s=0.05) as server:
+        text_of(server, {**LONG, "max_tokens": 5})
+        eventually(lambda: any("tokens/s generated" in line for line in server.lines))
+        time.sleep(0.15)
+        count = len(server.lines)
+        time.sleep(0.2)
+        assert len(server.lines) == count
+
+
+def test_health_says_when_a_step_does_not_end() -> None:
+    model = digest_model()
+    with Running(model, stall_s=0.2) as server:
+        model.executable.delay_s = 1.0
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(text_of, server, {**LONG, "max_tokens": 2})
+            eventually(lambda: server.http.get("/health").status_code == 503)
+            assert server.http.get("/health").json()["status"] == "stalled"
+            assert server.http.get("/live").status_code == 200
+            held.result()
+        assert server.http.get("/health").status_code == 200
