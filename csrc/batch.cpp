@@ -18,8 +18,8 @@ void check_size(const char* what, int64_t size, int64_t bound) {
 void check_range(const char* field, const int32_t* values, int64_t n, int64_t bound) {
     for (int64_t i = 0; i < n; ++i) {
         if (values[i] >= 0 && values[i] < bound) continue;
-        refuse(std::string(field) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) + "; accepted are 0 to " +
-               std::to_string(bound - 1));
+        refuse(std::string(field) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) +
+               "; accepted are 0 to " + std::to_string(bound - 1));
     }
 }
 

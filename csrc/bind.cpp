@@ -43,9 +43,9 @@ const float* floats(const char* what, const std::optional<Floats>& array, int64_
 }
 
 LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t columns, const Bytes& codes,
-                         int64_t code_row_bytes, int64_t group_size, const std::optional<Bytes>& scales, ScaleType scale_type,
-                         int64_t scale_row_stride, int64_t scale_group_stride, const std::optional<Bytes>& zero_points,
-                         const std::optional<Floats>& bias) {
+                         int64_t code_row_bytes, int64_t group_size, const std::optional<Bytes>& scales,
+                         ScaleType scale_type, int64_t scale_row_stride, int64_t scale_group_stride,
+                         const std::optional<Bytes>& zero_points, const std::optional<Floats>& bias) {
     if (rows < 1 || columns < 1 || group_size < 1 || code_row_bytes < 1) {
         throw std::invalid_argument("a weight needs rows, columns, group_size and code_row_bytes of at least 1");
     }
@@ -80,8 +80,9 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
     return weight;
 }
 
-Batch make_batch(const Integers& token_ids, const Integers& positions, const Integers& kv_slots, const Integers& query_start,
-                 const Integers& context_lengths, const Table& block_tables, const Integers& output_rows) {
+Batch make_batch(const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
+                 const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
+                 const Integers& output_rows) {
     Batch batch;
     batch.tokens = int64_t(token_ids.size());
     batch.sequences = int64_t(context_lengths.size());
@@ -89,8 +90,8 @@ Batch make_batch(const Integers& token_ids, const Integers& positions, const Int
     batch.blocks = int64_t(block_tables.shape(1));
     const auto same = [](const char* field, size_t found, int64_t expected) {
         if (int64_t(found) == expected) return;
-        throw std::invalid_argument(std::string("batch: ") + field + " has " + std::to_string(found) + " entries, not " +
-                                    std::to_string(expected));
+        throw std::invalid_argument(std::string("batch: ") + field + " has " + std::to_string(found) +
+                                    " entries, not " + std::to_string(expected));
     };
     same("positions", positions.size(), batch.tokens);
     same("kv_slots", kv_slots.size(), batch.tokens);
@@ -137,7 +138,9 @@ void bind_enums(nb::module_& m) {
 }
 
 void bind_executor(nb::module_& m) {
-    nb::class_<ThreadPool>(m, "ThreadPool").def(nb::init<int>(), "threads"_a).def_prop_ro("threads", &ThreadPool::threads);
+    nb::class_<ThreadPool>(m, "ThreadPool")
+        .def(nb::init<int>(), "threads"_a)
+        .def_prop_ro("threads", &ThreadPool::threads);
 
     nb::class_<LinearWeight>(m, "LinearWeight")
         .def_ro("rows", &LinearWeight::rows)
@@ -158,108 +161,115 @@ void bind_executor(nb::module_& m) {
 
     using E = Executor;
     nb::class_<E>(m, "Executor")
-        .def("__init__",
-             [](E* self, const std::string& isa, std::shared_ptr<ThreadPool> pool, int64_t max_tokens, int64_t max_sequences,
-                int64_t max_outputs, int64_t block_size, int64_t max_blocks, int64_t vocabulary, int64_t arena_bytes) {
-                 const Limits limits{max_tokens, max_sequences, max_outputs, block_size, max_blocks, vocabulary};
-                 new (self) E(kernel_table(isa), std::move(pool), limits, arena_bytes);
-             },
-             "isa"_a, "pool"_a, "max_tokens"_a, "max_sequences"_a, "max_outputs"_a, "block_size"_a, "max_blocks"_a,
-             "vocabulary"_a, "arena_bytes"_a)
-        .def("add_value",
-             [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
-                 return e.add_value({offset, rows, 0, width, type, group_size, 0});
-             },
-             "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a)
-        .def("add_state",
-             [](E& e, bool bf16, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
-                 return e.add_state({bf16, kv_heads, head_size, value_head_size, e.limits().block_size});
-             },
-             "bf16"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
+        .def(
+            "__init__",
+            [](E* self, const std::string& isa, std::shared_ptr<ThreadPool> pool, int64_t max_tokens,
+               int64_t max_sequences, int64_t max_outputs, int64_t block_size, int64_t max_blocks, int64_t vocabulary,
+               int64_t arena_bytes) {
+                const Limits limits{max_tokens, max_sequences, max_outputs, block_size, max_blocks, vocabulary};
+                new (self) E(kernel_table(isa), std::move(pool), limits, arena_bytes);
+            },
+            "isa"_a, "pool"_a, "max_tokens"_a, "max_sequences"_a, "max_outputs"_a, "block_size"_a, "max_blocks"_a,
+            "vocabulary"_a, "arena_bytes"_a)
+        .def(
+            "add_value",
+            [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
+                return e.add_value({offset, rows, 0, width, type, group_size, 0});
+            },
+            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a)
+        .def(
+            "add_state",
+            [](E& e, bool bf16, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
+                return e.add_state({bf16, kv_heads, head_size, value_head_size, e.limits().block_size});
+            },
+            "bf16"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
         .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
-        .def("embed", [](E& e, std::string name, int output, const LinearWeight& table) {
-            e.add(std::move(name), make_embed(e, output, table));
-        })
-        .def("norm",
-             [](E& e, std::string name, int input, int output, bool layer, int64_t size, float epsilon, float offset,
-                const Floats& gain, const std::optional<Floats>& bias) {
-                 NormAttributes a{layer ? NormFlavour::layer : NormFlavour::rms, size, epsilon, offset, nullptr, nullptr};
-                 require_size("gain", int64_t(gain.size()), size);
-                 a.gain = gain.data();
-                 a.bias = floats("bias", bias, size);
-                 e.add(std::move(name), make_norm(e, input, output, a));
-             },
-             "name"_a, "input"_a, "output"_a, "layer"_a, "size"_a, "epsilon"_a, "offset"_a, "gain"_a, "bias"_a.none())
-        .def("add", [](E& e, std::string name, int a, int b, int output) { e.add(std::move(name), make_add(e, a, b, output)); })
-        .def("scale", [](E& e, std::string name, int input, int output, float factor) {
-            e.add(std::move(name), make_scale(e, input, output, factor));
-        })
-        .def("softcap", [](E& e, std::string name, int input, int output, float limit) {
-            e.add(std::move(name), make_softcap(e, input, output, limit));
-        })
-        .def("gate", [](E& e, std::string name, int input, int up, int output, Activation activation) {
-            e.add(std::move(name), make_gate(e, input, up, output, activation));
-        })
-        .def("rope", [](E& e, std::string name, int input, int output, int64_t head_size, int64_t rotary_size,
-                        bool interleaved, int table) {
-            const RopeAttributes a{head_size, rotary_size, interleaved ? RopeStyle::interleaved : RopeStyle::half, table};
-            e.add(std::move(name), make_rope(e, input, output, a));
-        })
-        .def("gather", [](E& e, std::string name, int input, int output) {
-            e.add(std::move(name), make_gather(e, input, output));
-        })
-        .def("cast", [](E& e, std::string name, int input, int output) { e.add(std::move(name), make_cast(e, input, output)); })
-        .def("quantise", [](E& e, std::string name, int input, int output) {
-            e.add(std::move(name), make_quantise(e, input, output));
-        })
-        .def("dequantise", [](E& e, std::string name, int input, int output) {
-            e.add(std::move(name), make_dequantise(e, input, output));
-        })
-        .def("linear", [](E& e, std::string name, int input, int output, const LinearWeight& weight) {
-            e.add(std::move(name), make_linear(e, input, output, weight));
-        })
-        .def("kv_write", [](E& e, std::string name, int key, int value, int state) {
-            e.add(std::move(name), make_kv_write(e, key, value, state));
-        })
-        .def("attention",
-             [](E& e, std::string name, int query, int output, int state, int64_t heads, float scale, int64_t window,
-                float softcap, const std::optional<Floats>& alibi_slopes) {
-                 const AttentionAttributes a{heads, scale, window, softcap, floats("alibi_slopes", alibi_slopes, heads)};
-                 e.add(std::move(name), make_attention(e, query, output, state, a));
-             },
-             "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "scale"_a, "window"_a, "softcap"_a,
-             "alibi_slopes"_a.none())
+        .def("embed", [](E& e, std::string name, int output,
+                         const LinearWeight& table) { e.add(std::move(name), make_embed(e, output, table)); })
+        .def(
+            "norm",
+            [](E& e, std::string name, int input, int output, bool layer, int64_t size, float epsilon, float offset,
+               const Floats& gain, const std::optional<Floats>& bias) {
+                NormAttributes a{
+                    layer ? NormFlavour::layer : NormFlavour::rms, size, epsilon, offset, nullptr, nullptr};
+                require_size("gain", int64_t(gain.size()), size);
+                a.gain = gain.data();
+                a.bias = floats("bias", bias, size);
+                e.add(std::move(name), make_norm(e, input, output, a));
+            },
+            "name"_a, "input"_a, "output"_a, "layer"_a, "size"_a, "epsilon"_a, "offset"_a, "gain"_a, "bias"_a.none())
+        .def("add", [](E& e, std::string name, int a, int b,
+                       int output) { e.add(std::move(name), make_add(e, a, b, output)); })
+        .def("scale", [](E& e, std::string name, int input, int output,
+                         float factor) { e.add(std::move(name), make_scale(e, input, output, factor)); })
+        .def("softcap", [](E& e, std::string name, int input, int output,
+                           float limit) { e.add(std::move(name), make_softcap(e, input, output, limit)); })
+        .def("gate", [](E& e, std::string name, int input, int up, int output,
+                        Activation activation) { e.add(std::move(name), make_gate(e, input, up, output, activation)); })
+        .def("rope",
+             [](E& e, std::string name, int input, int output, int64_t head_size, int64_t rotary_size, bool interleaved,
+                int table) {
+                 const RopeAttributes a{head_size, rotary_size, interleaved ? RopeStyle::interleaved : RopeStyle::half,
+                                        table};
+                 e.add(std::move(name), make_rope(e, input, output, a));
+             })
+        .def("gather", [](E& e, std::string name, int input,
+                          int output) { e.add(std::move(name), make_gather(e, input, output)); })
+        .def("cast",
+             [](E& e, std::string name, int input, int output) { e.add(std::move(name), make_cast(e, input, output)); })
+        .def("quantise", [](E& e, std::string name, int input,
+                            int output) { e.add(std::move(name), make_quantise(e, input, output)); })
+        .def("dequantise", [](E& e, std::string name, int input,
+                              int output) { e.add(std::move(name), make_dequantise(e, input, output)); })
+        .def("linear",
+             [](E& e, std::string name, int input, int output, const LinearWeight& weight) {
+                 e.add(std::move(name), make_linear(e, input, output, weight));
+             })
+        .def("kv_write", [](E& e, std::string name, int key, int value,
+                            int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })
+        .def(
+            "attention",
+            [](E& e, std::string name, int query, int output, int state, int64_t heads, float scale, int64_t window,
+               float softcap, const std::optional<Floats>& alibi_slopes) {
+                const AttentionAttributes a{heads, scale, window, softcap, floats("alibi_slopes", alibi_slopes, heads)};
+                e.add(std::move(name), make_attention(e, query, output, state, a));
+            },
+            "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "scale"_a, "window"_a, "softcap"_a,
+            "alibi_slopes"_a.none())
         .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
         .def_prop_ro("prepared_bytes", &E::prepared_bytes)
-        .def("execute",
-             [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
-                const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
-                const Integers& output_rows, const WritableBytes& states, int64_t num_blocks) {
-                 const Batch batch =
-                     make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
-                 require_size("states", int64_t(states.size()), num_blocks * e.kv_bytes_per_block());
-                 nb::gil_scoped_release release;
-                 e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks);
-             },
-             "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
-             "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
-             "states"_a.noconvert(), "num_blocks"_a)
+        .def(
+            "execute",
+            [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
+               const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
+               const Integers& output_rows, const WritableBytes& states, int64_t num_blocks) {
+                const Batch batch =
+                    make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
+                require_size("states", int64_t(states.size()), num_blocks * e.kv_bytes_per_block());
+                nb::gil_scoped_release release;
+                e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks);
+            },
+            "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
+            "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
+            "states"_a.noconvert(), "num_blocks"_a)
         .def("rows", &E::rows_of_last_step, "value"_a)
-        .def("read",
-             [](const E& e, int value, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out) {
-                 require_size("out", int64_t(out.size()), e.rows_of_last_step(value) * e.value(value).width);
-                 nb::gil_scoped_release release;
-                 e.read(value, out.data());
-             },
-             "value"_a, "out"_a.noconvert())
-        .def("view",
-             [](const E& e, int value) {
-                 require(e.value(value).type == ValueType::fp32, "only fp32 values can be viewed");
-                 const size_t shape[2] = {size_t(e.rows_of_last_step(value)), size_t(e.value(value).width)};
-                 auto* data = reinterpret_cast<const float*>(e.arena() + e.value(value).offset);
-                 return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(data, 2, shape, nb::handle());
-             },
-             nb::rv_policy::reference_internal, "value"_a)
+        .def(
+            "read",
+            [](const E& e, int value, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out) {
+                require_size("out", int64_t(out.size()), e.rows_of_last_step(value) * e.value(value).width);
+                nb::gil_scoped_release release;
+                e.read(value, out.data());
+            },
+            "value"_a, "out"_a.noconvert())
+        .def(
+            "view",
+            [](const E& e, int value) {
+                require(e.value(value).type == ValueType::fp32, "only fp32 values can be viewed");
+                const size_t shape[2] = {size_t(e.rows_of_last_step(value)), size_t(e.value(value).width)};
+                auto* data = reinterpret_cast<const float*>(e.arena() + e.value(value).offset);
+                return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(data, 2, shape, nb::handle());
+            },
+            nb::rv_policy::reference_internal, "value"_a)
         .def("set_profiling", &E::set_profiling, "on"_a)
         .def("profile", &E::profile);
 }

@@ -16,10 +16,13 @@ int64_t group_count(int64_t width, int64_t group_size) { return (width + group_s
 
 int64_t value_bytes(const KernelTable& kernels, ValueType type, int64_t max_rows, int64_t width, int64_t group_size) {
     switch (type) {
-        case ValueType::fp32: return aligned(max_rows * width * 4);
+        case ValueType::fp32:
+            return aligned(max_rows * width * 4);
         case ValueType::bf16:
-        case ValueType::fp16: return aligned(max_rows * width * 2);
-        case ValueType::int8: break;
+        case ValueType::fp16:
+            return aligned(max_rows * width * 2);
+        case ValueType::int8:
+            break;
     }
     if (group_size < 1) throw std::invalid_argument("a quantised value needs a group size of at least 1");
     return aligned(max_rows * kernels.linear->quantised_row_bytes(width, group_size)) +
@@ -27,8 +30,11 @@ int64_t value_bytes(const KernelTable& kernels, ValueType type, int64_t max_rows
 }
 
 RopeTable::RopeTable(std::vector<double> inverse_frequencies, double factor, int64_t positions)
-    : frequencies_(std::move(inverse_frequencies)), factor_(factor), positions_(positions),
-      cosine_(positions * half() * 4), sine_(positions * half() * 4) {}
+    : frequencies_(std::move(inverse_frequencies)),
+      factor_(factor),
+      positions_(positions),
+      cosine_(positions * half() * 4),
+      sine_(positions * half() * 4) {}
 
 void RopeTable::extend(int64_t positions) {
     constexpr int64_t STEP = 256;  // positions at a time, so that decode rarely comes here
@@ -72,7 +78,8 @@ QuantisedRows Step::quantised(int index) const {
 char* Step::state(int index) const { return states + executor.state_bytes_before(index) * num_blocks; }
 void* Step::scratch(int worker) const { return executor.scratch(worker); }
 
-Executor::Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits, int64_t arena_bytes)
+Executor::Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits,
+                   int64_t arena_bytes)
     : kernels_(kernels), pool_(std::move(pool)), limits_(limits), arena_(arena_bytes) {}
 
 int Executor::add_value(const Value& value) {
@@ -171,9 +178,12 @@ void Executor::read(int index, float* out) const {
             for (int64_t i = 0; i < n; ++i) out[i] = values[i];
             return;
         }
-        case ValueType::bf16: return kernels_.linear->widen_bf16(reinterpret_cast<const uint16_t*>(data), out, n);
-        case ValueType::fp16: return kernels_.linear->widen_fp16(reinterpret_cast<const uint16_t*>(data), out, n);
-        case ValueType::int8: break;
+        case ValueType::bf16:
+            return kernels_.linear->widen_bf16(reinterpret_cast<const uint16_t*>(data), out, n);
+        case ValueType::fp16:
+            return kernels_.linear->widen_fp16(reinterpret_cast<const uint16_t*>(data), out, n);
+        case ValueType::int8:
+            break;
     }
     const Batch none;
     const Step step{const_cast<Executor&>(*this), none, nullptr, 0, kernels_, *pool_};

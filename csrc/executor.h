@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Replays a Program: values in one arena, a list of operations, one call per step. Built op by op; weights and states
-// are borrowed. Every place that could be read or written out of bounds is checked when an op is added or in validate().
+// are borrowed. Every place that could be read or written out of bounds is checked when an op is added or in
+// validate().
 #pragma once
 
 #include <memory>
@@ -66,7 +67,7 @@ struct Step {
 };
 
 class Operation {
-public:
+  public:
     virtual ~Operation() = default;
     virtual void run(const Step& step) = 0;
     std::string name;
@@ -74,14 +75,14 @@ public:
 
 // cos and sin per position, made in double when a position is first seen, then rounded.
 class RopeTable {
-public:
+  public:
     RopeTable(std::vector<double> inverse_frequencies, double factor, int64_t positions);
     void extend(int64_t positions);  // makes rows [0, positions) valid
     int64_t half() const { return int64_t(frequencies_.size()); }
     const float* cosine() const { return reinterpret_cast<const float*>(cosine_.data()); }
     const float* sine() const { return reinterpret_cast<const float*>(sine_.data()); }
 
-private:
+  private:
     std::vector<double> frequencies_;
     double factor_;
     int64_t positions_, valid_ = 0;
@@ -89,7 +90,7 @@ private:
 };
 
 class Executor {
-public:
+  public:
     Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits, int64_t arena_bytes);
 
     int add_value(const Value& value);
@@ -125,7 +126,7 @@ public:
     // A value of the last step as fp32 [rows, width] into `out`.
     void read(int value, float* out) const;
 
-private:
+  private:
     const KernelTable& kernels_;
     std::shared_ptr<ThreadPool> pool_;
     Limits limits_;

@@ -21,9 +21,9 @@ constexpr int64_t TILE_KEYS = 16;
 struct KVLayout {
     bool bf16 = false;  // else fp32
     int64_t kv_heads = 0;
-    int64_t head_size = 0;        // of keys
+    int64_t head_size = 0;  // of keys
     int64_t value_head_size = 0;
-    int64_t block_size = 0;       // tokens; a multiple of 16, or a power of two below it
+    int64_t block_size = 0;  // tokens; a multiple of 16, or a power of two below it
 
     int64_t element_bytes() const { return bf16 ? 2 : 4; }
     int64_t key_tiles() const { return (block_size + TILE_KEYS - 1) / TILE_KEYS; }
@@ -42,9 +42,9 @@ struct AttentionCall {
     KVLayout kv;
     int64_t heads = 0;
     float scale = 1.0f;
-    int64_t window = 0;                    // 0: none
-    float softcap = 0.0f;                  // 0: none
-    const float* alibi_slopes = nullptr;   // [heads] or null
+    int64_t window = 0;                   // 0: none
+    float softcap = 0.0f;                 // 0: none
+    const float* alibi_slopes = nullptr;  // [heads] or null
 };
 
 // Query rows of one sequence and one kv head against the partitions [first_partition, last_partition).
@@ -54,10 +54,10 @@ struct AttentionTask {
     const float* query = nullptr;  // row 0 of the task, all heads
     int64_t ld_query = 0;
     int64_t rows = 0;
-    int64_t first_position = 0;    // of row 0
+    int64_t first_position = 0;  // of row 0
     int64_t kv_head = 0;
     int64_t first_partition = 0, last_partition = 0;
-    float* output = nullptr;       // row 0, all heads; written when partials is null
+    float* output = nullptr;  // row 0, all heads; written when partials is null
     int64_t ld_output = 0;
     // Else unmerged partials: [partition - first_partition][rows * group][value_stride + 2]: values, maximum, sum.
     float* partials = nullptr;
@@ -68,8 +68,8 @@ struct KernelTable {
     const LinearKernels* linear;
 
     // size divides width; gain [size]; bias [size] or null.
-    void (*rms_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain, float offset,
-                     float epsilon);
+    void (*rms_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
+                     float offset, float epsilon);
     void (*layer_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
                        const float* bias, float offset, float epsilon);
     void (*add)(const float* a, const float* b, float* y, int64_t n);

@@ -14,25 +14,27 @@ enum class Storage : int32_t {
     fp32,
     bf16,
     fp16,
-    packed_int,   // compressed-tensors pack-quantized: int32 words along columns, code + 2^(bits-1) unsigned, low bits first
-    plain_int8,   // int-quantized: one signed byte per code
-    fp8_e4m3,     // float-quantized: one byte per code
-    nf4,          // linnet: packed as packed_int with 4 bits, unsigned index into the NormalFloat4 table
+    packed_int,  // compressed-tensors pack-quantized: int32 words along columns, code + 2^(bits-1) unsigned, low bits
+                 // first
+    plain_int8,  // int-quantized: one signed byte per code
+    fp8_e4m3,    // float-quantized: one byte per code
+    nf4,         // linnet: packed as packed_int with 4 bits, unsigned index into the NormalFloat4 table
 };
 enum class ScaleType : int32_t { fp32, bf16, fp16 };
 enum class InputType : int32_t { fp32, bf16, int8 };  // int8: QuantisedRows
 
 struct LinearWeight {
     Storage storage = Storage::fp32;
-    int32_t bits = 32;               // of one code
-    int64_t rows = 0;                // outputs
-    int64_t columns = 0;             // inputs
-    int64_t group_size = 0;          // columns per scale; columns itself for channel and tensor scales
-    const void* codes = nullptr;     // row n starts at codes + n * code_row_bytes, not always 64-byte aligned
+    int32_t bits = 32;            // of one code
+    int64_t rows = 0;             // outputs
+    int64_t columns = 0;          // inputs
+    int64_t group_size = 0;       // columns per scale; columns itself for channel and tensor scales
+    const void* codes = nullptr;  // row n starts at codes + n * code_row_bytes, not always 64-byte aligned
     int64_t code_row_bytes = 0;
-    const void* scales = nullptr;    // element index n * scale_row_stride + group * scale_group_stride; null for dense storage
+    const void* scales =
+        nullptr;  // element index n * scale_row_stride + group * scale_group_stride; null for dense storage
     ScaleType scale_type = ScaleType::fp32;
-    int64_t scale_row_stride = 0;    // 0: one scale for the whole tensor
+    int64_t scale_row_stride = 0;  // 0: one scale for the whole tensor
     int64_t scale_group_stride = 0;
     // Signed-code convention: weight = (code - zero_point) * scale with code in [-2^(bits-1), 2^(bits-1) - 1].
     // prepare unpacks compressed-tensors' zero points into this int8 [rows, groups] table; null when symmetric.
@@ -46,12 +48,12 @@ struct LinearWeight {
 // the tier's own business; row_bytes comes from LinearKernels::quantised_row_bytes.
 struct QuantisedRows {
     int8_t* codes = nullptr;
-    int64_t row_bytes = 0;       // multiple of 64
-    float* scales = nullptr;     // [rows, groups]
-    int32_t* sums = nullptr;     // [rows, groups]: sum of the codes of a group, for unsigned weight codes and zero points
+    int64_t row_bytes = 0;    // multiple of 64
+    float* scales = nullptr;  // [rows, groups]
+    int32_t* sums = nullptr;  // [rows, groups]: sum of the codes of a group, for unsigned weight codes and zero points
     int64_t columns = 0;
     int64_t groups = 0;
-    int64_t group_size = 0;      // the last group may be shorter
+    int64_t group_size = 0;  // the last group may be shorter
 };
 
 struct LinearKernels {

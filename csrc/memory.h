@@ -9,7 +9,7 @@
 namespace linnet {
 
 class Buffer {
-public:
+  public:
     Buffer() = default;
     explicit Buffer(int64_t bytes) : bytes_(bytes) {
         if (bytes <= 0) return;
@@ -37,7 +37,7 @@ public:
         if (bytes > bytes_) *this = Buffer(bytes);
     }
 
-private:
+  private:
     char* data_ = nullptr;
     int64_t bytes_ = 0;
 };

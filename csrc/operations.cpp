@@ -33,11 +33,11 @@ void expect_map(const Executor& executor, int input, int output, const char* mes
 // Wraps a callable as an Operation.
 template <typename Body>
 class Simple final : public Operation {
-public:
+  public:
     explicit Simple(Body body) : body_(std::move(body)) {}
     void run(const Step& step) override { body_(step); }
 
-private:
+  private:
     Body body_;
 };
 
@@ -129,14 +129,17 @@ Made make_rope(Executor& executor, int input, int output, const RopeAttributes& 
     const Value& from = executor.value(input);
     const RopeTable& table = executor.rope_table(attributes.table);
     require(from.rows == RowCount::tokens, "rope: rows are tokens");
-    require(attributes.head_size > 0 && from.width % attributes.head_size == 0, "rope: head_size must divide the width");
-    require(attributes.rotary_size > 0 && attributes.rotary_size % 2 == 0 && attributes.rotary_size <= attributes.head_size,
-            "rope: rotary_size must be even and at most head_size");
+    require(attributes.head_size > 0 && from.width % attributes.head_size == 0,
+            "rope: head_size must divide the width");
+    require(
+        attributes.rotary_size > 0 && attributes.rotary_size % 2 == 0 && attributes.rotary_size <= attributes.head_size,
+        "rope: rotary_size must be even and at most head_size");
     require(table.half() == attributes.rotary_size / 2, "rope: one inverse frequency per pair is needed");
     return simple([=, width = from.width, a = attributes, &table](const Step& step) {
         step.over_rows(step.batch.tokens, 2 * width, [&](int64_t begin, int64_t end) {
             step.kernels.rope(step.fp32(input) + begin * width, step.fp32(output) + begin * width, end - begin, width,
-                              a.head_size, a.rotary_size, a.style, step.batch.positions + begin, table.cosine(), table.sine());
+                              a.head_size, a.rotary_size, a.style, step.batch.positions + begin, table.cosine(),
+                              table.sine());
         });
     });
 }
@@ -148,7 +151,8 @@ Made make_gather(Executor& executor, int input, int output) {
             "gather: token rows of one width become output rows");
     return simple([=, width = from.width](const Step& step) {
         for (int64_t i = 0; i < step.batch.outputs; ++i) {
-            std::memcpy(step.fp32(output) + i * width, step.fp32(input) + step.batch.output_rows[i] * width, size_t(width) * 4);
+            std::memcpy(step.fp32(output) + i * width, step.fp32(input) + step.batch.output_rows[i] * width,
+                        size_t(width) * 4);
         }
     });
 }

@@ -15,10 +15,14 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 InputType input_type(ValueType type) {
     switch (type) {
-        case ValueType::fp32: return InputType::fp32;
-        case ValueType::bf16: return InputType::bf16;
-        case ValueType::int8: return InputType::int8;
-        case ValueType::fp16: break;
+        case ValueType::fp32:
+            return InputType::fp32;
+        case ValueType::bf16:
+            return InputType::bf16;
+        case ValueType::int8:
+            return InputType::int8;
+        case ValueType::fp16:
+            break;
     }
     throw std::invalid_argument("linear: no kernel reads fp16 rows");
 }
@@ -35,7 +39,7 @@ void over_units(ThreadPool& pool, int64_t rows, int64_t unit, const Body& body) 
 }
 
 class Linear final : public Operation {
-public:
+  public:
     Linear(Executor& executor, int input, int output, const LinearWeight& weight)
         : input_(input), output_(output), weight_(weight), type_(input_type(executor.value(input).type)) {
         const LinearKernels& kernels = *executor.kernels().linear;
@@ -65,18 +69,19 @@ public:
             void* scratch = step.scratch(worker);
             switch (type_) {
                 case InputType::fp32:
-                    return kernels.linear_fp32(weight_, step.fp32(input_), weight_.columns, y, weight_.rows, rows, begin, end,
-                                               scratch);
+                    return kernels.linear_fp32(weight_, step.fp32(input_), weight_.columns, y, weight_.rows, rows,
+                                               begin, end, scratch);
                 case InputType::bf16:
-                    return kernels.linear_bf16(weight_, step.half(input_), weight_.columns, y, weight_.rows, rows, begin, end,
-                                               scratch);
+                    return kernels.linear_bf16(weight_, step.half(input_), weight_.columns, y, weight_.rows, rows,
+                                               begin, end, scratch);
                 case InputType::int8:
-                    return kernels.linear_int8(weight_, step.quantised(input_), y, weight_.rows, rows, begin, end, scratch);
+                    return kernels.linear_int8(weight_, step.quantised(input_), y, weight_.rows, rows, begin, end,
+                                               scratch);
             }
         });
     }
 
-private:
+  private:
     int input_, output_;
     LinearWeight weight_;
     InputType type_;
@@ -84,7 +89,7 @@ private:
 };
 
 class KVWrite final : public Operation {
-public:
+  public:
     KVWrite(Executor& executor, int key, int value, int state) : key_(key), value_(value), state_(state) {
         const KVLayout& layout = executor.state(state);
         const Value& k = expect(executor, key, ValueType::fp32, "kv_write reads fp32");
@@ -97,19 +102,20 @@ public:
 
     void run(const Step& step) override {
         const KVLayout& layout = step.executor.state(state_);
-        const int64_t key_width = layout.kv_heads * layout.head_size, value_width = layout.kv_heads * layout.value_head_size;
+        const int64_t key_width = layout.kv_heads * layout.head_size,
+                      value_width = layout.kv_heads * layout.value_head_size;
         step.over_rows(step.batch.tokens, 4 * key_width, [&](int64_t begin, int64_t end) {
             step.kernels.kv_write(layout, step.state(state_), step.fp32(key_) + begin * key_width,
                                   step.fp32(value_) + begin * value_width, step.batch.kv_slots + begin, end - begin);
         });
     }
 
-private:
+  private:
     int key_, value_, state_;
 };
 
 class Attention final : public Operation {
-public:
+  public:
     Attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes)
         : query_(query), output_(output), state_(state) {
         call_.kv = executor.state(state);
@@ -141,11 +147,12 @@ public:
                       [&](int64_t item, int) { step.kernels.attention_merge(call_, merges_[size_t(item)]); });
     }
 
-private:
+  private:
     // Whole tasks first; if they are too few for the threads, long ones are split over their partitions.
     void plan(const Step& step) {
         const Batch& batch = step.batch;
-        const int64_t heads_width = call_.heads * call_.kv.head_size, out_width = call_.heads * call_.kv.value_head_size;
+        const int64_t heads_width = call_.heads * call_.kv.head_size,
+                      out_width = call_.heads * call_.kv.value_head_size;
         tasks_.clear();
         merges_.clear();
         for (int64_t s = 0; s < batch.sequences; ++s) {
@@ -160,7 +167,8 @@ private:
                 task.output = step.fp32(output_) + row * out_width;
                 task.ld_output = out_width;
                 const int64_t first = call_.window > 0 && task.first_position >= call_.window
-                                          ? task.first_position - call_.window + 1 : 0;
+                                          ? task.first_position - call_.window + 1
+                                          : 0;
                 task.first_partition = first / PARTITION_KEYS;
                 task.last_partition = divide_up(task.first_position + task.rows, PARTITION_KEYS);
                 for (task.kv_head = 0; task.kv_head < call_.kv.kv_heads; ++task.kv_head) tasks_.push_back(task);

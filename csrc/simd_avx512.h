@@ -24,9 +24,7 @@ LINNET_INLINE void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v);
 
 LINNET_INLINE Floats splat(float x) { return {_mm512_set1_ps(x)}; }
 LINNET_INLINE Ints splat_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
-LINNET_INLINE Ints lane_numbers() {
-    return {_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)};
-}
+LINNET_INLINE Ints lane_numbers() { return {_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)}; }
 
 LINNET_INLINE Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 LINNET_INLINE Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -68,7 +66,9 @@ LINNET_INLINE Ints shift_right(Ints a) {
     return {_mm512_srai_epi32(a.v, n)};
 }
 
-LINNET_INLINE Floats widen_bf16(__m256i raw) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))}; }
+LINNET_INLINE Floats widen_bf16(__m256i raw) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
+}
 LINNET_INLINE Floats load_bf16(const uint16_t* p) { return widen_bf16(_mm256_loadu_si256((const __m256i*)p)); }
 LINNET_INLINE Floats load_bf16_first(const uint16_t* p, int64_t n) {
     return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n).m, p));
@@ -77,11 +77,13 @@ LINNET_INLINE Floats load_fp16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm2
 LINNET_INLINE Floats load_fp16_first(const uint16_t* p, int64_t n) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n).m, p))};
 }
-// Integer rounding, not VCVTNEPS2BF16: that instruction flushes denormals, and bits must match the other tiers' meaning.
+// Integer rounding, not VCVTNEPS2BF16: that instruction flushes denormals, and bits must match the other tiers'
+// meaning.
 LINNET_INLINE __m256i narrow_bf16(Floats a) {
     const __m512i bits = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __m512i rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7fc0)));
 }
@@ -89,7 +91,9 @@ LINNET_INLINE void store_bf16(uint16_t* p, Floats a) { _mm256_storeu_si256((__m2
 LINNET_INLINE void store_bf16_first(uint16_t* p, int64_t n, Floats a) {
     _mm256_mask_storeu_epi16(p, first_lanes(n).m, narrow_bf16(a));
 }
-LINNET_INLINE __m256i narrow_fp16(Floats a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+LINNET_INLINE __m256i narrow_fp16(Floats a) {
+    return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 LINNET_INLINE void store_fp16(uint16_t* p, Floats a) { _mm256_storeu_si256((__m256i*)p, narrow_fp16(a)); }
 LINNET_INLINE void store_fp16_first(uint16_t* p, int64_t n, Floats a) {
     _mm256_mask_storeu_epi16(p, first_lanes(n).m, narrow_fp16(a));

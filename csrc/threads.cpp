@@ -78,7 +78,8 @@ bool ThreadPool::take_items(int worker) {
     int64_t done = 0;
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (uint32_t(ticket) != 0) {
-        if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire))
+            continue;
         function_(context_, items_ - int64_t(uint32_t(ticket)), worker);
         // Reported one by one: work taken for the next job must not be counted for this one.
         if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
@@ -122,7 +123,8 @@ void ThreadPool::run_erased(int64_t items, Function function, const void* contex
     take_items(0);
     const auto finished = [&] { return pending_.load(std::memory_order_acquire) == 0; };
     if (!spin(finished)) {
-        for (int64_t left = pending_.load(std::memory_order_acquire); left != 0; left = pending_.load(std::memory_order_acquire)) {
+        for (int64_t left = pending_.load(std::memory_order_acquire); left != 0;
+             left = pending_.load(std::memory_order_acquire)) {
             pending_.wait(left, std::memory_order_acquire);
         }
     }

@@ -13,18 +13,18 @@ namespace linnet {
 
 // Sets MXCSR to its default (round to nearest, no flush-to-zero, no denormals-are-zero) and restores it.
 class FloatingPointGuard {
-public:
+  public:
     FloatingPointGuard();
     ~FloatingPointGuard();
     FloatingPointGuard(const FloatingPointGuard&) = delete;
     FloatingPointGuard& operator=(const FloatingPointGuard&) = delete;
 
-private:
+  private:
     uint32_t saved_;
 };
 
 class ThreadPool {
-public:
+  public:
     using Function = void (*)(const void* context, int64_t item, int worker);
 
     // threads >= 1, the caller included; 1 means that run() is a plain loop.
@@ -39,15 +39,16 @@ public:
     // body must not throw and must not call run(). Calls from several threads take turns.
     template <typename Body>
     void run(int64_t items, const Body& body) {
-        run_erased(items, [](const void* context, int64_t item, int worker) {
-            (*static_cast<const Body*>(context))(item, worker);
-        }, &body);
+        run_erased(
+            items,
+            [](const void* context, int64_t item, int worker) { (*static_cast<const Body*>(context))(item, worker); },
+            &body);
     }
 
     // Physical cores this process may run on (affinity mask; siblings of one core count once).
     static int default_threads();
 
-private:
+  private:
     void run_erased(int64_t items, Function function, const void* context);
     void work(int worker);
     bool take_items(int worker);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Paged attention in absolute partitions of 256 keys. Within a partition: scores, maximum, exp, weighted values, each in
-// key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any chunking
-// and any split over threads give the same bits. Keys a row may not see are never multiplied, not even by zero.
+// Paged attention in absolute partitions of 256 keys. Within a partition: scores, maximum, exp, weighted values, each
+// in key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any
+// chunking and any split over threads give the same bits. Keys a row may not see are never multiplied, not even by
+// zero.
 #include "ops/attention_tiles.h"
 #include "ops/ops.h"
 #include "vector_math.h"
@@ -54,8 +55,8 @@ LINNET_INLINE int64_t first_key(const AttentionCall& call, int64_t position) {
 }
 
 // scores [begin, end) (relative to the partition) become exp(score - maximum); returns maximum and sum.
-void soft_maximum(const AttentionCall& call, float* scores, int64_t partition_start, int64_t begin, int64_t end, float slope,
-                  float& maximum, float& sum) {
+void soft_maximum(const AttentionCall& call, float* scores, int64_t partition_start, int64_t begin, int64_t end,
+                  float slope, float& maximum, float& sum) {
     const Ints lanes = lane_numbers();
     const int64_t from = begin / LANES * LANES;
     const Floats scale = splat(call.scale), cap = splat(call.softcap);
@@ -83,7 +84,8 @@ void soft_maximum(const AttentionCall& call, float* scores, int64_t partition_st
 }
 
 // (values, maximum, sum) of the keys so far, with those of the next partition. An empty side has sum 0.
-void merge(float* values, float& maximum, float& sum, const float* next, float next_maximum, float next_sum, int64_t n) {
+void merge(float* values, float& maximum, float& sum, const float* next, float next_maximum, float next_sum,
+           int64_t n) {
     if (next_sum == 0.0f) return;
     if (sum == 0.0f) {
         for (int64_t i = 0; i < n; i += LANES) store(values + i, load(next + i));
@@ -105,8 +107,8 @@ void finish(const AttentionCall& call, const AttentionTask& task, int64_t vector
 }
 
 // Scores of every vector against the key tiles of [from, to) (absolute; from is a tile's first key).
-void score_partition(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start, int64_t from,
-                     int64_t to, float* scores) {
+void score_partition(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start,
+                     int64_t from, int64_t to, float* scores) {
     const KVLayout& kv = call.kv;
     const int64_t step = smaller(TILE_KEYS, kv.block_size);
     const void* tiles[PARTITION_KEYS];
@@ -120,17 +122,19 @@ void score_partition(const AttentionCall& call, const AttentionTask& task, const
         const int64_t n = smaller(MAX_VECTORS, shape.vectors - vector);
         const float* queries[MAX_VECTORS];
         for (int64_t i = 0; i < n; ++i) {
-            const int64_t row = (vector + i) / shape.group, head = task.kv_head * shape.group + (vector + i) % shape.group;
+            const int64_t row = (vector + i) / shape.group,
+                          head = task.kv_head * shape.group + (vector + i) % shape.group;
             queries[i] = task.query + row * task.ld_query + head * kv.head_size;
         }
-        score_tiles(kv.bf16, queries, n, kv.head_size, tiles, count, step, scores + vector * SCORE_STRIDE + (from - start),
-                    SCORE_STRIDE);
+        score_tiles(kv.bf16, queries, n, kv.head_size, tiles, count, step,
+                    scores + vector * SCORE_STRIDE + (from - start), SCORE_STRIDE);
     }
 }
 
-// Pointers to the value rows of keys [from, to), at index key - start; bf16 rows that many vectors read are widened once.
-bool value_rows_of(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start, int64_t from,
-                   int64_t to, float* widened, const void** rows) {
+// Pointers to the value rows of keys [from, to), at index key - start; bf16 rows that many vectors read are widened
+// once.
+bool value_rows_of(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start,
+                   int64_t from, int64_t to, float* widened, const void** rows) {
     const KVLayout& kv = call.kv;
     const bool widen = kv.bf16 && shape.vectors > MAX_HEADS;
     for (int64_t key = from; key < to; ++key) {
@@ -180,28 +184,33 @@ void attention(const AttentionCall& call, const AttentionTask& task, void* memor
                 float maximum[MAX_HEADS], sum[MAX_HEADS];
                 for (int64_t h = 0; h < heads; ++h) {
                     maximum[h] = sum[h] = 0.0f;
-                    const float slope = call.alibi_slopes ? call.alibi_slopes[task.kv_head * shape.group + head + h] : 0.0f;
-                    if (begin < end) soft_maximum(call, scores + h * SCORE_STRIDE, start, begin, end, slope, maximum[h], sum[h]);
+                    const float slope =
+                        call.alibi_slopes ? call.alibi_slopes[task.kv_head * shape.group + head + h] : 0.0f;
+                    if (begin < end)
+                        soft_maximum(call, scores + h * SCORE_STRIDE, start, begin, end, slope, maximum[h], sum[h]);
                 }
-                float* values = task.partials ? task.partials + partial_at + vector * (shape.stride + 2) : scratch.partial;
+                float* values =
+                    task.partials ? task.partials + partial_at + vector * (shape.stride + 2) : scratch.partial;
                 const int64_t ld = task.partials ? shape.stride + 2 : shape.stride;
                 if (begin < end) {
-                    weigh_values(values_narrow, value_rows, scores, SCORE_STRIDE, begin, end, heads, shape.stride, values, ld);
+                    weigh_values(values_narrow, value_rows, scores, SCORE_STRIDE, begin, end, heads, shape.stride,
+                                 values, ld);
                 }
                 for (int64_t h = 0; h < heads; ++h) {
                     if (task.partials) {
                         values[h * ld + shape.stride] = maximum[h];
                         values[h * ld + shape.stride + 1] = sum[h];
                     } else {
-                        merge(scratch.values + (vector + h) * shape.stride, scratch.maximum[vector + h], scratch.sum[vector + h],
-                              values + h * ld, maximum[h], sum[h], shape.stride);
+                        merge(scratch.values + (vector + h) * shape.stride, scratch.maximum[vector + h],
+                              scratch.sum[vector + h], values + h * ld, maximum[h], sum[h], shape.stride);
                     }
                 }
             }
         }
     }
     if (task.partials) return;
-    for (int64_t v = 0; v < shape.vectors; ++v) finish(call, task, v, scratch.values + v * shape.stride, scratch.sum[v]);
+    for (int64_t v = 0; v < shape.vectors; ++v)
+        finish(call, task, v, scratch.values + v * shape.stride, scratch.sum[v]);
 }
 
 void attention_merge(const AttentionCall& call, const AttentionTask& task) {

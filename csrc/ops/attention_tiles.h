@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two inner loops of attention, register-tiled: query vectors x key tiles, and weights x value rows. One accumulator
-// is one chain of FMAs in dimension (or key) order whatever the tile, so tiling never changes bits.
+// The two inner loops of attention, register-tiled: query vectors x key tiles, and weights x value rows. One
+// accumulator is one chain of FMAs in dimension (or key) order whatever the tile, so tiling never changes bits.
 #pragma once
 
 #include "kernels.h"
@@ -53,8 +53,9 @@ LINNET_INLINE void score_block(const float* const* queries, int64_t head_size, c
     }
     if (head_size % 2) {
         for (int t = 0; t < tiles; ++t) {
-            const Floats last = narrow ? as_floats(shift_left<16>(load_ints((const int32_t*)tile[t] + head_size / 2 * LANES)))
-                                       : load((const float*)tile[t] + (head_size - 1) * LANES);
+            const Floats last =
+                narrow ? as_floats(shift_left<16>(load_ints((const int32_t*)tile[t] + head_size / 2 * LANES)))
+                       : load((const float*)tile[t] + (head_size - 1) * LANES);
             for (int v = 0; v < vectors; ++v) sums[t][v] = fma(splat(queries[v][head_size - 1]), last, sums[t][v]);
         }
     }
@@ -108,8 +109,8 @@ LINNET_INLINE void score_tiles(bool narrow, const float* const* queries, int64_t
 
 // out[h][0 .. chunk * 16) = sum over keys [begin, end) of weights[h][key] * rows[key], key ascending.
 template <int heads, int chunk, bool narrow>
-void weigh_block(const void* const* rows, int64_t at, const float* weights, int64_t ld_weights, int64_t begin, int64_t end,
-                 float* out, int64_t ld) {
+void weigh_block(const void* const* rows, int64_t at, const float* weights, int64_t ld_weights, int64_t begin,
+                 int64_t end, float* out, int64_t ld) {
     Floats sums[heads][chunk];
     for (int h = 0; h < heads; ++h) {
         for (int c = 0; c < chunk; ++c) sums[h][c] = splat(0.0f);

@@ -4,7 +4,8 @@
 
 namespace linnet::LINNET_TIER {
 
-void kv_write(const KVLayout& kv, void* state, const float* key, const float* value, const int32_t* slots, int64_t rows) {
+void kv_write(const KVLayout& kv, void* state, const float* key, const float* value, const int32_t* slots,
+              int64_t rows) {
     const int64_t head_size = kv.head_size, value_size = kv.value_head_size;
     alignas(64) uint16_t narrow[LANES];
     for (int64_t row = 0; row < rows; ++row) {

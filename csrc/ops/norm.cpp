@@ -39,8 +39,8 @@ void rms_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t siz
     }
 }
 
-void layer_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain, const float* bias,
-                float offset, float epsilon) {
+void layer_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
+                const float* bias, float offset, float epsilon) {
     const int64_t runs = rows * (width / size);
     for (int64_t run = 0; run < runs; ++run, x += size, y += size) {
         const float sum = sum_of(x, size, [](Floats s, Floats v) __attribute__((always_inline)) { return s + v; });

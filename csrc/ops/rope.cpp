@@ -37,8 +37,8 @@ void rotate_interleaved(const float* x, float* y, int64_t half, const float* cos
 
 }  // namespace
 
-void rope(const float* x, float* y, int64_t rows, int64_t width, int64_t head_size, int64_t rotary_size, RopeStyle style,
-          const int32_t* positions, const float* cosine, const float* sine) {
+void rope(const float* x, float* y, int64_t rows, int64_t width, int64_t head_size, int64_t rotary_size,
+          RopeStyle style, const int32_t* positions, const float* cosine, const float* sine) {
     const int64_t half = rotary_size / 2;
     for (int64_t row = 0; row < rows; ++row) {
         const float* c = cosine + positions[row] * half;
@@ -51,7 +51,8 @@ void rope(const float* x, float* y, int64_t rows, int64_t width, int64_t head_si
             } else {
                 rotate_interleaved(from, to, half, c, s);
             }
-            if (rotary_size < head_size) std::memcpy(to + rotary_size, from + rotary_size, size_t(head_size - rotary_size) * 4);
+            if (rotary_size < head_size)
+                std::memcpy(to + rotary_size, from + rotary_size, size_t(head_size - rotary_size) * 4);
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The executor end to end without Python: a small llama-like model, whole against chunked, 1 against 3 threads, on every
-// tier this machine has; refusals of bad batches; the pool under many tiny jobs. Meant to run under sanitizers.
+// The executor end to end without Python: a small llama-like model, whole against chunked, 1 against 3 threads, on
+// every tier this machine has; refusals of bad batches; the pool under many tiny jobs. Meant to run under sanitizers.
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -67,10 +67,10 @@ struct Weights {
 };
 
 class Model {
-public:
+  public:
     Model(const KernelTable& kernels, int threads, bool bf16_kv)
-        : executor(kernels, std::make_shared<ThreadPool>(threads),
-                   Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY}, 32 << 20) {
+        : executor(kernels, std::make_shared<ThreadPool>(threads), Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY},
+                   32 << 20) {
         Executor& e = executor;
         state = e.add_state({bf16_kv, KV_HEADS, HEAD, HEAD, BLOCK});
         std::vector<double> frequencies;
@@ -78,7 +78,8 @@ public:
         const RopeAttributes rope{HEAD, HEAD, RopeStyle::half, e.add_rope_table(frequencies, 1.0)};
         const int x = value(WIDTH), normed = value(WIDTH), quantised = value(WIDTH, ValueType::int8, 24);
         const int q = value(HEADS * HEAD), k = value(KV_HEADS * HEAD), v = value(KV_HEADS * HEAD);
-        const int qr = value(HEADS * HEAD), kr = value(KV_HEADS * HEAD), context = value(HEADS * HEAD), y = value(WIDTH);
+        const int qr = value(HEADS * HEAD), kr = value(KV_HEADS * HEAD), context = value(HEADS * HEAD),
+                  y = value(WIDTH);
         const int half = value(WIDTH, ValueType::bf16), gate = value(INNER), gated = value(INNER), down = value(WIDTH);
         const int sum = value(WIDTH), rows = value(WIDTH, ValueType::fp32, 0, RowCount::outputs);
         logits = value(VOCABULARY, ValueType::fp32, 0, RowCount::outputs);
@@ -140,13 +141,23 @@ public:
                 for (int64_t b = 0; b < per_sequence; ++b) tables.push_back(int32_t(s * per_sequence + b));
             }
             if (!busy) break;
-            Batch batch{ids.data(), positions.data(), slots.data(), starts.data(), contexts.data(), tables.data(),
-                        outputs.data(), int64_t(ids.size()), int64_t(contexts.size()), int64_t(outputs.size()), per_sequence};
+            Batch batch{ids.data(),
+                        positions.data(),
+                        slots.data(),
+                        starts.data(),
+                        contexts.data(),
+                        tables.data(),
+                        outputs.data(),
+                        int64_t(ids.size()),
+                        int64_t(contexts.size()),
+                        int64_t(outputs.size()),
+                        per_sequence};
             executor.execute(batch, memory.data(), BLOCKS);
             std::vector<float> out(ids.size() * size_t(VOCABULARY));
             executor.read(logits, out.data());
             for (size_t i = 0; i < ids.size(); ++i) {
-                std::memcpy(&result[size_t(places[i] * VOCABULARY)], &out[i * size_t(VOCABULARY)], size_t(VOCABULARY) * 4);
+                std::memcpy(&result[size_t(places[i] * VOCABULARY)], &out[i * size_t(VOCABULARY)],
+                            size_t(VOCABULARY) * 4);
             }
         }
         return result;
@@ -155,7 +166,7 @@ public:
     Executor executor;
     int state = 0, logits = 0;
 
-private:
+  private:
     int value(int64_t width, ValueType type = ValueType::fp32, int64_t group = 0, RowCount rows = RowCount::tokens) {
         const Value placed{offset_, rows, 0, width, type, group, 0};
         offset_ += value_bytes(executor.kernels(), type, TOKENS, width, group);
@@ -172,7 +183,8 @@ void test_pool() {
     int64_t expected = 0;
     for (int64_t job = 0; job < 3000; ++job) {
         const int64_t items = job % 7;
-        pool.run(items, [&](int64_t item, int worker) { sum.fetch_add(item + 1 + 0 * worker, std::memory_order_relaxed); });
+        pool.run(items,
+                 [&](int64_t item, int worker) { sum.fetch_add(item + 1 + 0 * worker, std::memory_order_relaxed); });
         expected += items * (items + 1) / 2;
         check(sum.load() == expected, "the pool ran every item once before returning");
     }
@@ -196,15 +208,25 @@ void test_model(const std::string& tier) {
         check(whole == several.run(one, 97), tier + ": chunked on three threads equals whole on one");
         const std::vector<float> batch = single.run(many, 20);
         check(batch == several.run(many, 70), tier + ": batches are the same however they are cut");
-        check(std::memcmp(batch.data(), whole.data(), size_t(70 * VOCABULARY) * 4) == 0, tier + ": alone equals in company");
+        check(std::memcmp(batch.data(), whole.data(), size_t(70 * VOCABULARY) * 4) == 0,
+              tier + ": alone equals in company");
     }
 }
 
 template <typename Change>
 void refuses(const char* what, const Change& change) {
     std::vector<int32_t> ids{1, 2}, positions{0, 1}, slots{0, 1}, starts{0, 2}, contexts{2}, tables{0}, outputs{1};
-    Batch batch{ids.data(), positions.data(), slots.data(), starts.data(), contexts.data(), tables.data(), outputs.data(), 2, 1,
-                1, 1};
+    Batch batch{ids.data(),
+                positions.data(),
+                slots.data(),
+                starts.data(),
+                contexts.data(),
+                tables.data(),
+                outputs.data(),
+                2,
+                1,
+                1,
+                1};
     change(ids, positions, slots, starts, contexts, tables, outputs);
     bool refused = false;
     try {

@@ -17,7 +17,7 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import PagedState
 
 LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
-LENGTHS = (300, 41, 7)
+LONG, SHORT = (270, 41, 7), (33, 7)  # LONG crosses the first partition of keys
 EXACT_TOLERANCE = 1e-5  # relative to the largest logit; fp32 sums in another order
 
 
@@ -45,14 +45,14 @@ def batch_of(tokens: list[np.ndarray], done: list[int], counts: list[int]) -> Ba
     )
 
 
-def logits_of(backend, source, policy: str) -> np.ndarray:
-    """Logits of all rows: a prefill of three sequences at once, then three steps of cached decode."""
+def logits_of(backend, source, policy: str, lengths: tuple[int, ...] = SHORT) -> np.ndarray:
+    """Logits of all rows: a prefill of all sequences at once, then three steps of cached decode."""
     random = np.random.default_rng(5)
-    tokens = [random.integers(0, 101, length + 3) for length in LENGTHS]
+    tokens = [random.integers(0, 101, length + 3) for length in lengths]
     model = backend.prepare(source, policy, LIMITS)
-    states = model.allocate_states(len(LENGTHS) * LIMITS.max_blocks_per_sequence)
-    done, out = [0] * len(LENGTHS), []
-    for counts in ([*LENGTHS], [1, 1, 1], [1, 1, 1], [1, 1, 1]):
+    states = model.allocate_states(len(lengths) * LIMITS.max_blocks_per_sequence)
+    done, out = [0] * len(lengths), []
+    for counts in ([*lengths], *([[1] * len(lengths)] * 3)):
         model.execute(batch_of(tokens, done, counts), states)
         out.append(model.logits())
         done = [start + count for start, count in zip(done, counts, strict=True)]
@@ -62,9 +62,9 @@ def logits_of(backend, source, policy: str) -> np.ndarray:
 @pytest.mark.parametrize("family", ["llama", "window", "qwen3", "gemma2", "neox", "bloom"])
 def test_exact_policy_agrees_with_torch(random_model, family):
     source = random_model(family, "fp32", 11)
-    expected = logits_of(ReferenceBackend(), source, "exact")
+    expected = logits_of(ReferenceBackend(), source, "exact", LONG)
     for isa in _native.available_isas():
-        found = logits_of(cpu(isa), source, "exact")
+        found = logits_of(cpu(isa), source, "exact", LONG)
         assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
 
 
@@ -79,13 +79,24 @@ def test_exact_policy_reads_every_storage(random_model, storage):
 
 @pytest.mark.parametrize("storage", ["bf16", "W4A16-g32", "W4A16-g32-asym", "W8A16", "W8A8", "W3A16", "W2A16"])
 def test_fast_policy_follows_the_program(random_model, storage):
-    """Same roundings as the reference; what differs is the order of sums, which rounding may amplify."""
+    """Same roundings as the reference: equal but for the order of sums until a last bit decides how an activation is
+    rounded. After such a flip two right answers are as far apart as rounding puts them from the exact one."""
     source = random_model("llama", storage, 13)
     expected = logits_of(ReferenceBackend(), source, "fast")
+    noise = np.square(expected - logits_of(ReferenceBackend(), source, "exact")).mean()
+    early = ("layers.0.attention.query", "layers.0.attention.value")
+    torch_model = ReferenceBackend().prepare(source, "fast", LIMITS, keep=early)
+    batch = batch_of([np.arange(40)], [0], [40])
+    torch_model.execute(batch, torch_model.allocate_states(25))
     for isa in _native.available_isas():
         found = logits_of(cpu(isa), source, "fast")
-        error = np.square(found - expected).mean() / np.square(expected).mean()
-        assert error <= 2e-4, f"{isa}: normalised mean square error {error:.2e}"
+        assert np.square(found - expected).mean() <= 2 * noise + 1e-9, isa
+        model = cpu(isa).prepare(source, "fast", LIMITS, keep=early)
+        model.execute(batch, model.allocate_states(25))
+        for name in early:
+            wanted = torch_model.tap(name)
+            rows_off = (np.abs(model.tap(name) - wanted).max(axis=1) > 1e-6 * np.abs(wanted).max()).mean()
+            assert rows_off <= 0.2, f"{isa}: {name} differs in {rows_off:.0%} of its rows"
 
 
 def test_fused_checkpoint_tensors_are_read_as_rows(random_model):
