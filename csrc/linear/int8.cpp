@@ -28,41 +28,55 @@ struct Block {
     bool split;                   // y holds int32 until the block that ends
 };
 
+// Full tiles only: y has room for 16 T outputs of M rows. Branches stand outside the loops over registers.
 template <int M, int T, bool narrow>
-static void multiply(const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy, int64_t outputs,
-                     const float* bias) {
+static void multiply(const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy, const float* bias) {
+    const bool carries = !block.starts;
     Floats totals[M][T];
     Ints sums[M][T];
+    if (carries && !block.split) {
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
+        for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t)
-            totals[m][t] = block.starts || block.split ? splat(0.0f) : load_first(y + m * ldy + 16 * t, outputs - 16 * t);
+            for (int t = 0; t < T; ++t) totals[m][t] = load(y + m * ldy + 16 * t);
+    } else {
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+            for (int t = 0; t < T; ++t) totals[m][t] = splat(0.0f);
+    }
     const uint8_t* panel = block.panel;
+    const int64_t tile = block.panel_tile_bytes;
     const int8_t* codes = x.codes + row * x.row_bytes + block.first_group * x.group_bytes + x.split_offset;
     for (int64_t g = 0; g < block.groups; ++g) {
         const int64_t group = block.first_group + g;
         const int64_t weight_group = x.weight_group(group);
+        const int32_t* x_sums = x.sums + row * x.sum_stride + group;
+        if (block.split && carries) {
 #pragma GCC unroll 16
-        for (int m = 0; m < M; ++m) {
+            for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) {
-                if (block.split && !block.starts)
-                    sums[m][t] = as_ints(load_first(y + m * ldy + 16 * t, outputs - 16 * t));
-                else if (block.zeros != nullptr)
+                for (int t = 0; t < T; ++t) sums[m][t] = load_ints((const int32_t*)(y + m * ldy + 16 * t));
+        } else if (block.zeros != nullptr) {
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t)
                     sums[m][t] = load_ints(block.zeros + t * block.scale_tile_floats + weight_group * 16) *
-                                 splat_int(-x.sums[(row + m) * x.sum_stride + group]);
-                else
-                    sums[m][t] = splat_int(-x.sums[(row + m) * x.sum_stride + group] * block.constant_zero);
-            }
+                                 splat_int(-x_sums[m * x.sum_stride]);
+        } else {
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t) sums[m][t] = splat_int(-x_sums[m * x.sum_stride] * block.constant_zero);
         }
         const int64_t eights = g == block.groups - 1 ? block.last_eights : block.eights;
         for (int64_t i = 0; i < eights; ++i) {
             Ints even[T], odd[T];
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
-                even[t] = load_ints((const int32_t*)(panel + t * block.panel_tile_bytes + 128 * i));
-                odd[t] = load_ints((const int32_t*)(panel + t * block.panel_tile_bytes + 128 * i + 64));
+                even[t] = load_ints((const int32_t*)(panel + t * tile + 128 * i));
+                odd[t] = load_ints((const int32_t*)(panel + t * tile + 128 * i + 64));
             }
 #pragma GCC unroll 16
             for (int m = 0; m < M; ++m) {
@@ -77,46 +91,68 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
         panel += 128 * eights;
         codes += 8 * eights;
         if (block.split && !block.ends) break;
+        const float* x_scales = x.scales + row * x.scale_stride + x.scale_group(group);
+        Floats scales[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) scales[t] = load(block.scales + t * block.scale_tile_floats + weight_group * 16);
 #pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
-            const Floats x_scale = splat(x.scales[(row + m) * x.scale_stride + x.scale_group(group)]);
+            const Floats x_scale = splat(x_scales[m * x.scale_stride]);
 #pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) {
-                const Floats scale = load(block.scales + t * block.scale_tile_floats + weight_group * 16);
-                totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scale, totals[m][t]);
-            }
+            for (int t = 0; t < T; ++t)
+                totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scales[t], totals[m][t]);
         }
     }
+    if (block.split && !block.ends) {
 #pragma GCC unroll 16
-    for (int m = 0; m < M; ++m) {
+        for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) {
-            const int64_t count = outputs - 16 * t;
-            if (count <= 0) continue;
-            Floats value = block.split && !block.ends ? as_floats(sums[m][t]) : totals[m][t];
-            if (bias != nullptr) value = value + load_first(bias + 16 * t, count);
-            store_first(y + m * ldy + 16 * t, count, value);
-        }
+            for (int t = 0; t < T; ++t) store_ints((int32_t*)(y + m * ldy + 16 * t), sums[m][t]);
+        return;
     }
+    if (bias != nullptr) {
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+            for (int t = 0; t < T; ++t) totals[m][t] = totals[m][t] + load(bias + 16 * t);
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) store(y + m * ldy + 16 * t, totals[m][t]);
 }
 
 template <int T, bool narrow>
-static void multiply_rows(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
-                          int64_t outputs, const float* bias) {
+static void multiply_full(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
+                          const float* bias) {
     switch (count) {
-        case 1: return multiply<1, T, narrow>(block, x, row, y, ldy, outputs, bias);
-        case 2: return multiply<2, T, narrow>(block, x, row, y, ldy, outputs, bias);
+        case 1: return multiply<1, T, narrow>(block, x, row, y, ldy, bias);
+        case 2: return multiply<2, T, narrow>(block, x, row, y, ldy, bias);
 #if !defined(LINNET_PORTABLE)
-        case 3: return multiply<3, T, narrow>(block, x, row, y, ldy, outputs, bias);
-        case 4: return multiply<4, T, narrow>(block, x, row, y, ldy, outputs, bias);
+        case 3: return multiply<3, T, narrow>(block, x, row, y, ldy, bias);
+        case 4: return multiply<4, T, narrow>(block, x, row, y, ldy, bias);
 #endif
 #if defined(LINNET_AVX512)
-        case 5: return multiply<5, T, narrow>(block, x, row, y, ldy, outputs, bias);
-        case 6: return multiply<6, T, narrow>(block, x, row, y, ldy, outputs, bias);
-        case 7: return multiply<7, T, narrow>(block, x, row, y, ldy, outputs, bias);
-        case 8: return multiply<8, T, narrow>(block, x, row, y, ldy, outputs, bias);
+        case 5: return multiply<5, T, narrow>(block, x, row, y, ldy, bias);
+        case 6: return multiply<6, T, narrow>(block, x, row, y, ldy, bias);
+        case 7: return multiply<7, T, narrow>(block, x, row, y, ldy, bias);
+        case 8: return multiply<8, T, narrow>(block, x, row, y, ldy, bias);
 #endif
     }
+}
+
+// A tile that is not full goes through a copy.
+template <int T, bool narrow>
+static void multiply_rows(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
+                          int64_t outputs, const float* bias) {
+    if (outputs == 16 * T) return multiply_full<T, narrow>(count, block, x, row, y, ldy, bias);
+    alignas(64) float copy[TILE_ROWS * 16 * T] = {};
+    alignas(64) float bias_copy[16 * T] = {};
+    if (!block.starts)
+        for (int64_t m = 0; m < count; ++m) std::memcpy(copy + m * 16 * T, y + m * ldy, size_t(outputs) * 4);
+    if (bias != nullptr) std::memcpy(bias_copy, bias, size_t(outputs) * 4);
+    multiply_full<T, narrow>(count, block, x, row, copy, 16 * T, bias != nullptr ? bias_copy : nullptr);
+    for (int64_t m = 0; m < count; ++m) std::memcpy(y + m * ldy, copy + m * 16 * T, size_t(outputs) * 4);
 }
 
 // Columns one panel holds: whole input groups, about BLOCK_COLUMNS of them.
@@ -240,10 +276,12 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
         free += round_up(rows * x.groups * 4, 64);
     }
     if (try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
-    if (weight.storage == Storage::packed_int && weight.bits < 8)
-        linear<true>(weight, x, y, ldy, rows, n_begin, n_end, free);
-    else
-        linear<false>(weight, x, y, ldy, rows, n_begin, n_end, free);
+    // The VNNI instruction does not care how wide codes are.
+#if !defined(LINNET_VNNI)
+    if (weight.storage == Storage::plain_int8 || weight.bits == 8)
+        return linear<false>(weight, x, y, ldy, rows, n_begin, n_end, free);
+#endif
+    linear<true>(weight, x, y, ldy, rows, n_begin, n_end, free);
 }
 
 }  // namespace linnet::LINNET_TIER
