@@ -98,7 +98,8 @@ class Tokenizer:
         Raises ConfigError for text that is not Unicode scalar values (lone surrogates).
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # The batch call lets go of the interpreter lock; encode() would stop every other thread for its duration.
+            return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
         except (UnicodeEncodeError, TypeError) as error:
             raise ConfigError(f"the text cannot be encoded as UTF-8: {error}") from None
         except BaseException as error:
