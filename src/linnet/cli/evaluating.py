@@ -85,7 +85,8 @@ def evaluate(
         )
     _show(result)
     if report is not None:
-        write_report(result, report)
+        written = write_report(result, report)
+        notices().print(f"[dim]wrote {', '.join(str(path) for path in written)}[/]")
     if certify and result.reference is not None and (path / "linnet_manifest.json").exists():
         certificate = path / evals.CERTIFICATE_FILE
         certificate.write_bytes(evals.to_json(evals.certificate(result)))
@@ -134,11 +135,11 @@ def _show(result: "Report") -> None:
     console.print(Markdown(text) if console.is_terminal else text, markup=False)
 
 
-def write_report(result: "Report", name: Path) -> None:
+def write_report(result: "Report", name: Path) -> list[Path]:
+    """Write NAME.json, NAME.md and, where there are abilities, NAME.png; returns what was written."""
     from linnet import evals
     from linnet.evals.figure import draw
 
-    """Write NAME.json, NAME.md and, where there are abilities, NAME.png."""
     name.parent.mkdir(parents=True, exist_ok=True)
     written = [name.with_name(name.name + suffix) for suffix in (".json", ".md", ".png")]
     written[0].write_bytes(evals.to_json(result))
@@ -147,4 +148,4 @@ def write_report(result: "Report", name: Path) -> None:
         draw(result, written[2])
     else:
         written.pop()
-    notices().print(f"[dim]wrote {', '.join(str(path) for path in written)}[/]")
+    return written
