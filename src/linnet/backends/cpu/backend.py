@@ -12,7 +12,7 @@ from linnet.backends.cpu import _native
 from linnet.backends.cpu.lower import Lowering, group_size, input_type, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
-from linnet.backends.cpu.support import refuse
+from linnet.backends.cpu.support import refusals, refuse
 from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import Batch, Executable, Limits, Policy, SampleResult, SamplingBatch, Scores, Source
 from linnet.errors import ConfigError, UnsupportedError
@@ -62,7 +62,7 @@ class CpuBackend:
     def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> "CpuExecutable":
         """See Backend.prepare. Weights stay where the source mapped them."""
         program = choose_numerics(source.program, policy)
-        reasons = [f"{op.name}: {why}" for op in program.ops if (why := self.supports(op, program)) is not None]
+        reasons = refusals(program)
         if limits.block_size % 16 and limits.block_size not in (1, 2, 4, 8):
             reasons.append(f"block_size {limits.block_size}: accepted are 1, 2, 4, 8 and multiples of 16")
         if reasons:

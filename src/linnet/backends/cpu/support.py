@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the CPU backend can execute, and the sentence it says when it cannot."""
 
+from collections.abc import Mapping
+
 from linnet.program import attributes as a
-from linnet.program.program import Op, Program
+from linnet.program.program import Op, Program, Value
 from linnet.program.traverse import declarations
 from linnet.schemes.scheme import Scheme
 
@@ -13,7 +15,16 @@ MAX_HEAD_SIZE = 4096
 
 def refuse(op: Op, program: Program) -> str | None:
     """None, or why this op cannot be executed here."""
+    return _refuse(op, program, declarations(program))
+
+
+def refusals(program: Program) -> list[str]:
+    """Every refused op with its reason."""
     declared = declarations(program)
+    return [f"{op.name}: {why}" for op in program.ops if (why := _refuse(op, program, declared)) is not None]
+
+
+def _refuse(op: Op, program: Program, declared: Mapping[str, Value]) -> str | None:
     if op.kind not in a.ATTRIBUTES:
         return f"op kind {op.kind!r} has no kernel"
     for name in op.outputs:
@@ -22,7 +33,7 @@ def refuse(op: Op, program: Program) -> str | None:
             return f"values are [tokens | outputs, width]; {name} is {list(value.shape)}"
         if value.dtype == "int32":
             return f"no op writes int32 values, {name} is one"
-    return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_rounding(op, program)
+    return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_rounding(op, declared)
 
 
 def _refuse_inputs(op: Op) -> str | None:
@@ -41,6 +52,8 @@ def _refuse_inputs(op: Op) -> str | None:
 
 
 def _refuse_states(op: Op, program: Program) -> str | None:
+    if not op.states:
+        return None
     for state in program.states:
         if state.name not in op.states:
             continue
@@ -52,8 +65,7 @@ def _refuse_states(op: Op, program: Program) -> str | None:
     return None
 
 
-def _refuse_rounding(op: Op, program: Program) -> str | None:
-    declared = declarations(program)
+def _refuse_rounding(op: Op, declared: Mapping[str, Value]) -> str | None:
     if isinstance(op.attributes, a.Quantise):
         scheme = op.attributes.scheme
         if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
