@@ -70,6 +70,8 @@ def read_packed(
                 f"its scheme says {scheme.weight.element} in two dimensions"
             )
         shape = (weight.shape[0], weight.shape[1])
+    if 0 in shape:
+        raise CheckpointError(f"{shown} is a quantised weight of shape {list(shape)}; it must have rows and columns")
     group = scheme.weight.group_size
     if group is not None and shape[1] % group:
         raise CheckpointError(f"{shown}: group size {group} does not divide its {shape[1]} columns")

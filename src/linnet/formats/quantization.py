@@ -139,14 +139,13 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def quantization_record(
-    modules: Mapping[str, LinearScheme], dense_modules: Iterable[str], config: Mapping[str, Any]
-) -> dict[str, Any]:
+def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> dict[str, Any]:
     """``quantization_config`` for these quantised modules, loadable by compressed-tensors where it has the words.
 
     The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
-    ignored by name, a tied model's head (which has no tensors) too. NF4 has no word there, and transformers cannot
-    load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method is ours.
+    ignored by name, and a head that is not quantised always: a tied one has no tensors, and published configs that
+    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4 has no word there, and transformers
+    cannot load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method is ours.
     """
     by_scheme: dict[LinearScheme, list[str]] = {}
     for module, scheme in modules.items():
@@ -161,8 +160,7 @@ def quantization_record(
         groups[f"group_{position}"] = record
     formats = {layout_of(scheme) for scheme in by_scheme}
     ignore = sorted(set(dense_modules) - set(modules))
-    if config.get("tie_word_embeddings", False):
-        ignore += [name for name in _HEAD_NAMES if name not in modules and name not in ignore]
+    ignore += [name for name in _HEAD_NAMES if name not in modules and name not in ignore]
     result: dict[str, Any] = {
         "quant_method": _COMPRESSED_TENSORS,
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",

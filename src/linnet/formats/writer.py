@@ -220,7 +220,7 @@ class CheckpointWriter:
                 for name, item in self._spool.finished.items()
                 if name.endswith(".weight") and len(item.info.shape) == 2
             ]
-            final["quantization_config"] = quantization_record(self._modules, dense, config)
+            final["quantization_config"] = quantization_record(self._modules, dense)
         return final
 
 

@@ -56,6 +56,17 @@ def test_quantised_parts_that_lie(tmp_path: Path) -> None:
     assert f"{module}.weight_scale is int32" in damaged(
         lambda arrays: arrays.update({f"{module}.weight_scale": np.ones((48, 4), dtype=np.int32)})
     )
+    assert "it must have rows and columns" in damaged(
+        lambda arrays: (
+            arrays.pop(f"{module}.weight_shape"),
+            arrays.update(
+                {
+                    f"{module}.weight_packed": np.ones((0, 8), dtype=np.int32),
+                    f"{module}.weight_scale": np.ones((0, 2), dtype=np.float32),
+                }
+            ),
+        )
+    )
     assert f"{module}.weight_packed is float32" in damaged(
         lambda arrays: arrays.update({f"{module}.weight_packed": np.ones((48, 8), dtype=np.float32)})
     )

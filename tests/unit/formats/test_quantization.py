@@ -41,7 +41,7 @@ def test_both_keys_are_read() -> None:
 def test_what_is_written_is_read(name: str) -> None:
     linear = parse_scheme(name).linear
     modules = {f"layers.{i}.up": linear for i in range(3)}
-    config = {"quantization_config": quantization_record(modules, ["embed", "lm_head"], {})}
+    config = {"quantization_config": quantization_record(modules, ["embed", "lm_head"])}
     read = read_quantization(config, "config.json")
     assert read.scheme_of("layers.1.up") == linear
     assert read.scheme_of("lm_head") is None
@@ -52,13 +52,20 @@ def test_what_is_written_is_read(name: str) -> None:
 def test_several_schemes_and_a_tied_head() -> None:
     int4, int8 = parse_scheme("W4A16").linear, parse_scheme("W8A16").linear
     modules = {"a.0.up": int4, "a.0.down": int8, "a.1.up": int4}
-    value = quantization_record(modules, ["model.embed_tokens"], {"tie_word_embeddings": True})
+    value = quantization_record(modules, ["model.embed_tokens"])
     assert value["config_groups"]["group_0"]["targets"] == ["Linear"]
     assert value["config_groups"]["group_1"]["targets"] == ["a.0.down"]
     assert "lm_head" in value["ignore"]
     read = read_quantization({"quantization_config": value}, "c")
     assert {name: read.scheme_of(name) for name in modules} == modules
     assert read.scheme_of("lm_head") is None
+
+
+def test_a_quantised_head_is_not_ignored() -> None:
+    int4, int8 = parse_scheme("W4A16").linear, parse_scheme("W8A16").linear
+    value = quantization_record({"a.up": int4, "a.down": int4, "lm_head": int8}, ["embed_tokens"])
+    assert "lm_head" not in value["ignore"]
+    assert read_quantization({"quantization_config": value}, "c").scheme_of("lm_head") == int8
 
 
 def test_names_beat_patterns_beat_classes() -> None:
