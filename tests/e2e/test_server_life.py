@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from serving import LONG, Running, digest_model, events, eventually, text_of
 
+from linnet.serve import lifecycle
+
 
 def read_stream(server: Running, body: dict[str, Any], found: list[Any]) -> None:
     with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}, timeout=20) as response:
@@ -116,3 +118,62 @@ def test_health_says_when_a_step_does_not_end() -> None:
             assert server.http.get("/live").status_code == 200
             held.result()
         assert server.http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_step_that_does_not_end_cannot_hold_up_the_end(signals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "LAST_STEP_S", 0.2)
+    model = digest_model(num_blocks=256)
+    with Running(model, shutdown_s=0.5 if signals == 1 else 60.0) as server:
+        release = threading.Event()
+        execute = model.executable.execute
+        model.executable.execute = lambda *arguments: (release.wait(30), execute(*arguments))[1]
+        with ThreadPoolExecutor(2) as pool:
+            held = pool.submit(server.http.post, "/v1/completions", json=LONG, timeout=20)
+            eventually(lambda: model.engine.stepping)
+            began_s = time.monotonic()
+            server.signal()
+            if signals == 2:
+                time.sleep(0.1)
+                server.signal()
+            server._thread.join(10)
+            took_s = time.monotonic() - began_s
+            release.set()
+            answer = held.result()
+    assert server.status == 1
+    assert took_s < 3.0
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "unavailable"
+    eventually(lambda: not model.engine.stepping)
+
+
+def test_our_own_defect_shows_the_request_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    def defect(body: bytes) -> Any:
+        raise RuntimeError("sentinel-of-the-defect")
+
+    with Running(digest_model()) as server:
+        assert server.server is not None
+        server.server.generation.preparer.completion = defect  # type: ignore[method-assign]
+        response = server.http.post("/v1/completions", json=LONG, headers={"x-request-id": "r-5"})
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["x-should-retry"] == "false"
+        message = "internal error; request id r-5"
+        expected = {"message": message, "type": "internal_error", "param": None, "code": "internal_error"}
+        assert response.json() == {"error": expected}
+        server.wait_settled()
+    assert "RuntimeError" in caplog.text
+    assert "sentinel-of-the-defect" not in caplog.text
+
+
+def test_connections_beyond_the_limit_are_told_so() -> None:
+    with Running(digest_model(), connections=2) as server:
+        with server.client() as one, server.client() as two, server.client() as three:
+            assert one.get("/health").status_code == 200
+            assert two.get("/health").status_code == 200
+            full = three.get("/health")
+            assert full.status_code == 503
+            assert full.json()["error"]["code"] == "unavailable"
+            assert full.headers["retry-after"]
+            assert full.headers["connection"] == "close"
+            assert one.get("/health").status_code == 200

@@ -201,6 +201,8 @@ def serve(
         max_waiting_requests=max_waiting,
     ) as llm:
         status = run(llm, listener, config, _say, lambda _: _say(_start_line(llm, config, address_of(listener))))
+        if llm.engine.stepping:  # a step that does not end: closing would unmap the model under it
+            os._exit(status)
     if status:
         raise typer.Exit(status)
 

@@ -96,8 +96,9 @@ class Engine:
             check,
         )
         self._matcher_factory = matcher_factory
-        self._clock = clock
+        self.clock = clock
         self._check = check
+        self._stepping = False
         self._live: dict[int, LiveRequest] = {}
         self._errors: dict[int, ErrorInfo] = {}
         self._failure: BaseException | None = None
@@ -108,6 +109,11 @@ class Engine:
         return self.scheduler.has_work or bool(self._live)
 
     @property
+    def stepping(self) -> bool:
+        """Whether a step is being computed, in whatever thread; the model's memory is in use then."""
+        return self._stepping
+
+    @property
     def unfinished(self) -> tuple[int, ...]:
         """Ids of requests whose Finished has not been returned yet."""
         return tuple(self._live)
@@ -116,10 +122,10 @@ class Engine:
         """A snapshot for the metrics page."""
         return self.scheduler.counters()
 
-    def handle(self, message: EngineMessage) -> None:
+    def handle(self, message: EngineMessage, arrival_s: float | None = None) -> None:
         """Submit, Abort or Control. Raises as ``submit`` does."""
         if isinstance(message, Submit):
-            self.submit(message)
+            self.submit(message, arrival_s)
         elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, Control):
@@ -127,8 +133,10 @@ class Engine:
         else:
             raise TypeError(f"not an engine message: {type(message).__name__}")
 
-    def submit(self, submit: Submit) -> None:
+    def submit(self, submit: Submit, arrival_s: float | None = None) -> None:
         """Queue a request; its events come out of ``step``. Nothing has changed when this raises.
+
+        ``arrival_s``: when it came, on the engine's clock, where it had to wait for the engine; None: now.
 
         Raises ConfigError (a request that can never run here), CapacityError (queue full), EngineUnavailableError.
         """
@@ -140,7 +148,7 @@ class Engine:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
         self.validate(submit)
         scores = submit.params.prompt_logprobs is not None or submit.compare
-        arrival_s = self._clock()
+        arrival_s = self.clock() if arrival_s is None else arrival_s
         request = Request(
             request_id=submit.request_id,
             prompt_token_ids=submit.prompt_token_ids,
@@ -185,14 +193,17 @@ class Engine:
         """
         if self._failure is not None:
             raise EngineUnavailableError("the engine has failed or was closed") from self._failure
+        self._stepping = True
         try:
             return self._step()
         except BaseException as error:
             self._failure = error
             raise
+        finally:
+            self._stepping = False
 
     def _step(self) -> tuple[EngineEvent, ...]:
-        plan = self.scheduler.schedule(self._clock())
+        plan = self.scheduler.schedule(self.clock())
         if plan is None:
             return self._translate(self.scheduler.take_events(), StepOutput())
         self._runner.launch(plan, self._live)
@@ -201,7 +212,7 @@ class Engine:
             self._errors[request_id] = error
             self.scheduler.abort(request_id, "error")
         result = StepResult({request_id: (token.token_id,) for request_id, token in output.tokens.items()})
-        events = self.scheduler.commit(plan, result, self._clock())
+        events = self.scheduler.commit(plan, result, self.clock())
         if self._check:
             self.scheduler.check()
         return self._translate(events, output)
@@ -225,6 +236,7 @@ class Engine:
                         event.cached_tokens,
                         one.scores.result() if complete and one.scores is not None else None,
                         self._errors.pop(event.request_id, None),
+                        one.request.queued_s,
                     )
                 )
         return tuple(translated)

@@ -117,13 +117,17 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a request. Its tokens have been delivered before, all of them."""
+    """The end of a request. Its tokens have been delivered before, all of them.
+
+    queued_s: from its arrival to the first step with it; None when it was never in one.
+    """
 
     request_id: int
     reason: FinishReason
     cached_tokens: int = 0
     prompt_scores: PromptScores | None = None
     error: ErrorInfo | None = None
+    queued_s: float | None = None
 
 
 EngineEvent = Tokens | Finished

@@ -7,7 +7,6 @@ exactly one Finished, whatever happens: refusal, drain, stop or an exception in 
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -25,15 +24,18 @@ from linnet.scheduler import SchedulerCounters
 
 Deliver = Callable[[tuple[EngineEvent, ...]], None]
 
+GRACE_S = 60.0
+"""How long an aborted step may take by default before its end is no longer waited for."""
+
 
 class EngineThread:
     """See the module. Life: ``start`` -> ``send`` ... -> ``drain`` (optional) -> ``stop``."""
 
-    def __init__(self, engine: Engine, deliver: Deliver, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: Engine, deliver: Deliver) -> None:
         self._engine = engine
         self._deliver = deliver
-        self._clock = clock
-        self._inbox: deque[EngineMessage] = deque()
+        self._clock = engine.clock
+        self._inbox: deque[tuple[EngineMessage, float]] = deque()  # with the time it came
         self._wake = threading.Condition()
         self._closed = False  # no more messages are taken
         self._stopping = False
@@ -44,7 +46,7 @@ class EngineThread:
         self.draining = False
         self.error: BaseException | None = None
         self.counters: SchedulerCounters = engine.counters()
-        self.last_step_s: float = clock()
+        self.last_step_s: float = self._clock()
 
     def start(self) -> "EngineThread":
         """Start the loop; returns self."""
@@ -66,12 +68,20 @@ class EngineThread:
                 raise EngineUnavailableError("the engine is draining and takes no new requests")
             if isinstance(message, Control) and message.action == "drain":
                 self.draining = True  # for senders at once; the engine learns it in the order of the inbox
-            self._inbox.append(message)
+            self._inbox.append((message, self._clock()))
             self._idle.clear()
             self._wake.notify()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be."""
+    @property
+    def idle(self) -> bool:
+        """Whether every message has been handled and every request answered."""
+        return self._idle.is_set()
+
+    def drain(self, timeout_s: float, grace_s: float = GRACE_S) -> bool:
+        """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be.
+
+        A step in the way is given ``grace_s`` more to end.
+        """
         if not self._started:
             return True
         try:
@@ -84,7 +94,7 @@ class EngineThread:
             self.send(Control("abort_all"))
         except EngineUnavailableError:
             return False
-        self._idle.wait(timeout_s + 60.0)
+        self._idle.wait(grace_s)
         return False
 
     def stop(self, timeout_s: float = 60.0) -> None:
@@ -124,9 +134,9 @@ class EngineThread:
                 return False
             messages = tuple(self._inbox)
             self._inbox.clear()
-        for message in messages:
+        for message, arrival_s in messages:
             try:
-                self._engine.handle(message)
+                self._engine.handle(message, arrival_s)
             except Exception as error:  # one bad request never ends the others
                 if not isinstance(message, Submit):
                     raise
@@ -143,7 +153,7 @@ class EngineThread:
             self._closed = True
             left = tuple(self._inbox)
             self._inbox.clear()
-        waiting = [message.request_id for message in left if isinstance(message, Submit)]
+        waiting = [message.request_id for message, _ in left if isinstance(message, Submit)]
         if self.error is None:
             for request_id in self._engine.unfinished:
                 self._engine.abort(request_id)

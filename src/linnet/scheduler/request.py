@@ -41,6 +41,7 @@ class Request:
     published:       full blocks, from the first, that need not be published (again).
     digests:         names of the first full blocks, extended on demand; kept across preemptions.
     progressed:      whether anything new was delivered since the last admission.
+    started_s:       the schedule(now) of its first admission; None while it has never run.
     sequence:        order of add(), set by the scheduler; breaks ties.
     """
 
@@ -66,6 +67,7 @@ class Request:
     digests: list[bytes] = field(init=False, default_factory=list)
     progressed: bool = field(init=False, default=False)
     preemptions: int = field(init=False, default=0)
+    started_s: float | None = field(init=False, default=None)
     sequence: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,11 @@ class Request:
     def prompt_tokens(self) -> int:
         """Length of the prompt."""
         return len(self.prompt_token_ids)
+
+    @property
+    def queued_s(self) -> float | None:
+        """Seconds from its arrival to its first admission; None when it has never run."""
+        return None if self.started_s is None else max(self.started_s - self.arrival_s, 0.0)
 
     @property
     def generated_tokens(self) -> int:

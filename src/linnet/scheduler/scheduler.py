@@ -136,7 +136,7 @@ class Scheduler:
                 break
             step.take(request, behind=len(self._running) - len(step.items) - 1)
         # Who was just preempted would be the first to be admitted, and take the blocks away again.
-        while not short_of_blocks and step.has_room and (admitted := self._admit_next()) is not None:
+        while not short_of_blocks and step.has_room and (admitted := self._admit_next(now)) is not None:
             step.take(admitted, behind=0)
         return self._launch(step.items, preempted)
 
@@ -223,7 +223,7 @@ class Scheduler:
         self._preemptions += 1
         self._waiting.insert(request)
 
-    def _admit_next(self) -> Request | None:
+    def _admit_next(self, now: float) -> Request | None:
         """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it.
 
         One more block must be left for each running request, or the newcomer would soon be preempted for them.
@@ -236,6 +236,7 @@ class Scheduler:
         self._waiting.remove(request)
         request.state = RequestState.RUNNING
         request.progressed = False
+        request.started_s = now if request.started_s is None else request.started_s
         self._running.insert(request)
         return request
 

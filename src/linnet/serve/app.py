@@ -20,7 +20,7 @@ from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, error_answer
 from linnet.serve.bridge import Bridge
 from linnet.serve.config import QueueLimits, ServeConfig
-from linnet.serve.errors import ApiError, from_exception, model_not_found, not_found
+from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
 from linnet.serve.gate import Gate
 from linnet.serve.generation import Generation
 from linnet.serve.lifecycle import Lifecycle
@@ -97,6 +97,10 @@ def _add_error_answers(app: FastAPI) -> None:
             ApiError(error.status_code, "invalid_request_error", message, code="method_not_allowed", headers=headers)
         )
 
+    async def of_ours(request: Request, error: Exception) -> Response:  # the gate logs it
+        return error_answer(internal(request.state.request_id))
+
+    app.add_exception_handler(Exception, of_ours)
     app.add_exception_handler(ApiError, known)
     app.add_exception_handler(LinnetError, of_linnet)
     app.add_exception_handler(HTTPException, of_router)

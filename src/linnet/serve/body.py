@@ -29,6 +29,18 @@ _STEPS[[ord("]"), ord("}")]] = -1
 Receive = Callable[[], Awaitable[Any]]
 
 
+class _Refused:
+    """Stands for a number that is none, until its place in the body is known."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+_CONSTANTS = {name: _Refused(f"{name} is not a JSON number") for name in ("NaN", "Infinity", "-Infinity")}
+_TOO_LARGE = _Refused("a number is too large for a double")
+_TOO_LONG = _Refused(f"an integer has more than {MOST_DIGITS} digits")
+
+
 def check_content_type(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Raises ApiError 415 unless the body is said to be plain JSON in UTF-8."""
     fields = {name: value.decode("latin-1") for name, value in headers}
@@ -105,18 +117,34 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise invalid(f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
     if too_deep(body):
         raise invalid(f"the body is nested deeper than {MOST_DEPTH} levels", code="invalid_json")
+    refused: list[_Refused] = []
+
+    def kept(one: _Refused) -> _Refused:
+        if not refused:
+            refused.append(one)
+        return one
+
+    def real(digits: str) -> float | _Refused:
+        number = float(digits)
+        return number if math.isfinite(number) else kept(_TOO_LARGE)
+
+    def integer(digits: str) -> int | _Refused:
+        return int(digits) if len(digits) <= MOST_DIGITS else kept(_TOO_LONG)
+
     try:
         value = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
+            parse_constant=lambda name: kept(_CONSTANTS[name]),
+            parse_float=real,
+            parse_int=integer,
         )
     except json.JSONDecodeError as error:
         raise invalid(f"the body is not JSON: {error.msg} (character {error.pos})", code="invalid_json") from None
     except RecursionError:
         raise invalid("the body is nested too deeply", code="invalid_json") from None
+    if refused:
+        raise invalid(refused[0].message, _place(value, refused[0], ""), "invalid_json")
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
     if _SURROGATE.search(body):
@@ -144,21 +172,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _no_constant(name: str) -> Any:
-    raise invalid(f"{name} is not a JSON number", code="invalid_json")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise invalid("a number is too large for a double", code="invalid_json")
-    return value
-
-
-def _bounded(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise invalid(f"an integer has more than {MOST_DIGITS - 1} digits", code="invalid_json")
-    return int(text)
+def _place(value: Any, wanted: _Refused, place: str) -> str | None:
+    """Where ``wanted`` is, as ``logit_bias.5`` or ``prompt[0]``; None when it is the body itself or nowhere."""
+    if value is wanted:
+        return place or None
+    children: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, list):
+        children = ((f"{place}[{index}]", item) for index, item in enumerate(value))
+    elif isinstance(value, dict):
+        children = ((f"{place}.{_shown(key)}" if place else _shown(key), item) for key, item in value.items())
+    return next((found for here, item in children if (found := _place(item, wanted, here)) is not None), None)
 
 
 def _check_scalars(value: Any, place: str) -> None:

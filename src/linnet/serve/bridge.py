@@ -47,9 +47,10 @@ class EngineDoor(Protocol):
 
     @property
     def healthy(self) -> bool: ...
+    @property
+    def idle(self) -> bool: ...
     def start(self) -> object: ...
     def send(self, message: EngineMessage) -> None: ...
-    def drain(self, timeout_s: float) -> bool: ...
     def stop(self, timeout_s: float = 60.0) -> None: ...
 
 
@@ -114,7 +115,9 @@ class Job:
         return next((one for one in self.samples if one.done and one.stream.finish_reason in ends), None)
 
     def leave(self) -> None:
-        """The client has gone: end everything now."""
+        """The client has gone: end everything now. After the last sample nothing was lost."""
+        if self.done:
+            return
         self.left = True
         self.abort()
         self._news.set()
@@ -200,6 +203,12 @@ class Bridge:
                 raise
         return job
 
+    def give_up(self) -> None:
+        """End every sample as if the engine had gone: it computes a step that does not end."""
+        reason = error_info(EngineUnavailableError("the engine does not answer"))
+        for sample in tuple(self._samples.values()):
+            self._fail(sample, reason)
+
     def abort(self, sample: Sample) -> None:
         """Ask the engine to end a sample."""
         try:
@@ -240,6 +249,10 @@ class Bridge:
                 self.abort(sample)
         else:
             piece = sample.stream.finish(event)
+            if sample.last_token_s is None and event.reason == "length":  # a prompt that was only scored
+                self._metrics().prompt_tokens.inc(len(sample.submit.prompt_token_ids))
+            if event.queued_s is not None:
+                self._metrics().queued_s.observe(event.queued_s)
             self._end(sample, job, now_s)
         job.put(sample, piece)
 

@@ -9,14 +9,22 @@ import asyncio
 from typing import Any
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from linnet.serve.answers import encode
-from linnet.serve.errors import invalid
+from linnet.serve.answers import encode, error_answer
+from linnet.serve.errors import invalid, unavailable
 
 HEAD_S = 20.0
 STUCK_S = 60.0
 MOST_HEAD_BYTES = 32 << 10
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    """What a connection beyond the limit gets."""
+    answer = error_answer(unavailable("too many connections are open"))
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
 
 
 class Connection(H11Protocol):
@@ -27,6 +35,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
+            self.app = _full
+        self.limit_concurrency = None  # uvicorn's own answer is no error object
         self._arm_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

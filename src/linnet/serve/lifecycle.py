@@ -2,13 +2,15 @@
 """The life of a server: ready, draining, ended or failed; and what /health says about it.
 
 First SIGTERM or SIGINT: not ready, 503 for new work, unfinished requests run on until ``shutdown_s``, then exit 0. A
-second signal aborts them at once. An engine that fails ends the process with status 1, after the answers are out.
+second signal aborts them at once. An engine that fails ends the process with status 1, after the answers are out; so
+does a step that is in the way and does not end.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 from linnet.engine import Control, EngineUnavailableError
 from linnet.serve.admission import Admission
@@ -18,16 +20,27 @@ from linnet.serve.config import ServeConfig
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.25
+POLL_S = 0.02
+LAST_STEP_S = 5.0
+"""At the deadline a step may have been running that long; the wait for a longer one is over."""
 LAST_WORDS_S = 5.0
 
 
 class Lifecycle:
     """Event loop only. ``stop_listening`` is called once, when the process may go."""
 
-    def __init__(self, bridge: Bridge, admission: Admission, config: ServeConfig) -> None:
-        self._bridge, self._admission, self._config = bridge, admission, config
+    def __init__(
+        self,
+        bridge: Bridge,
+        admission: Admission,
+        config: ServeConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bridge, self._admission, self._config, self._clock = bridge, admission, config, clock
         self._draining = False
         self._failed = False
+        self._hurried = False
+        self.stuck = False  # a step does not end: the engine's thread is to be left behind
         self._tasks: set[asyncio.Task[None]] = set()
         self.stop_listening: Callable[[], None] = lambda: None
         self.exit_status = 0
@@ -43,7 +56,7 @@ class Lifecycle:
     def signalled(self) -> None:
         """SIGTERM or SIGINT."""
         if self._draining:
-            self._abort_all()
+            self._hurried = True
             return
         self._draining = True
         self._admission.close("the server is shutting down")
@@ -58,18 +71,35 @@ class Lifecycle:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _abort_all(self) -> None:
+    def _tell(self, action: Literal["drain", "abort_all"]) -> None:
         try:
-            self._bridge.door.send(Control("abort_all"))
+            self._bridge.door.send(Control(action))
         except EngineUnavailableError:
             logger.debug("the engine has ended already")
 
     async def _drain(self) -> None:
+        """Wait for the requests, then for the step that aborts them, then no more. Never blocks a thread."""
+        bridge = self._bridge
         try:
-            await asyncio.to_thread(self._bridge.door.drain, self._config.shutdown_s)
+            self._tell("drain")
+            deadline_s = self._clock() + self._config.shutdown_s
+            while not self._ended() and not self._hurried and self._clock() < deadline_s:
+                await asyncio.sleep(min(POLL_S, max(deadline_s - self._clock(), 0.0)))
+            if not self._ended():
+                self._tell("abort_all")
+            patience_s = self._clock() + max(LAST_STEP_S - bridge.stalled_s(), 0.0)
+            while not self._ended() and self._clock() < patience_s:
+                await asyncio.sleep(POLL_S)
+            if not self._ended():
+                self.stuck, self.exit_status = True, 1
+                logger.error("a step has not ended for %.0f s; the server ends without it", bridge.stalled_s())
+                bridge.give_up()
             await self._answers_out()
         finally:
             self.stop_listening()
+
+    def _ended(self) -> bool:
+        return self._bridge.door.idle or not self._bridge.door.healthy
 
     async def _watch(self) -> None:
         while self._bridge.door.healthy:

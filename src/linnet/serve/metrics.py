@@ -44,7 +44,7 @@ class Metrics:
             found: Histogram = labelled(Histogram, name, text, buckets=buckets)
             return found
 
-        self.prompt_tokens = labelled(Counter, "prompt_tokens", "Prompt tokens of requests that began to generate.")
+        self.prompt_tokens = labelled(Counter, "prompt_tokens", "Prompt tokens of samples that were read to their end.")
         self._generated = 0
         self._generation_tokens = labelled(Counter, "generation_tokens", "Tokens generated.")
         self._success = labelled(Counter, "request_success", "Samples finished, by reason.", ("finished_reason",))
@@ -54,6 +54,7 @@ class Metrics:
         self.first_token_s = histogram("time_to_first_token_seconds", "Arrival to first token.", FIRST_TOKEN_S)
         self.next_token_s = histogram("inter_token_latency_seconds", "Between tokens of a sample.", NEXT_TOKEN_S)
         self.request_s = histogram("e2e_request_latency_seconds", "Arrival to last token.", REQUEST_S)
+        self.queued_s = histogram("request_queue_time_seconds", "From the engine's door to the first step.", REQUEST_S)
         self.preparation_s = histogram("request_preparation_time_seconds", "Parsing and tokenising.", REQUEST_S)
         self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens of a request.", TOKENS)
         self.request_generation_tokens = histogram("request_generation_tokens", "Tokens of a sample.", TOKENS)

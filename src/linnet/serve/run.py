@@ -81,7 +81,10 @@ def run(
     say: Callable[[str], None],
     ready: Callable[[Server], None] = lambda server: None,
 ) -> int:
-    """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted."""
+    """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted.
+
+    If ``llm.engine.stepping`` afterwards, a step did not end: the model's memory is in use and must not be released.
+    """
     return asyncio.run(_run(llm, listener, config, say, ready))
 
 
@@ -114,10 +117,11 @@ async def _run(
         finally:
             status.cancel()
             server.generation.close()
-            try:
-                await asyncio.to_thread(server.bridge.stop)
-            except TimeoutError:  # a step that never ends; nothing can be saved
-                lifecycle.exit_status = 1
+            if not lifecycle.stuck:
+                try:
+                    await asyncio.to_thread(server.bridge.stop)
+                except TimeoutError:  # a step that never ends; nothing can be saved
+                    lifecycle.exit_status = 1
             if listener.family == socket.AF_UNIX and config.uds is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(config.uds)

@@ -305,7 +305,7 @@ def test_controls_and_aborts() -> None:
         engine.submit(ask(1))
     engine.handle(Control("abort_all"))
     (finished,) = engine.step()
-    assert finished == Finished(0, "abort", 0)
+    assert finished == Finished(0, "abort", 0, queued_s=0.0)
     assert not engine.abort(0)
     assert engine.counters().used_blocks == 0
 
@@ -347,3 +347,34 @@ def test_a_broken_kernel_fails_the_engine_and_says_so() -> None:
         check: Callable[[], object] = action
         with pytest.raises(EngineUnavailableError):
             check()
+
+
+def test_the_end_says_how_long_a_request_had_waited() -> None:
+    engine, _, clock = make(replace(CONFIG, max_sequences=1))
+    engine.submit(ask(0, max_tokens=2), clock.now - 2.0)
+    engine.submit(ask(1, max_tokens=1))
+    engine.submit(ask(2, max_tokens=1, timeout_s=0.5))
+    events = [*engine.step()]
+    clock.now += 5
+    while engine.has_work:
+        events += engine.step()
+    waited = {event.request_id: event.queued_s for event in events if isinstance(event, Finished)}
+    assert waited == {0: 2.0, 1: 5.0, 2: None}
+
+
+def test_a_deadline_counts_from_the_arrival() -> None:
+    engine, _, clock = make()
+    engine.submit(ask(0, max_tokens=40, timeout_s=1.0), clock.now - 1.0)
+    (finished,) = engine.step()
+    assert isinstance(finished, Finished)
+    assert finished.reason == "timeout"
+
+
+def test_an_engine_says_when_its_memory_is_in_use() -> None:
+    engine, executable, _ = make()
+    seen: list[bool] = []
+    execute = executable.execute
+    executable.execute = lambda *arguments: (seen.append(engine.stepping), execute(*arguments))[1]  # type: ignore
+    engine.submit(ask(0, max_tokens=1))
+    engine.step()
+    assert (seen, engine.stepping) == ([True], False)

@@ -213,3 +213,50 @@ def test_a_crowded_queue_answers_at_once() -> None:
             thread.send(ask(index, max_tokens=30))
         ends = outbox.wait(7)
         assert {event.error.code for event in ends.values() if event.error} == {"capacity_error"}
+
+
+def test_waiting_for_a_step_to_end_counts_as_queueing() -> None:
+    class Gated(DigestExecutable):
+        gate = threading.Event()
+
+        def execute(self, batch: object, states: object) -> None:
+            assert self.gate.wait(20)
+            super().execute(batch, states)  # type: ignore[arg-type]
+
+    executable = Gated(61, 4)
+    thread, outbox = make(executable)
+    thread.send(ask(0, max_tokens=1))
+    while not executable_busy(thread):
+        time.sleep(0.001)
+    assert not thread.idle
+    thread.send(ask(1, max_tokens=1))
+    time.sleep(0.1)
+    executable.gate.set()
+    waited = {key: event.queued_s for key, event in outbox.wait(2).items()}
+    thread.stop()
+    assert waited[0] is not None
+    assert waited[1] is not None
+    assert waited[1] >= 0.1 > waited[0]
+    assert thread.idle
+
+
+def test_a_drain_does_not_wait_for_a_step_that_does_not_end() -> None:
+    release = threading.Event()
+
+    class Stuck(DigestExecutable):
+        def execute(self, batch: object, states: object) -> None:
+            release.wait(20)
+            super().execute(batch, states)  # type: ignore[arg-type]
+
+    thread, _ = make(Stuck(61, 4))
+    thread.send(ask(0))
+    began_s = time.monotonic()
+    assert not thread.drain(0.05, grace_s=0.05)
+    assert time.monotonic() - began_s < 5.0
+    release.set()
+    thread.stop()
+
+
+def executable_busy(thread: EngineThread) -> bool:
+    """Whether the thread computes a step."""
+    return thread._engine.stepping

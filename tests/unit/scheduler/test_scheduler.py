@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 
 from linnet.errors import CapacityError, ConfigError
-from linnet.scheduler import Event, InvariantError, Request, Scheduler, SchedulerConfig, StepItem, StepPlan, StepResult
+from linnet.scheduler import (
+    Event,
+    InvariantError,
+    Request,
+    RequestState,
+    Scheduler,
+    SchedulerConfig,
+    StepItem,
+    StepPlan,
+    StepResult,
+)
 
 
 def scheduler(**fields: object) -> Scheduler:
@@ -349,3 +359,22 @@ def test_check_notices_a_lost_block() -> None:
     subject.block_ids.pop()
     with pytest.raises(InvariantError):
         one.check()
+
+
+def test_the_time_in_the_queue_ends_with_the_first_admission() -> None:
+    one = scheduler(max_sequences=1, preempt_every=2)
+    first, second, never = request(0, new=4, arrival_s=1.0), request(1, new=1, arrival_s=2.0), request(2, arrival_s=3.0)
+    for each in (first, second, never):
+        one.add(each)
+    assert first.queued_s is None
+    now = 4.0
+    while second.state is not RequestState.FINISHED:
+        step(one, now=now)
+        now += 1.0
+    one.abort(2)
+    assert first.preemptions > 0
+    assert first.queued_s == 3.0, "a recompute after a preemption is no queueing"
+    assert second.started_s is not None
+    assert second.started_s > 7.0
+    assert second.queued_s == second.started_s - 2.0
+    assert never.queued_s is None

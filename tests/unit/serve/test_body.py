@@ -70,3 +70,24 @@ def test_errors_do_not_show_the_body() -> None:
         with pytest.raises(ApiError) as caught:
             parse_object(body)
         assert "sentinel" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"temperature": NaN}', "temperature"),
+        (b'{"a": 1, "top_p": -Infinity}', "top_p"),
+        (b'{"logit_bias": {"5": 1e400}}', "logit_bias.5"),
+        (b'{"prompt": [[1], [2, ' + b"9" * 21 + b"]]}", "prompt[1][1]"),
+        (b"[NaN]", "[0]"),
+        (b"NaN", None),
+    ],
+)
+def test_the_place_of_a_number_that_is_none_is_named(body: bytes, param: str | None) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_object(body)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, "invalid_json")
+
+
+def test_integers_of_64_bits_pass() -> None:
+    assert parse_object(b'{"seed": 18446744073709551615}') == {"seed": 2**64 - 1}
