@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which backend executes a model: chosen once, at load. Every refusal is collected and told. Imports are lazy."""
 
+import logging
 from collections.abc import Callable
 
 from linnet.backends.interface import Backend
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import Program
+
+logger = logging.getLogger(__name__)
 
 
 def choose_backend(
@@ -13,7 +16,8 @@ def choose_backend(
 ) -> Backend:
     """``auto`` is the first of cpu, reference that can execute ``program`` (after choose_numerics), if one is given.
 
-    ``threads`` and ``isa`` (portable, avx2, avx512, vnni; None = the best this machine has) configure the cpu backend.
+    ``threads`` and ``isa`` (portable, avx2, avx512, avx512_vnni; None = the best this machine has) configure cpu. What
+    ``auto`` passed over is logged as a warning, since the reference is slow.
     ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do.
     """
     if name != "auto" and name not in _BACKENDS:
@@ -30,6 +34,8 @@ def choose_backend(
             continue
         reasons = refused_ops(backend, program) if program is not None else []
         if not reasons:
+            if refusals:
+                logger.warning("executing with the slow %s backend: %s", candidate, "; ".join(refusals))
             return backend
         refusals.extend(f"{candidate}: {reason}" for reason in reasons)
     asked = "no backend can execute this model" if name == "auto" else f"backend {name!r} cannot execute this model"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from linnet.backends import select
 from linnet.backends.interface import Batch, Limits, SamplingBatch
 from linnet.backends.reference.attention import FunctionalMemory
 from linnet.backends.reference.backend import ReferenceBackend
@@ -181,6 +182,15 @@ def test_a_batch_outside_its_buffers_is_refused(change, message):
     executable = ReferenceBackend().prepare(Source(), "exact", LIMITS)
     with pytest.raises(ConfigError, match=message):
         executable.execute(replace(step(TOKENS, [0, 9, 15], [9, 6], TABLES), **change), executable.allocate_states(6))
+
+
+def test_auto_says_what_it_passed_over(monkeypatch, caplog):
+    def missing(threads, isa):
+        raise ImportError("the native extension is not built")
+
+    monkeypatch.setitem(select._BACKENDS, "cpu", missing)
+    assert choose_backend().name == "reference"
+    assert "slow reference backend: cpu: the native extension is not built" in caplog.text
 
 
 def test_choosing_a_backend_collects_every_refusal():
