@@ -20,6 +20,8 @@ import httpx
 import pytest
 from serving import LONG, NAME, Running, digest_model, events, eventually, text_of
 
+from linnet.serve.bridge import Job
+
 SOAK = int(os.environ.get("LINNET_SOAK_REQUESTS", "120"))
 
 
@@ -254,3 +256,24 @@ def test_aborts_at_random_moments_leave_nothing(server: Running) -> None:
     assert {text for text in results if text is not None} <= {alone}
     assert all(now <= then + 2 for now, then in zip(after, before, strict=True)), (before, after)
     assert text_of(server, {**LONG, "max_tokens": 20}) == alone
+
+
+def test_queue_time_and_prompt_tokens_are_counted_for_every_sample() -> None:
+    with Running(digest_model()) as server:
+        assert server.metric("request_queue_time_seconds_count") == 0
+        text_of(server, {**LONG, "prompt": [5, 6, 7], "max_tokens": 2, "n": 2})
+        assert server.metric("request_queue_time_seconds_count") == 2
+        assert server.metric("prompt_tokens_total") == 6
+        text_of(server, {**LONG, "prompt": [5, 6, 7, 8], "max_tokens": 0, "echo": True, "logprobs": 1})
+        assert server.metric("request_queue_time_seconds_count") == 3
+        assert server.metric("prompt_tokens_total") == 10
+        assert server.metric("requests_aborted_total") == 0
+
+
+def test_a_client_that_leaves_after_its_last_token_is_not_an_abort() -> None:
+    with Running(digest_model()) as server:
+        assert server.server is not None
+        job = Job(server.server.bridge, (), server.server.admission.enter(), 0.0)
+        job.leave()
+        assert not job.left
+        job.close()

@@ -126,3 +126,38 @@ def test_serving_on_a_cpu_never_imports_torch(directory: Path) -> None:
     code = "import sys, linnet.serve; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+STUCK = """
+import sys, time
+import linnet.engine.runner
+launch = linnet.engine.runner.Runner.launch
+def stuck(*arguments):
+    time.sleep(60)
+    launch(*arguments)
+linnet.engine.runner.Runner.launch = stuck
+from linnet.cli.main import main
+sys.argv[0] = "linnet"
+main()
+"""
+
+
+def test_a_step_that_does_not_end_is_left_behind(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    command = [sys.executable, "-c", STUCK, "serve", str(directory), "--kv-cache-memory", "1MiB", "--uds", str(path)]
+    with subprocess.Popen([*command, "--shutdown-timeout", "6"], stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            assert "tiny-llama on " in server.stderr.readline()
+            body = {"model": "tiny-llama", "prompt": "the", "max_tokens": 5}
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as http:
+                with pytest.raises(httpx.ReadTimeout):
+                    http.post("/v1/completions", json=body, timeout=0.5)
+                began_s = time.monotonic()
+                server.send_signal(signal.SIGTERM)
+                assert server.wait(20) == 1
+                assert time.monotonic() - began_s < 9.0
+            assert "a step has not ended" in server.stderr.read()
+            assert not path.exists()
+        finally:
+            server.kill()
