@@ -37,23 +37,27 @@ def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
     return parts.spec("LlamaForCausalLM", (None,) * parts.layers, parts.attention(bias, bias), mlp)
 
 
+def _window(config: ConfigReader, default: int) -> int | None:
+    """An absent sliding_window means the family's default, as in transformers; an explicit null means none."""
+    return config.optional_size("sliding_window") if "sliding_window" in config.fields else default
+
+
 def _mistral(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """Mistral: every layer looks back ``sliding_window`` tokens when it is set."""
+    """Mistral: every layer looks back ``sliding_window`` tokens unless it is null."""
     parts = GatedParts(config, max_context, max_positions=4096 * 32)
-    window = config.optional_size("sliding_window")
-    windows = read_windows(config, parts.layers, window, lambda _: True)
+    windows = read_windows(config, parts.layers, _window(config, 4096), lambda _: True)
     return parts.spec("MistralForCausalLM", windows, parts.attention(), parts.mlp())
 
 
 def _optional_windows(config: ConfigReader, layers: int) -> Windows:
     """Qwen's rule: with ``use_sliding_window``, layers from ``max_window_layers`` on slide; else none does."""
     use = config.flag("use_sliding_window")
-    width = config.optional_size("sliding_window")
+    width = _window(config, 4096)
     _, full_layers = config.find(("max_window_layers",))
     first = 28 if full_layers is None else full_layers
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise CheckpointError(f"{config.where}: max_window_layers is {first!r}; accepted is a whole number from 0")
-    return read_windows(config, layers, (width or 4096) if use else None, lambda layer: layer >= first)
+    return read_windows(config, layers, width if use else None, lambda layer: layer >= first)
 
 
 def _qwen2(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -84,8 +88,7 @@ def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts.norm = replace(parts.norm, offset=1.0)
     config.require_off("use_bidirectional_attention")
     config.ignore("hidden_act", "sliding_window_size")
-    window = config.size("sliding_window", default=4096) if config.fields.get("sliding_window", 1) else None
-    windows = read_windows(config, parts.layers, window, lambda layer: layer % 2 == 0)
+    windows = read_windows(config, parts.layers, _window(config, 4096), lambda layer: layer % 2 == 0)
     bias = config.flag("attention_bias")
     attention = replace(
         parts.attention(bias, bias),

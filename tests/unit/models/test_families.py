@@ -73,6 +73,10 @@ def test_old_and_new_spelling_mean_the_same() -> None:
 def test_windows() -> None:
     assert set(arch_spec(MISTRAL_7B).windows) == {4096}
     assert set(arch_spec(MISTRAL_7B | {"sliding_window": None}).windows) == {None}
+    silent = {name: value for name, value in MISTRAL_7B.items() if name != "sliding_window"}
+    assert set(arch_spec(silent).windows) == {4096}, "transformers' default, not none"
+    no_width = QWEN_2_5_HALF_B | {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}
+    assert set(arch_spec(no_width).windows) == {None}
     assert arch_spec(GEMMA_2_2B).windows[:4] == (4096, None, 4096, None)
     assert set(arch_spec(QWEN_2_5_HALF_B).windows) == {None}, "use_sliding_window is off"
     sliding = arch_spec(QWEN_2_5_HALF_B | {"use_sliding_window": True})
@@ -201,6 +205,7 @@ def test_harmless_fields_of_the_wild() -> None:
         ({"rope_theta": 0}, "rope_theta"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"rope_scaling": []}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "rope_parameters and rope_scaling"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -2}}, "factor"),
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1]}}, "short_factor"),
