@@ -17,6 +17,8 @@ from linnet.program.traverse import declarations, last_reads
 from linnet.schemes.scheme import DENSE_BITS, Scheme
 
 ALIGNMENT_BYTES = 64
+ROW_BYTES = 128
+"""Rows of quantised codes are padded to a multiple of this."""
 
 ValueBytes = Callable[[Value, Mapping[str, int]], int]
 
@@ -53,16 +55,17 @@ def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
     """Bytes of a value, an upper bound over backends for quantised ones.
 
     A quantised value [rows, width] is three arrays one after another, each 64-byte aligned: int8 codes (a backend may
-    pad every group to 64 codes), fp32 scales [rows, groups] and int32 sums of codes [rows, groups] (the sums correct
-    weights stored unsigned or with zero points). See csrc/linear.h, QuantisedRows.
+    pad every group to 64 codes and every row to 128), fp32 scales [rows, groups] and int32 sums of codes
+    [rows, groups] (the sums correct weights stored unsigned or with zero points). See csrc/linear.h, QuantisedRows.
     """
     shape = resolve_shape(value, bounds)
     if not isinstance(value.dtype, Scheme):
         return prod(shape) * DENSE_BITS[value.dtype] // 8
     rows, width = prod(shape[:-1]), shape[-1]
-    group_size = min(value.dtype.group_size or width, width)
+    group_size = value.dtype.group_size or width
     groups = -(-width // group_size)
-    return rows * groups * align(group_size) + 2 * align(rows * groups * 4)
+    row_bytes = -(-groups * align(group_size) // ROW_BYTES) * ROW_BYTES
+    return rows * row_bytes + 2 * align(rows * groups * 4)
 
 
 def plan_buffers(

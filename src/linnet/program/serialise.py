@@ -87,7 +87,7 @@ def _record(cls: type, raw: Any, where: str) -> object:
     raw = dict(raw)
     if cls in RECORDS.values() and raw.pop("type", None) != cls.__name__:
         raise ProgramError(f"{where}: expected a record of type {cls.__name__}")
-    hints = _hints(cls)
+    hints = dict(_hints(cls))
     names = [field.name for field in fields(cls)]
     for name in raw:
         if name not in names:

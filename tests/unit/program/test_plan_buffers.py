@@ -107,10 +107,22 @@ def test_value_bytes() -> None:
     assert size("fp32") == 7 * 300 * 4
     assert size("bf16") == 7 * 300 * 2
     token = Scheme("int8", "token", dynamic=True)
-    assert size(token) == 7 * 320 + 2 * align(7 * 4)
+    assert size(token) == 7 * 384 + 2 * align(7 * 4), "rows are padded to 128 codes"
     groups = Scheme("int8", "group", group_size=128, dynamic=True)
     assert size(groups) == 7 * 3 * 128 + 2 * align(7 * 3 * 4), "the last group is padded to a whole one"
-    assert size(Scheme("int8", "group", group_size=512, dynamic=True)) == size(token), "a group wider than the row"
+    wide = Scheme("int8", "group", group_size=512, dynamic=True)
+    assert size(wide) == 7 * 512 + 2 * align(7 * 4), "a group wider than the row is padded like any other"
+
+
+def test_value_bytes_are_enough_for_the_native_kernels() -> None:
+    native = pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+    for isa in native.available_isas():
+        for width in (1, 8, 48, 64, 172, 192, 300, 2048):
+            for group in (8, 24, 32, 64, 100, 128, width):
+                scheme = Scheme("int8", "group", group_size=group, dynamic=True)
+                bound = value_bytes(Value("x", ("tokens", width), scheme), BOUNDS)
+                wanted = native.value_bytes(isa, native.ValueType.int8, BOUNDS["tokens"], width, group)
+                assert wanted <= bound, (isa, width, group)
 
 
 def test_a_backend_may_size_quantised_values_itself() -> None:

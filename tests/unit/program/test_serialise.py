@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_programs import CONFIGS, W4_G128, W8A8, program
 
+from linnet.program import serialise
 from linnet.program.attributes import Softcap
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.program import Op
@@ -50,6 +51,13 @@ def test_a_whole_number_in_a_float_field_is_the_same_program() -> None:
     built = program("capped")
     edited = tuple(replace(op, attributes=Softcap(30)) if op.attributes == Softcap(30.0) else op for op in built.ops)
     assert digest(replace(built, ops=edited)) == digest(built)
+
+
+def test_reading_leaves_no_trace() -> None:
+    """The hints of a class are cached for all threads: reading ops of two kinds must not write into them."""
+    before = dict(serialise._hints(Op))
+    from_json(to_json(program()))
+    assert serialise._hints(Op) == before
 
 
 def test_expansions_travel() -> None:
