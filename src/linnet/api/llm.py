@@ -4,6 +4,7 @@
 import itertools
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -153,8 +154,13 @@ class LLM:
         return self.source.parameters
 
     def linear_scheme_names(self) -> list[str]:
-        """For every linear of the model, how it is stored: ``int4 group 32``, ``bf16``."""
-        return [scheme_name(self.checkpoint.scheme_of(linear.module)) for linear in self.source.linears()]
+        """For every linear of the model, how it is stored: ``int4 group 32``, ``dense``; a tied head as its embedding."""
+        tensors = [linear.tensor.removesuffix(".weight") for linear in self.source.linears()]
+        return [scheme_name(self.checkpoint.scheme_of(module)) for module in tensors]
+
+    def kernels(self) -> dict[str, int]:
+        """Kernel name -> how many ops were bound to it at load, by name."""
+        return dict(sorted(Counter(self.executable.choices.values()).items()))
 
     def machine(self) -> dict[str, str]:
         """What the numbers were measured on, for Reports."""

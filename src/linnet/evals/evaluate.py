@@ -127,6 +127,7 @@ def model_record(llm: LLM) -> ModelRecord:
         schemes=dict(sorted(schemes.items())),
         numerics=llm.numerics_id,
         backend=llm.backend_name,
+        kernels=llm.kernels(),
     )
 
 

@@ -18,7 +18,7 @@ CERTIFICATE_FILE = "loss_certificate.json"
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """Which bytes were measured, and how they were computed."""
+    """Which bytes were measured, and how they were computed. ``kernels``: name -> number of ops bound to it."""
 
     name: str
     digest: str
@@ -27,6 +27,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     schemes: dict[str, int]
     numerics: str
     backend: str
+    kernels: dict[str, int]
 
 
 class TextRecord(msgspec.Struct, frozen=True):
@@ -97,10 +98,11 @@ class Report(msgspec.Struct, frozen=True):
 class Certificate(msgspec.Struct, frozen=True):
     """What a compressed checkpoint says about itself: what got worse against which original, and how surely."""
 
-    candidate_digest: str
+    candidate: ModelRecord
     reference: ModelRecord
     verdicts: dict[str, Literal["worse", "same", "better"]]
     abilities: tuple[AbilityRecord, ...]
+    machine: dict[str, str]
     created: str
     linnet_version: str
     perplexity: PerplexityRecord | None = None
@@ -114,10 +116,11 @@ def certificate(report: Report) -> Certificate:
     if report.reference is None:
         raise ValueError("a certificate says what was lost against a reference; this report has none")
     return Certificate(
-        candidate_digest=report.candidate.digest,
+        candidate=report.candidate,
         reference=report.reference,
         verdicts={ability.name: ability.verdict for ability in report.abilities if ability.verdict is not None},
         abilities=report.abilities,
+        machine=report.machine,
         created=report.created,
         linnet_version=report.linnet_version,
         perplexity=report.perplexity,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perplexity and divergence on running text, both from one pass of the two models in lockstep.
 
-Stride: a window holds at most ``context`` tokens and advances by ``stride``; only tokens no earlier window has scored
-count, so every token is scored once and all but the first window's see at least ``context - stride`` tokens before
-them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and tokeniser.
+Stride: a window holds at most ``context`` tokens and advances by ``stride``, but always keeps one token of the window
+before, which its first scored token needs to be predicted from. Only tokens no earlier window has scored count, so
+every token after the text's first is scored once, and all but the first window's see at least ``context - stride``
+tokens before them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and tokeniser.
 """
 
 from collections.abc import Sequence
@@ -49,13 +50,15 @@ class TextLoss:
 
 def windows(token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None) -> Windows:
     """Cut a token stream. ConfigError if nothing could be scored or the stride leaves tokens out."""
+    if context < 2:
+        raise ConfigError(f"the context is {context} token(s); windows need at least 2")
     if not 0 < stride <= context:
         raise ConfigError(f"stride {stride} must lie between 1 and the context of {context} tokens")
     tokens = tuple(token_ids[: None if max_tokens is None else max_tokens + 1])
     if len(tokens) < 2:
         raise ConfigError(f"the evaluation text has {len(tokens)} token(s); at least 2 are needed")
     rows, starts, scored = [], [], 1
-    for begin in range(0, len(tokens), stride):
+    for begin in range(0, len(tokens), min(stride, context - 1)):
         end = min(begin + context, len(tokens))
         if end <= scored:
             break

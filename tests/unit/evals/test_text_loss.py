@@ -11,14 +11,13 @@ from linnet.evals.text_loss import windows
 
 @given(st.integers(2, 400), st.integers(2, 64), st.integers(1, 64))
 def test_every_token_after_the_first_is_scored_exactly_once(count: int, context: int, stride: int) -> None:
-    if stride > context - 1:
-        stride = context - 1
+    stride = min(stride, context)
     cut = windows(list(range(count)), context, stride)
     scored = [token for row, start in zip(cut.rows, cut.starts, strict=True) for token in row[start:]]
     assert scored == list(range(1, count))
     assert cut.scored_tokens == count - 1
     for row, start in zip(cut.rows[1:], cut.starts[1:], strict=True):
-        assert start >= min(context - stride, len(row) - 1)
+        assert start >= min(max(context - stride, 1), len(row) - 1)
         assert len(row) <= context
 
 
@@ -26,9 +25,9 @@ def test_max_tokens_counts_scored_tokens() -> None:
     assert windows(list(range(1000)), 64, 32, max_tokens=100).scored_tokens == 100
 
 
-@pytest.mark.parametrize(("context", "stride"), [(64, 0), (64, 65)])
+@pytest.mark.parametrize(("context", "stride"), [(64, 0), (64, 65), (1, 1)])
 def test_impossible_strides_are_refused(context: int, stride: int) -> None:
-    with pytest.raises(ConfigError, match="stride"):
+    with pytest.raises(ConfigError, match="stride|context"):
         windows(list(range(10)), context, stride)
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report says about a model: bytes, schemes and kernels as they are; what of it travels in the certificate."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_llama import write_tiny_llama
+
+pytest.importorskip("torch", reason="runs on the reference backend")
+
+from linnet import evals
+from linnet.api import LLM
+from linnet.evals.report import Report
+from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.schemes import parse_scheme, quantize_weight
+
+
+def packed_and_tied(directory: Path, target: Path) -> Path:
+    """The tiny model with a tied, packed embedding and one packed linear."""
+    write_tiny_llama(directory)
+    with Checkpoint.open(directory) as source, CheckpointWriter(target) as writer:
+        for name in source.names():
+            module = name.removesuffix(".weight")
+            if module in ("model.embed_tokens", "model.layers.0.mlp.up_proj"):
+                scheme = parse_scheme("W8A16" if "embed" in module else "W4A16-g32").linear
+                writer.add_packed(module, quantize_weight(np.array(source.tensor(name)), scheme))
+            elif module != "lm_head":
+                writer.add(name, source.tensor(name))
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            writer.copy_file(directory / file)
+        writer.publish(source.config | {"tie_word_embeddings": True})
+    return target
+
+
+def test_model_record_and_certificate(tmp_path: Path) -> None:
+    path = packed_and_tied(tmp_path / "dense", tmp_path / "packed")
+    with LLM(path, policy="exact", backend="reference", max_sequences=1) as llm:
+        record = evals.model_record(llm)
+        assert record.schemes == {"dense": 13, "int4 group 32": 1, "int8 channel": 1}, "a tied head is its embedding"
+        assert record.kernels == dict(Counter(llm.executable.choices.values()))
+        assert sum(record.kernels.values()) == len(llm.executable.program.ops)
+        machine = llm.machine()
+    report = Report(record, (), machine, "0", "2026-01-01", reference=record)
+    assert evals.read_report(_written(tmp_path / "report.json", report)) == report
+    certificate = json.loads(evals.to_json(evals.certificate(report)))
+    assert certificate["candidate"]["digest"] == record.digest
+    assert certificate["candidate"]["numerics"] == record.numerics
+    assert certificate["candidate"]["kernels"] == record.kernels
+    assert certificate["machine"] == machine
+
+
+def _written(path: Path, report: Report) -> Path:
+    path.write_bytes(evals.to_json(report))
+    return path
