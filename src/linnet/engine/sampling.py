@@ -9,6 +9,9 @@ import numpy as np
 from linnet.backends.interface import SamplingBatch
 from linnet.engine.sampling_params import SamplingParams
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it sampling is greedy: the draw would be, but logits divided by so little leave the range of fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingEntry:
@@ -56,7 +59,7 @@ def sampling_batch(entries: Sequence[SamplingEntry], words: int) -> SamplingBatc
         bias_sizes.append(len(bias_ids))
     return SamplingBatch(
         rows=np.array([entry.row for entry in entries], np.int32),
-        temperature=np.array([entry.params.temperature for entry in entries], np.float32),
+        temperature=np.array([_temperature(entry.params) for entry in entries], np.float32),
         top_k=np.array([max(entry.params.top_k, 0) for entry in entries], np.int32),
         top_p=np.array([entry.params.top_p for entry in entries], np.float32),
         min_p=np.array([entry.params.min_p for entry in entries], np.float32),
@@ -75,6 +78,10 @@ def sampling_batch(entries: Sequence[SamplingEntry], words: int) -> SamplingBatc
         top_logprobs=max((entry.params.logprobs or 0 for entry in entries), default=0),
         allowed=_allowed(entries, words),
     )
+
+
+def _temperature(params: SamplingParams) -> float:
+    return params.temperature if params.temperature >= LEAST_TEMPERATURE else 0.0
 
 
 def _allowed(entries: Sequence[SamplingEntry], words: int) -> np.ndarray | None:

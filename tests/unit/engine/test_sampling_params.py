@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every bad value of every parameter is one sentence naming the parameter."""
 
+import numpy as np
 import pytest
 
+from linnet.backends.reference.sampling import sample
 from linnet.engine import ParameterError, SamplingParams, derive_seed
+from linnet.engine.sampling import SamplingEntry, sampling_batch
 
 NAN, INFINITY = float("nan"), float("inf")
 WEIRD = [NAN, INFINITY, -INFINITY, -1, 0, 2**31, 2**63, 1e308, "1", True, None, [], {}]
@@ -92,3 +95,12 @@ def test_seeds_of_samples() -> None:
     assert len(seeds) == 2500
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert derive_seed(7, 3) == derive_seed(7, 3)
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-38, 1e-37, 1e-20, 9e-6])
+def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> None:
+    entry = SamplingEntry(0, SamplingParams(temperature=temperature), 7, (1, 2, 3), 3, frozenset())
+    batch = sampling_batch([entry], 1)
+    logits = np.array([[3.0, 9.0, -4.0, 8.9]], np.float32)
+    assert sample(logits, batch).token_ids[0] == 1
+    assert sample(logits - 50, batch).token_ids[0] == 1
