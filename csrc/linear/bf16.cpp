@@ -37,9 +37,10 @@ LINNET_INLINE Ints splat_pair(const uint16_t* x, bool whole) {
     return splat_int(int32_t(word));
 }
 
+// `ahead`: what to prefetch, ahead_bytes for every pair of columns.
 template <int M, int T>
 static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64_t columns, float* y, int64_t ldy,
-                     int64_t outputs, bool first, const float* bias) {
+                     int64_t outputs, bool first, const float* bias, const uint8_t* ahead, int64_t ahead_bytes) {
     Floats totals[M][T];
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
@@ -55,6 +56,8 @@ static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64
         const int64_t end = smaller(columns, column + BLOCK_COLUMNS);
         const int64_t whole = end & ~int64_t(1);
         for (int64_t c = column; c < end; c += 2) {
+            for (int64_t line = 0; line < ahead_bytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+            ahead += ahead_bytes;
             Ints w[T];
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) w[t] = load_ints((const int32_t*)(panel + t * TILE_BYTES + c * 32));
@@ -85,16 +88,17 @@ static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64
 
 template <int T>
 static void multiply_rows(int64_t rows, const uint8_t* panel, const uint16_t* x, int64_t ldx, int64_t columns, float* y,
-                          int64_t ldy, int64_t outputs, bool first, const float* bias) {
+                          int64_t ldy, int64_t outputs, bool first, const float* bias, const uint8_t* ahead,
+                          int64_t ahead_bytes) {
     switch (rows) {
-        case 1: return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 2: return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 3: return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 4: return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 5: return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 6: return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 7: return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 8: return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 1: return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 2: return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 3: return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 4: return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 5: return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 6: return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 7: return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 8: return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
     }
 }
 
@@ -110,14 +114,26 @@ void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
             const float* bias = column + step >= weight.columns && weight.bias != nullptr ? weight.bias + n : nullptr;
             for (int64_t t = 0; t < tiles; ++t)
                 expand(weight, n + 16 * t, smaller(16, outputs - 16 * t), column, columns, panel + t * TILE_BYTES);
+            // While the first rows are multiplied, the next tile's rows are asked for, in address order.
+            const uint8_t* ahead = nullptr;
+            int64_t ahead_bytes = 0;
+            if (n + 16 * TILE_COUNT < weight.rows) {
+                const int64_t next_rows = smaller(16 * TILE_COUNT, weight.rows - n - 16 * TILE_COUNT);
+                ahead = (const uint8_t*)weight.codes + (n + 16 * TILE_COUNT) * weight.code_row_bytes +
+                        next_rows * 2 * column;
+                ahead_bytes = round_up(next_rows * 4, 64);
+            }
             for (int64_t row = 0; row < rows; row += TILE_ROWS) {
                 const int64_t count = smaller(TILE_ROWS, rows - row);
                 const uint16_t* block = x + row * ldx + column;
                 float* target = y + row * ldy + n;
                 if (tiles == 1)
-                    multiply_rows<1>(count, panel, block, ldx, columns, target, ldy, outputs, column == 0, bias);
+                    multiply_rows<1>(count, panel, block, ldx, columns, target, ldy, outputs, column == 0, bias, ahead,
+                                     ahead_bytes);
                 else
-                    multiply_rows<2>(count, panel, block, ldx, columns, target, ldy, outputs, column == 0, bias);
+                    multiply_rows<2>(count, panel, block, ldx, columns, target, ldy, outputs, column == 0, bias, ahead,
+                                     ahead_bytes);
+                ahead_bytes = 0;
             }
         }
     }

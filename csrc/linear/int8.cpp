@@ -26,6 +26,8 @@ struct Block {
     int64_t last_eights;
     bool starts, ends;            // the block begins / ends the sum
     bool split;                   // y holds int32 until the block that ends
+    const uint8_t* ahead;         // what to prefetch, ahead_bytes per run of 8 columns
+    int64_t ahead_bytes;
 };
 
 // Full tiles only: y has room for 16 T outputs of M rows. Branches stand outside the loops over registers.
@@ -47,6 +49,7 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
     }
     const uint8_t* panel = block.panel;
     const int64_t tile = block.panel_tile_bytes;
+    const uint8_t* ahead = block.ahead;
     const int8_t* codes = x.codes + row * x.row_bytes + block.first_group * x.group_bytes + x.split_offset;
     for (int64_t g = 0; g < block.groups; ++g) {
         const int64_t group = block.first_group + g;
@@ -72,6 +75,8 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
         }
         const int64_t eights = g == block.groups - 1 ? block.last_eights : block.eights;
         for (int64_t i = 0; i < eights; ++i) {
+            for (int64_t line = 0; line < block.ahead_bytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+            ahead += block.ahead_bytes;
             Ints even[T], odd[T];
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
@@ -185,15 +190,16 @@ const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
     return nullptr;
 }
 
-// Asks for the codes of the block after this one: sixteen rows are sixteen short streams, which the hardware's own
-// prefetchers do not follow.
-LINNET_INLINE void prefetch_codes(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns) {
-    const int64_t bits = weight.bits;
-    const int64_t rows = smaller(16, weight.rows - n);
-    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes + column * bits / 8;
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t line = 0; line < columns * bits / 8; line += 64)
-            __builtin_prefetch(base + i * weight.code_row_bytes + line);
+// Has the block's first multiplication ask for a part, [step, step + 1) of `steps`, of the rows that follow this tile, in
+// address order: the sixteen short streams an expansion reads are more than the hardware's own prefetchers follow.
+LINNET_INLINE void plan_prefetch(const LinearWeight& weight, int64_t n, int64_t step, int64_t steps, int64_t eights,
+                                 Block& block) {
+    const int64_t rows = smaller(16 * TILE_COUNT, weight.rows - n);
+    if (rows <= 0) return;
+    const int64_t bytes = rows * weight.code_row_bytes;
+    const int64_t begin = bytes * step / steps & ~int64_t(63);
+    block.ahead = (const uint8_t*)weight.codes + n * weight.code_row_bytes + begin;
+    block.ahead_bytes = round_up(divide_up(bytes * (step + 1) / steps - begin, eights), 64);
 }
 
 template <bool narrow>
@@ -218,7 +224,7 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
         for (int64_t step = 0; step < steps; ++step) {
             Int8Input input = x;
             Block block = {panel, tile_bytes, scales, table, zeros, constant_zero(weight), 0, 1, 0, 0, step == 0,
-                           step == steps - 1, split};
+                           step == steps - 1, split, nullptr, 0};
             int64_t column;
             if (split) {
                 input.split_offset = column = step * BLOCK_COLUMNS;
@@ -232,11 +238,7 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 block.last_eights = divide_up(smaller(x.group_size, weight.columns - last * x.group_size), 8);
             }
             const int64_t eights = (block.groups - 1) * block.eights + block.last_eights;
-            const int64_t columns = eights * 8;
-            for (int64_t t = 0; t < TILE_COUNT; ++t) {
-                const bool same = step + 1 < steps;
-                prefetch_codes(weight, n + 16 * (same ? t : t + TILE_COUNT), same ? column + columns : 0, columns);
-            }
+            plan_prefetch(weight, n + 16 * TILE_COUNT, step, steps, eights, block);
             for (int64_t t = 0; t < tiles; ++t)
                 expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights, panel + t * tile_bytes);
             const float* bias = block.ends && weight.bias != nullptr ? weight.bias + n : nullptr;
@@ -247,6 +249,7 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                     multiply_rows<1, narrow>(count, block, input, row, target, ldy, outputs, bias);
                 else
                     multiply_rows<TILE_COUNT, narrow>(count, block, input, row, target, ldy, outputs, bias);
+                block.ahead_bytes = 0;
             }
         }
     }
