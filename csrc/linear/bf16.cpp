@@ -102,8 +102,59 @@ static void multiply_rows(int64_t rows, const uint8_t* panel, const uint16_t* x,
     }
 }
 
+// Few rows: the transposed words are used from registers, without a panel; sums as in multiply.
+template <int M>
+static void multiply_few(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, int64_t outputs, float* y,
+                         int64_t ldy) {
+    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
+    const uint8_t* ahead = base + 16 * weight.code_row_bytes;  // the next tile, in address order
+    const int64_t whole = weight.columns & ~int64_t(1);
+    Floats totals[M];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) totals[m] = splat(0.0f);
+    for (int64_t column = 0; column < weight.columns; column += BLOCK_COLUMNS) {
+        Floats sums[M];
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) sums[m] = splat(0.0f);
+        const int64_t end = smaller(weight.columns, column + BLOCK_COLUMNS);
+        for (int64_t c = column; c < end; c += 32) {
+            Ints words[16];
+            load_rows(words, base + c * 2, weight.code_row_bytes, outputs, (weight.columns - c) * 2);
+            for (int64_t line = 0; line < 1024; line += 64) __builtin_prefetch(ahead + c * 32 + line, 0, 2);
+            transpose(words);
+            if (c + 32 <= whole) {
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; ++i)
+#pragma GCC unroll 4
+                    for (int m = 0; m < M; ++m)
+                        sums[m] = dot_pairs(sums[m], words[i], splat_pair(x + m * ldx + c + 2 * i, true));
+            } else {
+                for (int i = 0; c + 2 * i < end; ++i)
+                    for (int m = 0; m < M; ++m)
+                        sums[m] = dot_pairs(sums[m], words[i], splat_pair(x + m * ldx + c + 2 * i, c + 2 * i < whole));
+            }
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) totals[m] = totals[m] + sums[m];
+    }
+    for (int m = 0; m < M; ++m) {
+        if (weight.bias != nullptr) totals[m] = totals[m] + load_first(weight.bias + n, outputs);
+        store_first(y + m * ldy + n, outputs, totals[m]);
+    }
+}
+
 void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch) {
+    for (int64_t n = n_begin; rows <= 4 && n < n_end; n += 16) {
+        const int64_t outputs = smaller(16, n_end - n);
+        switch (rows) {
+            case 1: multiply_few<1>(weight, x, ldx, n, outputs, y, ldy); break;
+            case 2: multiply_few<2>(weight, x, ldx, n, outputs, y, ldy); break;
+            case 3: multiply_few<3>(weight, x, ldx, n, outputs, y, ldy); break;
+            default: multiply_few<4>(weight, x, ldx, n, outputs, y, ldy); break;
+        }
+    }
+    if (rows <= 4) return;
     uint8_t* panel = (uint8_t*)scratch;
     const int64_t step = BLOCK_COLUMNS * PANEL_BLOCKS;
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
