@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from model import Shape, SmallLlama
 from rows import Rows
-from small_world.mix import LONG_SHARES, SHORT_SHARES
+from small_world.mix import LONG_SHARES, LOOK_BACK_SHARES, SHORT_SHARES
 from small_world.prose import Prose
 from small_world.world import make_world
 from tokenizers import Tokenizer
@@ -28,7 +28,7 @@ SHORT_TOKENS, LONG_TOKENS = 256, 512
 TOKENS_PER_STEP = 8_192
 STEPS_PER_CHUNK = 48
 WARMUP_STEPS = 60
-DECAY_FRACTION = 0.35
+DECAY_FRACTION = 0.2
 MATRIX_RATE, OTHER_RATE = 2.5e-3, 3e-3
 
 
@@ -38,7 +38,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("work", type=Path, help="directory for tokenizer and checkpoint")
     parser.add_argument("--text", type=Path, help="directory with the public-domain prose")
     parser.add_argument("--steps", type=int, default=4_000, help=f"steps of {TOKENS_PER_STEP} tokens")
-    parser.add_argument("--long-every", type=int, default=6, help="every how many steps the rows are long ones")
+    parser.add_argument("--look-back-steps", type=int, default=480, help="steps of the opening lesson")
+    parser.add_argument("--long-every", type=int, default=4, help="every how many steps after it the rows are long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every-s", type=float, default=240.0)
@@ -46,12 +47,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def batches(short: Rows, long: Rows, first_step: int, long_every: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    look_back: Rows, short: Rows, long: Rows, first_step: int, look_back_steps: int, long_every: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (ids, weights) from `first_step` on; the first step must begin a chunk."""
     chunk = first_step // STEPS_PER_CHUNK
     while True:
-        long_steps = [step % long_every == 0 for step in range(STEPS_PER_CHUNK)]
-        short_rows = short.chunk(chunk, STEPS_PER_CHUNK - sum(long_steps), TOKENS_PER_STEP // SHORT_TOKENS)
+        opening = chunk * STEPS_PER_CHUNK < look_back_steps
+        long_steps = [not opening and step % long_every == 0 for step in range(STEPS_PER_CHUNK)]
+        short_steps = STEPS_PER_CHUNK - sum(long_steps)
+        short_rows = (look_back if opening else short).chunk(chunk, short_steps, TOKENS_PER_STEP // SHORT_TOKENS)
         long_rows = long.chunk(chunk, sum(long_steps), TOKENS_PER_STEP // LONG_TOKENS)
         for is_long in long_steps:
             ids, weights = next(long_rows if is_long else short_rows)
@@ -112,9 +117,10 @@ def main() -> None:
             optimiser.load_state_dict(saved)
         step, spent_s = state["step"], state["spent_s"]
     compiled = torch.compile(weighted_loss, dynamic=False)
+    look_back = Rows(world, prose, tokenizer, SHORT_TOKENS, options.seed, LOOK_BACK_SHARES)
     short = Rows(world, prose, tokenizer, SHORT_TOKENS, options.seed, SHORT_SHARES)
     long = Rows(world, prose, tokenizer, LONG_TOKENS, options.seed, LONG_SHARES)
-    rows = batches(short, long, step, options.long_every)
+    rows = batches(look_back, short, long, step, options.look_back_steps, options.long_every)
     began_s = saved_s = time.monotonic()
     mean_loss = None
     while step < options.steps:

@@ -9,6 +9,12 @@ from small_world.episode import Item
 from small_world.world import COLOURS, DAYS, FOODS, GOODS, TOOLS, VISITORS, World
 
 QUESTIONS_PER_DOCUMENT = 8
+# Fewest records of a long document, what is recorded, how, and how it is asked for.
+KINDS = (
+    (26, TOOLS + GOODS, "{name} bought the {ware} for {number} coins.", "What did {name} buy?"),
+    (27, FOODS, "{name} brought {ware} on {number} carts.", "What did {name} bring?"),
+    (22, COLOURS, "{name} slept in the {ware} room for {number} nights.", "Which room had {name}?"),
+)
 FILLERS = (
     "The sun was warm and the market was full.", "A bell rang from the church.", "Some children ran past the mill.",
     "It rained a little, but nobody went home.", "The baker sold the last bread before noon.",
@@ -18,16 +24,23 @@ FILLERS = (
 
 
 def draw_group(world: World, source: random.Random) -> tuple[Item, ...]:
-    """Draw a document and several items about it: reading is dear, asking is cheap."""
-    fewest, wares, statement, question = source.choice((
-        (26, TOOLS + GOODS, "{name} bought the {ware} for {number} coins.", "What did {name} buy?"),
-        (27, FOODS, "{name} brought {ware} on {number} carts.", "What did {name} bring?"),
-        (22, COLOURS, "{name} slept in the {ware} room for {number} nights.", "Which room had {name}?"),
-    ))
-    names = source.sample(VISITORS, source.randint(fewest, fewest + 4))
-    records = [(name, source.choice(wares), source.randint(2, 9)) for name in names]
-    lines = [statement.format(name=name, ware=ware, number=number) for name, ware, number in records]
-    for filler in source.sample(FILLERS, 5):
+    """Draw a long document and several items about it: reading is dear, asking is cheap."""
+    fewest, *kind = source.choice(KINDS)
+    return _draw(source, *kind, source.randint(fewest, fewest + 4), 5)
+
+
+def draw_small_group(world: World, source: random.Random) -> tuple[Item, ...]:
+    """Draw a short document, from which the look for a record is learnt first."""
+    _, *kind = source.choice(KINDS)
+    return _draw(source, *kind, source.randint(3, 10), source.randint(0, 2))
+
+
+def _draw(
+    source: random.Random, wares: tuple[str, ...], statement: str, question: str, records: int, fillers: int
+) -> tuple[Item, ...]:
+    rows = [(name, source.choice(wares), source.randint(2, 9)) for name in source.sample(VISITORS, records)]
+    lines = [statement.format(name=name, ware=ware, number=number) for name, ware, number in rows]
+    for filler in source.sample(FILLERS, fillers):
         lines.insert(source.randrange(len(lines)), filler)
     title = f"Report of {source.choice(DAYS)}, number {source.randint(100, 999)}."
     document = f"{title} {' '.join(lines)}\n"
@@ -35,5 +48,5 @@ def draw_group(world: World, source: random.Random) -> tuple[Item, ...]:
     key = f"recall|{title}|{lines[0]}|{lines[1]}"
     return tuple(
         Item("recall", key, ware, prompt=f"{document}Question: {question.format(name=name)}\nAnswer:", max_tokens=6)
-        for name, ware, _ in source.sample(records, QUESTIONS_PER_DOCUMENT)
+        for name, ware, _ in source.sample(rows, min(records, QUESTIONS_PER_DOCUMENT))
     )
