@@ -11,7 +11,6 @@ of what has finished.
 
 from collections import Counter
 from collections.abc import Sequence
-from heapq import heappop, heappush
 from typing import Literal
 
 from linnet.errors import CapacityError, ConfigError
@@ -19,6 +18,7 @@ from linnet.errors import CapacityError, ConfigError
 from .blocks import BlockPool, InvariantError
 from .config import SchedulerConfig
 from .counters import SchedulerCounters
+from .deadlines import Deadlines
 from .plan import Event, StepItem, StepPlan, StepResult
 from .policy import OrderedRequests, ordering_key
 from .request import FinishReason, Request, RequestState
@@ -40,7 +40,7 @@ class Scheduler:
         self._waiting = OrderedRequests(key)
         self._running = OrderedRequests(key)
         self._requests: dict[int, Request] = {}
-        self._deadlines: list[tuple[float, int, int]] = []
+        self._deadlines = Deadlines(self._requests)
         self._plan: StepPlan | None = None
         self._in_flight: dict[int, Request] = {}
         self._events: list[Event] = []
@@ -92,8 +92,7 @@ class Scheduler:
         self._sequence += 1
         self._requests[request.request_id] = request
         self._waiting.insert(request)
-        if request.deadline_s is not None:
-            heappush(self._deadlines, (request.deadline_s, request.sequence, request.request_id))
+        self._deadlines.add(request)
 
     def abort(self, request_id: int, reason: FinishReason = "abort") -> bool:
         """End a request at any moment; False when it is unknown or has already finished.
@@ -123,7 +122,8 @@ class Scheduler:
         """
         if self._plan is not None:
             raise InvariantError(f"schedule() was called while step {self._plan.step} is in flight; commit() it first")
-        self._expire(now)
+        for request_id in self._deadlines.pop_due(now):
+            self.abort(request_id, "timeout")
         preempted = self._preempt_by_force()
         step = StepBuilder(self.config)
         short_of_blocks = False
@@ -175,14 +175,6 @@ class Scheduler:
                 raise InvariantError(f"request {request.request_id} holds {slots} slots for {request.computed} tokens")
             if not all(map(self.pool.may_write, request.block_ids[request.computed // self.config.block_size :])):
                 raise InvariantError(f"request {request.request_id} would write a block that is shared or published")
-
-    def _expire(self, now: float) -> None:
-        """Finish requests past their deadline. Entries of finished requests are dropped when their time comes."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, sequence, request_id = heappop(self._deadlines)
-            request = self._requests.get(request_id)
-            if request is not None and request.sequence == sequence:
-                self.abort(request_id, "timeout")
 
     def _preempt_by_force(self) -> list[Request]:
         """The test mode. A victim has delivered something since its admission, so repeated force cannot stop it."""

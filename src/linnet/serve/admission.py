@@ -56,6 +56,10 @@ class Admission:
         self._on_reject(what)
         return queue_full(f"{what} in the queue", self.retry_after_s())
 
+    def woke(self) -> None:
+        """Work begins after idleness, which says nothing about the pace."""
+        self._finished.clear()
+
     def finished(self) -> None:
         """A sample has ended; its time feeds the guess."""
         self._finished.append(self._clock())
@@ -86,15 +90,18 @@ class Ticket:
         admission.body_bytes += body_bytes
         self._body_bytes += body_bytes
 
-    def check(self, samples: int, prompt_tokens: int) -> None:
-        """Whether ``take`` would succeed now. Raises ApiError 429, or 400 for what no empty queue could hold."""
+    def check(self, samples: int, prompt_tokens: int, params: tuple[str, str] = ("n", "prompt")) -> None:
+        """Whether ``take`` would succeed now. Raises ApiError 429, or 400 for what no empty queue could hold.
+
+        ``params``: what the client calls the parameters behind the two numbers.
+        """
         admission, limits = self._admission, self._admission.limits
-        for name, wanted, most in (
-            ("samples", samples, limits.samples),
-            ("prompt tokens", prompt_tokens, limits.prompt_tokens),
+        for name, wanted, most, param in (
+            ("samples", samples, limits.samples, params[0]),
+            ("prompt tokens", prompt_tokens, limits.prompt_tokens, params[1]),
         ):
             if wanted > most:
-                raise invalid(f"the request has {wanted} {name}; this server takes at most {most} at once", "prompt")
+                raise invalid(f"the request has {wanted} {name}; this server takes at most {most} at once", param)
         if not admission.open:
             raise unavailable("the server is shutting down")
         if admission.samples + samples > limits.samples:
@@ -105,6 +112,8 @@ class Ticket:
     def take(self, samples: int, prompt_tokens: int) -> None:
         """The request goes to the engine. Raises as ``check`` does, and has then taken nothing."""
         self.check(samples, prompt_tokens)
+        if not self._admission.samples:
+            self._admission.woke()
         self._admission.samples += samples
         self._admission.prompt_tokens += prompt_tokens
         self._samples += samples

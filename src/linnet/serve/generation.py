@@ -141,7 +141,9 @@ class Generation:
     ) -> Job:
         salt: bytes = request.state.salt
         count = len(prepared.prompts) * prepared.params.n
-        ticket.check(count, prepared.prompt_tokens)  # before thousands of samples are built in vain
+        place = parameter_names(prepared.request).get("prompt", "prompt")
+        # Before thousands of samples are built in vain.
+        ticket.check(count, prepared.prompt_tokens, ("n" if prepared.params.n > 1 else place, place))
         samples = await self._run(
             request,
             lambda: self.preparer.samples(prepared, salt, self._left_s(arrival_s, asked_s), self._bridge.next_id),

@@ -16,6 +16,7 @@ from linnet.engine import Control, EngineUnavailableError
 from linnet.serve.admission import Admission
 from linnet.serve.bridge import Bridge
 from linnet.serve.config import ServeConfig
+from linnet.serve.defects import log_defect
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,11 @@ class Lifecycle:
             return
         self._failed = True
         self.exit_status = 1
-        kind = type(self._bridge.door.error).__name__
-        logger.error("the engine has failed (%s); the server ends", kind)
+        error = self._bridge.door.error
+        if error is None:
+            logger.error("the engine has ended unasked; the server ends")
+        else:
+            log_defect("the engine", error)
         self._admission.close("the engine has failed")
         await self._answers_out()
         self.stop_listening()

@@ -378,3 +378,19 @@ def test_the_time_in_the_queue_ends_with_the_first_admission() -> None:
     assert second.started_s > 7.0
     assert second.queued_s == second.started_s - 2.0
     assert never.queued_s is None
+
+
+def test_far_deadlines_of_finished_requests_are_forgotten() -> None:
+    one = scheduler()
+    for index in range(1000):
+        one.add(request(index, new=1, deadline_s=1e6 + index))
+        finish(one)
+    assert len(one._deadlines) < 200
+    one.add(request(5000, new=9, deadline_s=10.0))
+    one.add(request(5001, new=9, deadline_s=2e6))
+    for index in range(200):
+        one.add(request(6000, deadline_s=3e6 - index))
+        one.abort(6000)
+    one.schedule(10.0)
+    ends = {event.request_id: event.finish_reason for event in one.take_events() if event.request_id != 6000}
+    assert ends == {5000: "timeout"}

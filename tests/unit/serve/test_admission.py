@@ -59,10 +59,11 @@ def test_a_full_queue_refuses_and_changes_nothing(samples: int, tokens: int, rea
 
 def test_what_no_empty_queue_could_hold_is_a_bad_request() -> None:
     admission = Admission(QueueLimits(samples=4, prompt_tokens=100))
-    for samples, tokens in ((5, 1), (1, 101)):
+    for samples, tokens, param in ((5, 1, "n"), (1, 101, "messages")):
         with pytest.raises(ApiError) as caught:
-            admission.enter().take(samples, tokens)
+            admission.enter().check(samples, tokens, ("n", "messages"))
         assert caught.value.status == 400
+        assert caught.value.param == param
 
 
 def test_a_closed_queue_answers_503() -> None:
@@ -87,6 +88,24 @@ def test_retry_after_follows_the_pace_within_its_bounds() -> None:
     assert 8 <= admission.retry_after_s() <= 12  # a tenth of 1000 at 10 a second
     clock.now += 1e6
     assert admission.retry_after_s() == 120
+
+
+def test_idleness_does_not_count_as_a_slow_pace() -> None:
+    clock = Clock()
+    admission = Admission(QueueLimits(samples=1000), clock)
+    first = admission.enter()
+    first.take(64, 0)
+    for _ in range(64):
+        clock.now += 0.1
+        first.sample_done()
+    clock.now += 3600
+    second = admission.enter()
+    second.take(1000, 0)
+    assert admission.retry_after_s() == 1
+    for _ in range(20):
+        clock.now += 0.1
+        second.sample_done()
+    assert 8 <= admission.retry_after_s() <= 12
 
 
 def test_random_lives_leave_nothing() -> None:
