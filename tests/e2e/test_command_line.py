@@ -65,6 +65,7 @@ def test_inspect_counts_every_byte(model: Path) -> None:
         (["eval", "MODEL", "--text", "missing.txt"], 2, "missing.txt"),
         (["eval", "MODEL", "--questions", "missing.jsonl"], 2, "missing.jsonl"),
         (["inspect", "MODEL", "--context", "1m"], 2, "1000000"),
+        (["compress", "MODEL", "-o", "x", "--recipe", "r.yaml", "--seed", "1"], 2, "--recipe.*--seed would"),
     ],
 )
 def test_mistakes_end_in_one_sentence(model: Path, arguments: list[str], status: int, sentence: str) -> None:

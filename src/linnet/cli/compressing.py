@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
 from linnet.cli.terminal import Stages, output, peak_memory_bytes, stages
@@ -16,7 +18,21 @@ if TYPE_CHECKING:
     from linnet.compress import ProgressEvent
 
 
+RECIPE_OPTIONS = {
+    "scheme": "--scheme",
+    "algorithm": "--algorithm",
+    "setting": "--set",
+    "group_size": "--group-size",
+    "calibration": "--calibration",
+    "calibration_rows": "--calibration-rows",
+    "calibration_length": "--calibration-length",
+    "seed": "--seed",
+}
+"""What a recipe decides, by parameter: with --recipe none of these may be given."""
+
+
 def compress(
+    context: typer.Context,
     model: options.Model,
     out: Annotated[Path, options.option("--output", "-o", help="Directory to create.", show_default=False)],
     scheme: Annotated[
@@ -33,7 +49,7 @@ def compress(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, options.option(help="A YAML recipe instead of the options above.", show_default=False)
+        Path | None, options.option(help="A YAML recipe instead of all these options.", show_default=False)
     ] = None,
     group_size: Annotated[
         str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
@@ -77,6 +93,9 @@ def compress(
         raise UnsupportedError("compressing needs PyTorch: pip install 'linnet[compress]'") from error
     from linnet.formats import resolve_model
 
+    given = [name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)]
+    if recipe is not None and given:
+        raise ConfigError(f"--recipe decides everything that {', '.join(given)} would; write it into {recipe} instead")
     chosen = (
         room.read_recipe(recipe)
         if recipe is not None
@@ -107,6 +126,12 @@ def compress(
         f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "
         f"peak memory {human_bytes(peak_memory_bytes())}"
     )
+
+
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    """Whether a value comes from the command line or the environment, not from the default."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def observer(progress: Stages) -> "Callable[[ProgressEvent], None]":
