@@ -154,7 +154,7 @@ class LLM:
         return self.source.parameters
 
     def linear_scheme_names(self) -> list[str]:
-        """For every linear of the model, how it is stored: ``int4 group 32``, ``dense``; a tied head as its embedding."""
+        """For every linear of the model, how it is stored: ``int4 group 32``, ``dense``; a tied head as its table."""
         tensors = [linear.tensor.removesuffix(".weight") for linear in self.source.linears()]
         return [scheme_name(self.checkpoint.scheme_of(module)) for module in tensors]
 

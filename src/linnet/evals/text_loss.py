@@ -4,7 +4,8 @@
 Stride: a window holds at most ``context`` tokens and advances by ``stride``, but always keeps one token of the window
 before, which its first scored token needs to be predicted from. Only tokens no earlier window has scored count, so
 every token after the text's first is scored once, and all but the first window's see at least ``context - stride``
-tokens before them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and tokeniser.
+tokens before them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and
+tokeniser.
 """
 
 from collections.abc import Sequence

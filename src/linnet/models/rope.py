@@ -110,7 +110,9 @@ def read_rope(
         raise UnsupportedError(f"{config.where}: {name} differs by layer type; supported is one rope for all layers")
     older = config.fields.get("rope_scaling")
     if older and found and older != found:
-        raise CheckpointError(f"{config.where}: rope_parameters and rope_scaling are both there and differ; one is needed")
+        raise CheckpointError(
+            f"{config.where}: rope_parameters and rope_scaling are both there and differ; one is needed"
+        )
     scaling = ConfigReader(nested, f"{config.where}: {name}")
     theta = config.number(*theta_names, default=10000.0, low=1.0)
     theta = scaling.number("rope_theta", default=theta, low=1.0)

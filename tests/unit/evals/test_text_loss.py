@@ -27,7 +27,7 @@ def test_max_tokens_counts_scored_tokens() -> None:
 
 @pytest.mark.parametrize(("context", "stride"), [(64, 0), (64, 65), (1, 1)])
 def test_impossible_strides_are_refused(context: int, stride: int) -> None:
-    with pytest.raises(ConfigError, match="stride|context"):
+    with pytest.raises(ConfigError, match=r"stride|context"):
         windows(list(range(10)), context, stride)
 
 
