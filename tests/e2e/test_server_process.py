@@ -148,7 +148,7 @@ def test_a_step_that_does_not_end_is_left_behind(directory: Path, tmp_path: Path
     with subprocess.Popen([*command, "--shutdown-timeout", "6"], stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
-            assert "tiny-llama on " in server.stderr.readline()
+            assert any("tiny-llama on " in line for line in iter(server.stderr.readline, ""))
             body = {"model": "tiny-llama", "prompt": "the", "max_tokens": 5}
             with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as http:
                 with pytest.raises(httpx.ReadTimeout):
