@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from serving import LONG, Running, digest_model, events, eventually, text_of
 
-from linnet.serve import lifecycle
+from linnet.serve import lifecycle, shapes
 
 
 def read_stream(server: Running, body: dict[str, Any], found: list[Any]) -> None:
@@ -177,3 +177,20 @@ def test_connections_beyond_the_limit_are_told_so() -> None:
             assert full.headers["retry-after"]
             assert full.headers["connection"] == "close"
             assert one.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("body", [{}, {"echo": True, "logprobs": 1}])
+def test_a_defect_in_mid_stream_is_an_error_event(body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*arguments: object) -> Any:
+        raise RuntimeError("sentinel-of-the-defect")
+
+    with Running(digest_model()) as server:
+        monkeypatch.setattr(shapes.CompletionShape, "_choice", defect)
+        headers = {"x-request-id": "r-6"}
+        stream = {**LONG, "max_tokens": 9, "stream": True, **body}
+        with server.http.stream("POST", "/v1/completions", json=stream, headers=headers) as response:
+            assert response.status_code == 200
+            found = events(response)
+        assert found[-1]["error"]["message"] == "internal error; request id r-6"
+        assert "[DONE]" not in found
+        server.wait_settled()

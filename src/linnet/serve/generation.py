@@ -114,7 +114,7 @@ class Generation:
                 await job.wait(self._config.keep_alive_s)
                 self._raise_early(job, failure)
                 stream = Stream(job, shape, self._config.keep_alive_s, prepared.request.include_usage)
-                return EventStream(stream.frames(failure), stack.pop_all())
+                return EventStream(stream.frames(failure, request_id), stack.pop_all())
             await job.finish()
             if job.left:
                 raise gone()

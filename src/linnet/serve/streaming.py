@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from linnet.api import Piece
 from linnet.serve.answers import encode
 from linnet.serve.bridge import Job, Sample
-from linnet.serve.errors import ApiError
+from linnet.serve.defects import log_defect
+from linnet.serve.errors import ApiError, internal
 from linnet.serve.shapes import Shape
 
 DONE = b"data: [DONE]\n\n"
@@ -53,8 +54,16 @@ class Stream:
     def __init__(self, job: Job, shape: Shape, keep_alive_s: float, include_usage: bool) -> None:
         self._job, self._shape, self._keep_alive_s, self._include_usage = job, shape, keep_alive_s, include_usage
 
-    async def frames(self, failure: Callable[[Sample], ApiError]) -> AsyncIterator[bytes]:
+    async def frames(self, failure: Callable[[Sample], ApiError], request_id: str) -> AsyncIterator[bytes]:
         """Until the end, or until the client has left. ``failure``: the error of a sample that ended badly."""
+        try:
+            async for part in self._frames(failure):
+                yield part
+        except Exception as error:  # a defect of ours; the status is out, so an event says it
+            log_defect(f"request {request_id}", error)
+            yield error_frame(internal(request_id))
+
+    async def _frames(self, failure: Callable[[Sample], ApiError]) -> AsyncIterator[bytes]:
         job = self._job
         while True:
             if not await job.wait(self._keep_alive_s):
