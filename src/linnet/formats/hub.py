@@ -7,6 +7,8 @@ from pathlib import Path
 from linnet.errors import CheckpointError
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "*.jinja")
+IGNORED = ("consolidated*", "*/*.safetensors")
+"""The same weights once more in another project's layout, or another model in a folder: never read, so not fetched."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -38,7 +40,14 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
 
     offline = constants.HF_HUB_OFFLINE
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=list(PATTERNS), local_files_only=offline))
+        directory = snapshot_download(
+            text,
+            revision=revision,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=list(IGNORED),
+            local_files_only=offline,
+        )
+        return Path(directory)
     except HFValidationError:
         reason = "not a valid Hugging Face model id"
     except LocalEntryNotFoundError:

@@ -12,6 +12,7 @@ from model_files import write_model
 
 from linnet.errors import CheckpointError
 from linnet.formats import resolve_model
+from linnet.formats.hub import IGNORED, PATTERNS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -97,6 +98,18 @@ def test_offline_reads_the_cache_without_a_socket(variable: str, tmp_path: Path)
             print(len(checkpoint.names()))
     """
     assert int(offline(tmp_path, code, **{variable: str(value)})) > 5
+
+
+def test_weights_are_fetched_once() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = [
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
+        "tokenizer.model", "chat_template.jinja", "additional_chat_templates/tool_use.jinja",
+    ]  # fmt: skip
+    others = ["consolidated.safetensors", "pytorch_model.bin", "original/consolidated.00.pth", "onnx/a.safetensors"]
+    found = filter_repo_objects([*wanted, *others], allow_patterns=list(PATTERNS), ignore_patterns=list(IGNORED))
+    assert list(found) == wanted
 
 
 def test_offline_says_what_is_missing(tmp_path: Path) -> None:
