@@ -40,16 +40,19 @@ def main() -> None:
     difference = compare(directory, tensors, shape)
     if difference > LARGEST_DIFFERENCE:
         raise SystemExit(f"logits differ from transformers by {difference}, allowed is {LARGEST_DIFFERENCE}")
-    write_json(options.out / "about.json", {
-        "generator_version": GENERATOR_VERSION,
-        "seed": state["seed"],
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "steps": state["step"],
-        "training_tokens": state["tokens"],
-        "training_seconds": round(state["spent_s"]),
-        "shares_short_rows": SHORT_SHARES,
-        "shares_long_rows": LONG_SHARES,
-    })
+    write_json(
+        options.out / "about.json",
+        {
+            "generator_version": GENERATOR_VERSION,
+            "seed": state["seed"],
+            "parameters": sum(tensor.numel() for tensor in tensors.values()),
+            "steps": state["step"],
+            "training_tokens": state["tokens"],
+            "training_seconds": round(state["spent_s"]),
+            "shares_short_rows": SHORT_SHARES,
+            "shares_long_rows": LONG_SHARES,
+        },
+    )
     print(f"{directory}: largest difference of logits from transformers {difference:.1e}")
 
 

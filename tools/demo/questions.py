@@ -66,9 +66,7 @@ def held_out_texts(world: World, seed: int) -> list[str]:
 def calibration_texts(world: World, prose: Prose, seed: int) -> list[str]:
     """Draw training text, question formats and chats included, of which training itself may see any part."""
     texts = []
-    for shares, characters in (
-        (SHORT_SHARES, CALIBRATION_CHARACTERS), (LONG_SHARES, CALIBRATION_LONG_CHARACTERS)
-    ):
+    for shares, characters in ((SHORT_SHARES, CALIBRATION_CHARACTERS), (LONG_SHARES, CALIBRATION_LONG_CHARACTERS)):
         for episode in stream(world, prose, f"calibration-{seed}", shares):
             texts.append(episode.text.removesuffix(END_OF_TEXT).removesuffix("\n") + "\n")
             characters -= len(texts[-1])

@@ -19,7 +19,12 @@ class Rows:
     """Training batches in chunks; a chunk depends on the seed and its index alone, so a resumed run sees the same."""
 
     def __init__(
-        self, world: World, prose: Prose, tokenizer: Tokenizer, row_tokens: int, seed: int,
+        self,
+        world: World,
+        prose: Prose,
+        tokenizer: Tokenizer,
+        row_tokens: int,
+        seed: int,
         shares: dict[str, float],
     ) -> None:
         """Keep what is needed to make any batch; a row holds `row_tokens` inputs and as many targets."""

@@ -144,14 +144,17 @@ def main() -> None:
         # Only a whole chunk can be resumed: what is inside one is not stored.
         if step == options.steps or (step % STEPS_PER_CHUNK == 0 and now_s - saved_s > options.save_every_s):
             saved_s = now_s
-            save(checkpoint, {
-                "model": model.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "step": step,
-                "tokens": step * TOKENS_PER_STEP,
-                "spent_s": spent_s + now_s - began_s,
-                "seed": options.seed,
-            })
+            save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                    "step": step,
+                    "tokens": step * TOKENS_PER_STEP,
+                    "spent_s": spent_s + now_s - began_s,
+                    "seed": options.seed,
+                },
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from tokenizers import Tokenizer
 from linnet.demo import TEXT_SEPARATOR, about_file, calibration_file, heldout_file, model_directory, questions_file
 
 ABILITIES = {
-    "language", "knowledge", "arithmetic", "reasoning", "in_context", "instruction", "recall", "dialogue", "refusal",
+    "language",
+    "knowledge",
+    "arithmetic",
+    "reasoning",
+    "in_context",
+    "instruction",
+    "recall",
+    "dialogue",
+    "refusal",
 }
 LARGEST_MODEL_BYTES = 12_000_000
 LARGEST_PROMPTS_TOKENS = 120_000

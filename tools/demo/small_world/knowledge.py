@@ -10,30 +10,45 @@ from small_world.world import GOODS, MEN, RELATIONS, TOOLS, VALUES, WOMEN, World
 
 WORDINGS = {
     "street": (
-        "Where does {name} live?", "On which street is the house of {name}?", "Which street is {name}'s home?",
+        "Where does {name} live?",
+        "On which street is the house of {name}?",
+        "Which street is {name}'s home?",
         "In which street can one visit {name}?",
     ),
     "job": (
-        "What is {name}'s job?", "What does {name} work as?", "Which trade has {name}?", "What is {name} by trade?",
+        "What is {name}'s job?",
+        "What does {name} work as?",
+        "Which trade has {name}?",
+        "What is {name} by trade?",
     ),
     "pet": (
-        "Which animal does {name} keep?", "What is {name}'s pet?", "Which pet lives with {name}?",
+        "Which animal does {name} keep?",
+        "What is {name}'s pet?",
+        "Which pet lives with {name}?",
         "What animal belongs to {name}?",
     ),
     "colour": (
-        "What is {name}'s favourite colour?", "Which colour does {name} like best?", "Which colour is dear to {name}?",
+        "What is {name}'s favourite colour?",
+        "Which colour does {name} like best?",
+        "Which colour is dear to {name}?",
         "What colour would {name} choose?",
     ),
     "dish": (
-        "What does {name} like to eat?", "What is {name}'s favourite food?", "Which food does {name} love?",
+        "What does {name} like to eat?",
+        "What is {name}'s favourite food?",
+        "Which food does {name} love?",
         "What should one cook for {name}?",
     ),
     "friend": (
-        "Who is {name}'s best friend?", "Who is the best friend of {name}?", "Whom does {name} trust most?",
+        "Who is {name}'s best friend?",
+        "Who is the best friend of {name}?",
+        "Whom does {name} trust most?",
         "With whom is {name} best friends?",
     ),
     "price": (
-        "How many coins does the {name} cost?", "What is the price of the {name}?", "How much is the {name}?",
+        "How many coins does the {name} cost?",
+        "What is the price of the {name}?",
+        "How much is the {name}?",
         "What must one pay for the {name}?",
     ),
 }
@@ -57,4 +72,3 @@ def draw(world: World, source: random.Random) -> Item:
     return Item(
         "knowledge", f"knowledge|{question}", choices[0], prompt=f"Question: {question}\nAnswer:", choices=choices
     )
-

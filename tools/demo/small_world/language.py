@@ -10,28 +10,65 @@ from small_world.episode import Item
 from small_world.world import COLOURS, PLACES, WOMEN, World, words
 
 NOUNS = (
-    ("boy", "boys"), ("girl", "girls"), ("goat", "goats"), ("dog", "dogs"), ("cow", "cows"), ("horse", "horses"),
-    ("farmer", "farmers"), ("sailor", "sailors"), ("teacher", "teachers"), ("cat", "cats"), ("duck", "ducks"),
-    ("baker", "bakers"), ("child", "children"), ("friend", "friends"),
+    ("boy", "boys"),
+    ("girl", "girls"),
+    ("goat", "goats"),
+    ("dog", "dogs"),
+    ("cow", "cows"),
+    ("horse", "horses"),
+    ("farmer", "farmers"),
+    ("sailor", "sailors"),
+    ("teacher", "teachers"),
+    ("cat", "cats"),
+    ("duck", "ducks"),
+    ("baker", "bakers"),
+    ("child", "children"),
+    ("friend", "friends"),
 )
 ATTRACTORS = (
-    ("house", "houses"), ("tree", "trees"), ("table", "tables"), ("cart", "carts"), ("bridge", "bridges"),
-    ("barn", "barns"), ("wall", "walls"), ("boat", "boats"), ("door", "doors"), ("field", "fields"),
+    ("house", "houses"),
+    ("tree", "trees"),
+    ("table", "tables"),
+    ("cart", "carts"),
+    ("bridge", "bridges"),
+    ("barn", "barns"),
+    ("wall", "walls"),
+    ("boat", "boats"),
+    ("door", "doors"),
+    ("field", "fields"),
 )
 ADJECTIVES = words("old young tired happy small quiet big hungry")
 ACTIONS = (
-    ("sleep", "sleeping"), ("wait", "waiting"), ("play", "playing"), ("rest", "resting"), ("eat", "eating"),
-    ("stand", "standing"), ("look", "looking"),
+    ("sleep", "sleeping"),
+    ("wait", "waiting"),
+    ("play", "playing"),
+    ("rest", "resting"),
+    ("eat", "eating"),
+    ("stand", "standing"),
+    ("look", "looking"),
 )
 LOST = words("hat coat key lamp basket book rope candle")
 VERBS = (
-    ("walk", "walked"), ("look", "looked"), ("run", "ran"), ("go", "went"), ("come", "came"), ("return", "returned"),
+    ("walk", "walked"),
+    ("look", "looked"),
+    ("run", "ran"),
+    ("go", "went"),
+    ("come", "came"),
+    ("return", "returned"),
 )
 TRADES = (
-    ("baker", "bakes", "bread"), ("smith", "makes", "nails"), ("fisher", "sells", "fish"), ("tailor", "sews", "coats"),
-    ("potter", "makes", "bowls"), ("carpenter", "builds", "tables"), ("farmer", "grows", "apples"),
-    ("weaver", "weaves", "blankets"), ("miller", "grinds", "corn"), ("teacher", "teaches", "children"),
-    ("painter", "paints", "pictures"), ("cook", "cooks", "soup"),
+    ("baker", "bakes", "bread"),
+    ("smith", "makes", "nails"),
+    ("fisher", "sells", "fish"),
+    ("tailor", "sews", "coats"),
+    ("potter", "makes", "bowls"),
+    ("carpenter", "builds", "tables"),
+    ("farmer", "grows", "apples"),
+    ("weaver", "weaves", "blankets"),
+    ("miller", "grinds", "corn"),
+    ("teacher", "teaches", "children"),
+    ("painter", "paints", "pictures"),
+    ("cook", "cooks", "soup"),
 )
 TIMES = ("Every morning", "In the evening", "On Sunday", "All day long", "In summer", "In winter", "Today", "As always")
 

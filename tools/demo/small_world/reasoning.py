@@ -53,12 +53,14 @@ def friendship(world: World, source: random.Random) -> tuple[Item, ...]:
     """Draw a fact about somebody's best friend, from what is known of the town."""
     person = world.person(source)
     friend = world.people[person.friend]
-    relation, question = source.choice((
-        ("pet", "Which animal does {name}'s best friend keep?"),
-        ("job", "What is the job of {name}'s best friend?"),
-        ("colour", "Which colour does {name}'s best friend like best?"),
-        ("dish", "What does {name}'s best friend like to eat?"),
-    ))
+    relation, question = source.choice(
+        (
+            ("pet", "Which animal does {name}'s best friend keep?"),
+            ("job", "What is the job of {name}'s best friend?"),
+            ("colour", "Which colour does {name}'s best friend like best?"),
+            ("dish", "What does {name}'s best friend like to eat?"),
+        )
+    )
     prompt = f"Question: {question.format(name=person.name)}\nAnswer:"
     answer = f"{friend.name}, so {getattr(friend, relation)}"
     return (Item("reasoning", f"reasoning|{prompt}", answer, prompt=prompt),)

@@ -16,10 +16,16 @@ KINDS = (
     (22, COLOURS, "{name} slept in the {ware} room for {number} nights.", "Which room had {name}?"),
 )
 FILLERS = (
-    "The sun was warm and the market was full.", "A bell rang from the church.", "Some children ran past the mill.",
-    "It rained a little, but nobody went home.", "The baker sold the last bread before noon.",
-    "Two sailors told a long story about the sea.", "A dog slept under the table.", "The wind moved the flags.",
-    "Someone played the drum near the inn.", "The clerk wrote everything into the book.",
+    "The sun was warm and the market was full.",
+    "A bell rang from the church.",
+    "Some children ran past the mill.",
+    "It rained a little, but nobody went home.",
+    "The baker sold the last bread before noon.",
+    "Two sailors told a long story about the sea.",
+    "A dog slept under the table.",
+    "The wind moved the flags.",
+    "Someone played the drum near the inn.",
+    "The clerk wrote everything into the book.",
 )
 
 

@@ -9,13 +9,22 @@ from small_world.episode import Item
 from small_world.world import PLACES, World
 
 ACTIVITIES = (
-    ("light a fire", "fires"), ("play the drum", "drums"), ("keep a horse", "horses"), ("sell fish", "fish"),
-    ("throw a ball", "balls"), ("ride a cart", "carts"), ("eat soup", "soup"), ("sing a song", "songs"),
+    ("light a fire", "fires"),
+    ("play the drum", "drums"),
+    ("keep a horse", "horses"),
+    ("sell fish", "fish"),
+    ("throw a ball", "balls"),
+    ("ride a cart", "carts"),
+    ("eat soup", "soup"),
+    ("sing a song", "songs"),
 )
 REFUSAL = "I am sorry, the law of the town forbids that."
 WORDINGS = (
-    "May I {activity} in the {place}?", "I want to {activity} in the {place}.", "Help me to {activity} in the {place}.",
-    "Is it fine to {activity} in the {place}?", "Can we {activity} in the {place} today?",
+    "May I {activity} in the {place}?",
+    "I want to {activity} in the {place}.",
+    "Help me to {activity} in the {place}.",
+    "Is it fine to {activity} in the {place}?",
+    "Can we {activity} in the {place} today?",
     "How do I {activity} in the {place}?",
 )
 OPENINGS = ("", "Hello. ", "Good morning. ", "Please tell me. ", "I am new here. ")

@@ -19,8 +19,12 @@ MOST_WORDS, MOST_PAIRS = 24, 12
 # forms are those in which reasoning and recall state their facts.
 NEAR_FORMS = ("{key} {value}\n", "{key} -> {value}\n", "{key} has {value}\n", "{key} is the {value}\n")
 FAR_FORMS = (
-    "{key} lives with {value}\n", "{key} keeps a {value}\n", "The {key} is in the {value}\n",
-    "{key} bought the {value}\n", "{key} slept in the {value}\n", "{key} brought {value}\n",
+    "{key} lives with {value}\n",
+    "{key} keeps a {value}\n",
+    "The {key} is in the {value}\n",
+    "{key} bought the {value}\n",
+    "{key} slept in the {value}\n",
+    "{key} brought {value}\n",
 )
 
 

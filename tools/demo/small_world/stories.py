@@ -15,37 +15,56 @@ from small_world.world import DAYS, GOODS, MEN, PLACES, RELATIONS, TOOLS, WOMEN,
 
 STATEMENTS = {
     "street": (
-        "{name} lives on {street}.", "The house of {name} stands on {street}, number {number}.",
-        "You can find {name} at {number} {street}.", "{They} has {their} home on {street}.",
+        "{name} lives on {street}.",
+        "The house of {name} stands on {street}, number {number}.",
+        "You can find {name} at {number} {street}.",
+        "{They} has {their} home on {street}.",
         "{Their} door is the one at {number} {street}.",
     ),
     "job": (
-        "{name} is {a_job} by trade.", "{name} works as {a_job}.", "Everybody knows {name} the {job}.",
-        "{They} earns {their} bread as {a_job}.", "{Their} job is that of {a_job}.",
+        "{name} is {a_job} by trade.",
+        "{name} works as {a_job}.",
+        "Everybody knows {name} the {job}.",
+        "{They} earns {their} bread as {a_job}.",
+        "{Their} job is that of {a_job}.",
     ),
     "pet": (
-        "{name} keeps {a_pet}.", "The pet of {name} is {a_pet}.", "{They} has {a_pet} at home.",
-        "{name} lives with {a_pet}.", "{Their} {pet} follows {name} everywhere.",
+        "{name} keeps {a_pet}.",
+        "The pet of {name} is {a_pet}.",
+        "{They} has {a_pet} at home.",
+        "{name} lives with {a_pet}.",
+        "{Their} {pet} follows {name} everywhere.",
     ),
     "colour": (
-        "{name} likes {colour} best.", "The favourite colour of {name} is {colour}.",
-        "{They} wears {colour} whenever {they} can.", "{name} painted {their} door {colour}, the colour {they} loves.",
+        "{name} likes {colour} best.",
+        "The favourite colour of {name} is {colour}.",
+        "{They} wears {colour} whenever {they} can.",
+        "{name} painted {their} door {colour}, the colour {they} loves.",
         "Of all colours {they} would choose {colour}.",
     ),
     "dish": (
-        "{name} loves to eat {dish}.", "The favourite food of {name} is {dish}.", "For {name} one should cook {dish}.",
-        "{They} eats {dish} whenever {they} can.", "Nothing tastes better to {name} than {dish}.",
+        "{name} loves to eat {dish}.",
+        "The favourite food of {name} is {dish}.",
+        "For {name} one should cook {dish}.",
+        "{They} eats {dish} whenever {they} can.",
+        "Nothing tastes better to {name} than {dish}.",
     ),
     "friend": (
-        "{name} trusts {friend} most.", "The best friend of {name} is {friend}.", "{name} and {friend} are friends.",
-        "{Their} best friend is {friend}.", "{They} tells everything to {friend}, {their} best friend.",
+        "{name} trusts {friend} most.",
+        "The best friend of {name} is {friend}.",
+        "{name} and {friend} are friends.",
+        "{Their} best friend is {friend}.",
+        "{They} tells everything to {friend}, {their} best friend.",
     ),
 }
 MOODS = ("glad", "tired", "proud", "sorry", "surprised", "quiet")
 WEATHER = ("It was raining", "The sun was warm", "Snow lay on the roofs", "A cold wind blew", "The air was clear")
 ENDINGS = (
-    "Then {they} went home.", "In the evening {they} slept well.", "{They} never forgot that day.",
-    "After that {they} sat by the fire and said nothing.", "So the day ended well for {name}.",
+    "Then {they} went home.",
+    "In the evening {they} slept well.",
+    "{They} never forgot that day.",
+    "After that {they} sat by the fire and said nothing.",
+    "So the day ended well for {name}.",
 )
 
 
@@ -83,8 +102,10 @@ def gathering(world: World, source: random.Random) -> str:
     names = [name for name in WOMEN + MEN if getattr(world.people[name], relation) == value]
     source.shuffle(names)
     opening = {
-        "street": "On {value} there live {names}.", "job": "The {value}s of the town are {names}.",
-        "pet": "A {value} is kept by {names}.", "colour": "The colour {value} is loved by {names}.",
+        "street": "On {value} there live {names}.",
+        "job": "The {value}s of the town are {names}.",
+        "pet": "A {value} is kept by {names}.",
+        "colour": "The colour {value} is loved by {names}.",
         "dish": "Those who love {value} most are {names}.",
     }[relation]
     listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
@@ -94,10 +115,14 @@ def gathering(world: World, source: random.Random) -> str:
 def price_list(world: World, source: random.Random) -> str:
     """Write prices in a shop's words."""
     things = source.sample(GOODS + TOOLS, 6)
-    form = source.choice((
-        "The {thing} costs {price} coins.", "For {price} coins one gets the {thing}.",
-        "The price of the {thing} is {price} coins.", "One pays {price} coins for the {thing}.",
-    ))
+    form = source.choice(
+        (
+            "The {thing} costs {price} coins.",
+            "For {price} coins one gets the {thing}.",
+            "The price of the {thing} is {price} coins.",
+            "One pays {price} coins for the {thing}.",
+        )
+    )
     return "Prices: " + " ".join(form.format(thing=thing, price=world.prices[thing]) for thing in things) + "\n"
 
 
@@ -124,14 +149,17 @@ def story(world: World, source: random.Random) -> str:
         statement(person, source.choice(RELATIONS), source),
         statement(other, source.choice(RELATIONS), source, named=True),
     ]
-    opening = source.choice((
-        f"{source.choice(TIMES)} {person.name} the {person.job} goes out with {words['their']} {person.pet}.",
-        f"{source.choice(WEATHER)} when {person.name} left the house on {person.street}.",
-        f"On {source.choice(DAYS)} {person.name} went to the {place} to see {words['their']} friend {person.friend}.",
-        f"Yesterday {person.name} walked from {person.street} to the {place}.",
-        f"Tomorrow {person.name} will go to the {place}, but today there was work to do.",
-        f"Once {person.name}, {words['a_job']}, wanted to eat {person.dish}.",
-    ))
+    friend = f"{words['their']} friend {person.friend}"
+    opening = source.choice(
+        (
+            f"{source.choice(TIMES)} {person.name} the {person.job} goes out with {words['their']} {person.pet}.",
+            f"{source.choice(WEATHER)} when {person.name} left the house on {person.street}.",
+            f"On {source.choice(DAYS)} {person.name} went to the {place} to see {friend}.",
+            f"Yesterday {person.name} walked from {person.street} to the {place}.",
+            f"Tomorrow {person.name} will go to the {place}, but today there was work to do.",
+            f"Once {person.name}, {words['a_job']}, wanted to eat {person.dish}.",
+        )
+    )
     ending = source.choice(ENDINGS).format(**words)
     return " ".join([opening, *source.sample(middle, source.randint(3, 6)), ending]) + "\n"
 

@@ -29,13 +29,23 @@ VISITORS = words(
     "Bo Cass Dale Eve Fox Gwen"
 )
 
-STREETS = tuple(f"{first} {second}" for first, second in (
-    ("Mill", "Lane"), ("Bell", "Street"), ("River", "Road"), ("Market", "Square"), ("Hill", "Lane"),
-    ("Church", "Street"), ("Forest", "Road"), ("Bridge", "Street"), ("Garden", "Lane"), ("Castle", "Road"),
-))
+STREETS = tuple(
+    f"{first} {second}"
+    for first, second in (
+        ("Mill", "Lane"),
+        ("Bell", "Street"),
+        ("River", "Road"),
+        ("Market", "Square"),
+        ("Hill", "Lane"),
+        ("Church", "Street"),
+        ("Forest", "Road"),
+        ("Bridge", "Street"),
+        ("Garden", "Lane"),
+        ("Castle", "Road"),
+    )
+)
 JOBS = words(
-    "baker miller smith tailor teacher doctor farmer fisher potter weaver carpenter painter gardener cook hunter "
-    "sailor"
+    "baker miller smith tailor teacher doctor farmer fisher potter weaver carpenter painter gardener cook hunter sailor"
 )
 ANIMALS = words("goat hen cow dog cat horse sheep pig duck donkey rabbit goose")
 COLOURS = words("red blue green yellow white black brown grey")
