@@ -102,18 +102,21 @@ class Dispatcher:
 
     def _step(self) -> list[Sample]:
         """One engine step; returns the samples that finished in it."""
-        finished = []
-        for event in self._engine.step():
-            sample = self._open.get(event.request_id)
-            if sample is None:
-                continue
-            sample.take(event)
-            if isinstance(event, Finished):
-                del self._open[event.request_id]
-                finished.append(sample)
-            elif sample.stream.stopped:
-                self._engine.abort(event.request_id)
-        return finished
+        ended = map(self.take, self._engine.step())
+        return [sample for sample in ended if sample is not None]
+
+    def take(self, event: EngineEvent) -> Sample | None:
+        """Hand an event to its sample, whoever stepped the engine; returns the sample if it ends with it."""
+        sample = self._open.get(event.request_id)
+        if sample is None:
+            return None
+        sample.take(event)
+        if isinstance(event, Finished):
+            del self._open[event.request_id]
+            return sample
+        if sample.stream.stopped:
+            self._engine.abort(event.request_id)
+        return None
 
     def _abandon(self, samples: Sequence[Sample]) -> None:
         """End what is still open: an error, a cancelled progress, a closed stream. Blocks return at once."""

@@ -250,7 +250,7 @@ class LLM:
         progress: Progress | None = None,
     ) -> list[PromptScores]:
         """As ``score``, with the greedy token, the rank of the row's token and ``top_logprobs`` alternatives."""
-        return score_rows(self.engine, self._ids, rows, starts, progress, top_logprobs)
+        return score_rows(self.engine, self._ids, rows, starts, progress, top_logprobs, others=self._dispatcher.take)
 
     def compare(
         self,

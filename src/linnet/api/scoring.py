@@ -2,15 +2,15 @@
 """Log-probabilities of given tokens, under one model or two in lockstep."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from linnet.api.generation import Progress
 from linnet.api.prompts import token_row
-from linnet.engine import Engine, Finished, PromptScores, SamplingParams, Submit
-from linnet.errors import ConfigError, LinnetError
+from linnet.engine import Engine, EngineEvent, Finished, PromptScores, SamplingParams, Submit
+from linnet.errors import CapacityError, ConfigError, LinnetError
 from linnet.scheduler import SchedulerConfig
 
 
@@ -45,8 +45,11 @@ def score_rows(
     progress: Progress | None,
     top_logprobs: int = 0,
     compare: bool = False,
+    others: Callable[[EngineEvent], object] = lambda event: None,
 ) -> list[PromptScores]:
     """Scores in the order of the rows. Everything is validated before anything is computed.
+
+    ``others`` gets the events of requests that are under way besides.
 
     Entry i of a result is about position ``starts[row] + i`` (default 1, the first token that has a context).
     """
@@ -56,11 +59,18 @@ def score_rows(
     try:
         while waiting or open_ids:
             while waiting and len(open_ids) < engine.config.max_sequences:
-                submit = waiting.popleft()
-                engine.submit(submit)
-                open_ids.add(submit.request_id)
+                try:
+                    engine.submit(waiting[0])
+                except CapacityError:
+                    if not engine.has_work:
+                        raise
+                    break  # others hold the queue; this step brings them on
+                open_ids.add(waiting.popleft().request_id)
             for event in engine.step():
-                if not isinstance(event, Finished) or event.request_id not in open_ids:
+                if event.request_id not in open_ids:
+                    others(event)
+                    continue
+                if not isinstance(event, Finished):
                     continue
                 open_ids.remove(event.request_id)
                 if event.prompt_scores is None:

@@ -28,7 +28,8 @@ try:
 except ImportError:
     sys.exit(77)
 source, target = sys.argv[1:3]
-tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, local_files_only=True)
+options = {"use_fast": True, "local_files_only": True, "trust_remote_code": False}
+tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
 backend = getattr(tokenizer, "backend_tokenizer", None)
 if backend is None:
     sys.exit("this tokenizer class has no fast form")
@@ -80,7 +81,8 @@ def _digest(paths: list[Path]) -> str:
 
 
 def _run(directory: Path, target: Path, python: str) -> None:
-    command = [python, "-c", _SCRIPT, str(directory.resolve()), str(target)]
+    # -P: the folder we were started in is no place to import from; it may be the checkpoint itself.
+    command = [python, "-P", "-c", _SCRIPT, str(directory.resolve()), str(target)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

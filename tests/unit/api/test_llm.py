@@ -120,6 +120,21 @@ def test_a_stream_and_a_call_share_the_engine(llm: LLM) -> None:
     assert other[0].outputs[0].token_ids == llm.generate("other", GREEDY)[0].outputs[0].token_ids
 
 
+def test_a_stream_loses_nothing_while_rows_are_scored(llm: LLM) -> None:
+    alone = list(llm.stream("the", GREEDY))
+    stream = llm.stream("the", GREEDY)
+    parts = [next(stream)]
+    rows = [[5, 6, 7, 8]] * 9
+    scores = llm.score(rows)
+    assert all((one == scores[0]).all() for one in scores)
+    for _ in range(20):  # until the stream has ended behind the reader's back
+        llm.score(rows[:1])
+    assert not llm.engine.has_work
+    parts += stream
+    assert "".join(part.text for part in parts) == "".join(part.text for part in alone)
+    assert parts[-1].finish_reason == alone[-1].finish_reason
+
+
 def test_progress_may_cancel(llm: LLM) -> None:
     def cancel(done: int, total: int) -> None:
         raise KeyError("enough")

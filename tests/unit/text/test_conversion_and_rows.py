@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers without a tokenizer.json, and rows of tokens for calibration."""
 
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
@@ -42,6 +43,17 @@ def test_converted_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.Monke
         "config.json", "merges.txt", "tokenizer_config.json", "vocab.json"
     ]  # fmt: skip
     assert not list(cache.glob(".converting-*"))
+
+
+def test_nothing_is_imported_from_the_folder_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = slow_directory(tmp_path / "model")
+    for name in ("transformers", "json", "tokenizers", "numpy"):
+        (directory / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nraise SystemExit(1)\n")
+    monkeypatch.chdir(directory)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with contextlib.suppress(CheckpointError, UnsupportedError):
+        convert.convert_tokenizer(Path("."), tmp_path / "cache")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_without_transformers_it_says_what_to_install(tmp_path: Path) -> None:
