@@ -90,7 +90,7 @@ def evaluate(
             _require_same_tokens(candidate, reference)
         cut = None
         if text is not None:
-            limit = min(context, candidate.max_model_len)
+            limit = min(context, *(llm.max_model_len for llm in (candidate, reference) if llm is not None))
             cut = windows(candidate.tokenizer.encode(text.text), limit, min(stride, limit), max_tokens)
         if reference is not None and reference_path is not None and baseline is None:
             with open_model(reference_path, "exact") as exact:

@@ -52,6 +52,33 @@ def test_model_record_and_certificate(tmp_path: Path) -> None:
     assert certificate["machine"] == machine
 
 
+def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
+    """The second model may get less memory for its cache than the first."""
+    candidate, reference = (write_tiny_llama(tmp_path / name) for name in ("candidate", "reference"))
+
+    def open_model(path: Path, policy: str) -> LLM:
+        length = 24 if path == reference else 48
+        return LLM(path, policy="exact", backend="reference", max_model_len=length, max_sequences=2, token_budget=32)
+
+    report = evals.evaluate(
+        candidate,
+        reference,
+        open_model,
+        policy="exact",
+        text=evals.EvaluationText("t", "the cat in the hat. " * 4),
+        questions=None,
+        context=48,
+        stride=48,
+        max_tokens=40,
+        created="2026-01-01",
+        progress=lambda *_: None,
+    )
+    assert report.text is not None
+    assert (report.text.context, report.text.tokens) == (24, 40)
+    assert report.divergence is not None
+    assert report.divergence.maximum == 0
+
+
 def _written(path: Path, report: Report) -> Path:
     path.write_bytes(evals.to_json(report))
     return path
