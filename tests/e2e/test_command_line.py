@@ -61,7 +61,7 @@ def test_inspect_counts_every_byte(model: Path) -> None:
         (["generate", "MODEL", "x", "--backend", "gpu9"], 2, "gpu9.*accepted|accepted.*gpu9|reference"),
         (["generate", "MODEL", "x", "--isa", "mmx"], 2, "mmx.*accepted"),
         (["generate", "MODEL", "x", "--max-model-len", "lots"], 2, "4096 or 32k"),
-        (["generate", "MODEL", "x", "--temprature", "1"], 2, "--temperature"),
+        (["generate", "MODEL", "x", "--temperatur", "1"], 2, "--temperature"),
         (["eval", "MODEL", "--text", "missing.txt"], 2, "missing.txt"),
         (["eval", "MODEL", "--questions", "missing.jsonl"], 2, "missing.jsonl"),
         (["inspect", "MODEL", "--context", "1m"], 2, "1000000"),
