@@ -277,3 +277,13 @@ def test_a_client_that_leaves_after_its_last_token_is_not_an_abort() -> None:
         job.leave()
         assert not job.left
         job.close()
+
+
+@pytest.mark.parametrize(("keep_alive_s", "comments"), [(0.05, True), (0.0, False)])
+def test_a_silent_stream_gets_comments_unless_they_are_off(keep_alive_s: float, comments: bool) -> None:
+    model = digest_model()
+    with Running(model, keep_alive_s=keep_alive_s) as server:
+        model.executable.delay_s = 0.3
+        text = server.http.post("/v1/completions", json={**LONG, "max_tokens": 2, "stream": True}, timeout=20).text
+    assert (": keep-alive" in text) == comments
+    assert text.endswith("data: [DONE]\n\n")

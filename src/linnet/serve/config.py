@@ -44,7 +44,7 @@ class ServeConfig:
     allowed_hosts:    Host names accepted besides the loopback names and ``host`` itself.
     shutdown_s:       how long unfinished requests may run on after SIGTERM.
     stall_s:          a step longer than this makes /health say so.
-    keep_alive_s:     a comment is sent into a stream that was silent that long.
+    keep_alive_s:     a comment is sent into a stream that was silent that long; 0: never.
     connections:      open TCP connections at most.
     """
 

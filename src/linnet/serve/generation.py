@@ -111,9 +111,10 @@ class Generation:
                 return self._failure(sample, prepared, request_id)
 
             if prepared.request.stream:
-                await job.wait(self._config.keep_alive_s)
+                keep_alive_s = self._config.keep_alive_s or None
+                await job.wait(keep_alive_s)
                 self._raise_early(job, failure)
-                stream = Stream(job, shape, self._config.keep_alive_s, prepared.request.include_usage)
+                stream = Stream(job, shape, keep_alive_s, prepared.request.include_usage)
                 return EventStream(stream.frames(failure, request_id), stack.pop_all())
             await job.finish()
             if job.left:

@@ -51,7 +51,7 @@ class EventStream(Response):
 class Stream:
     """The frames of one job."""
 
-    def __init__(self, job: Job, shape: Shape, keep_alive_s: float, include_usage: bool) -> None:
+    def __init__(self, job: Job, shape: Shape, keep_alive_s: float | None, include_usage: bool) -> None:
         self._job, self._shape, self._keep_alive_s, self._include_usage = job, shape, keep_alive_s, include_usage
 
     async def frames(self, failure: Callable[[Sample], ApiError], request_id: str) -> AsyncIterator[bytes]:
