@@ -172,7 +172,8 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     directory = resolve_model(model, revision)
     config = ServeConfig(
-        names=tuple(dict.fromkeys(served_model_name or ())) or (directory.resolve().name if Path(model).is_dir() else model,),
+        names=tuple(dict.fromkeys(served_model_name or ()))
+        or (directory.resolve().name if Path(model).is_dir() else model,),
         host=host,
         port=port,
         uds=None if uds is None else str(uds),
