@@ -16,8 +16,8 @@ pytest.importorskip("torch", reason="compressing needs torch")
 
 from linnet import demo
 from linnet.api import LLM, SamplingParams
+from linnet.cli.evaluating import heldout_text
 from linnet.compress import Recipe, compress
-from linnet.evals import windows
 from linnet.evals.text_loss import compare
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.yaml"))
@@ -44,8 +44,7 @@ def test_case(path: Path, tmp_path: Path) -> None:
     settings = {"kv_bytes": 32 * 2**20, "max_model_len": 512}
     with LLM(original, **settings) as reference, LLM(compressed, **settings) as candidate:
         assert candidate.checkpoint.nbytes <= case.bytes_at_most * reference.checkpoint.nbytes
-        text = demo.heldout_file().read_text(encoding="utf-8")
-        cut = windows(reference.tokenizer.encode(text), 512, 256, TOKENS)
+        cut = heldout_text().cut(reference, 512, 256, TOKENS)
         loss = compare(candidate, reference, cut, lambda stage, done, total: None)
         assert 0 < loss.kl_mean.value <= case.kl_at_most
         offline = candidate.generate(PROMPTS, SamplingParams(temperature=0.0, max_tokens=24))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
 from linnet.cli.comparing import Row, table
+from linnet.cli.evaluating import heldout_text
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.cli.terminal import Stages, output, stages
 from linnet.errors import LinnetError, UnsupportedError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from linnet.api import LLM
     from linnet.evals import Baseline, Report
 
-QUESTION = "Who are you?"
+QUESTION = "My name is Bram. I lost my drum. What did I lose?"
 SPEED_TOKENS = 128
 
 
@@ -74,9 +75,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
     questions = evals.subset(evals.read_questions(bundled.questions_file()), per_ability)
-    text = evals.EvaluationText(
-        "held-out text of the bundled world", bundled.heldout_file().read_text(encoding="utf-8")
-    )
+    text = heldout_text()
     rows: list[Row] = []
     with stages() as progress:
         for candidate in CANDIDATES:
@@ -134,7 +133,7 @@ def _baseline(original: Path, open_model: "Callable[[Path, str], LLM]", text, qu
     from linnet import evals
 
     with open_model(original, "fast") as reference, open_model(original, "exact") as exact:
-        cut = evals.windows(reference.tokenizer.encode(text.text), DEMO_CONTEXT, DEMO_CONTEXT // 2, DEMO_TEXT_TOKENS)
+        cut = text.cut(reference, DEMO_CONTEXT, DEMO_CONTEXT // 2, DEMO_TEXT_TOKENS)
         baseline: Baseline = evals.measure_baseline(reference, exact, cut, questions, progress.update)
         return cut, baseline, _decode_speed(reference)
 

@@ -104,11 +104,18 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"text {path} cannot be read: {error}") from error
 
 
-def _text(path: Path | None) -> "EvaluationText":
+def heldout_text() -> "EvaluationText":
+    """The bundled world's held-out documents."""
     from linnet import demo, evals
 
-    chosen = demo.heldout_file() if path is None else path
-    return evals.EvaluationText(chosen.name, read_text(chosen))
+    documents = demo.heldout_file().read_text(encoding="utf-8").split(demo.TEXT_SEPARATOR)
+    return evals.EvaluationText("the bundled world's held-out documents", tuple(documents))
+
+
+def _text(path: Path | None) -> "EvaluationText":
+    from linnet import evals
+
+    return heldout_text() if path is None else evals.EvaluationText(path.name, (read_text(path),))
 
 
 def _questions(choice: str | None, model: Path, per_ability: int | None) -> "QuestionSet | None":

@@ -5,7 +5,7 @@ from linnet.evals.evaluate import Baseline, EvaluationText, evaluate, measure_ba
 from linnet.evals.markdown import markdown
 from linnet.evals.questions import QuestionSet, read_questions, subset
 from linnet.evals.report import CERTIFICATE_FILE, Certificate, Report, certificate, read_report, to_json
-from linnet.evals.text_loss import Windows, windows
+from linnet.evals.text_loss import Windows, document_windows, windows
 
 __all__ = [
     "CERTIFICATE_FILE",
@@ -16,6 +16,7 @@ __all__ = [
     "Report",
     "Windows",
     "certificate",
+    "document_windows",
     "evaluate",
     "markdown",
     "measure_baseline",

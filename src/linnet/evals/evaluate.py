@@ -21,17 +21,22 @@ from linnet.evals.abilities import Answers, Progress, answer
 from linnet.evals.questions import QuestionSet
 from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
 from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
-from linnet.evals.text_loss import TextLoss, Windows, compare, perplexity, windows
+from linnet.evals.text_loss import TextLoss, Windows, compare, document_windows, perplexity
 
 NOISE_FLOOR_WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """Running text to measure on; ``name`` is what the report calls it."""
+    """Documents to measure on, each on its own; ``name`` is what the report calls them."""
 
     name: str
-    text: str
+    documents: tuple[str, ...]
+
+    def cut(self, llm: LLM, context: int, stride: int, max_tokens: int | None) -> Windows:
+        """Windows of the documents as ``llm`` reads them."""
+        tokens = [llm.tokenizer.encode(document) for document in self.documents]
+        return document_windows(tokens, context, min(stride, context), max_tokens)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def evaluate(
         cut = None
         if text is not None:
             limit = min(context, *(llm.max_model_len for llm in (candidate, reference) if llm is not None))
-            cut = windows(candidate.tokenizer.encode(text.text), limit, min(stride, limit), max_tokens)
+            cut = text.cut(candidate, limit, stride, max_tokens)
         if reference is not None and reference_path is not None and baseline is None:
             with open_model(reference_path, "exact") as exact:
                 baseline = measure_baseline(reference, exact, cut, questions, progress)
@@ -166,7 +171,7 @@ def _accuracy(correct: np.ndarray) -> Interval:
 
 
 def _text_record(text: EvaluationText, cut: Windows) -> TextRecord:
-    digest = hashlib.sha256(text.text.encode()).hexdigest()
+    digest = hashlib.sha256("\0".join(text.documents).encode()).hexdigest()
     return TextRecord(text.name, digest, cut.scored_tokens, cut.context, cut.stride)
 
 

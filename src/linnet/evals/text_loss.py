@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perplexity and divergence on running text, both from one pass of the two models in lockstep.
 
-Stride: a window holds at most ``context`` tokens and advances by ``stride``, but always keeps one token of the window
-before, which its first scored token needs to be predicted from. Only tokens no earlier window has scored count, so
-every token after the text's first is scored once, and all but the first window's see at least ``context - stride``
-tokens before them. Smaller strides give lower perplexities; numbers compare only at equal context, stride and
-tokeniser.
+Documents are cut apart. Stride: a window holds at most ``context`` tokens and advances by ``stride``, but always keeps
+one token of the window before, which its first scored token needs to be predicted from. Only tokens no earlier window
+has scored count, so every token after a document's first is scored once, and all but its first window's see at least
+``context - stride`` tokens before them. Smaller strides give lower perplexities; numbers compare only at equal context,
+stride and tokeniser.
 """
 
 from collections.abc import Sequence
@@ -47,6 +47,26 @@ class TextLoss:
     kl_max: float
     top1_agreement: Interval
     tokens: int
+
+
+def document_windows(
+    documents: Sequence[Sequence[int]], context: int, stride: int, max_tokens: int | None = None
+) -> Windows:
+    """Cut every document on its own, so that no window reads one through another; one-token documents have nothing
+    to score. ``max_tokens`` bounds the scored tokens of all together. ConfigError if nothing is left."""
+    rows: list[tuple[int, ...]] = []
+    starts: list[int] = []
+    left = max_tokens
+    for tokens in documents:
+        if len(tokens) < 2 or left == 0:
+            continue
+        cut = windows(tokens, context, stride, left)
+        rows += cut.rows
+        starts += cut.starts
+        left = None if left is None else left - cut.scored_tokens
+    if not rows:
+        raise ConfigError("the evaluation text has no document of at least 2 tokens")
+    return Windows(tuple(rows), tuple(starts), context, stride)
 
 
 def windows(token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None) -> Windows:

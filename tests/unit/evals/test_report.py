@@ -65,7 +65,7 @@ def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
         reference,
         open_model,
         policy="exact",
-        text=evals.EvaluationText("t", "the cat in the hat. " * 4),
+        text=evals.EvaluationText("t", ("the cat in the hat. " * 4,)),
         questions=None,
         context=48,
         stride=48,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.errors import ConfigError
-from linnet.evals.text_loss import windows
+from linnet.evals.text_loss import document_windows, windows
 
 
 @given(st.integers(2, 400), st.integers(2, 64), st.integers(1, 64))
@@ -34,3 +34,16 @@ def test_impossible_strides_are_refused(context: int, stride: int) -> None:
 def test_a_text_of_one_token_cannot_be_measured() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         windows([1], 64, 32)
+
+
+def test_no_window_crosses_documents() -> None:
+    documents = [list(range(100, 150)), [7], list(range(200, 210)), list(range(300, 400))]
+    cut = document_windows(documents, 32, 16, max_tokens=70)
+    assert all(row[-1] - row[0] == len(row) - 1 for row in cut.rows)
+    scored = [token for row, start in zip(cut.rows, cut.starts, strict=True) for token in row[start:]]
+    assert scored == [*range(101, 150), *range(201, 210), *range(301, 313)]
+
+
+def test_documents_without_a_second_token_cannot_be_measured() -> None:
+    with pytest.raises(ConfigError, match="no document"):
+        document_windows([[1], []], 64, 32)
