@@ -24,80 +24,136 @@ static const float NF4[16] = {
     1.0f,
 };
 
-// 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity; 0x7f and 0xff are not a number.
-static float fp8_value(uint8_t bits) {
-    const uint32_t sign = uint32_t(bits & 0x80) << 24;
-    const uint32_t exponent = (bits >> 3) & 15;
-    const uint32_t mantissa = bits & 7;
-    if ((bits & 0x7f) == 0x7f) return bits_to_float(sign | 0x7fc00000u);
-    if (exponent == 0) return bits_to_float(float_to_bits(float(mantissa) * 0.001953125f) | sign);
-    return bits_to_float(sign | ((exponent + 120) << 23) | (mantissa << 20));
-}
-
-static float scale_value(const LinearWeight& weight, int64_t row, int64_t group) {
-    const int64_t index = row * weight.scale_row_stride + group * weight.scale_group_stride;
-    if (weight.scale_type == ScaleType::fp32) return ((const float*)weight.scales)[index];
-    const uint16_t* half = (const uint16_t*)weight.scales + index;
+LINNET_INLINE float half_to_float(const uint16_t* p, ScaleType type) {
+    if (type == ScaleType::bf16) return bf16_to_float(*p);
     alignas(64) float lanes[16];
-    store(lanes, weight.scale_type == ScaleType::bf16 ? load_bf16_first(half, 1) : load_fp16_first(half, 1));
+    store(lanes, load_fp16_first(p, 1));
     return lanes[0];
 }
 
-static int32_t zero_value(const LinearWeight& weight, int64_t row, int64_t group) {
-    return weight.zero_points == nullptr ? 0 : weight.zero_points[row * weight.zero_point_row_stride + group];
+LINNET_INLINE float scale_value(const LinearWeight& weight, int64_t row, int64_t group) {
+    const int64_t index = row * weight.scale_row_stride + group * weight.scale_group_stride;
+    if (weight.scale_type == ScaleType::fp32) return ((const float*)weight.scales)[index];
+    return half_to_float((const uint16_t*)weight.scales + index, weight.scale_type);
 }
 
-// Signed codes of `count` <= 16 columns from `column` (a multiple of 16), which never straddle a byte at 16.
-LINNET_INLINE Ints packed_codes(const uint8_t* row, int32_t bits, int64_t column, int64_t count, int32_t offset) {
-    alignas(64) int32_t lanes[16] = {};
-    uint64_t window[2] = {};
-    const uint8_t* p = row + column * bits / 8;
-    std::memcpy(window, p, size_t(divide_up(count * bits, 8)));
-    if (bits == 4) {
-        for (int i = 0; i < 16; ++i) lanes[i] = int32_t((window[0] >> (4 * i)) & 15) - offset;
-    } else if (bits == 8) {
-        uint8_t bytes[16];
-        std::memcpy(bytes, window, 16);
-        for (int i = 0; i < 16; ++i) lanes[i] = int32_t(bytes[i]) - offset;
-    } else {  // 2 and 3 bits: sixteen codes fit one window
-        const uint64_t mask = (uint64_t(1) << bits) - 1;
-        for (int i = 0; i < 16; ++i) lanes[i] = int32_t((window[0] >> (bits * i)) & mask) - offset;
-    }
-    return load_ints(lanes);
+LINNET_INLINE float zero_value(const LinearWeight& weight, int64_t row, int64_t group) {
+    return weight.zero_points == nullptr ? 0.0f : float(weight.zero_points[row * weight.zero_point_row_stride + group]);
 }
 
-// The stored numbers of columns [column, column + 16) of a row before scaling; column is a multiple of 16.
-LINNET_INLINE Floats unscaled(const LinearWeight& weight, const uint8_t* row, int64_t column, int64_t count) {
-    alignas(64) float lanes[16] = {};
-    switch (weight.storage) {
-        case Storage::fp32:
-            return load_first((const float*)row + column, count);
-        case Storage::bf16:
-            return load_bf16_first((const uint16_t*)row + column, count);
-        case Storage::fp16:
-            return load_fp16_first((const uint16_t*)row + column, count);
-        case Storage::packed_int:
-            return to_floats(packed_codes(row, weight.bits, column, count, 1 << (weight.bits - 1)));
-        case Storage::plain_int8:
-            for (int64_t i = 0; i < count; ++i) lanes[i] = float(((const int8_t*)row)[column + i]);
-            return load(lanes);
-        case Storage::fp8_e4m3:
-            for (int64_t i = 0; i < count; ++i) lanes[i] = fp8_value(row[column + i]);
-            return load(lanes);
-        case Storage::nf4:
-            for (int64_t i = 0; i < count; ++i)
-                lanes[i] = NF4[(row[(column + i) / 2] >> (4 * ((column + i) & 1))) & 15];
-            return load(lanes);
-    }
+// Lane i: bits [bits * i, bits * (i + 1)) of a window of at most 64 bits.
+template <int bits>
+LINNET_INLINE Ints unpack_window(uint64_t window) {
+    const Ints halves = select(first_lanes(8), splat_int(int32_t(window)), splat_int(int32_t(window >> (8 * bits))));
+    const Ints mask = splat_int((1 << bits) - 1);
+#if defined(LINNET_AVX512)
+    const __m512i shifts = _mm512_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits, 0, bits,
+                                             2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
+    return Ints{_mm512_srlv_epi32(halves.v, shifts)} & mask;
+#elif defined(LINNET_AVX2)
+    const __m256i shifts = _mm256_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
+    return Ints{_mm256_srlv_epi32(halves.a, shifts), _mm256_srlv_epi32(halves.b, shifts)} & mask;
+#else
+    Ints out = halves;
+    for (int i = 0; i < 16; ++i) out.v[i] = int32_t(uint32_t(halves.v[i]) >> (bits * (i & 7)));
+    return out & mask;
+#endif
+}
+
+LINNET_INLINE uint64_t load_window(const uint8_t* p, int64_t bytes) {
+    uint64_t window = 0;
+    if (bytes == 8)
+        std::memcpy(&window, p, 8);
+    else
+        std::memcpy(&window, p, size_t(bytes));
+    return window;
+}
+
+// Sixteen bytes as integers 0 .. 255, zeros from `count` on.
+LINNET_INLINE Ints load_bytes(const uint8_t* p, int64_t count) {
+    uint8_t bytes[16] = {};
+    if (count == 16)
+        std::memcpy(bytes, p, 16);
+    else
+        std::memcpy(bytes, p, size_t(count));
+#if defined(LINNET_AVX512)
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)bytes))};
+#elif defined(LINNET_AVX2)
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)bytes)),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(bytes + 8)))};
+#else
+    Ints out = splat_int(0);
+    for (int i = 0; i < 16; ++i) out.v[i] = bytes[i];
+    return out;
+#endif
+}
+
+// 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity; 0x7f and 0xff are not a number. Exponent and mantissa moved
+// into place are the value times 2^-120, denormals too.
+LINNET_INLINE Floats fp8_values(Ints code) {
+    const Ints magnitude = code & splat_int(0x7f);
+    const Ints value = as_ints(as_floats(shift_left<20>(magnitude)) * splat(0x1p120f));
+    const Ints number = select(equal(magnitude, splat_int(0x7f)), splat_int(0x7fc00000), value);
+    return as_floats(number | shift_left<24>(code & splat_int(0x80)));
+}
+
+LINNET_INLINE Floats nf4_values(Ints code) {
+#if defined(LINNET_AVX512)
+    return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(NF4))};
+#else
+    alignas(64) int32_t index[16];
+    alignas(64) float lanes[16];
+    store_ints(index, code);
+    for (int i = 0; i < 16; ++i) lanes[i] = NF4[index[i]];
     return load(lanes);
+#endif
 }
 
-// Scales and zero points of sixteen columns that may lie in several groups.
-LINNET_INLINE Floats scaled(const LinearWeight& weight, int64_t row, int64_t column, int64_t count, Floats value) {
-    if (weight.scales == nullptr) return value;
+// The stored numbers of columns [column, column + count), count <= 16, before scaling; column is a multiple of 16, so
+// that codes begin at a byte.
+LINNET_INLINE Floats unscaled(const LinearWeight& weight, const uint8_t* row, int64_t column, int64_t count) {
+    const uint8_t* p = row + column * weight.bits / 8;
+    const int64_t bytes = divide_up(count * weight.bits, 8);
+    switch (weight.storage) {
+        case Storage::fp32: return load_first((const float*)row + column, count);
+        case Storage::bf16: return load_bf16_first((const uint16_t*)row + column, count);
+        case Storage::fp16: return load_fp16_first((const uint16_t*)row + column, count);
+        case Storage::plain_int8: {
+            const Ints flipped = exclusive_or(load_bytes(p, count), splat_int(0x80));
+            return to_floats(flipped - splat_int(128));
+        }
+        case Storage::fp8_e4m3: return fp8_values(load_bytes(p, count));
+        case Storage::nf4: return nf4_values(unpack_window<4>(load_window(p, bytes)));
+        case Storage::packed_int: break;
+    }
+    Ints codes;
+    if (weight.bits == 4)
+        codes = unpack_window<4>(load_window(p, bytes));
+    else if (weight.bits == 8)
+        codes = load_bytes(p, count);
+    else if (weight.bits == 3)
+        codes = unpack_window<3>(load_window(p, bytes));
+    else
+        codes = unpack_window<2>(load_window(p, bytes));
+    return to_floats(codes - splat_int(1 << (weight.bits - 1)));
+}
+
+// The group of sixteen columns, or -1 if they lie in several.
+LINNET_INLINE int64_t group_of(const LinearWeight& weight, int64_t column) {
+    if (weight.scales == nullptr || weight.group_size >= weight.columns) return 0;
+    const int64_t last = smaller(column + 15, weight.columns - 1);
     const int64_t group = column / weight.group_size;
-    if ((column + count - 1) / weight.group_size == group) {
-        if (weight.zero_points != nullptr) value = value - splat(float(zero_value(weight, row, group)));
+    return last / weight.group_size == group ? group : -1;
+}
+
+// Columns past the last are zero: their codes mean nothing.
+LINNET_INLINE Floats decode_sixteen(const LinearWeight& weight, int64_t row, int64_t column, int64_t group) {
+    const int64_t count = smaller(16, weight.columns - column);
+    if (count <= 0) return splat(0.0f);
+    Floats value = unscaled(weight, (const uint8_t*)weight.codes + row * weight.code_row_bytes, column, count);
+    if (weight.scales == nullptr) return value;
+    if (group >= 0) {
+        if (weight.zero_points != nullptr) value = value - splat(zero_value(weight, row, group));
         value = value * splat(scale_value(weight, row, group));
     } else {
         alignas(64) float scales[16] = {};
@@ -105,25 +161,19 @@ LINNET_INLINE Floats scaled(const LinearWeight& weight, int64_t row, int64_t col
         for (int64_t i = 0; i < count; ++i) {
             const int64_t own = (column + i) / weight.group_size;
             scales[i] = scale_value(weight, row, own);
-            zeros[i] = float(zero_value(weight, row, own));
+            zeros[i] = zero_value(weight, row, own);
         }
         value = (value - load(zeros)) * load(scales);
     }
-    return value;
-}
-
-LINNET_INLINE Floats decode_sixteen(const LinearWeight& weight, int64_t row, int64_t column) {
-    const int64_t count = smaller(16, weight.columns - column);
-    if (count <= 0) return splat(0.0f);
-    const uint8_t* codes = (const uint8_t*)weight.codes + row * weight.code_row_bytes;
-    return scaled(weight, row, column, count, unscaled(weight, codes, column, count));
+    return count == 16 ? value : select(first_lanes(count), value, splat(0.0f));
 }
 
 void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns, float* panel) {
     for (int64_t c = 0; c < columns; c += 16) {
         Ints rows[16];
+        const int64_t group = group_of(weight, column + c);
         for (int i = 0; i < 16; ++i)
-            rows[i] = i < outputs ? as_ints(decode_sixteen(weight, n + i, column + c)) : splat_int(0);
+            rows[i] = i < outputs ? as_ints(decode_sixteen(weight, n + i, column + c, group)) : splat_int(0);
         transpose(rows);
         for (int i = 0; i < 16; ++i) store(panel + (c + i) * 16, as_floats(rows[i]));
     }
@@ -131,7 +181,7 @@ void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_
 
 void decode_row(const LinearWeight& weight, int64_t row, float* y) {
     for (int64_t c = 0; c < weight.columns; c += 16)
-        store_first(y + c, weight.columns - c, decode_sixteen(weight, row, c));
+        store_first(y + c, weight.columns - c, decode_sixteen(weight, row, c, group_of(weight, c)));
 }
 
 }  // namespace linnet::LINNET_TIER

@@ -98,6 +98,42 @@ LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x,
     return evens_before_odds(load_ints((const int32_t*)bytes));
 }
 
+// Bytes 0 and 1 of every lane to bytes 0 and 2.
+LINNET_INLINE Ints spread(Ints a) {
+    const Ints low = a & splat_int(0xffff);
+    return (low | shift_left<8>(low)) & splat_int(0x00ff00ff);
+}
+
+// 2 bits: a word is 16 columns, byte b holds columns 4 b .. 4 b + 3. Two eights go to `panel`.
+LINNET_INLINE void expand_two_bits(Ints word, int64_t eights, uint8_t* panel) {
+    const Ints mask = splat_int(0x03030303);
+    const Ints codes[4] = {word & mask, shift_right_unsigned<2>(word) & mask, shift_right_unsigned<4>(word) & mask,
+                           shift_right_unsigned<6>(word) & mask};
+    for (int odd = 0; odd < 2; ++odd) {
+        store_ints((int32_t*)(panel + 64 * odd), spread(codes[odd]) | shift_left<8>(spread(codes[odd + 2])));
+        if (eights < 2) continue;
+        const Ints high[2] = {shift_right_unsigned<16>(codes[odd]), shift_right_unsigned<16>(codes[odd + 2])};
+        store_ints((int32_t*)(panel + 128 + 64 * odd), spread(high[0]) | shift_left<8>(spread(high[1])));
+    }
+}
+
+// Of eight 3-bit codes in 24 bits, numbers 0, 2, 4, 6 to one byte each.
+LINNET_INLINE Ints every_other_of_three_bits(Ints a) {
+    return (a & splat_int(7)) | (shift_left<2>(a) & splat_int(7 << 8)) | (shift_left<4>(a) & splat_int(7 << 16)) |
+           (shift_left<6>(a) & splat_int(7 << 24));
+}
+
+// 3 bits: 32 columns in three words, an eight is 24 bits.
+LINNET_INLINE void expand_three_bits(const Ints* words, int64_t eights, uint8_t* panel) {
+    const Ints fields[4] = {words[0], shift_right_unsigned<24>(words[0]) | shift_left<8>(words[1]),
+                            shift_right_unsigned<16>(words[1]) | shift_left<16>(words[2]),
+                            shift_right_unsigned<8>(words[2])};
+    for (int64_t i = 0; i < smaller(4, eights); ++i) {
+        store_ints((int32_t*)(panel + i * 128), every_other_of_three_bits(fields[i]));
+        store_ints((int32_t*)(panel + i * 128 + 64), every_other_of_three_bits(shift_right_unsigned<3>(fields[i])));
+    }
+}
+
 // The panel of outputs n .. n + 15: for every run of 8 columns from `column`, 64 bytes of even and 64 of odd columns,
 // four bytes per output. Codes past the last column meet zero activations, so what they hold does not matter.
 LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, int64_t n, int64_t outputs,
@@ -117,6 +153,22 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
                 store_ints((int32_t*)(panel + (eight + w) * 128), words[w] & nibble);
                 store_ints((int32_t*)(panel + (eight + w) * 128 + 64), shift_right_unsigned<4>(words[w]) & nibble);
             }
+        }
+        return;
+    }
+    if (aligned && weight.storage == Storage::packed_int && weight.bits < 4 && column % 32 == 0) {
+        const int64_t chunk = weight.bits == 2 ? 32 : 16;  // eights in 64 or 48 bytes
+        for (int64_t eight = 0; eight < eights; eight += chunk) {
+            Ints words[16];
+            const int64_t offset = (column + eight * 8) * weight.bits / 8;
+            load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
+            transpose(words);
+            const int64_t count = smaller(chunk, eights - eight);
+            uint8_t* target = panel + eight * 128;
+            if (weight.bits == 2)
+                for (int64_t w = 0; 2 * w < count; ++w) expand_two_bits(words[w], count - 2 * w, target + w * 256);
+            else
+                for (int64_t w = 0; 4 * w < count; ++w) expand_three_bits(words + 3 * w, count - 4 * w, target + w * 512);
         }
         return;
     }

@@ -51,7 +51,10 @@ static int64_t multiply_int8(int64_t iterations) {
     Ints codes = splat_int(0x01010101), x = splat_int(0x02030405);
     LINNET_OPAQUE(codes);
     LINNET_OPAQUE(x);
-    return 4 * chains(iterations, splat_int(0), [&](Ints sum) { return dot_bytes<true>(sum, codes, x); });
+    return 4 * chains(iterations, splat_int(0), [&](Ints sum) {
+        LINNET_OPAQUE(codes);  // else the products, where the tier forms them apart, leave the loop
+        return dot_bytes<true>(sum, codes, x);
+    });
 }
 
 static int64_t multiply_bf16(int64_t iterations) {
