@@ -9,10 +9,7 @@ namespace linnet::LINNET_TIER {
 
 #if defined(LINNET_VNNI)
 
-#ifndef AHEAD_BYTES
-#define AHEAD_BYTES 4096
-#define AHEAD_HINT _MM_HINT_T0
-#endif
+static constexpr int64_t AHEAD_BYTES = 4096;
 static constexpr int64_t MOST_ROWS = 4;
 static constexpr int64_t RUN_GROUPS = 64;  // most groups of a run
 
@@ -180,7 +177,7 @@ static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepa
 #pragma GCC unroll 4
                 for (int m = 0; m < M; ++m) codes[m] = rows[m].codes + (offset + b * sixteen_bytes) * (bits == 4 ? 2 : 1);
                 for (int64_t line = 0; line < sixteen_bytes; line += 64)
-                    _mm_prefetch((const char*)(later + b * sixteen_bytes + line), AHEAD_HINT);
+                    _mm_prefetch((const char*)(later + b * sixteen_bytes + line), _MM_HINT_T0);
                 __m512i sums[M];
                 if (bytes >= sixteen_bytes && shape.loads == 1)
                     dots<bits, lanes, M, true>(p, bytes, codes, 1, 0, flip, sums);
@@ -241,8 +238,10 @@ static void run(const LinearWeight& weight, const Int8Input& x, const Prepared* 
         switch (rows) {
             case 1: multiply<bits, lanes, 1>(weight, x, prepared, shape, n, outputs, y, ldy); break;
             case 2: multiply<bits, lanes, 2>(weight, x, prepared, shape, n, outputs, y, ldy); break;
-            case 3: multiply<bits, lanes, 3>(weight, x, prepared, shape, n, outputs, y, ldy); break;
-            default: multiply<bits, lanes, 4>(weight, x, prepared, shape, n, outputs, y, ldy); break;
+        }
+        if constexpr (bits == 8) {
+            if (rows == 3) multiply<bits, lanes, 3>(weight, x, prepared, shape, n, outputs, y, ldy);
+            if (rows == 4) multiply<bits, lanes, 4>(weight, x, prepared, shape, n, outputs, y, ldy);
         }
     }
 }
@@ -268,6 +267,8 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
         lanes = int(16 / shape.piece_groups);
         shape.run_groups = 16 * shape.piece_groups;
     }
+    // Measured: beyond this the GEMM, whose unpacking costs nothing per row, is as fast or faster.
+    if (rows > (bits == 8 ? 4 : lanes == 16 ? 2 : 1)) return false;
     int8_t* codes = (int8_t*)scratch;
     const int64_t bytes = padded_bytes(weight.columns), groups = padded_groups(x.groups);
     float* scales = (float*)(codes + MOST_ROWS * bytes);
