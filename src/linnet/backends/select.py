@@ -3,9 +3,12 @@
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 from linnet.backends.interface import Backend
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.errors import ConfigError, LinnetError, UnsupportedError
 from linnet.program.program import Program
 
 logger = logging.getLogger(__name__)
@@ -18,7 +21,8 @@ def choose_backend(
 
     ``threads`` and ``isa`` (portable, avx2, avx512, avx512_vnni; None = the best this machine has) configure cpu. What
     ``auto`` passed over is logged as a warning, since the reference is slow.
-    ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do.
+    ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do; LinnetError for
+    native kernels that are there and damaged, which ``auto`` does not pass over.
     """
     if name != "auto" and name not in _BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; accepted: auto, {', '.join(_BACKENDS)}")
@@ -56,7 +60,22 @@ def refused_ops(backend: Backend, program: Program) -> list[str]:
     ]
 
 
+def native_kernels() -> ModuleType:
+    """The native extension. ImportError if there is none; LinnetError if it is there and does not load."""
+    name = "linnet.backends.cpu._native"
+    try:
+        return import_module(name)
+    except ImportError as error:
+        found = find_spec(name)
+        if found is None:
+            raise ImportError("the native kernels are not built for this Python") from error
+        raise LinnetError(
+            f"the native kernels {found.origin} do not load: {error}; install linnet again, or choose another backend"
+        ) from error
+
+
 def _cpu(threads: int | None, isa: str | None) -> Backend:
+    native_kernels()
     from linnet.backends.cpu.backend import CpuBackend
 
     return CpuBackend(threads=threads, isa=isa)

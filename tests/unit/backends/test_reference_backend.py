@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference executable: paged = functional = chunked, taps, gradients, and the refusals of the door."""
 
+import sys
 from dataclasses import replace
+from importlib import invalidate_caches
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from linnet.backends.reference.backend import ReferenceBackend
 from linnet.backends.reference.interpreter import run_ops, run_segment, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
 from linnet.backends.select import choose_backend
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.errors import ConfigError, LinnetError, UnsupportedError
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundary
@@ -191,6 +194,24 @@ def test_auto_says_what_it_passed_over(monkeypatch, caplog):
     monkeypatch.setitem(select._BACKENDS, "cpu", missing)
     assert choose_backend().name == "reference"
     assert "slow reference backend: cpu: the native extension is not built" in caplog.text
+
+
+def test_native_kernels_that_do_not_load_are_an_error_and_not_passed_over(monkeypatch, tmp_path):
+    from linnet.backends import cpu
+
+    broken = tmp_path / f"_native{EXTENSION_SUFFIXES[0]}"
+    broken.write_bytes(b"\x7fELF and no more")
+    monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
+    monkeypatch.delattr(cpu, "_native", raising=False)
+    for name in ("linnet.backends.cpu._native", "linnet.backends.cpu.backend"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [PathFinder])
+    with pytest.raises(LinnetError, match=rf"{broken.name} do not load: .*another backend"):
+        choose_backend()
+    broken.unlink()
+    invalidate_caches()
+    with pytest.raises(ImportError, match="not built for this Python"):
+        select.native_kernels()
 
 
 def test_choosing_a_backend_collects_every_refusal():
