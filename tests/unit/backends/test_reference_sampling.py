@@ -97,6 +97,12 @@ def test_a_row_without_a_distribution_gets_minus_one_and_leaves_the_others_alone
     assert sampling.sample(logits[1:], nothing).token_ids.tolist() == [-1]
 
 
+@pytest.mark.parametrize("logits", [[1.0, 3.0, 3.0], [-5.0, -3.0, -3.0]])
+def test_a_temperature_so_small_that_the_division_overflows_is_greedy(logits):
+    draw = batch(temperature=1e-45, seed=1)
+    assert sampling.sample(np.array([logits], np.float32), draw).token_ids.tolist() == [1]
+
+
 def test_logprobs_are_of_the_raw_distribution():
     logits = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
     result = sampling.sample(logits, batch(temperature=0.3, top_k=2, top_logprobs=5))

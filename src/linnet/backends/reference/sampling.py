@@ -93,9 +93,12 @@ def _draw(logits: np.ndarray, sampling: SamplingBatch, entry: int) -> int:
     if np.isneginf(greatest) or np.isnan(greatest):
         return -1
     temperature = np.float32(sampling.temperature[entry])
-    if temperature == 0 or np.isposinf(greatest):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        keys = logits / temperature
+    # So small a temperature that the division overflows leaves nothing to draw from but the greatest logit.
+    if temperature == 0 or not np.isfinite(keys.max()):
         return int(logits.argmax())
-    scaled = (logits / temperature).astype(np.float64)
+    scaled = keys.astype(np.float64)
     mass = np.exp(scaled - scaled.max())
     kept = keep_mask(mass, int(sampling.top_k[entry]), float(sampling.top_p[entry]), float(sampling.min_p[entry]))
     cumulative = np.cumsum(np.where(kept, mass, 0.0))
