@@ -68,6 +68,7 @@ def _check_order(program: Program, weights: dict[str, Weight], states: dict[str,
     declared = {value.name for value in program.values}
     names: set[str] = set()
     used_weights: set[str] = set()
+    written_states: set[str] = set()
     for op in program.ops:
         require(op.name not in names, f"op {op.name} appears twice")
         names.add(op.name)
@@ -82,10 +83,15 @@ def _check_order(program: Program, weights: dict[str, Weight], states: dict[str,
         used_weights.update(op.weights)
         for name in op.states:
             require(name in states, f"op {op.name} uses state {name}, which is not declared")
+            written = op.kind == "kv_write" or name in written_states
+            require(written, f"op {op.name} reads state {name}, which nothing before it writes")
+            written_states.add(name)
     missing = sorted(declared - readable)
     require(not missing, f"declared but never written: {', '.join(missing)}")
     idle = sorted(weights.keys() - used_weights)
     require(not idle, f"weights that no op reads: {', '.join(idle)}")
+    stale = sorted(states.keys() - written_states)
+    require(not stale, f"states that no op writes: {', '.join(stale)}")
     for name in program.outputs:
         require(name in declared, f"program output {name} is written by no op")
 

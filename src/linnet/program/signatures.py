@@ -124,6 +124,7 @@ def _norm(s: _Signature, norm: a.Norm) -> None:
     s.counts(1, weights=(1, 2))
     s.dtype(s.inputs[0], "fp32")
     good = norm.size > 0 and s.width(s.inputs[0]) % norm.size == 0
+    require(norm.epsilon > 0, f"op {s.op.name}: epsilon {norm.epsilon}; accepted is more than 0")
     require(good, f"op {s.op.name}: runs of {norm.size} do not tile a width of {s.inputs[0].shape[-1]}")
     for weight in s.weights:
         s.shape(weight, (norm.size,))
@@ -151,6 +152,11 @@ def _elementwise(inputs: int) -> Callable[[_Signature, Any], None]:
             s.matches(value)
 
     return rule
+
+
+def _softcap(s: _Signature, softcap: a.Softcap) -> None:
+    _elementwise(1)(s, softcap)
+    require(softcap.limit > 0, f"op {s.op.name}: limit {softcap.limit}; accepted is more than 0")
 
 
 def _cast(s: _Signature, _: Any) -> None:
@@ -203,6 +209,8 @@ def _attention(s: _Signature, attention: a.Attention) -> None:
     require(grouped, f"op {name}: {attention.heads} heads do not share {attention.kv_heads} KV heads evenly")
     slopes = attention.alibi_slopes is None or len(attention.alibi_slopes) == attention.heads
     require(slopes, f"op {name}: not one slope per head")
+    capped = attention.softcap is None or attention.softcap > 0
+    require(capped, f"op {name}: softcap {attention.softcap}; accepted is more than 0")
     require(attention.window is None or attention.window > 0, f"op {name}: window {attention.window}")
     s.shape(s.inputs[0], ("tokens", attention.heads * attention.head_size))
     s.dtype(s.inputs[0], "fp32")
@@ -234,7 +242,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "logits": _linear,
     "add": _elementwise(2),
     "scale": _elementwise(1),
-    "softcap": _elementwise(1),
+    "softcap": _softcap,
     "cast": _cast,
     "quantise": _quantise,
     "dequantise": _dequantise,

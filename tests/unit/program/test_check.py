@@ -71,6 +71,19 @@ def write_twice(program: Program) -> Program:
     return replace(program, ops=(program.ops[0], extra, *program.ops[1:]))
 
 
+def swap(one: str, other: str) -> Callable[[Program], Program]:
+    def edit(program: Program) -> Program:
+        found = {op.name: op for op in program.ops}
+        swapped = {one: found[other], other: found[one]}
+        return replace(program, ops=tuple(swapped.get(op.name, op) for op in program.ops))
+
+    return edit
+
+
+def idle_state(program: Program) -> Program:
+    return replace(program, states=(*program.states, replace(program.states[0], name="idle")))
+
+
 def wide(program: Program) -> Program:
     return replace(program, values=(*program.values, Value("idle", ("tokens", 3), "fp32")))
 
@@ -106,6 +119,10 @@ BREAKS: tuple[tuple[str, Callable[[Program], Program], str], ...] = (
     ("too many inputs", change_op("layers.0.mlp.residual", inputs=("embed",) * 3), "3 inputs"),
     ("a weight too many", change_op("layers.0.mlp.residual", weights=(f"{QUERY}.weight",)), "1 weights"),
     ("positions of another type", change_op("layers.0.attention.query_rope", inputs=(QUERY, "embed")), "embed"),
+    ("attention before its write", swap(CONTEXT, "layers.0.attention.kv_write"), "reads state layers.0.kv"),
+    ("state nobody writes", idle_state, "no op writes: idle"),
+    ("norm epsilon", change_attributes("layers.0.mlp.norm", epsilon=0.0), "epsilon 0.0"),
+    ("attention softcap", change_attributes(CONTEXT, softcap=0.0), "softcap 0.0"),
     ("norm size", change_attributes("layers.0.mlp.norm", size=4095), "4095"),
     ("heads", change_attributes(CONTEXT, heads=31), CONTEXT),
     ("KV heads", change_attributes(CONTEXT, kv_heads=16), "state layers.0.kv"),
@@ -124,6 +141,11 @@ BREAKS: tuple[tuple[str, Callable[[Program], Program], str], ...] = (
 def test_a_broken_rule_is_named(edit: Callable[[Program], Program], named: str) -> None:
     with pytest.raises(ProgramError, match=named):
         check(edit(program()))
+
+
+def test_a_logit_cap_is_positive() -> None:
+    with pytest.raises(ProgramError, match=r"limit 0\.0"):
+        check(change_attributes("logits", limit=0.0)(program("capped")))
 
 
 @pytest.mark.parametrize(
