@@ -8,17 +8,16 @@ An Executable is used from one thread at a time. The reference backend is the sp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from linnet.errors import ConfigError
+from linnet.program.choose_numerics import Policy as Policy
 from linnet.program.program import Op, Program, WeightRef
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
-
-Policy = Literal["exact", "fast"]
 
 SAMPLE_PURPOSE = 0
 """Purpose numbers of the Philox counter: 0 draws the token of an output position. 1 .. are free for later features."""
