@@ -30,7 +30,7 @@ app.command("demo")(demonstrating.demo)
 def main() -> None:
     """Entry point of the ``linnet`` program."""
     try:
-        app()
+        app(prog_name="linnet")
     except LinnetError as error:
         print(f"linnet: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
