@@ -153,10 +153,10 @@ def _decode_speed(llm: "LLM") -> float:
 
 
 def _publish(report: "Report", directory: Path, name: Path) -> None:
-    from linnet import evals
+    from linnet.cli.certifying import store_certificate
     from linnet.cli.evaluating import write_report
 
-    (directory / evals.CERTIFICATE_FILE).write_bytes(evals.to_json(evals.certificate(report)))
+    store_certificate(report, directory)
     write_report(report, name)
 
 

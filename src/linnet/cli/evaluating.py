@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
+from linnet.cli.certifying import store_certificate
 from linnet.cli.numbers import parse_count
 from linnet.cli.terminal import notices, output, stages
 from linnet.errors import ConfigError
@@ -88,9 +89,7 @@ def evaluate(
         written = write_report(result, report)
         notices().print(f"[dim]wrote {', '.join(str(path) for path in written)}[/]")
     if certify and result.reference is not None and (path / "linnet_manifest.json").exists():
-        certificate = path / evals.CERTIFICATE_FILE
-        certificate.write_bytes(evals.to_json(evals.certificate(result)))
-        notices().print(f"[dim]certificate stored in {certificate}[/]")
+        notices().print(f"[dim]{store_certificate(result, path)}[/]")
 
 
 def read_text(path: Path) -> str:
