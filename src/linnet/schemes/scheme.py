@@ -2,13 +2,14 @@
 """What quantised numbers look like: element type, granularity, zero point. Values only, no tensors."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from linnet.errors import ConfigError
 
 ElementName = Literal["int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]
 Granularity = Literal["tensor", "channel", "group", "token", "block"]
 DenseType = Literal["fp32", "bf16", "fp16", "int32"]
+ScaleType = Literal["fp32", "bf16", "fp16"]
 
 ELEMENT_BITS: dict[str, int] = {"int2": 2, "int3": 3, "int4": 4, "int8": 8, "fp8_e4m3": 8, "nf4": 4}
 DENSE_BITS: dict[str, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int32": 32}
@@ -30,11 +31,17 @@ class Scheme:
     block: tuple[int, int] | None = None
     symmetric: bool = True
     dynamic: bool = False
-    scale_dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    scale_dtype: ScaleType = "bf16"
 
     def __post_init__(self) -> None:
         if self.element not in ELEMENT_BITS:
             raise ConfigError(f"unknown element type {self.element!r}; accepted: {', '.join(ELEMENT_BITS)}")
+        for kind, value, accepted in (
+            ("granularity", self.granularity, get_args(Granularity)),
+            ("scale type", self.scale_dtype, get_args(ScaleType)),
+        ):
+            if value not in accepted:
+                raise ConfigError(f"unknown {kind} {value!r:.80}; accepted: {', '.join(accepted)}")
         if (self.granularity == "group") != (self.group_size is not None):
             raise ConfigError(f"group_size {self.group_size} goes with granularity 'group', not {self.granularity!r}")
         if (self.granularity == "block") != (self.block is not None):

@@ -21,6 +21,20 @@ PER_TOKEN = Scheme("int8", "token", dynamic=True)
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"granularity": "rows"}, "unknown granularity 'rows'; accepted: tensor, channel, group, token, block"),
+        ({"granularity": None}, "unknown granularity None"),
+        ({"scale_dtype": "fp8"}, "unknown scale type 'fp8'; accepted: fp32, bf16, fp16"),
+        ({"scale_dtype": "float32"}, "unknown scale type 'float32'"),
+    ],
+)
+def test_a_scheme_knows_its_words(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Scheme(**{"element": "int8", "granularity": "channel", **fields})
+
+
+@pytest.mark.parametrize(
     ("name", "linear", "head"),
     [
         ("W4A16", INT4, None),
