@@ -131,6 +131,15 @@ def test_dead_and_dependent_inputs():
     assert zero.output_error == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"act_order": True}], ids=str)
+def test_what_no_row_hears_is_no_output_error(options):
+    x, w = inputs(), weight()
+    x[:, ::2] = 0
+    result = fit(x, w, "W4A16-g32", **options)
+    assert result.notes["dead_inputs"] == COLUMNS // 2
+    assert result.output_error == pytest.approx(output_error(result, x, w), rel=0.02)
+
+
 def test_damping_rises_until_the_hessian_factorises():
     x, w = inputs(), weight()
     hessian = hessian_of(x)

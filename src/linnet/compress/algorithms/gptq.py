@@ -56,7 +56,7 @@ class _Factor:
     importance: np.ndarray  # diagonal of the damped H, in the original order
     damping: float  # fraction of the mean diagonal that was needed
     added: float  # what was added to the diagonal
-    dead_inputs: int  # inputs that were 0 on every row: their columns are rounded to nearest
+    dead: torch.Tensor  # bool: inputs that were 0 on every row; their columns are rounded to nearest
 
 
 class Gptq:
@@ -86,11 +86,12 @@ class Gptq:
         working = weight.clone()
         scale, zero_point, damped_error = self._solve(working, scheme.weight, factor, tick)
         codes = codecs.quantize(working.numpy(), scheme.weight, scale, zero_point)
+        unheard = float((working[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
         del working
         packed = pack(codes, scale, zero_point, scheme)
         squared, norm = squared_errors(packed, weight)
-        error = max(damped_error - factor.added * squared, 0.0)
-        notes = {"damping": factor.damping, "dead_inputs": factor.dead_inputs}
+        error = max(damped_error - factor.added * (squared - unheard), 0.0)
+        notes = {"damping": factor.damping, "dead_inputs": int(factor.dead.sum())}
         return Fit(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
@@ -104,6 +105,7 @@ class Gptq:
     ) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Replace ``weight`` by its quantised values; returns scale, zero point and the damped squared output error.
 
+        The error leaves the dead columns out: no row hears them, whatever stands on H's diagonal to factorise it.
         Group scales are computed when a group's first column is reached, from the weights as updated by then; with
         act_order, and for every other granularity, from the weight as it came.
         """
@@ -120,6 +122,7 @@ class Gptq:
         order = None if factor.order is None else factor.order.tolist()
         ordered = weight if factor.order is None else weight[:, factor.order].contiguous()
         step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
+        heard = ~factor.dead if factor.order is None else ~factor.dead[factor.order]
         total = 0.0
         for start in range(0, columns, step):
             stop = min(start + step, columns)
@@ -137,7 +140,7 @@ class Gptq:
                 block[i + 1 :].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
             ordered[:, start:stop] = block.T
             ordered[:, stop:].addmm_(errors.T, factor.upper[start:stop, stop:], alpha=-1)
-            total += float(errors.square_().sum(dtype=torch.float64))
+            total += float(errors[heard[start:stop]].square_().sum(dtype=torch.float64))
             tick((stop - start) / columns)
         if factor.order is not None:
             weight[:, factor.order] = ordered
@@ -190,7 +193,7 @@ def _factorise(where: str, hessian: Hessian, options: GptqOptions) -> _Factor:
     del lower
     upper = torch.linalg.solve_triangular(root, torch.eye(root.shape[0]), upper=True)
     importance = (original + damping * mean).numpy()
-    return _Factor(upper, order, importance, damping, damping * mean, int(dead.sum()))
+    return _Factor(upper, order, importance, damping, damping * mean, dead)
 
 
 class _Rounder:
