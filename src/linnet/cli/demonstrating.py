@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 from linnet.cli import options
 from linnet.cli.comparing import Row, table
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 QUESTION = "My name is Bram. I lost my drum. What did I lose?"
 SPEED_TOKENS = 128
+START_S, STOP_S = 30.0, 30.0
+"""How long the demo's server may take to start and to stop."""
 
 
 @dataclass(frozen=True)
@@ -165,34 +168,50 @@ def _ask_server(model: Path, threads: int | None) -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "linnet.cli.main", "serve", str(model), "--port", str(port)]
+    # -P: no file of the folder we were started in may stand in for a module.
+    command = [sys.executable, "-P", "-m", "linnet.cli.main", "serve", str(model), "--port", str(port)]
     command += ["--threads", str(threads)] if threads else []
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
     base = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as said:  # a pipe that nobody reads would stop a talkative server
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=dict(os.environ))
+        try:
+            _wait_until_healthy(server, base, said)
+            body = {
+                "model": model.name,
+                "messages": [{"role": "user", "content": QUESTION}],
+                "max_tokens": 48,
+                "temperature": 0,
+            }
+            request = urllib.request.Request(
+                f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return str(json.load(response)["choices"][0]["message"]["content"])
+        except (OSError, ValueError, LookupError) as error:
+            raise LinnetError(f"the demo's server did not answer: {error}") from error
+        finally:
+            _stop(server)
+
+
+def _stop(server: "subprocess.Popen[bytes]", patience_s: float = STOP_S) -> None:
+    """End the server: gently, and by force if it does not go."""
+    server.terminate()
     try:
-        _wait_until_healthy(server, base)
-        body = {
-            "model": model.name,
-            "messages": [{"role": "user", "content": QUESTION}],
-            "max_tokens": 48,
-            "temperature": 0,
-        }
-        request = urllib.request.Request(
-            f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return str(json.load(response)["choices"][0]["message"]["content"])
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=patience_s)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
-def _wait_until_healthy(server: "subprocess.Popen[bytes]", base: str, timeout_s: float = 30.0) -> None:
+def _wait_until_healthy(
+    server: "subprocess.Popen[bytes]", base: str, said: IO[bytes], timeout_s: float = START_S
+) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            message = server.stderr.read().decode() if server.stderr else ""
-            raise LinnetError(f"the demo's server ended with status {server.returncode}: {message.strip()[-400:]}")
+            said.seek(0)
+            message = said.read().decode(errors="replace").strip()
+            raise LinnetError(f"the demo's server ended with status {server.returncode}: {message[-400:]}")
         try:
             with urllib.request.urlopen(f"{base}/health", timeout=1):
                 return
