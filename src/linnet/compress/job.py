@@ -56,6 +56,14 @@ class Job:
             return -1
         return max((info.segment for info in self.linears if info.module in self.schemes), default=-1)
 
+    def is_written(self, name: str) -> bool:
+        """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
+
+        The loader has compared both.
+        """
+        spec = self.source.spec
+        return not (spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight")
+
 
 def check(
     source: str | Path,
@@ -162,9 +170,10 @@ def check_disk(job: Job, target: Path) -> None:
 
 def output_bytes(job: Job) -> int:
     """Bytes of all tensors of the result."""
-    total = job.source.checkpoint.nbytes
+    checkpoint = job.source.checkpoint
+    total = sum(checkpoint.info(name).nbytes for name in checkpoint.names() if job.is_written(name))
     for module, scheme in job.schemes.items():
-        info = job.source.checkpoint.info(f"{module}.weight")
+        info = checkpoint.info(f"{module}.weight")
         rows, columns = info.shape
         total += stored_bytes(scheme, (rows, columns)) - info.nbytes
     return total

@@ -259,7 +259,7 @@ class Walk:
                 self._add_dense(self._weights[name].ref.checkpoint_name, source, packed_tensors)
         if index == len(self._program.segments) - 1:
             for name in source.checkpoint.names():
-                if not self._is_copy_of_tied_head(name):
+                if self._job.is_written(name):
                     self._add_dense(name, source, packed_tensors)
 
     def _add_dense(self, name: str, source: ModelSource, packed_tensors: set[str]) -> None:
@@ -267,11 +267,6 @@ class Walk:
             return
         self._writer.add(name, source.checkpoint.tensor(name))
         self._written.add(name)
-
-    def _is_copy_of_tied_head(self, name: str) -> bool:
-        """A tied head that is stored a second time; the loader has compared both."""
-        spec = self._job.source.spec
-        return spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight"
 
 
 def _dense(source: ModelSource, ref: WeightRef) -> np.ndarray:

@@ -103,6 +103,8 @@ def test_heads_and_embeddings(tiny_model, tmp_path, text, scheme, tied):
     recipe = make_recipe(scheme, calibration_rows=4, calibration_length=64)
     result = compress(model, tmp_path / "out", recipe, calibration_text=text)
     reloaded = load_model(result.path)
+    assert result.output_bytes == reloaded.checkpoint.nbytes
+    assert f"| bytes | {reloaded.checkpoint.nbytes:,}" in (result.path / "README.md").read_text()
     head = "head" in scheme
     assert ("model.embed_tokens" in result.layers) == head
     assert ("lm_head" in result.layers) == (head and not tied)
