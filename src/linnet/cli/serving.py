@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
+from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes, parse_bytes, parse_count
 from linnet.errors import ConfigError
 
@@ -183,9 +184,16 @@ def serve(
         limits=RequestLimits(body_bytes=max_body_size, deadline_s=request_timeout),
         queue_prompt_tokens=max_waiting_tokens,
         queue_body_bytes=max_waiting_bytes,
+        connections=room_for_connections(ServeConfig.connections),
         metrics_prefix=metrics_compat or "linnet",
         log_json=log_format == "json",
     )
+    if config.connections < ServeConfig.connections:
+        logging.getLogger(__name__).warning(
+            "at most %d connections instead of %d: this process may open no more files (ulimit -Hn)",
+            config.connections,
+            ServeConfig.connections,
+        )
     listener = bind(config)
     with LLM(
         directory,
