@@ -4,7 +4,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from linnet.compress.walk import Walk
 from linnet.compress.work import segment_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter
-from linnet.formats.durable import os_errors, write_durable
+from linnet.formats.durable import DirectoryLock, os_errors, write_durable
 from linnet.formats.manifest import read_manifest
 from linnet.formats.writer import PARTIAL_SUFFIX
 
@@ -73,11 +73,10 @@ def compress(
     job = check(source, recipe, calibration_text, memory_ceiling_bytes)
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
-    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    identity = _identity(parts)
     finished = None if restart else _already_published(target, identity)
     if finished is not None:
-        with suppress(CheckpointError):
-            CheckpointWriter(target, overwrite=True).abandon()
+        _clean_after(target, identity)
         return _result(job, target, finished, resumed=True)
     check_disk(job, target)
     if not restart:
@@ -166,6 +165,30 @@ def _already_published(target: Path, identity: str) -> dict[str, Any] | None:
     if manifest is None or manifest.get("record", {}).get("identity") != identity:
         return None
     return manifest
+
+
+def _clean_after(target: Path, identity: str) -> None:
+    """Delete what the run that published left beside the target; an unfinished run of another recipe stays."""
+    if not _partial(target).exists():
+        return
+    try:
+        lock = DirectoryLock(_partial(target), target)
+    except CheckpointError:
+        return  # another process is writing it
+    lock.release(remove=_identity_beside(target) == identity)
+
+
+def _identity_beside(target: Path) -> str | None:
+    """Of the unfinished run beside the target; None if there is none, or it was killed before it was written."""
+    try:
+        parts = json.loads((_partial(target) / "scratch" / _JOB_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return _identity(parts)
+
+
+def _identity(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _check_resume(target: Path, parts: Mapping[str, str]) -> None:

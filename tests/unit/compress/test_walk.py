@@ -19,7 +19,7 @@ from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, comp
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.formats import Checkpoint
+from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.models.load import load_model
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
@@ -236,6 +236,31 @@ def test_existing_targets_are_safe(tiny_model, tmp_path):
         compress(target, tmp_path / "twice", make_recipe("W4A16-g16", "rtn"))
     compress(tiny_model, target, make_recipe("W4A16-g16", "rtn"), overwrite=True)
     assert hashes(target) != {name: entry["sha256"] for name, entry in first.manifest["tensors"].items()}
+
+
+def test_a_published_run_leaves_the_unfinished_run_of_another_recipe_alone(tiny_model, tmp_path, text):
+    target, partial, recipe = tmp_path / "out", tmp_path / ".out.linnet-partial", make_recipe("W8A16", "rtn")
+    compress(tiny_model, target, recipe)
+    token = CancelToken()
+    with pytest.raises(Interrupted):
+        stop = StopAt(token, 20)
+        compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop, overwrite=True)
+    assert compress(tiny_model, target, recipe).resumed
+    assert (partial / "journal.jsonl").exists()
+    assert compress(tiny_model, target, RECIPE, calibration_text=text, overwrite=True).resumed
+    assert not partial.exists()
+
+
+def test_a_published_run_cleans_up_after_itself(tiny_model, tmp_path, monkeypatch):
+    """Killed between the rename and the end: the next run finds its own remains and deletes them."""
+    target, partial, recipe = tmp_path / "out", tmp_path / ".out.linnet-partial", make_recipe("W8A16", "rtn")
+    release = CheckpointWriter._release
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "_release", lambda self, remove: release(self, remove=False))
+        compress(tiny_model, target, recipe)
+    assert partial.exists()
+    assert compress(tiny_model, target, recipe).resumed
+    assert not partial.exists()
 
 
 def test_not_a_number_in_the_model_is_named(tiny_model, tmp_path, text):
