@@ -122,6 +122,14 @@ def test_what_cannot_be_served_is_one_sentence(directory: Path, tmp_path: Path) 
     assert "in use" in text
 
 
+def test_a_model_that_does_not_load_leaves_no_socket_file(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    status, text = refusal(str(directory), "--uds", str(path), "--max-model-len", "1M")
+    assert status == 2
+    assert "Traceback" not in text
+    assert not path.exists()
+
+
 def test_serving_on_a_cpu_never_imports_torch(directory: Path) -> None:
     code = "import sys, linnet.serve; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

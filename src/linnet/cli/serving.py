@@ -164,7 +164,7 @@ def serve(
     """
     from linnet.api import LLM
     from linnet.formats import resolve_model
-    from linnet.serve import RequestLimits, ServeConfig, address_of, bind, run
+    from linnet.serve import RequestLimits, ServeConfig, address_of, bind, release, run
 
     if log_format not in ("text", "json"):
         raise ConfigError(f"--log-format is {log_format!r}; accepted are text and json")
@@ -195,20 +195,25 @@ def serve(
             ServeConfig.connections,
         )
     listener = bind(config)
-    with LLM(
-        directory,
-        policy=policy,  # type: ignore[arg-type]  # checked by LLM
-        backend=backend,
-        threads=threads,
-        isa=isa,
-        max_model_len=max_model_len,
-        kv_bytes=kv_cache_memory,
-        token_budget=max_num_batched_tokens,
-        max_sequences=max_num_seqs,
-        prefix_cache=enable_prefix_caching,
-        scheduling=scheduling_policy,
-        max_waiting_requests=max_waiting,
-    ) as llm:
+    try:
+        llm = LLM(
+            directory,
+            policy=policy,  # type: ignore[arg-type]  # checked by LLM
+            backend=backend,
+            threads=threads,
+            isa=isa,
+            max_model_len=max_model_len,
+            kv_bytes=kv_cache_memory,
+            token_budget=max_num_batched_tokens,
+            max_sequences=max_num_seqs,
+            prefix_cache=enable_prefix_caching,
+            scheduling=scheduling_policy,
+            max_waiting_requests=max_waiting,
+        )
+    except BaseException:
+        release(listener, config)
+        raise
+    with llm:
         status = run(llm, listener, config, _say, lambda _: _say(_start_line(llm, config, address_of(listener))))
         if llm.engine.stepping:  # a step that does not end: closing would unmap the model under it
             os._exit(status)

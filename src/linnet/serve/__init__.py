@@ -3,6 +3,6 @@
 
 from linnet.serve.app import Server, build_server
 from linnet.serve.config import RequestLimits, ServeConfig
-from linnet.serve.run import address_of, bind, run
+from linnet.serve.run import address_of, bind, release, run
 
-__all__ = ["RequestLimits", "ServeConfig", "Server", "address_of", "bind", "build_server", "run"]
+__all__ = ["RequestLimits", "ServeConfig", "Server", "address_of", "bind", "build_server", "release", "run"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a server in this process until it is told to end: socket, engine thread, uvicorn, signals.
 
-Order: the socket is bound before the model is loaded (a taken port costs nothing), the engine starts before the first
-connection is accepted, and ends after the last answer is out.
+Order: the socket listens before the model is loaded (a taken port costs nothing; who connects early waits), the engine
+starts before the first connection is accepted, and ends after the last answer is out.
 """
 
 import asyncio
@@ -29,7 +29,11 @@ BACKLOG = 1024
 
 
 def bind(config: ServeConfig) -> socket.socket:
-    """The listening socket. Raises ConfigError for an address that is taken, unknown, or public without a key."""
+    """The listening socket; ``run`` or ``release`` ends it.
+
+    Raises ConfigError for an address that is taken, unknown, or public without a key. It listens at once: until one of
+    them listens, two servers may be bound to one port.
+    """
     if config.uds is not None:
         return _bind_unix(config.uds)
     check_bind(config.host, config.keys)
@@ -38,8 +42,13 @@ def bind(config: ServeConfig) -> socket.socket:
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
         raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
@@ -60,10 +69,19 @@ def _bind_unix(path: str) -> socket.socket:
             listener.bind(path)
         finally:
             os.umask(before)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen on the UNIX socket: {error.strerror or error}") from None
     return listener
+
+
+def release(listener: socket.socket, config: ServeConfig) -> None:
+    """End a listening socket that no server came to use, and remove its file if it has one."""
+    listener.close()
+    if config.uds is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(config.uds)
 
 
 def address_of(listener: socket.socket) -> str:
@@ -122,9 +140,7 @@ async def _run(
                     await asyncio.to_thread(server.bridge.stop)
                 except TimeoutError:  # a step that never ends; nothing can be saved
                     lifecycle.exit_status = 1
-            if listener.family == socket.AF_UNIX and config.uds is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(config.uds)
+            release(listener, config)
     return lifecycle.exit_status
 
 
