@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ from linnet.formats.writer import PARTIAL_SUFFIX
 
 RECORD_VERSION = 1
 _JOB_FILE = "job.json"
-_CARRIED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*")
-_NOT_CARRIED = ("config.json", "linnet_manifest.json", "model.safetensors.index.json")
+_CARRIED = (
+    "tokenizer*.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt",
+    "merges*.txt", "*.model", "*.tiktoken", "tekken.json", "chat_template*", "*.jinja", "generation_config.json",
+    "license*", "licence*", "copying*", "notice*", "use_policy*",
+)  # fmt: skip
+"""In lower case. What else lies in a source directory (training state, indices of other formats, reports about the
+uncompressed model) would say something untrue of the result."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,12 @@ def _forget(target: Path, overwrite: bool) -> None:
 
 def carried_files(directory: Path) -> list[Path]:
     """Tokenizer, templates, generation settings, licences: everything small that belongs to the model."""
-    found = {path for pattern in _CARRIED for path in directory.glob(pattern) if path.is_file()}
     return sorted(
-        path for path in found if path.name not in _NOT_CARRIED and not path.name.startswith((".", "model.safetensors"))
+        path
+        for path in directory.iterdir()
+        if not path.name.startswith(".")
+        and any(fnmatchcase(path.name.lower(), pattern) for pattern in _CARRIED)
+        and path.is_file()
     )
 
 

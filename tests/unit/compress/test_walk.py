@@ -17,6 +17,7 @@ from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
 from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, make_recipe
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
+from linnet.compress.run import carried_files
 from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, CheckpointWriter
@@ -242,8 +243,8 @@ def test_a_published_run_leaves_the_unfinished_run_of_another_recipe_alone(tiny_
     target, partial, recipe = tmp_path / "out", tmp_path / ".out.linnet-partial", make_recipe("W8A16", "rtn")
     compress(tiny_model, target, recipe)
     token = CancelToken()
+    stop = StopAt(token, 20)
     with pytest.raises(Interrupted):
-        stop = StopAt(token, 20)
         compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop, overwrite=True)
     assert compress(tiny_model, target, recipe).resumed
     assert (partial / "journal.jsonl").exists()
@@ -261,6 +262,24 @@ def test_a_published_run_cleans_up_after_itself(tiny_model, tmp_path, monkeypatc
     assert partial.exists()
     assert compress(tiny_model, target, recipe).resumed
     assert not partial.exists()
+
+
+def test_only_what_belongs_to_the_model_is_carried(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    belongs = [
+        "LICENSE", "LICENSE.md", "Notice.txt", "USE_POLICY.md", "added_tokens.json", "chat_template.jinja",
+        "generation_config.json", "merges.txt", "qwen.tiktoken", "special_tokens_map.json", "spiece.model",
+        "tekken.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    ]  # fmt: skip
+    stays = [
+        "loss_certificate.json", "pytorch_model.bin.index.json", "eval_results.json", "quantize_config.json",
+        "train.txt", "requirements.txt", "tokenizer.py", "args.json", "model.safetensors.index.json.bak",
+        "trainer_state.json", "README.md", ".secret.json", ".own.model", "dataset.model.bin",
+    ]  # fmt: skip
+    for name in (*belongs, *stays):
+        if not (model / name).exists():
+            (model / name).write_text("{}")
+    assert [path.name for path in carried_files(model)] == sorted(belongs)
 
 
 def test_not_a_number_in_the_model_is_named(tiny_model, tmp_path, text):
