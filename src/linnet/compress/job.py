@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A compression that has been checked: everything that can fail before a weight is read has not failed."""
 
+import hashlib
 import os
 import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,9 @@ from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 from linnet.text.rows import CalibrationRows
+
+_DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "backends/reference")
+"""Rooms of the package whose code decides the bytes of a result."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,17 @@ def output_bytes(job: Job) -> int:
     return total
 
 
+@cache
+def sources_digest() -> str:
+    """SHA-256 of Linnet's own code that decides the result's bytes: a version names a release, not a working copy."""
+    package = Path(linnet.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(path for room in _DECIDING for path in (package / room).rglob("*.py")):
+        found.update(f"{path.relative_to(package).as_posix()} {path.stat().st_size}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def fingerprint(job: Job, source_digest: str) -> dict[str, str]:
     """Everything the output's bytes depend on, in words: what a resumed run must have in common with the first."""
     parts = {
@@ -187,6 +203,7 @@ def fingerprint(job: Job, source_digest: str) -> dict[str, str]:
         "program": program_digest(job.source.program),
         "threads": str(torch.get_num_threads()),
         "linnet": linnet.__version__,
+        "linnet sources": sources_digest(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

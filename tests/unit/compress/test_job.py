@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import linnet
 from linnet.compress import check, make_recipe
-from linnet.compress.job import check_disk, resolve_schemes
+from linnet.compress.job import check_disk, resolve_schemes, sources_digest
 from linnet.errors import CapacityError, CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
@@ -112,6 +113,26 @@ def test_unknown_families_and_compressed_sources(tiny_model, tmp_path, text):
     save_file(tensors, small / "model.safetensors")
     with pytest.raises(CheckpointError, match="the embedding has 20 rows"):
         check(small, make_recipe("W4A16-g16", calibration_rows=2), text)
+
+
+def test_code_that_decides_the_bytes_is_named_by_its_digest(tmp_path, monkeypatch):
+    package = tmp_path / "linnet"
+    for room in ("compress", "text", "cli"):
+        (package / room).mkdir(parents=True)
+        (package / room / "a.py").write_text("one = 1")
+
+    def digest() -> str:
+        sources_digest.cache_clear()
+        return sources_digest()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linnet, "__file__", str(package / "__init__.py"))
+        before = digest()
+        (package / "cli" / "a.py").write_text("one = 2")
+        assert digest() == before
+        (package / "compress" / "a.py").write_text("one = 2")
+        assert digest() != before
+    sources_digest.cache_clear()
 
 
 def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):

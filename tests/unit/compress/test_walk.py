@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from linnet.backends.reference.attention import FunctionalMemory
 from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
-from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, make_recipe
+from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, job, make_recipe
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.run import carried_files
 from linnet.compress.statistic import Hessian
@@ -194,7 +194,7 @@ def interrupted(tiny_model: Path, target: Path, text: str, after: int = 9) -> No
         compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=StopAt(token, after))
 
 
-def test_another_run_is_refused_in_words_and_restart_forgets(tiny_model, tmp_path, text):
+def test_another_run_is_refused_in_words_and_restart_forgets(tiny_model, tmp_path, text, monkeypatch):
     target = tmp_path / "out"
     interrupted(tiny_model, target, text)
     with pytest.raises(ConfigError, match=r"differs from this one: .*recipe was .* start afresh"):
@@ -206,6 +206,10 @@ def test_another_run_is_refused_in_words_and_restart_forgets(tiny_model, tmp_pat
             compress(tiny_model, target, RECIPE, calibration_text=text)
     finally:
         torch.set_num_threads(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "sources_digest", lambda: "of other code")
+        with pytest.raises(ConfigError, match="linnet sources was [0-9a-f]{40}, is of other code"):
+            compress(tiny_model, target, RECIPE, calibration_text=text)
     with pytest.raises(ConfigError, match="calibration was"):
         compress(tiny_model, target, RECIPE, calibration_text=text.replace("cat", "dog"))
     result = compress(tiny_model, target, make_recipe("W8A16", "rtn"), restart=True)
