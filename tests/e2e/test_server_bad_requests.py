@@ -11,6 +11,7 @@ import pytest
 from serving import NAME, Running, digest_model
 
 from linnet.serve import RequestLimits
+from linnet.text import ChatTemplates
 
 JSON = {"Content-Type": "application/json"}
 DEEP = b'{"model": "tiny", "prompt": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
@@ -259,3 +260,17 @@ def test_bytes_that_are_not_http_get_a_400_and_huge_headers_too(server: Running)
                 continue
             assert answer == b"" or answer.split(b" ")[1][:1] == b"4", raw[:60]
     assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_template_that_does_not_compile_is_named() -> None:
+    model = digest_model()
+    model.tokenizer.templates = ChatTemplates({"default": "fine\n{% if %}"}, where="/private/model")
+    chat = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
+    with Running(model) as running:
+        for path in ("/v1/chat/completions", "/tokenize"):
+            error = refused(running.http.post(path, json=chat), 500, "messages")
+            assert error["code"] == "chat_template_error"
+            assert "the model cannot chat: its chat template 'default', line 2, does not compile" in error["message"]
+            assert "private" not in error["message"]
+        plain = {"model": NAME, "prompt": "the", "max_tokens": 2}
+        assert running.http.post("/v1/completions", json=plain).status_code == 200

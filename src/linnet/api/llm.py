@@ -113,6 +113,8 @@ class LLM:
                 self.tokenizer.vocabulary_size,
                 loaded.source.spec.vocabulary_size,
             )
+        for defect in self.tokenizer.templates.defects():
+            logger.warning("%s: %s; conversations that need it are refused", self.name, defect.sentence)
         self.engine = Engine(loaded.executable, loaded.config, matcher_factory=matcher_factory, check=check)
         self._seed_source = seed_source
         self._check = check

@@ -117,6 +117,12 @@ def gone() -> ApiError:
     return ApiError(499, "client_closed_request", "the client closed the connection", code="client_closed_request")
 
 
+def broken_template(sentence: str) -> ApiError:
+    """500: the served checkpoint's chat template does not compile; only completions can be served."""
+    message = f"the model cannot chat: its {sentence}"
+    return ApiError(500, "internal_error", message, code="chat_template_error", param="messages")
+
+
 def internal(request_id: str) -> ApiError:
     """500: our defect; nothing but the request id goes out."""
     return ApiError(500, "internal_error", f"internal error; request id {request_id}", code="internal_error")

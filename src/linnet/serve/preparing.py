@@ -14,12 +14,12 @@ from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
 from linnet.serve.bridge import Sample
 from linnet.serve.config import RequestLimits
-from linnet.serve.errors import invalid, model_not_found
+from linnet.serve.errors import broken_template, invalid, model_not_found
 from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
 from linnet.serve.protocol.chat import Message, plain_messages
 from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
-from linnet.text import Tokenizer
+from linnet.text import ChatTemplateError, Tokenizer
 
 LEAST_CHARACTERS = 1 << 16
 
@@ -109,7 +109,7 @@ class Preparer:
         continue_final_message: bool | None,
         arguments: dict[str, Any] | None,
     ) -> str:
-        """The checkpoint's chat template over plain messages. Raises ApiError 400."""
+        """The checkpoint's chat template over plain messages. Raises ApiError 400, or 500 if it does not compile."""
         if len(messages) > self.limits.messages:
             raise invalid(f"messages has more than {self.limits.messages} entries", "messages")
         goes_on = bool(continue_final_message)
@@ -127,6 +127,8 @@ class Preparer:
             )
         except ConfigError as error:
             raise invalid(str(error), "messages", "chat_template_error") from None
+        except ChatTemplateError as error:
+            raise broken_template(error.sentence) from None
 
     def encode(self, text: str, param: str, *, add_special: bool) -> tuple[int, ...]:
         """Token ids of a text. Raises ApiError 400."""

@@ -3,11 +3,12 @@
 
 from linnet.text.decoder import IncrementalDecoder
 from linnet.text.rows import CalibrationRows, calibration_rows, encode_document, rows_digest
-from linnet.text.template import ChatTemplates
+from linnet.text.template import ChatTemplateError, ChatTemplates
 from linnet.text.tokenizer import Tokenizer
 
 __all__ = [
     "CalibrationRows",
+    "ChatTemplateError",
     "ChatTemplates",
     "IncrementalDecoder",
     "Tokenizer",

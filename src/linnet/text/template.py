@@ -21,6 +21,16 @@ _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
+class ChatTemplateError(CheckpointError):
+    """A chat template of the checkpoint does not compile; ``sentence`` says which and why, without the path."""
+
+    code = "chat_template_error"
+
+    def __init__(self, where: str, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(f"{where}: {sentence}")
+
+
 class ChatTemplates:
     """The named templates of one checkpoint; ``default`` is the usual one. Compiled on first use, then kept."""
 
@@ -64,6 +74,16 @@ class ChatTemplates:
         """The templates there are; empty for a checkpoint without any."""
         return tuple(sorted(self._sources))
 
+    def defects(self) -> tuple[ChatTemplateError, ...]:
+        """One error for every template that does not compile, so that it is known before the first conversation."""
+        found = []
+        for name in self.names:
+            try:
+                self._template(name)
+            except ChatTemplateError as error:
+                found.append(error)
+        return tuple(found)
+
     def choose(self, name: str | None = None, tools: object = None) -> str:
         """The name of the template that applies: ``tool_use`` when there are tools and it exists, else ``default``."""
         if not self._sources:
@@ -85,7 +105,8 @@ class ChatTemplates:
         name: str | None = None,
         continue_final_message: bool = False,
     ) -> str:
-        """The prompt text. Raises ConfigError for messages that are malformed, too large, or refused."""
+        """The prompt text. Raises ConfigError for messages that are malformed, too large, or refused, and
+        ChatTemplateError for a template that does not compile."""
         name = self.choose(name, tools)
         template = self._template(name)
         chat = _plain_messages(messages)
@@ -135,12 +156,11 @@ class ChatTemplates:
         try:
             return Sandbox(self._clock).from_string(self._sources[name])
         except TemplateSyntaxError as error:
-            raise CheckpointError(
-                f"{self._where}: chat template {name!r}, line {error.lineno}: {error.message}"
-            ) from None
+            place = f"chat template {name!r}, line {error.lineno}"
+            raise ChatTemplateError(self._where, f"{place}, does not compile: {error.message}") from None
         except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
             kind = type(error).__name__
-            raise CheckpointError(f"{self._where}: chat template {name!r} does not compile ({kind}: {error})") from None
+            raise ChatTemplateError(self._where, f"chat template {name!r} does not compile ({kind}: {error})") from None
 
 
 def _of_config(entry: Any, directory: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.api import LLM, Completion, ParameterError, SamplingParams
 from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError, UnsupportedError
+from linnet.text import ChatTemplateError
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 
@@ -319,3 +320,15 @@ def test_greedy_tokens_equal_transformers(llm: LLM, model: Path) -> None:
         assert completion.logprobs is not None
         for index, entry in enumerate(completion.logprobs):
             assert entry.logprob == pytest.approx(logprobs[len(prompt) + index - 1, entry.token_id].item(), abs=1e-4)
+
+
+def test_a_chat_template_that_does_not_compile_is_told_at_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = write_tiny_llama(tmp_path / "model")
+    (directory / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
+    with LLM(directory, kv_bytes=1 << 20, max_sequences=1) as broken:
+        assert "chat template 'default', line 1, does not compile" in caplog.text
+        assert broken.generate("the", GREEDY)[0].outputs[0].token_ids
+        with pytest.raises(ChatTemplateError, match="does not compile"):
+            broken.chat([{"role": "user", "content": "hi"}], GREEDY)

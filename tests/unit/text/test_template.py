@@ -53,6 +53,16 @@ def test_no_template_is_a_sentence() -> None:
         ChatTemplates({}).render(USER)
 
 
+def test_defects_are_known_before_the_first_conversation() -> None:
+    templates = ChatTemplates({"default": "fine", "rag": "a\n{% if %}", "tool_use": "{{ x | nothing }}"}, where="model")
+    defects = templates.defects()
+    assert [str(defect) for defect in defects] == [f"model: {defect.sentence}" for defect in defects]
+    assert defects[0].sentence.startswith("chat template 'rag', line 2, does not compile: ")
+    assert len(defects) == 2
+    assert templates.render(USER) == "fine"
+    assert ChatTemplates({}).defects() == ()
+
+
 @pytest.mark.parametrize("entry", [3, [1], [{"name": "default"}], [], {"default": 1}, [{"template": "x"}]])
 def test_malformed_entries_are_refused(tmp_path: Path, entry: object) -> None:
     with pytest.raises(CheckpointError, match="chat_template must be"):
