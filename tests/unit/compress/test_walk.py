@@ -208,7 +208,7 @@ def test_another_run_is_refused_in_words_and_restart_forgets(tiny_model, tmp_pat
         torch.set_num_threads(threads)
     with monkeypatch.context() as patch:
         patch.setattr(job, "sources_digest", lambda: "of other code")
-        with pytest.raises(ConfigError, match="linnet sources was [0-9a-f]{40}, is of other code"):
+        with pytest.raises(ConfigError, match=r"linnet sources was [0-9a-f]{40}, is of other code"):
             compress(tiny_model, target, RECIPE, calibration_text=text)
     with pytest.raises(ConfigError, match="calibration was"):
         compress(tiny_model, target, RECIPE, calibration_text=text.replace("cat", "dog"))
