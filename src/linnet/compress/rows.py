@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 
 from linnet.errors import CheckpointError
-from linnet.formats.durable import os_errors, sync_directory
+from linnet.formats.durable import START_AFRESH, os_errors, read_errors, sync_directory
 
 _PIECE_BYTES = 8 << 20
 
@@ -45,30 +45,32 @@ class RowStore:
         """Rows [start, stop) as a fresh, aligned tensor."""
         result = torch.empty(stop - start, self._width)
         view = memoryview(result.numpy()).cast("B")
-        with os_errors(self.path(segment)), open(self.path(segment), "rb", buffering=0) as file:
+        path = self.path(segment)
+        with read_errors(path, START_AFRESH), open(path, "rb", buffering=0) as file:
             file.seek(start * self._width * 4)
             while view:
                 count = file.readinto(view)
                 if not count:
-                    raise CheckpointError(f"{self.path(segment)} ends before row {stop}; start without resuming")
+                    raise CheckpointError(f"{path} ends before row {stop}; {START_AFRESH}")
                 view = view[count:]
         return result
 
     def verify(self, segment: int, digest: str) -> None:
         """CheckpointError unless the file still has this SHA-256."""
         path, found = self.path(segment), hashlib.sha256()
-        with os_errors(path), open(path, "rb", buffering=0) as file:
+        with read_errors(path, START_AFRESH), open(path, "rb", buffering=0) as file:
             while piece := file.read(_PIECE_BYTES):
                 found.update(piece)
         if found.hexdigest() != digest:
-            raise CheckpointError(f"{path} is damaged; start without resuming")
+            raise CheckpointError(f"{path} is damaged; {START_AFRESH}")
 
     def keep_only(self, segment: int | None) -> None:
         """Delete every row file but the one ``segment`` reads."""
         kept = None if segment is None else self.path(segment)
         for path in self._directory.glob("rows-*"):
             if path != kept:
-                path.unlink()
+                with os_errors(path):
+                    path.unlink()
 
 
 class RowWriter:

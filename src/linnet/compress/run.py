@@ -18,8 +18,9 @@ from linnet.compress.walk import Walk
 from linnet.compress.work import segment_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter
-from linnet.formats.durable import DirectoryLock, os_errors, write_durable
+from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
 from linnet.formats.manifest import read_manifest
+from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.writer import PARTIAL_SUFFIX
 
 RECORD_VERSION = 1
@@ -79,7 +80,7 @@ def compress(
     job = check(source, recipe, calibration_text, memory_ceiling_bytes)
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
-    identity = _identity(parts)
+    identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     finished = None if restart else _already_published(target, identity)
     if finished is not None:
         _clean_after(target, identity)
@@ -184,20 +185,12 @@ def _clean_after(target: Path, identity: str) -> None:
         lock = DirectoryLock(_partial(target), target)
     except CheckpointError:
         return  # another process is writing it
-    lock.release(remove=_identity_beside(target) == identity)
-
-
-def _identity_beside(target: Path) -> str | None:
-    """Of the unfinished run beside the target; None if there is none, or it was killed before it was written."""
     try:
-        parts = json.loads((_partial(target) / "scratch" / _JOB_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return _identity(parts)
-
-
-def _identity(parts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        journal, _ = read_journal(_partial(target) / JOURNAL_FILE)
+        own = not journal or journal[0].get("identity") == identity  # without a journal there is nothing to resume
+    except CheckpointError:
+        own = False
+    lock.release(remove=own)
 
 
 def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
@@ -206,6 +199,8 @@ def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
         earlier = json.loads((_partial(target) / "scratch" / _JOB_FILE).read_bytes())
     except (OSError, ValueError):
         return  # nothing there, or killed before it was written: the writer's own identity decides
+    if not isinstance(earlier, dict):
+        raise CheckpointError(f"{_partial(target) / 'scratch' / _JOB_FILE} is damaged; {START_AFRESH}")
     differences = [
         f"{name} was {str(earlier.get(name))[:40]}, is {str(parts.get(name))[:40]}"
         for name in sorted(earlier.keys() | parts.keys())
@@ -214,5 +209,5 @@ def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
     if differences:
         raise ConfigError(
             f"an unfinished compression into {target} differs from this one: {'; '.join(differences)}. "
-            "Repeat the first command to resume it, or start afresh without resuming"
+            f"Repeat the first command to resume it, or {START_AFRESH}"
         )

@@ -24,6 +24,7 @@ from linnet.compress.statistic import Statistic
 from linnet.compress.work import fit_work, run_work, segment_work, tap_work
 from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats.durable import START_AFRESH
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
 from linnet.program.program import Segment, WeightRef
@@ -70,7 +71,7 @@ class Walk:
     def _resume(self, done: int) -> None:
         note = self._writer.notes[-1]
         if note["segment"] != self._program.segments[done - 1].name:
-            raise CheckpointError(f"the resume point is of segment {note['segment']}, not of the walk; start afresh")
+            raise CheckpointError(f"the resume point is of segment {note['segment']}, not of the walk; {START_AFRESH}")
         if note["rows_sha256"] is not None:
             self._store.verify(done, note["rows_sha256"])
         self._store.keep_only(done if note["rows_sha256"] is not None else None)

@@ -16,6 +16,9 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _COPY_BYTES = 8 << 20
 
+START_AFRESH = "start afresh with --restart (restart=True)"
+"""What to do when the files of an interrupted run cannot be trusted."""
+
 
 @contextlib.contextmanager
 def os_errors(path: Path) -> Iterator[None]:
@@ -25,6 +28,16 @@ def os_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else path
         raise CheckpointError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def read_errors(path: Path, remedy: str) -> Iterator[None]:
+    """OSError while reading (missing, permission, I/O) -> CheckpointError in one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else path
+        raise CheckpointError(f"{where}: cannot be read: {error.strerror or error}; {remedy}") from None
 
 
 def sync_directory(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.formats.dtypes import NAME_TO_SAFETENSORS
-from linnet.formats.durable import copy_range, write_durable
+from linnet.formats.durable import START_AFRESH, copy_range, read_errors, write_durable
 from linnet.formats.header import TensorInfo
 from linnet.formats.shards import INDEX_FILE, SINGLE_FILE
 from linnet.formats.spool import Finished, Spool
@@ -87,7 +87,9 @@ def _write_file(path: Path, header: bytes, sources: list[TensorInfo], spool: Spo
             header = header[os.write(target, header) :]
         for info in sources:
             if info.file not in pieces:
-                pieces[info.file] = os.open(spool.piece_path(info.file), os.O_RDONLY | os.O_CLOEXEC)
+                piece = spool.piece_path(info.file)
+                with read_errors(piece, START_AFRESH):
+                    pieces[info.file] = os.open(piece, os.O_RDONLY | os.O_CLOEXEC)
             copy_range(pieces[info.file], target, info.offset, info.nbytes)
         os.fsync(target)
     finally:

@@ -2,7 +2,8 @@
 """Tensors on their way to a checkpoint: raw pieces on disk and an append-only journal of what is finished.
 
 Order of side effects of a commit: the piece's bytes, fsync of the piece, fsync of its name, one journal line, fsync
-of the journal. A piece without a journal line, or half a line, is as if it had never been.
+of the journal. A piece without a journal line, or half a line, is as if it had never been. A line is
+``{"line": ..., "sha256": of the line's JSON}``: any other damage is noticed.
 """
 
 import hashlib
@@ -19,12 +20,13 @@ import numpy.typing as npt
 
 from linnet.errors import CheckpointError, ConfigError
 from linnet.formats.dtypes import NUMPY_TO_NAME
-from linnet.formats.durable import sync_directory
+from linnet.formats.durable import START_AFRESH, read_errors, sync_directory
 from linnet.formats.hashing import sha256
 from linnet.formats.header import MAX_NAME_CHARACTERS, METADATA_KEY, TensorInfo
 from linnet.formats.mapped_file import map_bytes
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+JOURNAL_FILE = "journal.jsonl"
 _WRITE_BYTES = 8 << 20
 
 
@@ -36,6 +38,30 @@ class Finished:
     sha256: str
 
 
+def read_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a journal and how many bytes they take; none if there is no journal.
+
+    CheckpointError, with what to do, if it cannot be read or a whole line is not what was written.
+    """
+    with read_errors(path, START_AFRESH):
+        text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    lines = []
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            if entry["sha256"] != sha256(_json_bytes(entry["line"])):
+                raise ValueError
+            lines.append(entry["line"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise CheckpointError(f"{path}: line {number} is damaged; {START_AFRESH}") from None
+    return lines, len(whole)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 class Spool:
     """Owns ``journal.jsonl`` and ``pieces/`` in a directory that only this process writes.
 
@@ -44,7 +70,7 @@ class Spool:
 
     def __init__(self, directory: Path, identity: str, resume: bool) -> None:
         self._directory = directory
-        self._journal = directory / "journal.jsonl"
+        self._journal = directory / JOURNAL_FILE
         self._pieces = directory / "pieces"
         self.finished: dict[str, Finished] = {}
         self.notes: list[dict[str, Any]] = []
@@ -128,28 +154,24 @@ class Spool:
 
     def _append(self, line: dict[str, Any], mode: str) -> None:
         with open(self._journal, mode) as file:
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            text = _json_bytes(line)
+            file.write(b'{"line":' + text + b',"sha256":"' + sha256(text).encode() + b'"}\n')
             file.flush()
             os.fsync(file.fileno())
 
     def _load(self, identity: str) -> bool:
         """Read the journal back; False if there is none. Cuts a half-written last line off."""
-        try:
-            text = self._journal.read_bytes()
-        except FileNotFoundError:
-            return False
-        whole = text[: text.rfind(b"\n") + 1]
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines, length = read_journal(self._journal)
         if not lines:
             return False
         if lines[0].get("journal_version") != JOURNAL_VERSION or lines[0].get("identity") != identity:
             raise ConfigError(
                 f"{self._directory} holds the unfinished output of another run (other model, recipe, settings or "
-                "versions); repeat that run, or start afresh without resuming"
+                f"versions); repeat that run, or {START_AFRESH}"
             )
-        if len(whole) != len(text):
+        if self._journal.stat().st_size != length:
             with open(self._journal, "r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(length)
                 os.fsync(file.fileno())
         for line in lines[1:]:
             for name, dtype, shape, offset, nbytes, digest in line["tensors"]:
@@ -161,18 +183,20 @@ class Spool:
     def _check_pieces(self) -> None:
         """Every finished tensor is still what the journal says; pieces nobody finished are deleted."""
         known = {item.info.file for item in self.finished.values()}
-        for path in self._pieces.iterdir():
+        with read_errors(self._pieces, START_AFRESH):
+            present = list(self._pieces.iterdir())
+        for path in present:
             if path.name not in known:
                 path.unlink()
         by_piece: dict[str, list[tuple[str, Finished]]] = {}
         for name, item in self.finished.items():
             by_piece.setdefault(item.info.file, []).append((name, item))
         for piece, members in by_piece.items():
-            with map_bytes(self._pieces / piece) as data:
+            with read_errors(self._pieces / piece, START_AFRESH), map_bytes(self._pieces / piece) as data:
                 for name, item in members:
                     with data[item.info.offset : item.info.offset + item.info.nbytes] as part:
                         whole = len(part) == item.info.nbytes and sha256(part) == item.sha256
                     if not whole:
                         raise CheckpointError(
-                            f"{self._pieces / piece}: the spooled tensor {name!r} is damaged; start without resuming"
+                            f"{self._pieces / piece}: the spooled tensor {name!r} is damaged; {START_AFRESH}"
                         )

@@ -17,6 +17,7 @@ from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
 from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, job, make_recipe
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
+from linnet.compress.rows import RowStore
 from linnet.compress.run import carried_files
 from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
@@ -224,8 +225,24 @@ def test_damaged_resume_rows_are_noticed(tiny_model, tmp_path, text):
     data = bytearray(rows.read_bytes())
     data[100] ^= 1
     rows.write_bytes(data)
-    with pytest.raises(CheckpointError, match="is damaged; start without resuming"):
+    with pytest.raises(CheckpointError, match=r"is damaged; start afresh with --restart .*\)$"):
         compress(tiny_model, target, RECIPE, calibration_text=text)
+    rows.unlink()
+    with pytest.raises(CheckpointError, match=r"\.f32: cannot be read: No such file .*; start afresh with --restart"):
+        compress(tiny_model, target, RECIPE, calibration_text=text)
+    assert compress(tiny_model, target, RECIPE, calibration_text=text, restart=True).path == target
+
+
+def test_rows_that_cannot_be_read_say_so(tmp_path):
+    store = RowStore(tmp_path, 4)
+    with store.write(1) as writer:
+        writer.append(torch.ones(3, 4))
+    with pytest.raises(CheckpointError, match=r"ends before row 4; start afresh with --restart"):
+        store.read(1, 0, 4)
+    for call in (lambda: store.read(2, 0, 1), lambda: store.verify(2, "")):
+        with pytest.raises(CheckpointError, match=r"rows-002.f32: cannot be read: .*; start afresh") as caught:
+            call()
+        assert caught.value.__cause__ is None  # else compress would add that the same command resumes
 
 
 def test_existing_targets_are_safe(tiny_model, tmp_path):

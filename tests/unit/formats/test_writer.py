@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,52 @@ def test_half_written_journal_lines_and_pieces_do_not_count(tmp_path: Path) -> N
     (partial / "pieces" / "00007.bin").write_bytes(b"what is this")
     write_resumed(tmp_path / "m")
     assert hashes(tmp_path / "m") == reference
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: b"\x00" * len(text),
+        lambda text: text[: len(text) // 2],
+        lambda text: b"[]",
+        lambda text: b"{}",
+        lambda text: text.replace(b'"x', b'"y', 1) if b'"x' in text else text.replace(b"one", b"two"),
+        lambda text: b"[" * 100_000,
+    ],
+    ids=["zeros", "half", "list", "empty", "changed", "deep"],
+)
+def test_a_damaged_journal_line_is_one_sentence(line: int, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path / "m", resume=True, identity="one")
+    for name in ("x0", "x1"):
+        writer.add(name, np.arange(16, dtype=np.float32))
+        writer.commit({"note": name})
+    writer.close()
+    journal = tmp_path / ".m.linnet-partial" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    lines[line] = damage(lines[line])
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(CheckpointError, match=rf"line {line + 1} is damaged; start afresh with --restart"):
+        CheckpointWriter(tmp_path / "m", resume=True, identity="one")
+    CheckpointWriter(tmp_path / "m").abandon()
+    assert leftovers(tmp_path) == []
+
+
+def test_spooled_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with CheckpointWriter(tmp_path / "m", resume=True) as writer:
+        writer.add("x", np.arange(16, dtype=np.float32))
+        writer.commit()
+    partial = tmp_path / ".m.linnet-partial"
+    (partial / "pieces" / "00000.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"00000.bin: cannot be read: No such file .*; start afresh"):
+        CheckpointWriter(tmp_path / "m", resume=True)
+    (partial / "pieces").rmdir()
+    with pytest.raises(CheckpointError, match=r"pieces: cannot be read: No such file .*; start afresh"):
+        CheckpointWriter(tmp_path / "m", resume=True)
+    (partial / "journal.jsonl").unlink()
+    (partial / "journal.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"journal.jsonl: cannot be read: Is a directory; start afresh"):
+        CheckpointWriter(tmp_path / "m", resume=True)
 
 
 def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
