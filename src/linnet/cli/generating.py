@@ -71,7 +71,7 @@ def generate(
             rendered = llm.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True
             )
-            prompt_ids = llm.tokenizer.encode(rendered, add_special_tokens=False)
+            prompt_ids = llm.tokenizer.encode_chat(rendered)
         else:
             prompt_ids = llm.tokenizer.encode(text)
             print(text, end="", flush=True)

@@ -40,16 +40,11 @@ def answer(llm: LLM, questions: QuestionSet, progress: Progress) -> Answers:
     return Answers(correct, generated)
 
 
-def _prompt_text(llm: LLM, question: Question) -> str:
-    if question.prompt is not None:
-        return question.prompt
-    return llm.tokenizer.apply_chat_template(chat_turns(question), add_generation_prompt=True)
-
-
 def _prompt_ids(llm: LLM, question: Question, continuation: str = "") -> list[int]:
-    # A chat template writes its own special tokens; a second beginning-of-sequence token would shift everything.
-    plain = question.prompt is not None
-    return llm.tokenizer.encode(_prompt_text(llm, question) + continuation, add_special_tokens=plain)
+    if question.prompt is not None:
+        return llm.tokenizer.encode(question.prompt + continuation)
+    rendered = llm.tokenizer.apply_chat_template(chat_turns(question), add_generation_prompt=True)
+    return llm.tokenizer.encode_chat(rendered + continuation)
 
 
 def _choose(llm: LLM, questions: Sequence[Question], progress: Progress) -> list[int]:
