@@ -4,27 +4,25 @@
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import linnet
+from linnet.errors import LinnetError
 
 PACKAGES = ("numpy", "tokenizers", "huggingface-hub", "torch", "transformers", "compressed-tensors")
 
 
 def machine() -> dict[str, object]:
     """Versions, processor, kernel tier, cores and memory. Needs no torch and opens no device."""
-    from linnet.backends.cpu import _native
+    from linnet.api.describe import processor
 
     facts: dict[str, object] = {
         "linnet": linnet.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel_tiers": list(_native.available_isas()),
-        "kernel_build": _native.build_id,
-        "kernel_threads": _native.default_threads(),
+        **_kernels(),
     }
     for name in PACKAGES:
         try:
@@ -34,10 +32,16 @@ def machine() -> dict[str, object]:
     return facts
 
 
-def _processor() -> str:
+def _kernels() -> dict[str, object]:
+    """What the native extension says of itself; without a working one, why there is none."""
+    from linnet.backends.select import native_kernels
+
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        native = native_kernels()
+    except (ImportError, LinnetError) as error:
+        return {"kernel_tiers": [], "kernel_build": f"none: {error}", "kernel_threads": 0}
+    return {
+        "kernel_tiers": list(native.available_isas()),
+        "kernel_build": native.build_id,
+        "kernel_threads": native.default_threads(),
+    }
