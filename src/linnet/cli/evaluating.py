@@ -9,7 +9,6 @@ from linnet.cli import options
 from linnet.cli.certifying import store_certificate
 from linnet.cli.numbers import parse_count
 from linnet.cli.terminal import notices, output, stages
-from linnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from linnet.evals import EvaluationText, QuestionSet, Report
@@ -92,17 +91,6 @@ def evaluate(
         notices().print(f"[dim]{store_certificate(result, path)}[/]")
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file, unpacked if its name ends in .xz. ConfigError if it cannot be read."""
-    import lzma
-
-    try:
-        data = path.read_bytes()
-        return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise ConfigError(f"text {path} cannot be read: {error}") from error
-
-
 def heldout_text() -> "EvaluationText":
     """The bundled world's held-out documents."""
     from linnet import demo, evals
@@ -113,8 +101,9 @@ def heldout_text() -> "EvaluationText":
 
 def _text(path: Path | None) -> "EvaluationText":
     from linnet import evals
+    from linnet.text.files import read_corpus
 
-    return heldout_text() if path is None else evals.EvaluationText(path.name, (read_text(path),))
+    return heldout_text() if path is None else evals.EvaluationText(path.name, (read_corpus(path),))
 
 
 def _questions(choice: str | None, model: Path, per_ability: int | None) -> "QuestionSet | None":

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration rows of a recipe: the text, the tokenizer of the checkpoint, the windows."""
 
-import lzma
 from importlib.resources import files
 from pathlib import Path
 
 from linnet.compress.recipe import Recipe
 from linnet.errors import CheckpointError, ConfigError
+from linnet.text.files import read_corpus
 from linnet.text.rows import CalibrationRows, calibration_rows
 from linnet.text.tokenizer import Tokenizer
 
@@ -34,14 +34,5 @@ def read_rows(
 
 
 def _read_text(name: str | None) -> str:
-    try:
-        if name is None:
-            return files("linnet.demo").joinpath("calibration.txt").read_text(encoding="utf-8")
-        data = Path(name).read_bytes()
-        return (lzma.decompress(data) if name.endswith(".xz") else data).decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"the calibration text {name or '(bundled)'} cannot be read: {error.strerror}") from error
-    except lzma.LZMAError as error:
-        raise ConfigError(f"the calibration text {name} is not an xz file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the calibration text {name} is not UTF-8 (byte {error.start})") from error
+    bundled = Path(str(files("linnet.demo").joinpath("calibration.txt")))
+    return read_corpus(bundled if name is None else Path(name), "calibration text")

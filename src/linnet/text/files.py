@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a checkpoint's text files with a bound on their size; damage is a CheckpointError naming the file."""
+"""Reads a checkpoint's text files with a bound on their size; damage is a CheckpointError naming the file.
+
+Also texts that a user names, to calibrate or measure on; there a mistake is a ConfigError.
+"""
 
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, ConfigError
 
 TOKENIZER_BYTES = 256 << 20
 CONFIG_BYTES = 16 << 20
@@ -43,3 +47,19 @@ def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, A
 def optional_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     """As ``read_json_object``; a file that does not exist is an empty object."""
     return read_json_object(path, limit_bytes) if path.exists() else {}
+
+
+def read_corpus(path: Path, what: str = "text") -> str:
+    """A UTF-8 text that the user named, unpacked if its name ends in .xz.
+
+    Raises ConfigError, which calls it ``what``, when it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+    except lzma.LZMAError as error:
+        raise ConfigError(f"the {what} {path} is not an xz file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the {what} {path} is not UTF-8 (byte {error.start})") from error
