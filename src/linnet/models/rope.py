@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary position frequencies from a config: default, linear, llama3, yarn, longrope.
 
-Frequencies are computed in float32, step by step as the models were trained, so that far positions agree.
+Frequencies are computed in float32, step by step as the models were trained, since far positions feel their rounding.
+What a backend makes of them is its own: the reference rounds position * frequency to float32 as transformers does, the
+cpu backend keeps it in double; at position p their angles differ by up to p * 2**-24 radians.
 """
 
 import math
