@@ -4,15 +4,15 @@
 ``quant_method: "linnet"`` is the same record with words compressed-tensors lacks; see docs/FORMAT.md.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.name_pattern import check_pattern, matches_name
 from linnet.formats.scheme_record import linear_to_record, scheme_from_record
 from linnet.schemes import LinearScheme, layout_of
-from linnet.schemes.scheme_map import CLASS_TARGETS, matches
+from linnet.schemes.scheme_map import CLASS_TARGETS
 
 LINNET_VERSION = 1
 READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
@@ -41,14 +41,18 @@ class Quantization:
 
         As compressed-tensors decides it: exact names first, then regular expressions, then classes.
         """
-        if any(matches(pattern, module, "") for pattern in self.ignore):
+        if any(_matches(pattern, module) for pattern in self.ignore):
             return None
         candidates = [(target, group.scheme) for group in self.groups for target in group.targets]
         for rank in (_is_exact, _is_pattern, _is_class):
             for target, scheme in candidates:
-                if rank(target) and (target in CLASS_TARGETS or matches(target, module, "")):
+                if rank(target) and (target in CLASS_TARGETS or _matches(target, module)):
                     return scheme
         return None
+
+
+def _matches(target: str, module: str) -> bool:
+    return matches_name(target[3:], module) if _is_pattern(target) else target == module
 
 
 def _is_exact(target: str) -> bool:
@@ -133,9 +137,9 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
     for pattern in value:
         if pattern.startswith("re:"):
             try:
-                re.compile(pattern[3:])
-            except re.error as error:
-                raise CheckpointError(f"{where}: {pattern!r:.80} is not a regular expression: {error}") from None
+                check_pattern(pattern[3:])
+            except CheckpointError as error:
+                raise CheckpointError(f"{where}: the pattern {pattern!r:.80} is refused: {error}") from None
     return tuple(value)
 
 
