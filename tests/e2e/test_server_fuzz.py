@@ -124,7 +124,8 @@ def test_random_bytes_in_place_of_http(server: Running) -> None:
 def test_slow_heads_and_stuck_readers_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_S", 0.3)
     monkeypatch.setattr(connection, "STUCK_S", 0.3)
-    with Running(digest_model(num_blocks=512)) as server:
+    model = digest_model(num_blocks=512)
+    with Running(model) as server:
         host, port = server.url.removeprefix("http://").split(":")
         for start in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             with socket.create_connection((host, int(port)), timeout=5) as link:
@@ -140,6 +141,7 @@ def test_slow_heads_and_stuck_readers_are_cut_off(monkeypatch: pytest.MonkeyPatc
         body = {"model": NAME, "prompt": ["the"] * 64, "max_tokens": 240, "stream": True, "logprobs": 20,
                 "ignore_eos": True}  # fmt: skip
         content = json.dumps(body).encode()
+        model.executable.delay_s = 0.01  # who is cut off must still be waiting for tokens
         with socket.socket() as link:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             link.connect((host, int(port)))

@@ -120,8 +120,8 @@ def preempt_without_recompute(patch: Patch) -> None:
 def preempt_who_has_not_progressed(patch: Patch) -> None:
     original = Scheduler._admit_next
 
-    def admit_next(self: Scheduler) -> Request | None:
-        request = original(self)
+    def admit_next(self: Scheduler, now: float) -> Request | None:
+        request = original(self, now)
         if request is not None:
             request.progressed = True
         return request
