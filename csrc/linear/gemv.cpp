@@ -3,13 +3,14 @@
 // 1 KiB, in address order for the usual sizes; a run's dot products are summed across lanes so that one vector holds
 // sixteen groups of one output, and sixteen such vectors are transposed to one vector per group over sixteen outputs,
 // where the sums continue exactly as in int8.cpp: same order, same bits.
+#include "gemv_dots.h"
 #include "int8.h"
 
 namespace linnet::LINNET_TIER {
 
 #if defined(LINNET_VNNI)
 
-static constexpr int64_t AHEAD_BYTES = 4096;
+static constexpr int64_t AHEAD_BYTES = 8192;
 static constexpr int64_t MOST_ROWS = 4;
 static constexpr int64_t RUN_GROUPS = 64;  // most groups of a run
 
@@ -57,72 +58,6 @@ static void prepare_row(const LinearWeight& weight, const Int8Input& x, int64_t 
     }
 }
 
-LINNET_INLINE __m512i add(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
-
-// Lane 4 q + i: what the four lanes of quarter q of a[i] add up to.
-LINNET_INLINE __m512i sum_quarters(const __m512i* a) {
-    const __m512i low = add(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
-    const __m512i high = add(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
-    return add(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-}
-LINNET_INLINE __m512i sum_pairs(__m512i a, __m512i b) {
-    return add(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
-}
-
-// Dot products of 16 groups of one output with M rows of x. `loads`: 64-byte pieces per group (lanes == 16); `bytes`:
-// what may be read from p. `one`: loads == 1 and all of it may be read; `limit`: pieces that exist, otherwise.
-template <int bits, int lanes, int M, bool one>
-LINNET_INLINE void dots(const uint8_t* p, int64_t bytes, const int8_t* const* x, int64_t loads, int64_t limit,
-                        __m512i flip, __m512i* out) {
-    constexpr int quads = lanes / 4;
-    constexpr int64_t x_bytes = bits == 4 ? 128 : 64;  // of x per 64 bytes of codes
-    const __m512i nibble = _mm512_set1_epi8(15);
-    __m512i parts[M][quads];
-#pragma GCC unroll 4
-    for (int quad = 0; quad < quads; ++quad) {
-        __m512i sums[M][4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-#pragma GCC unroll 4
-            for (int m = 0; m < M; ++m) sums[m][i] = _mm512_setzero_si512();
-            const int64_t begin = (quad * 4 + i) * (one ? 1 : loads);
-            const int64_t end = one ? begin + 1 : smaller(begin + loads, limit);
-            for (int64_t piece = begin; piece < end; ++piece) {
-                const __m512i codes = one ? _mm512_loadu_si512(p + piece * 64)
-                                          : load_words_first(p + piece * 64, bytes - piece * 64).v;
-                if constexpr (bits == 4) {
-                    const __m512i even = _mm512_and_si512(codes, nibble);
-                    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(codes, 4), nibble);
-#pragma GCC unroll 4
-                    for (int m = 0; m < M; ++m) {
-                        const int8_t* own = x[m] + piece * x_bytes;
-                        sums[m][i] = _mm512_dpbusd_epi32(sums[m][i], even, _mm512_loadu_si512(own));
-                        sums[m][i] = _mm512_dpbusd_epi32(sums[m][i], odd, _mm512_loadu_si512(own + 64));
-                    }
-                } else {
-                    const __m512i code = _mm512_xor_si512(codes, flip);
-#pragma GCC unroll 4
-                    for (int m = 0; m < M; ++m)
-                        sums[m][i] = _mm512_dpbusd_epi32(sums[m][i], code, _mm512_loadu_si512(x[m] + piece * x_bytes));
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) parts[m][quad] = sum_quarters(sums[m]);
-    }
-#pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) {
-        if constexpr (lanes == 16)
-            out[m] = sum_pairs(sum_pairs(parts[m][0], parts[m][1]), sum_pairs(parts[m][2], parts[m][3]));
-        else if constexpr (lanes == 8)  // quarters: groups 0 2 4 6, 1 3 5 7, 8 10 12 14, 9 11 13 15
-            out[m] = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15),
-                                              sum_pairs(parts[m][0], parts[m][1]));
-        else  // quarter q: groups q, 4 + q, 8 + q, 12 + q
-            out[m] = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-                                              parts[m][0]);
-    }
-}
-
 struct Shape {
     int64_t loads;         // 64-byte pieces per group (1 when a piece holds several groups)
     int64_t piece_groups;  // groups per piece (1 when a group has several pieces)
@@ -130,94 +65,123 @@ struct Shape {
     bool single;           // one group: its pieces are dealt out as if to sixteen, whose sums are then one
 };
 
-template <int bits, int lanes, int M>
+// What stays the same for a tile of sixteen outputs.
+template <int M>
+struct Tile {
+    const LinearWeight& weight;
+    const Int8Input& x;
+    const Prepared* rows;
+    const Shape& shape;
+    int64_t n;
+    const uint8_t* base;
+    int64_t row_bytes;
+    bool channel;
+    __m512i flip;
+};
+
+// Of the current run: the scaled dot products and the weight's scales of sixteen groups, by output.
+template <int M>
+struct Run {
+    Ints values[M][RUN_GROUPS / 16][16];
+    Ints scales[RUN_GROUPS / 16][16];
+};
+
+// R outputs from r on, sixteen groups from `group` on, `offset` bytes into the row; block b of the run.
+template <int bits, int lanes, int M, int R, bool one>
+LINNET_INLINE void multiply_groups(const Tile<M>& tile, Run<M>& out, int64_t r, int64_t group, int64_t offset, int64_t b, bool whole,
+                                   const uint8_t* later) {
+    const LinearWeight& weight = tile.weight;
+    const int64_t loads = one ? 1 : tile.shape.loads;
+    const uint8_t* p[R];
+    const int8_t* codes[M];
+#pragma GCC unroll 4
+    for (int k = 0; k < R; ++k) p[k] = tile.base + (r + k) * weight.code_row_bytes + offset;
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) codes[m] = tile.rows[m].codes + offset * (bits == 4 ? 2 : 1);
+    const int64_t bytes = tile.row_bytes - offset;
+    __m512i sums[R * M];
+    if (one && whole)
+        dots<bits, lanes, M, R, true>(p, bytes, codes, 1, 0, tile.flip, later, sums);
+    else
+        dots<bits, lanes, M, R, false>(p, bytes, codes, loads, divide_up(bytes, 64), tile.flip, later, sums);
+    if (tile.shape.single) {
+#pragma GCC unroll 8
+        for (int k = 0; k < R * M; ++k) sums[k] = _mm512_maskz_set1_epi32(1, _mm512_reduce_add_epi32(sums[k]));
+    }
+    const int64_t left = tile.x.groups - group;
+#pragma GCC unroll 4
+    for (int k = 0; k < R; ++k) {
+        const int64_t output = tile.n + r + k;
+        __m512i zero = _mm512_setzero_si512();
+        if (weight.zero_points != nullptr) {
+            const int8_t* zeros = weight.zero_points + output * weight.zero_point_row_stride;
+            const __m128i own =
+                tile.channel ? _mm_set1_epi8(zeros[0]) : _mm_maskz_loadu_epi8(first_lanes(left).m, zeros + group);
+            zero = add(_mm512_cvtepi8_epi32(own), _mm512_set1_epi32(constant_zero(weight)));
+        }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+            __m512i correction = _mm512_loadu_si512(tile.rows[m].offsets + group);
+            if (weight.zero_points != nullptr) correction = _mm512_mullo_epi32(correction, zero);
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(add(sums[k * M + m], correction)),
+                                                _mm512_loadu_ps(tile.rows[m].scales + group));
+            out.values[m][b][r + k].v = _mm512_castps_si512(scaled);
+        }
+        if (!tile.channel)
+            out.scales[b][r + k] = as_ints(load_scales_first(weight, output * weight.scale_row_stride + group, left));
+    }
+}
+
+template <int bits, int lanes, int M, bool one>
 static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepared* rows, const Shape& shape, int64_t n,
                      int64_t outputs, float* y, int64_t ldy) {
-    constexpr int64_t sixteen_pieces = lanes;  // pieces of 16 groups, times loads
-    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
-    const int64_t row_bytes = weight.storage == Storage::plain_int8 ? weight.columns : weight.code_row_bytes;
-    const int64_t sixteen_bytes = sixteen_pieces * shape.loads * 64;
+    constexpr int R = 1;  // outputs at a time: two share the loads of one row of x
+    const int64_t sixteen_bytes = lanes * (one ? 1 : shape.loads) * 64;
     const int64_t run_bytes = shape.run_groups / 16 * sixteen_bytes;
-    const __m512i flip = _mm512_set1_epi8(weight.storage == Storage::plain_int8 ? int8_t(-128) : 0);
-    const bool channel = x.groups_per_weight_group != 1 || weight.group_size >= weight.columns;
-    // About 4 KiB ahead in the order of reading.
-    const int64_t ahead = smaller(16, larger(1, AHEAD_BYTES / run_bytes));
+    const int64_t stride = weight.code_row_bytes;
+    const Tile<M> tile = {weight, x, rows, shape, n, (const uint8_t*)weight.codes + n * stride,
+                    weight.storage == Storage::plain_int8 ? weight.columns : stride,
+                    x.groups_per_weight_group != 1 || weight.group_size >= weight.columns,
+                    _mm512_set1_epi8(weight.storage == Storage::plain_int8 ? int8_t(-128) : 0)};
+    Run<M> current;  // rows past the last output stay unset; their lanes are never stored
+    // About 8 KiB ahead in the order of reading.
+    const int64_t ahead = round_up(smaller(16, larger(2, AHEAD_BYTES / run_bytes)), 2);
     __m512 totals[M];
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) totals[m] = _mm512_setzero_ps();
     alignas(64) float channel_scales[16] = {};
-    if (channel)
+    if (tile.channel)
         for (int64_t r = 0; r < outputs; ++r)
             store_first(channel_scales + r, 1, load_scales_first(weight, (n + r) * weight.scale_row_stride, 1));
+    const Floats channel_scale = load(channel_scales);
     for (int64_t group = 0; group < x.groups; group += shape.run_groups) {
         const int64_t run = smaller(shape.run_groups, x.groups - group);
         const int64_t blocks = divide_up(run, 16);
         const int64_t offset = group / 16 * sixteen_bytes;
-        const bool last = group + shape.run_groups >= x.groups;
-        Ints values[M][RUN_GROUPS / 16][16];
-        Ints scales[RUN_GROUPS / 16][16];
-        for (int64_t r = 0; r < 16; ++r) {
-            if (r >= outputs) {
-                for (int64_t b = 0; b < blocks; ++b) {
-                    scales[b][r] = splat_int(0);
-                    for (int m = 0; m < M; ++m) values[m][b][r] = splat_int(0);
-                }
-                continue;
-            }
-            const uint8_t* row = base + r * weight.code_row_bytes + offset;
+        const int64_t next_run = group + shape.run_groups >= x.groups ? 16 * stride : offset + run_bytes;
+        for (int64_t r = 0; r < outputs; r += R) {
             const int64_t next = r + ahead;
-            const uint8_t* later = next < 16 ? base + next * weight.code_row_bytes + offset
-                                             : base + (next - 16) * weight.code_row_bytes +
-                                                   (last ? 16 * weight.code_row_bytes : offset + run_bytes);
+            const uint8_t* later = tile.base + (next < 16 ? next * stride + offset : (next - 16) * stride + next_run);
             for (int64_t b = 0; b < blocks; ++b) {
-                const uint8_t* p = row + b * sixteen_bytes;
-                const int64_t first = group + 16 * b;
-                const int64_t bytes = row_bytes - offset - b * sixteen_bytes;
-                const int8_t* codes[M];
-#pragma GCC unroll 4
-                for (int m = 0; m < M; ++m) codes[m] = rows[m].codes + (offset + b * sixteen_bytes) * (bits == 4 ? 2 : 1);
-                for (int64_t line = 0; line < sixteen_bytes; line += 64)
-                    _mm_prefetch((const char*)(later + b * sixteen_bytes + line), _MM_HINT_T0);
-                __m512i sums[M];
-                if (bytes >= sixteen_bytes && shape.loads == 1)
-                    dots<bits, lanes, M, true>(p, bytes, codes, 1, 0, flip, sums);
+                const int64_t here = offset + b * sixteen_bytes;
+                const bool whole = tile.row_bytes - here >= sixteen_bytes;
+                if (r + R <= outputs)
+                    multiply_groups<bits, lanes, M, R, one>(tile, current, r, group + 16 * b, here, b, whole,
+                                                            later + b * sixteen_bytes);
                 else
-                    dots<bits, lanes, M, false>(p, bytes, codes, shape.loads, divide_up(bytes, 64), flip, sums);
-                if (shape.single) {
-#pragma GCC unroll 4
-                    for (int m = 0; m < M; ++m)
-                        sums[m] = _mm512_maskz_set1_epi32(1, _mm512_reduce_add_epi32(sums[m]));
-                }
-                __m512i zero = _mm512_set1_epi32(1);
-                if (weight.zero_points != nullptr) {
-                    const int8_t* zeros = weight.zero_points + (n + r) * weight.zero_point_row_stride;
-                    const __m128i own =
-                        channel ? _mm_set1_epi8(zeros[0])
-                                : _mm_maskz_loadu_epi8(first_lanes(x.groups - first).m, zeros + first);
-                    zero = add(_mm512_cvtepi8_epi32(own), _mm512_set1_epi32(constant_zero(weight)));
-                }
-#pragma GCC unroll 4
-                for (int m = 0; m < M; ++m) {
-                    __m512i correction = _mm512_loadu_si512(rows[m].offsets + first);
-                    if (weight.zero_points != nullptr) correction = _mm512_mullo_epi32(correction, zero);
-                    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(add(sums[m], correction)),
-                                                        _mm512_loadu_ps(rows[m].scales + first));
-                    values[m][b][r].v = _mm512_castps_si512(scaled);
-                }
-                if (!channel)
-                    scales[b][r] = as_ints(load_scales_first(weight, (n + r) * weight.scale_row_stride + first,
-                                                             x.groups - first));
+                    multiply_groups<bits, lanes, M, 1, one>(tile, current, r, group + 16 * b, here, b, whole,
+                                                            later + b * sixteen_bytes);
             }
         }
         for (int64_t b = 0; b < blocks; ++b) {
             const int64_t groups = smaller(16, run - 16 * b);
-            if (!channel) transpose(scales[b]);
+            if (!tile.channel) transpose(current.scales[b]);
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
-                transpose(values[m][b]);
+                transpose(current.values[m][b]);
                 for (int64_t g = 0; g < groups; ++g) {
-                    const __m512 scale = channel ? _mm512_load_ps(channel_scales) : as_floats(scales[b][g]).v;
-                    totals[m] = _mm512_fmadd_ps(as_floats(values[m][b][g]).v, scale, totals[m]);
+                    const Floats scale = tile.channel ? channel_scale : as_floats(current.scales[b][g]);
+                    totals[m] = _mm512_fmadd_ps(as_floats(current.values[m][b][g]).v, scale.v, totals[m]);
                 }
             }
         }
@@ -230,21 +194,26 @@ static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepa
     }
 }
 
-template <int bits, int lanes>
+template <int bits, int lanes, bool one>
 static void run(const LinearWeight& weight, const Int8Input& x, const Prepared* prepared, const Shape& shape, float* y,
                 int64_t ldy, int64_t rows, int64_t n_begin, int64_t n_end) {
     for (int64_t n = n_begin; n < n_end; n += 16) {
         const int64_t outputs = smaller(16, n_end - n);
         switch (rows) {
-            case 1: multiply<bits, lanes, 1>(weight, x, prepared, shape, n, outputs, y, ldy); break;
-            case 2: multiply<bits, lanes, 2>(weight, x, prepared, shape, n, outputs, y, ldy); break;
+            case 1: multiply<bits, lanes, 1, one>(weight, x, prepared, shape, n, outputs, y, ldy); break;
+            case 2: multiply<bits, lanes, 2, one>(weight, x, prepared, shape, n, outputs, y, ldy); break;
         }
         if constexpr (bits == 8) {
-            if (rows == 3) multiply<bits, lanes, 3>(weight, x, prepared, shape, n, outputs, y, ldy);
-            if (rows == 4) multiply<bits, lanes, 4>(weight, x, prepared, shape, n, outputs, y, ldy);
+            if (rows == 3) multiply<bits, lanes, 3, one>(weight, x, prepared, shape, n, outputs, y, ldy);
+            if (rows == 4) multiply<bits, lanes, 4, one>(weight, x, prepared, shape, n, outputs, y, ldy);
         }
     }
 }
+
+template <int bits>
+struct Width {
+    static constexpr int value = bits;
+};
 
 bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
               int64_t n_end, void* scratch) {
@@ -278,15 +247,14 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
         prepared[row] = {codes + row * bytes, scales + row * groups, offsets + row * groups};
         prepare_row(weight, x, row, bits, codes + row * bytes, scales + row * groups, offsets + row * groups);
     }
-    if (bits == 4) {
-        if (lanes == 16) run<4, 16>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-        if (lanes == 8) run<4, 8>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-        if (lanes == 4) run<4, 4>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-    } else {
-        if (lanes == 16) run<8, 16>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-        if (lanes == 8) run<8, 8>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-        if (lanes == 4) run<8, 4>(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
-    }
+    const auto choose = [&](auto width) {
+        constexpr int b = decltype(width)::value;
+        if (lanes == 4) return run<b, 4, true>;
+        if (lanes == 8) return run<b, 8, true>;
+        return shape.loads == 1 ? run<b, 16, true> : run<b, 16, false>;
+    };
+    const auto kernel = bits == 4 ? choose(Width<4>{}) : choose(Width<8>{});
+    kernel(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
     return true;
 }
 
