@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patterns of a config: the answers of ``re.match``, and never more than so many steps."""
+"""Patterns of a config: the answers of ``re.match``, and never more than a moment."""
 
 import re
 import time
@@ -89,7 +89,7 @@ def test_what_would_backtrack_for_ever_does_not(pattern: str, length: int) -> No
     try:
         assert read_quantization(config, "c").scheme_of("a" * length) is None
     except CheckpointError as error:
-        assert re.search(r"the pattern .* is refused: it takes more than \d+ steps", str(error))  # noqa: PT017
+        assert re.search(r"the pattern .* is refused: (it takes more than|its counts)", str(error))  # noqa: PT017
     assert time.thread_time() - started < 2
 
 
@@ -98,12 +98,8 @@ def test_what_would_backtrack_for_ever_does_not(pattern: str, length: int) -> No
     [
         ("a" * (MAX_PATTERN_CHARACTERS + 1), "1025 characters, at most 1024"),
         ("(", "not a regular expression"),
-        ("a{99999999999999999999}", "not a regular expression"),
-        (r"(a)\1", "a reference"),
-        ("(?P<x>a)(?P=x)", "is not supported"),
-        ("(?<=a)b", "is not supported"),
-        ("(?i)a", "is not supported"),
-        ("(" * 30 + "a" + ")" * 30, "nested deeper than 20"),
+        ("a{99999999999999999999}", "counts multiply"),
+        ("(?:a{100}){100}", "counts multiply to 10000"),
     ],
 )
 def test_what_is_not_accepted_is_said(pattern: str, reason: str) -> None:
