@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // bf16 weights times bf16 rows with vdpbf16ps: per lane, sum + x[2i+1] w[2i+1] + x[2i] w[2i] in fp32 as the instruction
 // defines it (denormals are zero). Order of every sum: a chain over the 32 pairs of BLOCK_COLUMNS columns from zero;
-// blocks are added left to right; the bias comes last. Only the top tier has the instruction; the others decode to fp32.
+// blocks are added left to right; the bias comes last. Only the top tier has the instruction; the others decode to
+// fp32.
 #include "kernels.h"
 
 namespace linnet::LINNET_TIER {
@@ -91,21 +92,29 @@ static void multiply_rows(int64_t rows, const uint8_t* panel, const uint16_t* x,
                           int64_t ldy, int64_t outputs, bool first, const float* bias, const uint8_t* ahead,
                           int64_t ahead_bytes) {
     switch (rows) {
-        case 1: return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 2: return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 3: return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 4: return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 5: return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 6: return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 7: return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
-        case 8: return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 1:
+            return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 2:
+            return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 3:
+            return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 4:
+            return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 5:
+            return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 6:
+            return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 7:
+            return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
+        case 8:
+            return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias, ahead, ahead_bytes);
     }
 }
 
 // Few rows: the transposed words are used from registers, without a panel; sums as in multiply.
 template <int M>
-static void multiply_few(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, int64_t outputs, float* y,
-                         int64_t ldy) {
+static void multiply_few(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, int64_t outputs,
+                         float* y, int64_t ldy) {
     const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
     const uint8_t* ahead = base + 16 * weight.code_row_bytes;  // the next tile, in address order
     const int64_t whole = weight.columns & ~int64_t(1);
@@ -148,10 +157,18 @@ void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
     for (int64_t n = n_begin; rows <= 4 && n < n_end; n += 16) {
         const int64_t outputs = smaller(16, n_end - n);
         switch (rows) {
-            case 1: multiply_few<1>(weight, x, ldx, n, outputs, y, ldy); break;
-            case 2: multiply_few<2>(weight, x, ldx, n, outputs, y, ldy); break;
-            case 3: multiply_few<3>(weight, x, ldx, n, outputs, y, ldy); break;
-            default: multiply_few<4>(weight, x, ldx, n, outputs, y, ldy); break;
+            case 1:
+                multiply_few<1>(weight, x, ldx, n, outputs, y, ldy);
+                break;
+            case 2:
+                multiply_few<2>(weight, x, ldx, n, outputs, y, ldy);
+                break;
+            case 3:
+                multiply_few<3>(weight, x, ldx, n, outputs, y, ldy);
+                break;
+            default:
+                multiply_few<4>(weight, x, ldx, n, outputs, y, ldy);
+                break;
         }
     }
     if (rows <= 4) return;

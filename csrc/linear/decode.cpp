@@ -47,8 +47,8 @@ LINNET_INLINE Ints unpack_window(uint64_t window) {
     const Ints halves = select(first_lanes(8), splat_int(int32_t(window)), splat_int(int32_t(window >> (8 * bits))));
     const Ints mask = splat_int((1 << bits) - 1);
 #if defined(LINNET_AVX512)
-    const __m512i shifts = _mm512_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits, 0, bits,
-                                             2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
+    const __m512i shifts = _mm512_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits, 0,
+                                             bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
     return Ints{_mm512_srlv_epi32(halves.v, shifts)} & mask;
 #elif defined(LINNET_AVX2)
     const __m256i shifts = _mm256_setr_epi32(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
@@ -88,8 +88,8 @@ LINNET_INLINE Ints load_bytes(const uint8_t* p, int64_t count) {
 #endif
 }
 
-// 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity; 0x7f and 0xff are not a number. Exponent and mantissa moved
-// into place are the value times 2^-120, denormals too.
+// 1 sign, 4 exponent (bias 7), 3 mantissa bits; no infinity; 0x7f and 0xff are not a number. Exponent and mantissa
+// moved into place are the value times 2^-120, denormals too.
 LINNET_INLINE Floats fp8_values(Ints code) {
     const Ints magnitude = code & splat_int(0x7f);
     const Ints value = as_ints(as_floats(shift_left<20>(magnitude)) * splat(0x1p120f));
@@ -115,16 +115,22 @@ LINNET_INLINE Floats unscaled(const LinearWeight& weight, const uint8_t* row, in
     const uint8_t* p = row + column * weight.bits / 8;
     const int64_t bytes = divide_up(count * weight.bits, 8);
     switch (weight.storage) {
-        case Storage::fp32: return load_first((const float*)row + column, count);
-        case Storage::bf16: return load_bf16_first((const uint16_t*)row + column, count);
-        case Storage::fp16: return load_fp16_first((const uint16_t*)row + column, count);
+        case Storage::fp32:
+            return load_first((const float*)row + column, count);
+        case Storage::bf16:
+            return load_bf16_first((const uint16_t*)row + column, count);
+        case Storage::fp16:
+            return load_fp16_first((const uint16_t*)row + column, count);
         case Storage::plain_int8: {
             const Ints flipped = exclusive_or(load_bytes(p, count), splat_int(0x80));
             return to_floats(flipped - splat_int(128));
         }
-        case Storage::fp8_e4m3: return fp8_values(load_bytes(p, count));
-        case Storage::nf4: return nf4_values(unpack_window<4>(load_window(p, bytes)));
-        case Storage::packed_int: break;
+        case Storage::fp8_e4m3:
+            return fp8_values(load_bytes(p, count));
+        case Storage::nf4:
+            return nf4_values(unpack_window<4>(load_window(p, bytes)));
+        case Storage::packed_int:
+            break;
     }
     Ints codes;
     if (weight.bits == 4)
@@ -168,7 +174,8 @@ LINNET_INLINE Floats decode_sixteen(const LinearWeight& weight, int64_t row, int
     return count == 16 ? value : select(first_lanes(count), value, splat(0.0f));
 }
 
-void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns, float* panel) {
+void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
+                  float* panel) {
     for (int64_t c = 0; c < columns; c += 16) {
         Ints rows[16];
         const int64_t group = group_of(weight, column + c);

@@ -55,17 +55,25 @@ template <int T>
 static void multiply_rows(int64_t rows, const float* panel, const float* x, int64_t ldx, int64_t columns, float* y,
                           int64_t ldy, int64_t outputs, bool first, const float* bias) {
     switch (rows) {
-        case 1: return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 2: return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 1:
+            return multiply<1, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 2:
+            return multiply<2, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
 #if !defined(LINNET_PORTABLE)
-        case 3: return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 4: return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 5: return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 6: return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 3:
+            return multiply<3, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 4:
+            return multiply<4, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 5:
+            return multiply<5, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 6:
+            return multiply<6, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
 #endif
 #if defined(LINNET_AVX512)
-        case 7: return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
-        case 8: return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 7:
+            return multiply<7, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
+        case 8:
+            return multiply<8, T>(panel, x, ldx, columns, y, ldy, outputs, first, bias);
 #endif
     }
 }

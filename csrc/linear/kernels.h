@@ -19,7 +19,8 @@ void widen_fp16(const uint16_t* x, float* y, int64_t n);
 // decode.cpp: stored codes as numbers
 // panel[c * 16 + i] = weight[n + i][column + c], zero for i >= outputs; c in [0, columns), columns a multiple of 16 may
 // run past the weight's last column (zeros).
-void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns, float* panel);
+void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
+                  float* panel);
 void decode_row(const LinearWeight& weight, int64_t row, float* y);
 
 // fp32.cpp: any storage times fp32 or bf16 rows, fp32 arithmetic

@@ -52,9 +52,9 @@ static int64_t multiply_int8(int64_t iterations) {
     LINNET_OPAQUE(codes);
     LINNET_OPAQUE(x);
     return 4 * chains(iterations, splat_int(0), [&](Ints sum) {
-        LINNET_OPAQUE(codes);  // else the products, where the tier forms them apart, leave the loop
-        return dot_bytes<true>(sum, codes, x);
-    });
+               LINNET_OPAQUE(codes);  // else the products, where the tier forms them apart, leave the loop
+               return dot_bytes<true>(sum, codes, x);
+           });
 }
 
 static int64_t multiply_bf16(int64_t iterations) {
@@ -62,9 +62,8 @@ static int64_t multiply_bf16(int64_t iterations) {
     Ints a = splat_int(0x3f803f80), b = splat_int(0);
     LINNET_OPAQUE(a);
     LINNET_OPAQUE(b);
-    return 2 * chains(iterations, splat(0.0f), [&](Floats sum) {
-        return Floats{_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)};
-    });
+    return 2 * chains(iterations, splat(0.0f),
+                      [&](Floats sum) { return Floats{_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)}; });
 #else
     return iterations * 0;
 #endif

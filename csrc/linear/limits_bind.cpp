@@ -34,13 +34,11 @@ const LimitKernels& limits_of(const std::string& isa) {
     return portable::limit_kernels();
 }
 
-double now() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Probes on all threads of a pool; numbers are for the whole pool.
 class LimitProbe {
-public:
+  public:
     LimitProbe(const std::string& isa, std::shared_ptr<ThreadPool> pool, int64_t bytes)
         : kernels_(limits_of(isa)), pool_(std::move(pool)), bytes_(bytes / PIECE * PIECE), area_(bytes_) {
         if (bytes_ < PIECE) throw std::invalid_argument("limits: the read area must be at least 1 MiB");
@@ -74,7 +72,7 @@ public:
     }
     const LimitKernels& kernels() const { return kernels_; }
 
-private:
+  private:
     static constexpr int64_t PIECE = 1 << 20;
     const LimitKernels& kernels_;
     std::shared_ptr<ThreadPool> pool_;
@@ -88,11 +86,16 @@ using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // A linear op as the executor runs it: the input is quantised or cast once, outputs are split over the pool.
 class LinearRun {
-public:
+  public:
     LinearRun(const std::string& isa, std::shared_ptr<ThreadPool> pool, const LinearWeight& weight, InputType input,
               int64_t group_size, const Matrix& x)
-        : kernels_(*kernel_table(isa).linear), pool_(std::move(pool)), weight_(weight), input_(input), rows_(int64_t(x.shape(0))) {
-        if (int64_t(x.shape(1)) != weight.columns) throw std::invalid_argument("linear: x and weight differ in columns");
+        : kernels_(*kernel_table(isa).linear),
+          pool_(std::move(pool)),
+          weight_(weight),
+          input_(input),
+          rows_(int64_t(x.shape(0))) {
+        if (int64_t(x.shape(1)) != weight.columns)
+            throw std::invalid_argument("linear: x and weight differ in columns");
         if (group_size < 1 || group_size > weight.columns) group_size = weight.columns;
         if (const char* reason = kernels_.refuse(weight, input, group_size))
             throw std::invalid_argument(std::string("linear: ") + reason);
@@ -135,13 +138,15 @@ public:
         });
     }
 
-private:
+  private:
     void part(float* y, int64_t first_row, int64_t rows, int64_t begin, int64_t end, void* scratch) const {
         const int64_t columns = weight_.columns, ldy = weight_.rows;
         if (input_ == InputType::fp32) {
-            kernels_.linear_fp32(weight_, floats_.data() + first_row * columns, columns, y, ldy, rows, begin, end, scratch);
+            kernels_.linear_fp32(weight_, floats_.data() + first_row * columns, columns, y, ldy, rows, begin, end,
+                                 scratch);
         } else if (input_ == InputType::bf16) {
-            kernels_.linear_bf16(weight_, halves_.data() + first_row * columns, columns, y, ldy, rows, begin, end, scratch);
+            kernels_.linear_bf16(weight_, halves_.data() + first_row * columns, columns, y, ldy, rows, begin, end,
+                                 scratch);
         } else {
             QuantisedRows x = quantised_;
             x.codes += first_row * x.row_bytes;
@@ -172,14 +177,18 @@ void bind_limits(nb::module_& module) {
         .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>, int64_t>(), "isa"_a, "pool"_a, "bytes"_a)
         .def("read_bandwidth", &LimitProbe::read_bandwidth, "Bytes per second over the whole area, read once.",
              nb::call_guard<nb::gil_scoped_release>())
-        .def("int8", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_int8, s); }, "seconds"_a,
-             "int8 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>())
-        .def("bf16", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_bf16, s); }, "seconds"_a,
-             "bf16 multiply-adds per second; 0 where the tier has no instruction.",
-             nb::call_guard<nb::gil_scoped_release>())
-        .def("fp32", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_fp32, s); }, "seconds"_a,
-             "fp32 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>());
-    nb::class_<LinearRun>(module, "LinearRun", "One linear op with its input prepared; the weight's arrays must outlive it.")
+        .def(
+            "int8", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_int8, s); }, "seconds"_a,
+            "int8 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "bf16", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_bf16, s); }, "seconds"_a,
+            "bf16 multiply-adds per second; 0 where the tier has no instruction.",
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "fp32", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_fp32, s); }, "seconds"_a,
+            "fp32 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>());
+    nb::class_<LinearRun>(module, "LinearRun",
+                          "One linear op with its input prepared; the weight's arrays must outlive it.")
         .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>, const LinearWeight&, InputType, int64_t,
                       const Matrix&>(),
              "isa"_a, "pool"_a, "weight"_a, "input"_a, "group_size"_a, "x"_a.noconvert())

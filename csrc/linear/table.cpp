@@ -27,10 +27,14 @@ static const char* name(const LinearWeight& weight, InputType input) {
     if (input == InputType::int8) {
         if (weight.storage == Storage::plain_int8) return "int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         switch (weight.bits) {
-            case 2: return "int2_x_int8_" LINNET_TEXT(LINNET_TIER);
-            case 3: return "int3_x_int8_" LINNET_TEXT(LINNET_TIER);
-            case 4: return "int4_x_int8_" LINNET_TEXT(LINNET_TIER);
-            default: return "packed_int8_x_int8_" LINNET_TEXT(LINNET_TIER);
+            case 2:
+                return "int2_x_int8_" LINNET_TEXT(LINNET_TIER);
+            case 3:
+                return "int3_x_int8_" LINNET_TEXT(LINNET_TIER);
+            case 4:
+                return "int4_x_int8_" LINNET_TEXT(LINNET_TIER);
+            default:
+                return "packed_int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         }
     }
     if (input == InputType::bf16)
@@ -59,23 +63,9 @@ static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
 
 const LinearKernels& linear_kernels() {
     static constexpr LinearKernels table = {
-        refuse,
-        name,
-        prepared_bytes,
-        prepare,
-        column_unit,
-        scratch_bytes,
-        linear_fp32,
-        bf16,
-        linear_int8,
-        quantised_row_bytes,
-        quantise_rows,
-        dequantise_rows,
-        decode_row,
-        cast_bf16,
-        cast_fp16,
-        widen_bf16,
-        widen_fp16,
+        refuse,    name,        prepared_bytes,      prepare,       column_unit,     scratch_bytes, linear_fp32,
+        bf16,      linear_int8, quantised_row_bytes, quantise_rows, dequantise_rows, decode_row,    cast_bf16,
+        cast_fp16, widen_bf16,  widen_fp16,
     };
     return table;
 }

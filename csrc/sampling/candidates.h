@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sets of tokens and how the best of them are found without sorting the vocabulary: a coarse cut below the greatest key,
-// a gather in token-id order, then an exact cut by bisection on float bits.
+// Sets of tokens and how the best of them are found without sorting the vocabulary: a coarse cut below the greatest
+// key, a gather in token-id order, then an exact cut by bisection on float bits.
 #pragma once
 
 #include "rows.h"
@@ -75,7 +75,8 @@ struct Wanted {
 }
 
 // A superset of what is wanted: the first of a few distances below the greatest key that reaches it.
-[[maybe_unused]] static void gather_enough(const Candidates& all, float greatest_key, const Wanted& wanted, Candidates& out) {
+[[maybe_unused]] static void gather_enough(const Candidates& all, float greatest_key, const Wanted& wanted,
+                                           Candidates& out) {
     float threshold = MINUS_INFINITY;
     for (float distance = 1.0f; distance <= 128.0f; distance *= 2.0f) {
         if (!wanted.reached(all, greatest_key - distance)) continue;

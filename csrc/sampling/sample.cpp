@@ -18,8 +18,7 @@ static int64_t scratch_bytes(const SampleRow& row) {
 // ---- mask, bias, penalties
 
 static bool adjusted(const SampleRow& row) {
-    return row.allowed != nullptr || row.bias_count > 0 ||
-           (row.repetition_penalty != 1.0f && row.history_count > 0) ||
+    return row.allowed != nullptr || row.bias_count > 0 || (row.repetition_penalty != 1.0f && row.history_count > 0) ||
            ((row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f) && row.generated_count > 0);
 }
 
@@ -146,8 +145,7 @@ static void sample(const SampleRow& row, void* scratch) {
         }
         return;
     }
-    const double normaliser =
-        double(peak.value) + natural_log(exponential_sum(row.logits, row.vocabulary, peak.value));
+    const double normaliser = double(peak.value) + natural_log(exponential_sum(row.logits, row.vocabulary, peak.value));
     if (row.top_logprobs > 0) {
         const Candidates raw = {row.vocabulary, nullptr, const_cast<float*>(row.logits), nullptr};
         Candidates best = {0, gathered.ids, gathered.keys, nullptr};

@@ -170,7 +170,8 @@ auto score(Sampler& sampler, const Logits& logits, const Vector<int32_t>& rows, 
 }  // namespace
 
 void bind_sampling(nb::module_& module) {
-    nb::class_<Sampler>(module, "Sampler", "Samples and scores rows of logits; the arguments are SamplingBatch's fields.")
+    nb::class_<Sampler>(module, "Sampler",
+                        "Samples and scores rows of logits; the arguments are SamplingBatch's fields.")
         .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>>(), "isa"_a, "pool"_a)
         .def("sample", &sample, "logits"_a.noconvert(), "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
              "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "seed"_a, "position"_a,

@@ -13,7 +13,7 @@
 namespace linnet {
 
 class Sampler {
-public:
+  public:
     // isa: a name of available_tiers(), or empty for the best. Throws std::invalid_argument.
     Sampler(const std::string& isa, std::shared_ptr<ThreadPool> pool);
     Sampler(const Sampler&) = delete;
@@ -23,7 +23,7 @@ public:
     void sample(const std::vector<SampleRow>& rows);
     void score(const std::vector<ScoreRow>& rows);
 
-private:
+  private:
     const SamplingKernels& kernels_;
     std::shared_ptr<ThreadPool> pool_;
     std::vector<Buffer> scratch_;

@@ -33,8 +33,8 @@ void score(const ScoreRow& row) {
     const float chosen = row.logits[row.target];
     const Candidates all = {n, nullptr, const_cast<float*>(row.logits), nullptr};
     const Candidates lower = {row.target, nullptr, const_cast<float*>(row.logits), nullptr};
-    *row.rank = own.index < 0 ? -1
-                              : int32_t(count_above(all, chosen) + count_from(lower, chosen) - count_above(lower, chosen));
+    *row.rank =
+        own.index < 0 ? -1 : int32_t(count_above(all, chosen) + count_from(lower, chosen) - count_above(lower, chosen));
     if (row.other == nullptr) return;
     const Greatest other = greatest_of(row.other, n);
     *row.other_greedy = other.index;
@@ -44,7 +44,8 @@ void score(const ScoreRow& row) {
     }
     const double other_sum = exponential_sum(row.other, n, other.value);
     const double other_normaliser = double(other.value) + natural_log(other_sum);
-    const double kl = weighted_difference(row.logits, row.other, n, other.value) / other_sum - (other_normaliser - normaliser);
+    const double kl =
+        weighted_difference(row.logits, row.other, n, other.value) / other_sum - (other_normaliser - normaliser);
     *row.kl = kl < 0.0 ? 0.0f : float(kl);
 }
 

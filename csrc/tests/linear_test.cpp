@@ -149,8 +149,8 @@ Activations make_rows(const LinearKernels& kernels, InputType type, int64_t rows
     return x;
 }
 
-void call(const LinearKernels& k, const LinearWeight& w, InputType type, const Activations& x, int64_t row, int64_t rows,
-          std::vector<float>& y, int64_t n_begin, int64_t n_end) {
+void call(const LinearKernels& k, const LinearWeight& w, InputType type, const Activations& x, int64_t row,
+          int64_t rows, std::vector<float>& y, int64_t n_begin, int64_t n_end) {
     const size_t bytes = size_t(k.scratch_bytes(w, type, rows));
     void* scratch = bytes == 0 ? nullptr : std::aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (type == InputType::fp32) {
@@ -170,8 +170,8 @@ void call(const LinearKernels& k, const LinearWeight& w, InputType type, const A
 void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputType type, int64_t rows, int64_t group) {
     const LinearWeight& view = w.view;
     char text[256];
-    std::snprintf(text, sizeof text, "%s %s rows %ld n %ld k %ld group %ld input group %ld", tier, k.name(view, type), rows,
-                  view.rows, view.columns, view.group_size, group);
+    std::snprintf(text, sizeof text, "%s %s rows %ld n %ld k %ld group %ld input group %ld", tier, k.name(view, type),
+                  rows, view.rows, view.columns, view.group_size, group);
     if (const char* reason = k.refuse(view, type, group)) {
         std::printf("FAIL %s: refused: %s\n", text, reason);
         ++failures;
@@ -222,14 +222,19 @@ void test_tier(const char* tier, const LinearKernels& k, int trials) {
         const int bits[] = {4, 4, 8, 2, 3};
         const int width = bits[pick(0, 4)];
         const bool zero_points = pick(0, 2) == 0;
-        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8, rows, group);
-        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, columns, zero_points), InputType::int8, rows,
-              pick(0, 1) == 0 ? 128 : columns);
-        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8, rows, columns);
-        check(tier, k, make_weight(Storage::plain_int8, 8, outputs, columns, columns, false), InputType::int8, rows, columns);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8,
+              rows, group);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, columns, zero_points), InputType::int8,
+              rows, pick(0, 1) == 0 ? 128 : columns);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, group, zero_points), InputType::int8,
+              rows, columns);
+        check(tier, k, make_weight(Storage::plain_int8, 8, outputs, columns, columns, false), InputType::int8, rows,
+              columns);
         const int64_t odd = pick(1, 50);
-        check(tier, k, make_weight(Storage::packed_int, width, outputs, odd * 3, odd, zero_points), InputType::int8, rows, odd);
-        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, odd, zero_points), InputType::fp32, rows, 0);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, odd * 3, odd, zero_points), InputType::int8,
+              rows, odd);
+        check(tier, k, make_weight(Storage::packed_int, width, outputs, columns, odd, zero_points), InputType::fp32,
+              rows, 0);
         check(tier, k, make_weight(Storage::bf16, 16, outputs, columns, columns, false), InputType::bf16, rows, 0);
         check(tier, k, make_weight(Storage::fp32, 32, outputs, columns, columns, false), InputType::fp32, rows, 0);
         check(tier, k, make_weight(Storage::packed_int, 4, outputs, columns, group, false), InputType::bf16, rows, 0);
@@ -245,7 +250,8 @@ int main() {
     const char* set = std::getenv("LINNET_FUZZ_TRIALS");
     const int trials = set != nullptr ? std::atoi(set) : 20;
     test_tier("portable", portable::linear_kernels(), trials);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) test_tier("avx2", avx2::linear_kernels(), trials);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        test_tier("avx2", avx2::linear_kernels(), trials);
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         test_tier("avx512", avx512::linear_kernels(), trials);
         if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sampler of every tier this CPU has on random rows: what is drawn is allowed and likely enough, and nothing outside
-// its arrays is touched (run under the sanitizers). tests/ops/test_sampling.py compares tokens with the specification.
+// The sampler of every tier this CPU has on random rows: what is drawn is allowed and likely enough, and nothing
+// outside its arrays is touched (run under the sanitizers). tests/ops/test_sampling.py compares tokens with the
+// specification.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -89,7 +90,8 @@ void check(const std::string& tier, int trial, const Case& c) {
         fail(tier, trial, "a token that is not allowed");
     for (size_t i = 1; i < c.top_values.size(); ++i) {
         const float before = c.logits[size_t(c.top_ids[i - 1])], here = c.logits[size_t(c.top_ids[i])];
-        if (before < here || (before == here && c.top_ids[i - 1] >= c.top_ids[i])) fail(tier, trial, "top ids unsorted");
+        if (before < here || (before == here && c.top_ids[i - 1] >= c.top_ids[i]))
+            fail(tier, trial, "top ids unsorted");
     }
 }
 
@@ -115,7 +117,8 @@ int main() {
             const Case& c = cases[0];
             sampler.score({{c.logits.data(), c.other.data(), c.row.vocabulary, int32_t(pick(0, c.row.vocabulary - 1)),
                             &logprob, &greedy, &rank, &kl, &other_greedy}});
-            if (greedy >= 0 && (rank < 0 || rank >= c.row.vocabulary || kl < 0)) fail(tier, trial, "score out of range");
+            if (greedy >= 0 && (rank < 0 || rank >= c.row.vocabulary || kl < 0))
+                fail(tier, trial, "score out of range");
         }
     }
     std::printf("sampling: %d failures\n", failures);
