@@ -139,6 +139,7 @@ static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepa
     const int64_t sixteen_bytes = lanes * (one ? 1 : shape.loads) * 64;
     const int64_t run_bytes = shape.run_groups / 16 * sixteen_bytes;
     const int64_t stride = weight.code_row_bytes;
+    const int64_t scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
     const Tile<M> tile = {weight, x, rows, shape, n, (const uint8_t*)weight.codes + n * stride,
                     weight.storage == Storage::plain_int8 ? weight.columns : stride,
                     x.groups_per_weight_group != 1 || weight.group_size >= weight.columns,
@@ -162,6 +163,14 @@ static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepa
         for (int64_t r = 0; r < outputs; r += R) {
             const int64_t next = r + ahead;
             const uint8_t* later = tile.base + (next < 16 ? next * stride + offset : (next - 16) * stride + next_run);
+            if (!tile.channel) {  // the scales of the next run: short pieces far apart where rows are long
+                const int64_t output = next_run == 16 * stride ? n + 16 + r : n + r;
+                const int64_t first = next_run == 16 * stride ? 0 : group + shape.run_groups;
+                const char* scales =
+                    (const char*)weight.scales + (output * weight.scale_row_stride + first) * scale_bytes;
+                for (int64_t line = 0; line < shape.run_groups * scale_bytes; line += 64)
+                    _mm_prefetch(scales + line, _MM_HINT_T0);
+            }
             for (int64_t b = 0; b < blocks; ++b) {
                 const int64_t here = offset + b * sixteen_bytes;
                 const bool whole = tile.row_bytes - here >= sixteen_bytes;
@@ -237,7 +246,7 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
         shape.run_groups = 16 * shape.piece_groups;
     }
     // Measured: beyond this the GEMM, whose unpacking costs nothing per row, is as fast or faster.
-    if (rows > (bits == 8 ? 4 : lanes == 16 ? 2 : 1)) return false;
+    if (rows > (bits == 8 ? 4 : 2)) return false;
     int8_t* codes = (int8_t*)scratch;
     const int64_t bytes = padded_bytes(weight.columns), groups = padded_groups(x.groups);
     float* scales = (float*)(codes + MOST_ROWS * bytes);

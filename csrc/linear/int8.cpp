@@ -200,6 +200,11 @@ LINNET_INLINE void plan_prefetch(const LinearWeight& weight, int64_t n, int64_t 
     const int64_t begin = bytes * step / steps & ~int64_t(63);
     block.ahead = (const uint8_t*)weight.codes + n * weight.code_row_bytes + begin;
     block.ahead_bytes = round_up(divide_up(bytes * (step + 1) / steps - begin, eights), 64);
+    if (weight.group_size >= weight.columns) return;
+    const int64_t scale_bytes = rows * weight.scale_row_stride * (weight.scale_type == ScaleType::fp32 ? 4 : 2);
+    const uint8_t* scales = (const uint8_t*)weight.scales + n * (scale_bytes / rows);
+    for (int64_t i = scale_bytes * step / steps & ~int64_t(63); i < scale_bytes * (step + 1) / steps; i += 64)
+        __builtin_prefetch(scales + i, 0, 2);
 }
 
 template <bool narrow>
@@ -251,20 +256,6 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                     multiply_rows<TILE_COUNT, narrow>(count, block, input, row, target, ldy, outputs, bias);
                 block.ahead_bytes = 0;
             }
-        }
-    }
-}
-
-// Sums of the codes per weight group, where the weight's groups are finer than the activations'.
-static void sum_codes(const Int8Input& x, int64_t rows, int64_t columns, int32_t* sums) {
-    for (int64_t row = 0; row < rows; ++row) {
-        const int8_t* codes = x.codes + row * x.row_bytes;
-        for (int64_t group = 0; group < x.groups; ++group) {
-            const int64_t first = group * x.group_size;
-            const int64_t end = round_up(smaller(first + x.group_size, columns), 8);
-            int32_t sum = 0;
-            for (int64_t i = first; i < end; ++i) sum += codes[i];
-            sums[row * x.groups + group] = sum;
         }
     }
 }

@@ -98,6 +98,20 @@ LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x,
     return evens_before_odds(load_ints((const int32_t*)bytes));
 }
 
+// Sums of the codes per weight group, where the weight's groups are finer than the activations'.
+[[maybe_unused]] static __attribute__((noinline)) void sum_codes(const Int8Input& x, int64_t rows, int64_t columns, int32_t* sums) {
+    for (int64_t row = 0; row < rows; ++row) {
+        const int8_t* codes = x.codes + row * x.row_bytes;
+        for (int64_t group = 0; group < x.groups; ++group) {
+            const int64_t first = group * x.group_size;
+            const int64_t end = round_up(smaller(first + x.group_size, columns), 8);
+            int32_t sum = 0;
+            for (int64_t i = first; i < end; ++i) sum += codes[i];
+            sums[row * x.groups + group] = sum;
+        }
+    }
+}
+
 // Bytes 0 and 1 of every lane to bytes 0 and 2.
 LINNET_INLINE Ints spread(Ints a) {
     const Ints low = a & splat_int(0xffff);
