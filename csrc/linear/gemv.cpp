@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Few rows times int4 or int8 weights: as fast as memory delivers. Sixteen outputs at a time, each read in runs of about
-// 1 KiB, in address order for the usual sizes; a run's dot products are summed across lanes so that one vector holds
-// sixteen groups of one output, and sixteen such vectors are transposed to one vector per group over sixteen outputs,
-// where the sums continue exactly as in int8.cpp: same order, same bits.
+// Few rows times int4 or int8 weights: as fast as memory delivers. Sixteen outputs at a time, each read in runs of
+// about 1 KiB, in address order for the usual sizes; a run's dot products are summed across lanes so that one vector
+// holds sixteen groups of one output, and sixteen such vectors are transposed to one vector per group over sixteen
+// outputs, where the sums continue exactly as in int8.cpp: same order, same bits.
 #include "gemv_dots.h"
 #include "int8.h"
 
@@ -36,8 +36,7 @@ static void prepare_row(const LinearWeight& weight, const Int8Input& x, int64_t 
     const int64_t bytes = padded_bytes(weight.columns);
     const __m512i even_first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd_first = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    const __m512i natural =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
+    const __m512i natural = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
     for (int64_t c = 0; c < bytes; c += 128) {
         const bool inside = c < x.row_bytes;  // row_bytes is a multiple of 128
         const __m512i first = inside ? _mm512_loadu_si512(in + c) : _mm512_setzero_si512();
@@ -88,8 +87,8 @@ struct Run {
 
 // R outputs from r on, sixteen groups from `group` on, `offset` bytes into the row; block b of the run.
 template <int bits, int lanes, int M, int R, bool one>
-LINNET_INLINE void multiply_groups(const Tile<M>& tile, Run<M>& out, int64_t r, int64_t group, int64_t offset, int64_t b, bool whole,
-                                   const uint8_t* later) {
+LINNET_INLINE void multiply_groups(const Tile<M>& tile, Run<M>& out, int64_t r, int64_t group, int64_t offset,
+                                   int64_t b, bool whole, const uint8_t* later) {
     const LinearWeight& weight = tile.weight;
     const int64_t loads = one ? 1 : tile.shape.loads;
     const uint8_t* p[R];
@@ -133,17 +132,22 @@ LINNET_INLINE void multiply_groups(const Tile<M>& tile, Run<M>& out, int64_t r, 
 }
 
 template <int bits, int lanes, int M, bool one>
-static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepared* rows, const Shape& shape, int64_t n,
-                     int64_t outputs, float* y, int64_t ldy) {
+static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepared* rows, const Shape& shape,
+                     int64_t n, int64_t outputs, float* y, int64_t ldy) {
     constexpr int R = 1;  // outputs at a time: two share the loads of one row of x
     const int64_t sixteen_bytes = lanes * (one ? 1 : shape.loads) * 64;
     const int64_t run_bytes = shape.run_groups / 16 * sixteen_bytes;
     const int64_t stride = weight.code_row_bytes;
     const int64_t scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
-    const Tile<M> tile = {weight, x, rows, shape, n, (const uint8_t*)weight.codes + n * stride,
-                    weight.storage == Storage::plain_int8 ? weight.columns : stride,
-                    x.groups_per_weight_group != 1 || weight.group_size >= weight.columns,
-                    _mm512_set1_epi8(weight.storage == Storage::plain_int8 ? int8_t(-128) : 0)};
+    const Tile<M> tile = {weight,
+                          x,
+                          rows,
+                          shape,
+                          n,
+                          (const uint8_t*)weight.codes + n * stride,
+                          weight.storage == Storage::plain_int8 ? weight.columns : stride,
+                          x.groups_per_weight_group != 1 || weight.group_size >= weight.columns,
+                          _mm512_set1_epi8(weight.storage == Storage::plain_int8 ? int8_t(-128) : 0)};
     Run<M> current;  // rows past the last output stay unset; their lanes are never stored
     // About 8 KiB ahead in the order of reading.
     const int64_t ahead = round_up(smaller(16, larger(2, AHEAD_BYTES / run_bytes)), 2);
@@ -209,8 +213,12 @@ static void run(const LinearWeight& weight, const Int8Input& x, const Prepared* 
     for (int64_t n = n_begin; n < n_end; n += 16) {
         const int64_t outputs = smaller(16, n_end - n);
         switch (rows) {
-            case 1: multiply<bits, lanes, 1, one>(weight, x, prepared, shape, n, outputs, y, ldy); break;
-            case 2: multiply<bits, lanes, 2, one>(weight, x, prepared, shape, n, outputs, y, ldy); break;
+            case 1:
+                multiply<bits, lanes, 1, one>(weight, x, prepared, shape, n, outputs, y, ldy);
+                break;
+            case 2:
+                multiply<bits, lanes, 2, one>(weight, x, prepared, shape, n, outputs, y, ldy);
+                break;
         }
         if constexpr (bits == 8) {
             if (rows == 3) multiply<bits, lanes, 3, one>(weight, x, prepared, shape, n, outputs, y, ldy);
@@ -270,7 +278,9 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
 #else
 
 int64_t scratch_bytes_gemv(const LinearWeight&) { return 0; }
-bool try_gemv(const LinearWeight&, const Int8Input&, float*, int64_t, int64_t, int64_t, int64_t, void*) { return false; }
+bool try_gemv(const LinearWeight&, const Int8Input&, float*, int64_t, int64_t, int64_t, int64_t, void*) {
+    return false;
+}
 
 #endif
 

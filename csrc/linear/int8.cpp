@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Integer weights (packed 2, 3, 4, 8 bits or plain int8) times int8 rows, read in the canonical layout.
 //
-// y[r][n] = sum over groups, left to right, of fma(float(dot) * x_scale, weight_scale, y), then + bias; dot is the exact
-// int32 sum of (code - zero) * x over the group, taken as unsigned_code . x - zero . sum(x). Since integer sums are free,
-// that one order serves any blocking: a row's bits do not depend on how many rows there are.
+// y[r][n] = sum over groups, left to right, of fma(float(dot) * x_scale, weight_scale, y), then + bias; dot is the
+// exact int32 sum of (code - zero) * x over the group, taken as unsigned_code . x - zero . sum(x). Since integer sums
+// are free, that one order serves any blocking: a row's bits do not depend on how many rows there are.
 //
-// GEMM: 16 outputs x a block of columns of codes are transposed to a panel of unsigned bytes, [word][16 outputs][4 codes]
-// in the order of quantised rows, and the panel (in L1) meets all rows. y holds the unfinished sums between blocks.
+// GEMM: 16 outputs x a block of columns of codes are transposed to a panel of unsigned bytes, [word][16 outputs][4
+// codes] in the order of quantised rows, and the panel (in L1) meets all rows. y holds the unfinished sums between
+// blocks.
 #include "int8.h"
 
 namespace linnet::LINNET_TIER {
@@ -15,18 +16,18 @@ static constexpr int64_t BLOCK_COLUMNS = 512;
 
 // One block of columns: whole groups, or (split) a part of the only group.
 struct Block {
-    const uint8_t* panel;   // tile t at + t * panel_tile_bytes
+    const uint8_t* panel;  // tile t at + t * panel_tile_bytes
     int64_t panel_tile_bytes;
-    const float* scales;    // [groups][16] of tile 0, tile t at + t * scale_tile_floats; indexed by weight group
+    const float* scales;  // [groups][16] of tile 0, tile t at + t * scale_tile_floats; indexed by weight group
     int64_t scale_tile_floats;
-    const int32_t* zeros;   // as scales; null: constant_zero
+    const int32_t* zeros;  // as scales; null: constant_zero
     int32_t constant_zero;
     int64_t first_group, groups;  // in input groups
     int64_t eights;               // 8-column runs per group, but for the last group of the block
     int64_t last_eights;
-    bool starts, ends;            // the block begins / ends the sum
-    bool split;                   // y holds int32 until the block that ends
-    const uint8_t* ahead;         // what to prefetch, ahead_bytes per run of 8 columns
+    bool starts, ends;     // the block begins / ends the sum
+    bool split;            // y holds int32 until the block that ends
+    const uint8_t* ahead;  // what to prefetch, ahead_bytes per run of 8 columns
     int64_t ahead_bytes;
 };
 
@@ -104,8 +105,7 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
         for (int m = 0; m < M; ++m) {
             const Floats x_scale = splat(x_scales[m * x.scale_stride]);
 #pragma GCC unroll 16
-            for (int t = 0; t < T; ++t)
-                totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scales[t], totals[m][t]);
+            for (int t = 0; t < T; ++t) totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scales[t], totals[m][t]);
         }
     }
     if (block.split && !block.ends) {
@@ -131,17 +131,25 @@ template <int T, bool narrow>
 static void multiply_full(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
                           const float* bias) {
     switch (count) {
-        case 1: return multiply<1, T, narrow>(block, x, row, y, ldy, bias);
-        case 2: return multiply<2, T, narrow>(block, x, row, y, ldy, bias);
+        case 1:
+            return multiply<1, T, narrow>(block, x, row, y, ldy, bias);
+        case 2:
+            return multiply<2, T, narrow>(block, x, row, y, ldy, bias);
 #if !defined(LINNET_PORTABLE)
-        case 3: return multiply<3, T, narrow>(block, x, row, y, ldy, bias);
-        case 4: return multiply<4, T, narrow>(block, x, row, y, ldy, bias);
+        case 3:
+            return multiply<3, T, narrow>(block, x, row, y, ldy, bias);
+        case 4:
+            return multiply<4, T, narrow>(block, x, row, y, ldy, bias);
 #endif
 #if defined(LINNET_AVX512)
-        case 5: return multiply<5, T, narrow>(block, x, row, y, ldy, bias);
-        case 6: return multiply<6, T, narrow>(block, x, row, y, ldy, bias);
-        case 7: return multiply<7, T, narrow>(block, x, row, y, ldy, bias);
-        case 8: return multiply<8, T, narrow>(block, x, row, y, ldy, bias);
+        case 5:
+            return multiply<5, T, narrow>(block, x, row, y, ldy, bias);
+        case 6:
+            return multiply<6, T, narrow>(block, x, row, y, ldy, bias);
+        case 7:
+            return multiply<7, T, narrow>(block, x, row, y, ldy, bias);
+        case 8:
+            return multiply<8, T, narrow>(block, x, row, y, ldy, bias);
 #endif
     }
 }
@@ -190,8 +198,8 @@ const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
     return nullptr;
 }
 
-// Has the block's first multiplication ask for a part, [step, step + 1) of `steps`, of the rows that follow this tile, in
-// address order: the sixteen short streams an expansion reads are more than the hardware's own prefetchers follow.
+// Has the block's first multiplication ask for a part, [step, step + 1) of `steps`, of the rows that follow this tile,
+// in address order: the sixteen short streams an expansion reads are more than the hardware's own prefetchers follow.
 LINNET_INLINE void plan_prefetch(const LinearWeight& weight, int64_t n, int64_t step, int64_t steps, int64_t eights,
                                  Block& block) {
     const int64_t rows = smaller(16 * TILE_COUNT, weight.rows - n);
@@ -228,8 +236,8 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
         }
         for (int64_t step = 0; step < steps; ++step) {
             Int8Input input = x;
-            Block block = {panel, tile_bytes, scales, table, zeros, constant_zero(weight), 0, 1, 0, 0, step == 0,
-                           step == steps - 1, split, nullptr, 0};
+            Block block = {panel,     tile_bytes,        scales, table,   zeros, constant_zero(weight), 0, 1, 0, 0,
+                           step == 0, step == steps - 1, split,  nullptr, 0};
             int64_t column;
             if (split) {
                 input.split_offset = column = step * BLOCK_COLUMNS;
@@ -245,7 +253,8 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
             const int64_t eights = (block.groups - 1) * block.eights + block.last_eights;
             plan_prefetch(weight, n + 16 * TILE_COUNT, step, steps, eights, block);
             for (int64_t t = 0; t < tiles; ++t)
-                expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights, panel + t * tile_bytes);
+                expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights,
+                             panel + t * tile_bytes);
             const float* bias = block.ends && weight.bias != nullptr ? weight.bias + n : nullptr;
             for (int64_t row = 0; row < rows; row += TILE_ROWS) {
                 const int64_t count = smaller(TILE_ROWS, rows - row);

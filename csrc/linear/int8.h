@@ -48,8 +48,9 @@ LINNET_INLINE void expand_scales(const LinearWeight& weight, int64_t n, int64_t 
         Ints rows[16];
         if (weight.scale_group_stride == 1 || groups == 1) {
             for (int i = 0; i < 16; ++i)
-                rows[i] = i >= outputs ? splat_int(0)
-                                       : as_ints(load_scales_first(weight, (n + i) * weight.scale_row_stride + g, count));
+                rows[i] = i >= outputs
+                              ? splat_int(0)
+                              : as_ints(load_scales_first(weight, (n + i) * weight.scale_row_stride + g, count));
             transpose(rows);
             for (int64_t j = 0; j < count; ++j) store_ints((int32_t*)scales + (g + j) * 16, rows[j]);
         } else {
@@ -71,9 +72,9 @@ LINNET_INLINE void expand_zeros(const LinearWeight& weight, int64_t n, int64_t o
     const int64_t groups = divide_up(weight.columns, weight.group_size);
     for (int64_t g = 0; g < groups; ++g)
         for (int64_t i = 0; i < 16; ++i)
-            zeros[g * 16 + i] = i >= outputs ? 0
-                                             : constant_zero(weight) +
-                                                   weight.zero_points[(n + i) * weight.zero_point_row_stride + g];
+            zeros[g * 16 + i] =
+                i >= outputs ? 0
+                             : constant_zero(weight) + weight.zero_points[(n + i) * weight.zero_point_row_stride + g];
 }
 
 // Unsigned code of one column, by bits (any width up to 8, codes that cross bytes too).
@@ -99,7 +100,8 @@ LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x,
 }
 
 // Sums of the codes per weight group, where the weight's groups are finer than the activations'.
-[[maybe_unused]] static __attribute__((noinline)) void sum_codes(const Int8Input& x, int64_t rows, int64_t columns, int32_t* sums) {
+[[maybe_unused]] static __attribute__((noinline)) void sum_codes(const Int8Input& x, int64_t rows, int64_t columns,
+                                                                 int32_t* sums) {
     for (int64_t row = 0; row < rows; ++row) {
         const int8_t* codes = x.codes + row * x.row_bytes;
         for (int64_t group = 0; group < x.groups; ++group) {
@@ -182,7 +184,8 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
             if (weight.bits == 2)
                 for (int64_t w = 0; 2 * w < count; ++w) expand_two_bits(words[w], count - 2 * w, target + w * 256);
             else
-                for (int64_t w = 0; 4 * w < count; ++w) expand_three_bits(words + 3 * w, count - 4 * w, target + w * 512);
+                for (int64_t w = 0; 4 * w < count; ++w)
+                    expand_three_bits(words + 3 * w, count - 4 * w, target + w * 512);
         }
         return;
     }
