@@ -38,7 +38,7 @@ def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
         raise ValueError("the comparison needs reports against the original")
     result = Table(
         title="[bold]What compression cost[/]",
-        caption="▼ worse  = same  ▲ better: paired test on the same questions, Holm-adjusted, 5 %",
+        caption="▼ worse  = same  ▲ better: paired test on the same questions, Holm-adjusted, 5 %\n± KL that rounding alone makes",
         box=box.SIMPLE_HEAD,
         header_style="bold",
         caption_style="dim",
@@ -60,7 +60,7 @@ def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
     divergences = [row.report.divergence for row in rows if row.report.divergence is not None]
     floor = divergences[0].noise_floor
     result.add_row(
-        "KL (nats/token)", "–" if floor is None else f"± {floor:.1e}", *[f"{d.mean.value:.4f}" for d in divergences]
+        "KL (nats/token)", "–" if floor is None else f"± {floor:.1e}", *[f"{d.mean.value:.2g}" for d in divergences]
     )
     result.add_row("same top token", "", *[f"{d.top1_agreement.value:.1%}" for d in divergences], end_section=True)
     for index, ability in enumerate(first.abilities):
