@@ -38,7 +38,10 @@ def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
         raise ValueError("the comparison needs reports against the original")
     result = Table(
         title="[bold]What compression cost[/]",
-        caption="▼ worse  = same  ▲ better: paired test on the same questions, Holm-adjusted, 5 %\n± KL that rounding alone makes",
+        caption=(
+            "▼ worse  = same  ▲ better: paired test on the same questions, Holm-adjusted, 5 %\n"
+            "± KL that a change of rounding alone makes"
+        ),
         box=box.SIMPLE_HEAD,
         header_style="bold",
         caption_style="dim",
