@@ -12,7 +12,7 @@ from tiny_llama import byte_level_tokenizer, sentencepiece_tokenizer
 from linnet.text import Tokenizer
 
 TRIALS = int(os.environ.get("LINNET_TEXT_TRIALS", "300"))
-MODELS = Path("/work/shared/models")
+MODELS = Path(__file__).resolve().parents[4] / "shared" / "models"
 
 
 def with_decoder(decoder: dict | None) -> dict:
