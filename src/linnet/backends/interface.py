@@ -113,26 +113,21 @@ class SamplingBatch:
     def greedy(rows: Sequence[int] | np.ndarray) -> "SamplingBatch":
         """Plain greedy sampling of ``rows``: no penalty, no bias, no mask."""
         n = len(rows)
-        zeros, ones = np.zeros(n, np.float32), np.ones(n, np.float32)
-        offsets, ids = np.zeros(n + 1, np.int64), np.zeros(0, np.int32)
+        off = {
+            name: np.zeros(n, np.float32) for name in ("temperature", "min_p", "presence_penalty", "frequency_penalty")
+        }
+        neutral = {name: np.ones(n, np.float32) for name in ("top_p", "repetition_penalty")}
+        empty = {f"{name}_offsets": np.zeros(n + 1, np.int64) for name in ("history", "generated", "bias")}
+        empty |= {f"{name}_ids": np.zeros(0, np.int32) for name in ("history", "generated", "bias")}
         return SamplingBatch(
             rows=np.asarray(rows, np.int32),
-            temperature=zeros,
             top_k=np.zeros(n, np.int32),
-            top_p=ones,
-            min_p=zeros,
-            repetition_penalty=ones,
-            presence_penalty=zeros,
-            frequency_penalty=zeros,
             seed=np.zeros(n, np.uint64),
             position=np.zeros(n, np.int64),
-            history_offsets=offsets,
-            history_ids=ids,
-            generated_offsets=offsets,
-            generated_ids=ids,
-            bias_offsets=offsets,
-            bias_ids=ids,
             bias_values=np.zeros(0, np.float32),
+            **off,
+            **neutral,
+            **empty,
         )
 
 

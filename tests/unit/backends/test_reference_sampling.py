@@ -126,3 +126,11 @@ def test_scores_against_brute_force():
     assert sampling.score(own, rows, targets, own).kl.tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="targets must lie"):
         sampling.score(own, rows, targets + 30)
+
+
+def test_a_greedy_batch_can_be_changed_field_by_field() -> None:
+    batch = SamplingBatch.greedy([0, 1])
+    batch.temperature[:] = 1
+    batch.history_offsets[-1] = 1
+    assert (batch.min_p == 0).all()
+    assert (batch.generated_offsets == 0).all()
