@@ -91,11 +91,6 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids, MOST_STOP_TOKENS))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 
-    @property
-    def penalised(self) -> bool:
-        """Whether sampling looks at the tokens so far."""
-        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-
 
 def derive_seed(seed: int, index: int) -> int:
     """The seed of sample ``index``: the seed itself for the first, a hash of both for the others (64 bits)."""

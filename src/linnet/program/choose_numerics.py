@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.attributes import Cast, Quantise
-from linnet.program.program import Op, Program, Segment, Value, Weight
-from linnet.program.traverse import boundary, declarations
+from linnet.program.convert_inputs import Conversion, convert_inputs
+from linnet.program.program import Op, Program, Value, Weight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
@@ -68,41 +68,19 @@ def choose_numerics(program: Program, policy: Policy) -> Program:
         raise ConfigError(f"unknown numerics policy {policy!r}; accepted: {', '.join(POLICIES)}")
     if any(op.kind in ("quantise", "cast") for op in program.ops):
         raise ConfigError("the program already has rounding ops; choose_numerics runs once, on a built program")
-    declared = declarations(program)
     weights = {weight.name: weight for weight in program.weights}
-    ops: list[Op] = []
-    values: list[Value] = []
-    ranges: list[tuple[Segment, int, int]] = []
-    for segment in program.segments:
-        start = len(ops)
-        rounded: set[str] = set()
-        for op in program.ops[segment.start : segment.stop]:
-            if op.kind in PROJECTIONS:
-                source = declared[op.inputs[0]]
-                target = activation_scheme(weights[op.weights[0]], policy)
-                if target != source.dtype:
-                    name = rounded_name(source.name, target)
-                    if name not in rounded:
-                        rounded.add(name)
-                        values.append(Value(name, source.shape, target))
-                        if isinstance(target, Scheme):
-                            ops.append(Op("quantise", name, (source.name,), (name,), Quantise(target)))
-                        else:
-                            ops.append(Op("cast", name, (source.name,), (name,), Cast()))
-                    op = replace(op, inputs=(name, *op.inputs[1:]))
-            values.extend(declared[name] for name in op.outputs)
-            ops.append(op)
-        ranges.append((segment, start, len(ops)))
-    given = tuple(value.name for value in program.inputs)
-    segments = []
-    for segment, start, stop in ranges:
-        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
-        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
+
+    def rounding(op: Op, source: Value) -> Conversion | None:
+        if op.kind not in PROJECTIONS:
+            return None
+        target = activation_scheme(weights[op.weights[0]], policy)
+        if target == source.dtype:
+            return None
+        value = Value(rounded_name(source.name, target), source.shape, target)
+        if isinstance(target, Scheme):
+            return Conversion(value, "quantise", Quantise(target))
+        return Conversion(value, "cast", Cast())
+
+    rounded = convert_inputs(program, rounding)
     kv_dtype: DenseType = "fp32" if policy == "exact" else "bf16"
-    return replace(
-        program,
-        values=tuple(values),
-        ops=tuple(ops),
-        segments=tuple(segments),
-        states=tuple(replace(state, dtype=kv_dtype) for state in program.states),
-    )
+    return replace(rounded, states=tuple(replace(state, dtype=kv_dtype) for state in rounded.states))

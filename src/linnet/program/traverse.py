@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from linnet.program.program import Op, Program, Segment, Value
+from linnet.program.program import Op, Program, Value
 
 
 def declarations(program: Program) -> dict[str, Value]:
@@ -36,11 +36,3 @@ def boundary(
     read_later = {name for op in ops[stop:] for name in op.inputs} | set(program_outputs)
     leaving = dict.fromkeys(name for op in ops[start:stop] for name in op.outputs if name in read_later)
     return tuple(entering), tuple(leaving)
-
-
-def segment_of(program: Program, op_index: int) -> Segment:
-    """The segment whose half-open range holds the op."""
-    for segment in program.segments:
-        if segment.start <= op_index < segment.stop:
-            return segment
-    raise ValueError(f"op {op_index} lies in no segment of a program of {len(program.ops)} ops")

@@ -2,11 +2,10 @@
 """The backend's own passes on a Program whose numerics are chosen."""
 
 from collections.abc import Set
-from dataclasses import replace
 
 from linnet.program.attributes import Dequantise
-from linnet.program.program import Op, Program, Segment, Value
-from linnet.program.traverse import boundary, declarations
+from linnet.program.convert_inputs import Conversion, convert_inputs
+from linnet.program.program import Op, Program, Value
 
 
 def widen_inputs(program: Program, refused: Set[str]) -> Program:
@@ -16,27 +15,10 @@ def widen_inputs(program: Program, refused: Set[str]) -> Program:
     """
     if not refused:
         return program
-    declared = declarations(program)
-    ops: list[Op] = []
-    values: list[Value] = list(program.values)
-    ranges: list[tuple[Segment, int, int]] = []
-    for segment in program.segments:
-        start = len(ops)
-        done: set[str] = set()
-        for op in program.ops[segment.start : segment.stop]:
-            if op.name in refused:
-                source = declared[op.inputs[0]]
-                name = f"{source.name}.fp32"
-                if name not in done:
-                    done.add(name)
-                    values.append(Value(name, source.shape, "fp32"))
-                    ops.append(Op("dequantise", name, (source.name,), (name,), Dequantise()))
-                op = replace(op, inputs=(name, *op.inputs[1:]))
-            ops.append(op)
-        ranges.append((segment, start, len(ops)))
-    given = tuple(value.name for value in program.inputs)
-    segments = []
-    for segment, start, stop in ranges:
-        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
-        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
-    return replace(program, ops=tuple(ops), values=tuple(values), segments=tuple(segments))
+
+    def widening(op: Op, source: Value) -> Conversion | None:
+        if op.name not in refused:
+            return None
+        return Conversion(Value(f"{source.name}.fp32", source.shape, "fp32"), "dequantise", Dequantise())
+
+    return convert_inputs(program, widening)
