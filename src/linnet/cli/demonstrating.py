@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from linnet.api import LLM
-    from linnet.evals import Baseline, Report
+    from linnet.evals import Baseline, EvaluationText, QuestionSet, Report
 
 QUESTION = "My name is Bram. I lost my drum. What did I lose?"
 SPEED_TOKENS = 128
+TEXT_TOKENS = 8192
+CONTEXT = 512
 START_S, STOP_S = 30.0, 30.0
 """How long the demo's server may take to start and to stop."""
 
@@ -85,7 +87,7 @@ def demo(
             progress.prefixed(f"compress {candidate.title}")
             _compress(original, out / candidate.directory, candidate, progress)
         progress.prefixed("measure original")
-        cut, baseline, speed = _baseline(original, open_model, text, questions, progress)
+        baseline, speed = _baseline(original, open_model, text, questions, progress)
         for candidate in CANDIDATES:
             progress.prefixed(f"measure {candidate.title}")
             report = evals.evaluate(
@@ -95,9 +97,9 @@ def demo(
                 policy="fast",
                 text=text,
                 questions=questions,
-                context=cut.context,
-                stride=cut.stride,
-                max_tokens=DEMO_TEXT_TOKENS,
+                context=CONTEXT,
+                stride=CONTEXT // 2,
+                max_tokens=TEXT_TOKENS,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 progress=progress.update,
                 baseline=baseline,
@@ -115,10 +117,6 @@ def demo(
     )
 
 
-DEMO_TEXT_TOKENS = 8192
-DEMO_CONTEXT = 512
-
-
 def _compress(original: Path, target: Path, candidate: Candidate, progress: Stages) -> None:
     try:
         from linnet import compress as room
@@ -132,13 +130,19 @@ def _compress(original: Path, target: Path, candidate: Candidate, progress: Stag
     room.compress(original, target, recipe, observer=observer(progress), restart=True, overwrite=True)
 
 
-def _baseline(original: Path, open_model: "Callable[[Path, str], LLM]", text, questions, progress: Stages):  # type: ignore[no-untyped-def]
+def _baseline(
+    original: Path,
+    open_model: "Callable[[Path, str], LLM]",
+    text: "EvaluationText",
+    questions: "QuestionSet",
+    progress: Stages,
+) -> "tuple[Baseline, float]":
+    """What is known of the original once, for all candidates, and its decoding speed."""
     from linnet import evals
 
     with open_model(original, "fast") as reference, open_model(original, "exact") as exact:
-        cut = text.cut(reference, DEMO_CONTEXT, DEMO_CONTEXT // 2, DEMO_TEXT_TOKENS)
-        baseline: Baseline = evals.measure_baseline(reference, exact, cut, questions, progress.update)
-        return cut, baseline, _decode_speed(reference)
+        cut = text.cut(reference, CONTEXT, CONTEXT // 2, TEXT_TOKENS)
+        return evals.measure_baseline(reference, exact, cut, questions, progress.update), _decode_speed(reference)
 
 
 def _decode_speed(llm: "LLM") -> float:
