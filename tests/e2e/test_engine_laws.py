@@ -67,6 +67,11 @@ def chunked(setting: Setting) -> None:
     setting.config["max_chunk_tokens"] = setting.rng.randrange(1, 9)
 
 
+def hurried(setting: Setting) -> None:
+    """A budget of seconds on the real clock: chunks are as long as the machine's mood says."""
+    setting.config["step_budget_s"] = setting.rng.choice([1e-5, 1e-3, 3e-3])
+
+
 def preempted(setting: Setting) -> None:
     setting.config["preempt_every"] = setting.rng.choice([1, 2, 3, 7])
 
@@ -97,7 +102,7 @@ def priorities(setting: Setting) -> None:
     setting.submits = [replace(submit, priority=setting.rng.randrange(3)) for submit in setting.submits]
 
 
-FEATURES = (batch, cache, chunked, preempted, small_pool, many_samples, aborts, few_seats, priorities)
+FEATURES = (batch, cache, chunked, hurried, preempted, small_pool, many_samples, aborts, few_seats, priorities)
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
 

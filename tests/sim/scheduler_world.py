@@ -7,7 +7,7 @@ from random import Random
 
 from digest_model import DigestModel, PoisoningPool, expected_tokens
 
-from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig
+from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig, StepPlan
 
 TRIALS = int(os.environ.get("LINNET_SIM_TRIALS", "30"))
 
@@ -101,6 +101,7 @@ def random_config(
         "prefix_cache": random.random() < 0.5,
         "policy": random.choice(("fcfs", "priority")),
         "preempt_every": random.choice((None, None, 1, 2, 3, 7)),
+        "step_budget_s": random.choice((None, 0.001, 0.02)),
     }
     return SchedulerConfig(**(drawn | fixed))  # type: ignore[arg-type]
 
@@ -161,7 +162,7 @@ def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | No
             abort("launched")
             result = run.model.run(plan)
             abort("collected")
-            run.take(scheduler.commit(plan, result, float(run.steps)))
+            run.take(scheduler.commit(plan, result, run.steps + step_s(plan)))
             scheduler.check()
         abort("committed")
         run.take(scheduler.take_events())
@@ -169,6 +170,11 @@ def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | No
         assert run.steps < deadlock_step, f"no end after {run.steps} steps"
     _check_end(workload, run)
     return run
+
+
+def step_s(plan: StepPlan) -> float:
+    """What the clock says a step took; less than the time between two steps."""
+    return min(0.002 + 0.001 * plan.total_tokens, 0.5)
 
 
 def _most_steps(request: Request) -> int:

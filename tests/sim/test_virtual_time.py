@@ -27,7 +27,7 @@ class Timeline:
         return max(later - earlier for earlier, later in pairwise(times))
 
 
-def run_in_virtual_time(scheduler: Scheduler, requests: list[Request]) -> Timeline:
+def run_in_virtual_time(scheduler: Scheduler, requests: list[Request], token_s: float = TOKEN_S) -> Timeline:
     """Requests arrive at their arrival_s; the clock jumps over idle time and by the cost of every step."""
     timeline, now = Timeline(), 0.0
     coming = sorted(requests, key=lambda request: request.arrival_s)
@@ -38,7 +38,7 @@ def run_in_virtual_time(scheduler: Scheduler, requests: list[Request]) -> Timeli
         if plan is None:
             now = max(now, coming[0].arrival_s) if coming else now
             continue
-        now += OVERHEAD_S + TOKEN_S * plan.total_tokens
+        now += OVERHEAD_S + token_s * plan.total_tokens
         result = StepResult({item.request_id: (7,) for item in plan.items if item.samples})
         for event in scheduler.commit(plan, result, now):
             timeline.token_times_s.setdefault(event.request_id, []).extend([now] * len(event.token_ids))
@@ -71,6 +71,43 @@ def test_a_long_prompt_stalls_decoding_by_one_budget_at_most() -> None:
     requests = [request(0, 16, 60), request(1, 4000, 4, arrival_s=0.2)]
     whole = run_in_virtual_time(Scheduler(config(token_budget=8192)), requests)
     assert whole.longest_gap_s(0) >= 4000 * TOKEN_S
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_a_budget_of_seconds_holds_whatever_a_token_costs(policy: str) -> None:
+    """Nobody who decodes waits longer than the budget, and the prompt gets the rest of it, whoever comes first."""
+    for price in (0.1, 1.0, 5.0):
+        requests = [request(index, 16, 400, priority=1) for index in range(4)]
+        requests.append(request(4, 2000, 2, arrival_s=1.0))
+        settings = config(token_budget=1024, step_budget_s=0.1, policy=policy)
+        timeline = run_in_virtual_time(Scheduler(settings), requests, token_s=price * TOKEN_S)
+        for index in range(4):
+            assert timeline.longest_gap_s(index) <= 0.1
+        least = OVERHEAD_S + 4 * price * TOKEN_S
+        assert timeline.first_s(4) - 1.0 <= 2000 * price * TOKEN_S * 0.1 / (0.1 - least) * 1.1 + 0.5
+
+
+def test_a_budget_of_seconds_nobody_can_keep_still_lets_prompts_in() -> None:
+    """Decoding alone takes longer than the budget: a prompt gets a quarter of the budget, not nothing."""
+    requests = [request(index, 16, 1000) for index in range(16)]
+    requests.append(request(16, 500, 2, arrival_s=1.0))
+    timeline = run_in_virtual_time(Scheduler(config(token_budget=1024, step_budget_s=0.02)), requests)
+    assert timeline.first_s(16) - 1.0 <= 500 / (0.25 * 0.02 / TOKEN_S - 2) * (OVERHEAD_S + 21 * TOKEN_S)
+    longest = max(timeline.longest_gap_s(index) for index in range(16))
+    assert longest <= 1.05 * (OVERHEAD_S + 16 * TOKEN_S + 0.25 * 0.02)
+
+
+def test_a_prompt_that_nobody_waits_for_has_whole_steps() -> None:
+    """The budget of seconds is for those who decode; a lone prompt is computed in as few steps as ever."""
+    scheduler = Scheduler(config(token_budget=1024, step_budget_s=0.05))
+    run_in_virtual_time(scheduler, [request(0, 4096, 1), request(1, 4096, 1, arrival_s=60.0)])
+    assert scheduler.counters().steps == 8
+
+
+def test_many_prompts_at_once_do_not_stall_who_decodes() -> None:
+    requests = [request(0, 16, 300), *(request(index, 64, 4, arrival_s=1.0) for index in range(1, 20))]
+    timeline = run_in_virtual_time(Scheduler(config(token_budget=1024, step_budget_s=0.1)), requests)
+    assert timeline.longest_gap_s(0) <= 0.1
 
 
 def test_a_smaller_chunk_lets_others_start_beside_a_long_prompt() -> None:

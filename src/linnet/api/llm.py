@@ -50,6 +50,7 @@ class LLM:
         num_blocks: int | None = None,
         block_size: int = 16,
         token_budget: int = 512,
+        step_budget_s: float | None = None,
         max_sequences: int = 64,
         max_chunk_tokens: int | None = None,
         prefix_cache: bool = True,
@@ -71,6 +72,7 @@ class LLM:
         max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
         kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
         token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
+        step_budget_s:   seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
         preempt_every, check: test modes: forced preemption, invariants proved in every step.
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
 
@@ -87,6 +89,7 @@ class LLM:
             num_blocks=num_blocks,
             block_size=block_size,
             token_budget=token_budget,
+            step_budget_s=step_budget_s,
             max_sequences=max_sequences,
             max_chunk_tokens=max_chunk_tokens,
             prefix_cache=prefix_cache,

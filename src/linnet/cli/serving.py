@@ -67,6 +67,15 @@ def serve(
     max_model_len: options.MaxModelLen = None,
     max_num_seqs: options.MaxSequences = 64,
     max_num_batched_tokens: options.TokenBudget = 512,
+    step_budget: Annotated[
+        float,
+        options.option(
+            rich_help_panel=LIMITS,
+            min=0,
+            metavar="SECONDS",
+            help="Longest pause between tokens that a long prompt may cause; 0: no bound.",
+        ),
+    ] = 0.1,
     kv_cache_memory: options.KVBytes = None,
     enable_prefix_caching: Annotated[
         bool,
@@ -205,6 +214,7 @@ def serve(
             max_model_len=max_model_len,
             kv_bytes=kv_cache_memory,
             token_budget=max_num_batched_tokens,
+            step_budget_s=step_budget or None,
             max_sequences=max_num_seqs,
             prefix_cache=enable_prefix_caching,
             scheduling=scheduling_policy,

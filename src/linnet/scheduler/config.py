@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scheduler may spend: tokens and output rows per step, sequences, blocks, queue."""
+"""What the scheduler may spend: tokens, output rows and seconds per step, sequences, blocks, queue."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,6 +16,8 @@ class SchedulerConfig:
     num_blocks, block_size: the KV cache, in blocks and in token slots per block.
     max_model_len:          prompt plus new tokens of one request.
     token_budget:           tokens computed in one step, over all requests.
+    step_budget_s:          seconds that a step may take while anybody is decoding: prompts are cut to what fits, but
+                            get a quarter of it at least. None: only the token budget bounds a step.
     max_sequences:          requests running at once.
     max_waiting_requests:   requests accepted beyond `max_sequences`; at most max_sequences + max_waiting_requests
                             are unfinished at any time, whenever they came.
@@ -33,6 +35,7 @@ class SchedulerConfig:
     max_model_len: int
     block_size: int = 16
     token_budget: int = 512
+    step_budget_s: float | None = None
     max_sequences: int = 64
     max_waiting_requests: int = 1024
     max_chunk_tokens: int | None = None
@@ -45,6 +48,8 @@ class SchedulerConfig:
         for name in ("num_blocks", "max_model_len", "block_size", "token_budget", "max_sequences"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "max_waiting_requests", self.max_waiting_requests)
+        if self.step_budget_s is not None and not self.step_budget_s > 0:
+            raise ConfigError(f"scheduler setting step_budget_s is {self.step_budget_s}; accepted is more than 0")
         if self.max_chunk_tokens is not None:
             _at_least(1, "max_chunk_tokens", self.max_chunk_tokens)
         if self.preempt_every is not None:

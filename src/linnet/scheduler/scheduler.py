@@ -17,6 +17,7 @@ from linnet.errors import CapacityError, ConfigError
 
 from .blocks import BlockPool, InvariantError
 from .config import SchedulerConfig
+from .cost import StepCost, Work
 from .counters import SchedulerCounters
 from .deadlines import Deadlines
 from .plan import Event, StepItem, StepPlan, StepResult
@@ -43,6 +44,8 @@ class Scheduler:
         self._deadlines = Deadlines(self._requests)
         self._plan: StepPlan | None = None
         self._in_flight: dict[int, Request] = {}
+        self._cost = StepCost()
+        self._scheduled_s = 0.0
         self._events: list[Event] = []
         self._sequence = 0
         self._steps = 0
@@ -125,7 +128,7 @@ class Scheduler:
         for request_id in self._deadlines.pop_due(now):
             self.abort(request_id, "timeout")
         preempted = self._preempt_by_force()
-        step = StepBuilder(self.config)
+        step = StepBuilder(self.config, self._cost, self._running)
         short_of_blocks = False
         while len(step.items) < len(self._running) and step.has_room:
             request = self._running[len(step.items)]
@@ -136,8 +139,10 @@ class Scheduler:
                 break
             step.take(request, behind=len(self._running) - len(step.items) - 1)
         # Who was just preempted would be the first to be admitted, and take the blocks away again.
-        while not short_of_blocks and step.has_room and (admitted := self._admit_next(now)) is not None:
+        may_admit = not short_of_blocks
+        while may_admit and step.has_room and step.has_time and (admitted := self._admit_next(now)) is not None:
             step.take(admitted, behind=0)
+        self._scheduled_s = now
         return self._launch(step.items, preempted)
 
     def commit(self, plan: StepPlan, result: StepResult, now: float) -> tuple[Event, ...]:
@@ -145,9 +150,11 @@ class Scheduler:
 
         Mutates: per item `computed`, `scored`, `known`, the prefix table; finished requests release their blocks, and
         so do those that were aborted while the plan was in flight. Nothing when the result does not answer the plan.
-        `now` is for symmetry with schedule(): deadlines end requests there, never after their tokens have been paid.
+        `now` tells what the step took; deadlines end requests in schedule(), never after their tokens have been paid.
         """
         self._check_result(plan, result)
+        if self.config.step_budget_s is not None:
+            self._cost.learn(Work.of_plan(plan), now - self._scheduled_s)
         in_flight, self._in_flight, self._plan = self._in_flight, {}, None
         for item in plan.items:
             request = in_flight[item.request_id]

@@ -1,24 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling one step: the token budget, the output rows, and the items that spend them."""
+"""Filling one step: the token budget, the output rows, the seconds, and the items that spend them."""
+
+from math import inf
 
 from .config import SchedulerConfig
+from .cost import StepCost, Work
 from .plan import StepItem
+from .policy import OrderedRequests
 from .request import Request
+
+LEAST_SHARE = 0.25
+"""Of the step's seconds that prompts get at least, however long the others take: a budget nobody can keep would
+otherwise stop them altogether."""
 
 
 class StepBuilder:
     """The items of the step being planned and what is left for more of them."""
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, cost: StepCost, running: OrderedRequests) -> None:
+        """`running` will be taken: each has one token reserved, of rows, outputs and seconds."""
         self.items: list[StepItem] = []
         self._config = config
         self._tokens = config.token_budget
         self._rows = config.output_rows
+        self._cost = cost
+        self._seconds = inf
+        self._work = Work()  # planned or reserved; kept where seconds are counted
+        self._reserved: frozenset[int] = frozenset()
+        if config.step_budget_s is None or not cost.known:
+            return
+        if any(request.generated_tokens for request in running):
+            contexts = {request.request_id: request.computed + 1 for request in running}
+            keys = sum(contexts.values())
+            self._reserved = frozenset(contexts)
+            self._work = Work(len(contexts), len(contexts), keys, keys)
+            least = cost.expect(self._work) + LEAST_SHARE * config.step_budget_s
+            self._seconds = max(config.step_budget_s, least)
 
     @property
     def has_room(self) -> bool:
-        """Whether another item of one token and one output row fits."""
+        """Whether another item of one token and one output row fits; seconds are kept for everyone who is running."""
         return self._tokens > 0 and self._rows > 0
+
+    @property
+    def has_time(self) -> bool:
+        """Whether there are seconds left for somebody new."""
+        return self._seconds == inf or self._cost.expect(self._work.plus(Work.of(0, 1, 0))) <= self._seconds
 
     def take(self, request: Request, behind: int) -> None:
         """Plan as many of the request's remaining tokens as fit; it must hold the blocks for them.
@@ -29,6 +56,8 @@ class StepBuilder:
         tokens = max(self._tokens - behind, 1)
         rows = max(self._rows - behind, 1)
         n = request.tokens_within_rows(min(request.remaining, self._config.chunk_tokens, tokens), rows)
+        if self._seconds != inf and request.remaining > 1:
+            n = self._within_seconds(request, n)
         start, end = request.computed, request.computed + n
         held = -(-end // self._config.block_size)
         item = StepItem(
@@ -43,3 +72,11 @@ class StepBuilder:
         self.items.append(item)
         self._tokens -= n
         self._rows -= len(item.output_offsets)
+
+    def _within_seconds(self, request: Request, most: int) -> int:
+        """The most tokens, up to `most`, that the step has seconds for. Mutates what is planned so far."""
+        if request.request_id in self._reserved:
+            self._work = self._work.minus(Work.of(request.computed, 1, 1))
+        n = self._cost.most_tokens(self._seconds, self._work, request.computed, most)
+        self._work = self._work.plus(Work.of(request.computed, n, len(request.output_offsets(n))))
+        return n

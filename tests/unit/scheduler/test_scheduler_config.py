@@ -16,6 +16,8 @@ from linnet.scheduler import SchedulerConfig
         ({"num_blocks": 0}, "num_blocks is 0; accepted is 1 or more"),
         ({"block_size": 0}, "block_size is 0"),
         ({"token_budget": 0}, "token_budget is 0"),
+        ({"step_budget_s": 0.0}, "step_budget_s is 0.0; accepted is more than 0"),
+        ({"step_budget_s": float("nan")}, "step_budget_s is nan"),
         ({"max_sequences": -1}, "max_sequences is -1"),
         ({"max_model_len": 0}, "max_model_len is 0"),
         ({"max_waiting_requests": -1}, "max_waiting_requests is -1; accepted is 0 or more"),
