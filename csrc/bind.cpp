@@ -183,6 +183,14 @@ void bind_executor(nb::module_& m) {
                 return e.add_state({bf16, kv_heads, head_size, value_head_size, e.limits().block_size});
             },
             "bf16"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
+        .def("begin_chain", &E::begin_chain, "name"_a)
+        .def(
+            "add_local",
+            [](E& e, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
+                return e.add_local({0, rows, 0, width, type, group_size, 0});
+            },
+            "rows"_a, "width"_a, "type"_a, "group_size"_a)
+        .def("end_chain", &E::end_chain)
         .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
         .def("embed", [](E& e, std::string name, int output,
                          const LinearWeight& table) { e.add(std::move(name), make_embed(e, output, table)); })
@@ -222,8 +230,9 @@ void bind_executor(nb::module_& m) {
         .def("dequantise", [](E& e, std::string name, int input,
                               int output) { e.add(std::move(name), make_dequantise(e, input, output)); })
         .def("linear",
-             [](E& e, std::string name, int input, int output, const LinearWeight& weight) {
-                 e.add(std::move(name), make_linear(e, input, output, weight));
+             [](E& e, std::string name, int input, const std::vector<int>& outputs,
+                const std::vector<LinearWeight>& weights) {
+                 e.add(std::move(name), make_linear(e, input, outputs, weights));
              })
         .def("kv_write", [](E& e, std::string name, int key, int value,
                             int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })

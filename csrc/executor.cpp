@@ -54,26 +54,96 @@ void RopeTable::extend(int64_t positions) {
 }
 
 int64_t Step::rows(int value) const {
-    return executor.value(value).rows == RowCount::tokens ? batch.tokens : batch.outputs;
+    return executor.placed(value).rows == RowCount::tokens ? batch.tokens : batch.outputs;
 }
-float* Step::fp32(int value) const { return reinterpret_cast<float*>(executor.arena() + executor.value(value).offset); }
+float* Step::fp32(int value) const {
+    return reinterpret_cast<float*>(executor.arena() + executor.placed(value).offset);
+}
 uint16_t* Step::half(int value) const {
-    return reinterpret_cast<uint16_t*>(executor.arena() + executor.value(value).offset);
+    return reinterpret_cast<uint16_t*>(executor.arena() + executor.placed(value).offset);
 }
-QuantisedRows Step::quantised(int index) const {
-    const Value& value = executor.value(index);
-    char* base = executor.arena() + value.offset;
+
+namespace {
+
+// Codes, scales and sums of `capacity` rows one after another.
+QuantisedRows quantised_rows(const Value& value, char* base, int64_t capacity) {
     QuantisedRows rows;
     rows.columns = value.width;
     rows.group_size = value.group_size;
     rows.groups = group_count(value.width, value.group_size);
     rows.row_bytes = value.row_bytes;
     rows.codes = reinterpret_cast<int8_t*>(base);
-    base += aligned(value.max_rows * value.row_bytes);
+    base += aligned(capacity * value.row_bytes);
     rows.scales = reinterpret_cast<float*>(base);
-    base += aligned(value.max_rows * rows.groups * 4);
+    base += aligned(capacity * rows.groups * 4);
     rows.sums = reinterpret_cast<int32_t*>(base);
     return rows;
+}
+
+}  // namespace
+
+QuantisedRows Step::quantised(int index) const {
+    const Value& value = executor.placed(index);
+    return quantised_rows(value, executor.arena() + value.offset, value.max_rows);
+}
+
+char* Rows::at(int index, int64_t row_bytes) const {
+    const Value& value = step.executor.placed(index);
+    return value.chain < 0 ? step.executor.arena() + value.offset + first * row_bytes : local + value.offset * block;
+}
+float* Rows::fp32(int value) const {
+    return reinterpret_cast<float*>(at(value, step.executor.placed(value).width * 4));
+}
+uint16_t* Rows::half(int value) const {
+    return reinterpret_cast<uint16_t*>(at(value, step.executor.placed(value).width * 2));
+}
+QuantisedRows Rows::quantised(int index) const {
+    const Value& value = step.executor.placed(index);
+    if (value.chain >= 0) return quantised_rows(value, local + value.offset * block, block);
+    QuantisedRows rows = step.quantised(index);
+    rows.codes += first * rows.row_bytes;
+    rows.scales += first * rows.groups;
+    rows.sums += first * rows.groups;
+    return rows;
+}
+
+void RowOperation::run(const Step& step) {
+    const int64_t rows = rows_ == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
+    step.over_rows(rows, cost_, [&](int64_t begin, int64_t end, int) {
+        run_rows(Rows{step, begin, end - begin, nullptr, end - begin});
+    });
+}
+
+int64_t RowChain::block() const {
+    constexpr int64_t LOCAL_BYTES = 32768;  // what stays in the innermost cache
+    const int64_t rows = local_bytes_ ? LOCAL_BYTES / local_bytes_ : 64;
+    return rows < 1 ? 1 : rows > 64 ? 64 : rows;
+}
+
+void RowChain::add(std::unique_ptr<RowOperation> operation) {
+    if (!operations_.empty() && operations_.front()->rows() != operation->rows()) {
+        throw std::invalid_argument("the operations of a chain work on the same rows");
+    }
+    cost_ += operation->cost();
+    operations_.push_back(std::move(operation));
+}
+
+int64_t RowChain::add_local(int64_t row_bytes) {
+    const int64_t offset = local_bytes_;
+    local_bytes_ += row_bytes;
+    return offset;
+}
+
+void RowChain::run(const Step& step) {
+    const int64_t rows = operations_.front()->rows() == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
+    const int64_t block = this->block();
+    step.over_rows(rows, cost_, [&](int64_t begin, int64_t end, int worker) {
+        char* local = static_cast<char*>(step.scratch(worker));
+        for (int64_t first = begin; first < end; first += block) {
+            const Rows some{step, first, first + block < end ? block : end - first, local, block};
+            for (auto& operation : operations_) operation->run_rows(some);
+        }
+    });
 }
 char* Step::state(int index) const { return states + executor.state_bytes_before(index) * num_blocks; }
 void* Step::scratch(int worker) const { return executor.scratch(worker); }
@@ -114,8 +184,50 @@ int Executor::add_rope_table(std::vector<double> inverse_frequencies, double fac
 }
 
 void Executor::add(std::string name, std::unique_ptr<Operation> operation) {
+    if (chain_) {
+        auto* rows = dynamic_cast<RowOperation*>(operation.get());
+        if (!rows)
+            throw std::invalid_argument("operation " + name + " does not work row by row; a chain cannot hold it");
+        operation.release();
+        chain_->add(std::unique_ptr<RowOperation>(rows));
+        return;
+    }
     operation->name = std::move(name);
     operations_.push_back(std::move(operation));
+}
+
+void Executor::begin_chain(std::string name) {
+    if (chain_) throw std::invalid_argument("chain " + chain_->name + " has not ended yet");
+    chain_ = std::make_unique<RowChain>();
+    chain_->name = std::move(name);
+}
+
+int Executor::add_local(const Value& value) {
+    if (!chain_) throw std::invalid_argument("a local value needs a chain");
+    Value local = value;
+    if (local.type == ValueType::int8) {
+        local.row_bytes = kernels_.linear->quantised_row_bytes(local.width, local.group_size);
+    }
+    local.max_rows = 1;
+    local.chain = chains_;
+    local.offset = chain_->add_local(value_bytes(kernels_, local.type, 1, local.width, local.group_size));
+    values_.push_back(local);
+    return int(values_.size()) - 1;
+}
+
+void Executor::end_chain() {
+    if (!chain_ || chain_->empty()) throw std::invalid_argument("a chain without operations ends");
+    need_scratch(chain_->scratch_bytes());
+    ++chains_;
+    operations_.push_back(std::move(chain_));
+}
+
+const Value& Executor::value(int index) const {
+    const Value& found = values_.at(size_t(index));
+    if (found.chain >= 0 && (!chain_ || found.chain != chains_)) {
+        throw std::invalid_argument("value " + std::to_string(index) + " lives in another chain");
+    }
+    return found;
 }
 
 char* Executor::add_prepared(int64_t bytes) {
@@ -133,6 +245,7 @@ int64_t Executor::state_bytes_before(int index) const {
 int64_t Executor::kv_bytes_per_block() const { return state_bytes_before(int(states_.size())); }
 
 void Executor::execute(const Batch& batch, char* states, int64_t num_blocks) {
+    if (chain_) throw std::invalid_argument("chain " + chain_->name + " has not ended yet");
     validate(batch, limits_, num_blocks);
     FloatingPointGuard guard;
     while (scratch_.size() < size_t(pool_->threads())) scratch_.emplace_back();

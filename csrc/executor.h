@@ -27,6 +27,7 @@ struct Value {
     ValueType type = ValueType::fp32;
     int64_t group_size = 0;  // int8 only: columns per scale
     int64_t row_bytes = 0;   // int8 only
+    int chain = -1;          // the only chain that may touch it: then `offset` is bytes per row of the chain's block
 };
 
 // Bytes a value takes in the arena; quantised: codes, then scales, then sums, each 64-byte aligned.
@@ -50,20 +51,34 @@ struct Step {
     char* state(int index) const;
     void* scratch(int worker) const;
 
-    // body(first row, last row): runs of rows in parallel when there is enough work (`cost` in elements per row).
+    // body(first row, last row, worker): runs of rows in parallel when there is enough work (`cost` in elements per
+    // row).
     template <typename Body>
     void over_rows(int64_t rows, int64_t cost, const Body& body) const {
         constexpr int64_t ENOUGH = 16384;  // elements worth handing to another core
         const int64_t run = cost >= ENOUGH ? 1 : (ENOUGH + cost - 1) / cost;
         if (rows <= run || pool.threads() == 1) {
-            if (rows > 0) body(0, rows);
+            if (rows > 0) body(0, rows, 0);
             return;
         }
-        pool.run((rows + run - 1) / run, [&](int64_t item, int) {
+        pool.run((rows + run - 1) / run, [&](int64_t item, int worker) {
             const int64_t begin = item * run;
-            body(begin, begin + run < rows ? begin + run : rows);
+            body(begin, begin + run < rows ? begin + run : rows, worker);
         });
     }
+};
+
+// Consecutive rows of a step in the hands of one worker; every pointer is to the first of them.
+struct Rows {
+    const Step& step;
+    int64_t first, count;
+    char* local;    // memory of the values of the chain that runs, `block` rows of each
+    int64_t block;  // at least count
+
+    float* fp32(int value) const;
+    uint16_t* half(int value) const;
+    QuantisedRows quantised(int value) const;
+    char* at(int value, int64_t row_bytes) const;
 };
 
 class Operation {
@@ -71,6 +86,36 @@ class Operation {
     virtual ~Operation() = default;
     virtual void run(const Step& step) = 0;
     std::string name;
+};
+
+// An operation whose row i needs no other row of anything a neighbour in its chain writes.
+class RowOperation : public Operation {
+  public:
+    RowOperation(RowCount rows, int64_t cost) : rows_(rows), cost_(cost) {}
+    void run(const Step& step) final;
+    virtual void run_rows(const Rows& rows) = 0;
+    RowCount rows() const { return rows_; }
+    int64_t cost() const { return cost_; }  // in elements per row
+
+  private:
+    RowCount rows_;
+    int64_t cost_;
+};
+
+// Row operations done one after the other on a few rows at a time, so that what one writes the next finds in cache.
+class RowChain final : public Operation {
+  public:
+    void add(std::unique_ptr<RowOperation> operation);
+    int64_t add_local(int64_t row_bytes);  // returns the offset per row
+    int64_t scratch_bytes() const { return block() * local_bytes_; }
+    bool empty() const { return operations_.empty(); }
+    void run(const Step& step) override;
+
+  private:
+    int64_t block() const;  // rows at a time
+
+    std::vector<std::unique_ptr<RowOperation>> operations_;
+    int64_t local_bytes_ = 0, cost_ = 0;
 };
 
 // cos and sin per position, made in double when a position is first seen, then rounded.
@@ -97,11 +142,18 @@ class Executor {
     int add_state(const KVLayout& layout);
     int add_rope_table(std::vector<double> inverse_frequencies, double factor);
     void add(std::string name, std::unique_ptr<Operation> operation);
+    // Row operations added from here to end_chain() become one operation. A local value is written and read by them
+    // only: it has rows in a worker's scratch and no place in the arena.
+    void begin_chain(std::string name);
+    int add_local(const Value& value);
+    void end_chain();
 
     // Throws std::invalid_argument before anything runs. states: num_blocks * kv_bytes_per_block() bytes.
     void execute(const Batch& batch, char* states, int64_t num_blocks);
 
-    const Value& value(int index) const { return values_.at(size_t(index)); }
+    // Of a value that anybody may touch now: local ones only while their chain is being added.
+    const Value& value(int index) const;
+    const Value& placed(int index) const { return values_[size_t(index)]; }  // while a step runs
     const KVLayout& state(int index) const { return states_.at(size_t(index)); }
     RopeTable& rope_table(int index) { return *rope_tables_.at(size_t(index)); }
     char* arena() const { return arena_.data(); }
@@ -135,6 +187,8 @@ class Executor {
     std::vector<KVLayout> states_;
     std::vector<std::unique_ptr<RopeTable>> rope_tables_;
     std::vector<std::unique_ptr<Operation>> operations_;
+    std::unique_ptr<RowChain> chain_;  // being added
+    int chains_ = 0;
     std::vector<Buffer> scratch_, prepared_;
     int64_t scratch_bytes_ = 64, prepared_bytes_ = 0;
     int64_t last_tokens_ = 0, last_outputs_ = 0;

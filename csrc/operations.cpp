@@ -30,20 +30,24 @@ void expect_map(const Executor& executor, int input, int output, const char* mes
     expect_same_shape(executor, input, output, message);
 }
 
-// Wraps a callable as an Operation.
+std::pair<int64_t, RowCount> shape(const Executor& executor, int value) {
+    return {executor.value(value).width, executor.value(value).rows};
+}
+
+// Wraps a callable as a row operation; `cost` in elements per row.
 template <typename Body>
-class Simple final : public Operation {
+class Simple final : public RowOperation {
   public:
-    explicit Simple(Body body) : body_(std::move(body)) {}
-    void run(const Step& step) override { body_(step); }
+    Simple(RowCount rows, int64_t cost, Body body) : RowOperation(rows, cost), body_(std::move(body)) {}
+    void run_rows(const Rows& rows) override { body_(rows); }
 
   private:
     Body body_;
 };
 
 template <typename Body>
-Made simple(Body body) {
-    return std::make_unique<Simple<Body>>(std::move(body));
+Made simple(RowCount rows, int64_t cost, Body body) {
+    return std::make_unique<Simple<Body>>(rows, cost, std::move(body));
 }
 
 }  // namespace
@@ -52,75 +56,66 @@ Made make_embed(Executor& executor, int output, const LinearWeight& table) {
     const Value& to = expect(executor, output, ValueType::fp32, "embed writes fp32");
     require(to.rows == RowCount::tokens && to.width == table.columns, "embed: table columns and output width differ");
     require(table.rows >= executor.limits().vocabulary, "embed: the table has fewer rows than the vocabulary");
-    return simple([=, width = to.width](const Step& step) {
-        step.over_rows(step.batch.tokens, width, [&](int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; ++row) {
-                step.kernels.linear->decode_row(table, step.batch.token_ids[row], step.fp32(output) + row * width);
-            }
-        });
+    return simple(RowCount::tokens, to.width, [=, width = to.width](const Rows& rows) {
+        const int32_t* ids = rows.step.batch.token_ids + rows.first;
+        float* y = rows.fp32(output);
+        for (int64_t row = 0; row < rows.count; ++row) {
+            rows.step.kernels.linear->decode_row(table, ids[row], y + row * width);
+        }
     });
 }
 
 Made make_norm(Executor& executor, int input, int output, const NormAttributes& attributes) {
     expect_map(executor, input, output, "norm: input and output are fp32 of one shape");
-    const int64_t width = executor.value(input).width;
+    const auto [width, count] = shape(executor, input);
     require(attributes.size > 0 && width % attributes.size == 0, "norm: size must divide the width");
     require(attributes.gain != nullptr, "norm: a gain is needed");
     require(attributes.flavour == NormFlavour::layer || !attributes.bias, "norm: rms has no bias");
-    return simple([=, a = attributes](const Step& step) {
-        step.over_rows(step.rows(input), 2 * width, [&](int64_t begin, int64_t end) {
-            const float* x = step.fp32(input) + begin * width;
-            float* y = step.fp32(output) + begin * width;
-            if (a.flavour == NormFlavour::rms) {
-                step.kernels.rms_norm(x, y, end - begin, width, a.size, a.gain, a.offset, a.epsilon);
-            } else {
-                step.kernels.layer_norm(x, y, end - begin, width, a.size, a.gain, a.bias, a.offset, a.epsilon);
-            }
-        });
+    return simple(count, 2 * width, [=, width = width, a = attributes](const Rows& rows) {
+        const KernelTable& kernels = rows.step.kernels;
+        const float* x = rows.fp32(input);
+        float* y = rows.fp32(output);
+        if (a.flavour == NormFlavour::rms) {
+            kernels.rms_norm(x, y, rows.count, width, a.size, a.gain, a.offset, a.epsilon);
+        } else {
+            kernels.layer_norm(x, y, rows.count, width, a.size, a.gain, a.bias, a.offset, a.epsilon);
+        }
     });
 }
 
 Made make_add(Executor& executor, int a, int b, int output) {
     expect_map(executor, a, output, "add: inputs and output are fp32 of one shape");
     expect_map(executor, b, output, "add: inputs and output are fp32 of one shape");
-    return simple([=, width = executor.value(a).width](const Step& step) {
-        step.over_rows(step.rows(a), width, [&](int64_t begin, int64_t end) {
-            const int64_t at = begin * width;
-            step.kernels.add(step.fp32(a) + at, step.fp32(b) + at, step.fp32(output) + at, (end - begin) * width);
-        });
+    const auto [width, count] = shape(executor, a);
+    return simple(count, width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.add(rows.fp32(a), rows.fp32(b), rows.fp32(output), rows.count * width);
     });
 }
 
 Made make_scale(Executor& executor, int input, int output, float factor) {
     expect_map(executor, input, output, "scale: input and output are fp32 of one shape");
-    return simple([=, width = executor.value(input).width](const Step& step) {
-        step.over_rows(step.rows(input), width, [&](int64_t begin, int64_t end) {
-            const int64_t at = begin * width;
-            step.kernels.scale(step.fp32(input) + at, step.fp32(output) + at, (end - begin) * width, factor);
-        });
+    const auto [width, count] = shape(executor, input);
+    return simple(count, width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.scale(rows.fp32(input), rows.fp32(output), rows.count * width, factor);
     });
 }
 
 Made make_softcap(Executor& executor, int input, int output, float limit) {
     expect_map(executor, input, output, "softcap: input and output are fp32 of one shape");
     require(limit > 0.0f, "softcap: the limit must be positive");
-    return simple([=, width = executor.value(input).width](const Step& step) {
-        step.over_rows(step.rows(input), 8 * width, [&](int64_t begin, int64_t end) {
-            const int64_t at = begin * width;
-            step.kernels.softcap(step.fp32(input) + at, step.fp32(output) + at, (end - begin) * width, limit);
-        });
+    const auto [width, count] = shape(executor, input);
+    return simple(count, 8 * width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.softcap(rows.fp32(input), rows.fp32(output), rows.count * width, limit);
     });
 }
 
 Made make_gate(Executor& executor, int input, int up, int output, Activation activation) {
     expect_map(executor, input, output, "gate: inputs and output are fp32 of one shape");
     if (up >= 0) expect_map(executor, up, output, "gate: inputs and output are fp32 of one shape");
-    return simple([=, width = executor.value(input).width](const Step& step) {
-        step.over_rows(step.rows(input), 8 * width, [&](int64_t begin, int64_t end) {
-            const int64_t at = begin * width;
-            step.kernels.gate(step.fp32(input) + at, up >= 0 ? step.fp32(up) + at : nullptr, step.fp32(output) + at,
-                              (end - begin) * width, activation);
-        });
+    const auto [width, count] = shape(executor, input);
+    return simple(count, 8 * width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.gate(rows.fp32(input), up >= 0 ? rows.fp32(up) : nullptr, rows.fp32(output),
+                               rows.count * width, activation);
     });
 }
 
@@ -135,12 +130,9 @@ Made make_rope(Executor& executor, int input, int output, const RopeAttributes& 
         attributes.rotary_size > 0 && attributes.rotary_size % 2 == 0 && attributes.rotary_size <= attributes.head_size,
         "rope: rotary_size must be even and at most head_size");
     require(table.half() == attributes.rotary_size / 2, "rope: one inverse frequency per pair is needed");
-    return simple([=, width = from.width, a = attributes, &table](const Step& step) {
-        step.over_rows(step.batch.tokens, 2 * width, [&](int64_t begin, int64_t end) {
-            step.kernels.rope(step.fp32(input) + begin * width, step.fp32(output) + begin * width, end - begin, width,
-                              a.head_size, a.rotary_size, a.style, step.batch.positions + begin, table.cosine(),
-                              table.sine());
-        });
+    return simple(RowCount::tokens, 2 * from.width, [=, width = from.width, a = attributes, &table](const Rows& rows) {
+        rows.step.kernels.rope(rows.fp32(input), rows.fp32(output), rows.count, width, a.head_size, a.rotary_size,
+                               a.style, rows.step.batch.positions + rows.first, table.cosine(), table.sine());
     });
 }
 
@@ -149,10 +141,12 @@ Made make_gather(Executor& executor, int input, int output) {
     const Value& to = expect(executor, output, ValueType::fp32, "gather writes fp32");
     require(from.width == to.width && from.rows == RowCount::tokens && to.rows == RowCount::outputs,
             "gather: token rows of one width become output rows");
-    return simple([=, width = from.width](const Step& step) {
-        for (int64_t i = 0; i < step.batch.outputs; ++i) {
-            std::memcpy(step.fp32(output) + i * width, step.fp32(input) + step.batch.output_rows[i] * width,
-                        size_t(width) * 4);
+    require(from.chain < 0, "gather reads other rows than its own, so no value of its chain");
+    return simple(RowCount::outputs, from.width, [=, width = from.width](const Rows& rows) {
+        const float* x = rows.step.fp32(input);
+        float* y = rows.fp32(output);
+        for (int64_t i = 0; i < rows.count; ++i) {
+            std::memcpy(y + i * width, x + rows.step.batch.output_rows[rows.first + i] * width, size_t(width) * 4);
         }
     });
 }
@@ -165,18 +159,15 @@ Made make_cast(Executor& executor, int input, int output) {
     const bool narrow = from.type == ValueType::fp32 && (to == ValueType::bf16 || to == ValueType::fp16);
     require(widen || narrow, "cast: between fp32 and bf16 or fp16 only");
     const ValueType half = widen ? from.type : to;
-    return simple([=, width = from.width](const Step& step) {
-        const LinearKernels& kernels = *step.kernels.linear;
-        step.over_rows(step.rows(input), width, [&](int64_t begin, int64_t end) {
-            const int64_t at = begin * width, n = (end - begin) * width;
-            if (narrow) {
-                const auto cast = half == ValueType::bf16 ? kernels.cast_bf16 : kernels.cast_fp16;
-                cast(step.fp32(input) + at, step.half(output) + at, n);
-            } else {
-                const auto cast = half == ValueType::bf16 ? kernels.widen_bf16 : kernels.widen_fp16;
-                cast(step.half(input) + at, step.fp32(output) + at, n);
-            }
-        });
+    return simple(from.rows, from.width, [=, width = from.width](const Rows& rows) {
+        const LinearKernels& kernels = *rows.step.kernels.linear;
+        if (narrow) {
+            const auto cast = half == ValueType::bf16 ? kernels.cast_bf16 : kernels.cast_fp16;
+            cast(rows.fp32(input), rows.half(output), rows.count * width);
+        } else {
+            const auto cast = half == ValueType::bf16 ? kernels.widen_bf16 : kernels.widen_fp16;
+            cast(rows.half(input), rows.fp32(output), rows.count * width);
+        }
     });
 }
 
@@ -184,10 +175,8 @@ Made make_quantise(Executor& executor, int input, int output) {
     const Value& from = expect(executor, input, ValueType::fp32, "quantise reads fp32");
     expect(executor, output, ValueType::int8, "quantise writes int8");
     expect_same_shape(executor, input, output, "quantise: input and output have one shape");
-    return simple([=, width = from.width](const Step& step) {
-        step.over_rows(step.rows(input), 2 * width, [&](int64_t begin, int64_t end) {
-            step.kernels.linear->quantise_rows(step.fp32(input), width, step.quantised(output), begin, end);
-        });
+    return simple(from.rows, 2 * from.width, [=, width = from.width](const Rows& rows) {
+        rows.step.kernels.linear->quantise_rows(rows.fp32(input), width, rows.quantised(output), 0, rows.count);
     });
 }
 
@@ -195,10 +184,8 @@ Made make_dequantise(Executor& executor, int input, int output) {
     expect(executor, input, ValueType::int8, "dequantise reads int8");
     const Value& to = expect(executor, output, ValueType::fp32, "dequantise writes fp32");
     expect_same_shape(executor, input, output, "dequantise: input and output have one shape");
-    return simple([=, width = to.width](const Step& step) {
-        step.over_rows(step.rows(input), width, [&](int64_t begin, int64_t end) {
-            step.kernels.linear->dequantise_rows(step.quantised(input), step.fp32(output), width, begin, end);
-        });
+    return simple(to.rows, to.width, [=, width = to.width](const Rows& rows) {
+        rows.step.kernels.linear->dequantise_rows(rows.quantised(input), rows.fp32(output), width, 0, rows.count);
     });
 }
 

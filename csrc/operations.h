@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "executor.h"
 
@@ -46,7 +47,9 @@ Made make_gather(Executor& executor, int input, int output);
 Made make_cast(Executor& executor, int input, int output);
 Made make_quantise(Executor& executor, int input, int output);
 Made make_dequantise(Executor& executor, int input, int output);
-Made make_linear(Executor& executor, int input, int output, const LinearWeight& weight);
+// Several weights over one input share one distribution of work.
+Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,
+                 const std::vector<LinearWeight>& weights);
 Made make_kv_write(Executor& executor, int key, int value, int state);
 Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
 

@@ -38,59 +38,88 @@ void over_units(ThreadPool& pool, int64_t rows, int64_t unit, const Body& body) 
     });
 }
 
+// One or more weights over one input. Their rows, each rounded up to whole units, form one range of work, so that a
+// narrow weight (keys and values of few heads) does not leave cores without any.
 class Linear final : public Operation {
   public:
-    Linear(Executor& executor, int input, int output, const LinearWeight& weight)
-        : input_(input), output_(output), weight_(weight), type_(input_type(executor.value(input).type)) {
+    Linear(Executor& executor, int input, const std::vector<int>& outputs, const std::vector<LinearWeight>& weights)
+        : input_(input), type_(input_type(executor.value(input).type)) {
         const LinearKernels& kernels = *executor.kernels().linear;
         const Value& from = executor.value(input);
-        const Value& to = expect(executor, output, ValueType::fp32, "linear writes fp32");
-        require(from.rows == to.rows, "linear: input and output have the same rows");
-        require(from.width == weight.columns, "linear: the input's width is not the weight's columns");
-        require(to.width == weight.rows, "linear: the output's width is not the weight's rows");
-        if (const char* reason = kernels.refuse(weight, type_, from.group_size)) throw std::invalid_argument(reason);
-        unit_ = kernels.column_unit(weight, type_);
-        if (const int64_t bytes = kernels.prepared_bytes(weight, type_, from.group_size)) {
-            char* table = executor.add_prepared(bytes);
-            over_units(executor.pool(), weight.rows, unit_, [&](int64_t begin, int64_t end, int) {
-                kernels.prepare(weight, type_, from.group_size, table, begin, end);
-            });
-            weight_.prepared = table;
+        require(!weights.empty() && outputs.size() == weights.size(), "linear: one output per weight is needed");
+        for (size_t i = 0; i < weights.size(); ++i) {
+            const LinearWeight& weight = weights[i];
+            const Value& to = expect(executor, outputs[i], ValueType::fp32, "linear writes fp32");
+            require(from.rows == to.rows, "linear: input and output have the same rows");
+            require(from.width == weight.columns, "linear: the input's width is not the weight's columns");
+            require(to.width == weight.rows, "linear: the output's width is not the weight's rows");
+            if (const char* reason = kernels.refuse(weight, type_, from.group_size))
+                throw std::invalid_argument(reason);
+            const int64_t unit = kernels.column_unit(weight, type_);
+            unit_ = unit > unit_ ? unit : unit_;
+            require(unit_ % unit == 0, "linear: the units of the weights do not divide each other");
+            parts_.push_back({outputs[i], weight, 0});
         }
-        executor.need_scratch(kernels.scratch_bytes(weight_, type_, from.max_rows));
+        for (Part& part : parts_) {
+            LinearWeight& weight = part.weight;
+            if (const int64_t bytes = kernels.prepared_bytes(weight, type_, from.group_size)) {
+                char* table = executor.add_prepared(bytes);
+                over_units(executor.pool(), weight.rows, unit_, [&](int64_t begin, int64_t end, int) {
+                    kernels.prepare(weight, type_, from.group_size, table, begin, end);
+                });
+                weight.prepared = table;
+            }
+            executor.need_scratch(kernels.scratch_bytes(weight, type_, from.max_rows));
+            part.first = total_;
+            total_ += divide_up(weight.rows, unit_) * unit_;
+        }
     }
 
     void run(const Step& step) override {
         const int64_t rows = step.rows(input_);
         if (rows == 0) return;
-        const LinearKernels& kernels = *step.kernels.linear;
-        float* y = step.fp32(output_);
-        over_units(step.pool, weight_.rows, unit_, [&](int64_t begin, int64_t end, int worker) {
-            void* scratch = step.scratch(worker);
-            switch (type_) {
-                case InputType::fp32:
-                    return kernels.linear_fp32(weight_, step.fp32(input_), weight_.columns, y, weight_.rows, rows,
-                                               begin, end, scratch);
-                case InputType::bf16:
-                    return kernels.linear_bf16(weight_, step.half(input_), weight_.columns, y, weight_.rows, rows,
-                                               begin, end, scratch);
-                case InputType::int8:
-                    return kernels.linear_int8(weight_, step.quantised(input_), y, weight_.rows, rows, begin, end,
-                                               scratch);
+        over_units(step.pool, total_, unit_, [&](int64_t begin, int64_t end, int worker) {
+            for (const Part& part : parts_) {
+                const int64_t first = begin > part.first ? begin - part.first : 0;
+                const int64_t last = end - part.first < part.weight.rows ? end - part.first : part.weight.rows;
+                if (first < last) multiply(step, part, rows, first, last, step.scratch(worker));
             }
         });
     }
 
   private:
-    int input_, output_;
-    LinearWeight weight_;
+    struct Part {
+        int output;
+        LinearWeight weight;
+        int64_t first;  // where its rows begin in the range of work, a multiple of the unit
+    };
+
+    void multiply(const Step& step, const Part& part, int64_t rows, int64_t begin, int64_t end, void* scratch) const {
+        const LinearKernels& kernels = *step.kernels.linear;
+        const LinearWeight& weight = part.weight;
+        float* y = step.fp32(part.output);
+        switch (type_) {
+            case InputType::fp32:
+                return kernels.linear_fp32(weight, step.fp32(input_), weight.columns, y, weight.rows, rows, begin, end,
+                                           scratch);
+            case InputType::bf16:
+                return kernels.linear_bf16(weight, step.half(input_), weight.columns, y, weight.rows, rows, begin, end,
+                                           scratch);
+            case InputType::int8:
+                return kernels.linear_int8(weight, step.quantised(input_), y, weight.rows, rows, begin, end, scratch);
+        }
+    }
+
+    int input_;
     InputType type_;
-    int64_t unit_ = 1;
+    std::vector<Part> parts_;
+    int64_t unit_ = 1, total_ = 0;
 };
 
-class KVWrite final : public Operation {
+class KVWrite final : public RowOperation {
   public:
-    KVWrite(Executor& executor, int key, int value, int state) : key_(key), value_(value), state_(state) {
+    KVWrite(Executor& executor, int key, int value, int state)
+        : RowOperation(RowCount::tokens, 4 * executor.value(key).width), key_(key), value_(value), state_(state) {
         const KVLayout& layout = executor.state(state);
         const Value& k = expect(executor, key, ValueType::fp32, "kv_write reads fp32");
         const Value& v = expect(executor, value, ValueType::fp32, "kv_write reads fp32");
@@ -100,14 +129,10 @@ class KVWrite final : public Operation {
                 "kv_write: the value's width is not kv_heads * value_head_size");
     }
 
-    void run(const Step& step) override {
-        const KVLayout& layout = step.executor.state(state_);
-        const int64_t key_width = layout.kv_heads * layout.head_size,
-                      value_width = layout.kv_heads * layout.value_head_size;
-        step.over_rows(step.batch.tokens, 4 * key_width, [&](int64_t begin, int64_t end) {
-            step.kernels.kv_write(layout, step.state(state_), step.fp32(key_) + begin * key_width,
-                                  step.fp32(value_) + begin * value_width, step.batch.kv_slots + begin, end - begin);
-        });
+    void run_rows(const Rows& rows) override {
+        const Step& step = rows.step;
+        step.kernels.kv_write(step.executor.state(state_), step.state(state_), rows.fp32(key_), rows.fp32(value_),
+                              step.batch.kv_slots + rows.first, rows.count);
     }
 
   private:
@@ -218,8 +243,9 @@ class Attention final : public Operation {
 
 }  // namespace
 
-Made make_linear(Executor& executor, int input, int output, const LinearWeight& weight) {
-    return std::make_unique<Linear>(executor, input, output, weight);
+Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,
+                 const std::vector<LinearWeight>& weights) {
+    return std::make_unique<Linear>(executor, input, outputs, weights);
 }
 
 Made make_kv_write(Executor& executor, int key, int value, int state) {

@@ -68,7 +68,8 @@ struct Weights {
 
 class Model {
   public:
-    Model(const KernelTable& kernels, int threads, bool bf16_kv)
+    // fused: the same operations, several linears of one input as one and row operations in chains.
+    Model(const KernelTable& kernels, int threads, bool bf16_kv, bool fused)
         : executor(kernels, std::make_shared<ThreadPool>(threads), Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY},
                    32 << 20) {
         Executor& e = executor;
@@ -78,34 +79,59 @@ class Model {
         const RopeAttributes rope{HEAD, HEAD, RopeStyle::half, e.add_rope_table(frequencies, 1.0)};
         const int x = value(WIDTH), normed = value(WIDTH), quantised = value(WIDTH, ValueType::int8, 24);
         const int q = value(HEADS * HEAD), k = value(KV_HEADS * HEAD), v = value(KV_HEADS * HEAD);
-        const int qr = value(HEADS * HEAD), kr = value(KV_HEADS * HEAD), context = value(HEADS * HEAD),
-                  y = value(WIDTH);
-        const int half = value(WIDTH, ValueType::bf16), gate = value(INNER), gated = value(INNER), down = value(WIDTH);
-        const int sum = value(WIDTH), rows = value(WIDTH, ValueType::fp32, 0, RowCount::outputs);
+        const int qr = value(HEADS * HEAD), context = value(HEADS * HEAD);
+        const int half = value(WIDTH, ValueType::bf16), gate = value(INNER), down = value(WIDTH);
+        const int rows = value(WIDTH, ValueType::fp32, 0, RowCount::outputs);
+        // What stays inside a chain has no place in the arena; a rounded value becomes local where it is widened again.
+        const auto begin = [&](const char* name) { fused ? e.begin_chain(name) : void(); };
+        const auto end = [&] { fused ? e.end_chain() : void(); };
+        const auto inner = [&](int64_t width, ValueType type = ValueType::fp32, int64_t group = 0) {
+            return fused ? e.add_local({0, RowCount::tokens, 0, width, type, group, 0}) : value(width, type, group);
+        };
         logits = value(VOCABULARY, ValueType::fp32, 0, RowCount::outputs);
         const LinearWeight table = weights.fp32(VOCABULARY, WIDTH);
         NormAttributes norm{NormFlavour::rms, WIDTH, 1e-5f, 0.0f, weights.floats(WIDTH, 1.0f), nullptr};
+        begin("in");
         e.add("embed", make_embed(e, x, table));
         e.add("norm", make_norm(e, x, normed, norm));
         e.add("quantise", make_quantise(e, normed, quantised));
-        e.add("query", make_linear(e, quantised, q, weights.int4(HEADS * HEAD, WIDTH, 24)));
-        e.add("key", make_linear(e, quantised, k, weights.int4(KV_HEADS * HEAD, WIDTH, 24)));
-        e.add("value", make_linear(e, normed, v, weights.fp32(KV_HEADS * HEAD, WIDTH)));
+        end();
+        const LinearWeight query = weights.int4(HEADS * HEAD, WIDTH, 24),
+                           key = weights.int4(KV_HEADS * HEAD, WIDTH, 24);
+        if (fused) {
+            e.add("query+key", make_linear(e, quantised, {q, k}, {query, key}));
+        } else {
+            e.add("query", make_linear(e, quantised, {q}, {query}));
+            e.add("key", make_linear(e, quantised, {k}, {key}));
+        }
+        e.add("value", make_linear(e, normed, {v}, {weights.fp32(KV_HEADS * HEAD, WIDTH)}));
+        begin("rope");
         e.add("query_rope", make_rope(e, q, qr, rope));
+        const int kr = inner(KV_HEADS * HEAD);
         e.add("key_rope", make_rope(e, k, kr, rope));
         e.add("kv_write", make_kv_write(e, kr, v, state));
+        end();
         AttentionAttributes attention;
         attention.heads = HEADS;
         attention.scale = 0.25f;
         e.add("attention", make_attention(e, qr, context, state, attention));
+        const int y = value(WIDTH), gated = value(INNER), sum = value(WIDTH);
+        begin("middle");
         e.add("add", make_add(e, x, context, y));
         e.add("cast", make_cast(e, y, half));
-        e.add("gate", make_linear(e, half, gate, weights.fp32(INNER, WIDTH)));
-        e.add("silu", make_gate(e, gate, -1, gated, Activation::silu));
-        e.add("down", make_linear(e, gated, down, weights.fp32(WIDTH, INNER)));
+        end();
+        e.add("gate", make_linear(e, half, {gate}, {weights.fp32(INNER, WIDTH)}));
+        begin("activation");
+        const int act = inner(INNER), codes = inner(INNER, ValueType::int8, 40), scaled = inner(INNER);
+        e.add("silu", make_gate(e, gate, -1, act, Activation::silu));
+        e.add("round", make_quantise(e, act, codes));
+        e.add("widen", make_dequantise(e, codes, scaled));
+        e.add("scale", make_scale(e, scaled, gated, 0.5f));
+        end();
+        e.add("down", make_linear(e, gated, {down}, {weights.fp32(WIDTH, INNER)}));
         e.add("residual", make_add(e, y, down, sum));
         e.add("gather", make_gather(e, sum, rows));
-        e.add("logits", make_linear(e, rows, logits, table));
+        e.add("logits", make_linear(e, rows, {logits}, {table}));
     }
 
     // Runs sequences of the given lengths in chunks of at most `chunk` rows; logits of every row, by sequence.
@@ -203,9 +229,9 @@ void test_model(const std::string& tier) {
     for (const bool bf16 : {false, true}) {
         const KernelTable& kernels = kernel_table(tier);
         const std::vector<int64_t> one{300}, many{70, 1, 33, 64};
-        Model single(kernels, 1, bf16), several(kernels, 3, bf16);
+        Model single(kernels, 1, bf16, false), several(kernels, 3, bf16, true);
         const std::vector<float> whole = single.run(one, TOKENS);
-        check(whole == several.run(one, 97), tier + ": chunked on three threads equals whole on one");
+        check(whole == several.run(one, 97), tier + ": chunked, fused, on three threads equals whole on one");
         const std::vector<float> batch = single.run(many, 20);
         check(batch == several.run(many, 70), tier + ": batches are the same however they are cut");
         check(std::memcmp(batch.data(), whole.data(), size_t(70 * VOCABULARY) * 4) == 0,
@@ -237,6 +263,49 @@ void refuses(const char* what, const Change& change) {
     check(refused, std::string("a bad batch is refused: ") + what);
 }
 
+template <typename Attempt>
+void throws(const char* what, const Attempt& attempt) {
+    bool refused = false;
+    try {
+        attempt();
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    check(refused, std::string("refused: ") + what);
+}
+
+void test_chains() {
+    const KernelTable& kernels = kernel_table("portable");
+    const Limits limits{4, 2, 2, BLOCK, 1, VOCABULARY};
+    Executor e(kernels, std::make_shared<ThreadPool>(1), limits, 1 << 16);
+    const int x = e.add_value({0, RowCount::tokens, 0, 8, ValueType::fp32, 0, 0});
+    const int y = e.add_value({4096, RowCount::tokens, 0, 8, ValueType::fp32, 0, 0});
+    const int rows = e.add_value({8192, RowCount::outputs, 0, 8, ValueType::fp32, 0, 0});
+    const Value described{0, RowCount::tokens, 0, 8, ValueType::fp32, 0, 0};
+    throws("a local value without a chain", [&] { e.add_local(described); });
+    throws("a chain that never began", [&] { e.end_chain(); });
+    e.begin_chain("first");
+    throws("a chain in a chain", [&] { e.begin_chain("second"); });
+    throws("an empty chain", [&] { e.end_chain(); });
+    const int local = e.add_local(described);
+    e.add("scale", make_scale(e, x, local, 2.0f));
+    throws("a gather of a chain's own rows", [&] { make_gather(e, local, rows); });
+    throws("other rows in a chain", [&] { e.add("scale", make_scale(e, rows, rows, 2.0f)); });
+    LinearWeight weight;
+    const float eight[64] = {};
+    weight.rows = weight.columns = weight.group_size = 8;
+    weight.codes = eight;
+    weight.code_row_bytes = 32;
+    throws("a linear in a chain", [&] { e.add("linear", make_linear(e, x, {y}, {weight})); });
+    e.add("again", make_scale(e, local, y, 2.0f));
+    throws("a step in the middle of a chain", [&] { e.execute(Batch{}, nullptr, 1); });
+    e.end_chain();
+    throws("a local value outside of its chain", [&] { make_scale(e, local, y, 2.0f); });
+    e.begin_chain("second");
+    throws("a local value in another chain", [&] { make_scale(e, local, y, 2.0f); });
+    throws("as many outputs as weights", [&] { make_linear(e, x, {y}, {weight, weight}); });
+}
+
 void test_refusals() {
     refuses("token id", [](auto& ids, auto&...) { ids[1] = VOCABULARY; });
     refuses("negative token id", [](auto& ids, auto&...) { ids[0] = -1; });
@@ -254,6 +323,7 @@ void test_refusals() {
 int main() {
     test_pool();
     test_refusals();
+    test_chains();
     for (const std::string& tier : available_tiers()) test_model(tier);
     std::printf(failures ? "%d failures\n" : "executor: all tests passed\n", failures);
     return failures ? 1 : 0;

@@ -160,8 +160,9 @@ class Executable(Protocol):
     """A model bound to a backend."""
 
     program: Program  # after choose_numerics and the backend's own passes
-    numerics_id: str  # names (build, ISA tier, policy, program digest): equal ids promise equal bits
-    choices: Mapping[str, str]  # op name -> kernel name
+    # Names (build, ISA tier, policy, digest of the program before it was fused): equal ids promise equal bits.
+    numerics_id: str
+    choices: Mapping[str, str]  # op name -> kernel name; a fused op appears as the ops it stands for
     arena_bytes: int
     kv_bytes_per_block: int
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from linnet.backends.interface import Limits, Policy
 from linnet.models.load import ModelSource
 from linnet.program.choose_numerics import choose_numerics
+from linnet.program.fuse import fuse
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
 from linnet.program.program import PagedState, Program
 from linnet.program.traverse import declarations
@@ -116,7 +117,7 @@ def predict(source: ModelSource, limits: Limits, policy: Policy) -> Ledger:
         embedding_bytes=parts["embed"],
         block_bytes=parts["block"],
         head_bytes=parts["head"],
-        arena_bytes=plan_buffers(program, bounds).arena_bytes,
+        arena_bytes=plan_buffers(fuse(program), bounds).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
         kv_layers=tuple(
             KVLayer(state_bytes_per_token(state), window)

@@ -125,6 +125,16 @@ class Gather:
     """Rows of x named by an index input: (x, rows int32 [outputs]) -> [outputs, width]."""
 
 
+@dataclass(frozen=True)
+class Linears:
+    """Several linears of one input as one op (see ``fuse``): what they are stands in the op's expansion."""
+
+
+@dataclass(frozen=True)
+class RowChain:
+    """Ops of ROW_KINDS whose row i reads only row i of what the chain itself writes: done row by row in one pass."""
+
+
 ATTRIBUTES: dict[str, type] = {
     "embed": Embed,
     "norm": Norm,
@@ -141,4 +151,13 @@ ATTRIBUTES: dict[str, type] = {
     "attention": Attention,
     "gate": Gate,
     "gather": Gather,
+    "linears": Linears,
+    "row_chain": RowChain,
 }
+
+FUSED_KINDS = ("linears", "row_chain")
+
+ROW_KINDS = (
+    "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
+)  # fmt: skip
+"""Kinds whose output row i needs no other row of a value written in the same chain."""

@@ -9,6 +9,7 @@ an op has, and how their shapes and dtypes must fit.
 from collections.abc import Iterable
 from typing import Any
 
+from linnet.program.fused import check_fused
 from linnet.program.program import PROGRAM_VERSION, PagedState, Program, Value, Weight
 from linnet.program.signatures import check_op, require
 from linnet.program.traverse import boundary
@@ -29,6 +30,9 @@ def check(program: Program) -> None:
         _check_weight(weight)
     _check_order(program, weights, states)
     for op in program.ops:
+        check_fused(op, values)
+        for inner in op.expansion:
+            check_op(inner, values, weights, states)
         check_op(op, values, weights, states)
     _check_segments(program)
 
@@ -63,30 +67,44 @@ def _check_weight(weight: Weight) -> None:
 
 
 def _check_order(program: Program, weights: dict[str, Weight], states: dict[str, PagedState]) -> None:
-    """Single assignment in list order; everything named exists; nothing declared is unused; op names are unique."""
+    """Single assignment in list order; everything named exists; nothing declared is unused; op names are unique.
+
+    What an expansion writes can be read inside it; outside, only what the fused op names as its outputs.
+    """
     readable = {value.name for value in program.inputs}
+    assigned = set(readable)
     declared = {value.name for value in program.values}
     names: set[str] = set()
     used_weights: set[str] = set()
     written_states: set[str] = set()
     for op in program.ops:
-        require(op.name not in names, f"op {op.name} appears twice")
-        names.add(op.name)
-        for name in op.inputs:
-            require(name in readable, f"op {op.name} reads {name}, which nothing before it writes")
-        for name in op.outputs:
-            require(name in declared, f"op {op.name} writes {name}, which is not declared")
-            require(name not in readable, f"op {op.name} writes {name}, which is already written")
-            readable.add(name)
+        inside = set(readable)
+        for inner in op.expansion or (op,):
+            require(inner.name not in names, f"op {inner.name} appears twice")
+            names.add(inner.name)
+            for name in inner.inputs:
+                require(name in inside, f"op {inner.name} reads {name}, which nothing before it writes")
+            for name in inner.outputs:
+                require(name in declared, f"op {inner.name} writes {name}, which is not declared")
+                require(name not in assigned, f"op {inner.name} writes {name}, which is already written")
+                inside.add(name)
+                assigned.add(name)
+        if op.expansion:
+            require(op.name not in names, f"op {op.name} appears twice")
+            names.add(op.name)
+            for name in op.outputs:
+                require(name in inside, f"op {op.name} writes {name}, which its expansion does not")
+        readable.update(op.outputs)
         for name in op.weights:
             require(name in weights, f"op {op.name} uses weight {name}, which is not declared")
         used_weights.update(op.weights)
         for name in op.states:
             require(name in states, f"op {op.name} uses state {name}, which is not declared")
-            written = op.kind == "kv_write" or name in written_states
+            kinds = {inner.kind for inner in op.expansion or (op,)}
+            written = "kv_write" in kinds or name in written_states
             require(written, f"op {op.name} reads state {name}, which nothing before it writes")
             written_states.add(name)
-    missing = sorted(declared - readable)
+    missing = sorted(declared - assigned)
     require(not missing, f"declared but never written: {', '.join(missing)}")
     idle = sorted(weights.keys() - used_weights)
     require(not idle, f"weights that no op reads: {', '.join(idle)}")

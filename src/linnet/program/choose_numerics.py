@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.attributes import Cast, Quantise
+from linnet.program.attributes import FUSED_KINDS, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
@@ -66,8 +66,10 @@ def choose_numerics(program: Program, policy: Policy) -> Program:
     """
     if policy not in POLICIES:
         raise ConfigError(f"unknown numerics policy {policy!r}; accepted: {', '.join(POLICIES)}")
-    if any(op.kind in ("quantise", "cast") for op in program.ops):
-        raise ConfigError("the program already has rounding ops; choose_numerics runs once, on a built program")
+    if any(op.kind in ("quantise", "cast", *FUSED_KINDS) for op in program.ops):
+        raise ConfigError(
+            "the program already has rounding or fused ops; choose_numerics runs once, on a built program"
+        )
     weights = {weight.name: weight for weight in program.weights}
 
     def rounding(op: Op, source: Value) -> Conversion | None:

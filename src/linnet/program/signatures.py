@@ -235,6 +235,10 @@ def _gather(s: _Signature, _: Any) -> None:
     s.dtype(s.outputs[0], "fp32")
 
 
+def _fused(_: _Signature, __: Any) -> None:
+    """Every op of the expansion is checked by itself, and what they make together by ``check_fused``."""
+
+
 _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "embed": _embed,
     "norm": _norm,
@@ -251,4 +255,6 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "attention": _attention,
     "gate": _gate,
     "gather": _gather,
+    "linears": _fused,
+    "row_chain": _fused,
 }

@@ -11,6 +11,11 @@ def declarations(program: Program) -> dict[str, Value]:
     return {value.name: value for value in (*program.inputs, *program.values)}
 
 
+def plain_ops(program: Program) -> list[Op]:
+    """The ops with every fused one replaced by what it stands for."""
+    return [inner for op in program.ops for inner in op.expansion or (op,)]
+
+
 def last_reads(program: Program) -> dict[str, int]:
     """Index of the last op that reads each value; a value nobody reads is absent."""
     return {name: index for index, op in enumerate(program.ops) for name in op.inputs}

@@ -15,6 +15,7 @@ from linnet.backends.interface import Batch, Limits, SamplingBatch
 from linnet.backends.reference.backend import ReferenceBackend
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import PagedState
+from linnet.program.traverse import plain_ops
 
 LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
 LONG, SHORT = (270, 41, 7), (33, 7)  # LONG crosses the first partition of keys
@@ -125,7 +126,7 @@ def test_taps_choices_profile_and_sampling(random_model):
     profile = model.profile()
     assert [name for name, _ in profile] == [op.name for op in model.program.ops]
     assert all(seconds > 0 for _, seconds in profile)
-    assert set(model.choices) == {op.name for op in model.program.ops}
+    assert set(model.choices) == {op.name for op in plain_ops(model.program)}
     assert model.choices["layers.0.mlp.down"].startswith("int4_x_int8")
     logits = model.logits()
     assert model.sample(SamplingBatch.greedy([8, 2])).token_ids.tolist() == logits[[8, 2]].argmax(axis=1).tolist()

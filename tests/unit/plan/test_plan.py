@@ -16,6 +16,7 @@ from linnet.models import ModelSource, arch_spec, load_model
 from linnet.models.inventory import required_tensors
 from linnet.plan import describe, output_rows, predict, roofline
 from linnet.program.choose_numerics import choose_numerics
+from linnet.program.fuse import fuse
 from linnet.program.plan_buffers import plan_buffers
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="writes its checkpoints with safetensors")
@@ -57,7 +58,7 @@ def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
     assert ledger.kv_bytes_per_token == 2 * 2 * attention.kv_heads * attention.head_size * element
     assert ledger.kv_bytes_per_block == 4 * ledger.kv_bytes_per_token
     assert ledger.kv_bytes == 3 * 16 * ledger.kv_bytes_per_block
-    arena = plan_buffers(choose_numerics(source.program, policy), LIMITS.symbols()).arena_bytes
+    arena = plan_buffers(fuse(choose_numerics(source.program, policy)), LIMITS.symbols()).arena_bytes
     assert ledger.arena_bytes == arena >= ledger.logits_bytes == 4 * 50 * 4
     rows = ledger.rows()
     assert rows[-1] == ("total", sum(count for _, count in rows[:-1])) == ("total", ledger.total_bytes)

@@ -17,6 +17,7 @@ from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import Batch, Executable, Limits, Policy, SampleResult, SamplingBatch, Scores, Source
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
+from linnet.program.fuse import fuse
 from linnet.program.program import Op, Program
 from linnet.program.serialise import digest
 from linnet.program.traverse import declarations
@@ -101,7 +102,8 @@ class CpuExecutable:
         self._keep = keep
         self._weights = WeightTable(program, source)
         linears, refused = self._load_linears(program)
-        self.program = widen_inputs(program, refused)
+        widened = widen_inputs(program, refused)
+        self.program = fuse(widened, keep)
         buffers = plan(self.program, limits, keep, self.isa)
         self._output = self.program.outputs[0]
         declared = declarations(self.program)
@@ -115,9 +117,11 @@ class CpuExecutable:
         self.arena_bytes: int = buffers.arena_bytes
         self.prepared_bytes: int = self._native.prepared_bytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
-        self.numerics_id = f"cpu/{_native.build_id}/{self.isa}/{policy}/{digest(self.program)[:16]}"
+        # Of the program before fusing: fusing and taps regroup ops and change no bit, so they change no id either.
+        self.numerics_id = f"cpu/{_native.build_id}/{self.isa}/{policy}/{digest(widened)[:16]}"
         self._sampler = Sampler(self.isa, backend.pool)
         self._executed = False
+        logger.info("%d operations per step, %d before fusing", len(self.program.ops), len(widened.ops))
 
     def _load_linears(self, program: Program) -> tuple[dict[str, Any], set[str]]:
         """Native weights per op, and the ops whose weight has no integer kernel for their int8 input."""

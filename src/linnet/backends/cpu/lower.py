@@ -66,10 +66,7 @@ class Lowering:
             arena_bytes=buffers.arena_bytes,
         )
         self._declared = declarations(program)
-        self.values: dict[str, int] = {}
-        for op in program.ops:
-            for name in op.outputs:
-                self.values[name] = self._add_value(self._declared[name], buffers.offsets[name])
+        self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
         self._states = {
             state.name: self.executor.add_state(
                 state.dtype == "bf16", state.kv_heads, state.head_size, state.value_head_size
@@ -79,12 +76,20 @@ class Lowering:
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
         self.choices: dict[str, str] = {}
         for op in program.ops:
-            self.choices[op.name] = f"{op.kind}_{isa}"
-            KINDS[op.kind](self, op, op.attributes)
+            self._lower(op)
 
-    def _add_value(self, value: Value, offset: int) -> int:
+    def _lower(self, op: Op) -> None:
+        if op.kind not in a.FUSED_KINDS:
+            self.choices[op.name] = f"{op.kind}_{self._isa}"
+        KINDS[op.kind](self, op, op.attributes)
+
+    def _add_value(self, value: Value, offset: int | None) -> int:
+        """``offset`` None: a value that lives in the open chain only."""
         rows = _native.RowCount.tokens if value.shape[0] == "tokens" else _native.RowCount.outputs
-        return int(self.executor.add_value(offset, rows, int(value.shape[1]), value_type(value), group_size(value)))
+        described = (rows, int(value.shape[1]), value_type(value), group_size(value))
+        if offset is None:
+            return int(self.executor.add_local(*described))
+        return int(self.executor.add_value(offset, *described))
 
     def _in(self, op: Op, index: int = 0) -> int:
         return self.values[op.inputs[index]]
@@ -103,10 +108,23 @@ class Lowering:
             op.name, self._in(op), self._out(op), layer, norm.size, norm.epsilon, norm.offset, gain, bias
         )
 
-    def linear(self, op: Op, _: a.Linear | a.Logits) -> None:
-        weight = self._linears[op.name]
-        self.executor.linear(op.name, self._in(op), self._out(op), weight)
-        self.choices[op.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
+    def linear(self, op: Op, _: a.Linear | a.Logits | a.Linears) -> None:
+        """One linear, or several of one input: a fused op's kernels are named by the ops it stands for."""
+        parts = op.expansion or (op,)
+        weights = [self._linears[part.name] for part in parts]
+        self.executor.linear(op.name, self._in(op), [self._out(part) for part in parts], weights)
+        for part, weight in zip(parts, weights, strict=True):
+            self.choices[part.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
+
+    def row_chain(self, op: Op, _: a.RowChain) -> None:
+        """The ops of the expansion run row by row; values that only they read get rows of a worker's scratch."""
+        self.executor.begin_chain(op.name)
+        for inner in op.expansion:
+            for name in inner.outputs:
+                if name not in op.outputs:
+                    self.values[name] = self._add_value(self._declared[name], None)
+            self._lower(inner)
+        self.executor.end_chain()
 
     def add(self, op: Op, _: a.Add) -> None:
         self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
@@ -178,6 +196,8 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "attention": Lowering.attention,
     "gate": Lowering.gate,
     "gather": Lowering.gather,
+    "linears": Lowering.linear,
+    "row_chain": Lowering.row_chain,
 }
 
 

@@ -27,6 +27,9 @@ def refusals(program: Program) -> list[str]:
 def _refuse(op: Op, program: Program, declared: Mapping[str, Value]) -> str | None:
     if op.kind not in a.ATTRIBUTES:
         return f"op kind {op.kind!r} has no kernel"
+    for inner in op.expansion:
+        if (why := _refuse(inner, program, declared)) is not None:
+            return f"{inner.name}: {why}"
     for name in op.outputs:
         value = declared[name]
         if len(value.shape) != 2 or value.shape[0] not in ROW_SYMBOLS or not isinstance(value.shape[1], int):

@@ -25,6 +25,7 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.program import Op, Program
 from linnet.program.serialise import digest
+from linnet.program.traverse import plain_ops
 
 
 class ReferenceBackend:
@@ -40,6 +41,9 @@ class ReferenceBackend:
                 state_dtype(states[name])
         except UnsupportedError as error:
             return str(error)
+        for inner in op.expansion:
+            if (why := self.supports(inner, program)) is not None:
+                return f"{inner.name}: {why}"
         if op.kind == "quantise":
             scheme = op.attributes.scheme  # type: ignore[attr-defined]
             if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
@@ -65,7 +69,7 @@ class ReferenceExecutable:
     def __init__(self, program: Program, source: Source, policy: Policy, limits: Limits, keep: Sequence[str]) -> None:
         self.program, self.limits = program, limits
         self.numerics_id = f"reference/torch-{torch.__version__}/{policy}/{digest(program)[:16]}"
-        self.choices = {op.name: f"torch:{op.kind}" for op in program.ops}
+        self.choices = {op.name: f"torch:{op.kind}" for op in plain_ops(program)}
         produced = {value.name for value in program.values}
         unknown = sorted(set(keep) - produced)
         if unknown:

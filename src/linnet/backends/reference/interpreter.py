@@ -49,7 +49,8 @@ def run_ops(
         for name in whole.outputs:
             if name in tapped:
                 _emit(name, values[name], on_tap)
-        for name in (*whole.inputs, *whole.outputs):
+        inner = (name for op in whole.expansion for name in op.outputs)
+        for name in (*whole.inputs, *whole.outputs, *inner):
             if last_use.get(name, index) <= index and name not in wanted:
                 values.pop(name, None)
     missing = wanted - values.keys()

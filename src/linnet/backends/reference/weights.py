@@ -10,6 +10,7 @@ import torch
 
 from linnet.backends.interface import Source
 from linnet.program.program import Program, Weight
+from linnet.program.traverse import plain_ops
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -114,4 +115,4 @@ class WeightTable:
 def _weights_of_quantised_inputs(program: Program) -> frozenset[str]:
     """Weights (first of their op) whose op reads a quantised activation: integer arithmetic needs their codes."""
     quantised = {value.name for value in program.values if not isinstance(value.dtype, str)}
-    return frozenset(op.weights[0] for op in program.ops if op.weights and op.inputs[0] in quantised)
+    return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in quantised)

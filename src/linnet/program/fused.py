@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fused op is: everything about it follows from its expansion, and ``check_fused`` says whether it does."""
+
+from collections.abc import Mapping, Sequence
+
+from linnet.program.attributes import FUSED_KINDS, ROW_KINDS
+from linnet.program.program import Dimension, Op, Value
+from linnet.program.signatures import require
+
+
+def written(run: Sequence[Op]) -> tuple[str, ...]:
+    """Every value the ops write, in order."""
+    return tuple(name for op in run for name in op.outputs)
+
+
+def external_reads(run: Sequence[Op]) -> tuple[str, ...]:
+    """Values the ops read and do not write themselves, in order of first use."""
+    inside = set(written(run))
+    return tuple(dict.fromkeys(name for op in run for name in op.inputs if name not in inside))
+
+
+def row_symbol(op: Op, declared: Mapping[str, Value]) -> Dimension:
+    """What the op's rows are: the first dimension of what it writes; kv_write stores one row per token."""
+    return declared[op.outputs[0]].shape[0] if op.outputs else "tokens"
+
+
+def fused_name(run: Sequence[Op]) -> str:
+    """``layers.0.attention.query+key+value``: the parts all names begin with, then the rest of each."""
+    names = [op.name.split(".") for op in run]
+    shared = 0
+    while len({tuple(name[: shared + 1]) for name in names}) == 1 and all(len(name) > shared + 1 for name in names):
+        shared += 1
+    return ".".join([*names[0][:shared], "+".join(".".join(name[shared:]) for name in names)])
+
+
+def check_fused(op: Op, declared: Mapping[str, Value]) -> None:
+    """Raises ProgramError if a fused op is not what its expansion says."""
+    run = op.expansion
+    if op.kind not in FUSED_KINDS:
+        return
+    require(len(run) > 1, f"op {op.name} ({op.kind}) fuses {len(run)} ops, expected at least 2")
+    require(not any(inner.expansion for inner in run), f"op {op.name} ({op.kind}): an op of its expansion has its own")
+    require(op.inputs == external_reads(run), f"op {op.name} ({op.kind}) reads {op.inputs}, its expansion does not")
+    inside = written(run)
+    good = op.outputs == tuple(name for name in inside if name in set(op.outputs))
+    require(good, f"op {op.name} ({op.kind}) writes {op.outputs}, its expansion {inside}")
+    for what in ("weights", "states"):
+        found = tuple(dict.fromkeys(name for inner in run for name in getattr(inner, what)))
+        require(getattr(op, what) == found, f"op {op.name} ({op.kind}): its {what} are not those of its expansion")
+    if op.kind == "linears":
+        good = all(inner.kind == "linear" and inner.inputs == run[0].inputs for inner in run)
+        require(good, f"op {op.name} (linears) holds something else than linears of one input")
+        require(op.outputs == inside, f"op {op.name} (linears) writes {op.outputs}, its expansion {inside}")
+        return
+    kinds = sorted({inner.kind for inner in run} - set(ROW_KINDS))
+    require(not kinds, f"op {op.name} (row_chain) holds {', '.join(kinds)}, which do not work row by row")
+    symbols = {row_symbol(inner, declared) for inner in run}
+    require(len(symbols) == 1, f"op {op.name} (row_chain): rows are {', '.join(map(str, sorted(symbols, key=str)))}")
+    foreign = [inner.name for inner in run if inner.kind == "gather" and inner.inputs[0] in inside]
+    require(not foreign, f"op {op.name} (row_chain): {', '.join(foreign)} reads other rows of what the chain writes")
