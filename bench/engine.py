@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linnet against transformers (bf16, eager) and against the machine's limits: interleaved, in one run.
+"""Linnet against the machine's own limits, no peers, under five minutes: what `make bench-quick` runs.
 
-    python bench/engine.py [--shape llama-3.2-1b] [--scheme W4A16-head8] [--rounds 3] [--json FILE]
+    python bench/engine.py [--shape llama-3.2-1b] [--scheme W4A16-head8] [--rounds 3] [--context 8192] [--json FILE]
 
-Makes (once, in --work) a random-weight checkpoint of a real shape, compresses it, then starts both engines and asks
-them in turns: prefill of 512 tokens, decoding of 64 tokens after 32, 16 sequences of 32 + 32 tokens. Read bandwidth
-and the int8 peak are probed beside every turn. Prints medians with min - max and the ratio, and one JSON object last.
+Makes (once, in --work) a random-weight checkpoint of a real shape and compresses it. Then: `linnet generate` from
+process start to first token; decode, prefill and 8 and 16 sequences in a process that opens the model as `linnet
+serve` does, read bandwidth and int8 peak probed beside every sample; where a step goes at 1 and at 32 sequences; where
+it goes behind a long context. A sample taken while other processes used more than a tenth of a core is repeated.
+Prints tables and, as the last line, one JSON object.
 """
 
 import argparse
@@ -13,130 +15,163 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+import startup
+from foreign import MOST_CORES, undisturbed
 from limits import MachineLimits
 from linnet.backends.interface import Limits
 from linnet.formats import Checkpoint
 from linnet.models import load_model
-from linnet.plan import predict
+from linnet.plan import Ledger, predict
+from measures import DECODE_PROMPT, DECODE_TOKENS, MEASURES, memory
+from process import EngineProcess
+from samples import METRICS, significant, summarise
 
 HERE = Path(__file__).resolve().parent
-PREFILL, DECODE, CONCURRENT, SEQUENCES = 512, 64, 32, 16
+BATCHES = (1, 32)
+PARTS = ("matrix kernels", "attention", "other ops", "call", "sampling", "scheduling", "copying", "detokenising")
+"""Of a step, in the order shown. The first three are the model itself; all else is overhead."""
+
+Samples = dict[str, list[float]]
 
 
-class Engine:
-    """A worker process: one engine, one model."""
-
-    def __init__(self, kind: str, directory: Path) -> None:
-        self.kind = kind
-        command = [sys.executable, str(HERE / "workers.py"), kind, str(directory)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.first_token_s = float(self._read()["first_token_s"])
-        self.peak_rss_bytes = 0
-
-    def run(self, prompt: int, new: int, sequences: int = 1) -> dict[str, float]:
-        """One measurement; see workers.py."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "new": new, "sequences": sequences}) + "\n")
-        self._process.stdin.flush()
-        answer = self._read()
-        self.peak_rss_bytes = int(answer["peak_rss_bytes"])
-        return answer
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-    def _read(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"engine.py: the {self.kind} worker ended early, status {self._process.wait()}")
-        return dict(json.loads(line))
-
-
-def prepare(work: Path, shape: str, scheme: str) -> tuple[Path, Path]:
-    """The dense and the compressed checkpoint, made where they are missing."""
+def prepare(work: Path, shape: str, scheme: str) -> Path:
+    """The compressed checkpoint, made where it is missing."""
     dense, packed = work / shape, work / f"{shape}-{scheme}"
-    if not dense.exists():
-        subprocess.run([sys.executable, str(HERE / "make_model.py"), shape, str(dense)], check=True)
     if not packed.exists():
+        if not dense.exists():
+            subprocess.run([sys.executable, str(HERE / "make_model.py"), shape, str(dense)], check=True)
         command = [sys.executable, "-m", "linnet.cli.main", "compress", str(dense), "-o", str(packed)]
         subprocess.run([*command, "--scheme", scheme, "--algorithm", "rtn"], check=True)
-    return dense, packed
+    return packed
 
 
-def measure(ours: Engine, theirs: Engine, rounds: int) -> dict[str, list[float]]:
-    """Turn by turn: probe, Linnet, transformers; every number a list of samples."""
-    limits = MachineLimits()
-    found: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
-
+def measure(engine: EngineProcess, limits: MachineLimits, rounds: int) -> Samples:
+    """Round by round, every measure with the limits probed just before it; the limits' names carry the measure's."""
+    found: Samples = {}
+    chosen = ("decode", "prefill", "concurrent8", "concurrent16")
+    for name in chosen:
+        engine.generate(*MEASURES[name].warm)
     for _ in range(rounds):
-        for engine in (ours, theirs):
-            note("read_bytes_per_s", limits.read())
-            note("int8_macs_per_s", limits.peak("int8"))
-            prefill = engine.run(PREFILL, 1)
-            note(f"{engine.kind}_prefill_tokens_per_s", PREFILL / prefill["total_s"])
-            decode = engine.run(32, DECODE)
-            note(f"{engine.kind}_decode_tokens_per_s", (DECODE - 1) / (decode["total_s"] - decode["first_s"]))
-            many = engine.run(32, CONCURRENT, SEQUENCES)
-            note(f"{engine.kind}_concurrent{SEQUENCES}_tokens_per_s", SEQUENCES * CONCURRENT / many["total_s"])
+        for name in chosen:
+
+            def sample(name: str = name) -> dict[str, float]:
+                probes = {f"{name}.read": limits.read(), f"{name}.int8": limits.peak("int8")}
+                return probes | MEASURES[name].run(engine)
+
+            values, cores = undisturbed(sample)
+            for key, value in {**values, "foreign_cores": cores}.items():
+                found.setdefault(key, []).append(value)
     return found
 
 
-def summarise(found: dict[str, list[float]], packed: Path, ours: Engine, theirs: Engine) -> dict[str, Any]:
-    """Medians, ratios and shares of the limits. Bytes and multiply-adds of a step come from the plan."""
-    median = {name: statistics.median(samples) for name, samples in found.items()}
+def ledger_of(packed: Path) -> tuple[Ledger, int, int]:
+    """What a step reads and multiplies, the head's multiplications, and the checkpoint's bytes."""
     with Checkpoint.open(packed, verify=False) as checkpoint:
-        ledger = predict(load_model(checkpoint), Limits(PREFILL, 1, 1, 16, 64), "fast")
-        step_bytes = ledger.step_weight_bytes + 64 * ledger.kv_bytes_per_token
-        head = checkpoint.config["hidden_size"] * checkpoint.config["vocab_size"]
-        size = checkpoint.nbytes
-    body = ledger.multiplications - head
+        ledger = predict(load_model(checkpoint), Limits(512, 1, 1, 16, 64), "fast")
+        return ledger, checkpoint.config["hidden_size"] * checkpoint.config["vocab_size"], checkpoint.nbytes
+
+
+def shares(found: Samples, ledger: Ledger, head: int) -> dict[str, float]:
+    """Medians of quotients with the probe of the same sample."""
+    context = DECODE_PROMPT + DECODE_TOKENS // 2
+    step_bytes = ledger.step_weight_bytes + ledger.kv_bytes_read(context)
+    macs = ledger.multiplications - head  # the head is computed for the last token alone
+    decode = zip(found["decode_tokens_per_s"], found["decode.read"], strict=True)
+    prefill = zip(found["prefill_tokens_per_s"], found["prefill.int8"], strict=True)
     return {
-        "median": median,
-        "range": {name: [min(samples), max(samples)] for name, samples in found.items()},
-        "ratio": {
-            name: median[f"linnet_{name}"] / median[f"transformers_{name}"]
-            for name in (
-                "prefill_tokens_per_s",
-                "decode_tokens_per_s",
-                f"concurrent{SEQUENCES}_tokens_per_s",
-            )
-        },
-        "decode_bandwidth_share": step_bytes * median["linnet_decode_tokens_per_s"] / median["read_bytes_per_s"],
-        "prefill_int8_share": body * median["linnet_prefill_tokens_per_s"] / median["int8_macs_per_s"],
-        "first_token_s": {engine.kind: engine.first_token_s for engine in (ours, theirs)},
-        "peak_rss_bytes": {engine.kind: engine.peak_rss_bytes for engine in (ours, theirs)},
-        "checkpoint_bytes": size,
+        "decode_bandwidth_share": statistics.median(step_bytes * rate / read for rate, read in decode),
+        "prefill_int8_share": statistics.median(macs * rate / peak for rate, peak in prefill),
     }
 
 
-def table(result: dict[str, Any]) -> Table:
-    """The summary for people."""
-    shown = Table("measure", "linnet", "transformers bf16", "ratio", title="engine, median [min - max]")
-    for name, ratio in result["ratio"].items():
+def overhead(parts: dict[str, float], total: float) -> float:
+    """Share of a step that is not the model's own operations."""
+    return 1 - sum(parts.get(name, 0.0) for name in PARTS[:3]) / total
+
+
+def breakdown_table(found: dict[str, dict[str, Any]]) -> Table:
+    """One column per batch: microseconds of a step and their share."""
+    shown = Table("part of a step", *found, title="where a decode step goes, µs (share)")
+    for part in (*PARTS, "rest of the loop", "step"):
         cells = []
-        for kind in ("linnet", "transformers"):
-            low, high = result["range"][f"{kind}_{name}"]
-            cells.append(f"{result['median'][f'{kind}_{name}']:.1f} [{low:.1f} - {high:.1f}]")
-        shown.add_row(name.replace("_", " "), *cells, f"{ratio:.2f}")
-    for name, scale, unit in (("first_token_s", 1, "s"), ("peak_rss_bytes", 1e9, "GB")):
-        ours, theirs = (result[name][kind] / scale for kind in ("linnet", "transformers"))
-        shown.add_row(name.replace("_", " "), f"{ours:.2f} {unit}", f"{theirs:.2f} {unit}", f"{ours / theirs:.2f}")
-    shown.add_row("decode, share of read bandwidth", f"{result['decode_bandwidth_share']:.0%}")
-    shown.add_row("prefill, share of int8 peak", f"{result['prefill_int8_share']:.0%}")
+        for one in found.values():
+            total, parts = one["total_s"], one["parts_s"]
+            named = {"step": total, "rest of the loop": total - sum(parts.values())}
+            seconds = named.get(part, parts.get(part, 0.0))
+            cells.append(f"{1e6 * seconds / one['steps']:,.0f} ({seconds / total:.1%})")
+        shown.add_row(part, *cells)
+    shown.add_row("overhead", *(f"{overhead(one['parts_s'], one['total_s']):.1%}" for one in found.values()))
     return shown
+
+
+def long_context(engine: EngineProcess, limits: MachineLimits, ledger: Ledger, tokens: int) -> dict[str, Any]:
+    """A decode step behind a long prompt: attention's share of the read bandwidth, over the KV bytes alone."""
+    steps = 16
+    read = limits.read()
+    found = engine.ask({"measure": "breakdown", "sequences": 1, "prompt": tokens, "steps": steps})
+    kv_bytes = ledger.kv_bytes_read(tokens) * steps
+    return {**found, "kv_bandwidth_share": kv_bytes / found["parts_s"]["attention"] / read}
+
+
+def summary_table(result: dict[str, Any], found: Samples) -> Table:
+    """What was measured, for people."""
+    shown = Table("measure", "median [min-max]", title=f"{result['shape']} {result['scheme']}")
+    for name, metric in METRICS.items():
+        if name in found:
+            shown.add_row(f"{metric.label} ({metric.unit})", summarise(v / metric.scale for v in found[name]).show())
+    for name, unit in (("first_token_cold_s", "s"), ("checkpoint_bytes", "bytes"), ("foreign_cores", "cores")):
+        shown.add_row(f"{name.replace('_', ' ')} ({unit})", significant(result[name]))
+    for name in ("decode_bandwidth_share", "prefill_int8_share", "overhead_share", "kv_bandwidth_share"):
+        if name in result:
+            shown.add_row(name.replace("_", " "), f"{result[name]:.1%}")
+    shown.add_row("read bandwidth (GB/s)", summarise(v / 1e9 for v in found["decode.read"]).show())
+    shown.add_row("int8 peak (GMAC/s)", summarise(v / 1e9 for v in found["prefill.int8"]).show())
+    return shown
+
+
+def run(options: argparse.Namespace, packed: Path, log: Path) -> tuple[dict[str, Any], Samples, list[Table]]:
+    """All measurements, in the order of the module's text."""
+    limits = MachineLimits()
+    ledger, head, size = ledger_of(packed)
+    text = startup.prompt_text(packed)
+    startup.forget_pages(packed)
+    cold = startup.first_token_s(packed, text)
+    starts = [undisturbed(lambda: startup.first_token_s(packed, text))[0] for _ in range(options.rounds + 2)]
+    with EngineProcess("linnet", packed, log) as engine:
+        peak = memory(engine)["peak_rss_bytes"]
+    with EngineProcess("linnet", packed, log) as engine:
+        found = measure(engine, limits, options.rounds)
+        found |= {"first_token_s": starts, "peak_rss_bytes": [peak]}
+        parts = {}
+        for batch in BATCHES:
+            request = {"measure": "breakdown", "sequences": batch, "prompt": DECODE_PROMPT, "steps": 64}
+            parts[f"batch {batch}"], _ = undisturbed(lambda request=request: engine.ask(request))
+        result = {
+            "shape": options.shape,
+            "scheme": options.scheme,
+            **shares(found, ledger, head),
+            "concurrent16_tokens_per_s": statistics.median(found["concurrent16_tokens_per_s"]),
+            "overhead_share": max(overhead(one["parts_s"], one["total_s"]) for one in parts.values()),
+            "first_token_s": statistics.median(starts),
+            "first_token_cold_s": cold,
+            "peak_rss_bytes": int(peak),
+            "checkpoint_bytes": size,
+            "foreign_cores": max(found["foreign_cores"]),
+        }
+        if options.context:
+            behind = long_context(engine, limits, ledger, options.context)
+            parts[f"batch 1 behind {options.context:,} tokens"] = behind
+            result["kv_bandwidth_share"] = behind["kv_bandwidth_share"]
+    result["overhead_share_of_batch"] = {name: overhead(one["parts_s"], one["total_s"]) for name, one in parts.items()}
+    result["samples"] = found
+    return result, found, [summary_table(result, found), breakdown_table(parts)]
 
 
 def main() -> None:
@@ -145,16 +180,21 @@ def main() -> None:
     parser.add_argument("--shape", default="llama-3.2-1b")
     parser.add_argument("--scheme", default="W4A16-head8")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--context", type=int, default=8192, help="tokens before the long-context step; 0: no such step"
+    )
     parser.add_argument("--work", type=Path, default=Path("scratch"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    dense, packed = prepare(options.work, options.shape, options.scheme)
-    theirs, ours = Engine("transformers", dense), Engine("linnet", packed)
-    result = summarise(measure(ours, theirs, options.rounds), packed, ours, theirs)
-    ours.close()
-    theirs.close()
-    Console().print(table(result))
-    line = json.dumps({"shape": options.shape, "scheme": options.scheme, **result})
+    packed = prepare(options.work, options.shape, options.scheme)
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        result, found, tables = run(options, packed, Path(log.name))
+    console = Console()
+    for table in tables:
+        console.print(table)
+    if max(found["foreign_cores"]) > MOST_CORES:
+        console.print("[yellow]other processes were busy beside some samples; believe the shares, not the speeds[/]")
+    line = json.dumps(result)
     if options.json:
         options.json.write_text(line + "\n", encoding="utf-8")
     print(line)

@@ -7,8 +7,10 @@
 namespace linnet {
 
 struct LimitKernels {
-    // Reads bytes (a multiple of 4096) once, front to back; the result only keeps the loads alive.
+    // Read bytes (a multiple of 4096) once, front to back or in four parts at a time; the result only keeps the loads
+    // alive. Which of the two is faster depends on the machine's prefetchers.
     int64_t (*read)(const uint8_t* p, int64_t bytes);
+    int64_t (*read_four)(const uint8_t* p, int64_t bytes);
     // Multiply-adds on registers alone, with enough chains to hide their latency; they return how many were done, or 0
     // where the tier has no instruction of its own for the type.
     int64_t (*multiply_int8)(int64_t iterations);
