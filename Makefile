@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test check sanitize bench bench-quick format clean
+.PHONY: demo test check sanitize bench bench-quick bench-peers format clean
 
 demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
 	$(BIN)/linnet demo
@@ -25,11 +25,14 @@ check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
 sanitize:  ## native tests under ASan + UBSan and under TSan
 	bash csrc/tests/run_sanitizers.sh
 
-bench: $(VENV)/dev.stamp  ## engine against transformers and the machine's limits, interleaved in one run
+bench-quick: $(VENV)/dev.stamp  ## Linnet against the machine's own limits, under five minutes; docs/bench.md
 	$(BIN)/python bench/engine.py
 
-bench-quick: $(VENV)/dev.stamp
-	$(BIN)/python bench/ops.py
+bench-peers: $(VENV)/dev.stamp  ## install the other engines, each into its own environment under scratch/peers
+	$(BIN)/python bench/peers/install.py
+
+bench: bench-peers  ## Linnet beside its peers, in turns, in one run; continues where it was stopped
+	$(BIN)/python bench/peers/run.py $(BENCH_OPTIONS)
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .

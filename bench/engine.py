@@ -170,7 +170,6 @@ def run(options: argparse.Namespace, packed: Path, log: Path) -> tuple[dict[str,
             parts[f"batch 1 behind {options.context:,} tokens"] = behind
             result["kv_bandwidth_share"] = behind["kv_bandwidth_share"]
     result["overhead_share_of_batch"] = {name: overhead(one["parts_s"], one["total_s"]) for name, one in parts.items()}
-    result["samples"] = found
     return result, found, [summary_table(result, found), breakdown_table(parts)]
 
 
@@ -194,10 +193,9 @@ def main() -> None:
         console.print(table)
     if max(found["foreign_cores"]) > MOST_CORES:
         console.print("[yellow]other processes were busy beside some samples; believe the shares, not the speeds[/]")
-    line = json.dumps(result)
     if options.json:
-        options.json.write_text(line + "\n", encoding="utf-8")
-    print(line)
+        options.json.write_text(json.dumps({**result, "samples": found}) + "\n", encoding="utf-8")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

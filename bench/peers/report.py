@@ -87,7 +87,8 @@ def page(records: Sequence[dict[str, Any]], places: Places, machine: str) -> str
         f"# Linnet beside its peers: {places.shape}",
         f"{len(samples)} samples in turns, {machine}. Read bandwidth {probes['read_bytes_per_s'].show()} GB/s, int8 "
         f"peak {probes['int8_macs_per_s'].show()} GMAC/s, probed before every sample. {disturbed} samples were taken "
-        "beside foreign load in every try. *Times better*: median of the ratios of neighbouring samples; above 1 favours us.",
+        "beside foreign load in every try. *Times better*: median of the ratios of neighbouring samples; above 1, "
+        "Linnet is ahead.",
         "## Against the best peer",
         "The peer against which the ratio is smallest, of those measured.",
         markdown(HEADER, comparison_rows(best_peers(comparisons), _named)),

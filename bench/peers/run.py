@@ -34,6 +34,9 @@ SIDES = ("ours", "theirs")
 FRESH = ("start", "memory")
 """Measures that need a process of their own for every sample."""
 
+SETTLE_S = 0.3
+"""Before every sample: OpenMP's threads (vLLM's, llama.cpp's) spin on for up to 0.2 s after their last work."""
+
 NAMES = (*FRESH, *MEASURES, "noisy", "arrival")
 DEFAULT_MEASURES = (*FRESH, *MEASURES)
 
@@ -45,6 +48,9 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "samples.jsonl"
         self.records = report.read(self.file)
+        if self.file.exists() and not self.file.read_bytes().endswith(b"\n"):
+            with self.file.open("a") as file:
+                file.write("\n")  # ends the line of a run that was killed while writing
 
     def has(self, ours: str, theirs: str | None, measure: str, number: int, side: str) -> bool:
         """Whether this sample was taken (or failed) before."""
@@ -92,6 +98,7 @@ class Comparison:
         self.run.check_time()
 
         def sample() -> tuple[dict[str, float], Values]:
+            time.sleep(SETTLE_S)
             return self.run.probe(), take()
 
         (probe, values), cores = undisturbed(sample)

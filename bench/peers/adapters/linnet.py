@@ -7,7 +7,6 @@ from pathlib import Path
 from adapters import linnet_measures
 from linnet.api import LLM
 
-
 STEP_BUDGET_S = 0.1
 """serve's default; the library itself has none."""
 
