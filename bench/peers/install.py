@@ -95,7 +95,7 @@ def install(recipe: Recipe, cache: Path, python: str) -> str | None:
             done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, **recipe.variables})
             if done.returncode:
                 lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-                why = next((line for line in reversed(lines) if "rror" in line), lines[-1]).strip()
+                why = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1]).strip()
                 return f"{recipe.name}: `{command[-1]}` ended with status {done.returncode} ({why}); see {log}"
     stamp.touch()
     return None
