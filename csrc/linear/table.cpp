@@ -49,7 +49,7 @@ static int64_t column_unit(const LinearWeight&, InputType) { return 16 * TILE_CO
 
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
-    if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16();
+    if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16(weight, rows);
     return scratch_bytes_fp32();
 }
 

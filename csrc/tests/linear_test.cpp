@@ -239,6 +239,10 @@ void test_tier(const char* tier, const LinearKernels& k, int trials) {
         check(tier, k, make_weight(Storage::fp32, 32, outputs, columns, columns, false), InputType::fp32, rows, 0);
         check(tier, k, make_weight(Storage::packed_int, 4, outputs, columns, group, false), InputType::bf16, rows, 0);
     }
+    for (const int64_t rows : {3, 12, 13, 41}) {  // more than one block of columns, on both sides of every row limit
+        const int64_t columns = 2048 * pick(1, 2) + pick(1, 80);
+        check(tier, k, make_weight(Storage::bf16, 16, pick(1, 60), columns, columns, false), InputType::bf16, rows, 0);
+    }
     check(tier, k, make_weight(Storage::packed_int, 4, 40, 8192, 128, false), InputType::int8, 9, 128);
     check(tier, k, make_weight(Storage::plain_int8, 8, 40, 8192, 8192, false), InputType::int8, 9, 8192);
     check(tier, k, make_weight(Storage::packed_int, 4, 40, 4096, 1024, true), InputType::int8, 9, 1024);

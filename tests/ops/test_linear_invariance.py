@@ -42,6 +42,7 @@ def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
         group = 32 if scheme[:2] in ("W2", "W3") else group
         free = scheme in ("W4A16-channel", "W8A16", "W8A8", *DENSE_DTYPES)
         columns = int(random.integers(1, 1500)) if free else group * int(random.integers(1, 9))
+        columns += 2048 * int(random.integers(0, 2)) if scheme in DENSE_DTYPES else 0
         rows, outputs = int(random.integers(2, 40)), int(random.integers(1, 150))
         case = OpCase("linear", rows, columns, outputs, scheme, inputs="heavy")
         kind = _native.InputType.int8
