@@ -5,8 +5,9 @@
 
 Makes (once, in --work) a random-weight checkpoint of a real shape and compresses it. Then: `linnet generate` from
 process start to first token; decode, prefill and 8 and 16 sequences in a process that opens the model as `linnet
-serve` does, read bandwidth and int8 peak probed beside every sample; where a step goes at 1 and at 32 sequences; where
-it goes behind a long context. A sample taken while other processes used more than a tenth of a core is repeated.
+serve` does, read bandwidth and int8 peak probed around every sample; where a step goes at 1 and at 32 sequences; where
+it goes behind a long context. A sample taken while other processes used more than a tenth of a core, or while the read
+bandwidth changed by more than 15 %, is repeated.
 Prints tables and, as the last line, one JSON object.
 """
 
@@ -24,7 +25,7 @@ from rich.table import Table
 
 import startup
 from foreign import MOST_CORES, undisturbed
-from limits import MachineLimits
+from limits import MachineLimits, Probe
 from linnet.backends.interface import Limits
 from linnet.formats import Checkpoint
 from linnet.models import load_model
@@ -53,7 +54,7 @@ def prepare(work: Path, shape: str, scheme: str) -> Path:
 
 
 def measure(engine: EngineProcess, limits: MachineLimits, rounds: int) -> Samples:
-    """Round by round, every measure with the limits probed just before it; the limits' names carry the measure's."""
+    """Round by round, every measure with the limits probed around it; the limits' names carry the measure's."""
     found: Samples = {}
     chosen = ("decode", "prefill", "concurrent8", "concurrent16")
     for name in chosen:
@@ -61,12 +62,12 @@ def measure(engine: EngineProcess, limits: MachineLimits, rounds: int) -> Sample
     for _ in range(rounds):
         for name in chosen:
 
-            def sample(name: str = name) -> dict[str, float]:
-                probes = {f"{name}.read": limits.read(), f"{name}.int8": limits.peak("int8")}
-                return probes | MEASURES[name].run(engine)
+            def sample(name: str = name) -> tuple[Probe, dict[str, float]]:
+                return Probe.around(limits, lambda: MEASURES[name].run(engine))
 
-            values, cores = undisturbed(sample)
-            for key, value in {**values, "foreign_cores": cores}.items():
+            (probe, values), cores = undisturbed(sample, drift=lambda found: found[0].drift)
+            probes = {f"{name}.read": probe.read_bytes_per_s, f"{name}.int8": probe.int8_macs_per_s}
+            for key, value in {**values, **probes, f"{name}.drift": probe.drift, "foreign_cores": cores}.items():
                 found.setdefault(key, []).append(value)
     return found
 
@@ -113,11 +114,10 @@ def breakdown_table(found: dict[str, dict[str, Any]]) -> Table:
 
 def long_context(engine: EngineProcess, limits: MachineLimits, ledger: Ledger, tokens: int) -> dict[str, Any]:
     """A decode step behind a long prompt: attention's share of the read bandwidth, over the KV bytes alone."""
-    steps = 16
-    read = limits.read()
-    found = engine.ask({"measure": "breakdown", "sequences": 1, "prompt": tokens, "steps": steps})
-    kv_bytes = ledger.kv_bytes_read(tokens) * steps
-    return {**found, "kv_bandwidth_share": kv_bytes / found["parts_s"]["attention"] / read}
+    request = {"measure": "breakdown", "sequences": 1, "prompt": tokens, "steps": 32}
+    probe, found = Probe.around(limits, lambda: engine.ask(request))
+    kv_bytes = ledger.kv_bytes_read(tokens) * found["steps"]
+    return {**found, "kv_bandwidth_share": kv_bytes / found["parts_s"]["attention"] / probe.read_bytes_per_s}
 
 
 def summary_table(result: dict[str, Any], found: Samples) -> Table:

@@ -9,9 +9,13 @@ Every share in bench/ is a quotient of a measurement and one of these taken next
 import argparse
 import json
 import statistics
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from linnet.backends.cpu import _native
+
+T = TypeVar("T")
 
 AREA_BYTES = 512 << 20
 PEAK_SECONDS = 0.02
@@ -36,6 +40,25 @@ class MachineLimits:
         """Multiply-adds per second of ``int8``, ``bf16`` or ``fp32``; bf16 falls back to fp32 arithmetic."""
         found = float(getattr(self._probe, element)(PEAK_SECONDS))
         return found or float(self._probe.fp32(PEAK_SECONDS))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The limits around a sample."""
+
+    read_bytes_per_s: float
+    int8_macs_per_s: float
+    drift: float
+    """By how much the read bandwidth moved from before the sample to after it, as a share of the smaller."""
+
+    @staticmethod
+    def around(limits: MachineLimits, measure: Callable[[], T]) -> tuple["Probe", T]:
+        """Probe, measure, probe: means of the two, and what ``measure`` returned."""
+        before, peak_before = limits.read(), limits.peak("int8")
+        value = measure()
+        after, peak_after = limits.read(), limits.peak("int8")
+        drift = max(before, after) / min(before, after) - 1
+        return Probe((before + after) / 2, (peak_before + peak_after) / 2, drift), value
 
 
 def summary(samples: list[float]) -> dict[str, float]:

@@ -76,10 +76,10 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], higher_is_better: boo
     return [a / b if higher_is_better else b / a for a, b in pairs]
 
 
-def rows_by_round(records: Sequence[dict], metric: str, side: str) -> dict[int, float]:
-    """Round -> value of one side; a later record of the same round (a repeat) replaces an earlier one."""
+def rows_by_round(records: Sequence[dict], metric: str, side: str) -> dict[int, tuple[float, bool]]:
+    """Round -> (value, clean) of one side; a later record of the same round replaces an earlier one."""
     return {
-        record["round"]: record["values"][metric]
+        record["round"]: (record["values"][metric], record.get("clean", True))
         for record in records
         if record["side"] == side and metric in record.get("values", {})
     }
@@ -96,7 +96,7 @@ class Comparison:
     their_values: Summary
     ratio: Summary
     clean: bool
-    """Whether no sample was taken beside foreign load."""
+    """Whether the rounds used were undisturbed; a disturbed one is used only where there is no other."""
 
 
 def compare(records: Sequence[dict]) -> list[Comparison]:
@@ -107,11 +107,11 @@ def compare(records: Sequence[dict]) -> list[Comparison]:
         here = [record for record in records if (record["ours"], record.get("theirs")) == (ours, theirs)]
         for metric in METRICS.values():
             a, b = rows_by_round(here, metric.name, "ours"), rows_by_round(here, metric.name, "theirs")
-            rounds = sorted(a.keys() & b.keys())
-            if not rounds:
+            common = sorted(a.keys() & b.keys())
+            if not common:
                 continue
-            mine, other = [a[i] for i in rounds], [b[i] for i in rounds]
-            clean = all(record.get("clean", True) for record in here if metric.name in record.get("values", {}))
+            quiet = [i for i in common if a[i][1] and b[i][1]]
+            mine, other = [a[i][0] for i in quiet or common], [b[i][0] for i in quiet or common]
             found.append(
                 Comparison(
                     ours,
@@ -120,7 +120,7 @@ def compare(records: Sequence[dict]) -> list[Comparison]:
                     summarise(mine),
                     summarise(other),
                     summarise(ratios(mine, other, metric.higher_is_better)),
-                    clean,
+                    bool(quiet),
                 )
             )
     return found

@@ -8,7 +8,6 @@ Weights are random, so only their form matters here; quality.py asks about train
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,6 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
 from peers.catalogue import LINNET, PEERS, Contender, Places  # noqa: E402
-
-THREADS = len(os.sched_getaffinity(0))
 
 
 def commands(contender: Contender, places: Places, target: Path) -> list[list[str]]:
@@ -48,14 +45,10 @@ def commands(contender: Contender, places: Places, target: Path) -> list[list[st
     raise ValueError(f"{contender.name}: no converter")
 
 
-def finish(contender: Contender, target: Path, threads: int = THREADS) -> None:
+def finish(contender: Contender, target: Path) -> None:
     """What the converters leave undone, or do not survive."""
-    if contender.adapter == "onnxruntime":  # it takes its thread count from here, and one thread by default
+    if contender.adapter == "onnxruntime":
         shutil.rmtree(target.with_name(target.name + ".cache"), ignore_errors=True)
-        file = target / "genai_config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
-        file.write_text(json.dumps(config, indent=2), encoding="utf-8")
     if contender.adapter == "ctranslate2":  # it writes null for a special token the tokenizer has not, and then fails
         file = target / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))

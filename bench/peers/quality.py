@@ -34,8 +34,10 @@ from linnet.text.files import read_corpus  # noqa: E402
 from samples import markdown, significant  # noqa: E402
 
 WINDOW = 512
-SCHEMES = ("W4A16-g32", "W4A16-g64", "W4A16-g128")
-HEADS = ("-head8", "-head4")
+SCHEMES = tuple(
+    f"W4A16-{form}"
+    for form in ("g128-head8", "g64-head8", "g32-head8", "g16-head8", "g64-asym-head8", "g32-asym-head8", "g32-head4")
+)
 ALGORITHMS = ("rtn", "gptq")
 FILES = ("Q4_0", "Q4_K_M", "Q8_0")
 
@@ -153,7 +155,8 @@ def measure(
 
 def compress(model: Path, work: Path, scheme: str, algorithm: str, calibration: Path | None) -> Path:
     """A compressed checkpoint, kept for the next run. LinnetError's sentence where the scheme does not fit."""
-    target = work / f"{model.name}-{scheme}-{algorithm}"
+    on = calibration.name.partition(".")[0] if calibration is not None and algorithm != "rtn" else ""
+    target = work / f"{model.name}-{scheme}-{algorithm}{on and '-' + on}"
     if not target.exists():
         command = [sys.executable, "-m", "linnet.cli.main", "compress", str(model), "-o", str(target)]
         command += ["--scheme", scheme, "--algorithm", algorithm]
@@ -217,6 +220,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True, help="UTF-8 text (.xz too) that nothing was calibrated on")
     parser.add_argument("--calibration", type=Path, help="text for gptq; default: the bundled one")
+    parser.add_argument("--schemes", default=",".join(SCHEMES), help="of Linnet, comma-separated")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--cache", type=Path, default=Path("scratch/peers"))
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
@@ -236,7 +240,7 @@ def main() -> None:
     add(Loss("transformers fp32", tensor_bytes(options.model), zero, nll, "the reference"))
     dense = linnet_logits(options.model, rows)
     add(measure("linnet bf16", tensor_bytes(options.model), dense, reference, rows, "noise floor"))
-    for scheme in (scheme + head for scheme in SCHEMES for head in HEADS):
+    for scheme in options.schemes.split(","):
         for algorithm in ALGORITHMS:
             try:
                 directory = compress(options.model, options.out, scheme, algorithm, options.calibration)

@@ -86,9 +86,9 @@ def page(records: Sequence[dict[str, Any]], places: Places, machine: str) -> str
     parts = [
         f"# Linnet beside its peers: {places.shape}",
         f"{len(samples)} samples in turns, {machine}. Read bandwidth {probes['read_bytes_per_s'].show()} GB/s, int8 "
-        f"peak {probes['int8_macs_per_s'].show()} GMAC/s, probed before every sample. {disturbed} samples were taken "
-        "beside foreign load in every try. *Times better*: median of the ratios of neighbouring samples; above 1, "
-        "Linnet is ahead.",
+        f"peak {probes['int8_macs_per_s'].show()} GMAC/s, probed around every sample. {disturbed} samples were "
+        "disturbed in every try (foreign load, or the bandwidth changed) and count only where there is no other. "
+        "*Times better*: median of the ratios of neighbouring samples; above 1, Linnet is ahead.",
         "## Against the best peer",
         "The peer against which the ratio is smallest, of those measured.",
         markdown(HEADER, comparison_rows(best_peers(comparisons), _named)),
@@ -102,7 +102,13 @@ def page(records: Sequence[dict[str, Any]], places: Places, machine: str) -> str
             "## A long prompt arrives while eight sequences decode",
             markdown(("Linnet", "number", "value"), rows),
         ]
-    skipped = {(r["ours"], r["theirs"]): r["skipped"] for r in records if r.get("skipped")}
+    skipped: dict[tuple[str, str], str] = {}
+    for record in records:
+        pair = record["ours"], record["theirs"]
+        if record.get("skipped"):
+            skipped[pair] = record["skipped"]
+        else:
+            skipped.pop(pair, None)  # a later run could
     if skipped:
         parts += ["## Not measured", "\n".join(f"- {a} | {b}: {why}" for (a, b), why in skipped.items())]
     return "\n\n".join(parts) + "\n"

@@ -15,14 +15,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 BENCH = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
-from foreign import undisturbed  # noqa: E402
-from limits import MachineLimits  # noqa: E402
+from foreign import MOST_CORES, MOST_DRIFT, TRIES, undisturbed  # noqa: E402
+from limits import MachineLimits, Probe  # noqa: E402
 from measures import MEASURES, Values, memory  # noqa: E402
 from peers import convert, report  # noqa: E402
 from peers.catalogue import LINNET, PAIRINGS, PEERS, Contender, Places, pairing  # noqa: E402
@@ -35,7 +37,7 @@ FRESH = ("start", "memory")
 """Measures that need a process of their own for every sample."""
 
 SETTLE_S = 0.3
-"""Before every sample: OpenMP's threads (vLLM's, llama.cpp's) spin on for up to 0.2 s after their last work."""
+"""Before every probe: OpenMP's threads (vLLM's, llama.cpp's) spin on for up to 0.2 s after their last work."""
 
 NAMES = (*FRESH, *MEASURES, "noisy", "arrival")
 DEFAULT_MEASURES = (*FRESH, *MEASURES)
@@ -79,46 +81,51 @@ class Comparison:
         """Everything that is not in the journal yet."""
         for fresh in (name for name in names if name in FRESH):
             for number in range(rounds):
-                for side in SIDES:
-                    self.turn(fresh, number, side, lambda fresh=fresh, side=side: self._fresh(fresh, side))
+                self.turns(fresh, number, {side: partial(self._fresh, fresh, side) for side in SIDES}, tries=1)
         shapes: dict[tuple[int, int], list[str]] = {}
         for name in names:
-            if name in MEASURES:
-                shapes.setdefault((MEASURES[name].context_tokens, MEASURES[name].max_sequences), []).append(name)
-        if "noisy" in names:
-            shapes.setdefault((MEASURES["decode"].context_tokens, MEASURES["decode"].max_sequences), []).append("noisy")
+            if name not in FRESH and name != "arrival":
+                like = MEASURES["decode" if name == "noisy" else name]
+                shapes.setdefault((like.context_tokens, like.max_sequences), []).append(name)
         for (context, sequences), group in shapes.items():
-            if any(self._todo(name, number, side) for name in group for number in range(rounds) for side in SIDES):
+            if any(self._todo(name, number) for name in group for number in range(rounds)):
                 self._open(group, rounds, {"context_tokens": context, "max_sequences": sequences})
 
-    def turn(self, measure: str, number: int, side: str, take: Callable[[], Values]) -> None:
-        """One sample, unless the journal has it, with the limits probed just before."""
-        if not self._todo(measure, number, side):
+    def turns(self, measure: str, number: int, takes: dict[str, Callable[[], Values]], tries: int = TRIES) -> None:
+        """Linnet, then the peer, unless the journal has them; again where others were busy or the machine changed.
+
+        Neighbours are only comparable in one state of the machine, so both are repeated.
+        """
+        if not self._todo(measure, number):
             return
         self.run.check_time()
 
-        def sample() -> tuple[dict[str, float], Values]:
-            time.sleep(SETTLE_S)
-            return self.run.probe(), take()
+        def pair() -> dict[str, tuple[Probe, Values]]:
+            return {side: self.run.sample(take) for side, take in takes.items()}
 
-        (probe, values), cores = undisturbed(sample)
-        self.run.write(
-            {
-                "ours": self.sides["ours"].weights,
-                "theirs": self.sides["theirs"].name,
-                "measure": measure,
-                "round": number,
-                "side": side,
-                "values": values,
-                "probe": probe,
-                "foreign_cores": cores,
-                "clean": cores <= self.run.most_cores,
-            }
-        )
+        def drift(found: dict[str, tuple[Probe, Values]]) -> float:
+            reads = [probe.read_bytes_per_s for probe, _ in found.values()]
+            return max(max(reads) / min(reads) - 1, *(probe.drift for probe, _ in found.values()))
 
-    def _todo(self, measure: str, number: int, side: str) -> bool:
+        found, cores = undisturbed(pair, tries=tries, drift=drift)
+        for side, (probe, values) in found.items():
+            self.run.write(
+                {
+                    "ours": self.sides["ours"].weights,
+                    "theirs": self.sides["theirs"].name,
+                    "measure": measure,
+                    "round": number,
+                    "side": side,
+                    "values": values,
+                    "probe": asdict(probe),
+                    "foreign_cores": cores,
+                    "clean": cores <= MOST_CORES and (measure in FRESH or drift(found) <= MOST_DRIFT),
+                }
+            )
+
+    def _todo(self, measure: str, number: int) -> bool:
         ours, theirs = self.sides["ours"].weights, self.sides["theirs"].name
-        return not self.run.journal.has(ours, theirs, measure, number, side)
+        return not all(self.run.journal.has(ours, theirs, measure, number, side) for side in SIDES)
 
     def _fresh(self, name: str, side: str) -> Values:
         contender = self.sides[side]
@@ -140,9 +147,8 @@ class Comparison:
                         engine.generate(*MEASURES[quiet].warm)
             for number in range(rounds):
                 for name in group:
-                    for side, engine in engines.items():
-                        take = Neighbour.kept if name == "noisy" else MEASURES[name].run
-                        self.turn(name, number, side, lambda take=take, engine=engine: take(engine))
+                    take = Neighbour.kept if name == "noisy" else MEASURES[name].run
+                    self.turns(name, number, {side: partial(take, engine) for side, engine in engines.items()})
 
 
 class Runner:
@@ -151,7 +157,6 @@ class Runner:
     def __init__(self, places: Places, folder: Path, seconds: float | None) -> None:
         self.places, self.folder, self.journal = places, folder, Journal(folder)
         self.limits = MachineLimits()
-        self.most_cores = 0.1
         self._ends = None if seconds is None else time.monotonic() + seconds
 
     def check_time(self) -> None:
@@ -159,9 +164,16 @@ class Runner:
         if self._ends is not None and time.monotonic() > self._ends:
             raise OutOfTimeError
 
-    def probe(self) -> dict[str, float]:
-        """What the machine allows now."""
-        return {"read_bytes_per_s": self.limits.read(), "int8_macs_per_s": self.limits.peak("int8")}
+    def sample(self, take: Callable[[], Values]) -> tuple[Probe, Values]:
+        """One number, and what the machine allowed around it."""
+
+        def settled() -> Values:
+            values = take()
+            time.sleep(SETTLE_S)
+            return values
+
+        time.sleep(SETTLE_S)
+        return Probe.around(self.limits, settled)
 
     def open(self, contender: Contender, **settings: Any) -> EngineProcess:
         """Start its worker; WorkerError with its last words if it cannot."""
@@ -200,10 +212,10 @@ class Runner:
             if self.journal.has(ours.weights, None, "arrival", number, "ours"):
                 continue
             self.check_time()
-            (probe, values), cores = undisturbed(lambda: (self.probe(), arrival(self.places.model(ours))))
+            (probe, values), cores = undisturbed(lambda: self.sample(lambda: arrival(self.places.model(ours))))
             self.write({"ours": ours.weights, "theirs": None, "measure": "arrival", "round": number, "side": "ours",
-                        "values": values, "probe": probe, "foreign_cores": cores,
-                        "clean": cores <= self.most_cores})  # fmt: skip
+                        "values": values, "probe": asdict(probe), "foreign_cores": cores,
+                        "clean": cores <= MOST_CORES})  # fmt: skip
 
 
 def arguments() -> argparse.ArgumentParser:

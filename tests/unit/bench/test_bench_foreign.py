@@ -62,3 +62,11 @@ def test_a_disturbed_sample_is_repeated(
 
 def test_the_real_files_can_be_read() -> None:
     assert foreign.ForeignLoad().cores() >= 0
+
+
+def test_a_sample_on_a_changing_machine_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeLoad.loads = iter([0.0, 0.0, 0.0])
+    monkeypatch.setattr(foreign, "ForeignLoad", FakeLoad)
+    monkeypatch.setattr(foreign.time, "sleep", lambda _: None)
+    drifts = iter([0.7, 0.3, 0.01])
+    assert foreign.undisturbed(lambda: next(drifts), drift=lambda drift: drift) == (0.01, 0.0)

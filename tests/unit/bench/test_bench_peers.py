@@ -101,17 +101,14 @@ def test_int8_has_no_groups() -> None:
 
 def test_what_the_converters_leave_undone(tmp_path: Path) -> None:
     ort, ct2 = tmp_path / "ort", tmp_path / "ct2"
-    ort.mkdir()
+    (tmp_path / "ort.cache").mkdir()
     ct2.mkdir()
-    (ort / "genai_config.json").write_text('{"model": {"decoder": {"session_options": {}}}}')
     (ct2 / "config.json").write_text('{"bos_token": null, "eos_token": "<e>", "unk_token": ""}')
-    convert.finish(PEERS["onnxruntime int4"], ort, threads=2)
+    convert.finish(PEERS["onnxruntime int4"], ort)
     convert.finish(PEERS["ctranslate2 int8"], ct2)
-    decoder = json.loads((ort / "genai_config.json").read_text())["model"]["decoder"]
-    assert decoder["session_options"] == {"intra_op_num_threads": 2}
-    assert json.loads((ct2 / "config.json").read_text()) == dict.fromkeys(
-        ("bos_token", "eos_token", "unk_token"), "<e>"
-    )
+    assert not (tmp_path / "ort.cache").exists()
+    tokens = json.loads((ct2 / "config.json").read_text())
+    assert tokens == dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<e>")
 
 
 def test_a_model_that_is_there_is_kept(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from samples import METRICS, best_peers, compare, comparison_rows, markdown, ratios, significant, summarise
 
+SIDES = ("ours", "theirs")
+
 
 def record(theirs: str, number: int, side: str, metric: str, value: float, clean: bool = True) -> dict[str, Any]:
     return {
@@ -60,6 +62,13 @@ def test_a_repeated_round_replaces_the_first_and_disturbance_is_told() -> None:
     assert found.ratio.median == 2.0
     assert not found.clean
     assert comparison_rows([found], lambda one: one.theirs)[0][-1] == "2.00 (disturbed)"
+
+
+def test_disturbed_rounds_count_only_where_there_is_no_other() -> None:
+    rate = "decode_tokens_per_s"
+    records = [record("a", i, side, rate, 1.0 + i * (side == "ours"), clean=i != 1) for i in range(3) for side in SIDES]
+    (found,) = compare(records)
+    assert (found.ratio.median, found.ratio.count, found.clean) == (2.0, 2, True)
 
 
 def test_the_best_peer_is_the_one_that_makes_linnet_look_worst() -> None:
