@@ -6,8 +6,8 @@
 Makes (once, in --work) a random-weight checkpoint of a real shape and compresses it. Then: `linnet generate` from
 process start to first token; decode, prefill and 8 and 16 sequences in a process that opens the model as `linnet
 serve` does, read bandwidth and int8 peak probed around every sample; where a step goes at 1 and at 32 sequences; where
-it goes behind a long context. A sample taken while other processes used more than a tenth of a core, or while the read
-bandwidth changed by more than 15 %, is repeated.
+it goes behind a long context. A sample taken while other processes used more than a tenth of a core, or while a limit
+moved by more than 15 %, is repeated.
 Prints tables and, as the last line, one JSON object.
 """
 

@@ -11,8 +11,8 @@ MOST_CORES = 0.1
 """Foreign load above this spoils a sample."""
 
 MOST_DRIFT = 0.15
-"""How far the read bandwidth may move while a sample is taken: on shared hosts it has states a factor of 1.7 apart that
-hold for seconds to minutes."""
+"""How far the machine's own limits may move while a sample is taken: on shared hosts the read bandwidth has states a
+factor of 1.7 apart that hold for seconds to minutes."""
 
 TRIES = 4
 

@@ -49,7 +49,7 @@ class Probe:
     read_bytes_per_s: float
     int8_macs_per_s: float
     drift: float
-    """By how much the read bandwidth moved from before the sample to after it, as a share of the smaller."""
+    """How far apart the probes before and after are, of whichever limit moved more."""
 
     @staticmethod
     def around(limits: MachineLimits, measure: Callable[[], T]) -> tuple["Probe", T]:
@@ -57,8 +57,13 @@ class Probe:
         before, peak_before = limits.read(), limits.peak("int8")
         value = measure()
         after, peak_after = limits.read(), limits.peak("int8")
-        drift = max(before, after) / min(before, after) - 1
+        drift = max(moved(before, after), moved(peak_before, peak_after))
         return Probe((before + after) / 2, (peak_before + peak_after) / 2, drift), value
+
+
+def moved(one: float, other: float) -> float:
+    """How far apart two probes are, as a share of the smaller."""
+    return max(one, other) / min(one, other) - 1
 
 
 def summary(samples: list[float]) -> dict[str, float]:

@@ -18,10 +18,10 @@ def prefill(engine: EngineProcess) -> Values:
     return {"prefill_tokens_per_s": PREFILL_TOKENS / engine.generate(PREFILL_TOKENS, 1)["first_s"]}
 
 
-def decode(engine: EngineProcess) -> Values:
+def decode(engine: EngineProcess, tokens: int = DECODE_TOKENS) -> Values:
     """Tokens per second of one sequence, from its first token to its last."""
-    found = engine.generate(DECODE_PROMPT, DECODE_TOKENS + 1)
-    return {"decode_tokens_per_s": DECODE_TOKENS / (found["total_s"] - found["first_s"])}
+    found = engine.generate(DECODE_PROMPT, tokens + 1)
+    return {"decode_tokens_per_s": tokens / (found["total_s"] - found["first_s"])}
 
 
 def concurrent(sequences: int) -> Callable[[EngineProcess], Values]:

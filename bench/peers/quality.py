@@ -38,6 +38,9 @@ SCHEMES = tuple(
     f"W4A16-{form}"
     for form in ("g128-head8", "g64-head8", "g32-head8", "g16-head8", "g64-asym-head8", "g32-asym-head8", "g32-head4")
 )
+EQUAL = 1.005
+"""Bytes within half a per cent are equal: formats come in steps, and the table shows the quotient."""
+
 ALGORITHMS = ("rtn", "gptq")
 FILES = ("Q4_0", "Q4_K_M", "Q8_0")
 
@@ -199,7 +202,7 @@ def pairs(losses: list[Loss]) -> str:
     """For every llama.cpp file: Linnet's candidates of equal or fewer bytes, by mean KL (below 1: we lose less)."""
     rows = []
     for theirs in (one for one in losses if one.name.startswith("llama.cpp Q")):
-        fitting = [one for one in losses if one.name.startswith("linnet W") and one.nbytes <= theirs.nbytes]
+        fitting = [one for one in losses if one.name.startswith("linnet W") and one.nbytes <= EQUAL * theirs.nbytes]
         rows += [
             [theirs.name, ours.name, f"{ours.nbytes / theirs.nbytes:.3f}", interval(loss_ratio(ours, theirs))]
             for ours in sorted(fitting, key=lambda one: float(one.kl.sum()))

@@ -24,7 +24,7 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCH))
 
 from foreign import MOST_CORES, MOST_DRIFT, TRIES, undisturbed  # noqa: E402
-from limits import MachineLimits, Probe  # noqa: E402
+from limits import MachineLimits, Probe, moved  # noqa: E402
 from measures import MEASURES, Values, memory  # noqa: E402
 from peers import convert, report  # noqa: E402
 from peers.catalogue import LINNET, PAIRINGS, PEERS, Contender, Places, pairing  # noqa: E402
@@ -104,8 +104,9 @@ class Comparison:
             return {side: self.run.sample(take) for side, take in takes.items()}
 
         def drift(found: dict[str, tuple[Probe, Values]]) -> float:
-            reads = [probe.read_bytes_per_s for probe, _ in found.values()]
-            return max(max(reads) / min(reads) - 1, *(probe.drift for probe, _ in found.values()))
+            one, other = (probe for probe, _ in found.values())
+            between = moved(one.read_bytes_per_s, other.read_bytes_per_s)
+            return max(between, one.drift, other.drift)
 
         found, cores = undisturbed(pair, tries=tries, drift=drift)
         for side, (probe, values) in found.items():
