@@ -6,8 +6,8 @@
 // are free, that one order serves any blocking: a row's bits do not depend on how many rows there are.
 //
 // GEMM: 16 outputs x a block of columns of codes are transposed to a panel of unsigned bytes, [word][16 outputs][4
-// codes] in the order of quantised rows, and the panel (in L1) meets all rows. y holds the unfinished sums between
-// blocks.
+// codes] in the order of quantised rows, and the panel (in L1) meets all rows. Unfinished sums lie in scratch, compact:
+// rows of y are far apart at powers of two, which a cache maps to the same few places.
 #include "int8.h"
 
 namespace linnet::LINNET_TIER {
@@ -18,66 +18,67 @@ static constexpr int64_t BLOCK_COLUMNS = 512;
 struct Block {
     const uint8_t* panel;  // tile t at + t * panel_tile_bytes
     int64_t panel_tile_bytes;
-    const float* scales;  // [groups][16] of tile 0, tile t at + t * scale_tile_floats; indexed by weight group
+    const float* scales;  // [weight groups][16] of tile 0, tile t at + t * scale_tile_floats
     int64_t scale_tile_floats;
-    const int32_t* zeros;  // as scales; null: constant_zero
-    int32_t constant_zero;
+    const int32_t* minus_zeros;  // 16 per tile and weight group, or the same for all (strides 0)
+    int64_t zero_tile_stride, zero_group_stride;
     int64_t first_group, groups;  // in input groups
     int64_t eights;               // 8-column runs per group, but for the last group of the block
     int64_t last_eights;
-    bool starts, ends;     // the block begins / ends the sum
-    bool split;            // y holds int32 until the block that ends
-    const uint8_t* ahead;  // what to prefetch, ahead_bytes per run of 8 columns
-    int64_t ahead_bytes;
+    bool starts, ends;  // the block begins / ends the sum
+    bool split;         // totals hold int32 until the block that ends
 };
 
-// Full tiles only: y has room for 16 T outputs of M rows. Branches stand outside the loops over registers.
-template <int M, int T, bool narrow>
-static void multiply(const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy, const float* bias) {
-    const bool carries = !block.starts;
-    Floats totals[M][T];
-    Ints sums[M][T];
-    if (carries && !block.split) {
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) totals[m][t] = load(y + m * ldy + 16 * t);
-    } else {
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) totals[m][t] = splat(0.0f);
-    }
+// Lines of the tile that follows, asked for a few per run of columns while this one is multiplied.
+struct Ahead {
+    const uint8_t* next = nullptr;
+    int64_t lines = 0, per_eight = 0;
+};
+
+// totals [M][16 T]: the unfinished sums. They stay in memory: sixteen accumulators leave no registers for them, and a
+// group's one addition hides behind its dot products. `usual`: every group is 16 eights and every zero point the same.
+// One function with its loops in it and no branch inside them: g++ 12 spills accumulators that it passes by reference.
+template <int M, int T, bool narrow, bool usual>
+static void multiply(const Block& block, const Int8Input& x, int64_t row, float* totals, Ahead& ahead) {
     const uint8_t* panel = block.panel;
-    const int64_t tile = block.panel_tile_bytes;
-    const uint8_t* ahead = block.ahead;
-    const int8_t* codes = x.codes + row * x.row_bytes + block.first_group * x.group_bytes + x.split_offset;
+    const int64_t tile = block.panel_tile_bytes, scale_stride = block.scale_tile_floats, row_bytes = x.row_bytes;
+    const int64_t x_sum_stride = x.sum_stride, x_scale_stride = x.scale_stride;
+    const int64_t weight_group = x.weight_group(block.first_group), scale_group = x.scale_group(block.first_group);
+    const int8_t* codes = x.codes + row * row_bytes + block.first_group * x.group_bytes + x.split_offset;
+    const int32_t* x_sums = x.sums + row * x_sum_stride + block.first_group;
+    const float* x_scales = x.scales + row * x_scale_stride + scale_group;
+    const float* scales = block.scales + weight_group * 16;
+    const int32_t* minus_zeros = block.minus_zeros + weight_group * block.zero_group_stride;
+    // Places within a group of the weight and of the activations' scales, either of which may be the coarser.
+    int64_t in_weight_group = block.first_group - weight_group * x.groups_per_weight_group;
+    int64_t in_scale_group = block.first_group - scale_group * x.groups_per_scale;
+    const uint8_t* next = ahead.next;
+    const int64_t next_step = ahead.per_eight * 64;
     for (int64_t g = 0; g < block.groups; ++g) {
-        const int64_t group = block.first_group + g;
-        const int64_t weight_group = x.weight_group(group);
-        const int32_t* x_sums = x.sums + row * x.sum_stride + group;
-        if (block.split && carries) {
+        const int64_t eights = usual ? 16 : g == block.groups - 1 ? block.last_eights : block.eights;
+        Ints sums[M][T];
+        if (!usual && block.split && !block.starts) {
 #pragma GCC unroll 16
             for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
-                for (int t = 0; t < T; ++t) sums[m][t] = load_ints((const int32_t*)(y + m * ldy + 16 * t));
-        } else if (block.zeros != nullptr) {
-#pragma GCC unroll 16
-            for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-                for (int t = 0; t < T; ++t)
-                    sums[m][t] = load_ints(block.zeros + t * block.scale_tile_floats + weight_group * 16) *
-                                 splat_int(-x_sums[m * x.sum_stride]);
+                for (int t = 0; t < T; ++t) sums[m][t] = load_ints((const int32_t*)totals + (m * T + t) * 16);
         } else {
+            // What unsigned codes add too much: the zero point times the sum of x.
+            Ints minus_zero[T];
 #pragma GCC unroll 16
-            for (int m = 0; m < M; ++m)
+            for (int t = 0; t < T; ++t)
+                minus_zero[t] = usual && t > 0 ? minus_zero[0] : load_ints(minus_zeros + t * block.zero_tile_stride);
 #pragma GCC unroll 16
-                for (int t = 0; t < T; ++t) sums[m][t] = splat_int(-x_sums[m * x.sum_stride] * block.constant_zero);
+            for (int m = 0; m < M; ++m) {
+                const Ints sum = splat_word((const int8_t*)(x_sums + m * x_sum_stride));
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t) sums[m][t] = usual && t > 0 ? sums[m][0] : minus_zero[t] * sum;
+            }
         }
-        const int64_t eights = g == block.groups - 1 ? block.last_eights : block.eights;
+#pragma GCC unroll 1
         for (int64_t i = 0; i < eights; ++i) {
-            for (int64_t line = 0; line < block.ahead_bytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);
-            ahead += block.ahead_bytes;
+            for (int64_t line = 0; line < next_step; line += 64) __builtin_prefetch(next + line, 0, 2);
+            next += next_step;
             Ints even[T], odd[T];
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
@@ -86,86 +87,79 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
             }
 #pragma GCC unroll 16
             for (int m = 0; m < M; ++m) {
-                const Ints x_even = splat_word(codes + m * x.row_bytes + 8 * i);
+                const Ints x_even = splat_word(codes + m * row_bytes + 8 * i);
 #pragma GCC unroll 16
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], even[t], x_even);
-                const Ints x_odd = splat_word(codes + m * x.row_bytes + 8 * i + 4);
+                const Ints x_odd = splat_word(codes + m * row_bytes + 8 * i + 4);
 #pragma GCC unroll 16
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], odd[t], x_odd);
             }
         }
-        panel += 128 * eights;
-        codes += 8 * eights;
-        if (block.split && !block.ends) break;
-        const float* x_scales = x.scales + row * x.scale_stride + x.scale_group(group);
-        Floats scales[T];
+        if (!usual && block.split && !block.ends) {
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) scales[t] = load(block.scales + t * block.scale_tile_floats + weight_group * 16);
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t) store_ints((int32_t*)totals + (m * T + t) * 16, sums[m][t]);
+            break;
+        }
+        const bool first = usual || !block.split ? block.starts && g == 0 : true;
+        if (first)
+            for (int i = 0; i < M * T; ++i) store(totals + 16 * i, splat(0.0f));
+        Floats scale[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) scale[t] = load(scales + t * scale_stride);
 #pragma GCC unroll 16
         for (int m = 0; m < M; ++m) {
-            const Floats x_scale = splat(x_scales[m * x.scale_stride]);
+            const Floats x_scale = splat(x_scales[m * x_scale_stride]);
 #pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) totals[m][t] = fma(to_floats(sums[m][t]) * x_scale, scales[t], totals[m][t]);
+            for (int t = 0; t < T; ++t) {
+                float* total = totals + (m * T + t) * 16;
+                store(total, fma(to_floats(sums[m][t]) * x_scale, scale[t], load(total)));
+            }
+        }
+        panel += 128 * eights;
+        codes += 8 * eights;
+        ++x_sums;
+        if (++in_weight_group == x.groups_per_weight_group) {
+            in_weight_group = 0;
+            scales += 16;
+            minus_zeros += block.zero_group_stride;
+        }
+        if (++in_scale_group == x.groups_per_scale) {
+            in_scale_group = 0;
+            ++x_scales;
         }
     }
-    if (block.split && !block.ends) {
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) store_ints((int32_t*)(y + m * ldy + 16 * t), sums[m][t]);
-        return;
-    }
-    if (bias != nullptr) {
-#pragma GCC unroll 16
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-            for (int t = 0; t < T; ++t) totals[m][t] = totals[m][t] + load(bias + 16 * t);
-    }
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) store(y + m * ldy + 16 * t, totals[m][t]);
+    ahead.lines -= (next - ahead.next) / 64;
+    ahead.next = next;
+    if (ahead.lines <= 0) ahead.per_eight = 0;
 }
 
-template <int T, bool narrow>
-static void multiply_full(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
-                          const float* bias) {
+template <int T, bool narrow, bool usual>
+static void multiply_rows(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* totals,
+                          Ahead& ahead) {
     switch (count) {
         case 1:
-            return multiply<1, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<1, T, narrow, usual>(block, x, row, totals, ahead);
         case 2:
-            return multiply<2, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<2, T, narrow, usual>(block, x, row, totals, ahead);
 #if !defined(LINNET_PORTABLE)
         case 3:
-            return multiply<3, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<3, T, narrow, usual>(block, x, row, totals, ahead);
         case 4:
-            return multiply<4, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<4, T, narrow, usual>(block, x, row, totals, ahead);
 #endif
 #if defined(LINNET_AVX512)
         case 5:
-            return multiply<5, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<5, T, narrow, usual>(block, x, row, totals, ahead);
         case 6:
-            return multiply<6, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<6, T, narrow, usual>(block, x, row, totals, ahead);
         case 7:
-            return multiply<7, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<7, T, narrow, usual>(block, x, row, totals, ahead);
         case 8:
-            return multiply<8, T, narrow>(block, x, row, y, ldy, bias);
+            return multiply<8, T, narrow, usual>(block, x, row, totals, ahead);
 #endif
     }
-}
-
-// A tile that is not full goes through a copy.
-template <int T, bool narrow>
-static void multiply_rows(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* y, int64_t ldy,
-                          int64_t outputs, const float* bias) {
-    if (outputs == 16 * T) return multiply_full<T, narrow>(count, block, x, row, y, ldy, bias);
-    alignas(64) float copy[TILE_ROWS * 16 * T] = {};
-    alignas(64) float bias_copy[16 * T] = {};
-    if (!block.starts)
-        for (int64_t m = 0; m < count; ++m) std::memcpy(copy + m * 16 * T, y + m * ldy, size_t(outputs) * 4);
-    if (bias != nullptr) std::memcpy(bias_copy, bias, size_t(outputs) * 4);
-    multiply_full<T, narrow>(count, block, x, row, copy, 16 * T, bias != nullptr ? bias_copy : nullptr);
-    for (int64_t m = 0; m < count; ++m) std::memcpy(y + m * ldy, copy + m * 16 * T, size_t(outputs) * 4);
 }
 
 // Columns one panel holds: whole input groups, about BLOCK_COLUMNS of them.
@@ -178,8 +172,8 @@ static int64_t weight_groups(const LinearWeight& weight) { return divide_up(weig
 
 int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows) {
     const int64_t groups = weight_groups(weight);
-    const int64_t tables = TILE_COUNT * groups * 64 * (weight.zero_points != nullptr ? 2 : 1);
-    const int64_t gemm = TILE_COUNT * 16 * panel_columns(weight) + tables;
+    const int64_t tables = TILE_COUNT * groups * 64 * (weight.zero_points != nullptr ? 2 : 1) + 64;
+    const int64_t gemm = TILE_COUNT * 16 * (panel_columns(weight) + 4 * rows) + tables;
     return larger(gemm, scratch_bytes_gemv(weight)) + round_up(rows * groups * 4, 64);
 }
 
@@ -198,21 +192,36 @@ const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
     return nullptr;
 }
 
-// Has the block's first multiplication ask for a part, [step, step + 1) of `steps`, of the rows that follow this tile,
-// in address order: the sixteen short streams an expansion reads are more than the hardware's own prefetchers follow.
-LINNET_INLINE void plan_prefetch(const LinearWeight& weight, int64_t n, int64_t step, int64_t steps, int64_t eights,
-                                 Block& block) {
+// A part, [step, step + 1) of `steps`, of the weight rows from n on, in address order: the sixteen short streams an
+// expansion reads are more than the hardware's own prefetchers follow.
+LINNET_INLINE Ahead plan_ahead(const LinearWeight& weight, int64_t n, int64_t step, int64_t steps,
+                               int64_t eights_to_come) {
+    Ahead ahead;
     const int64_t rows = smaller(16 * TILE_COUNT, weight.rows - n);
-    if (rows <= 0) return;
+    if (rows <= 0) return ahead;
     const int64_t bytes = rows * weight.code_row_bytes;
     const int64_t begin = bytes * step / steps & ~int64_t(63);
-    block.ahead = (const uint8_t*)weight.codes + n * weight.code_row_bytes + begin;
-    block.ahead_bytes = round_up(divide_up(bytes * (step + 1) / steps - begin, eights), 64);
-    if (weight.group_size >= weight.columns) return;
+    ahead.next = (const uint8_t*)weight.codes + n * weight.code_row_bytes + begin;
+    ahead.lines = divide_up(bytes * (step + 1) / steps - begin, 64);
+    ahead.per_eight = divide_up(ahead.lines, eights_to_come);
+    if (weight.group_size >= weight.columns) return ahead;
     const int64_t scale_bytes = rows * weight.scale_row_stride * (weight.scale_type == ScaleType::fp32 ? 4 : 2);
     const uint8_t* scales = (const uint8_t*)weight.scales + n * (scale_bytes / rows);
     for (int64_t i = scale_bytes * step / steps & ~int64_t(63); i < scale_bytes * (step + 1) / steps; i += 64)
         __builtin_prefetch(scales + i, 0, 2);
+    return ahead;
+}
+
+// The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y.
+static void write_outputs(const float* totals, int64_t tiles, int64_t rows, int64_t outputs, const float* bias,
+                          float* y, int64_t ldy) {
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t n = 0; n < outputs; n += 16) {
+            Floats total = load(totals + row * 16 * tiles + n);
+            if (bias != nullptr) total = total + load_first(bias + n, outputs - n);
+            store_first(y + row * ldy + n, outputs - n, total);
+        }
+    }
 }
 
 template <bool narrow>
@@ -221,23 +230,40 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
     const int64_t table = weight_groups(weight) * 16;
     const int64_t tile_bytes = 16 * panel_columns(weight);
     uint8_t* panel = scratch;
-    float* scales = (float*)(panel + TILE_COUNT * tile_bytes);
-    int32_t* zeros = weight.zero_points != nullptr ? (int32_t*)(scales + TILE_COUNT * table) : nullptr;
+    float* totals = (float*)(panel + TILE_COUNT * tile_bytes);
+    float* scales = totals + TILE_COUNT * 16 * rows;
+    int32_t* minus_zeros = (int32_t*)(scales + TILE_COUNT * table);
+    const bool asymmetric = weight.zero_points != nullptr;
+    if (!asymmetric) store_ints(minus_zeros, splat_int(-constant_zero(weight)));
     const bool split = x.groups == 1 && x.group_bytes > BLOCK_COLUMNS;
     const int64_t block_groups = split ? 1 : larger(1, BLOCK_COLUMNS / x.group_bytes);
     const int64_t steps = split ? divide_up(x.group_bytes, BLOCK_COLUMNS) : divide_up(x.groups, block_groups);
+    // Rows are dealt out evenly: 9 are 5 and 4, not 8 and 1.
+    const int64_t row_tiles = divide_up(rows, TILE_ROWS), tile_rows = divide_up(rows, row_tiles);
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
         const int64_t outputs = smaller(n_end - n, 16 * TILE_COUNT);
         const int64_t tiles = divide_up(outputs, 16);
         for (int64_t t = 0; t < tiles; ++t) {
             const int64_t valid = smaller(16, outputs - 16 * t);
             expand_scales(weight, n + 16 * t, valid, scales + t * table);
-            if (zeros != nullptr) expand_zeros(weight, n + 16 * t, valid, zeros + t * table);
+            if (asymmetric) expand_minus_zeros(weight, n + 16 * t, valid, minus_zeros + t * table);
         }
         for (int64_t step = 0; step < steps; ++step) {
             Int8Input input = x;
-            Block block = {panel,     tile_bytes,        scales, table,   zeros, constant_zero(weight), 0, 1, 0, 0,
-                           step == 0, step == steps - 1, split,  nullptr, 0};
+            Block block = {panel,
+                           tile_bytes,
+                           scales,
+                           table,
+                           minus_zeros,
+                           asymmetric ? table : 0,
+                           asymmetric ? 16 : 0,
+                           0,
+                           1,
+                           0,
+                           0,
+                           step == 0,
+                           step == steps - 1,
+                           split};
             int64_t column;
             if (split) {
                 input.split_offset = column = step * BLOCK_COLUMNS;
@@ -251,21 +277,23 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 block.last_eights = divide_up(smaller(x.group_size, weight.columns - last * x.group_size), 8);
             }
             const int64_t eights = (block.groups - 1) * block.eights + block.last_eights;
-            plan_prefetch(weight, n + 16 * TILE_COUNT, step, steps, eights, block);
             for (int64_t t = 0; t < tiles; ++t)
                 expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights,
                              panel + t * tile_bytes);
-            const float* bias = block.ends && weight.bias != nullptr ? weight.bias + n : nullptr;
-            for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-                const int64_t count = smaller(TILE_ROWS, rows - row);
-                float* target = y + row * ldy + n;
+            Ahead ahead = plan_ahead(weight, n + 16 * TILE_COUNT, step, steps, row_tiles * eights);
+            const bool usual = eights == 16 * block.groups && block.last_eights == 16 && !split && !asymmetric;
+            for (int64_t row = 0; row < rows; row += tile_rows) {
+                const int64_t count = smaller(tile_rows, rows - row);
+                float* target = totals + row * 16 * tiles;
                 if (TILE_COUNT == 1 || tiles == 1)
-                    multiply_rows<1, narrow>(count, block, input, row, target, ldy, outputs, bias);
+                    multiply_rows<1, narrow, false>(count, block, input, row, target, ahead);
+                else if (usual)
+                    multiply_rows<TILE_COUNT, narrow, true>(count, block, input, row, target, ahead);
                 else
-                    multiply_rows<TILE_COUNT, narrow>(count, block, input, row, target, ldy, outputs, bias);
-                block.ahead_bytes = 0;
+                    multiply_rows<TILE_COUNT, narrow, false>(count, block, input, row, target, ahead);
             }
         }
+        write_outputs(totals, tiles, rows, outputs, weight.bias != nullptr ? weight.bias + n : nullptr, y + n, ldy);
     }
 }
 

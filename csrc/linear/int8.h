@@ -67,14 +67,14 @@ LINNET_INLINE void expand_scales(const LinearWeight& weight, int64_t n, int64_t 
     }
 }
 
-// As expand_scales: the zero point of the unsigned codes.
-LINNET_INLINE void expand_zeros(const LinearWeight& weight, int64_t n, int64_t outputs, int32_t* zeros) {
+// As expand_scales: minus the zero point of the unsigned codes.
+LINNET_INLINE void expand_minus_zeros(const LinearWeight& weight, int64_t n, int64_t outputs, int32_t* zeros) {
     const int64_t groups = divide_up(weight.columns, weight.group_size);
     for (int64_t g = 0; g < groups; ++g)
         for (int64_t i = 0; i < 16; ++i)
             zeros[g * 16 + i] =
                 i >= outputs ? 0
-                             : constant_zero(weight) + weight.zero_points[(n + i) * weight.zero_point_row_stride + g];
+                             : -constant_zero(weight) - weight.zero_points[(n + i) * weight.zero_point_row_stride + g];
 }
 
 // Unsigned code of one column, by bits (any width up to 8, codes that cross bytes too).

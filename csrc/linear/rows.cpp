@@ -11,7 +11,9 @@
 namespace linnet::LINNET_TIER {
 
 int64_t quantised_row_bytes(int64_t columns, int64_t group_size) {
-    return round_up(divide_up(columns, group_size) * round_up(group_size, 8), 128);
+    const int64_t bytes = round_up(divide_up(columns, group_size) * round_up(group_size, 8), 128);
+    // Rows a power of two apart share a few places of the caches, and push each other out.
+    return bytes % 1024 == 0 ? bytes + 128 : bytes;
 }
 
 static const uint8_t EIGHT_ORDER[8] = {0, 2, 4, 6, 1, 3, 5, 7};
