@@ -8,16 +8,17 @@
 // GEMM: 16 outputs x a block of columns of codes are transposed to a panel of unsigned bytes, [word][16 outputs][4
 // codes] in the order of quantised rows, and the panel (in L1) meets all rows. Unfinished sums lie in scratch, compact:
 // rows of y are far apart at powers of two, which a cache maps to the same few places.
-#include "int8.h"
+#include "tiles.h"
 
 namespace linnet::LINNET_TIER {
 
+// Columns of a panel: half of L1, for bytes that were expanded and for the nibbles of prepared tiles.
 static constexpr int64_t BLOCK_COLUMNS = 512;
+static constexpr int64_t TILED_COLUMNS = 1024;
 
 // One block of columns: whole groups, or (split) a part of the only group.
 struct Block {
-    const uint8_t* panel;  // tile t at + t * panel_tile_bytes
-    int64_t panel_tile_bytes;
+    const uint8_t* panel;
     const float* scales;  // [weight groups][16] of tile 0, tile t at + t * scale_tile_floats
     int64_t scale_tile_floats;
     const int32_t* minus_zeros;  // 16 per tile and weight group, or the same for all (strides 0)
@@ -38,10 +39,11 @@ struct Ahead {
 // totals [M][16 T]: the unfinished sums. They stay in memory: sixteen accumulators leave no registers for them, and a
 // group's one addition hides behind its dot products. `usual`: every group is 16 eights and every zero point the same.
 // One function with its loops in it and no branch inside them: g++ 12 spills accumulators that it passes by reference.
-template <int M, int T, bool narrow, bool usual>
+template <int M, int T, bool narrow, bool usual, bool nibbles>
 static void multiply(const Block& block, const Int8Input& x, int64_t row, float* totals, Ahead& ahead) {
     const uint8_t* panel = block.panel;
-    const int64_t tile = block.panel_tile_bytes, scale_stride = block.scale_tile_floats, row_bytes = x.row_bytes;
+    constexpr int64_t tile = nibbles ? 64 : 128, step = tile * TILE_COUNT;
+    const int64_t scale_stride = block.scale_tile_floats, row_bytes = x.row_bytes;
     const int64_t x_sum_stride = x.sum_stride, x_scale_stride = x.scale_stride;
     const int64_t weight_group = x.weight_group(block.first_group), scale_group = x.scale_group(block.first_group);
     const int8_t* codes = x.codes + row * row_bytes + block.first_group * x.group_bytes + x.split_offset;
@@ -82,8 +84,14 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
             Ints even[T], odd[T];
 #pragma GCC unroll 16
             for (int t = 0; t < T; ++t) {
-                even[t] = load_ints((const int32_t*)(panel + t * tile + 128 * i));
-                odd[t] = load_ints((const int32_t*)(panel + t * tile + 128 * i + 64));
+                const Ints codes_even = load_ints((const int32_t*)(panel + t * tile + step * i));
+                if constexpr (nibbles) {
+                    even[t] = codes_even & splat_int(0x0f0f0f0f);
+                    odd[t] = shift_right_unsigned<4>(codes_even) & splat_int(0x0f0f0f0f);
+                } else {
+                    even[t] = codes_even;
+                    odd[t] = load_ints((const int32_t*)(panel + t * tile + step * i + 64));
+                }
             }
 #pragma GCC unroll 16
             for (int m = 0; m < M; ++m) {
@@ -117,7 +125,7 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
                 store(total, fma(to_floats(sums[m][t]) * x_scale, scale[t], load(total)));
             }
         }
-        panel += 128 * eights;
+        panel += step * eights;
         codes += 8 * eights;
         ++x_sums;
         if (++in_weight_group == x.groups_per_weight_group) {
@@ -135,29 +143,29 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
     if (ahead.lines <= 0) ahead.per_eight = 0;
 }
 
-template <int T, bool narrow, bool usual>
+template <int T, bool narrow, bool usual, bool nibbles>
 static void multiply_rows(int64_t count, const Block& block, const Int8Input& x, int64_t row, float* totals,
                           Ahead& ahead) {
     switch (count) {
         case 1:
-            return multiply<1, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<1, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
         case 2:
-            return multiply<2, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<2, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
 #if !defined(LINNET_PORTABLE)
         case 3:
-            return multiply<3, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<3, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
         case 4:
-            return multiply<4, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<4, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
 #endif
 #if defined(LINNET_AVX512)
         case 5:
-            return multiply<5, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<5, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
         case 6:
-            return multiply<6, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<6, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
         case 7:
-            return multiply<7, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<7, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
         case 8:
-            return multiply<8, T, narrow, usual>(block, x, row, totals, ahead);
+            return multiply<8, T, narrow, usual, nibbles>(block, x, row, totals, ahead);
 #endif
     }
 }
@@ -224,20 +232,44 @@ static void write_outputs(const float* totals, int64_t tiles, int64_t rows, int6
     }
 }
 
+// Scales of a tile as fp32, from where prepare put them.
+LINNET_INLINE void widen_scales(const LinearWeight& weight, const Tiles& tiles, int64_t n, float* scales) {
+    LinearWeight stored = weight;
+    stored.scales = tile_scales(weight, tiles, (void*)weight.prepared, n);
+    for (int64_t g = 0; g < tiles.groups; ++g) store(scales + g * 16, load_scales_first(stored, g * 16, 16));
+}
+
+template <bool narrow, bool nibbles>
+static void multiply_panel(const Block& block, const Int8Input& x, int64_t rows, int64_t tile_rows, int64_t tiles,
+                           bool usual, float* totals, Ahead& ahead) {
+    for (int64_t row = 0; row < rows; row += tile_rows) {
+        const int64_t count = smaller(tile_rows, rows - row);
+        float* target = totals + row * 16 * tiles;
+        if (TILE_COUNT == 1 || tiles == 1)
+            multiply_rows<1, narrow, false, nibbles>(count, block, x, row, target, ahead);
+        else if (usual)
+            multiply_rows<TILE_COUNT, narrow, true, nibbles>(count, block, x, row, target, ahead);
+        else
+            multiply_rows<TILE_COUNT, narrow, false, nibbles>(count, block, x, row, target, ahead);
+    }
+}
+
 template <bool narrow>
 static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                    int64_t n_end, uint8_t* scratch) {
+    const Tiles tiled = tiles_of(weight);
+    const bool prepared = weight.prepared != nullptr, nibbles = prepared && tiled.nibbles;
+    const int64_t block_columns = nibbles ? TILED_COLUMNS : BLOCK_COLUMNS;
     const int64_t table = weight_groups(weight) * 16;
-    const int64_t tile_bytes = 16 * panel_columns(weight);
     uint8_t* panel = scratch;
-    float* totals = (float*)(panel + TILE_COUNT * tile_bytes);
+    float* totals = (float*)(panel + TILE_COUNT * 16 * panel_columns(weight));
     float* scales = totals + TILE_COUNT * 16 * rows;
     int32_t* minus_zeros = (int32_t*)(scales + TILE_COUNT * table);
     const bool asymmetric = weight.zero_points != nullptr;
     if (!asymmetric) store_ints(minus_zeros, splat_int(-constant_zero(weight)));
-    const bool split = x.groups == 1 && x.group_bytes > BLOCK_COLUMNS;
-    const int64_t block_groups = split ? 1 : larger(1, BLOCK_COLUMNS / x.group_bytes);
-    const int64_t steps = split ? divide_up(x.group_bytes, BLOCK_COLUMNS) : divide_up(x.groups, block_groups);
+    const bool split = x.groups == 1 && x.group_bytes > block_columns;
+    const int64_t block_groups = split ? 1 : larger(1, block_columns / x.group_bytes);
+    const int64_t steps = split ? divide_up(x.group_bytes, block_columns) : divide_up(x.groups, block_groups);
     // Rows are dealt out evenly: 9 are 5 and 4, not 8 and 1.
     const int64_t row_tiles = divide_up(rows, TILE_ROWS), tile_rows = divide_up(rows, row_tiles);
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
@@ -245,29 +277,29 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
         const int64_t tiles = divide_up(outputs, 16);
         for (int64_t t = 0; t < tiles; ++t) {
             const int64_t valid = smaller(16, outputs - 16 * t);
-            expand_scales(weight, n + 16 * t, valid, scales + t * table);
+            if (prepared)
+                widen_scales(weight, tiled, n + 16 * t, scales + t * table);
+            else
+                expand_scales(weight, n + 16 * t, valid, scales + t * table);
             if (asymmetric) expand_minus_zeros(weight, n + 16 * t, valid, minus_zeros + t * table);
         }
         for (int64_t step = 0; step < steps; ++step) {
             Int8Input input = x;
-            Block block = {panel,
-                           tile_bytes,
-                           scales,
-                           table,
-                           minus_zeros,
-                           asymmetric ? table : 0,
-                           asymmetric ? 16 : 0,
-                           0,
-                           1,
-                           0,
-                           0,
-                           step == 0,
-                           step == steps - 1,
-                           split};
+            Block block = {};
+            block.panel = panel;
+            block.scales = scales;
+            block.scale_tile_floats = table;
+            block.minus_zeros = minus_zeros;
+            block.zero_tile_stride = asymmetric ? table : 0;
+            block.zero_group_stride = asymmetric ? 16 : 0;
+            block.groups = 1;
+            block.starts = step == 0;
+            block.ends = step == steps - 1;
+            block.split = split;
             int64_t column;
             if (split) {
-                input.split_offset = column = step * BLOCK_COLUMNS;
-                block.last_eights = divide_up(smaller(BLOCK_COLUMNS, weight.columns - column), 8);
+                input.split_offset = column = step * block_columns;
+                block.last_eights = divide_up(smaller(block_columns, weight.columns - column), 8);
             } else {
                 block.first_group = step * block_groups;
                 block.groups = smaller(block_groups, x.groups - block.first_group);
@@ -277,21 +309,24 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 block.last_eights = divide_up(smaller(x.group_size, weight.columns - last * x.group_size), 8);
             }
             const int64_t eights = (block.groups - 1) * block.eights + block.last_eights;
-            for (int64_t t = 0; t < tiles; ++t)
-                expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights,
-                             panel + t * tile_bytes);
-            Ahead ahead = plan_ahead(weight, n + 16 * TILE_COUNT, step, steps, row_tiles * eights);
             const bool usual = eights == 16 * block.groups && block.last_eights == 16 && !split && !asymmetric;
-            for (int64_t row = 0; row < rows; row += tile_rows) {
-                const int64_t count = smaller(tile_rows, rows - row);
-                float* target = totals + row * 16 * tiles;
-                if (TILE_COUNT == 1 || tiles == 1)
-                    multiply_rows<1, narrow, false>(count, block, input, row, target, ahead);
-                else if (usual)
-                    multiply_rows<TILE_COUNT, narrow, true>(count, block, input, row, target, ahead);
-                else
-                    multiply_rows<TILE_COUNT, narrow, false>(count, block, input, row, target, ahead);
+            Ahead ahead;
+            if (prepared) {
+                block.panel = (const uint8_t*)weight.prepared + n / (16 * TILE_COUNT) * tiled.panel_bytes +
+                              column / 8 * tiled.step_bytes;
+                // The block that follows, which may be the next outputs' first.
+                ahead.next = block.panel + eights * tiled.step_bytes;
+                ahead.lines = eights * tiled.step_bytes / 64;
+                ahead.per_eight = divide_up(ahead.lines, row_tiles * eights);
+            } else {
+                for (int64_t t = 0; t < tiles; ++t)
+                    expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights, panel + t * 128);
+                ahead = plan_ahead(weight, n + 16 * TILE_COUNT, step, steps, row_tiles * eights);
             }
+            if (nibbles)
+                multiply_panel<true, true>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
+            else
+                multiply_panel<narrow, false>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
         }
         write_outputs(totals, tiles, rows, outputs, weight.bias != nullptr ? weight.bias + n : nullptr, y + n, ldy);
     }
@@ -322,7 +357,7 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
         x.sums = sums;
         free += round_up(rows * x.groups * 4, 64);
     }
-    if (try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
+    if (weight.prepared == nullptr && try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
     // The VNNI instruction does not care how wide codes are.
 #if !defined(LINNET_VNNI)
     if (weight.storage == Storage::plain_int8 || weight.bits == 8)

@@ -24,6 +24,9 @@ struct Int8Input {
     }
 };
 
+// Bytes of a panel per run of 8 columns: TILE_COUNT tiles of 16 outputs x 8 codes.
+constexpr int64_t PANEL_STEP = 128 * TILE_COUNT;
+
 // gemv.cpp: the top tier's kernel for up to 4 rows; false where it does not apply (the GEMM then serves).
 int64_t scratch_bytes_gemv(const LinearWeight& weight);
 bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
@@ -129,7 +132,7 @@ LINNET_INLINE void expand_two_bits(Ints word, int64_t eights, uint8_t* panel) {
         store_ints((int32_t*)(panel + 64 * odd), spread(codes[odd]) | shift_left<8>(spread(codes[odd + 2])));
         if (eights < 2) continue;
         const Ints high[2] = {shift_right_unsigned<16>(codes[odd]), shift_right_unsigned<16>(codes[odd + 2])};
-        store_ints((int32_t*)(panel + 128 + 64 * odd), spread(high[0]) | shift_left<8>(spread(high[1])));
+        store_ints((int32_t*)(panel + PANEL_STEP + 64 * odd), spread(high[0]) | shift_left<8>(spread(high[1])));
     }
 }
 
@@ -145,13 +148,13 @@ LINNET_INLINE void expand_three_bits(const Ints* words, int64_t eights, uint8_t*
                             shift_right_unsigned<16>(words[1]) | shift_left<16>(words[2]),
                             shift_right_unsigned<8>(words[2])};
     for (int64_t i = 0; i < smaller(4, eights); ++i) {
-        store_ints((int32_t*)(panel + i * 128), every_other_of_three_bits(fields[i]));
-        store_ints((int32_t*)(panel + i * 128 + 64), every_other_of_three_bits(shift_right_unsigned<3>(fields[i])));
+        store_ints((int32_t*)(panel + i * PANEL_STEP), every_other_of_three_bits(fields[i]));
+        store_ints((int32_t*)(panel + i * PANEL_STEP + 64), every_other_of_three_bits(shift_right_unsigned<3>(fields[i])));
     }
 }
 
-// The panel of outputs n .. n + 15: for every run of 8 columns from `column`, 64 bytes of even and 64 of odd columns,
-// four bytes per output. Codes past the last column meet zero activations, so what they hold does not matter.
+// One tile's part of a panel, outputs n .. n + 15: for every run of 8 columns from `column`, 64 bytes of even and 64 of
+// odd columns, four bytes per output, PANEL_STEP apart. Codes past the last column meet zero activations, so what they hold does not matter.
 LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, int64_t n, int64_t outputs,
                                 int64_t column, int64_t eights, uint8_t* panel) {
     const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
@@ -166,8 +169,8 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
             transpose(words);
             const int64_t count = smaller(16, eights - eight);
             for (int64_t w = 0; w < count; ++w) {
-                store_ints((int32_t*)(panel + (eight + w) * 128), words[w] & nibble);
-                store_ints((int32_t*)(panel + (eight + w) * 128 + 64), shift_right_unsigned<4>(words[w]) & nibble);
+                store_ints((int32_t*)(panel + (eight + w) * PANEL_STEP), words[w] & nibble);
+                store_ints((int32_t*)(panel + (eight + w) * PANEL_STEP + 64), shift_right_unsigned<4>(words[w]) & nibble);
             }
         }
         return;
@@ -180,12 +183,12 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
             load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
             transpose(words);
             const int64_t count = smaller(chunk, eights - eight);
-            uint8_t* target = panel + eight * 128;
+            uint8_t* target = panel + eight * PANEL_STEP;
             if (weight.bits == 2)
-                for (int64_t w = 0; 2 * w < count; ++w) expand_two_bits(words[w], count - 2 * w, target + w * 256);
+                for (int64_t w = 0; 2 * w < count; ++w) expand_two_bits(words[w], count - 2 * w, target + w * 2 * PANEL_STEP);
             else
                 for (int64_t w = 0; 4 * w < count; ++w)
-                    expand_three_bits(words + 3 * w, count - 4 * w, target + w * 512);
+                    expand_three_bits(words + 3 * w, count - 4 * w, target + w * 4 * PANEL_STEP);
         }
         return;
     }
@@ -205,7 +208,8 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
         }
         transpose(words);
         const int64_t count = smaller(8, eights - eight);
-        for (int64_t w = 0; w < 2 * count; ++w) store_ints((int32_t*)(panel + eight * 128 + w * 64), words[w]);
+        for (int64_t w = 0; w < 2 * count; ++w)
+            store_ints((int32_t*)(panel + (eight + w / 2) * PANEL_STEP + w % 2 * 64), words[w]);
     }
 }
 
