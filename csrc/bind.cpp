@@ -144,7 +144,32 @@ void bind_executor(nb::module_& m) {
 
     nb::class_<LinearWeight>(m, "LinearWeight")
         .def_ro("rows", &LinearWeight::rows)
-        .def_ro("columns", &LinearWeight::columns);
+        .def_ro("columns", &LinearWeight::columns)
+        .def(
+            "use_tiles",
+            [](LinearWeight& weight, const std::string& isa, const Bytes& tiles) {
+                require_size("tiles", int64_t(tiles.size()), kernel_table(isa).linear->tile_bytes(weight));
+                require(reinterpret_cast<uintptr_t>(tiles.data()) % 64 == 0, "tiles must be 64-byte aligned");
+                weight.tiles = tiles.data();
+            },
+            "isa"_a, "tiles"_a, "Read tiles that make_tiles of the same build and tier wrote; they must outlive it.");
+    m.def(
+        "tile_bytes",
+        [](const std::string& isa, const LinearWeight& weight) { return kernel_table(isa).linear->tile_bytes(weight); },
+        "isa"_a, "weight"_a, "Bytes of a weight in the tier's order of reading; 0 where that is the stored one.");
+    m.def(
+        "make_tiles",
+        [](const std::string& isa, ThreadPool& pool, const LinearWeight& weight, const WritableBytes& tiles) {
+            const LinearKernels& kernels = *kernel_table(isa).linear;
+            require_size("tiles", int64_t(tiles.size()), kernels.tile_bytes(weight));
+            nb::gil_scoped_release release;
+            const int64_t run = 8 * kernels.column_unit(weight, InputType::int8);
+            pool.run((weight.rows + run - 1) / run, [&](int64_t item, int) {
+                const int64_t begin = item * run, end = begin + run;
+                kernels.make_tiles(weight, tiles.data(), begin, end < weight.rows ? end : weight.rows);
+            });
+        },
+        "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "Write the tiles of a weight, on every thread.");
     m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
           "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
           "zero_points"_a.none(), "bias"_a.none());
@@ -246,7 +271,6 @@ void bind_executor(nb::module_& m) {
             "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "scale"_a, "window"_a, "softcap"_a,
             "alibi_slopes"_a.none())
         .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
-        .def_prop_ro("prepared_bytes", &E::prepared_bytes)
         .def(
             "execute",
             [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,

@@ -230,12 +230,6 @@ const Value& Executor::value(int index) const {
     return found;
 }
 
-char* Executor::add_prepared(int64_t bytes) {
-    prepared_bytes_ += bytes;
-    prepared_.emplace_back(bytes);
-    return prepared_.back().data();
-}
-
 int64_t Executor::state_bytes_before(int index) const {
     int64_t bytes = 0;
     for (int i = 0; i < index; ++i) bytes += states_[size_t(i)].block_bytes();

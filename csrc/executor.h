@@ -163,12 +163,10 @@ class Executor {
     int64_t rows_of_last_step(int value) const;
     int64_t kv_bytes_per_block() const;
     int64_t state_bytes_before(int index) const;
-    int64_t prepared_bytes() const { return prepared_bytes_; }
 
-    // For operations: scratch per worker, and memory of side tables.
+    // For operations: scratch per worker.
     void need_scratch(int64_t bytes) { scratch_bytes_ = bytes > scratch_bytes_ ? bytes : scratch_bytes_; }
     void* scratch(int worker) const { return scratch_[size_t(worker)].data(); }
-    char* add_prepared(int64_t bytes);
     Buffer& shared_memory() { return shared_memory_; }  // of the operation that runs; grows, contents undefined
 
     void set_profiling(bool on) { profiling_ = on; }
@@ -189,8 +187,8 @@ class Executor {
     std::vector<std::unique_ptr<Operation>> operations_;
     std::unique_ptr<RowChain> chain_;  // being added
     int chains_ = 0;
-    std::vector<Buffer> scratch_, prepared_;
-    int64_t scratch_bytes_ = 64, prepared_bytes_ = 0;
+    std::vector<Buffer> scratch_;
+    int64_t scratch_bytes_ = 64;
     int64_t last_tokens_ = 0, last_outputs_ = 0;
     bool profiling_ = false;
     std::vector<double> seconds_;

@@ -40,8 +40,8 @@ struct LinearWeight {
     // prepare unpacks compressed-tensors' zero points into this int8 [rows, groups] table; null when symmetric.
     const int8_t* zero_points = nullptr;
     int64_t zero_point_row_stride = 0;
-    const float* bias = nullptr;     // [rows] or null, added after the sum
-    const void* prepared = nullptr;  // the linear kernels' own side table (see prepared_bytes), or null
+    const float* bias = nullptr;  // [rows] or null, added after the sum
+    const void* tiles = nullptr;  // codes and scales again, in the tier's order of reading (see tile_bytes), or null
 };
 
 // Rows of int8 activations, symmetric: x[r][c] ~ code * scales[r][c / group_size]. The order of codes inside a group is
@@ -62,11 +62,11 @@ struct LinearKernels {
     const char* (*refuse)(const LinearWeight& weight, InputType input, int64_t input_group_size);
     // Name for reports, for instance "gemv_int4_group_vnni".
     const char* (*name)(const LinearWeight& weight, InputType input);
-    // Side table made once at load in memory the caller owns (64-byte aligned); 0 bytes when none is wanted.
-    int64_t (*prepared_bytes)(const LinearWeight& weight, InputType input, int64_t input_group_size);
-    // Fills rows [n_begin, n_end) of the table (called in parallel over column units).
-    void (*prepare)(const LinearWeight& weight, InputType input, int64_t input_group_size, void* table, int64_t n_begin,
-                    int64_t n_end);
+    // An integer weight in this tier's order of reading: 64-byte aligned memory that the caller owns, and may map from a
+    // file that an earlier process wrote. 0 bytes where the canonical layout is read. Bits of y are the same either way.
+    int64_t (*tile_bytes)(const LinearWeight& weight);
+    // Fills the tiles of rows [n_begin, n_end), whole column units; zeros past the last row.
+    void (*make_tiles)(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
     // Work is handed out in runs of whole units of weight rows; n_begin is a multiple of it (n_end too, or rows).
     int64_t (*column_unit)(const LinearWeight& weight, InputType input);
     // Per-thread scratch (64-byte aligned, contents undefined) for any call with at most `rows` rows.

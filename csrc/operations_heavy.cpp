@@ -61,17 +61,9 @@ class Linear final : public Operation {
             parts_.push_back({outputs[i], weight, 0});
         }
         for (Part& part : parts_) {
-            LinearWeight& weight = part.weight;
-            if (const int64_t bytes = kernels.prepared_bytes(weight, type_, from.group_size)) {
-                char* table = executor.add_prepared(bytes);
-                over_units(executor.pool(), weight.rows, unit_, [&](int64_t begin, int64_t end, int) {
-                    kernels.prepare(weight, type_, from.group_size, table, begin, end);
-                });
-                weight.prepared = table;
-            }
-            executor.need_scratch(kernels.scratch_bytes(weight, type_, from.max_rows));
+            executor.need_scratch(kernels.scratch_bytes(part.weight, type_, from.max_rows));
             part.first = total_;
-            total_ += divide_up(weight.rows, unit_) * unit_;
+            total_ += divide_up(part.weight.rows, unit_) * unit_;
         }
     }
 

@@ -12,7 +12,7 @@
 
 namespace linnet::LINNET_TIER {
 
-// Columns of a panel: half of L1, for bytes that were expanded and for the nibbles of prepared tiles.
+// Columns of a panel: half of L1, for bytes that were expanded and for the nibbles of tiles.
 static constexpr int64_t BLOCK_COLUMNS = 512;
 static constexpr int64_t TILED_COLUMNS = 1024;
 
@@ -232,10 +232,10 @@ static void write_outputs(const float* totals, int64_t tiles, int64_t rows, int6
     }
 }
 
-// Scales of a tile as fp32, from where prepare put them.
+// Scales of a tile as fp32, from where make_tiles put them.
 LINNET_INLINE void widen_scales(const LinearWeight& weight, const Tiles& tiles, int64_t n, float* scales) {
     LinearWeight stored = weight;
-    stored.scales = tile_scales(weight, tiles, (void*)weight.prepared, n);
+    stored.scales = tile_scales(tiles, (void*)weight.tiles, n);
     for (int64_t g = 0; g < tiles.groups; ++g) store(scales + g * 16, load_scales_first(stored, g * 16, 16));
 }
 
@@ -257,8 +257,8 @@ static void multiply_panel(const Block& block, const Int8Input& x, int64_t rows,
 template <bool narrow>
 static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                    int64_t n_end, uint8_t* scratch) {
-    const Tiles tiled = tiles_of(weight);
-    const bool prepared = weight.prepared != nullptr, nibbles = prepared && tiled.nibbles;
+    const Tiles layout = tiles_of(weight);
+    const bool tiled = weight.tiles != nullptr, nibbles = tiled && layout.nibbles;
     const int64_t block_columns = nibbles ? TILED_COLUMNS : BLOCK_COLUMNS;
     const int64_t table = weight_groups(weight) * 16;
     uint8_t* panel = scratch;
@@ -277,8 +277,8 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
         const int64_t tiles = divide_up(outputs, 16);
         for (int64_t t = 0; t < tiles; ++t) {
             const int64_t valid = smaller(16, outputs - 16 * t);
-            if (prepared)
-                widen_scales(weight, tiled, n + 16 * t, scales + t * table);
+            if (tiled)
+                widen_scales(weight, layout, n + 16 * t, scales + t * table);
             else
                 expand_scales(weight, n + 16 * t, valid, scales + t * table);
             if (asymmetric) expand_minus_zeros(weight, n + 16 * t, valid, minus_zeros + t * table);
@@ -311,12 +311,12 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
             const int64_t eights = (block.groups - 1) * block.eights + block.last_eights;
             const bool usual = eights == 16 * block.groups && block.last_eights == 16 && !split && !asymmetric;
             Ahead ahead;
-            if (prepared) {
-                block.panel = (const uint8_t*)weight.prepared + n / (16 * TILE_COUNT) * tiled.panel_bytes +
-                              column / 8 * tiled.step_bytes;
+            if (tiled) {
+                block.panel = (const uint8_t*)weight.tiles + n / (16 * TILE_COUNT) * layout.panel_bytes +
+                              column / 8 * layout.step_bytes;
                 // The block that follows, which may be the next outputs' first.
-                ahead.next = block.panel + eights * tiled.step_bytes;
-                ahead.lines = eights * tiled.step_bytes / 64;
+                ahead.next = block.panel + eights * layout.step_bytes;
+                ahead.lines = eights * layout.step_bytes / 64;
                 ahead.per_eight = divide_up(ahead.lines, row_tiles * eights);
             } else {
                 for (int64_t t = 0; t < tiles; ++t)
@@ -357,7 +357,7 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
         x.sums = sums;
         free += round_up(rows * x.groups * 4, 64);
     }
-    if (weight.prepared == nullptr && try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
+    if (weight.tiles == nullptr && try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
     // The VNNI instruction does not care how wide codes are.
 #if !defined(LINNET_VNNI)
     if (weight.storage == Storage::plain_int8 || weight.bits == 8)

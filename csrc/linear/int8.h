@@ -149,12 +149,14 @@ LINNET_INLINE void expand_three_bits(const Ints* words, int64_t eights, uint8_t*
                             shift_right_unsigned<8>(words[2])};
     for (int64_t i = 0; i < smaller(4, eights); ++i) {
         store_ints((int32_t*)(panel + i * PANEL_STEP), every_other_of_three_bits(fields[i]));
-        store_ints((int32_t*)(panel + i * PANEL_STEP + 64), every_other_of_three_bits(shift_right_unsigned<3>(fields[i])));
+        store_ints((int32_t*)(panel + i * PANEL_STEP + 64),
+                   every_other_of_three_bits(shift_right_unsigned<3>(fields[i])));
     }
 }
 
 // One tile's part of a panel, outputs n .. n + 15: for every run of 8 columns from `column`, 64 bytes of even and 64 of
-// odd columns, four bytes per output, PANEL_STEP apart. Codes past the last column meet zero activations, so what they hold does not matter.
+// odd columns, four bytes per output, PANEL_STEP apart. Codes past the last column meet zero activations, so what they
+// hold does not matter.
 LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, int64_t n, int64_t outputs,
                                 int64_t column, int64_t eights, uint8_t* panel) {
     const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
@@ -170,7 +172,8 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
             const int64_t count = smaller(16, eights - eight);
             for (int64_t w = 0; w < count; ++w) {
                 store_ints((int32_t*)(panel + (eight + w) * PANEL_STEP), words[w] & nibble);
-                store_ints((int32_t*)(panel + (eight + w) * PANEL_STEP + 64), shift_right_unsigned<4>(words[w]) & nibble);
+                store_ints((int32_t*)(panel + (eight + w) * PANEL_STEP + 64),
+                           shift_right_unsigned<4>(words[w]) & nibble);
             }
         }
         return;
@@ -185,7 +188,8 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
             const int64_t count = smaller(chunk, eights - eight);
             uint8_t* target = panel + eight * PANEL_STEP;
             if (weight.bits == 2)
-                for (int64_t w = 0; 2 * w < count; ++w) expand_two_bits(words[w], count - 2 * w, target + w * 2 * PANEL_STEP);
+                for (int64_t w = 0; 2 * w < count; ++w)
+                    expand_two_bits(words[w], count - 2 * w, target + w * 2 * PANEL_STEP);
             else
                 for (int64_t w = 0; 4 * w < count; ++w)
                     expand_three_bits(words + 3 * w, count - 4 * w, target + w * 4 * PANEL_STEP);

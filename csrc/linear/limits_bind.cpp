@@ -90,7 +90,7 @@ using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 class LinearRun {
   public:
     LinearRun(const std::string& isa, std::shared_ptr<ThreadPool> pool, const LinearWeight& weight, InputType input,
-              int64_t group_size, const Matrix& x)
+              int64_t group_size, const Matrix& x, bool tiles)
         : kernels_(*kernel_table(isa).linear),
           pool_(std::move(pool)),
           weight_(weight),
@@ -119,6 +119,11 @@ class LinearRun {
             quantised_.scales = scales_.data();
             quantised_.sums = sums_.data();
             kernels_.quantise_rows(x.data(), columns, quantised_, 0, rows_);
+        }
+        if (tiles && input == InputType::int8 && kernels_.tile_bytes(weight) > 0) {
+            tiles_ = Buffer(kernels_.tile_bytes(weight));
+            kernels_.make_tiles(weight, tiles_.data(), 0, weight.rows);
+            weight_.tiles = tiles_.data();
         }
         for (int i = 0; i < pool_->threads(); ++i) scratch_.emplace_back(kernels_.scratch_bytes(weight, input, rows_));
     }
@@ -165,7 +170,7 @@ class LinearRun {
     int64_t rows_;
     std::vector<float> floats_;
     std::vector<uint16_t> halves_;
-    Buffer codes_;
+    Buffer codes_, tiles_;
     std::vector<float> scales_;
     std::vector<int32_t> sums_;
     QuantisedRows quantised_;
@@ -190,10 +195,11 @@ void bind_limits(nb::module_& module) {
         .def(
             "fp32", [](LimitProbe& l, double s) { return l.multiply(l.kernels().multiply_fp32, s); }, "seconds"_a,
             "fp32 multiply-adds per second.", nb::call_guard<nb::gil_scoped_release>());
-    nb::class_<LinearRun>(module, "LinearRun",
-                          "One linear op with its input prepared; the weight's arrays must outlive it.")
+    nb::class_<LinearRun>(
+        module, "LinearRun",
+        "One linear op with its input prepared, and its weight as tiles if asked; its arrays must outlive it.")
         .def(nb::init<const std::string&, std::shared_ptr<ThreadPool>, const LinearWeight&, InputType, int64_t,
-                      const Matrix&>(),
-             "isa"_a, "pool"_a, "weight"_a, "input"_a, "group_size"_a, "x"_a.noconvert())
+                      const Matrix&, bool>(),
+             "isa"_a, "pool"_a, "weight"_a, "input"_a, "group_size"_a, "x"_a.noconvert(), "tiles"_a = false)
         .def("run", &LinearRun::run, "y"_a.noconvert(), "first_row"_a, "rows"_a, "units"_a);
 }

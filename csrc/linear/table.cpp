@@ -43,8 +43,6 @@ static const char* name(const LinearWeight& weight, InputType input) {
     return "decoded_x_fp32_" LINNET_TEXT(LINNET_TIER);
 }
 
-static int64_t prepared_bytes(const LinearWeight&, InputType, int64_t) { return 0; }
-static void prepare(const LinearWeight&, InputType, int64_t, void*, int64_t, int64_t) {}
 static int64_t column_unit(const LinearWeight&, InputType) { return 16 * TILE_COUNT; }
 
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
@@ -63,9 +61,9 @@ static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
 
 const LinearKernels& linear_kernels() {
     static constexpr LinearKernels table = {
-        refuse,    name,        prepared_bytes,      prepare,       column_unit,     scratch_bytes, linear_fp32,
-        bf16,      linear_int8, quantised_row_bytes, quantise_rows, dequantise_rows, decode_row,    cast_bf16,
-        cast_fp16, widen_bf16,  widen_fp16,
+        refuse,      name,      tile_bytes,  make_tiles,          column_unit,   scratch_bytes,
+        linear_fp32, bf16,      linear_int8, quantised_row_bytes, quantise_rows, dequantise_rows,
+        decode_row,  cast_bf16, cast_fp16,   widen_bf16,          widen_fp16,
     };
     return table;
 }

@@ -3,8 +3,9 @@
 
 namespace linnet::LINNET_TIER {
 
-int64_t prepared_bytes_int8(const LinearWeight& weight) {
-    const bool bytes = weight.storage == Storage::plain_int8 || (weight.storage == Storage::packed_int && weight.bits == 8);
+int64_t tile_bytes(const LinearWeight& weight) {
+    const bool bytes =
+        weight.storage == Storage::plain_int8 || (weight.storage == Storage::packed_int && weight.bits == 8);
     const bool nibbles = weight.storage == Storage::packed_int && weight.bits == 4;
     if (!bytes && !nibbles) return 0;
     // Groups are runs of whole eights, and one zero point serves all: what the GEMM reads without expanding.
@@ -24,7 +25,7 @@ static void write_scales(const LinearWeight& weight, const Tiles& tiles, int64_t
         }
 }
 
-void prepare_int8(const LinearWeight& weight, void* table, int64_t n_begin, int64_t n_end) {
+void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_t n_end) {
     const Tiles tiles = tiles_of(weight);
     Int8Input whole = {};
     whole.groups = 1;
@@ -32,8 +33,9 @@ void prepare_int8(const LinearWeight& weight, void* table, int64_t n_begin, int6
     whole.group_bytes = round_up(weight.columns, 8);
     for (int64_t n = n_begin; n < n_end; n += 16) {
         const int64_t outputs = smaller(16, weight.rows - n), tile = n / 16 % TILE_COUNT;
-        uint8_t* target = (uint8_t*)table + n / (16 * TILE_COUNT) * tiles.panel_bytes + tile * tiles.step_bytes / TILE_COUNT;
-        write_scales(weight, tiles, n, tile_scales(weight, tiles, table, n));
+        uint8_t* target =
+            (uint8_t*)table + n / (16 * TILE_COUNT) * tiles.panel_bytes + tile * tiles.step_bytes / TILE_COUNT;
+        write_scales(weight, tiles, n, tile_scales(tiles, table, n));
         if (!tiles.nibbles) {
             expand_codes(weight, whole, n, outputs, 0, tiles.eights, target);
             continue;

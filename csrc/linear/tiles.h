@@ -12,10 +12,10 @@ namespace linnet::LINNET_TIER {
 struct Tiles {
     bool nibbles;
     int64_t eights, groups;
-    int64_t step_bytes;    // of one run of 8 columns, TILE_COUNT tiles
-    int64_t panel_bytes;   // codes of 16 * TILE_COUNT outputs
+    int64_t step_bytes;   // of one run of 8 columns, TILE_COUNT tiles
+    int64_t panel_bytes;  // codes of 16 * TILE_COUNT outputs
     int64_t panels;
-    int64_t scale_bytes;   // of one scale
+    int64_t scale_bytes;  // of one scale
     int64_t bytes;
 };
 
@@ -32,7 +32,7 @@ LINNET_INLINE Tiles tiles_of(const LinearWeight& weight) {
     return tiles;
 }
 
-LINNET_INLINE uint8_t* tile_scales(const LinearWeight& weight, const Tiles& tiles, void* table, int64_t n) {
+LINNET_INLINE uint8_t* tile_scales(const Tiles& tiles, void* table, int64_t n) {
     return (uint8_t*)table + tiles.panels * tiles.panel_bytes + n * tiles.groups * tiles.scale_bytes;
 }
 

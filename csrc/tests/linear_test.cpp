@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -195,14 +196,23 @@ void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputT
         std::printf("FAIL %s: normalised error %g\n", text, error / power);
         ++failures;
     }
-    const int64_t unit = k.column_unit(view, type);
+    const int64_t unit = k.column_unit(view, type), tile_bytes = type == InputType::int8 ? k.tile_bytes(view) : 0;
+    LinearWeight tiled = view;
+    std::unique_ptr<char, void (*)(void*)> tiles(nullptr, std::free);
+    if (tile_bytes > 0) {
+        tiles.reset(static_cast<char*>(std::aligned_alloc(64, size_t(tile_bytes + 63) / 64 * 64)));
+        std::memset(tiles.get(), 0xa5, size_t(tile_bytes));
+        for (int64_t n = 0; n < view.rows; n += unit)
+            k.make_tiles(view, tiles.get(), n, n + unit < view.rows ? n + unit : view.rows);
+        tiled.tiles = tiles.get();
+    }
     for (int trial = 0; trial < 4; ++trial) {
         const int64_t first = pick(0, rows - 1), count = pick(1, rows - first);
         std::vector<float> part(size_t(count * view.rows), NAN);
         for (int64_t n = 0; n < view.rows;) {
             int64_t end = n + unit * pick(1, 3);
             if (end > view.rows) end = view.rows;
-            call(k, view, type, x, first, count, part, n, end);
+            call(k, pick(0, 1) ? view : tiled, type, x, first, count, part, n, end);
             n = end;
         }
         if (std::memcmp(part.data(), y.data() + first * view.rows, part.size() * 4) != 0) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row's bits: alone = in a batch of any size = however the outputs are split over threads, on every tier.
+"""A row's bits: alone = in a batch of any size = however outputs are split over threads = from tiles, on every tier.
 
 LINNET_FUZZ_TRIALS sets the number of random shapes per tier (csrc/tests/linear_test.cpp fuzzes the same law natively).
 """
@@ -24,13 +24,13 @@ SCHEMES = (
 )  # fmt: skip
 
 
-def prepared(isa: str, case: OpCase, input_type: Any, group_size: int) -> tuple[Any, WeightTable]:
+def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bool = False) -> tuple[Any, WeightTable]:
     """The case's linear with its input quantised or cast, and what keeps the weight alive."""
     source = CaseSource(case)
     table = WeightTable(source.program, source)
     refs = {weight.name: weight.ref for weight in source.program.weights}
     x = np.ascontiguousarray(source.weight(refs["table.x"]))
-    return _native.LinearRun(isa, POOL, table.linear("weight", "bias"), input_type, group_size, x), table
+    return _native.LinearRun(isa, POOL, table.linear("weight", "bias"), input_type, group_size, x, tiles), table
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
@@ -48,9 +48,14 @@ def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
         kind = _native.InputType.int8
         if scheme in DENSE_DTYPES:
             kind = _native.InputType.fp32 if scheme == "fp32" else _native.InputType.bf16
-        run, alive = prepared(isa, case, kind, columns if scheme in ("W8A8", "W4A8") else group)
+        size = columns if scheme in ("W8A8", "W4A8") else group
+        run, alive = prepared(isa, case, kind, size)
         whole = np.empty((rows, outputs), np.float32)
         run.run(whole, 0, rows, 1)
+        tiled, alive_too = prepared(isa, case, kind, size, tiles=True)
+        other = np.full((rows, outputs), np.nan, np.float32)
+        tiled.run(other, 0, rows, int(random.integers(1, 6)))
+        assert (other.view(np.uint32) == whole.view(np.uint32)).all(), f"seed {trial} {case.name}: tiles differ"
         for _ in range(8):
             count = int(random.integers(1, min(rows, 20) + 1))
             first = int(random.integers(0, rows - count + 1))
@@ -58,4 +63,7 @@ def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
             run.run(part, first, count, int(random.integers(1, 6)))
             same = part.view(np.uint32) == whole[first : first + count].view(np.uint32)
             assert same.all(), f"seed {trial} {case.name}: rows {first}..{first + count} differ from the batch"
-        del alive
+            tiled.run(part, first, count, int(random.integers(1, 6)))
+            same = part.view(np.uint32) == whole[first : first + count].view(np.uint32)
+            assert same.all(), f"seed {trial} {case.name}: rows {first}..{first + count} of tiles differ"
+        del alive, alive_too

@@ -59,6 +59,7 @@ class LLM:
         preempt_every: int | None = None,
         threads: int | None = None,
         isa: str | None = None,
+        tile_cache: bool | Path = True,
         keep: Sequence[str] = (),
         check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
@@ -69,6 +70,8 @@ class LLM:
 
         policy:          numerics: 'fast' or 'exact'.
         backend:         'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
+        tile_cache:      whether (or in which folder) large integer weights may be kept once more in the order that the
+                         kernels read them, for later starts; True: the user's cache.
         max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
         kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
         token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
@@ -98,6 +101,7 @@ class LLM:
             max_waiting_requests=max_waiting_requests,
             threads=threads,
             isa=isa,
+            tile_cache=tile_cache,
             keep=keep,
         )
         self.source = loaded.source

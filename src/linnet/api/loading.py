@@ -18,6 +18,7 @@ from linnet.models import ModelSource, load_model
 from linnet.plan import output_rows, state_bytes_per_token
 from linnet.program.choose_numerics import POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
+from linnet.text.convert import user_cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def load(
     max_waiting_requests: int,
     threads: int | None,
     isa: str | None,
+    tile_cache: bool | Path,
     keep: Sequence[str],
 ) -> Loaded:
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
@@ -63,7 +65,8 @@ def load(
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy)
-    chosen = choose_backend(backend, program, threads=threads, isa=isa)
+    tiles = tile_cache if isinstance(tile_cache, Path) else user_cache_directory() / "tiles" if tile_cache else None
+    chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=tiles)
     cache = _plan(
         plan_cache(
             bytes_per_token=sum(state_bytes_per_token(state) for state in program.states),

@@ -8,7 +8,7 @@ An Executable is used from one thread at a time. The reference backend is the sp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,14 @@ class Source(Protocol):
 
     def weight(self, ref: WeightRef) -> "np.ndarray | PackedWeight":
         """The weight's rows as ``ref`` says, as stored (mapped where possible), ``transposed`` applied."""
+
+
+@runtime_checkable
+class StampedSource(Source, Protocol):
+    """A source whose weights a backend may keep in another order in a file of its own."""
+
+    def stamp(self) -> tuple[str, str]:
+        """Which stored bytes these are: what names the checkpoint, and what changes when its files do."""
 
 
 @dataclass(frozen=True)

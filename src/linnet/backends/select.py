@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from linnet.backends.interface import Backend
@@ -15,12 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 def choose_backend(
-    name: str = "auto", program: Program | None = None, *, threads: int | None = None, isa: str | None = None
+    name: str = "auto",
+    program: Program | None = None,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+    tile_directory: Path | None = None,
 ) -> Backend:
     """``auto`` is the first of cpu, reference that can execute ``program`` (after choose_numerics), if one is given.
 
-    ``threads`` and ``isa`` (portable, avx2, avx512, avx512_vnni; None = the best this machine has) configure cpu. What
-    ``auto`` passed over is logged as a warning, since the reference is slow.
+    ``threads`` and ``isa`` (portable, avx2, avx512, avx512_vnni; None = the best this machine has) configure cpu, and
+    so does ``tile_directory``: where it may keep weights in the order it reads them (None: nowhere). What ``auto``
+    passed over is logged as a warning, since the reference is slow.
     ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do; LinnetError for
     native kernels that are there and damaged, which ``auto`` does not pass over.
     """
@@ -29,7 +36,7 @@ def choose_backend(
     refusals: list[str] = []
     for candidate in _BACKENDS if name == "auto" else (name,):
         try:
-            backend = _BACKENDS[candidate](threads, isa)
+            backend = _BACKENDS[candidate](threads, isa, tile_directory)
         except ImportError as error:
             refusals.append(f"{candidate}: {error}")
             continue
@@ -74,14 +81,15 @@ def native_kernels() -> ModuleType:
         ) from error
 
 
-def _cpu(threads: int | None, isa: str | None) -> Backend:
+def _cpu(threads: int | None, isa: str | None, tile_directory: Path | None) -> Backend:
     native_kernels()
     from linnet.backends.cpu.backend import CpuBackend
+    from linnet.backends.cpu.tile_cache import TileCache
 
-    return CpuBackend(threads=threads, isa=isa)
+    return CpuBackend(threads, isa, None if tile_directory is None else TileCache(tile_directory))
 
 
-def _reference(threads: int | None, isa: str | None) -> Backend:
+def _reference(threads: int | None, isa: str | None, tile_directory: Path | None) -> Backend:
     if isa is not None:
         raise UnsupportedError(f"isa={isa!r} concerns the cpu backend only")
     try:
@@ -95,4 +103,4 @@ def _reference(threads: int | None, isa: str | None) -> Backend:
     return ReferenceBackend()
 
 
-_BACKENDS: dict[str, Callable[[int | None, str | None], Backend]] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: dict[str, Callable[[int | None, str | None, Path | None], Backend]] = {"cpu": _cpu, "reference": _reference}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model directory, opened: lazy, mapped, checked. Reading order: config, files' headers, manifest, hashes."""
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -134,6 +135,17 @@ class Checkpoint:
         if self.manifest is not None:
             return str(self.manifest["digest"])
         return combined_digest(self._tensors, sha256_all((name, self._raw(name)) for name in self._tensors))
+
+    def state(self) -> str:
+        """Changes when a file is replaced or written: SHA-256 over name, size, time and inode of the config and shards.
+
+        Unlike ``digest`` it reads no tensor.
+        """
+        seen = hashlib.sha256()
+        for path in (self.path / "config.json", *(self.path / name for name in sorted(self._files))):
+            status = path.stat()
+            seen.update(f"{path.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+        return seen.hexdigest()
 
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""

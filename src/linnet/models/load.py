@@ -75,6 +75,10 @@ class ModelSource:
             tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return tensor.T if ref.transposed else tensor
 
+    def stamp(self) -> tuple[str, str]:
+        """Where the checkpoint lies, and what changes when one of its files does."""
+        return str(self.checkpoint.path.resolve()), self.checkpoint.state()
+
     def for_context(self, tokens: int) -> "ModelSource":
         """This model set up for contexts of ``tokens``: itself, or with the frequencies that reach that far.
 

@@ -188,7 +188,7 @@ def test_a_batch_outside_its_buffers_is_refused(change, message):
 
 
 def test_auto_says_what_it_passed_over(monkeypatch, caplog):
-    def missing(threads, isa):
+    def missing(threads, isa, tile_directory):
         raise ImportError("the native extension is not built")
 
     monkeypatch.setitem(select._BACKENDS, "cpu", missing)
@@ -203,7 +203,7 @@ def test_native_kernels_that_do_not_load_are_an_error_and_not_passed_over(monkey
     broken.write_bytes(b"\x7fELF and no more")
     monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
     monkeypatch.delattr(cpu, "_native", raising=False)
-    for name in ("linnet.backends.cpu._native", "linnet.backends.cpu.backend"):
+    for name in ("linnet.backends.cpu._native", "linnet.backends.cpu.backend", "linnet.backends.cpu.tile_cache"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "meta_path", [PathFinder])
     with pytest.raises(LinnetError, match=rf"{broken.name} do not load: .*another backend"):

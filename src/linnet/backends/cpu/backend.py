@@ -13,8 +13,19 @@ from linnet.backends.cpu.lower import Lowering, group_size, input_type, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
 from linnet.backends.cpu.support import refusals, refuse
+from linnet.backends.cpu.tile_cache import TileCache
 from linnet.backends.cpu.weights import WeightTable
-from linnet.backends.interface import Batch, Executable, Limits, Policy, SampleResult, SamplingBatch, Scores, Source
+from linnet.backends.interface import (
+    Batch,
+    Executable,
+    Limits,
+    Policy,
+    SampleResult,
+    SamplingBatch,
+    Scores,
+    Source,
+    StampedSource,
+)
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
@@ -42,7 +53,7 @@ class CpuBackend:
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(self, threads: int | None = None, isa: str | None = None, tile_cache: TileCache | None = None) -> None:
         available = _native.available_isas()
         if isa is not None and isa not in ISAS:
             raise ConfigError(f"unknown isa {isa!r}; accepted: {', '.join(ISAS)}")
@@ -55,6 +66,7 @@ class CpuBackend:
         self.isa: str = isa or available[0]
         self.threads: int = threads or _native.default_threads()
         self.pool = _native.ThreadPool(self.threads)
+        self.tile_cache = tile_cache
 
     def supports(self, op: Op, program: Program) -> str | None:
         """None, or a sentence saying why this op cannot be executed here."""
@@ -102,6 +114,7 @@ class CpuExecutable:
         self._keep = keep
         self._weights = WeightTable(program, source)
         linears, refused = self._load_linears(program)
+        self._tiles = self._attach_tiles(backend, source, program, linears, refused)
         widened = widen_inputs(program, refused)
         self.program = fuse(widened, keep)
         buffers = plan(self.program, limits, keep, self.isa)
@@ -115,7 +128,7 @@ class CpuExecutable:
         self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
-        self.prepared_bytes: int = self._native.prepared_bytes
+        self.tile_bytes: int = 0 if self._tiles is None else self._tiles.nbytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before fusing: fusing and taps regroup ops and change no bit, so they change no id either.
         self.numerics_id = f"cpu/{_native.build_id}/{self.isa}/{policy}/{digest(widened)[:16]}"
@@ -143,6 +156,23 @@ class CpuExecutable:
                 logger.info("%s: fp32 arithmetic on decoded weights (%s)", op.name, reason)
                 refused.add(op.name)
         return linears, refused
+
+    def _attach_tiles(
+        self, backend: CpuBackend, source: Source, program: Program, linears: dict[str, Any], refused: set[str]
+    ) -> np.ndarray | None:
+        """Tiles for the linears that multiply integers; the embedding's rows are looked up as stored."""
+        if backend.tile_cache is None or not isinstance(source, StampedSource):
+            return None
+        declared = declarations(program)
+        weights = {weight.name: weight for weight in program.weights}
+        integer = {
+            op.name: (linears[op.name], repr(weights[op.weights[0]]))
+            for op in program.ops
+            if op.kind in ("linear", "logits")
+            and op.name not in refused
+            and input_type(declared[op.inputs[0]]) == _native.InputType.int8
+        }
+        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, integer)
 
     def allocate_states(self, num_blocks: int) -> States:
         """Zeroed paged KV for ``num_blocks`` blocks."""

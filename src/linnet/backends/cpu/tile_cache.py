@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Integer weights in the order the kernels read them: one disposable file per checkpoint and ISA tier, mapped.
+
+The checkpoint keeps its canonical layout, which every loader knows and which the kernels can read too, 20 to 40 % more
+slowly (docs/LOG.md). So the first start writes the weights once more, as tiles, into the user's cache; later starts map
+that file. Nothing in it is ever required: no room, no right to write or a file that does not fit mean that the
+canonical layout is read. Bits are the same either way.
+
+Side effects, in order: the folder is made, ``NAME.partial`` is locked, grown, filled and flushed, then renamed.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from linnet.backends.cpu import _native
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+HEADER_BYTES = 4096
+LEAST_BYTES = 64 << 20
+"""A smaller model lives in the caches, where the order hardly matters."""
+SPARE = 1.1
+"""Free space wanted, as a multiple of what is written."""
+
+
+class TileCache:
+    """Tiles in ``directory``. ``least_bytes``: models with fewer bytes of tiles are left alone."""
+
+    def __init__(self, directory: Path, least_bytes: int = LEAST_BYTES) -> None:
+        self.directory, self._least_bytes = directory, least_bytes
+
+    def attach(
+        self, stamp: tuple[str, str], isa: str, pool: Any, described: Mapping[str, tuple[Any, str]]
+    ) -> np.ndarray | None:
+        """Give every weight its tiles; returns the mapping, which must outlive them, or None where there are none.
+
+        ``stamp``: see StampedSource. ``described``: the native weight and, in words, what it is made from; other words
+        mean another file.
+        """
+        place, state = stamp
+        weights = {name: weight for name, (weight, _) in described.items()}
+        sizes = {name: _native.tile_bytes(isa, weight) for name, weight in weights.items()}
+        sizes = {name: size for name, size in sizes.items() if size > 0}
+        total = sum(_padded(size) for size in sizes.values())
+        if total < max(self._least_bytes, 1):
+            return None
+        header = {
+            "format_version": FORMAT_VERSION,
+            "build": _native.build_id,
+            "isa": isa,
+            "state": state,
+            "bytes": total,
+            "weights": [[name, described[name][1], size] for name, size in sizes.items()],
+        }
+        path = self.directory / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{isa}.tiles"
+        content = _fingerprint(header)
+        try:
+            mapped = _open(path, content, total)
+            if mapped is None:
+                self._write(path, content, total, isa, pool, {name: (weights[name], sizes[name]) for name in sizes})
+                mapped = _open(path, content, total)
+        except OSError as error:
+            logger.info("weights are read in their stored order: %s", error)
+            return None
+        if mapped is None:
+            return None
+        offset = 0
+        for name, size in sizes.items():
+            weights[name].use_tiles(isa, mapped[offset : offset + size])
+            offset += _padded(size)
+        return mapped
+
+    def _write(
+        self, path: Path, content: bytes, total: int, isa: str, pool: Any, weights: Mapping[str, tuple[Any, int]]
+    ) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        partial = path.with_suffix(".partial")
+        with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+            if not _lock(file):
+                logger.info("another process is writing %s: weights are read in their stored order", path)
+                return
+            free = shutil.disk_usage(self.directory).free
+            if free < SPARE * total:
+                partial.unlink()
+                logger.info("weights are read in their stored order: %s has %d bytes free", self.directory, free)
+                return
+            logger.warning("writing the weights once more in the order they are read, %.2f GB: %s", total / 1e9, path)
+            try:
+                file.truncate(0)
+                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + total)
+                area = np.memmap(file, np.uint8, "r+", HEADER_BYTES, (total,))
+                offset = 0
+                for weight, size in weights.values():
+                    _native.make_tiles(isa, pool, weight, area[offset : offset + size])
+                    offset += _padded(size)
+                area.flush()
+                os.pwrite(file.fileno(), content, 0)
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+        logger.info("wrote %s in %.1f s", path, time.monotonic() - started)
+
+
+def _padded(size: int) -> int:
+    return -(-size // 4096) * 4096
+
+
+def _fingerprint(header: Mapping[str, Any]) -> bytes:
+    """The file's first page: what it is for people, and a hash of everything it depends on."""
+    text = json.dumps(header, sort_keys=True)
+    shown = {name: value for name, value in header.items() if name != "weights"}
+    page = json.dumps({**shown, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True).encode()
+    assert len(page) < HEADER_BYTES
+    return page.ljust(HEADER_BYTES, b"\n")
+
+
+def _open(path: Path, content: bytes, total: int) -> np.ndarray | None:
+    """The tiles of a file whose first page and size are as expected."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(HEADER_BYTES) != content or os.fstat(file.fileno()).st_size != HEADER_BYTES + total:
+                return None
+            return np.memmap(file, np.uint8, "r", HEADER_BYTES, (total,))
+    except FileNotFoundError:
+        return None
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

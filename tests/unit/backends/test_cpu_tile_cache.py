@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tile cache: same bits, written once, then mapped; anything it depends on makes another; trouble means none."""
+
+import fcntl
+import os
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+from linnet.backends.cpu import _native, tile_cache
+from linnet.backends.cpu.backend import CpuBackend, CpuExecutable
+from linnet.backends.cpu.tile_cache import TileCache
+from linnet.backends.interface import Batch, Limits
+
+LIMITS = Limits(64, 1, 64, 16, 4)
+TOKENS = np.arange(50, dtype=np.int32)
+
+
+class Stamped:
+    """A source whose files are said to be in ``state``."""
+
+    def __init__(self, source: object, state: str = "one") -> None:
+        self._source, self.state = source, state
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._source, name)
+
+    def weight(self, ref: object) -> object:
+        return self._source.weight(ref)  # type: ignore[attr-defined]
+
+    def stamp(self) -> tuple[str, str]:
+        return "a model", self.state
+
+
+def prepare(source: object, cache: TileCache | None, isa: str | None = None, policy: str = "fast") -> CpuExecutable:
+    return CpuBackend(2, isa, cache).prepare(source, policy, LIMITS)  # type: ignore[arg-type]
+
+
+def logits(model: CpuExecutable) -> bytes:
+    rows = np.arange(len(TOKENS), dtype=np.int32)
+    table = np.arange(4, dtype=np.int32)[None].copy()
+    ends = np.array([0, len(TOKENS)], np.int32)
+    model.execute(Batch(TOKENS, rows, rows, ends, ends[1:].copy(), table, rows), model.allocate_states(4))
+    return model.logits().tobytes()
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("storage", ["W4A16-g32", "W8A16", "W8A8"])
+def test_tiles_change_no_bit(random_model: Callable[..., object], tmp_path: Path, storage: str, isa: str) -> None:
+    source = Stamped(random_model("llama", storage, 3))
+    expected = logits(prepare(source, None, isa))
+    for _ in ("written", "mapped"):
+        model = prepare(source, TileCache(tmp_path, 1), isa)
+        assert model.tile_bytes > 0
+        assert logits(model) == expected
+    assert [path.name for path in tmp_path.iterdir()] == [next(tmp_path.iterdir()).name]
+
+
+def test_a_file_is_written_once_and_again_when_the_model_changes(
+    random_model: Callable[..., object], tmp_path: Path
+) -> None:
+    source = Stamped(random_model("llama", "W4A16-g32", 3))
+    prepare(source, TileCache(tmp_path, 1))
+    (path,) = tmp_path.iterdir()
+    first = path.stat().st_ino
+    prepare(source, TileCache(tmp_path, 1))
+    assert path.stat().st_ino == first
+    changed = Stamped(random_model("llama", "W4A16-g32", 4), "two")
+    assert logits(prepare(changed, TileCache(tmp_path, 1))) == logits(prepare(changed, None))
+    assert path.stat().st_ino != first
+    path.write_bytes(path.read_bytes()[:-1])  # cut short
+    assert logits(prepare(changed, TileCache(tmp_path, 1))) == logits(prepare(changed, None))
+
+
+def test_small_models_dense_models_and_exact_numerics_have_none(
+    random_model: Callable[..., object], tmp_path: Path
+) -> None:
+    quantised = Stamped(random_model("llama", "W4A16-g32", 3))
+    assert prepare(quantised, TileCache(tmp_path / "cache")).tile_bytes == 0
+    assert prepare(quantised, TileCache(tmp_path / "cache", 1), policy="exact").tile_bytes == 0
+    assert prepare(Stamped(random_model("llama", "bf16", 3)), TileCache(tmp_path / "cache", 1)).tile_bytes == 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_trouble_means_the_stored_order(
+    random_model: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Stamped(random_model("llama", "W4A16-g32", 3))
+    expected = logits(prepare(source, None))
+
+    (tmp_path / "file").write_text("in the way")
+    assert logits(prepare(source, TileCache(tmp_path / "file" / "cache", 1))) == expected
+
+    busy = tmp_path / "busy"
+    prepare(source, TileCache(busy, 1))
+    (path,) = busy.iterdir()
+    path.unlink()
+    with open(path.with_suffix(".partial"), "wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        model = prepare(source, TileCache(busy, 1))
+        assert model.tile_bytes == 0
+        assert logits(model) == expected
+    assert prepare(source, TileCache(busy, 1)).tile_bytes > 0  # what a killed writer leaves is taken over
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(tile_cache.shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    assert prepare(source, TileCache(tmp_path / "full", 1)).tile_bytes == 0
+    assert os.listdir(tmp_path / "full") == []
+
+
+def test_a_failed_write_leaves_nothing(
+    random_model: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tile_cache.os, "posix_fallocate", fail)
+    assert prepare(Stamped(random_model("llama", "W8A16", 3)), TileCache(tmp_path, 1)).tile_bytes == 0
+    assert os.listdir(tmp_path) == []
