@@ -43,10 +43,12 @@ static void expand(const LinearWeight& weight, int64_t n, int64_t outputs, int64
     }
 }
 
-// What a block's multiplications ask for while they compute: rows of the weight that are expanded next, one per chain.
+// What a block's multiplications ask for while they compute, into the second-level cache: rows of the weight that are
+// expanded next and the rows of x that are multiplied next, one of each per chain.
 struct Ahead {
     const uint8_t* rows;
     int64_t stride, count;
+    const uint16_t* x;
 };
 
 // M rows and T tiles of a block; `tail`: the rows' last, partial step, [M][STEP_COLUMNS] with zeros, or null.
@@ -81,8 +83,10 @@ static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64
         };
         const uint16_t* pairs = x + 2 * chain;
         const uint8_t* later = ahead.rows + smaller(chain, ahead.count - 1) * ahead.stride;
-        for (int64_t i = 0; i < steps; ++i, pairs += STEP_COLUMNS, later += STEP_COLUMNS * 2) {
+        const uint16_t* next = ahead.x + smaller(chain, M - 1) * ldx;
+        for (int64_t i = 0; i < steps; ++i, pairs += STEP_COLUMNS, later += STEP_COLUMNS * 2, next += STEP_COLUMNS) {
             __builtin_prefetch(later, 0, 2);
+            __builtin_prefetch(next, 0, 2);
             step(pairs, ldx);
         }
         if (tail != nullptr) step(tail + 2 * chain, STEP_COLUMNS);
@@ -148,8 +152,9 @@ static void multiply_many(const LinearWeight& weight, const uint16_t* x, int64_t
                 const int64_t row = rows * tile / row_tiles, count = rows * (tile + 1) / row_tiles - row;
                 const int64_t asked = tile * CHAINS;
                 const bool useful = asked < next_rows;
+                const uint16_t* x_next = tile + 1 < row_tiles ? x + (row + count) * ldx + column : x + next_column;
                 const Ahead ahead = {useful ? later + asked * weight.code_row_bytes : panel,
-                                     useful ? weight.code_row_bytes : 0, useful ? next_rows - asked : 1};
+                                     useful ? weight.code_row_bytes : 0, useful ? next_rows - asked : 1, x_next};
                 const uint16_t* block = x + row * ldx + column;
                 float* target = y + row * ldy + n;
                 const bool first = column == 0;
