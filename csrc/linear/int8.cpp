@@ -15,6 +15,8 @@ namespace linnet::LINNET_TIER {
 // Columns of a panel: half of L1, for bytes that were expanded and for the nibbles of tiles.
 static constexpr int64_t BLOCK_COLUMNS = 512;
 static constexpr int64_t TILED_COLUMNS = 1024;
+// From so many rows on, nibbles are widened to bytes once per panel instead of once per eight rows.
+static constexpr int64_t WIDENED_ROWS = 33;
 
 // One block of columns: whole groups, or (split) a part of the only group.
 struct Block {
@@ -79,7 +81,7 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
         }
 #pragma GCC unroll 1
         for (int64_t i = 0; i < eights; ++i) {
-            for (int64_t line = 0; line < next_step; line += 64) __builtin_prefetch(next + line, 0, 2);
+            for (int64_t line = 0; line < next_step; line += 64) __builtin_prefetch(next + line, 0, 3);
             next += next_step;
             Ints even[T], odd[T];
 #pragma GCC unroll 16
@@ -220,16 +222,24 @@ LINNET_INLINE Ahead plan_ahead(const LinearWeight& weight, int64_t n, int64_t st
     return ahead;
 }
 
+// From so many rows on, y leaves the caches before anybody reads it: it is written past them.
+static constexpr int64_t STREAMED_ROWS = 128;
+
 // The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y.
 static void write_outputs(const float* totals, int64_t tiles, int64_t rows, int64_t outputs, const float* bias,
                           float* y, int64_t ldy) {
+    const bool streamed = rows >= STREAMED_ROWS && outputs % 16 == 0 && ((uintptr_t)y | uintptr_t(ldy * 4)) % 64 == 0;
     for (int64_t row = 0; row < rows; ++row) {
         for (int64_t n = 0; n < outputs; n += 16) {
             Floats total = load(totals + row * 16 * tiles + n);
             if (bias != nullptr) total = total + load_first(bias + n, outputs - n);
-            store_first(y + row * ldy + n, outputs - n, total);
+            if (streamed)
+                store_past_caches(y + row * ldy + n, total);
+            else
+                store_first(y + row * ldy + n, outputs - n, total);
         }
     }
+    if (streamed) finish_stores();
 }
 
 // Scales of a tile as fp32, from where make_tiles put them.
@@ -237,6 +247,15 @@ LINNET_INLINE void widen_scales(const LinearWeight& weight, const Tiles& tiles, 
     LinearWeight stored = weight;
     stored.scales = tile_scales(tiles, (void*)weight.tiles, n);
     for (int64_t g = 0; g < tiles.groups; ++g) store(scales + g * 16, load_scales_first(stored, g * 16, 16));
+}
+
+// Tiles of nibbles as a panel of bytes.
+static void widen_tiles(const uint8_t* tiles, int64_t eights, uint8_t* panel) {
+    for (int64_t i = 0; i < eights * TILE_COUNT; ++i) {
+        const Ints codes = load_ints((const int32_t*)(tiles + 64 * i));
+        store_ints((int32_t*)(panel + 128 * i), codes & splat_int(0x0f0f0f0f));
+        store_ints((int32_t*)(panel + 128 * i + 64), shift_right_unsigned<4>(codes) & splat_int(0x0f0f0f0f));
+    }
 }
 
 template <bool narrow, bool nibbles>
@@ -258,7 +277,8 @@ template <bool narrow>
 static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                    int64_t n_end, uint8_t* scratch) {
     const Tiles layout = tiles_of(weight);
-    const bool tiled = weight.tiles != nullptr, nibbles = tiled && layout.nibbles;
+    const bool tiled = weight.tiles != nullptr, widens = tiled && layout.nibbles && rows >= WIDENED_ROWS;
+    const bool nibbles = tiled && layout.nibbles && !widens;
     const int64_t block_columns = nibbles ? TILED_COLUMNS : BLOCK_COLUMNS;
     const int64_t table = weight_groups(weight) * 16;
     uint8_t* panel = scratch;
@@ -318,6 +338,10 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 ahead.next = block.panel + eights * layout.step_bytes;
                 ahead.lines = eights * layout.step_bytes / 64;
                 ahead.per_eight = divide_up(ahead.lines, row_tiles * eights);
+                if (widens) {
+                    widen_tiles(block.panel, eights, panel);
+                    block.panel = panel;
+                }
             } else {
                 for (int64_t t = 0; t < tiles; ++t)
                     expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights, panel + t * 128);

@@ -43,6 +43,23 @@ LINNET_INLINE void load_rows(Ints (&rows)[16], const uint8_t* p, int64_t stride,
     }
 }
 
+// Whole lines that need not be read first, to 64-byte aligned memory; visible to other threads after finish_stores.
+LINNET_INLINE void store_past_caches(float* p, Floats a) {
+#if defined(LINNET_AVX512)
+    _mm512_stream_ps(p, a.v);
+#elif defined(LINNET_AVX2)
+    _mm256_stream_ps(p, a.a);
+    _mm256_stream_ps(p + 8, a.b);
+#else
+    store(p, a);
+#endif
+}
+LINNET_INLINE void finish_stores() {
+#if defined(LINNET_AVX512) || defined(LINNET_AVX2)
+    _mm_sfence();
+#endif
+}
+
 // The same four signed bytes in every lane.
 LINNET_INLINE Ints splat_word(const int8_t* p) {
     int32_t word;
