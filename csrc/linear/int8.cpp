@@ -79,6 +79,14 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
                 for (int t = 0; t < T; ++t) sums[m][t] = usual && t > 0 ? sums[m][0] : minus_zero[t] * sum;
             }
         }
+        // Few sums wait for themselves: odd columns then have their own.
+        constexpr bool apart = M * T <= 4;
+        Ints odd_sums[apart ? M : 1][apart ? T : 1];
+        if constexpr (apart)
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t) odd_sums[m][t] = splat_int(0);
 #pragma GCC unroll 1
         for (int64_t i = 0; i < eights; ++i) {
             for (int64_t line = 0; line < next_step; line += 64) __builtin_prefetch(next + line, 0, 3);
@@ -102,9 +110,17 @@ static void multiply(const Block& block, const Int8Input& x, int64_t row, float*
                 for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], even[t], x_even);
                 const Ints x_odd = splat_word(codes + m * row_bytes + 8 * i + 4);
 #pragma GCC unroll 16
-                for (int t = 0; t < T; ++t) sums[m][t] = dot_bytes<narrow>(sums[m][t], odd[t], x_odd);
+                for (int t = 0; t < T; ++t) {
+                    Ints& sum = apart ? odd_sums[apart ? m : 0][apart ? t : 0] : sums[m][t];
+                    sum = dot_bytes<narrow>(sum, odd[t], x_odd);
+                }
             }
         }
+        if constexpr (apart)
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; ++t) sums[m][t] = sums[m][t] + odd_sums[m][t];
         if (!usual && block.split && !block.ends) {
 #pragma GCC unroll 16
             for (int m = 0; m < M; ++m)
@@ -338,6 +354,10 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 ahead.next = block.panel + eights * layout.step_bytes;
                 ahead.lines = eights * layout.step_bytes / 64;
                 ahead.per_eight = divide_up(ahead.lines, row_tiles * eights);
+                const int64_t scale_bytes = TILE_COUNT * table * layout.scale_bytes;
+                const uint8_t* later = tile_scales(layout, (void*)weight.tiles, n) + scale_bytes;
+                for (int64_t i = scale_bytes * step / steps; i < scale_bytes * (step + 1) / steps; i += 64)
+                    __builtin_prefetch(later + i, 0, 2);
                 if (widens) {
                     widen_tiles(block.panel, eights, panel);
                     block.panel = panel;
