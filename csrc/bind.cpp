@@ -9,6 +9,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <stdexcept>
 
 #include "isa.h"
@@ -140,7 +141,17 @@ void bind_enums(nb::module_& m) {
 void bind_executor(nb::module_& m) {
     nb::class_<ThreadPool>(m, "ThreadPool")
         .def(nb::init<int>(), "threads"_a)
-        .def_prop_ro("threads", &ThreadPool::threads);
+        .def_prop_ro("threads", &ThreadPool::threads)
+        .def(
+            "region_s",
+            [](ThreadPool& pool, int64_t items, int64_t regions) {
+                nb::gil_scoped_release release;
+                const auto start = std::chrono::steady_clock::now();
+                for (int64_t i = 0; i < regions; ++i) pool.run(items, [](int64_t, int) {});
+                const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+                return spent.count() / double(regions);
+            },
+            "items"_a, "regions"_a, "Seconds per parallel region of `items` items that do nothing.");
 
     nb::class_<LinearWeight>(m, "LinearWeight")
         .def_ro("rows", &LinearWeight::rows)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Linear, kv_write and attention: operations that split their own work over threads.
+#include <algorithm>
 #include <stdexcept>
 
 #include "operations.h"
@@ -8,8 +9,11 @@ namespace linnet {
 
 namespace {
 
-constexpr int64_t ITEMS_PER_THREAD = 8;  // so that a core that is busy elsewhere can take fewer
-constexpr int64_t TASK_VECTORS = 32;     // query vectors (rows x heads of a group) of one attention task
+// Work items: at least so many per thread, so that a core that is busy elsewhere takes fewer, and none longer than
+// about a tenth of a millisecond, so that nobody waits long for the last one, or for one whose core was taken away.
+constexpr int64_t ITEMS_PER_THREAD = 8;
+constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
+constexpr int64_t TASK_VECTORS = 32;  // query vectors (rows x heads of a group) of one attention task
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -27,10 +31,12 @@ InputType input_type(ValueType type) {
     throw std::invalid_argument("linear: no kernel reads fp16 rows");
 }
 
-// Work over the weight's rows in whole units; body(first, last, worker).
+// Work over the weight's rows in whole units; `cost` multiplications per row; body(first, last, worker).
 template <typename Body>
-void over_units(ThreadPool& pool, int64_t rows, int64_t unit, const Body& body) {
-    const int64_t items = pool.threads() == 1 ? 1 : pool.threads() * ITEMS_PER_THREAD;
+void over_units(ThreadPool& pool, int64_t rows, int64_t unit, int64_t cost, const Body& body) {
+    int64_t items = 1;
+    if (pool.threads() > 1)
+        items = std::max(pool.threads() * ITEMS_PER_THREAD, divide_up(rows * cost, ITEM_MULTIPLIES));
     const int64_t run = divide_up(divide_up(rows, items), unit) * unit;
     pool.run(divide_up(rows, run), [&](int64_t item, int worker) {
         const int64_t begin = item * run;
@@ -70,13 +76,14 @@ class Linear final : public Operation {
     void run(const Step& step) override {
         const int64_t rows = step.rows(input_);
         if (rows == 0) return;
-        over_units(step.pool, total_, unit_, [&](int64_t begin, int64_t end, int worker) {
-            for (const Part& part : parts_) {
-                const int64_t first = begin > part.first ? begin - part.first : 0;
-                const int64_t last = end - part.first < part.weight.rows ? end - part.first : part.weight.rows;
-                if (first < last) multiply(step, part, rows, first, last, step.scratch(worker));
-            }
-        });
+        over_units(
+            step.pool, total_, unit_, rows * parts_[0].weight.columns, [&](int64_t begin, int64_t end, int worker) {
+                for (const Part& part : parts_) {
+                    const int64_t first = begin > part.first ? begin - part.first : 0;
+                    const int64_t last = end - part.first < part.weight.rows ? end - part.first : part.weight.rows;
+                    if (first < last) multiply(step, part, rows, first, last, step.scratch(worker));
+                }
+            });
     }
 
   private:

@@ -51,7 +51,8 @@ class ThreadPool {
   private:
     void run_erased(int64_t items, Function function, const void* context);
     void work(int worker);
-    bool take_items(int worker);
+    template <typename Between>
+    void take_items(int worker, const Between& between);
 
     // (job number << 32) | items not yet taken. Taking an item is one compare-exchange on it; a success proves that the
     // job cannot end before the item is reported done, so reading the three fields below is safe.
@@ -59,6 +60,7 @@ class ThreadPool {
     alignas(64) std::atomic<int64_t> pending_{0};  // items not yet done
     alignas(64) std::atomic<uint32_t> job_{0};     // what sleeping workers wait on
     std::atomic<int32_t> sleepers_{0};
+    std::atomic<int32_t> caller_core_{-1};
     std::atomic<bool> stop_{false};
     Function function_ = nullptr;
     const void* context_ = nullptr;

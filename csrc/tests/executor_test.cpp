@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The executor end to end without Python: a small llama-like model, whole against chunked, 1 against 3 threads, on
 // every tier this machine has; refusals of bad batches; the pool under many tiny jobs. Meant to run under sanitizers.
+#include <sched.h>
+
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <random>
@@ -225,6 +228,25 @@ void test_pool() {
     check(both.load() == 3000, "two callers share the pool");
 }
 
+// More threads than cores, for long enough that workers offer their cores and move away from the caller's.
+void test_pool_keeps_its_cores() {
+    cpu_set_t allowed;
+    check(sched_getaffinity(0, sizeof allowed, &allowed) == 0, "the allowed cores are known");
+    ThreadPool pool(2 * CPU_COUNT(&allowed) + 1);
+    std::atomic<int64_t> wrong{0}, ran{0};
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+    int64_t expected = 0;
+    for (; std::chrono::steady_clock::now() < until; expected += 64) {
+        pool.run(64, [&](int64_t, int) {
+            cpu_set_t now;
+            ran.fetch_add(1);
+            if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_EQUAL(&now, &allowed)) wrong.fetch_add(1);
+        });
+    }
+    check(ran.load() == expected, "every item ran once");
+    check(wrong.load() == 0, "work runs on the cores that were allowed, all of them");
+}
+
 void test_model(const std::string& tier) {
     for (const bool bf16 : {false, true}) {
         const KernelTable& kernels = kernel_table(tier);
@@ -322,6 +344,7 @@ void test_refusals() {
 
 int main() {
     test_pool();
+    test_pool_keeps_its_cores();
     test_refusals();
     test_chains();
     for (const std::string& tier : available_tiers()) test_model(tier);
