@@ -43,8 +43,9 @@ def main() -> None:
     found: dict[str, float] = {"threads": options.threads}
     for items in (options.threads, 8 * options.threads):
         samples = [1e9 * pool.region_s(items, REGIONS) for _ in range(options.rounds)]
-        found[f"region_{items}_items_ns"] = statistics.median(samples)
-        print(f"empty region of {items} items: {statistics.median(samples):.0f} ns [{min(samples):.0f} - {max(samples):.0f}]")
+        median, least, most = statistics.median(samples), min(samples), max(samples)
+        found[f"region_{items}_items_ns"] = median
+        print(f"empty region of {items} items: {median:.0f} ns [{least:.0f} - {most:.0f}]")
     for pause_s in PAUSES_S:
         found[f"after_{pause_s:g}_s_us"] = 1e6 * after_pause_s(pool, options.threads, pause_s)
         print(f"after {1e6 * pause_s:.0f} us alone: {found[f'after_{pause_s:g}_s_us']:.2f} us")
