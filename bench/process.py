@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).resolve().parent / "peers" / "worker.py"
-SOURCE = Path(__file__).resolve().parents[1] / "src"
 PATIENCE_S = 900.0
 """The longest an answer may take: vLLM compiles for a minute, a slow engine reads 8,192 tokens for another."""
 
@@ -36,8 +35,6 @@ class EngineProcess:
         settings = {"threads": THREADS, "context_tokens": 1024, "max_sequences": 16, **settings}
         self.log = log
         variables = dict(os.environ)
-        if adapter == "linnet":
-            variables["PYTHONPATH"] = str(SOURCE) + os.pathsep + variables.get("PYTHONPATH", "")
         preload = Path(python).parents[1] / "lib" / "libiomp5.so"
         if adapter == "vllm" and preload.exists():
             variables["LD_PRELOAD"] = str(preload)

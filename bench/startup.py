@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-from process import SOURCE
 from samples import summarise
 
 PROMPT_TOKENS = 32
@@ -40,12 +39,9 @@ def command(model: Path, text: str) -> list[str]:
 
 def first_token_s(model: Path, text: str) -> float:
     """Until the first character after the echoed prompt is in the pipe."""
-    variables = {**os.environ, "PYTHONPATH": str(SOURCE) + os.pathsep + os.environ.get("PYTHONPATH", "")}
     echoed, seen = len(text.encode()), 0
     started = time.perf_counter()
-    process = subprocess.Popen(
-        command(model, text), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables, bufsize=0
-    )
+    process = subprocess.Popen(command(model, text), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     assert process.stdout is not None
     while seen <= echoed:
         part = process.stdout.read(65536)

@@ -11,7 +11,7 @@ def open_model(path, settings):
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
         VLLM_CPU_KVCACHE_SPACE="1",
-        VLLM_CPU_OMP_THREADS_BIND=f"0-{settings['threads'] - 1}",
+        VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, sorted(os.sched_getaffinity(0))[: settings["threads"]])),
         VLLM_CPU_NUM_OF_RESERVED_CPU="0",
         VLLM_NO_USAGE_STATS="1",
         HF_HUB_OFFLINE="1",
