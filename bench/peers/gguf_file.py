@@ -126,8 +126,9 @@ def _write_tokenizer(writer, directory, config):
     )
     merges = record["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["eos_token_id"])
+    for name, add in (("bos_token_id", writer.add_bos_token_id), ("eos_token_id", writer.add_eos_token_id)):
+        if config.get(name) is not None:
+            add(config[name])
     writer.add_add_bos_token(False)
 
 

@@ -259,7 +259,10 @@ def main() -> None:
         file = options.out / f"{options.model.name}-{kind}.gguf"
         if not file.exists():
             maker = [str(python), str(BENCH / "peers" / "gguf_file.py"), str(options.model), str(file), kind]
-            subprocess.run(maker, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            done = subprocess.run(maker, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                print(f"skipped llama.cpp {kind}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+                continue
         size, note = gguf_record(python, file)
         note = f"noise floor; {note}" if kind == "BF16" else note
         logits = llama_logits(python, file, rows, options.out)
