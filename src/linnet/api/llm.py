@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.scoring import Comparison, common_config, score_rows
+from linnet.api.warming import start_reading
 from linnet.backends.interface import Policy
 from linnet.engine import (
     Engine,
@@ -82,6 +84,7 @@ class LLM:
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
         """
         self.path = Path(path)
+        start_reading(self.path)
         self.tokenizer = Tokenizer.from_directory(self.path, clock=clock)
         loaded = load(
             self.path,
@@ -109,8 +112,6 @@ class LLM:
         self.executable = loaded.executable
         self.backend_name = loaded.backend_name
         self.policy = policy
-        self.numerics_id = loaded.executable.numerics_id
-        """Build, ISA tier, policy and program: equal ids promise equal bits."""
         self.kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
         """Bytes of the KV cache."""
         if self.tokenizer.vocabulary_size > loaded.source.spec.vocabulary_size:
@@ -136,6 +137,9 @@ class LLM:
 
     def close(self) -> None:
         """Free the KV cache and the model and unmap its files; later calls are refused. Idempotent."""
+        if self.executable is None:
+            return
+        _ = self.numerics_id
         self.engine.close()
         self.executable = None  # type: ignore[assignment]
         self.checkpoint.close()
@@ -146,6 +150,11 @@ class LLM:
     def name(self) -> str:
         """The directory's name, never its path."""
         return self.path.resolve().name
+
+    @cached_property
+    def numerics_id(self) -> str:
+        """Build, ISA tier, policy and program: equal ids promise equal bits. Known after ``close`` too."""
+        return self.executable.numerics_id
 
     @property
     def vocabulary_size(self) -> int:

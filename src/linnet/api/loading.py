@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.api.memory import CachePlan, available_bytes, plan_cache
+from linnet.api.warming import start_populating
 from linnet.backends.interface import Executable, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
+from linnet.formats import Checkpoint
 from linnet.models import ModelSource, load_model
 from linnet.plan import output_rows, state_bytes_per_token
 from linnet.program.choose_numerics import POLICIES, choose_numerics
@@ -61,7 +63,9 @@ def load(
     for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
-    source = load_model(path)
+    checkpoint = Checkpoint.open(path)
+    start_populating(checkpoint)
+    source = load_model(checkpoint)
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy)

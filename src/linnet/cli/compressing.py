@@ -9,12 +9,12 @@ import typer
 
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
-from linnet.cli.terminal import Stages, output, peak_memory_bytes, stages
 from linnet.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from linnet.cli.terminal import Stages
     from linnet.compress import ProgressEvent
 
 
@@ -91,6 +91,7 @@ def compress(
         from linnet import compress as room
     except ImportError as error:
         raise UnsupportedError("compressing needs PyTorch: pip install 'linnet[compress]'") from error
+    from linnet.cli.terminal import output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
 
     given = [name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)]
@@ -134,7 +135,7 @@ def _is_given(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
-def observer(progress: Stages) -> "Callable[[ProgressEvent], None]":
+def observer(progress: "Stages") -> "Callable[[ProgressEvent], None]":
     """Passes the compressor's events on to the terminal; work is counted over the whole run."""
     return lambda event: progress.update("compress", event.done, event.total, event.layer)
 

@@ -8,23 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 from linnet.cli import options
-from linnet.cli.comparing import Row, table
 from linnet.cli.evaluating import heldout_text
 from linnet.cli.numbers import human_bytes, human_duration
-from linnet.cli.terminal import Stages, output, stages
 from linnet.errors import LinnetError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from linnet.api import LLM
+    from linnet.cli.terminal import Stages
     from linnet.evals import Baseline, EvaluationText, QuestionSet, Report
 
 QUESTION = "My name is Bram. I lost my drum. What did I lose?"
@@ -73,6 +71,8 @@ def demo(
     """
     from linnet import demo as bundled
     from linnet import evals
+    from linnet.cli.comparing import Row, table
+    from linnet.cli.terminal import output, stages
 
     started = time.monotonic()
     console = output()
@@ -117,7 +117,7 @@ def demo(
     )
 
 
-def _compress(original: Path, target: Path, candidate: Candidate, progress: Stages) -> None:
+def _compress(original: Path, target: Path, candidate: Candidate, progress: "Stages") -> None:
     try:
         from linnet import compress as room
     except ImportError as error:
@@ -135,7 +135,7 @@ def _baseline(
     open_model: "Callable[[Path, str], LLM]",
     text: "EvaluationText",
     questions: "QuestionSet",
-    progress: Stages,
+    progress: "Stages",
 ) -> "tuple[Baseline, float]":
     """What is known of the original once, for all candidates, and its decoding speed."""
     from linnet import evals
@@ -169,6 +169,8 @@ def _publish(report: "Report", directory: Path, name: Path) -> None:
 
 def _ask_server(model: Path, threads: int | None) -> str:
     """Start ``linnet serve`` as a user would, put one question through HTTP, stop it again."""
+    import urllib.request
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -210,6 +212,8 @@ def _stop(server: "subprocess.Popen[bytes]", patience_s: float = STOP_S) -> None
 def _wait_until_healthy(
     server: "subprocess.Popen[bytes]", base: str, said: IO[bytes], timeout_s: float = START_S
 ) -> None:
+    import urllib.request
+
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if server.poll() is not None:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
-from linnet.cli.certifying import store_certificate
 from linnet.cli.numbers import parse_count
-from linnet.cli.terminal import notices, output, stages
 
 if TYPE_CHECKING:
     from linnet.evals import EvaluationText, QuestionSet, Report
@@ -63,6 +61,8 @@ def evaluate(
       linnet eval ./my-model-w4 --against ./my-model --text notes.txt --questions none --report out/w4
     """
     from linnet import evals
+    from linnet.cli.certifying import store_certificate
+    from linnet.cli.terminal import notices, stages
     from linnet.formats import resolve_model
 
     path = resolve_model(model, revision)
@@ -123,6 +123,7 @@ def _questions(choice: str | None, model: Path, per_ability: int | None) -> "Que
 def _show(result: "Report") -> None:
     from rich.markdown import Markdown
 
+    from linnet.cli.terminal import output
     from linnet.evals import markdown
 
     console = output()

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
-from linnet.cli.terminal import notices
 
 
 def generate(
@@ -83,8 +82,10 @@ def generate(
             count += len(piece.token_ids)
             print(piece.text, end="", flush=True)
         print(flush=True)
-    if stats:
         decode_s = time.perf_counter() - first
+    if stats:
+        from linnet.cli.terminal import notices
+
         speed = f"{(count - 1) / decode_s:,.0f} tokens/s" if count > 1 and decode_s > 0 else "one token"
         waited = f"first after {1000 * (first - started):.0f} ms, then {speed}"
         notices().print(f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; {waited}[/]")

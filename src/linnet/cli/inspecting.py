@@ -4,11 +4,8 @@
 import json
 from typing import Annotated
 
-from rich.table import Table
-
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, parse_count
-from linnet.cli.terminal import output
 
 
 def inspect(
@@ -34,6 +31,9 @@ def inspect(
       linnet inspect ./my-model
       linnet inspect ./my-model-w4 --context 32k --sequences 16 --verify
     """
+    from rich.table import Table
+
+    from linnet.cli.terminal import output
     from linnet.formats import Checkpoint, resolve_model
     from linnet.models import load_model
     from linnet.plan import describe
@@ -58,7 +58,10 @@ def inspect(
 
 def environment(as_json: Annotated[bool, options.option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, processor, kernel tier and memory: what a bug report needs."""
+    from rich.table import Table
+
     from linnet.cli.machine import machine
+    from linnet.cli.terminal import output
 
     facts = machine()
     if as_json:

@@ -147,6 +147,10 @@ class Checkpoint:
             seen.update(f"{path.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
         return seen.hexdigest()
 
+    def populate(self) -> bool:
+        """See MappedFile.populate, for every file; False where some of it is left to be read when it is touched."""
+        return all(file.populate() for file in self._files.values())
+
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""
         for file in self._files.values():

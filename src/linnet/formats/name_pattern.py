@@ -7,10 +7,12 @@ matches the same language under a time limit; the standard library's compiler sa
 
 import re
 from functools import lru_cache
-
-import regex
+from typing import TYPE_CHECKING
 
 from linnet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import regex
 
 MAX_PATTERN_CHARACTERS = 1024
 MATCH_S = 0.1
@@ -37,6 +39,8 @@ def matches_name(pattern: str, name: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> "regex.Pattern[str]":
+    import regex  # here: few configs hold a pattern, and every start would pay for it
+
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise CheckpointError(f"it has {len(pattern)} characters, at most {MAX_PATTERN_CHARACTERS} are read")
     # Nested counts multiply while they are compiled, before any time limit applies.

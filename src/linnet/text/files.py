@@ -16,17 +16,23 @@ CONFIG_BYTES = 16 << 20
 TEMPLATE_BYTES = 1 << 20
 
 
-def read_text(path: Path, limit_bytes: int) -> str:
-    """The file's text. Raises CheckpointError when it is missing, larger than ``limit_bytes`` or not UTF-8."""
+def read_bytes(path: Path, limit_bytes: int) -> bytes:
+    """The file's bytes. Raises CheckpointError when it is missing or larger than ``limit_bytes``."""
     try:
         size = path.stat().st_size
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file")
         if size > limit_bytes:
             raise CheckpointError(f"{path}: {size} bytes; at most {limit_bytes} are accepted for this file")
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_text(path: Path, limit_bytes: int) -> str:
+    """The file's text. Raises CheckpointError as ``read_bytes``, and when it is not UTF-8."""
+    try:
+        return read_bytes(path, limit_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: not UTF-8 text (byte {error.start})") from None
 

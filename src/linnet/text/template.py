@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: where a checkpoint keeps them, which one applies, and rendering under limits."""
+"""Chat templates: where a checkpoint keeps them, which one applies, and rendering under limits.
+
+jinja2 is imported with the first template that is compiled: a checkpoint without one does not pay for it.
+"""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import jinja2
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from typing import TYPE_CHECKING, Any
 
 from linnet.errors import CheckpointError, ConfigError
 from linnet.text.files import TEMPLATE_BYTES, read_text
-from linnet.text.sandbox import RenderLimitError, Sandbox, TemplateRefusal, within
+
+if TYPE_CHECKING:
+    import jinja2
 
 RENDER_SECONDS = 2.0
 MOST_MESSAGES_CHARACTERS = 8 << 20
@@ -122,45 +124,24 @@ class ChatTemplates:
             if "content" not in self._sources[name]:
                 raise ConfigError("continue_final_message is set but the chat template does not read the content")
             final = _mark_final(chat)
-        text = self._run(
-            lambda: template.render(
-                messages=chat,
-                tools=plain_tools,
-                documents=plain_documents,
-                add_generation_prompt=add_generation_prompt,
-                **plain_arguments,
-            )
-        )
+        from linnet.text.rendering import render
+
+        variables = {
+            "messages": chat,
+            "tools": plain_tools,
+            "documents": plain_documents,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = render(template, {**plain_arguments, **variables}, self._seconds)
         return text if final is None else _cut_at_mark(text, final)
 
-    def _run(self, action: Callable[[], str]) -> str:
-        try:
-            return within(self._seconds, action)
-        except RenderLimitError as error:
-            raise ConfigError(f"the chat template was stopped: {error}") from None
-        except TemplateRefusal as error:
-            raise ConfigError(f"the chat template refused the messages: {error}") from None
-        except TemplateError as error:
-            raise ConfigError(f"the chat template cannot render these messages: {error}") from None
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-            kind = type(error).__name__
-            raise ConfigError(f"the chat template cannot render these messages: {kind}: {error}") from None
-
-    def _template(self, name: str) -> jinja2.Template:
+    def _template(self, name: str) -> "jinja2.Template":
         with self._lock:
             if name not in self._compiled:
-                self._compiled[name] = self._compile(name)
-            return self._compiled[name]
+                from linnet.text.rendering import compile_template
 
-    def _compile(self, name: str) -> jinja2.Template:
-        try:
-            return Sandbox(self._clock).from_string(self._sources[name])
-        except TemplateSyntaxError as error:
-            place = f"chat template {name!r}, line {error.lineno}"
-            raise ChatTemplateError(self._where, f"{place}, does not compile: {error.message}") from None
-        except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
-            kind = type(error).__name__
-            raise ChatTemplateError(self._where, f"chat template {name!r} does not compile ({kind}: {error})") from None
+                self._compiled[name] = compile_template(name, self._sources[name], self._clock, self._where)
+            return self._compiled[name]
 
 
 def _of_config(entry: Any, directory: Path) -> dict[str, str]:

@@ -16,7 +16,8 @@ import tokenizers
 from linnet.errors import CheckpointError, ConfigError
 from linnet.text.convert import convert_tokenizer
 from linnet.text.decoder import DecoderSpec, IncrementalDecoder
-from linnet.text.files import CONFIG_BYTES, TOKENIZER_BYTES, optional_json_object, read_text
+from linnet.text.files import CONFIG_BYTES, TOKENIZER_BYTES, optional_json_object, read_bytes
+from linnet.text.parse import of_library, parse_tokenizer
 from linnet.text.template import ChatTemplates
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -28,7 +29,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        tokenizer_json: str,
+        tokenizer_json: str | bytes,
         *,
         tokenizer_config: Mapping[str, Any] | None = None,
         special_tokens_map: Mapping[str, Any] | None = None,
@@ -39,20 +40,19 @@ class Tokenizer:
         """``where`` names the source in errors; ``eos_token_ids`` are those of the model's configs."""
         config = dict(tokenizer_config or {})
         self._where = where
-        self._backend = _parse(tokenizer_json, where)
+        text = tokenizer_json.encode("utf-8", "surrogatepass") if isinstance(tokenizer_json, str) else tokenizer_json
+        self._backend, size = parse_tokenizer(text, where)
         self.named_tokens = _named_tokens(config, special_tokens_map or {})
         _add_missing_tokens(self._backend, config, self.named_tokens, where)
         self._backend.no_truncation()
         self._backend.no_padding()
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        self.vocabulary_size = 1 + max(vocabulary.values(), default=-1)
+        added = self._backend.get_added_tokens_decoder()
+        self.vocabulary_size = max(size, 1 + max(added, default=-1))
         if not 1 <= self.vocabulary_size <= MOST_TOKEN_IDS:
             raise CheckpointError(
                 f"{where}: token ids reach {self.vocabulary_size - 1}; 1 to {MOST_TOKEN_IDS} tokens are accepted"
             )
-        self.special_token_ids = frozenset(
-            token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special
-        )
+        self.special_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.bos_token_id = self._named_id("bos_token")
         self.unk_token_id = self._named_id("unk_token")
         own_eos = self._named_id("eos_token")
@@ -84,7 +84,7 @@ class Tokenizer:
             source = convert_tokenizer(directory, cache_directory) / "tokenizer.json"
         config = optional_json_object(directory / "tokenizer_config.json")
         return Tokenizer(
-            read_text(source, TOKENIZER_BYTES),
+            read_bytes(source, TOKENIZER_BYTES),
             tokenizer_config=config,
             special_tokens_map=optional_json_object(directory / "special_tokens_map.json", CONFIG_BYTES),
             eos_token_ids=_eos_of_model(directory),
@@ -103,7 +103,7 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:
             raise ConfigError(f"the text cannot be encoded as UTF-8: {error}") from None
         except BaseException as error:
-            if not _of_library(error):
+            if not of_library(error):
                 raise
             raise ConfigError(f"the tokenizer cannot encode this text: {error}") from None
 
@@ -117,7 +117,7 @@ class Tokenizer:
         try:
             return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         except BaseException as error:
-            if not _of_library(error):
+            if not of_library(error):
                 raise
             decoder = self.incremental_decoder(skip_special_tokens)  # the library panics on some degenerate strips
             return decoder.feed(ids) + decoder.finish()
@@ -167,20 +167,6 @@ class Tokenizer:
     def _named_id(self, name: str) -> int | None:
         token = self.named_tokens.get(name)
         return None if token is None else self._backend.token_to_id(token)
-
-
-def _parse(text: str, where: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except BaseException as error:
-        if not _of_library(error):
-            raise
-        raise CheckpointError(f"{where}: not a tokenizer this version can read ({error})") from None
-
-
-def _of_library(error: BaseException) -> bool:
-    """Errors of the tokenizers library; a Rust panic arrives as a BaseException that no module exports."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _content(value: Any) -> str | None:
