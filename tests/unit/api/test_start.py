@@ -16,7 +16,17 @@ from linnet.formats import Checkpoint
 from linnet.formats.read_ahead import file_bytes, read_ahead
 from linnet.text import Tokenizer
 
-NOT_NEEDED = ("torch", "transformers", "scipy", "fastapi", "huggingface_hub", "urllib.request", "regex", "jinja2", "yaml")
+NOT_NEEDED = (
+    "torch",
+    "transformers",
+    "scipy",
+    "fastapi",
+    "huggingface_hub",
+    "urllib.request",
+    "regex",
+    "jinja2",
+    "yaml",
+)
 
 
 def test_generating_imports_nothing_it_does_not_use(tmp_path: Path) -> None:
