@@ -20,7 +20,7 @@ from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.scoring import Comparison, common_config, score_rows
-from linnet.api.warming import start_reading
+from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import Policy
 from linnet.engine import (
     Engine,
@@ -84,8 +84,6 @@ class LLM:
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
         """
         self.path = Path(path)
-        start_reading(self.path)
-        self.tokenizer = Tokenizer.from_directory(self.path, clock=clock)
         loaded = load(
             self.path,
             policy=policy,
@@ -107,6 +105,9 @@ class LLM:
             tile_cache=tile_cache,
             keep=keep,
         )
+        warming = Warming(loaded.weights, tokenizer_reading_bytes(self.path))
+        self.tokenizer = Tokenizer.from_directory(self.path, clock=clock)
+        warming.finish()
         self.source = loaded.source
         self.checkpoint = loaded.source.checkpoint
         self.executable = loaded.executable

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from linnet.api.memory import CachePlan, available_bytes, plan_cache
-from linnet.api.warming import start_populating
 from linnet.backends.interface import Executable, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
-from linnet.formats import Checkpoint
+from linnet.formats.residency import release
 from linnet.models import ModelSource, load_model
-from linnet.plan import output_rows, state_bytes_per_token
+from linnet.plan import output_rows
 from linnet.program.choose_numerics import POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
 from linnet.text.convert import user_cache_directory
@@ -33,6 +34,8 @@ class Loaded:
     executable: Executable
     backend_name: str
     config: SchedulerConfig
+    weights: tuple[np.ndarray, ...]
+    """The mapped bytes that a step reads."""
 
 
 def load(
@@ -63,9 +66,7 @@ def load(
     for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
-    checkpoint = Checkpoint.open(path)
-    start_populating(checkpoint)
-    source = load_model(checkpoint)
+    source = load_model(path)
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy)
@@ -73,7 +74,9 @@ def load(
     chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=tiles)
     cache = _plan(
         plan_cache(
-            bytes_per_token=sum(state_bytes_per_token(state) for state in program.states),
+            bytes_per_token=-(
+                -sum(chosen.state_bytes_per_block(state, block_size) for state in program.states) // block_size
+            ),
             block_size=block_size,
             max_sequences=max_sequences,
             model_positions=source.spec.max_positions,
@@ -98,7 +101,13 @@ def load(
         policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=preempt_every,
     )
-    return Loaded(source, chosen.prepare(source, policy, limits_of(config), tuple(keep)), chosen.name, config)
+    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep))
+    weights = source.checkpoint.mapped()
+    if executable.tiles is not None:
+        for file in weights:  # checking has touched their scales; from here on a few rows of them are read, if any
+            release(file)
+        weights = (executable.tiles,)
+    return Loaded(source, executable, chosen.name, config, weights)
 
 
 def _plan(cache: CachePlan, num_blocks: int | None, source: ModelSource) -> CachePlan:

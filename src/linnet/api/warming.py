@@ -1,32 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a model's files into memory beside the rest of a start: the disk while the tokenizer is read, the page table
-while the program is built. Both are system calls that need no interpreter; neither copies a weight.
+"""Brings the weights into memory beside the reading of the tokenizer: system calls on a thread of their own, which need
+no interpreter and copy nothing. A model larger than free memory is left to be read as it is used.
 
-The order bounds memory: mapped pages count as ours once they are in the page table, and by then what reading the
-tokenizer took has been given back. A model larger than free memory is left to be read as it is used.
+Reading a tokenizer takes memory for a moment. That much of the weights is mapped only when it has been given back, so
+the largest size of the process is the one it keeps.
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from linnet.api.memory import available_bytes
-from linnet.formats import Checkpoint
-from linnet.formats.read_ahead import file_bytes, read_ahead
+from linnet.formats.residency import populate, will_need
+
+TOKENIZER_READING = 12
+"""Bytes that reading takes for a moment, per byte of tokenizer.json (measured: 10)."""
 
 
-def start_reading(directory: Path) -> threading.Thread | None:
-    """Fill the page cache from now on; None for a model that would not fit into it. Raises nothing."""
-    if not 0 < file_bytes(directory) <= available_bytes():
-        return None
-    thread = threading.Thread(target=read_ahead, args=(directory,), name="linnet-read-ahead", daemon=True)
-    thread.start()
-    return thread
+def tokenizer_reading_bytes(directory: Path) -> int:
+    """What reading a checkpoint's tokenizer takes for a moment."""
+    try:
+        return TOKENIZER_READING * (directory / "tokenizer.json").stat().st_size
+    except OSError:
+        return 0
 
 
-def start_populating(checkpoint: Checkpoint) -> threading.Thread | None:
-    """Enter the mapped weights into the page table from now on; None for a model larger than free memory."""
-    if checkpoint.nbytes > available_bytes():
-        return None
-    thread = threading.Thread(target=checkpoint.populate, name="linnet-populate", daemon=True)
-    thread.start()
-    return thread
+class Warming:
+    """Maps ``arrays`` in order, all but the last ``aside_bytes`` at once, those when ``finish`` is called."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], aside_bytes: int) -> None:
+        total = sum(array.nbytes for array in arrays)
+        self._rest: list[np.ndarray] = []
+        self.threads: list[threading.Thread] = []
+        if total > available_bytes():
+            return
+        first: list[np.ndarray] = []
+        room = max(total - aside_bytes, 0)
+        for array in arrays:
+            first.append(array[:room])
+            self._rest.append(array[room:])
+            room -= min(room, array.nbytes)
+        self._start([*arrays], first)
+
+    def finish(self) -> None:
+        """Map what was put aside. Returns at once."""
+        rest, self._rest = self._rest, []
+        if rest:
+            self._start([], rest)
+
+    def _start(self, needed: list[np.ndarray], mapped: list[np.ndarray]) -> None:
+        def work() -> None:
+            for array in needed:
+                will_need(array)
+            for array in mapped:
+                populate(array)
+
+        thread = threading.Thread(target=work, name="linnet-warming", daemon=True)
+        thread.start()
+        self.threads.append(thread)

@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet.errors import ConfigError
 from linnet.program.choose_numerics import Policy as Policy
-from linnet.program.program import Op, Program, WeightRef
+from linnet.program.program import Op, PagedState, Program, WeightRef
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -173,6 +173,7 @@ class Executable(Protocol):
     choices: Mapping[str, str]  # op name -> kernel name; a fused op appears as the ops it stands for
     arena_bytes: int
     kv_bytes_per_block: int
+    tiles: np.ndarray | None  # mapped bytes that are read instead of most of the source's weights, where there are any
 
     def allocate_states(self, num_blocks: int) -> object:
         """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""
@@ -203,6 +204,9 @@ class Backend(Protocol):
 
     def supports(self, op: Op, program: Program) -> str | None:
         """None, or a sentence saying why this op cannot be executed here."""
+
+    def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
+        """Bytes that one block of a state takes here, padding included."""
 
     def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> Executable:
         """Choose numerics and kernels and load the weights. UnsupportedError lists every refusal with its reason.

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
@@ -147,9 +148,9 @@ class Checkpoint:
             seen.update(f"{path.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
         return seen.hexdigest()
 
-    def populate(self) -> bool:
-        """See MappedFile.populate, for every file; False where some of it is left to be read when it is touched."""
-        return all(file.populate() for file in self._files.values())
+    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """The bytes of every file; while one of these arrays lives, its file stays mapped."""
+        return tuple(file.whole() for file in self._files.values())
 
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""

@@ -2,7 +2,6 @@
 """One safetensors file, mapped read-only. Owns the mapping; tensors are views of it."""
 
 import contextlib
-import ctypes
 import mmap
 import os
 import stat
@@ -16,9 +15,6 @@ import numpy.typing as npt
 from linnet.errors import CheckpointError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.formats.header import TensorInfo, check_header_length, parse_header
-
-_POPULATE_READ = 22
-"""MADV_POPULATE_READ of Linux 5.14."""
 
 
 @contextlib.contextmanager
@@ -79,16 +75,9 @@ class MappedFile:
         """The tensor's bytes."""
         return memoryview(self._mapping)[info.offset : info.offset + info.nbytes]
 
-    def populate(self) -> bool:
-        """Enter all pages into the page table at once, reading what is not in memory; False where that is impossible.
-
-        A third of the time that the same pages take one fault after the other, and without the interpreter lock. The
-        pages count as resident from then on.
-        """
-        view = np.frombuffer(self._mapping, np.uint8)  # keeps the mapping while the system works on it
-        madvise = ctypes.CDLL(None).madvise
-        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        return bool(madvise(view.ctypes.data, view.nbytes, _POPULATE_READ) == 0)
+    def whole(self) -> npt.NDArray[np.uint8]:
+        """All bytes of the file."""
+        return np.frombuffer(self._mapping, np.uint8)
 
     def close(self) -> None:
         """Unmap now if no view is alive, else when the last one dies."""

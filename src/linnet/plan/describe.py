@@ -4,8 +4,9 @@
 from collections import Counter
 from typing import Any
 
-from linnet.backends.interface import Limits, Policy
-from linnet.errors import ConfigError
+from linnet.backends.interface import Backend, Limits, Policy
+from linnet.backends.select import choose_backend
+from linnet.errors import ConfigError, LinnetError
 from linnet.models.load import ModelSource, stored_type
 from linnet.plan.ledger import output_rows, predict
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -27,6 +28,14 @@ def scheme_text(dtype: str | LinearScheme) -> str:
         return " ".join(words + (["dynamic"] if scheme.dynamic else []))
 
     return one(dtype.weight) + ("" if dtype.input is None else f", input {one(dtype.input)}")
+
+
+def _native_backend() -> Backend | None:
+    """Who will store the KV; None where its kernels are not built."""
+    try:
+        return choose_backend("cpu")
+    except LinnetError:
+        return None
 
 
 def describe(
@@ -57,7 +66,7 @@ def describe(
         block_size=BLOCK_SIZE,
         max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
     )
-    ledger = predict(source, limits, policy)
+    ledger = predict(source, limits, policy, _native_backend())
     attention = spec.attention
     schemes = Counter(
         scheme_text(stored_type(source.checkpoint, linear.tensor))
@@ -93,6 +102,8 @@ def describe(
         "kv_per_token_bytes": ledger.kv_bytes_per_token,
         "kv_bytes": ledger.kv_bytes,
         "total_bytes": ledger.total_bytes,
+        "process_bytes": ledger.process_bytes,
+        "resident_bytes": ledger.resident_bytes,
     }
     if source.warnings:
         facts["warnings"] = "; ".join(source.warnings)

@@ -2,12 +2,13 @@
 """The memory ledger: what a model will need on a machine, to the byte, before anything is allocated.
 
 Everything is derived from the Program: weights from its references, activations from plan_buffers, KV from its
-declared states. Not counted: the interpreter itself, kernels' side tables and the tokenizer (tens of megabytes).
+declared states as the backend stores them. Around them lie the interpreter, its libraries and the tokenizer: those two
+numbers are measured, not derived.
 """
 
 from dataclasses import dataclass
 
-from linnet.backends.interface import Limits, Policy
+from linnet.backends.interface import Backend, Limits, Policy
 from linnet.models.load import ModelSource
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
@@ -18,6 +19,13 @@ from linnet.schemes.scheme import DENSE_BITS, Scheme
 
 LOGITS_BYTES = 64 << 20
 """Bound on the fp32 logits of one step: it limits how many prompt rows are scored at once."""
+
+
+PROCESS_BYTES = 62_000_000
+"""The interpreter, its libraries, the model as Python sees it, worker stacks: measured with `linnet generate`."""
+
+TOKENIZER_READ = 4
+"""Bytes a tokenizer takes once it is read, per byte of tokenizer.json (measured with 128k pieces)."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,9 @@ class Ledger:
 
     ``embedding_bytes``, ``block_bytes`` and ``head_bytes`` are stored weights and sum to ``weight_bytes`` (a tied head
     counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its output
-    rows among them. ``step_weight_bytes`` is what one decode step reads of the weights: all but the embedding table,
-    unless the head is tied to it. ``multiplications``: of weights with one row (one token).
+    rows among them; ``step_arena_bytes`` is what of it is touched while no prompt is scored. ``process_bytes`` lie
+    around the model, whatever its size. ``step_weight_bytes`` is what one decode step reads of the weights: all but the
+    embedding table, unless the head is tied to it. ``multiplications``: of weights with one row (one token).
     """
 
     policy: Policy
@@ -44,7 +53,9 @@ class Ledger:
     block_bytes: int
     head_bytes: int
     arena_bytes: int
+    step_arena_bytes: int
     logits_bytes: int
+    process_bytes: int
     kv_layers: tuple[KVLayer, ...]
     step_weight_bytes: int
     multiplications: int
@@ -75,6 +86,11 @@ class Ledger:
         """Weights, arena and KV pool."""
         return self.weight_bytes + self.arena_bytes + self.kv_bytes
 
+    @property
+    def resident_bytes(self) -> int:
+        """The process at its largest, every sequence at the longest context: what the system will show as resident."""
+        return self.weight_bytes + self.step_arena_bytes + self.kv_bytes + self.process_bytes
+
     def kv_bytes_read(self, context_tokens: int) -> int:
         """Keys and values one token's step reads at a context, windows respected."""
         return sum(
@@ -102,8 +118,11 @@ class Ledger:
         return "\n".join(f"{label:<{wide}}  {count:>{digits}} bytes" for label, count in rows)
 
 
-def predict(source: ModelSource, limits: Limits, policy: Policy) -> Ledger:
-    """What ``backend.prepare(source, policy, limits)`` and a full KV pool will take."""
+def predict(source: ModelSource, limits: Limits, policy: Policy, backend: Backend | None = None) -> Ledger:
+    """What ``backend.prepare(source, policy, limits)`` and a full KV pool will take.
+
+    Without a backend the KV is what the program declares; backends may pad it.
+    """
     program = choose_numerics(source.program, policy)
     bounds = limits.symbols()
     logits = declarations(program)[program.outputs[0]]
@@ -118,9 +137,11 @@ def predict(source: ModelSource, limits: Limits, policy: Policy) -> Ledger:
         block_bytes=parts["block"],
         head_bytes=parts["head"],
         arena_bytes=plan_buffers(fuse(program), bounds).arena_bytes,
+        step_arena_bytes=plan_buffers(fuse(program), bounds | {"outputs": limits.max_sequences}).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
+        process_bytes=PROCESS_BYTES + TOKENIZER_READ * _tokenizer_bytes(source),
         kv_layers=tuple(
-            KVLayer(state_bytes_per_token(state), window)
+            KVLayer(_bytes_per_token(state, limits.block_size, backend), window)
             for state, window in zip(program.states, source.spec.windows, strict=True)
         ),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
@@ -142,6 +163,19 @@ def state_bytes_per_token(state: PagedState) -> int:
         scales = 2 * state.kv_heads * 4  # one fp32 scale per token and head, for the key and for the value
         return -(-elements * state.dtype.bits // 8) + scales
     return elements * DENSE_BITS[state.dtype] // 8
+
+
+def _bytes_per_token(state: PagedState, block_size: int, backend: Backend | None) -> int:
+    if backend is None:
+        return state_bytes_per_token(state)
+    return -(-backend.state_bytes_per_block(state, block_size) // block_size)
+
+
+def _tokenizer_bytes(source: ModelSource) -> int:
+    try:
+        return (source.checkpoint.path / "tokenizer.json").stat().st_size
+    except OSError:
+        return 0
 
 
 def _head_weights(program: Program) -> set[str]:

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a start does and in which order: counted and listed, never timed."""
 
-import os
+import mmap
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_llama import write_tiny_llama
 
 from linnet.api import LLM, loading, warming
 from linnet.api import llm as llm_module
+from linnet.api.warming import Warming
 from linnet.formats import Checkpoint
-from linnet.formats.read_ahead import file_bytes, read_ahead
+from linnet.formats.residency import populate, release, will_need
 from linnet.text import Tokenizer
 
 NOT_NEEDED = (
@@ -42,7 +44,7 @@ def test_generating_imports_nothing_it_does_not_use(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 
 
-def test_the_disk_works_before_the_tokenizer_and_pages_are_mapped_after_it(
+def test_weights_are_mapped_beside_the_tokenizer_and_the_last_of_them_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = write_tiny_llama(tmp_path)
@@ -55,12 +57,12 @@ def test_the_disk_works_before_the_tokenizer_and_pages_are_mapped_after_it(
 
         return call
 
-    monkeypatch.setattr(llm_module, "start_reading", noting("read ahead", warming.start_reading))
-    monkeypatch.setattr(Tokenizer, "from_directory", staticmethod(noting("tokenizer", Tokenizer.from_directory)))
-    monkeypatch.setattr(loading, "start_populating", noting("populate", warming.start_populating))
     monkeypatch.setattr(loading, "load_model", noting("model", loading.load_model))
+    monkeypatch.setattr(llm_module, "Warming", noting("most of the weights", Warming))
+    monkeypatch.setattr(Tokenizer, "from_directory", staticmethod(noting("tokenizer", Tokenizer.from_directory)))
+    monkeypatch.setattr(Warming, "finish", noting("the rest", Warming.finish))
     with LLM(directory, max_model_len=32, kv_bytes=1 << 20):
-        assert order == ["read ahead", "tokenizer", "populate", "model"]
+        assert order == ["model", "most of the weights", "tokenizer", "the rest"]
 
 
 def resident_bytes(name: str) -> int:
@@ -76,37 +78,59 @@ def resident_bytes(name: str) -> int:
     return found
 
 
-def test_populating_maps_every_page_and_reading_ahead_none(tmp_path: Path) -> None:
+def test_pages_come_and_go_without_a_copy(tmp_path: Path) -> None:
     directory = write_tiny_llama(tmp_path)
-    size = file_bytes(directory)
-    assert size == sum(path.stat().st_size for path in directory.glob("*.safetensors")) > 0
     with Checkpoint.open(directory, verify=False) as checkpoint:
-        read_ahead(directory)
+        (whole,) = checkpoint.mapped()
         name = str(directory / "model.safetensors")
-        before = resident_bytes(name)
-        if not checkpoint.populate():
+        pages = -(-whole.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        assert will_need(whole)
+        assert release(whole)
+        assert resident_bytes(name) == 0
+        if not populate(whole):
             pytest.skip("this kernel has no MADV_POPULATE_READ")
-        pages = -(-size // os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PAGE_SIZE")
-        assert before <= resident_bytes(name) == pages
+        assert resident_bytes(name) == pages
+        content = bytes(whole)
+        assert release(whole)
+        assert resident_bytes(name) == 0
+        assert bytes(whole) == content
+    with pytest.raises(ValueError, match="file"):
+        release(np.zeros(4096, np.uint8))
 
 
-def test_a_model_larger_than_memory_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = write_tiny_llama(tmp_path)
+@pytest.mark.parametrize("aside_pages", [0, 1, 3, 5, 100])
+def test_what_is_put_aside_is_mapped_last(aside_pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[tuple[int, int]] = []
+    monkeypatch.setattr(warming, "populate", lambda array: mapped.append((array.ctypes.data, array.nbytes)))
+    arrays = [np.zeros(3 * mmap.PAGESIZE, np.uint8), np.zeros(2 * mmap.PAGESIZE, np.uint8)]
+    one = Warming(arrays, aside_pages * mmap.PAGESIZE)
+    for thread in one.threads:
+        thread.join(timeout=60)
+    assert sum(size for _, size in mapped) == max(5 - aside_pages, 0) * mmap.PAGESIZE
+    one.finish()
+    one.finish()
+    for thread in one.threads:
+        thread.join(timeout=60)
+    covered = sorted((start, size) for start, size in mapped if size)
+    for array in arrays:
+        inside = [piece for piece in covered if array.ctypes.data <= piece[0] < array.ctypes.data + array.nbytes]
+        assert sum(size for _, size in inside) == array.nbytes
+
+
+def test_a_model_larger_than_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warming, "available_bytes", lambda: 10)
-    assert warming.start_reading(directory) is None
-    with Checkpoint.open(directory) as checkpoint:
-        assert warming.start_populating(checkpoint) is None
-    assert warming.start_reading(tmp_path / "nothing") is None
-    assert file_bytes(tmp_path / "nothing") == 0
-    read_ahead(tmp_path / "nothing")
+    one = Warming([np.zeros(100, np.uint8)], 0)
+    one.finish()
+    assert one.threads == []
 
 
 def test_closing_while_pages_are_mapped_is_safe(tmp_path: Path) -> None:
     directory = write_tiny_llama(tmp_path)
     for _ in range(20):
         checkpoint = Checkpoint.open(directory, verify=False)
-        thread = warming.start_populating(checkpoint)
+        one = Warming(checkpoint.mapped(), 4096)
+        one.finish()
         checkpoint.close()
-        if thread is not None:
+        for thread in one.threads:
             thread.join(timeout=60)
             assert not thread.is_alive()

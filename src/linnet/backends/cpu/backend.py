@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from linnet.backends.cpu import _native
-from linnet.backends.cpu.lower import Lowering, group_size, input_type, plan
+from linnet.backends.cpu.lower import Lowering, add_state, group_size, input_type, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
 from linnet.backends.cpu.support import refusals, refuse
@@ -31,7 +31,7 @@ from linnet.backends.interface import (
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
-from linnet.program.program import Op, Program
+from linnet.program.program import Op, PagedState, Program
 from linnet.program.serialise import digest
 from linnet.program.traverse import declarations
 
@@ -74,12 +74,30 @@ class CpuBackend:
         """None, or a sentence saying why this op cannot be executed here."""
         return refuse(op, program)
 
+    def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
+        """See Backend.state_bytes_per_block: lanes that a head does not fill are stored too."""
+        if reason := _refuse_block_size(block_size):
+            raise UnsupportedError("the cpu backend cannot execute this model", [reason])
+        executor = _native.Executor(
+            isa=self.isa,
+            pool=self.pool,
+            max_tokens=1,
+            max_sequences=1,
+            max_outputs=1,
+            block_size=block_size,
+            max_blocks=1,
+            vocabulary=1,
+            arena_bytes=64,
+        )
+        add_state(executor, state)
+        return int(executor.kv_bytes_per_block)
+
     def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> "CpuExecutable":
         """See Backend.prepare. Weights stay where the source mapped them."""
         program = choose_numerics(source.program, policy)
         reasons = refusals(program)
-        if limits.block_size % 16 and limits.block_size not in (1, 2, 4, 8):
-            reasons.append(f"block_size {limits.block_size}: accepted are 1, 2, 4, 8 and multiples of 16")
+        if reason := _refuse_block_size(limits.block_size):
+            reasons.append(reason)
         if reasons:
             raise UnsupportedError("the cpu backend cannot execute this model", reasons)
         produced = {value.name for value in program.values}
@@ -87,6 +105,12 @@ class CpuBackend:
         if unknown:
             raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
         return CpuExecutable(self, program, source, policy, limits, tuple(keep))
+
+
+def _refuse_block_size(block_size: int) -> str | None:
+    if block_size % 16 and block_size not in (1, 2, 4, 8):
+        return f"block_size {block_size}: accepted are 1, 2, 4, 8 and multiples of 16"
+    return None
 
 
 class States:
@@ -120,7 +144,7 @@ class CpuExecutable:
         self._keep = keep
         self._weights = WeightTable(program, source)
         linears, refused = self._load_linears(program)
-        self._tiles = self._attach_tiles(backend, source, program, linears, refused)
+        self.tiles = self._attach_tiles(backend, source, program, linears, refused)
         widened = widen_inputs(program, refused)
         self.program = fuse(widened, keep)
         buffers = plan(self.program, limits, keep, self.isa)
@@ -134,7 +158,7 @@ class CpuExecutable:
         self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
-        self.tile_bytes: int = 0 if self._tiles is None else self._tiles.nbytes
+        self.tile_bytes: int = 0 if self.tiles is None else self.tiles.nbytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before fusing: fusing and taps regroup ops and change no bit, so they change no id either.
         self._identity = f"cpu/{_native.build_id}/{self.isa}/{policy}", widened

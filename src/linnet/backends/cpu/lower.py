@@ -11,7 +11,7 @@ from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import Limits
 from linnet.program import attributes as a
 from linnet.program.plan_buffers import BufferPlan, plan_buffers
-from linnet.program.program import Op, Program, Value
+from linnet.program.program import Op, PagedState, Program, Value
 from linnet.program.traverse import declarations
 from linnet.schemes.scheme import Scheme
 
@@ -37,6 +37,11 @@ def plan(program: Program, limits: Limits, keep: tuple[str, ...], isa: str) -> B
         return int(_native.value_bytes(isa, value_type(value), rows, width, group_size(value)))
 
     return plan_buffers(program, limits.symbols(), keep, value_bytes)
+
+
+def add_state(executor: Any, state: PagedState) -> int:
+    """Declare a layer's KV; returns its native index."""
+    return int(executor.add_state(state.dtype == "bf16", state.kv_heads, state.head_size, state.value_head_size))
 
 
 class Lowering:
@@ -67,12 +72,7 @@ class Lowering:
         )
         self._declared = declarations(program)
         self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
-        self._states = {
-            state.name: self.executor.add_state(
-                state.dtype == "bf16", state.kv_heads, state.head_size, state.value_head_size
-            )
-            for state in program.states
-        }
+        self._states = {state.name: add_state(self.executor, state) for state in program.states}
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
         self.choices: dict[str, str] = {}
         for op in program.ops:

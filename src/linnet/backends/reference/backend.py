@@ -23,7 +23,7 @@ from linnet.backends.reference.interpreter import run_ops
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
-from linnet.program.program import Op, Program
+from linnet.program.program import Op, PagedState, Program
 from linnet.program.serialise import digest
 from linnet.program.traverse import plain_ops
 
@@ -60,6 +60,15 @@ class ReferenceBackend:
             raise UnsupportedError("the reference backend cannot execute this model", reasons)
         return ReferenceExecutable(program, source, policy, limits, keep)
 
+    def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
+        """See Backend.state_bytes_per_block."""
+        return _state_bytes(state, block_size)
+
+
+def _state_bytes(state: PagedState, block_size: int) -> int:
+    elements = state.kv_heads * (state.head_size + state.value_head_size)
+    return int(block_size * elements * state_dtype(state).itemsize)
+
 
 class ReferenceExecutable:
     """A Program and its weights in torch."""
@@ -74,10 +83,8 @@ class ReferenceExecutable:
         unknown = sorted(set(keep) - produced)
         if unknown:
             raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
-        self.kv_bytes_per_block = limits.block_size * sum(
-            state.kv_heads * (state.head_size + state.value_head_size) * state_dtype(state).itemsize
-            for state in program.states
-        )
+        self.tiles: np.ndarray | None = None
+        self.kv_bytes_per_block = sum(_state_bytes(state, limits.block_size) for state in program.states)
         self._keep = tuple(keep)
         self._weights = WeightTable(program, source, cache=True)
         self._vocabulary = next(v.shape[1] for v in program.values if v.name == program.outputs[0])
