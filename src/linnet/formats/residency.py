@@ -32,7 +32,7 @@ def populate(array: Bytes) -> bool:
 
 def release(array: Bytes) -> bool:
     """Take the pages of a file out of the page table again. They stay in the page cache and come back when touched."""
-    if array.flags.writeable:
+    if array.flags["W"]:
         raise ValueError("only pages that a file holds can be released")
     return _advise(array, mmap.MADV_DONTNEED)
 

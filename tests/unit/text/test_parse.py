@@ -19,9 +19,9 @@ def pairs(text: str) -> list[tuple[str, str]]:
     return [tuple(pair.split("+")) for pair in text.split()]  # type: ignore[misc]
 
 
-MERGES = pairs("h+e l+o l+l lo+w he+l")
+MERGES = pairs("h+e l+o l+l lo+w he+r")
 VOCABULARY = {
-    piece: index for index, piece in enumerate(["h", "e", "l", "o", "w", "r", "he", "lo", "ll", "low", "hel"])
+    piece: index for index, piece in enumerate(["h", "e", "l", "o", "w", "r", "he", "lo", "ll", "low", "her"])
 }
 
 
