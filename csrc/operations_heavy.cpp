@@ -11,7 +11,7 @@ namespace {
 
 // Work items: at least so many per thread, so that a core that is busy elsewhere takes fewer, and none longer than
 // about a tenth of a millisecond, so that nobody waits long for the last one, or for one whose core was taken away.
-constexpr int64_t ITEMS_PER_THREAD = 8;
+constexpr int64_t ITEMS_PER_THREAD = 16;
 constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
 constexpr int64_t TASK_VECTORS = 32;  // query vectors (rows x heads of a group) of one attention task
 

@@ -113,7 +113,7 @@ FloatingPointGuard::FloatingPointGuard() : saved_(0) {}
 FloatingPointGuard::~FloatingPointGuard() {}
 #endif
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : runs_(size_t(threads > 0 ? threads : 0)) {
     if (threads < 1) throw std::invalid_argument("threads must be at least 1, not " + std::to_string(threads));
     for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
 }
@@ -127,15 +127,22 @@ ThreadPool::~ThreadPool() {
 
 template <typename Between>
 void ThreadPool::take_items(int worker, const Between& between) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while (uint32_t(ticket) != 0) {
-        if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire))
-            continue;
-        function_(context_, items_ - int64_t(uint32_t(ticket)), worker);
-        // Reported one by one: work taken for the next job must not be counted for this one.
-        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
-        between();
-        ticket = ticket_.load(std::memory_order_acquire);
+    const size_t workers = runs_.size();
+    for (size_t distance = 0; distance < workers; ++distance) {
+        std::atomic<uint64_t>& run = runs_[(size_t(worker) + distance) % workers].packed;
+        uint64_t seen = run.load(std::memory_order_acquire);
+        for (;;) {
+            const uint64_t first = seen >> Run::BITS & Run::MASK, end = seen & Run::MASK;
+            if (first == end) break;
+            // Its own run from the front, another's from the back, so that its owner goes on in order.
+            const uint64_t left = distance == 0 ? seen + Run::MOST : seen - 1;
+            if (!run.compare_exchange_weak(seen, left, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+            function_(context_, int64_t(distance == 0 ? first : end - 1), worker);
+            // Reported one by one: work taken for the next job must not be counted for this one.
+            if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_all();
+            between();
+            seen = run.load(std::memory_order_acquire);
+        }
     }
 }
 
@@ -162,15 +169,37 @@ void ThreadPool::run_erased(int64_t items, Function function, const void* contex
         for (int64_t item = 0; item < items; ++item) function(context, item, 0);
         return;
     }
-    if (items > INT32_MAX) throw std::invalid_argument("too many work items");
     std::lock_guard<std::mutex> lock(one_caller_);
+    constexpr int64_t most = int64_t(Run::MASK);
+    if (items <= most) return run_some(items, function, context);
+    struct Part {
+        Function function;
+        const void* context;
+        int64_t first;
+    };
+    for (int64_t first = 0; first < items; first += most) {
+        const Part part = {function, context, first};
+        run_some(
+            items - first < most ? items - first : most,
+            [](const void* of, int64_t item, int worker) {
+                const Part& whole = *static_cast<const Part*>(of);
+                whole.function(whole.context, whole.first + item, worker);
+            },
+            &part);
+    }
+}
+
+void ThreadPool::run_some(int64_t items, Function function, const void* context) {
     function_ = function;
     context_ = context;
-    items_ = items;
     pending_.store(items, std::memory_order_relaxed);
     caller_core_.store(sched_getcpu(), std::memory_order_relaxed);
-    const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-    ticket_.store((number << 32) | uint64_t(items), std::memory_order_release);
+    ++number_;
+    const int64_t workers = threads();
+    for (int64_t worker = 0; worker < workers; ++worker) {
+        const uint64_t first = uint64_t(items * worker / workers), end = uint64_t(items * (worker + 1) / workers);
+        runs_[size_t(worker)].packed.store(Run::pack(number_, first, end), std::memory_order_release);
+    }
     job_.fetch_add(1);
     if (sleepers_.load() > 0) job_.notify_all();
     take_items(0, [] {});

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One persistent pool of threads. The caller takes part; work items are taken one at a time, so a core that is busy
-// elsewhere takes fewer. Nobody waits for a worker that has not taken an item: a descheduled thread costs nothing.
+// One persistent pool of threads. The caller takes part. Every worker begins with its own run of neighbouring items, so
+// that it reads memory in address order, and takes them one at a time; then it takes the last ones of others, so a core
+// that is busy elsewhere does fewer. Nobody waits for a worker that has not taken an item: a descheduled thread costs
+// nothing.
 #pragma once
 
 #include <atomic>
@@ -54,9 +56,20 @@ class ThreadPool {
     template <typename Between>
     void take_items(int worker, const Between& between);
 
-    // (job number << 32) | items not yet taken. Taking an item is one compare-exchange on it; a success proves that the
-    // job cannot end before the item is reported done, so reading the three fields below is safe.
-    alignas(64) std::atomic<uint64_t> ticket_{0};
+    // Items a worker has not yet begun: job number, first, end. Taking an item is one compare-exchange on it; a success
+    // proves that the job cannot end before the item is reported done, so reading the two fields below is safe.
+    struct alignas(64) Run {
+        static constexpr int BITS = 20;
+        static constexpr uint64_t MOST = uint64_t(1) << BITS, MASK = MOST - 1;
+        static uint64_t pack(uint64_t job, uint64_t first, uint64_t end) {
+            return job << (2 * BITS) | first << BITS | end;
+        }
+        std::atomic<uint64_t> packed{0};
+    };
+    void run_some(int64_t items, Function function, const void* context);
+
+    std::vector<Run> runs_;
+    uint64_t number_ = 0;                          // of the job, in the bits a Run has left
     alignas(64) std::atomic<int64_t> pending_{0};  // items not yet done
     alignas(64) std::atomic<uint32_t> job_{0};     // what sleeping workers wait on
     std::atomic<int32_t> sleepers_{0};
@@ -64,7 +77,6 @@ class ThreadPool {
     std::atomic<bool> stop_{false};
     Function function_ = nullptr;
     const void* context_ = nullptr;
-    int64_t items_ = 0;
     std::mutex one_caller_;
     std::vector<std::thread> workers_;
 };
