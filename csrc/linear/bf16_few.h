@@ -83,7 +83,7 @@ LINNET_INLINE void add_chains(const float* sums, float* y, int64_t outputs, bool
     const __m512i odd_order = _mm512_add_epi32(even_odd, _mm512_set1_epi32(1));
     Floats totals[2] = {splat(0.0f), splat(0.0f)};
     if (!first) {
-        const Floats low = load_first(y, outputs), high = load_first(y + 16, outputs - 16);
+        const Floats low = load_first(y, outputs), high = load_first(y + 16, larger(0, outputs - 16));
         totals[0].v = _mm512_permutex2var_ps(low.v, even_odd, high.v);
         totals[1].v = _mm512_permutex2var_ps(low.v, odd_order, high.v);
     }
@@ -98,7 +98,7 @@ LINNET_INLINE void add_chains(const float* sums, float* y, int64_t outputs, bool
     Floats high = {_mm512_permutex2var_ps(totals[0].v, high_order, totals[1].v)};
     if (bias != nullptr) {
         low = low + load_first(bias, outputs);
-        high = high + load_first(bias + 16, outputs - 16);
+        high = high + load_first(bias + 16, larger(0, outputs - 16));
     }
     store_first(y, outputs, low);
     if (outputs > 16) store_first(y + 16, outputs - 16, high);
