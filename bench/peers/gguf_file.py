@@ -139,15 +139,15 @@ def main():
     parser.add_argument("target")
     parser.add_argument("kind", choices=KINDS)
     options = parser.parse_args()
+    plain = Path(options.target + ".plain")
+    write(options.checkpoint, str(plain))
     if options.kind == "BF16":
-        write(options.checkpoint, options.target)
+        plain.rename(options.target)
         return
-    plain = options.target + ".plain"
-    write(options.checkpoint, plain)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = KINDS[options.kind]
-    status = llama_cpp.llama_model_quantize(plain.encode(), options.target.encode(), parameters)
-    Path(plain).unlink()
+    status = llama_cpp.llama_model_quantize(str(plain).encode(), options.target.encode(), parameters)
+    plain.unlink()
     if status:
         raise SystemExit(f"llama.cpp could not quantise {options.checkpoint} to {options.kind}: status {status}")
 
