@@ -15,7 +15,7 @@
 #endif
 
 // LINNET_VNNI implies LINNET_AVX512; LINNET_AVX2 and LINNET_AVX512 exclude each other.
-#if defined(__AVX512VNNI__) && defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BF16__) && defined(__AVX512VBMI__)
 #define LINNET_VNNI 1
 #endif
 #if defined(__AVX512F__)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Few rows times int4 or int8 weights: as fast as memory delivers. Sixteen outputs at a time, each read in runs of
+// Few rows times integer weights: as fast as memory delivers. Sixteen outputs at a time, each read in runs of
 // about 1 KiB, in address order for the usual sizes; a run's dot products are summed across lanes so that one vector
 // holds sixteen groups of one output, and sixteen such vectors are transposed to one vector per group over sixteen
 // outputs, where the sums continue exactly as in int8.cpp: same order, same bits.
@@ -14,8 +14,8 @@ static constexpr int64_t AHEAD_BYTES = 8192;
 static constexpr int64_t MOST_ROWS = 4;
 static constexpr int64_t RUN_GROUPS = 64;  // most groups of a run
 
-// What the kernel reads per row of activations, laid out for it: codes (int4: 64 bytes of even columns, 64 of odd ones
-// per 128; int8: natural order), then per group the scale and minus zero times sum, padded with zeros.
+// What the kernel reads per row of activations, laid out for it: codes (in the order of gemv_codes.h), then per group
+// the scale and minus zero times sum, padded with zeros.
 struct Prepared {
     const int8_t* codes;
     const float* scales;
@@ -34,20 +34,16 @@ static void prepare_row(const LinearWeight& weight, const Int8Input& x, int64_t 
                         float* scales, int32_t* offsets) {
     const int8_t* in = x.codes + row * x.row_bytes;
     const int64_t bytes = padded_bytes(weight.columns);
-    const __m512i even_first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd_first = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    const __m512i natural = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15));
-    for (int64_t c = 0; c < bytes; c += 128) {
-        const bool inside = c < x.row_bytes;  // row_bytes is a multiple of 128
-        const __m512i first = inside ? _mm512_loadu_si512(in + c) : _mm512_setzero_si512();
-        const __m512i second = inside ? _mm512_loadu_si512(in + c + 64) : _mm512_setzero_si512();
-        if (bits == 4) {
-            _mm512_storeu_si512(codes + c, _mm512_permutex2var_epi32(first, even_first, second));
-            _mm512_storeu_si512(codes + c + 64, _mm512_permutex2var_epi32(first, odd_first, second));
-        } else {
-            _mm512_storeu_si512(codes + c, _mm512_shuffle_epi8(first, natural));
-            _mm512_storeu_si512(codes + c + 64, _mm512_shuffle_epi8(second, natural));
+    for (int64_t c = 0; c < bytes; c += 256) {
+        __m512i own[4];
+        for (int i = 0; i < 4; ++i) {
+            const bool inside = c + 64 * i < x.row_bytes;  // row_bytes is a multiple of 64
+            own[i] = inside ? _mm512_loadu_si512(in + c + 64 * i) : _mm512_setzero_si512();
         }
+        if (bits == 8) arrange_columns<8>(own, codes + c);
+        if (bits == 4) arrange_columns<4>(own, codes + c);
+        if (bits == 3) arrange_columns<3>(own, codes + c);
+        if (bits == 2) arrange_columns<2>(own, codes + c);
     }
     const int32_t factor = weight.zero_points != nullptr ? -1 : -constant_zero(weight);
     for (int64_t g = 0; g < padded_groups(x.groups); ++g) {
@@ -58,7 +54,7 @@ static void prepare_row(const LinearWeight& weight, const Int8Input& x, int64_t 
 }
 
 struct Shape {
-    int64_t loads;         // 64-byte pieces per group (1 when a piece holds several groups)
+    int64_t loads;         // pieces per group (1 when a piece holds several groups)
     int64_t piece_groups;  // groups per piece (1 when a group has several pieces)
     int64_t run_groups;    // groups per run, a multiple of 16
     bool single;           // one group: its pieces are dealt out as if to sixteen, whose sums are then one
@@ -96,13 +92,14 @@ LINNET_INLINE void multiply_groups(const Tile<M>& tile, Run<M>& out, int64_t r, 
 #pragma GCC unroll 4
     for (int k = 0; k < R; ++k) p[k] = tile.base + (r + k) * weight.code_row_bytes + offset;
 #pragma GCC unroll 4
-    for (int m = 0; m < M; ++m) codes[m] = tile.rows[m].codes + offset * (bits == 4 ? 2 : 1);
+    for (int m = 0; m < M; ++m) codes[m] = tile.rows[m].codes + offset * 8 / bits;
     const int64_t bytes = tile.row_bytes - offset;
     __m512i sums[R * M];
     if (one && whole)
         dots<bits, lanes, M, R, true>(p, bytes, codes, 1, 0, tile.flip, later, sums);
     else
-        dots<bits, lanes, M, R, false>(p, bytes, codes, loads, divide_up(bytes, 64), tile.flip, later, sums);
+        dots<bits, lanes, M, R, false>(p, bytes, codes, loads, divide_up(bytes, PIECE_BYTES<bits>), tile.flip, later,
+                                       sums);
     if (tile.shape.single) {
 #pragma GCC unroll 8
         for (int k = 0; k < R * M; ++k) sums[k] = _mm512_maskz_set1_epi32(1, _mm512_reduce_add_epi32(sums[k]));
@@ -135,7 +132,7 @@ template <int bits, int lanes, int M, bool one>
 static void multiply(const LinearWeight& weight, const Int8Input& x, const Prepared* rows, const Shape& shape,
                      int64_t n, int64_t outputs, float* y, int64_t ldy) {
     constexpr int R = 1;  // outputs at a time: two share the loads of one row of x
-    const int64_t sixteen_bytes = lanes * (one ? 1 : shape.loads) * 64;
+    const int64_t sixteen_bytes = lanes * (one ? 1 : shape.loads) * PIECE_BYTES<bits>;
     const int64_t run_bytes = shape.run_groups / 16 * sixteen_bytes;
     const int64_t stride = weight.code_row_bytes;
     const int64_t scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
@@ -220,7 +217,7 @@ static void run(const LinearWeight& weight, const Int8Input& x, const Prepared* 
                 multiply<bits, lanes, 2, one>(weight, x, prepared, shape, n, outputs, y, ldy);
                 break;
         }
-        if constexpr (bits == 8) {
+        if constexpr (bits != 4) {
             if (rows == 3) multiply<bits, lanes, 3, one>(weight, x, prepared, shape, n, outputs, y, ldy);
             if (rows == 4) multiply<bits, lanes, 4, one>(weight, x, prepared, shape, n, outputs, y, ldy);
         }
@@ -235,12 +232,14 @@ struct Width {
 bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
               int64_t n_end, void* scratch) {
     const int bits = weight.storage == Storage::plain_int8 ? 8 : weight.bits;
-    const int64_t piece = 512 / bits;  // columns of 64 bytes
+    const int64_t piece = bits == 3 ? 128 : 512 / bits;  // columns
     const bool group_scales = x.groups_per_weight_group == 1 && weight.scale_group_stride == 1;
-    if (rows > MOST_ROWS || (bits != 4 && bits != 8)) return false;
+    if (rows > MOST_ROWS) return false;
     if (!group_scales && weight.group_size < weight.columns) return false;
     const bool single = x.groups == 1;
-    if (!single && x.group_size % piece != 0 && x.group_size * 2 != piece && x.group_size * 4 != piece) return false;
+    const bool part =
+        x.group_size * 2 == piece || x.group_size * 4 == piece || (bits == 2 && x.group_size * 8 == piece);
+    if (!single && x.group_size % piece != 0 && !part) return false;
 
     Shape shape = {1, 1, 16, single};
     int lanes = 16;
@@ -251,10 +250,10 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
     } else {
         shape.piece_groups = piece / x.group_size;
         lanes = int(16 / shape.piece_groups);
-        shape.run_groups = 16 * shape.piece_groups;
+        shape.run_groups = smaller(RUN_GROUPS, 16 * shape.piece_groups);
     }
     // Measured: beyond this the GEMM, whose unpacking costs nothing per row, is as fast or faster.
-    if (rows > (bits == 8 ? 4 : 2)) return false;
+    if (rows > (bits == 4 ? 2 : 4)) return false;
     int8_t* codes = (int8_t*)scratch;
     const int64_t bytes = padded_bytes(weight.columns), groups = padded_groups(x.groups);
     float* scales = (float*)(codes + MOST_ROWS * bytes);
@@ -266,11 +265,16 @@ bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t 
     }
     const auto choose = [&](auto width) {
         constexpr int b = decltype(width)::value;
+        if constexpr (b == 2)
+            if (lanes == 2) return run<b, 2, true>;
         if (lanes == 4) return run<b, 4, true>;
         if (lanes == 8) return run<b, 8, true>;
         return shape.loads == 1 ? run<b, 16, true> : run<b, 16, false>;
     };
-    const auto kernel = bits == 4 ? choose(Width<4>{}) : choose(Width<8>{});
+    const auto kernel = bits == 8   ? choose(Width<8>{})
+                        : bits == 4 ? choose(Width<4>{})
+                        : bits == 3 ? choose(Width<3>{})
+                                    : choose(Width<2>{});
     kernel(weight, x, prepared, shape, y, ldy, rows, n_begin, n_end);
     return true;
 }

@@ -268,7 +268,8 @@ int main() {
         test_tier("avx2", avx2::linear_kernels(), trials);
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         test_tier("avx512", avx512::linear_kernels(), trials);
-        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
+            __builtin_cpu_supports("avx512vbmi"))
             test_tier("avx512_vnni", avx512_vnni::linear_kernels(), trials);
     }
     std::printf("linear kernels: %d failures\n", failures);
