@@ -45,6 +45,7 @@ class Checkpoint:
         self.quantization = quantization
         self._files = files
         self._tensors = tensors
+        self._schemes: dict[str, LinearScheme | None] = {}
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | None = None) -> "Checkpoint":
@@ -122,6 +123,11 @@ class Checkpoint:
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """How a module's weight is stored; None = dense. Tensors decide whether, config.json decides how."""
+        if module not in self._schemes:  # asked for several times per module while a model is opened
+            self._schemes[module] = self._find_scheme(module)
+        return self._schemes[module]
+
+    def _find_scheme(self, module: str) -> LinearScheme | None:
         if not is_packed(module, self._tensors):
             return None
         scheme = self.quantization.scheme_of(module)

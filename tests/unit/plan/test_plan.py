@@ -2,6 +2,8 @@
 """The ledger adds up to the byte, the roofline bends where it should, describe speaks plain JSON."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from published_configs import GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
+from tiny_llama import byte_level_tokenizer, write_tokenizer
 
 from linnet.backends.interface import Limits
+from linnet.backends.select import choose_backend
 from linnet.errors import ConfigError
 from linnet.models import ModelSource, arch_spec, load_model
 from linnet.models.inventory import required_tensors
@@ -134,3 +138,42 @@ def test_describe_refuses_what_cannot_be(tmp_path: Path) -> None:
         describe(source, context=65)
     with pytest.raises(ConfigError, match="sequences"):
         describe(source, sequences=0)
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+def test_the_kv_is_what_the_backend_stores(policy: Any, tmp_path: Path) -> None:
+    """Heads of 8: the native kernels fill lanes of 16, the reference does not."""
+    source = source_of(tmp_path, CONFIGS["gated"])
+    limits = Limits(max_tokens=16, max_sequences=3, max_outputs=4, block_size=16, max_blocks_per_sequence=4)
+    declared = predict(source, limits, policy).kv_bytes_per_block
+    for name in ("cpu", "reference"):
+        backend = choose_backend(name)
+        stored = backend.prepare(source, policy, limits).kv_bytes_per_block
+        assert predict(source, limits, policy, backend).kv_bytes_per_block == stored >= declared
+    assert describe(source, policy)["predicted_memory"]["kv_per_token_bytes"] * 16 >= declared
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from linnet.api import LLM, SamplingParams
+from linnet.backends.select import choose_backend
+from linnet.engine import limits_of
+from linnet.plan import predict
+with LLM(sys.argv[1], num_blocks=None, max_model_len=2048, max_sequences=16, kv_bytes=1 << 30, backend="cpu") as llm:
+    ledger = predict(llm.source, limits_of(llm.engine.config), "fast", choose_backend("cpu"))
+    assert llm.kv_bytes == ledger.kv_bytes > 256 << 20, (llm.kv_bytes, ledger.kv_bytes)
+    llm.generate([[index, index + 1] * 40 for index in range(16)], SamplingParams(max_tokens=2, ignore_eos=True))
+    llm.engine.states.memory[::4096] = 0  # every sequence at its longest context
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, ledger.resident_bytes)
+"""
+
+
+def test_the_predicted_size_is_the_size(tmp_path: Path) -> None:
+    wide = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 80, "max_position_embeddings": 2048}
+    source_of(tmp_path, CONFIGS["gated"] | wide)
+    write_tokenizer(tmp_path, byte_level_tokenizer())
+    done = subprocess.run([sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    measured, predicted = map(int, done.stdout.split())
+    assert 0.9 * predicted <= measured <= 1.1 * predicted
