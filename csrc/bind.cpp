@@ -130,6 +130,12 @@ void bind_enums(nb::module_& m) {
         .value("bf16", ValueType::bf16)
         .value("fp16", ValueType::fp16)
         .value("int8", ValueType::int8);
+    nb::enum_<KVStorage>(m, "KVStorage")
+        .value("fp32", KVStorage::fp32)
+        .value("bf16", KVStorage::bf16)
+        .value("int8", KVStorage::int8)
+        .value("fp8", KVStorage::fp8)
+        .value("int4", KVStorage::int4);
     nb::enum_<RowCount>(m, "RowCount").value("tokens", RowCount::tokens).value("outputs", RowCount::outputs);
     nb::enum_<Activation>(m, "Activation")
         .value("silu", Activation::silu)
@@ -215,10 +221,10 @@ void bind_executor(nb::module_& m) {
             "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a)
         .def(
             "add_state",
-            [](E& e, bool bf16, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
-                return e.add_state({bf16, kv_heads, head_size, value_head_size, e.limits().block_size});
+            [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
+                return e.add_state({storage, kv_heads, head_size, value_head_size, e.limits().block_size});
             },
-            "bf16"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
+            "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
         .def("begin_chain", &E::begin_chain, "name"_a)
         .def(
             "add_local",
@@ -274,12 +280,13 @@ void bind_executor(nb::module_& m) {
                             int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })
         .def(
             "attention",
-            [](E& e, std::string name, int query, int output, int state, int64_t heads, float scale, int64_t window,
-               float softcap, const std::optional<Floats>& alibi_slopes) {
-                const AttentionAttributes a{heads, scale, window, softcap, floats("alibi_slopes", alibi_slopes, heads)};
+            [](E& e, std::string name, int query, int output, int state, int64_t heads, bool rounded, float scale,
+               int64_t window, float softcap, const std::optional<Floats>& alibi_slopes) {
+                const float* slopes = floats("alibi_slopes", alibi_slopes, heads);
+                const AttentionAttributes a{heads, rounded, scale, window, softcap, slopes};
                 e.add(std::move(name), make_attention(e, query, output, state, a));
             },
-            "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "scale"_a, "window"_a, "softcap"_a,
+            "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "rounded"_a, "scale"_a, "window"_a, "softcap"_a,
             "alibi_slopes"_a.none())
         .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
         .def(

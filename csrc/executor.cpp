@@ -109,7 +109,7 @@ QuantisedRows Rows::quantised(int index) const {
 
 void RowOperation::run(const Step& step) {
     const int64_t rows = rows_ == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
-    step.over_rows(rows, cost_, [&](int64_t begin, int64_t end, int) {
+    step.over_rows(rows, cost_, neighbours_, [&](int64_t begin, int64_t end, int) {
         run_rows(Rows{step, begin, end - begin, nullptr, end - begin});
     });
 }
@@ -125,6 +125,7 @@ void RowChain::add(std::unique_ptr<RowOperation> operation) {
         throw std::invalid_argument("the operations of a chain work on the same rows");
     }
     cost_ += operation->cost();
+    if (operation->neighbours() > neighbours_) neighbours_ = operation->neighbours();
     operations_.push_back(std::move(operation));
 }
 
@@ -137,7 +138,7 @@ int64_t RowChain::add_local(int64_t row_bytes) {
 void RowChain::run(const Step& step) {
     const int64_t rows = operations_.front()->rows() == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
     const int64_t block = this->block();
-    step.over_rows(rows, cost_, [&](int64_t begin, int64_t end, int worker) {
+    step.over_rows(rows, cost_, neighbours_, [&](int64_t begin, int64_t end, int worker) {
         char* local = static_cast<char*>(step.scratch(worker));
         for (int64_t first = begin; first < end; first += block) {
             const Rows some{step, first, first + block < end ? block : end - first, local, block};

@@ -52,11 +52,12 @@ struct Step {
     void* scratch(int worker) const;
 
     // body(first row, last row, worker): runs of rows in parallel when there is enough work (`cost` in elements per
-    // row).
+    // row). Runs of at least `neighbours` rows if there are several for each thread.
     template <typename Body>
-    void over_rows(int64_t rows, int64_t cost, const Body& body) const {
+    void over_rows(int64_t rows, int64_t cost, int64_t neighbours, const Body& body) const {
         constexpr int64_t ENOUGH = 16384;  // elements worth handing to another core
-        const int64_t run = cost >= ENOUGH ? 1 : (ENOUGH + cost - 1) / cost;
+        int64_t run = cost >= ENOUGH ? 1 : (ENOUGH + cost - 1) / cost;
+        if (run < neighbours && rows >= 4 * neighbours * pool.threads()) run = neighbours;
         if (rows <= run || pool.threads() == 1) {
             if (rows > 0) body(0, rows, 0);
             return;
@@ -91,15 +92,17 @@ class Operation {
 // An operation whose row i needs no other row of anything a neighbour in its chain writes.
 class RowOperation : public Operation {
   public:
-    RowOperation(RowCount rows, int64_t cost) : rows_(rows), cost_(cost) {}
+    RowOperation(RowCount rows, int64_t cost, int64_t neighbours = 1)
+        : rows_(rows), cost_(cost), neighbours_(neighbours) {}
     void run(const Step& step) final;
     virtual void run_rows(const Rows& rows) = 0;
     RowCount rows() const { return rows_; }
-    int64_t cost() const { return cost_; }  // in elements per row
+    int64_t cost() const { return cost_; }              // in elements per row
+    int64_t neighbours() const { return neighbours_; }  // rows that one thread had better do: they write the same lines
 
   private:
     RowCount rows_;
-    int64_t cost_;
+    int64_t cost_, neighbours_;
 };
 
 // Row operations done one after the other on a few rows at a time, so that what one writes the next finds in cache.
@@ -115,7 +118,7 @@ class RowChain final : public Operation {
     int64_t block() const;  // rows at a time
 
     std::vector<std::unique_ptr<RowOperation>> operations_;
-    int64_t local_bytes_ = 0, cost_ = 0;
+    int64_t local_bytes_ = 0, cost_ = 0, neighbours_ = 1;
 };
 
 // cos and sin per position, made in double when a position is first seen, then rounded.

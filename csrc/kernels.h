@@ -15,32 +15,69 @@ constexpr int64_t PARTITION_KEYS = 256;
 // Keys lie in tiles of this many, one lane each.
 constexpr int64_t TILE_KEYS = 16;
 
-// One layer's paged KV. A block is [kv_heads][key tiles][head_size][16 keys] followed by
-// [kv_heads][block_size][value_stride]: scores of 16 keys are one chain of FMAs over the dimensions, without a
-// horizontal sum. bf16 keys lie as [pairs of dimensions][16 keys][2], a dot product's operand and cheap to widen.
+enum class KVStorage : int32_t { fp32, bf16, int8, fp8, int4 };
+
+// One layer's paged KV. Its unit is a pair vector: 16 lanes of two elements. Keys: a lane is one of 16 keys and the two
+// elements are neighbouring dimensions; values: a lane is one of 16 dimensions and the two elements are the keys 2i and
+// 2i + 1. So scores of 16 keys, and 16 dimensions of the output, are chains of (pair) dot products without a horizontal
+// sum. A block is
+//   keys     [kv_heads][key tiles][key_pairs] pair vectors
+//   values   [kv_heads][pairs of keys][value_chunks] pair vectors
+//   scales   [kv_heads][key tiles][key, value][16] fp32, of quantised storage: value = code * scale, one per token,
+//   head
+// and each part starts at a multiple of 64 bytes. A pair vector of
+//   fp32     128 bytes: the 16 first elements, then the 16 second ones
+//   bf16     64 bytes: (first, second) per lane
+//   int8     32 bytes: (first, second) per lane; fp8 (e4m3) too
+//   int4     two of them in 32 bytes: (first, second) per lane, the low nibbles are the even pair vector's
+// so that no two tokens share a byte.
 struct KVLayout {
-    bool bf16 = false;  // else fp32
+    KVStorage storage = KVStorage::fp32;
     int64_t kv_heads = 0;
     int64_t head_size = 0;  // of keys
     int64_t value_head_size = 0;
     int64_t block_size = 0;  // tokens; a multiple of 16, or a power of two below it
 
-    int64_t element_bytes() const { return bf16 ? 2 : 4; }
-    int64_t key_tiles() const { return (block_size + TILE_KEYS - 1) / TILE_KEYS; }
-    int64_t padded_head() const { return (head_size + 1) / 2 * 2; }
-    int64_t tile_elements() const { return padded_head() * TILE_KEYS; }
-    int64_t key_index(int64_t lane, int64_t dimension) const {  // elements from a tile's start
-        return bf16 ? dimension / 2 * (2 * TILE_KEYS) + lane * 2 + dimension % 2 : dimension * TILE_KEYS + lane;
+    bool quantised() const { return storage != KVStorage::fp32 && storage != KVStorage::bf16; }
+    int64_t pair_bytes() const {
+        constexpr int64_t bytes[] = {128, 64, 32, 32, 16};
+        return bytes[int32_t(storage)];
     }
-    int64_t value_stride() const { return (value_head_size + 15) / 16 * 16; }
-    int64_t value_offset() const { return kv_heads * key_tiles() * tile_elements(); }  // elements from a block's start
-    int64_t block_elements() const { return value_offset() + kv_heads * block_size * value_stride(); }
-    int64_t block_bytes() const { return (block_elements() * element_bytes() + 63) / 64 * 64; }
+    int64_t even(int64_t pair_vectors) const {
+        return storage == KVStorage::int4 ? (pair_vectors + 1) / 2 * 2 : pair_vectors;
+    }
+    int64_t key_tiles() const { return (block_size + TILE_KEYS - 1) / TILE_KEYS; }
+    int64_t key_pairs() const { return even((head_size + 1) / 2); }
+    int64_t tile_bytes() const { return key_pairs() * pair_bytes(); }
+    int64_t value_rows() const { return (block_size + 1) / 2; }
+    int64_t value_chunks() const { return even((value_head_size + 15) / 16); }
+    int64_t value_row_bytes() const { return value_chunks() * pair_bytes(); }
+    int64_t value_stride() const { return value_chunks() * 16; }  // of an output row, in floats
+    int64_t value_offset() const { return aligned(kv_heads * key_tiles() * tile_bytes()); }
+    int64_t scale_offset() const { return value_offset() + aligned(kv_heads * value_rows() * value_row_bytes()); }
+    int64_t block_bytes() const {
+        return scale_offset() + (quantised() ? kv_heads * key_tiles() * (2 * TILE_KEYS * 4) : 0);
+    }
+
+    // Bytes from a block's start.
+    int64_t key_tile_at(int64_t head, int64_t offset) const {
+        return (head * key_tiles() + offset / TILE_KEYS) * tile_bytes();
+    }
+    int64_t value_row_at(int64_t head, int64_t offset) const {
+        return value_offset() + (head * value_rows() + offset / 2) * value_row_bytes();
+    }
+    int64_t scales_at(int64_t head, int64_t offset) const {
+        return scale_offset() + (head * key_tiles() + offset / TILE_KEYS) * (2 * TILE_KEYS * 4);
+    }
+
+  private:
+    static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 };
 
 struct AttentionCall {
     KVLayout kv;
     int64_t heads = 0;
+    bool rounded = false;  // queries and weights are rounded to bf16; storage is exact in bf16 then
     float scale = 1.0f;
     int64_t window = 0;                   // 0: none
     float softcap = 0.0f;                 // 0: none

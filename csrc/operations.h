@@ -30,6 +30,7 @@ struct RopeAttributes {
 
 struct AttentionAttributes {
     int64_t heads = 0;
+    bool rounded = false;  // queries and weights to bf16
     float scale = 1.0f;
     int64_t window = 0;                   // 0: none
     float softcap = 0.0f;                 // 0: none

@@ -1,216 +1,393 @@
 // SPDX-License-Identifier: Apache-2.0
-// Paged attention in absolute partitions of 256 keys. Within a partition: scores, maximum, exp, weighted values, each
-// in key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any
+// Paged attention in absolute partitions of 256 keys. Within a partition: scores, maximum, powers, weighted values,
+// each in key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any
 // chunking and any split over threads give the same bits. Keys a row may not see are never multiplied, not even by
 // zero.
-#include "ops/attention_tiles.h"
+#include "ops/attention_softmax.h"
 #include "ops/ops.h"
-#include "vector_math.h"
 
 namespace linnet::LINNET_TIER {
 
 namespace {
 
-constexpr int64_t SCORE_STRIDE = PARTITION_KEYS + TILE_KEYS;  // a short tile's store may run past the partition
-constexpr float MINUS_INFINITY = -__builtin_inff();
-
-struct Scratch {
-    float* scores;   // [vectors, SCORE_STRIDE]
-    float* values;   // [vectors, value_stride]: running sums of the vectors
-    float* maximum;  // [vectors]
-    float* sum;      // [vectors]
-    float* partial;  // [MAX_HEADS, value_stride]
-    float* widened;  // [PARTITION_KEYS, value_stride]
-};
-
 struct Shape {
-    int64_t group, vectors, stride;
+    int64_t group, vectors, blocks, stride, pairs, chunks;
+    int64_t step;  // keys of a tile
 };
 
 Shape shape_of(const AttentionCall& call, int64_t rows) {
-    const int64_t group = call.heads / call.kv.kv_heads;
-    return {group, group * rows, call.kv.value_stride()};
+    const KVLayout& kv = call.kv;
+    const int64_t group = call.heads / kv.kv_heads, vectors = group * rows;
+    return {group,          vectors,           divide_up(vectors, BLOCK_VECTORS), kv.value_stride(),
+            kv.key_pairs(), kv.value_chunks(), smaller(TILE_KEYS, kv.block_size)};
 }
 
-int64_t scratch_floats(const Shape& shape) {
-    const int64_t vectors = divide_up(shape.vectors, LANES) * LANES;
-    return vectors * (SCORE_STRIDE + shape.stride + 2) + (MAX_HEADS + PARTITION_KEYS) * shape.stride;
+// Which stored pair vectors are operands as they lie; the others are widened into scratch, once per task and partition.
+struct Reading {
+    bool keys, values;
+};
+template <typename Form>
+Reading read_in_place(const AttentionCall& call) {
+    constexpr KVStorage same = Form::BYTES == Packed::BYTES ? KVStorage::bf16 : KVStorage::fp32;
+    return {call.kv.storage == same, call.kv.storage == same && call.kv.block_size > 1};
 }
 
-Scratch place(const Shape& shape, void* memory) {
-    const int64_t vectors = divide_up(shape.vectors, LANES) * LANES;
-    Scratch s;
-    s.scores = (float*)memory;
-    s.values = s.scores + vectors * SCORE_STRIDE;
-    s.maximum = s.values + vectors * shape.stride;
-    s.sum = s.maximum + vectors;
-    s.partial = s.sum + vectors;
-    s.widened = s.partial + MAX_HEADS * shape.stride;
-    return s;
+struct Scratch {
+    float* queries;  // [blocks][pairs][BLOCK_VECTORS][2] elements
+    float* scores;   // [BLOCK_VECTORS][SCORE_STRIDE]
+    float* weights;  // the same, elements
+    float* partial;  // [BLOCK_VECTORS][stride]
+    float* key_scales;
+    float* value_scales;  // [SCORE_STRIDE]
+    float* values;        // [vectors][stride]: running sums, with
+    float* maximum;
+    float* sum;
+    char* wide_keys;    // [tiles][pairs] pair vectors
+    char* wide_values;  // [PARTITION_KEYS / 2][chunks] pair vectors
+};
+
+// Returns the bytes; memory may be null.
+int64_t place(const AttentionCall& call, const Shape& shape, Scratch& s, void* memory) {
+    char* next = (char*)memory;
+    const auto floats = [&](int64_t n) {
+        float* start = (float*)next;
+        next += divide_up(n, LANES) * LANES * 4;
+        return start;
+    };
+    s.queries = floats(shape.blocks * shape.pairs * BLOCK_VECTORS * 2);
+    s.scores = floats(BLOCK_VECTORS * SCORE_STRIDE);
+    s.weights = floats(BLOCK_VECTORS * SCORE_STRIDE);
+    s.partial = floats(BLOCK_VECTORS * shape.stride);
+    s.key_scales = floats(SCORE_STRIDE);
+    s.value_scales = floats(SCORE_STRIDE);
+    s.values = floats(shape.vectors * shape.stride);
+    s.maximum = floats(shape.vectors);
+    s.sum = floats(shape.vectors);
+    const bool in_place = call.kv.storage == (call.rounded ? KVStorage::bf16 : KVStorage::fp32);
+    const int64_t tiles = in_place ? 0 : PARTITION_KEYS / shape.step;
+    s.wide_keys = next;
+    next += tiles * shape.pairs * Planar::BYTES;
+    s.wide_values = next;
+    if (!in_place || call.kv.block_size == 1) next += PARTITION_KEYS / 2 * shape.chunks * Planar::BYTES;
+    return next - (char*)memory;
 }
 
-// The half-open range of keys a row at `position` sees.
+// The half-open range of keys a row at `position` sees starts here.
 LINNET_INLINE int64_t first_key(const AttentionCall& call, int64_t position) {
     return call.window > 0 ? larger(0, position - call.window + 1) : 0;
 }
 
-// scores [begin, end) (relative to the partition) become exp(score - maximum); returns maximum and sum.
-void soft_maximum(const AttentionCall& call, float* scores, int64_t partition_start, int64_t begin, int64_t end,
-                  float slope, float& maximum, float& sum) {
-    const Ints lanes = lane_numbers();
-    const int64_t from = begin / LANES * LANES;
-    const Floats scale = splat(call.scale), cap = splat(call.softcap);
-    Floats best = splat(MINUS_INFINITY);
-    for (int64_t k = from; k < end; k += LANES) {
-        Floats s = load(scores + k) * scale;
-        if (call.softcap > 0.0f) s = cap * hyperbolic_tangent(s / cap);
-        if (call.alibi_slopes) s = fma(splat(slope), to_floats(lanes + splat_int(int32_t(partition_start + k))), s);
-        if (k < begin || k + LANES > end) {
-            const Ints at = lanes + splat_int(int32_t(k));
-            s = select(less(at, splat_int(int32_t(begin))), splat(MINUS_INFINITY), s);
-            s = select(less(at, splat_int(int32_t(end))), s, splat(MINUS_INFINITY));
+// Where the keys [from, to) of a partition that starts at `start` are stored for one kv head, by tile.
+struct Places {
+    int64_t start, from, to, tiles;
+    const char* keys[PARTITION_KEYS];
+    const char* values[PARTITION_KEYS];  // the row of the tile's first pair; the others follow
+    const float* scales[PARTITION_KEYS];
+};
+
+void find(const AttentionCall& call, const AttentionTask& task, int64_t step, int64_t partition, Places& places) {
+    const KVLayout& kv = call.kv;
+    places.start = partition * PARTITION_KEYS;
+    places.from = larger(places.start, first_key(call, task.first_position) / step * step);
+    places.to = smaller(places.start + PARTITION_KEYS, task.first_position + task.rows);
+    places.tiles = 0;
+    const int64_t block_bytes = kv.block_bytes(), tile_bytes = kv.tile_bytes(), row_bytes = kv.value_row_bytes();
+    const int64_t keys = kv.key_tile_at(task.kv_head, 0), values = kv.value_row_at(task.kv_head, 0),
+                  scales = kv.scales_at(task.kv_head, 0);
+    const int32_t* entry = task.block_table + places.from / kv.block_size;
+    int64_t offset = places.from % kv.block_size;
+    for (int64_t key = places.from; key < places.to; key += step, ++places.tiles) {
+        const char* block = (const char*)task.state + *entry * block_bytes;
+        places.keys[places.tiles] = block + keys + offset / TILE_KEYS * tile_bytes;
+        places.values[places.tiles] = block + values + offset / 2 * row_bytes;
+        places.scales[places.tiles] = (const float*)(block + scales) + offset / TILE_KEYS * (2 * TILE_KEYS);
+        offset += step;
+        if (offset == kv.block_size) {
+            offset = 0;
+            ++entry;
         }
-        best = greatest(best, s);
-        store(scores + k, s);
     }
-    maximum = top(best);
-    Floats total_lanes = splat(0.0f);
-    for (int64_t k = from; k < end; k += LANES) {
-        const Floats p = exponential(load(scores + k) - splat(maximum));
-        total_lanes = total_lanes + p;
-        store(scores + k, p);
-    }
-    sum = total(total_lanes);
 }
 
-// (values, maximum, sum) of the keys so far, with those of the next partition. An empty side has sum 0.
-void merge(float* values, float& maximum, float& sum, const float* next, float next_maximum, float next_sum,
-           int64_t n) {
-    if (next_sum == 0.0f) return;
-    if (sum == 0.0f) {
-        for (int64_t i = 0; i < n; i += LANES) store(values + i, load(next + i));
-        maximum = next_maximum;
-        sum = next_sum;
+// Scales of keys and values by key of the partition. Tiles are stored left to right, as scores are.
+void load_scales(const Places& places, int64_t step, const Scratch& scratch) {
+    int64_t at = places.from - places.start;
+    for (int64_t i = 0; i < places.tiles; ++i, at += step) {
+        store(scratch.key_scales + at, load(places.scales[i]));
+        store(scratch.value_scales + at, load(places.scales[i] + TILE_KEYS));
+    }
+}
+
+template <typename Form, KVStorage storage>
+void widen_keys(const Places& places, int64_t pairs, char* to) {
+    for (int64_t i = 0; i < places.tiles; ++i) {
+        for (int64_t pair = 0; pair < pairs; ++pair, to += Form::BYTES) {
+            const Planar::Pair wide = widen<storage>(places.keys[i], pair);
+            Form::store_pair(to, wide.first, wide.second);
+        }
+    }
+}
+
+// Rows of pairs from that of the first key on. Blocks of one token hold half a row each: two make one, and a half that
+// was not looked up is not multiplied either, so that anything will do in its place.
+template <typename Form, KVStorage storage>
+void widen_values(const Places& places, int64_t step, int64_t chunks, int64_t row_bytes, char* to) {
+    if (step == 1) {
+        for (int64_t i = -(places.from % 2); i < places.tiles; i += 2) {
+            const char* first = places.values[larger(0, i)];
+            const char* second = places.values[smaller(i + 1, places.tiles - 1)];
+            for (int64_t chunk = 0; chunk < chunks; ++chunk, to += Form::BYTES) {
+                Form::store_pair(to, widen<storage>(first, chunk).first, widen<storage>(second, chunk).first);
+            }
+        }
         return;
     }
-    const Floats both = greatest(splat(maximum), splat(next_maximum));
-    const Floats keep = exponential(splat(maximum) - both), bring = exponential(splat(next_maximum) - both);
-    for (int64_t i = 0; i < n; i += LANES) store(values + i, fma(load(next + i), bring, load(values + i) * keep));
-    sum = total(select(first_lanes(1), fma(splat(next_sum), bring, splat(sum) * keep), splat(0.0f)));
-    maximum = top(both);
+    for (int64_t i = 0; i < places.tiles; ++i) {
+        for (int64_t row = 0; row < step / 2; ++row) {
+            for (int64_t chunk = 0; chunk < chunks; ++chunk, to += Form::BYTES) {
+                const Planar::Pair wide = widen<storage>(places.values[i] + row * row_bytes, chunk);
+                Form::store_pair(to, wide.first, wide.second);
+            }
+        }
+    }
+}
+
+// queries[block][pair][vector][2]; vectors are rows x heads of the group.
+template <typename Form>
+void pack_queries(const AttentionCall& call, const AttentionTask& task, const Shape& shape, float* to) {
+    using Element = typename Form::Element;
+    const int64_t size = call.kv.head_size;
+    alignas(64) Element sixteen[LANES];
+    if (2 * shape.pairs != size) std::memset(to, 0, size_t(shape.blocks * shape.pairs * BLOCK_VECTORS * 2) * 4);
+    for (int64_t vector = 0; vector < shape.vectors; ++vector) {
+        const int64_t head = task.kv_head * shape.group + vector % shape.group;
+        const float* query = task.query + vector / shape.group * task.ld_query + head * size;
+        Element* out =
+            (Element*)to + vector / BLOCK_VECTORS * shape.pairs * BLOCK_VECTORS * 2 + vector % BLOCK_VECTORS * 2;
+        for (int64_t d = 0; d < size; d += LANES, out += LANES * BLOCK_VECTORS) {
+            Form::store_elements(sixteen, load_first(query + d, size - d), call.rounded);
+            if (d + LANES <= size) {
+#pragma GCC unroll 8
+                for (int i = 0; i < LANES; i += 2)
+                    std::memcpy(out + i * BLOCK_VECTORS, sixteen + i, 2 * sizeof(Element));
+            } else {
+                for (int64_t i = 0; d + i < size; i += 2) {
+                    std::memcpy(out + i * BLOCK_VECTORS, sixteen + i, 2 * sizeof(Element));
+                }
+            }
+        }
+    }
 }
 
 void finish(const AttentionCall& call, const AttentionTask& task, int64_t vector, const float* values, float sum) {
     const int64_t group = call.heads / call.kv.kv_heads, size = call.kv.value_head_size;
     float* to = task.output + vector / group * task.ld_output + (task.kv_head * group + vector % group) * size;
-    for (int64_t i = 0; i < size; i += LANES) store_first(to + i, size - i, load(values + i) / splat(sum));
+    const Floats inverse = splat(1.0f) / splat(sum);
+    for (int64_t i = 0; i < size; i += LANES) store_first(to + i, size - i, load(values + i) * inverse);
 }
 
-// Scores of every vector against the key tiles of [from, to) (absolute; from is a tile's first key).
-void score_partition(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start,
-                     int64_t from, int64_t to, float* scores) {
-    const KVLayout& kv = call.kv;
-    const int64_t step = smaller(TILE_KEYS, kv.block_size);
-    const void* tiles[PARTITION_KEYS];
-    int64_t count = 0;
-    for (int64_t key = from; key < to; key += step, ++count) {
-        const char* block = (const char*)task.state + task.block_table[key / kv.block_size] * kv.block_bytes();
-        const int64_t tile = task.kv_head * kv.key_tiles() + key % kv.block_size / TILE_KEYS;
-        tiles[count] = block + tile * kv.tile_elements() * kv.element_bytes();
+template <typename Form>
+class Worker {
+    using Element = typename Form::Element;
+
+  public:
+    Worker(const AttentionCall& call, const AttentionTask& task, void* memory)
+        : call_(call),
+          task_(task),
+          shape_(shape_of(call, task.rows)),
+          reading_(read_in_place<Form>(call)),
+          plain_(call.softcap == 0.0f && !call.alibi_slopes && !call.kv.quantised() && call.scale > 0.0f) {
+        place(call, shape_, scratch_, memory);
     }
-    for (int64_t vector = 0; vector < shape.vectors; vector += MAX_VECTORS) {
-        const int64_t n = smaller(MAX_VECTORS, shape.vectors - vector);
-        const float* queries[MAX_VECTORS];
-        for (int64_t i = 0; i < n; ++i) {
-            const int64_t row = (vector + i) / shape.group,
-                          head = task.kv_head * shape.group + (vector + i) % shape.group;
-            queries[i] = task.query + row * task.ld_query + head * kv.head_size;
+
+    void run() {
+        pack_queries<Form>(call_, task_, shape_, scratch_.queries);
+        for (int64_t v = 0; v < shape_.vectors; ++v) scratch_.sum[v] = 0.0f;
+        find(call_, task_, shape_.step, task_.first_partition, places_[0]);
+        for (int64_t partition = task_.first_partition; partition < task_.last_partition; ++partition) {
+            const int64_t turn = (partition - task_.first_partition) % 2;
+            const Places& here = places_[turn];
+            Places& next = places_[1 - turn];
+            const bool last = partition + 1 == task_.last_partition;
+            if (!last) find(call_, task_, shape_.step, partition + 1, next);
+            attend(here, last ? here : next, (partition - task_.first_partition) * shape_.vectors);
         }
-        score_tiles(kv.bf16, queries, n, kv.head_size, tiles, count, step,
-                    scores + vector * SCORE_STRIDE + (from - start), SCORE_STRIDE);
-    }
-}
-
-// Pointers to the value rows of keys [from, to), at index key - start; bf16 rows that many vectors read are widened
-// once.
-bool value_rows_of(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start,
-                   int64_t from, int64_t to, float* widened, const void** rows) {
-    const KVLayout& kv = call.kv;
-    const bool widen = kv.bf16 && shape.vectors > MAX_HEADS;
-    for (int64_t key = from; key < to; ++key) {
-        const char* block = (const char*)task.state + task.block_table[key / kv.block_size] * kv.block_bytes();
-        const int64_t row = task.kv_head * kv.block_size + key % kv.block_size;
-        const void* stored = block + (kv.value_offset() + row * shape.stride) * kv.element_bytes();
-        rows[key - start] = stored;
-        if (widen) {
-            float* wide = widened + (key - start) * shape.stride;
-            for (int64_t i = 0; i < shape.stride; i += LANES) store(wide + i, load_bf16((const uint16_t*)stored + i));
-            rows[key - start] = wide;
+        if (task_.partials) return;
+        for (int64_t v = 0; v < shape_.vectors; ++v) {
+            finish(call_, task_, v, scratch_.values + v * shape_.stride, scratch_.sum[v]);
         }
     }
-    return kv.bf16 && !widen;
-}
 
-}  // namespace
-
-int64_t attention_scratch_bytes(const AttentionCall& call, int64_t rows) {
-    return scratch_floats(shape_of(call, rows)) * int64_t(sizeof(float));
-}
-
-void attention(const AttentionCall& call, const AttentionTask& task, void* memory) {
-    const Shape shape = shape_of(call, task.rows);
-    const Scratch scratch = place(shape, memory);
-    const int64_t step = smaller(TILE_KEYS, call.kv.block_size);
-    const void* value_rows[PARTITION_KEYS];
-    for (int64_t v = 0; v < shape.vectors; ++v) scratch.sum[v] = 0.0f;
-
-    for (int64_t partition = task.first_partition; partition < task.last_partition; ++partition) {
-        const int64_t start = partition * PARTITION_KEYS;
-        const int64_t from = larger(start, first_key(call, task.first_position) / step * step);
-        const int64_t to = smaller(start + PARTITION_KEYS, task.first_position + task.rows);
-        const int64_t partial_at = (partition - task.first_partition) * shape.vectors * (shape.stride + 2);
-        bool values_narrow = false;
-        if (from < to) {
-            score_partition(call, task, shape, start, from, to, scratch.scores);
-            values_narrow = value_rows_of(call, task, shape, start, from, to, scratch.widened, value_rows);
-        }
-        for (int64_t row = 0; row < task.rows; ++row) {
-            const int64_t position = task.first_position + row;
-            const int64_t begin = larger(0, first_key(call, position) - start);
-            const int64_t end = smaller(PARTITION_KEYS, position + 1 - start);
-            for (int64_t head = 0; head < shape.group; head += MAX_HEADS) {
-                const int64_t heads = smaller(MAX_HEADS, shape.group - head), vector = row * shape.group + head;
-                float* scores = scratch.scores + vector * SCORE_STRIDE;
-                float maximum[MAX_HEADS], sum[MAX_HEADS];
-                for (int64_t h = 0; h < heads; ++h) {
-                    maximum[h] = sum[h] = 0.0f;
-                    const float slope =
-                        call.alibi_slopes ? call.alibi_slopes[task.kv_head * shape.group + head + h] : 0.0f;
-                    if (begin < end)
-                        soft_maximum(call, scores + h * SCORE_STRIDE, start, begin, end, slope, maximum[h], sum[h]);
-                }
-                float* values =
-                    task.partials ? task.partials + partial_at + vector * (shape.stride + 2) : scratch.partial;
-                const int64_t ld = task.partials ? shape.stride + 2 : shape.stride;
-                if (begin < end) {
-                    weigh_values(values_narrow, value_rows, scores, SCORE_STRIDE, begin, end, heads, shape.stride,
-                                 values, ld);
-                }
-                for (int64_t h = 0; h < heads; ++h) {
-                    if (task.partials) {
-                        values[h * ld + shape.stride] = maximum[h];
-                        values[h * ld + shape.stride + 1] = sum[h];
+  private:
+    // One partition; partials of it start at vector `at` of the task's.
+    void attend(const Places& here, const Places& next, int64_t at) {
+        const KVLayout& kv = call_.kv;
+        bool keys_ready = false, values_ready = false;
+        for (int64_t first = 0; first < shape_.vectors; first += BLOCK_VECTORS) {
+            const int64_t count = smaller(BLOCK_VECTORS, shape_.vectors - first);
+            const int64_t ld = task_.partials ? shape_.stride + 2 : shape_.stride;
+            float* partial = task_.partials ? task_.partials + (at + first) * ld : scratch_.partial;
+            float maximum[BLOCK_VECTORS] = {}, sum[BLOCK_VECTORS] = {};
+            see(here, first, count);
+            if (active_from_ < active_to_) {
+                if (!keys_ready) prepare_keys(here);
+                keys_ready = true;
+                score(here, first);
+                if (!values_ready) prepare_values(here, next);
+                values_ready = true;
+                for (int64_t v = active_from_; v < active_to_; ++v) {
+                    const int64_t head = task_.kv_head * shape_.group + (first + v) % shape_.group;
+                    const Scored scored = {scratch_.scores + v * SCORE_STRIDE,
+                                           kv.quantised() ? scratch_.key_scales : nullptr,
+                                           kv.quantised() ? scratch_.value_scales : nullptr,
+                                           here.start,
+                                           begin_[v],
+                                           end_[v],
+                                           call_.alibi_slopes ? call_.alibi_slopes[head] : 0.0f};
+                    if (plain_) {
+                        soft_maximum<Form, true>(call_, scored, weights() + v * SCORE_STRIDE, maximum[v], sum[v]);
                     } else {
-                        merge(scratch.values + (vector + h) * shape.stride, scratch.maximum[vector + h],
-                              scratch.sum[vector + h], values + h * ld, maximum[h], sum[h], shape.stride);
+                        soft_maximum<Form, false>(call_, scored, weights() + v * SCORE_STRIDE, maximum[v], sum[v]);
                     }
+                }
+                weigh(partial, ld);
+            }
+            for (int64_t v = 0; v < count; ++v) {
+                if (task_.partials) {
+                    partial[v * ld + shape_.stride] = maximum[v];
+                    partial[v * ld + shape_.stride + 1] = sum[v];
+                } else {
+                    merge(scratch_.values + (first + v) * shape_.stride, scratch_.maximum[first + v],
+                          scratch_.sum[first + v], partial + v * ld, maximum[v], sum[v], shape_.stride);
                 }
             }
         }
     }
-    if (task.partials) return;
-    for (int64_t v = 0; v < shape.vectors; ++v)
-        finish(call, task, v, scratch.values + v * shape.stride, scratch.sum[v]);
+
+    // Which keys of the partition each vector of the block sees; those that see any are neighbours.
+    void see(const Places& here, int64_t first, int64_t count) {
+        active_from_ = active_to_ = 0;
+        for (int64_t v = 0; v < count; ++v) {
+            const int64_t position = task_.first_position + (first + v) / shape_.group;
+            begin_[v] = larger(0, first_key(call_, position) - here.start);
+            end_[v] = smaller(PARTITION_KEYS, position + 1 - here.start);
+            if (begin_[v] >= end_[v]) continue;
+            if (active_to_ == 0) active_from_ = v;
+            active_to_ = v + 1;
+        }
+    }
+
+    void prepare_keys(const Places& here) {
+        if (call_.kv.quantised()) load_scales(here, shape_.step, scratch_);
+        keys_ = here.keys;
+        if (reading_.keys) return;
+        with_storage(call_.kv.storage, [&](auto storage) {
+            widen_keys<Form, decltype(storage)::VALUE>(here, shape_.pairs, scratch_.wide_keys);
+        });
+        for (int64_t i = 0; i < here.tiles; ++i) wide_[i] = scratch_.wide_keys + i * shape_.pairs * Form::BYTES;
+        keys_ = wide_;
+    }
+
+    // Where the partition's rows of values are; and the next partition's keys, which come while this one's values are
+    // read, an equal part of a tile with every row.
+    void prepare_values(const Places& here, const Places& next) {
+        const int64_t first = (here.from - here.start) / 2, count = divide_up(here.to - here.start, 2) - first;
+        const int64_t in_tile = larger(1, shape_.step / 2), row_bytes = call_.kv.value_row_bytes();
+        const int64_t part = call_.kv.tile_bytes() / in_tile;
+        for (int64_t i = 0, row = 0; row < count; ++i) {
+            const char* values = here.values[smaller(i, here.tiles - 1)];
+            const char* ahead = next.keys[smaller(i, next.tiles - 1)];
+            for (int64_t k = 0; k < in_tile && row < count; ++k, ++row) {
+                rows_[first + row] = values + k * row_bytes;
+                ahead_[first + row] = ahead + k * part;
+            }
+        }
+        if (reading_.values) return;
+        with_storage(call_.kv.storage, [&](auto storage) {
+            widen_values<Form, decltype(storage)::VALUE>(here, shape_.step, shape_.chunks, row_bytes,
+                                                         scratch_.wide_values);
+        });
+        for (int64_t i = 0; i < count; ++i) rows_[first + i] = scratch_.wide_values + i * shape_.chunks * Form::BYTES;
+    }
+
+    void score(const Places& here, int64_t first) {
+        int64_t lowest = begin_[active_from_], highest = end_[active_from_];
+        for (int64_t v = active_from_; v < active_to_; ++v) {
+            lowest = smaller(lowest, begin_[v]);
+            highest = larger(highest, end_[v]);
+        }
+        const int64_t base = here.from - here.start;
+        const int64_t tile = (lowest - base) / shape_.step, tiles = divide_up(highest - base, shape_.step) - tile;
+        const Element* queries = (const Element*)scratch_.queries + first * shape_.pairs * 2 + active_from_ * 2;
+        score_tiles<Form>(queries, active_to_ - active_from_, shape_.pairs, keys_ + tile, here.values + tile,
+                          call_.kv.pair_bytes(), tiles, shape_.step,
+                          scratch_.scores + active_from_ * SCORE_STRIDE + base + tile * shape_.step);
+    }
+
+    // The pairs that all active vectors see whole together; what each sees before and after them one by one.
+    void weigh(float* out, int64_t ld) {
+        const int64_t chunks = shape_.chunks;
+        int64_t first = 0, last = PARTITION_KEYS / 2;
+        for (int64_t v = active_from_; v < active_to_; ++v) {
+            first = larger(first, divide_up(begin_[v], 2));
+            last = smaller(last, end_[v] / 2);
+            for (int64_t i = 0; i < shape_.stride; i += LANES) store(out + v * ld + i, splat(0.0f));
+        }
+        const bool together = first < last;
+        for (int64_t v = active_from_; v < active_to_; ++v) {
+            weigh_one(v, begin_[v], together ? 2 * first : end_[v], out + v * ld);
+        }
+        if (!together) return;
+        weigh_values<Form>(rows_, chunks, weights() + active_from_ * SCORE_STRIDE, active_to_ - active_from_, first,
+                           last, ahead_, call_.kv.pair_bytes(), out + active_from_ * ld, ld);
+        for (int64_t v = active_from_; v < active_to_; ++v) weigh_one(v, 2 * last, end_[v], out + v * ld);
+    }
+
+    void weigh_one(int64_t vector, int64_t begin, int64_t end, float* out) {
+        const Element* weight = weights() + vector * SCORE_STRIDE;
+        if (begin < end && begin % 2 == 1) {
+            weigh_single<Form>(rows_[begin / 2], shape_.chunks, weight + begin - 1, true, out);
+            ++begin;
+        }
+        if (begin / 2 < end / 2) {
+            weigh_run<Form, 1>(rows_, shape_.chunks, weight, begin / 2, end / 2, ahead_, 0, out, 0);
+        }
+        if (begin < end && end % 2 == 1) {
+            weigh_single<Form>(rows_[end / 2], shape_.chunks, weight + end - 1, false, out);
+        }
+    }
+
+    Element* weights() const { return (Element*)scratch_.weights; }
+
+    const AttentionCall& call_;
+    const AttentionTask& task_;
+    const Shape shape_;
+    const Reading reading_;
+    const bool plain_;
+    Scratch scratch_;
+    Places places_[2];
+    const char* const* keys_ = nullptr;
+    const char* wide_[PARTITION_KEYS];       // tiles of keys
+    const char* rows_[PARTITION_KEYS / 2];   // of values, by pair of the partition
+    const char* ahead_[PARTITION_KEYS / 2];  // what comes next, for as many rows
+    int64_t begin_[BLOCK_VECTORS], end_[BLOCK_VECTORS], active_from_ = 0, active_to_ = 0;
+};
+
+}  // namespace
+
+int64_t attention_scratch_bytes(const AttentionCall& call, int64_t rows) {
+    Scratch scratch;
+    return place(call, shape_of(call, rows), scratch, nullptr);
+}
+
+void attention(const AttentionCall& call, const AttentionTask& task, void* memory) {
+    if (!call.rounded) {
+        Worker<Planar>(call, task, memory).run();
+    } else if (call.kv.storage == KVStorage::bf16) {
+        Worker<Packed>(call, task, memory).run();
+    } else {
+        Worker<Widened>(call, task, memory).run();
+    }
 }
 
 void attention_merge(const AttentionCall& call, const AttentionTask& task) {

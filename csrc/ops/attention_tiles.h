@@ -1,166 +1,189 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two inner loops of attention, register-tiled: query vectors x key tiles, and weights x value rows. One
-// accumulator is one chain of FMAs in dimension (or key) order whatever the tile, so tiling never changes bits.
+// accumulator is one chain of pair dot products in dimension (or key) order whatever the tile, so tiling never changes
+// bits. While one half of a partition is computed, the other half is prefetched.
 #pragma once
 
-#include "kernels.h"
-#include "simd.h"
+#include "ops/attention_pairs.h"
 
 namespace linnet::LINNET_TIER {
 
 namespace {
 
+constexpr int64_t BLOCK_VECTORS = 8;  // query vectors that are packed, scored and weighed together
+constexpr int64_t SCORE_STRIDE = PARTITION_KEYS + TILE_KEYS;  // a short tile's store may run past the partition
+
 #if defined(LINNET_AVX512)
-constexpr int64_t MAX_VECTORS = 8;  // accumulators of a score tile
-constexpr int64_t MAX_HEADS = 2;    // heads of one row that share loaded values
-constexpr int64_t MAX_CHUNK = 8;    // value vectors per pass
+constexpr int MAX_VECTORS = 8;
+constexpr int TILES[] = {0, 8, 8, 4, 4, 4, 4, 2, 2};   // key tiles at a time, by number of vectors
+constexpr int CHUNKS[] = {0, 8, 8, 4, 4, 4, 4, 2, 2};  // value vectors at a time
 #else
-constexpr int64_t MAX_VECTORS = 4;
-constexpr int64_t MAX_HEADS = 2;
-constexpr int64_t MAX_CHUNK = 2;
+constexpr int MAX_VECTORS = 4;
+constexpr int TILES[] = {0, 4, 2, 1, 1};
+constexpr int CHUNKS[] = {0, 4, 2, 1, 1};
 #endif
 
-template <bool narrow>
-LINNET_INLINE void load_pair(const void* tile, int64_t pair, Floats& even, Floats& odd) {
-    if constexpr (narrow) {
-        const Ints raw = load_ints((const int32_t*)tile + pair * LANES);
-        even = as_floats(shift_left<16>(raw));
-        odd = as_floats(raw & splat_int(int32_t(0xffff0000u)));
-    } else {
-        even = load((const float*)tile + pair * (2 * LANES));
-        odd = load((const float*)tile + pair * (2 * LANES) + LANES);
-    }
-}
+LINNET_INLINE void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
 
-// scores[v][t * step + lane] = sum over d of queries[v][d] * tile t's key `lane`, d ascending.
-template <int vectors, int tiles, bool narrow>
-LINNET_INLINE void score_block(const float* const* queries, int64_t head_size, const void* const* tile, int64_t step,
-                               float* scores, int64_t ld) {
+// queries: [pairs][BLOCK_VECTORS][2]. scores[v][t * step + lane] = sum over dimensions of query v * tile t's key
+// `lane`. While a tile is scored, as many pair vectors are prefetched from `ahead`, `ahead_bytes` each.
+template <typename Form, int vectors, int tiles>
+LINNET_INLINE void score_block(const typename Form::Element* queries, int64_t pairs, const char* const* tile,
+                               const char* const* ahead, int64_t ahead_bytes, int64_t step, float* scores) {
     Floats sums[tiles][vectors];
+#pragma GCC unroll 8
     for (int t = 0; t < tiles; ++t) {
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) sums[t][v] = splat(0.0f);
     }
-    for (int64_t pair = 0; pair < head_size / 2; ++pair) {
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+        typename Form::Pair keys[tiles];
 #pragma GCC unroll 8
         for (int t = 0; t < tiles; ++t) {
-            Floats even, odd;
-            load_pair<narrow>(tile[t], pair, even, odd);
+            keys[t] = Form::load_pair(tile[t] + pair * Form::BYTES);
+            prefetch(ahead[t] + pair * ahead_bytes);
+        }
 #pragma GCC unroll 8
-            for (int v = 0; v < vectors; ++v) sums[t][v] = fma(splat(queries[v][2 * pair]), even, sums[t][v]);
+        for (int v = 0; v < vectors; ++v) {
+            const typename Form::Pair query = Form::spread(queries + (pair * BLOCK_VECTORS + v) * 2);
 #pragma GCC unroll 8
-            for (int v = 0; v < vectors; ++v) sums[t][v] = fma(splat(queries[v][2 * pair + 1]), odd, sums[t][v]);
+            for (int t = 0; t < tiles; ++t) sums[t][v] = Form::dot(query, keys[t], sums[t][v]);
         }
     }
-    if (head_size % 2) {
-        for (int t = 0; t < tiles; ++t) {
-            const Floats last =
-                narrow ? as_floats(shift_left<16>(load_ints((const int32_t*)tile[t] + head_size / 2 * LANES)))
-                       : load((const float*)tile[t] + (head_size - 1) * LANES);
-            for (int v = 0; v < vectors; ++v) sums[t][v] = fma(splat(queries[v][head_size - 1]), last, sums[t][v]);
-        }
-    }
+#pragma GCC unroll 8
     for (int t = 0; t < tiles; ++t) {
-        for (int v = 0; v < vectors; ++v) store(scores + v * ld + t * step, sums[t][v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) store(scores + v * SCORE_STRIDE + t * step, sums[t][v]);
     }
 }
 
 // Tiles of a row of scores are stored left to right: with step < 16 a tile's spare lanes are overwritten by the next.
-template <int vectors, int tiles, bool narrow>
-void score_run(const float* const* queries, int64_t head_size, const void* const* tile, int64_t count, int64_t step,
-               float* scores, int64_t ld) {
+template <typename Form, int vectors>
+void score_run(const typename Form::Element* queries, int64_t pairs, const char* const* tile, const char* const* ahead,
+               int64_t ahead_bytes, int64_t count, int64_t step, float* scores) {
+    constexpr int tiles = TILES[vectors];
     int64_t t = 0;
     for (; t + tiles <= count; t += tiles) {
-        score_block<vectors, tiles, narrow>(queries, head_size, tile + t, step, scores + t * step, ld);
+        score_block<Form, vectors, tiles>(queries, pairs, tile + t, ahead + t, ahead_bytes, step, scores + t * step);
     }
-    for (; t < count; ++t) score_block<vectors, 1, narrow>(queries, head_size, tile + t, step, scores + t * step, ld);
-}
-
-template <bool narrow>
-void score_vectors(const float* const* queries, int64_t n, int64_t head_size, const void* const* tile, int64_t count,
-                   int64_t step, float* scores, int64_t ld) {
-    while (n > 0) {
-        int64_t taken = 1;
-        if (MAX_VECTORS >= 8 && n >= 8) {
-            taken = 8;
-            score_run<MAX_VECTORS, 2, narrow>(queries, head_size, tile, count, step, scores, ld);
-        } else if (n >= 4) {
-            taken = 4;
-            score_run<4, MAX_VECTORS / 4, narrow>(queries, head_size, tile, count, step, scores, ld);
-        } else if (n >= 2) {
-            taken = 2;
-            score_run<2, MAX_VECTORS / 2, narrow>(queries, head_size, tile, count, step, scores, ld);
-        } else {
-            score_run<1, MAX_VECTORS, narrow>(queries, head_size, tile, count, step, scores, ld);
-        }
-        n -= taken;
-        queries += taken;
-        scores += taken * ld;
+    for (; t < count; ++t) {
+        score_block<Form, vectors, 1>(queries, pairs, tile + t, ahead + t, ahead_bytes, step, scores + t * step);
     }
 }
 
-LINNET_INLINE void score_tiles(bool narrow, const float* const* queries, int64_t n, int64_t head_size,
-                               const void* const* tile, int64_t count, int64_t step, float* scores, int64_t ld) {
-    if (narrow) {
-        score_vectors<true>(queries, n, head_size, tile, count, step, scores, ld);
-    } else {
-        score_vectors<false>(queries, n, head_size, tile, count, step, scores, ld);
-    }
-}
-
-// out[h][0 .. chunk * 16) = sum over keys [begin, end) of weights[h][key] * rows[key], key ascending.
-template <int heads, int chunk, bool narrow>
-void weigh_block(const void* const* rows, int64_t at, const float* weights, int64_t ld_weights, int64_t begin,
-                 int64_t end, float* out, int64_t ld) {
-    Floats sums[heads][chunk];
-    for (int h = 0; h < heads; ++h) {
-        for (int c = 0; c < chunk; ++c) sums[h][c] = splat(0.0f);
-    }
-    for (int64_t key = begin; key < end; ++key) {
-        Floats factor[heads];
-        for (int h = 0; h < heads; ++h) factor[h] = splat(weights[h * ld_weights + key]);
+// out[v][0 .. chunks * 16) += sum over pairs [first, last) of weights[v][pair] * rows[pair], keys ascending. `at`:
+// bytes from a row's start; ahead, ahead_bytes: as for scores, per row and chunk.
+template <typename Form, int vectors, int chunks>
+LINNET_INLINE void weigh_block(const char* const* rows, int64_t at, const typename Form::Element* weights,
+                               int64_t first, int64_t last, const char* const* ahead, int64_t ahead_at,
+                               int64_t ahead_bytes, float* out, int64_t ld) {
+    Floats sums[vectors][chunks];
 #pragma GCC unroll 8
-        for (int c = 0; c < chunk; ++c) {
-            Floats value;
-            if constexpr (narrow) {
-                value = load_bf16((const uint16_t*)rows[key] + at + c * LANES);
-            } else {
-                value = load((const float*)rows[key] + at + c * LANES);
-            }
-#pragma GCC unroll 2
-            for (int h = 0; h < heads; ++h) sums[h][c] = fma(factor[h], value, sums[h][c]);
+    for (int v = 0; v < vectors; ++v) {
+#pragma GCC unroll 8
+        for (int c = 0; c < chunks; ++c) sums[v][c] = load(out + v * ld + c * LANES);
+    }
+    for (int64_t pair = first; pair < last; ++pair) {
+        typename Form::Pair values[chunks];
+#pragma GCC unroll 8
+        for (int c = 0; c < chunks; ++c) {
+            values[c] = Form::load_pair(rows[pair] + at + c * Form::BYTES);
+            prefetch(ahead[pair] + ahead_at + c * ahead_bytes);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) {
+            const typename Form::Pair weight = Form::spread(weights + v * SCORE_STRIDE + 2 * pair);
+#pragma GCC unroll 8
+            for (int c = 0; c < chunks; ++c) sums[v][c] = Form::dot(weight, values[c], sums[v][c]);
         }
     }
-    for (int h = 0; h < heads; ++h) {
-        for (int c = 0; c < chunk; ++c) store(out + h * ld + c * LANES, sums[h][c]);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) {
+#pragma GCC unroll 8
+        for (int c = 0; c < chunks; ++c) store(out + v * ld + c * LANES, sums[v][c]);
     }
 }
 
-template <int heads, bool narrow>
-void weigh_chunks(const void* const* rows, const float* weights, int64_t ld_weights, int64_t begin, int64_t end,
-                  int64_t stride, float* out, int64_t ld) {
-    int64_t at = 0;
-    for (; at + MAX_CHUNK * LANES <= stride; at += MAX_CHUNK * LANES) {
-        weigh_block<heads, MAX_CHUNK, narrow>(rows, at, weights, ld_weights, begin, end, out + at, ld);
-    }
-    if (MAX_CHUNK > 4 && at + 4 * LANES <= stride) {
-        weigh_block<heads, 4, narrow>(rows, at, weights, ld_weights, begin, end, out + at, ld);
-        at += 4 * LANES;
-    }
-    if (MAX_CHUNK > 2 && at + 2 * LANES <= stride) {
-        weigh_block<heads, 2, narrow>(rows, at, weights, ld_weights, begin, end, out + at, ld);
-        at += 2 * LANES;
-    }
-    if (at < stride) weigh_block<heads, 1, narrow>(rows, at, weights, ld_weights, begin, end, out + at, ld);
+template <typename Form, int vectors>
+void weigh_run(const char* const* rows, int64_t chunks, const typename Form::Element* weights, int64_t first,
+               int64_t last, const char* const* ahead, int64_t ahead_bytes, float* out, int64_t ld) {
+    constexpr int most = CHUNKS[vectors];
+    int64_t c = 0;
+#define LINNET_WEIGH(n)                                                                                 \
+    for (; most >= n && c + n <= chunks; c += n)                                                        \
+    weigh_block<Form, vectors, (n <= most ? n : 1)>(rows, c * Form::BYTES, weights, first, last, ahead, \
+                                                    c * ahead_bytes, ahead_bytes, out + c * LANES, ld)
+    LINNET_WEIGH(8);
+    LINNET_WEIGH(4);
+    LINNET_WEIGH(2);
+    LINNET_WEIGH(1);
+#undef LINNET_WEIGH
 }
 
-LINNET_INLINE void weigh_values(bool narrow, const void* const* rows, const float* weights, int64_t ld_weights,
-                                int64_t begin, int64_t end, int64_t heads, int64_t stride, float* out, int64_t ld) {
-    if (heads == 2) {
-        narrow ? weigh_chunks<2, true>(rows, weights, ld_weights, begin, end, stride, out, ld)
-               : weigh_chunks<2, false>(rows, weights, ld_weights, begin, end, stride, out, ld);
-    } else {
-        narrow ? weigh_chunks<1, true>(rows, weights, ld_weights, begin, end, stride, out, ld)
-               : weigh_chunks<1, false>(rows, weights, ld_weights, begin, end, stride, out, ld);
+// Calls body(VectorCount<n>{}, first vector) until all of `vectors` are done.
+template <int n>
+struct VectorCount {
+    static constexpr int VALUE = n;
+};
+template <typename Body>
+LINNET_INLINE void over_vectors(int64_t vectors, const Body& body) {
+    for (int64_t v = 0; v < vectors; v += MAX_VECTORS) {
+        switch (smaller(MAX_VECTORS, vectors - v)) {
+            case 1:
+                body(VectorCount<1>{}, v);
+                break;
+            case 2:
+                body(VectorCount<2>{}, v);
+                break;
+            case 3:
+                body(VectorCount<3>{}, v);
+                break;
+            case 4:
+                body(VectorCount<4>{}, v);
+                break;
+#if defined(LINNET_AVX512)
+            case 5:
+                body(VectorCount<5>{}, v);
+                break;
+            case 6:
+                body(VectorCount<6>{}, v);
+                break;
+            case 7:
+                body(VectorCount<7>{}, v);
+                break;
+            case 8:
+                body(VectorCount<8>{}, v);
+                break;
+#endif
+        }
+    }
+}
+
+template <typename Form>
+void score_tiles(const typename Form::Element* queries, int64_t vectors, int64_t pairs, const char* const* tile,
+                 const char* const* ahead, int64_t ahead_bytes, int64_t count, int64_t step, float* scores) {
+    over_vectors(vectors, [&](auto n, int64_t v) {
+        score_run<Form, decltype(n)::VALUE>(queries + v * 2, pairs, tile, ahead, ahead_bytes, count, step,
+                                            scores + v * SCORE_STRIDE);
+    });
+}
+
+template <typename Form>
+void weigh_values(const char* const* rows, int64_t chunks, const typename Form::Element* weights, int64_t vectors,
+                  int64_t first, int64_t last, const char* const* ahead, int64_t ahead_bytes, float* out, int64_t ld) {
+    over_vectors(vectors, [&](auto n, int64_t v) {
+        weigh_run<Form, decltype(n)::VALUE>(rows, chunks, weights + v * SCORE_STRIDE, first, last, ahead, ahead_bytes,
+                                            out + v * ld, ld);
+    });
+}
+
+// One key alone: the `second` of its pair or the first; the other is not multiplied.
+template <typename Form>
+void weigh_single(const char* row, int64_t chunks, const typename Form::Element* two_weights, bool second, float* out) {
+    const typename Form::Pair weight = Form::keep(Form::spread(two_weights), !second, second);
+    for (int64_t c = 0; c < chunks; ++c) {
+        const typename Form::Pair value = Form::keep(Form::load_pair(row + c * Form::BYTES), !second, second);
+        store(out + c * LANES, Form::dot(weight, value, load(out + c * LANES)));
     }
 }
 

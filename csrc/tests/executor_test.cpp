@@ -72,11 +72,11 @@ struct Weights {
 class Model {
   public:
     // fused: the same operations, several linears of one input as one and row operations in chains.
-    Model(const KernelTable& kernels, int threads, bool bf16_kv, bool fused)
+    Model(const KernelTable& kernels, int threads, KVStorage kv, bool fused)
         : executor(kernels, std::make_shared<ThreadPool>(threads), Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY},
                    32 << 20) {
         Executor& e = executor;
-        state = e.add_state({bf16_kv, KV_HEADS, HEAD, HEAD, BLOCK});
+        state = e.add_state({kv, KV_HEADS, HEAD, HEAD, BLOCK});
         std::vector<double> frequencies;
         for (int i = 0; i < HEAD / 2; ++i) frequencies.push_back(1.0 / (1 + i));
         const RopeAttributes rope{HEAD, HEAD, RopeStyle::half, e.add_rope_table(frequencies, 1.0)};
@@ -117,6 +117,7 @@ class Model {
         AttentionAttributes attention;
         attention.heads = HEADS;
         attention.scale = 0.25f;
+        attention.rounded = kv != KVStorage::fp32;
         e.add("attention", make_attention(e, qr, context, state, attention));
         const int y = value(WIDTH), gated = value(INNER), sum = value(WIDTH);
         begin("middle");
@@ -248,10 +249,10 @@ void test_pool_keeps_its_cores() {
 }
 
 void test_model(const std::string& tier) {
-    for (const bool bf16 : {false, true}) {
+    for (const KVStorage kv : {KVStorage::fp32, KVStorage::bf16, KVStorage::int8, KVStorage::fp8, KVStorage::int4}) {
         const KernelTable& kernels = kernel_table(tier);
         const std::vector<int64_t> one{300}, many{70, 1, 33, 64};
-        Model single(kernels, 1, bf16, false), several(kernels, 3, bf16, true);
+        Model single(kernels, 1, kv, false), several(kernels, 3, kv, true);
         const std::vector<float> whole = single.run(one, TOKENS);
         check(whole == several.run(one, 97), tier + ": chunked, fused, on three threads equals whole on one");
         const std::vector<float> batch = single.run(many, 20);

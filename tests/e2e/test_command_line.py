@@ -60,6 +60,7 @@ def test_inspect_counts_every_byte(model: Path) -> None:
         (["generate", "MODEL", "x", "--temperature", "-1"], 2, "temperature"),
         (["generate", "MODEL", "x", "--backend", "gpu9"], 2, "gpu9.*accepted|accepted.*gpu9|reference"),
         (["generate", "MODEL", "x", "--isa", "mmx"], 2, "mmx.*accepted"),
+        (["generate", "MODEL", "x", "--kv-cache", "int5"], 2, "int5.*accepted: auto"),
         (["generate", "MODEL", "x", "--max-model-len", "lots"], 2, "4096 or 32k"),
         (["generate", "MODEL", "x", "--temperatur", "1"], 2, "--temperature"),
         (["eval", "MODEL", "--text", "missing.txt"], 2, "missing.txt"),
@@ -81,12 +82,14 @@ def test_a_text_alone_can_be_measured(model: Path, tmp_path: Path) -> None:
     text.write_text("the quick brown fox jumps over the lazy dog. " * 20, encoding="utf-8")
     name = tmp_path / "out" / "report"
     result = linnet(
-        "eval", str(model), "--text", str(text), "--questions", "none", "--report", str(name), "--context", "64"
+        *("eval", str(model), "--text", str(text), "--questions", "none", "--report", str(name), "--context", "64"),
+        *("--kv-cache", "int8"),
     )
     assert result.returncode == 0, result.stderr
     report = json.loads(name.with_name("report.json").read_text(encoding="utf-8"))
     assert report["text"]["name"] == "text.txt"
     assert report["perplexity"]["candidate"]["value"] > 1
+    assert "/fast-kv_int8/" in report["candidate"]["numerics"]
     assert str(tmp_path) not in json.dumps(report)
 
 

@@ -4,7 +4,8 @@
 The reference of every trial is the request alone: a fresh engine, no cache, no chunking, no preemption. Then two
 features are switched on together and every request must come out the same. ``digest`` tests the engine (a context that
 is wrong by one slot changes everything); ``cpu`` tests the kernels too, under both numerics policies and with int4 and
-int8 weights. LINNET_LAW_TRIALS sets the trials per pair (default 20; a release runs 200), LINNET_LAW_SEED the seed.
+int8 weights, and KV of every quantised type. LINNET_LAW_TRIALS sets the trials per pair (default 20; a release runs
+200), LINNET_LAW_SEED the seed.
 """
 
 import itertools
@@ -164,15 +165,20 @@ def build(name: str, directory: Path) -> Machine:
         pytest.skip(f"the cpu backend is not built here: {error}")
     from linnet.models import load_model
 
-    _, policy, weights = name.split(" ")
+    _, policy, weights, *kv_cache = name.split(" ")
     dense = write_tiny_llama(directory / "dense", dtype="float32" if policy == "exact" else "bfloat16")
     path = dense if weights == "dense" else quantised(dense, directory / weights, weights)
     source = load_model(path)
-    executables = [backend.prepare(source, policy, limits_of(WIDEST)) for backend in backends]  # type: ignore[arg-type]
+    limits = limits_of(WIDEST)
+    executables = [backend.prepare(source, policy, limits, (), *kv_cache) for backend in backends]  # type: ignore[arg-type]
     return Machine(name, executables, source.spec.vocabulary_size)
 
 
-CPU_CASES = ("cpu exact dense", "cpu fast dense", "cpu fast W4A16-g32", "cpu fast W8A16")
+CPU_CASES = (
+    "cpu exact dense", "cpu fast dense", "cpu fast W4A16-g32", "cpu fast W8A16",
+    "cpu fast dense int8", "cpu exact dense fp8", "cpu fast W4A16-g32 int4",
+)  # fmt: skip
+"""Backend, policy, weights and, where it is not the policy's own, the KV cache's type."""
 
 
 def alone(machine: Machine, submit: Submit) -> Result:

@@ -21,7 +21,7 @@ from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.scoring import Comparison, common_config, score_rows
 from linnet.api.warming import Warming, tokenizer_reading_bytes
-from linnet.backends.interface import Policy
+from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     Engine,
     Lockstep,
@@ -46,6 +46,7 @@ class LLM:
         path: str | Path,
         *,
         policy: Policy = "fast",
+        kv_cache: KVCache = "auto",
         backend: str = "auto",
         max_model_len: int | None = None,
         kv_bytes: int | None = None,
@@ -71,6 +72,7 @@ class LLM:
         """Open a model directory.
 
         policy:          numerics: 'fast' or 'exact'.
+        kv_cache:        what the KV cache stores: 'fp32', 'bf16', 'int8', 'fp8', 'int4'; 'auto': the policy's choice.
         backend:         'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
         tile_cache:      whether (or in which folder) large integer weights may be kept once more in the order that the
                          kernels read them, for later starts; True: the user's cache.
@@ -87,6 +89,7 @@ class LLM:
         loaded = load(
             self.path,
             policy=policy,
+            kv_cache=kv_cache,
             backend=backend,
             max_model_len=max_model_len,
             kv_bytes=kv_bytes,

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from linnet.api.memory import CachePlan, available_bytes, plan_cache
-from linnet.backends.interface import Executable, Policy
+from linnet.backends.interface import Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
 from linnet.formats.residency import release
 from linnet.models import ModelSource, load_model
 from linnet.plan import output_rows
-from linnet.program.choose_numerics import POLICIES, choose_numerics
+from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
 from linnet.text.convert import user_cache_directory
 
@@ -42,6 +42,7 @@ def load(
     path: str | Path,
     *,
     policy: Policy,
+    kv_cache: KVCache,
     backend: str,
     max_model_len: int | None,
     kv_bytes: int | None,
@@ -63,13 +64,15 @@ def load(
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
     if policy not in POLICIES:
         raise ConfigError(f"numerics policy is {policy!r}; accepted: {', '.join(POLICIES)}")
+    if kv_cache not in KV_CACHES:
+        raise ConfigError(f"the KV cache's type is {kv_cache!r}; accepted: {', '.join(KV_CACHES)}")
     for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
     source = load_model(path)
     if max_model_len is not None:
         source = source.for_context(max_model_len)
-    program = choose_numerics(source.program, policy)
+    program = choose_numerics(source.program, policy, kv_cache)
     tiles = tile_cache if isinstance(tile_cache, Path) else user_cache_directory() / "tiles" if tile_cache else None
     chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=tiles)
     cache = _plan(
@@ -101,7 +104,7 @@ def load(
         policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=preempt_every,
     )
-    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep))
+    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache)
     weights = source.checkpoint.mapped()
     if executable.tiles is not None:
         for file in weights:  # checking has touched their scales; from here on a few rows of them are read, if any

@@ -5,14 +5,15 @@ tests/ops compares backends on it, bench/ops.py times it, and the support matrix
 activations come from an embedding table (token i reads row i), so no backend needs a side entrance.
 """
 
+import itertools
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ml_dtypes
 import numpy as np
 
-from linnet.backends.interface import Batch, Limits, Policy
+from linnet.backends.interface import Batch, KVCache, Limits, Policy
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundary
@@ -56,6 +57,7 @@ class OpCase:
     policy: Policy = "fast"
     inputs: Inputs = "normal"
     attributes: object | None = None
+    kv_cache: KVCache = "auto"
 
     @property
     def name(self) -> str:
@@ -64,7 +66,8 @@ class OpCase:
         kind = self.kind if self.attributes is None else f"{self.kind}-{_digest(repr(self.attributes)):08x}"
         scheme = f"-{self.scheme}" if self.kind == "linear" else ""
         heavy = "-heavy" if self.inputs == "heavy" else ""
-        return f"{kind}{scheme}-{self.policy}-{size}-m{self.rows}{heavy}"
+        kv = "" if self.kv_cache == "auto" else f"-kv_{self.kv_cache}"
+        return f"{kind}{scheme}-{self.policy}-{size}-m{self.rows}{kv}{heavy}"
 
     @property
     def weight_type(self) -> DenseType | LinearScheme:
@@ -198,7 +201,28 @@ def conformance_cases() -> tuple[OpCase, ...]:
         ):
             width = attention.heads * attention.head_size
             cases.append(OpCase("attention", 70, width, policy=policy, attributes=attention))  # type: ignore[arg-type]
-    return tuple(cases)
+    return (*cases, *_kv_cases())
+
+
+def _kv_cases() -> list[OpCase]:
+    """Every KV type under both policies; several partitions of keys; groups of heads from 1 to 9; odd head sizes."""
+    shapes = (
+        a.Attention(4, 2, 64, 0.125),
+        a.Attention(7, 1, 40, 0.16, window=19),
+        a.Attention(8, 1, 32, 0.2, softcap=5.0),
+        a.Attention(4, 4, 24, 0.2, alibi_slopes=(0.5, 0.25, 0.125, 0.0625)),
+    )
+    cases = []
+    for policy, kv_cache in itertools.product(get_args(Policy), get_args(KVCache)[1:]):
+        for attention in shapes:
+            width = attention.heads * attention.head_size
+            for inputs in get_args(Inputs):
+                cases.append(OpCase("attention", 70, width, 0, "", policy, inputs, attention, kv_cache))
+        cases.append(OpCase("attention", 600, 640, 0, "", policy, "normal", a.Attention(16, 4, 40, 0.15), kv_cache))
+    for heads, kv_heads, size in ((9, 9, 64), (6, 3, 128), (14, 2, 64), (18, 2, 31)):
+        attributes = a.Attention(heads, kv_heads, size, size**-0.5, window=300)
+        cases.append(OpCase("attention", 530, heads * size, policy="fast", attributes=attributes))
+    return cases
 
 
 def speed_cases() -> tuple[OpCase, ...]:

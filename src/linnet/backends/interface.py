@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from linnet.errors import ConfigError
+from linnet.program.choose_numerics import KVCache as KVCache
 from linnet.program.choose_numerics import Policy as Policy
 from linnet.program.program import Op, PagedState, Program, WeightRef
 
@@ -208,10 +209,17 @@ class Backend(Protocol):
     def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
         """Bytes that one block of a state takes here, padding included."""
 
-    def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> Executable:
+    def prepare(
+        self,
+        source: Source,
+        policy: Policy,
+        limits: Limits,
+        keep: Sequence[str] = (),
+        kv_cache: KVCache = "auto",
+    ) -> Executable:
         """Choose numerics and kernels and load the weights. UnsupportedError lists every refusal with its reason.
 
-        ``keep`` names values to be read by ``tap`` after a step.
+        ``keep`` names values to be read by ``tap`` after a step; ``kv_cache``: what KV stores, see ``choose_numerics``.
         """
 
 

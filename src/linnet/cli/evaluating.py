@@ -48,6 +48,7 @@ def evaluate(
     threads: options.Threads = None,
     isa: options.Isa = None,
     revision: options.Revision = None,
+    kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
 ) -> None:
     """Measure perplexity, KL divergence and abilities, alone or against the original.
@@ -59,6 +60,7 @@ def evaluate(
 
       linnet eval ./my-model-w4 --against ./my-model
       linnet eval ./my-model-w4 --against ./my-model --text notes.txt --questions none --report out/w4
+      linnet eval ./my-model --against ./my-model --kv-cache int8
     """
     from linnet import evals
     from linnet.cli.certifying import store_certificate
@@ -75,6 +77,7 @@ def evaluate(
             reference,
             open_model,
             policy=policy,
+            kv_cache=kv_cache,
             text=_text(text),
             questions=question_set,
             context=context,
@@ -87,7 +90,9 @@ def evaluate(
     if report is not None:
         written = write_report(result, report)
         notices().print(f"[dim]wrote {', '.join(str(path) for path in written)}[/]")
-    if certify and result.reference is not None and (path / "linnet_manifest.json").exists():
+    if kv_cache != "auto":
+        notices().print("[dim]no certificate stored: it would speak of the KV cache, not of the checkpoint[/]")
+    elif certify and result.reference is not None and (path / "linnet_manifest.json").exists():
         notices().print(f"[dim]{store_certificate(result, path)}[/]")
 
 

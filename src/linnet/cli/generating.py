@@ -30,6 +30,7 @@ def generate(
     isa: options.Isa = None,
     revision: options.Revision = None,
     max_model_len: options.MaxModelLen = None,
+    kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
     stats: Annotated[
         bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
@@ -65,7 +66,7 @@ def generate(
         kv_bytes=kv_cache_memory,
         max_sequences=1,
     )
-    with open_model(resolve_model(model, revision), policy) as llm:
+    with open_model(resolve_model(model, revision), policy, kv_cache) as llm:
         if chat:
             rendered = llm.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True

@@ -40,6 +40,10 @@ KVBytes = Annotated[
         show_default="from free memory",
     ),
 ]
+KVCache = Annotated[
+    str,
+    option(help="Numbers of the KV cache: auto (bf16 if fast, fp32 if exact), fp32, bf16, int8, fp8 or int4."),
+]
 MaxModelLen = Annotated[
     int | None,
     option(
@@ -60,11 +64,11 @@ Seed = Annotated[int, option(help="Seed of everything random in this command.")]
 
 def opener(
     *, threads: int | None = None, isa: str | None = None, backend: str = "auto", **settings: Any
-) -> "Callable[[Path, str], LLM]":
-    """(directory, policy) -> LLM with these settings; the way every command opens a model."""
+) -> "Callable[..., LLM]":
+    """(directory, policy, KV cache type) -> LLM with these settings; the way every command opens a model."""
     from linnet.api import LLM
 
-    def open_model(path: Path, policy: str) -> "LLM":
-        return LLM(path, policy=policy, backend=backend, threads=threads, isa=isa, **settings)
+    def open_model(path: Path, policy: str, kv_cache: str = "auto") -> "LLM":
+        return LLM(path, policy=policy, kv_cache=kv_cache, backend=backend, threads=threads, isa=isa, **settings)
 
     return open_model

@@ -65,6 +65,7 @@ def serve(
         ),
     ] = None,
     max_model_len: options.MaxModelLen = None,
+    kv_cache: options.KVCache = "auto",
     max_num_seqs: options.MaxSequences = 64,
     max_num_batched_tokens: options.TokenBudget = 512,
     step_budget: Annotated[
@@ -208,6 +209,7 @@ def serve(
         llm = LLM(
             directory,
             policy=policy,  # type: ignore[arg-type]  # checked by LLM
+            kv_cache=kv_cache,  # type: ignore[arg-type]  # checked by LLM
             backend=backend,
             threads=threads,
             isa=isa,

@@ -48,8 +48,9 @@ class Baseline:
     noise_floor_flips: int | None
 
 
-OpenModel = Callable[[Path, str], LLM]
-"""(directory, numerics policy) -> an open model; the composition root decides threads, backend and memory."""
+OpenModel = Callable[..., LLM]
+"""(directory, numerics policy, KV cache type: auto if left out) -> an open model; the composition root decides threads,
+backend and memory."""
 
 
 def measure_baseline(
@@ -73,6 +74,7 @@ def evaluate(
     open_model: OpenModel,
     *,
     policy: str,
+    kv_cache: str = "auto",
     text: EvaluationText | None,
     questions: QuestionSet | None,
     context: int,
@@ -84,12 +86,14 @@ def evaluate(
 ) -> Report:
     """Measure one checkpoint, alone or against a reference. ``created`` is an ISO 8601 time.
 
+    ``kv_cache`` is the candidate's; the reference keeps its policy's own.
+
     Raises ConfigError where the two models do not share a vocabulary, CheckpointError for damaged files.
     """
     if text is None and questions is None:
         raise ConfigError("nothing to measure: give a text, a question set or both")
     with ExitStack() as stack:
-        candidate = stack.enter_context(open_model(candidate_path, policy))
+        candidate = stack.enter_context(open_model(candidate_path, policy, kv_cache))
         reference = None if reference_path is None else stack.enter_context(open_model(reference_path, policy))
         if reference is not None:
             _require_same_tokens(candidate, reference)

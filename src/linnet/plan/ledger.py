@@ -8,14 +8,13 @@ numbers are measured, not derived.
 
 from dataclasses import dataclass
 
-from linnet.backends.interface import Backend, Limits, Policy
+from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
 from linnet.program.program import PagedState, Program
 from linnet.program.traverse import declarations
-from linnet.schemes.scheme import DENSE_BITS, Scheme
 
 LOGITS_BYTES = 64 << 20
 """Bound on the fp32 logits of one step: it limits how many prompt rows are scored at once."""
@@ -118,12 +117,18 @@ class Ledger:
         return "\n".join(f"{label:<{wide}}  {count:>{digits}} bytes" for label, count in rows)
 
 
-def predict(source: ModelSource, limits: Limits, policy: Policy, backend: Backend | None = None) -> Ledger:
-    """What ``backend.prepare(source, policy, limits)`` and a full KV pool will take.
+def predict(
+    source: ModelSource,
+    limits: Limits,
+    policy: Policy,
+    backend: Backend | None = None,
+    kv_cache: KVCache = "auto",
+) -> Ledger:
+    """What ``backend.prepare(source, policy, limits, kv_cache=kv_cache)`` and a full KV pool will take.
 
     Without a backend the KV is what the program declares; backends may pad it.
     """
-    program = choose_numerics(source.program, policy)
+    program = choose_numerics(source.program, policy, kv_cache)
     bounds = limits.symbols()
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
@@ -156,18 +161,9 @@ def output_rows(vocabulary: int, token_budget: int, sequences: int) -> int:
     return min(room, max(token_budget, sequences))
 
 
-def state_bytes_per_token(state: PagedState) -> int:
-    """Bytes of one token's key and value in one layer."""
-    elements = state.kv_heads * (state.head_size + state.value_head_size)
-    if isinstance(state.dtype, Scheme):
-        scales = 2 * state.kv_heads * 4  # one fp32 scale per token and head, for the key and for the value
-        return -(-elements * state.dtype.bits // 8) + scales
-    return elements * DENSE_BITS[state.dtype] // 8
-
-
 def _bytes_per_token(state: PagedState, block_size: int, backend: Backend | None) -> int:
     if backend is None:
-        return state_bytes_per_token(state)
+        return state.bytes_per_token
     return -(-backend.state_bytes_per_block(state, block_size) // block_size)
 
 

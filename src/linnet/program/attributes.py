@@ -102,6 +102,10 @@ class Attention:
 
     inputs: (query, positions, query_start, context_lengths, block_tables); states: (kv,).
     score = softcap(scale * q.k) + alibi_slopes[head] * key_position. Output fp32 [tokens, heads * value_head_size].
+    arithmetic bf16: the query is rounded to bf16, and so is every weight exp(score - m) (times the scale of a quantised
+    value) before it multiplies its value, m being the greatest score among those of the row's keys that lie in the same
+    256 absolute positions; the sum that normalises them takes the unrounded weights. Keys and values enter as stored
+    (their codes are exact in bf16), sums are fp32.
     """
 
     heads: int
@@ -111,6 +115,7 @@ class Attention:
     window: int | None = None
     softcap: float | None = None
     alibi_slopes: tuple[float, ...] | None = None
+    arithmetic: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,25 @@
 
 ``exact``: dequantised weights, fp32 activations, fp32 KV: what is compared with other implementations.
 ``fast``: int8 activations (dynamic, per token and group) in front of integer weights, bf16 activations in front of
-16-bit weights, bf16 KV. A checkpoint that prescribes its activations (W8A8, W4A8) is executed as prescribed by both.
+16-bit weights, bf16 KV, and attention with queries and weights rounded to bf16. A checkpoint that prescribes its
+activations (W8A8, W4A8) is executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy:
+with ``exact``, attention's arithmetic stays fp32 on whatever is stored.
 """
 
 from dataclasses import replace
 from typing import Literal, get_args
 
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.attributes import FUSED_KINDS, Cast, Quantise
+from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
-from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+from linnet.schemes.scheme import DenseType, ElementName, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
 POLICIES: tuple[str, ...] = get_args(Policy)
+KVCache = Literal["auto", "fp32", "bf16", "int8", "fp8", "int4"]
+"""What the KV cache stores; auto: fp32 with ``exact``, bf16 with ``fast``."""
+KV_CACHES: tuple[str, ...] = get_args(KVCache)
 
 WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
 """Columns that share an activation scale when the weight has no groups of its own: small models feel every rounding
@@ -57,15 +62,34 @@ def rounded_name(name: str, target: DenseType | Scheme) -> str:
     return f"{name}.{target.element}_" + (f"g{target.group_size}" if target.group_size else target.granularity)
 
 
-def choose_numerics(program: Program, policy: Policy) -> Program:
-    """Insert quantise and cast ops in front of projections and set the dtype of KV states.
+def kv_scheme(policy: Policy, kv_cache: KVCache) -> DenseType | Scheme:
+    """What a KV state stores. Quantised: symmetric, one fp32 scale per token and head, computed when it is written."""
+    if kv_cache == "auto":
+        return "fp32" if policy == "exact" else "bf16"
+    if kv_cache == "fp32" or kv_cache == "bf16":
+        return kv_cache
+    element: ElementName = "fp8_e4m3" if kv_cache == "fp8" else kv_cache
+    return Scheme(element, "head", dynamic=True, scale_dtype="fp32")
+
+
+def numerics_name(program: Program, policy: Policy) -> str:
+    """``fast``, or ``fast-kv_int8`` where the KV cache's type is not the policy's own; part of a ``numerics_id``."""
+    stored = {state.dtype for state in program.states} - {kv_scheme(policy, "auto")}
+    kinds = sorted(dtype.element if isinstance(dtype, Scheme) else dtype for dtype in stored)
+    return "-kv_".join((policy, *kinds))
+
+
+def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto") -> Program:
+    """Insert quantise and cast ops in front of projections, set the dtype of KV states and attention's arithmetic.
 
     Consumers of one value that want the same rounding share one op, placed in front of the first of them.
-    Raises ConfigError for an unknown policy or a program whose numerics are already chosen, UnsupportedError for
-    activations that a checkpoint prescribes and nobody here can execute.
+    Raises ConfigError for an unknown policy or KV type or a program whose numerics are already chosen, UnsupportedError
+    for activations that a checkpoint prescribes and nobody here can execute.
     """
     if policy not in POLICIES:
         raise ConfigError(f"unknown numerics policy {policy!r}; accepted: {', '.join(POLICIES)}")
+    if kv_cache not in KV_CACHES:
+        raise ConfigError(f"unknown KV cache type {kv_cache!r}; accepted: {', '.join(KV_CACHES)}")
     if any(op.kind in ("quantise", "cast", *FUSED_KINDS) for op in program.ops):
         raise ConfigError(
             "the program already has rounding or fused ops; choose_numerics runs once, on a built program"
@@ -84,5 +108,14 @@ def choose_numerics(program: Program, policy: Policy) -> Program:
         return Conversion(value, "cast", Cast())
 
     rounded = convert_inputs(program, rounding)
-    kv_dtype: DenseType = "fp32" if policy == "exact" else "bf16"
-    return replace(rounded, states=tuple(replace(state, dtype=kv_dtype) for state in rounded.states))
+    stored = kv_scheme(policy, kv_cache)
+    states = tuple(replace(state, dtype=stored) for state in rounded.states)
+    ops = rounded.ops
+    if policy == "fast" and stored != "fp32":
+        ops = tuple(_narrow(op) if op.kind == "attention" else op for op in ops)
+    return replace(rounded, states=states, ops=ops)
+
+
+def _narrow(op: Op) -> Op:
+    assert isinstance(op.attributes, Attention)
+    return replace(op, attributes=replace(op.attributes, arithmetic="bf16"))

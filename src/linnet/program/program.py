@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from linnet.program.attributes import ATTRIBUTES
-from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
 
-PROGRAM_VERSION = 1
+PROGRAM_VERSION = 2
 
 Dimension = int | str
 """A fixed size or the name of a symbol: ``tokens``, ``sequences``, ``sequences_plus_one``, ``blocks``, ``outputs``."""
@@ -59,6 +59,14 @@ class PagedState:
     head_size: int
     value_head_size: int
     dtype: DenseType | Scheme = "fp32"
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of one token's key and value; quantised: with one fp32 scale per head for each."""
+        elements = self.kv_heads * (self.head_size + self.value_head_size)
+        if isinstance(self.dtype, Scheme):
+            return -(-elements * self.dtype.bits // 8) + 2 * self.kv_heads * 4
+        return elements * DENSE_BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)

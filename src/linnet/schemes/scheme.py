@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from linnet.errors import ConfigError
 
 ElementName = Literal["int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]
-Granularity = Literal["tensor", "channel", "group", "token", "block"]
+Granularity = Literal["tensor", "channel", "group", "token", "head", "block"]
 DenseType = Literal["fp32", "bf16", "fp16", "int32"]
 ScaleType = Literal["fp32", "bf16", "fp16"]
 
@@ -21,8 +21,8 @@ class Scheme:
 
     ``granularity`` says what shares a scale. Weights ``[rows, columns]``: the whole tensor, an output channel (row),
     ``group_size`` consecutive columns of a row, or a ``block`` of rows x columns. Activations ``[tokens, columns]``:
-    a token (row) or ``group_size`` consecutive columns of a token (the last group may be shorter). ``dynamic`` scales
-    are computed from the data when it passes; static ones are stored.
+    a token (row) or ``group_size`` consecutive columns of a token (the last group may be shorter). KV caches: a head of
+    a token, key and value apart. ``dynamic`` scales are computed from the data when it passes; static ones are stored.
     """
 
     element: ElementName

@@ -9,12 +9,15 @@ import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
+from linnet.backends.cases import RESULT, CaseSource, OpCase
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.backend import ISAS, CpuBackend
 from linnet.backends.interface import Batch, Limits, SamplingBatch
 from linnet.backends.reference.backend import ReferenceBackend
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.program import PagedState
+from linnet.program.attributes import Attention
+from linnet.program.choose_numerics import KV_CACHES
+from linnet.program.program import PagedState, WeightRef
 from linnet.program.traverse import plain_ops
 
 LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
@@ -195,3 +198,30 @@ def test_every_refused_op_is_named(random_model):
     )
     refused = [op.name for op in program.ops if cpu().supports(op, replace(program, states=states)) is not None]
     assert refused == [op.name for op in program.ops if op.kind in ("kv_write", "attention")]
+
+
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_a_block_of_whole_tiles_takes_what_the_program_predicts(kv_cache):
+    case = OpCase("attention", 40, 512, attributes=Attention(8, 2, 64, 0.125), kv_cache=kv_cache)
+    model = cpu().prepare(CaseSource(case), "fast", case.limits(), kv_cache=kv_cache)
+    assert model.kv_bytes_per_block == 16 * sum(state.bytes_per_token for state in model.program.states)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kv_cache", KV_CACHES[1:])
+def test_a_broken_token_breaks_those_who_see_it_and_nobody_else(kv_cache, isa):
+    """An infinity or NaN in a key or value is not quantised away, and earlier rows do not know of it."""
+    case = OpCase("attention", 40, 512, attributes=Attention(8, 2, 64, 0.125, window=8), kv_cache=kv_cache)
+    source = CaseSource(case)
+    model = cpu(isa).prepare(source, "fast", case.limits(), (RESULT,), kv_cache)
+    for table, broken in (("table.key", np.nan), ("table.value", np.nan), ("table.value", np.inf)):
+        model.execute(case.batch(), model.allocate_states(3))
+        whole = model.tap(RESULT)
+        stored = source.weight(WeightRef(table))
+        before, stored[21, 5] = stored[21, 5], broken
+        model.execute(case.batch(), model.allocate_states(3))
+        found = model.tap(RESULT)
+        stored[21, 5] = before
+        assert not np.isfinite(found[21:29]).all(axis=1).any(), (table, broken)
+        assert (found[:21] == whole[:21]).all()
+        assert (found[29:] == whole[29:]).all()

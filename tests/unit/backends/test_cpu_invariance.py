@@ -16,6 +16,7 @@ pytest.importorskip("linnet.backends.cpu._native", reason="the native extension 
 from linnet.backends.cpu.backend import ISAS, CpuBackend, CpuExecutable
 from linnet.backends.interface import Batch, Limits
 from linnet.errors import UnsupportedError
+from linnet.program.choose_numerics import KV_CACHES
 
 TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "4"))
 FIRST_SEED = int(os.environ.get("LINNET_FUZZ_SEED", "0"))
@@ -111,7 +112,7 @@ def test_a_row_is_the_same_in_any_company(random_model, isa):
         seed = FIRST_SEED + trial
         random = np.random.default_rng([seed, ISAS.index(isa)])
         family, storage = random.choice(FAMILIES), random.choice(STORAGES)
-        policy = random.choice(["exact", "fast"])
+        policy, kv_cache = random.choice(["exact", "fast"]), str(random.choice(KV_CACHES))
         count = int(random.integers(1, 33)) if random.random() < 0.2 else int(random.integers(1, 7))
         longest = 700 if count < 3 else 70
         lengths = [int(random.integers(1, longest)) for _ in range(count)]
@@ -120,9 +121,13 @@ def test_a_row_is_the_same_in_any_company(random_model, isa):
         work = Workload(
             [random.integers(0, 101, length) for length in lengths], Limits(1024, 32, 1024, block_size, blocks)
         )
-        what = f"seed {seed}, {isa}, {family}, {storage}, {policy}, block {block_size}, lengths {lengths}"
+        what = (
+            f"seed {seed}, {isa}, {family}, {storage}, {policy}, KV {kv_cache}, block {block_size}, lengths {lengths}"
+        )
         source = random_model(str(family), str(storage), seed)
-        models = {threads: pool.prepare(source, policy, work.limits) for threads, pool in pools.items()}
+        models = {
+            threads: pool.prepare(source, policy, work.limits, kv_cache=kv_cache) for threads, pool in pools.items()
+        }
         whole = [[(sequence, length)] for sequence, length in enumerate(lengths)]
         alone = work.run(models[1], whole, seed)
         compare(alone, work.run(models[2], whole, seed + 1), f"{what}, 2 threads")
@@ -142,6 +147,20 @@ def test_decode_over_a_long_context_is_the_same_split_over_threads(random_model,
     for threads in (1, 2, 3):
         order = [[(0, 1)], [(0, 5)], [(0, 1284)], *([[(0, 1)]] * 10)]
         compare(reference, work.run(pools[threads].prepare(source, "fast", work.limits), order, threads), f"{threads}")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kv_cache", KV_CACHES[1:])
+def test_bits_do_not_depend_on_the_block_size(random_model, isa, kv_cache):
+    """Nor on how long ago keys were written: whole against row by row, at each block size."""
+    backend = backends(isa)[2]
+    tokens = [np.random.default_rng(3).integers(0, 101, 290)]
+    found = []
+    for block_size in (16, 1, 2, 8, 48):
+        work = Workload(tokens, Limits(290, 1, 290, block_size, -(-290 // block_size)))
+        model = backend.prepare(random_model("window", "bf16", 5), "fast", work.limits, kv_cache=kv_cache)
+        found.append(work.run(model, [[(0, 200)], *([[(0, 1)]] * 90)], block_size))
+        compare(found[0], found[-1], f"{isa}, KV {kv_cache}, block {block_size}")
 
 
 @pytest.mark.parametrize("isa", ISAS)

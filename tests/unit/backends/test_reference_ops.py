@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from linnet.backends.reference import ops
-from linnet.backends.reference.attention import attend
+from linnet.backends.reference.attention import StoredRows, attend
 from linnet.backends.reference.weights import QuantisedWeight
 from linnet.errors import UnsupportedError
 from linnet.program.attributes import Attention, Gate, Norm, Rope
@@ -104,7 +104,8 @@ def test_attention_against_loops(options):
         tensor(1, context, kv_heads * size),
         tensor(1, context, kv_heads * size),
     )
-    result = attend(query, key, value, context, attributes).reshape(rows, heads, size)
+    stored = StoredRows(key), StoredRows(value)
+    result = attend(query, *stored, context, attributes).reshape(rows, heads, size)
     q, k, v = (part.numpy()[0].astype(float) for part in (query, key, value))
     for row in range(rows):
         position = context - rows + row

@@ -56,7 +56,7 @@ def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
     """The second model may get less memory for its cache than the first."""
     candidate, reference = (write_tiny_llama(tmp_path / name) for name in ("candidate", "reference"))
 
-    def open_model(path: Path, policy: str) -> LLM:
+    def open_model(path: Path, policy: str, kv_cache: str = "auto") -> LLM:
         length = 24 if path == reference else 48
         return LLM(path, policy="exact", backend="reference", max_model_len=length, max_sequences=2, token_budget=32)
 

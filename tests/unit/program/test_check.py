@@ -95,7 +95,7 @@ def idle_weight(program: Program) -> Program:
 QUERY = "layers.0.attention.query"
 CONTEXT = "layers.0.attention.context"
 BREAKS: tuple[tuple[str, Callable[[Program], Program], str], ...] = (
-    ("version", lambda p: replace(p, version=2), "version"),
+    ("version", lambda p: replace(p, version=3), "version"),
     ("read before write", swap_first_two, "nothing before it writes"),
     ("write twice", write_twice, "already written"),
     ("unknown input", change_op("layers.0.mlp.up", inputs=("nowhere",)), "nowhere"),

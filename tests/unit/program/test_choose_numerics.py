@@ -7,7 +7,9 @@ import pytest
 from small_programs import CONFIGS, W4_G128, W8, W8A8, program
 
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.choose_numerics import choose_numerics
+from linnet.program.attributes import Attention
+from linnet.program.check import check
+from linnet.program.choose_numerics import KV_CACHES, choose_numerics, numerics_name
 from linnet.program.program import Program
 from linnet.schemes.scheme import LinearScheme, Scheme
 
@@ -105,3 +107,36 @@ def test_misuse() -> None:
         choose_numerics(program(), "fastest")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="once"):
         choose_numerics(choose_numerics(program(), "fast"), "fast")
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_the_kv_cache_is_chosen_apart_from_the_policy(policy: Any, kv_cache: Any) -> None:
+    """Only ``fast`` rounds attention's operands, and only where what is stored is exact in bf16."""
+    chosen = choose_numerics(program("gated"), policy, kv_cache)
+    check(chosen)
+    element = {"auto": "fp32" if policy == "exact" else "bf16", "fp8": "fp8_e4m3"}.get(kv_cache, kv_cache)
+    stored: Any = element
+    if element not in ("fp32", "bf16"):
+        stored = Scheme(element, "head", dynamic=True, scale_dtype="fp32")
+    assert {state.dtype for state in chosen.states} == {stored}
+    arithmetic = {op.attributes.arithmetic for op in chosen.ops if isinstance(op.attributes, Attention)}
+    assert arithmetic == {"bf16" if policy == "fast" and stored != "fp32" else "fp32"}
+    own = stored == ("fp32" if policy == "exact" else "bf16")
+    assert numerics_name(chosen, policy) == (policy if own else f"{policy}-kv_{element}")
+
+
+def test_an_unknown_kv_cache_is_refused() -> None:
+    with pytest.raises(ConfigError, match="KV cache type 'int5'; accepted: auto, fp32, bf16, int8, fp8, int4"):
+        choose_numerics(program(), "fast", "int5")  # type: ignore[arg-type]
+
+
+def test_quantised_states_count_their_scales() -> None:
+    def size(kv_cache: Any) -> int:
+        (state, *_) = choose_numerics(program("gated"), "fast", kv_cache).states
+        return state.bytes_per_token - (8 * state.kv_heads if kv_cache in ("int8", "fp8", "int4") else 0)
+
+    sizes = {kv_cache: size(kv_cache) for kv_cache in KV_CACHES}
+    assert sizes["auto"] == sizes["bf16"] == sizes["fp32"] // 2
+    assert sizes["int8"] == sizes["fp8"] == sizes["bf16"] // 2
+    assert sizes["int4"] == sizes["int8"] // 2

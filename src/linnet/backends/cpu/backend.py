@@ -20,6 +20,7 @@ from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import (
     Batch,
     Executable,
+    KVCache,
     Limits,
     Policy,
     SampleResult,
@@ -29,7 +30,7 @@ from linnet.backends.interface import (
     StampedSource,
 )
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.choose_numerics import choose_numerics
+from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.program import Op, PagedState, Program
 from linnet.program.serialise import digest
@@ -92,9 +93,16 @@ class CpuBackend:
         add_state(executor, state)
         return int(executor.kv_bytes_per_block)
 
-    def prepare(self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()) -> "CpuExecutable":
+    def prepare(
+        self,
+        source: Source,
+        policy: Policy,
+        limits: Limits,
+        keep: Sequence[str] = (),
+        kv_cache: KVCache = "auto",
+    ) -> "CpuExecutable":
         """See Backend.prepare. Weights stay where the source mapped them."""
-        program = choose_numerics(source.program, policy)
+        program = choose_numerics(source.program, policy, kv_cache)
         reasons = refusals(program)
         if reason := _refuse_block_size(limits.block_size):
             reasons.append(reason)
@@ -161,7 +169,7 @@ class CpuExecutable:
         self.tile_bytes: int = 0 if self.tiles is None else self.tiles.nbytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before fusing: fusing and taps regroup ops and change no bit, so they change no id either.
-        self._identity = f"cpu/{_native.build_id}/{self.isa}/{policy}", widened
+        self._identity = f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened
         self._sampler = Sampler(self.isa, backend.pool)
         self._executed = False
         logger.info("%d operations per step, %d before fusing", len(self.program.ops), len(widened.ops))

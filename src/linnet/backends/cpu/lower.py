@@ -17,6 +17,14 @@ from linnet.schemes.scheme import Scheme
 
 VALUE_TYPES = {"fp32": _native.ValueType.fp32, "bf16": _native.ValueType.bf16, "fp16": _native.ValueType.fp16}
 
+KV_STORAGES = {
+    "fp32": _native.KVStorage.fp32,
+    "bf16": _native.KVStorage.bf16,
+    "int8": _native.KVStorage.int8,
+    "fp8_e4m3": _native.KVStorage.fp8,
+    "int4": _native.KVStorage.int4,
+}
+
 
 def value_type(value: Value) -> Any:
     """The native element type of a value."""
@@ -41,7 +49,8 @@ def plan(program: Program, limits: Limits, keep: tuple[str, ...], isa: str) -> B
 
 def add_state(executor: Any, state: PagedState) -> int:
     """Declare a layer's KV; returns its native index."""
-    return int(executor.add_state(state.dtype == "bf16", state.kv_heads, state.head_size, state.value_head_size))
+    kind = state.dtype.element if isinstance(state.dtype, Scheme) else state.dtype
+    return int(executor.add_state(KV_STORAGES[kind], state.kv_heads, state.head_size, state.value_head_size))
 
 
 class Lowering:
@@ -166,6 +175,7 @@ class Lowering:
             self._out(op),
             self._states[op.states[0]],
             attention.heads,
+            attention.arithmetic == "bf16",
             attention.scale,
             attention.window or 0,
             attention.softcap or 0.0,

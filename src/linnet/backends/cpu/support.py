@@ -11,6 +11,7 @@ from linnet.schemes.scheme import Scheme
 ATTENTION_INPUTS = ("positions", "query_start", "context_lengths", "block_tables")
 ROW_SYMBOLS = ("tokens", "outputs")
 MAX_HEAD_SIZE = 4096
+KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 
 
 def refuse(op: Op, program: Program) -> str | None:
@@ -60,9 +61,12 @@ def _refuse_states(op: Op, program: Program) -> str | None:
     for state in program.states:
         if state.name not in op.states:
             continue
-        if state.dtype not in ("fp32", "bf16"):
-            kind = state.dtype.element if isinstance(state.dtype, Scheme) else state.dtype
-            return f"KV is kept in fp32 or bf16, not {kind}"
+        scheme = state.dtype
+        if isinstance(scheme, Scheme):
+            if scheme.element not in KV_ELEMENTS or scheme.granularity != "head" or not scheme.symmetric:
+                return f"KV is quantised to symmetric {', '.join(KV_ELEMENTS)} per head, not {scheme.element}"
+        elif scheme not in ("fp32", "bf16"):
+            return f"KV is kept in fp32 or bf16 or quantised, not in {scheme}"
         if max(state.head_size, state.value_head_size) > MAX_HEAD_SIZE:
             return f"heads of more than {MAX_HEAD_SIZE} elements are not supported, {state.head_size} are asked for"
     return None

@@ -4,6 +4,7 @@
 Both round what they store to the state's dtype, and attention reads only what was stored.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from linnet.errors import UnsupportedError
 from linnet.program.attributes import Attention
 from linnet.program.program import PagedState, Program
 
+PARTITION_KEYS = 256
+"""Attention's bf16 weights are rounded relative to the greatest of their partition: see program.attributes."""
+
 
 class Memory(Protocol):
     """Where kv_write stores and attention reads."""
@@ -22,15 +26,56 @@ class Memory(Protocol):
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of positions 0 .. context of a sequence whose rows are start .. stop, fp32."""
+    ) -> "tuple[StoredRows, StoredRows]":
+        """Keys and values of positions 0 .. context of a sequence whose rows are start .. stop."""
 
 
-def state_dtype(state: PagedState) -> torch.dtype:
-    """The torch type a state stores."""
-    if not isinstance(state.dtype, str) or state.dtype not in ("fp32", "bf16", "fp16"):
-        raise UnsupportedError(f"the reference backend stores KV as fp32, bf16 or fp16; {state.name} is {state.dtype}")
-    return TORCH_TYPES[state.dtype]
+STORED_CODES = {"int8": (torch.int8, 127.5), "int4": (torch.int8, 7.5), "fp8_e4m3": (torch.float8_e4m3fn, 448.0)}
+"""Element of a quantised state -> the torch type that holds its codes, and the code that a head's greatest gets."""
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Keys or values as kept: rounded elements, or codes with one fp32 scale per row and head."""
+
+    codes: torch.Tensor  # [rows, kv_heads * size]
+    scales: torch.Tensor | None = None  # [rows, kv_heads]
+
+    def at(self, rows: torch.Tensor | slice) -> "StoredRows":
+        """Some of the rows."""
+        return StoredRows(self.codes[rows], None if self.scales is None else self.scales[rows])
+
+
+def refuse_state(state: PagedState) -> str | None:
+    """None, or why a state cannot be kept."""
+    if isinstance(state.dtype, str):
+        return (
+            None
+            if state.dtype in ("fp32", "bf16", "fp16")
+            else f"the reference backend stores KV as fp32, bf16, fp16 or codes, not {state.dtype}"
+        )
+    scheme = state.dtype
+    good = scheme.element in STORED_CODES and scheme.granularity == "head" and scheme.symmetric and scheme.dynamic
+    return None if good else f"KV is quantised to dynamic symmetric {', '.join(STORED_CODES)} per head, not {scheme}"
+
+
+def store(x: torch.Tensor, state: PagedState) -> StoredRows:
+    """What ``state`` keeps of keys or values fp32 [rows, kv_heads * size].
+
+    Quantised: scale = max |x| of the token's head / range (127.5, 7.5, 448), codes are x / scale rounded to nearest
+    even and clamped, as compressed-tensors defines it; a head of zeros has scale 0 and codes 0.
+    """
+    if isinstance(state.dtype, str):
+        return StoredRows(x.to(TORCH_TYPES[state.dtype]))
+    code_type, span = STORED_CODES[state.dtype.element]
+    heads = x.float().reshape(x.shape[0], state.kv_heads, -1)
+    scales = heads.abs().amax(dim=-1) / torch.tensor(span)
+    scaled = heads / torch.where(scales == 0, torch.ones_like(scales), scales)[..., None]
+    if code_type is torch.int8:
+        scaled = torch.round(scaled).clamp(-span - 0.5, span - 0.5)
+    else:
+        scaled = scaled.clamp(-span, span)
+    return StoredRows(scaled.to(code_type).reshape(x.shape), scales)
 
 
 class PagedMemory:
@@ -38,54 +83,59 @@ class PagedMemory:
 
     def __init__(self, program: Program, num_blocks: int, block_size: int) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
-        self.keys: dict[str, torch.Tensor] = {}
-        self.values: dict[str, torch.Tensor] = {}
+        self._states = {state.name: state for state in program.states}
+        self.keys: dict[str, StoredRows] = {}
+        self.values: dict[str, StoredRows] = {}
         slots = num_blocks * block_size
         for state in program.states:
-            dtype = state_dtype(state)
-            self.keys[state.name] = torch.zeros(slots, state.kv_heads * state.head_size, dtype=dtype)
-            self.values[state.name] = torch.zeros(slots, state.kv_heads * state.value_head_size, dtype=dtype)
+            self.keys[state.name] = store(torch.zeros(slots, state.kv_heads * state.head_size), state)
+            self.values[state.name] = store(torch.zeros(slots, state.kv_heads * state.value_head_size), state)
 
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
         """Store rows at their slots."""
-        self.keys[state][slots.long()] = key.detach().to(self.keys[state].dtype)
-        self.values[state][slots.long()] = value.detach().to(self.values[state].dtype)
+        for kept, rows in ((self.keys[state], key), (self.values[state], value)):
+            new = store(rows.detach(), self._states[state])
+            kept.codes[slots.long()] = new.codes
+            if kept.scales is not None and new.scales is not None:
+                kept.scales[slots.long()] = new.scales
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[StoredRows, StoredRows]:
         """Gather the sequence's slots in position order."""
         positions = torch.arange(context)
         slots = block_tables[sequence].long()[positions // self.block_size] * self.block_size
         slots = slots + positions % self.block_size
-        return self.keys[state][slots].float(), self.values[state][slots].float()
+        return self.keys[state].at(slots), self.values[state].at(slots)
 
 
 @dataclass
 class FunctionalMemory:
     """KV as values: every sequence is whole (positions from 0), so its keys are this run's rows. Autograd flows."""
 
-    dtypes: dict[str, torch.dtype]
-    rows: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    states: dict[str, PagedState]
+    rows: dict[str, tuple[StoredRows, StoredRows]] = field(default_factory=dict)
 
     @staticmethod
     def of(program: Program) -> "FunctionalMemory":
         """An empty memory for one run of ``program``."""
-        return FunctionalMemory({state.name: state_dtype(state) for state in program.states})
+        for state in program.states:
+            if (reason := refuse_state(state)) is not None:
+                raise UnsupportedError(f"the reference backend cannot keep {state.name}: {reason}")
+        return FunctionalMemory({state.name: state for state in program.states})
 
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor | None) -> None:
         """Keep the rows, rounded as a paged state would."""
-        dtype = self.dtypes[state]
-        self.rows[state] = (key.to(dtype).float(), value.to(dtype).float())
+        self.rows[state] = (store(key, self.states[state]), store(value, self.states[state]))
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[StoredRows, StoredRows]:
         """The sequence's own rows."""
         if context != stop - start:
             raise UnsupportedError(f"functional KV needs whole sequences; sequence {sequence} has earlier positions")
         key, value = self.rows[state]
-        return key[start:stop], value[start:stop]
+        return key.at(slice(start, stop)), value.at(slice(start, stop))
 
 
 def attention(
@@ -108,23 +158,30 @@ def attention(
         while last < count and starts[last + 1] - starts[last] == rows and contexts[last] == context:
             pairs.append(memory.read(state, last, starts[last], starts[last + 1], context, block_tables))
             last += 1
-        keys, values = (torch.stack(part) for part in zip(*pairs, strict=True))
+        keys, values = (_stack(part) for part in zip(*pairs, strict=True))
         queries = query[starts[sequence] : starts[last]].reshape(last - sequence, rows, -1)
         outputs.append(attend(queries, keys, values, context, attributes).flatten(0, 1))
         sequence = last
     return torch.cat(outputs)
 
 
+def _stack(rows: Sequence[StoredRows]) -> StoredRows:
+    scales = [one.scales for one in rows if one.scales is not None]
+    return StoredRows(torch.stack([one.codes for one in rows]), torch.stack(scales) if scales else None)
+
+
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: int, attributes: Attention
+    query: torch.Tensor, key: StoredRows, value: StoredRows, context: int, attributes: Attention
 ) -> torch.Tensor:
     """[batch, rows, heads * size] over keys [batch, context, kv_heads * size]; the rows are the last positions."""
     batch, rows = query.shape[:2]
-    heads, kv_heads = attributes.heads, attributes.kv_heads
+    heads, narrow = attributes.heads, attributes.arithmetic == "bf16"
     query = query.float().reshape(batch, rows, heads, -1).transpose(1, 2)
-    key = key.reshape(batch, context, kv_heads, -1).transpose(1, 2).repeat_interleave(heads // kv_heads, dim=1)
-    value = value.reshape(batch, context, kv_heads, -1).transpose(1, 2).repeat_interleave(heads // kv_heads, dim=1)
-    scores = (query @ key.transpose(2, 3)) * attributes.scale
+    if narrow:
+        query = query.bfloat16().float()
+    scores = (query @ _by_head(key.codes, attributes).transpose(2, 3)) * attributes.scale
+    if key.scales is not None:
+        scores = scores * _by_head(key.scales, attributes).transpose(2, 3)
     if attributes.softcap is not None:
         scores = softcap(scores, attributes.softcap)
     key_positions = torch.arange(context)
@@ -134,5 +191,31 @@ def attend(
     hidden = key_positions > row_positions
     if attributes.window is not None:
         hidden = hidden | (key_positions <= row_positions - attributes.window)
-    weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1)
-    return (weights @ value).transpose(1, 2).reshape(batch, rows, -1)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    weights = torch.softmax(scores, dim=-1)
+    if value.scales is not None:
+        weights = weights * _by_head(value.scales, attributes).transpose(2, 3)
+    if narrow:
+        weights = _rounded_weights(weights, scores)
+    return (weights @ _by_head(value.codes, attributes)).transpose(1, 2).reshape(batch, rows, -1)
+
+
+def _by_head(x: torch.Tensor, attributes: Attention) -> torch.Tensor:
+    """[batch, context, kv_heads * size] -> fp32 [batch, heads, context, size]: every head with its KV head's part."""
+    split = x.float().reshape(*x.shape[:2], attributes.kv_heads, -1).transpose(1, 2)
+    return split.repeat_interleave(attributes.heads // attributes.kv_heads, dim=1)
+
+
+def _rounded_weights(weights: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Weights rounded to bf16 as multiples of the greatest softmax weight of their partition of absolute positions."""
+    context = weights.shape[-1]
+    padding = -context % PARTITION_KEYS
+    padded = torch.nn.functional.pad(scores, (0, padding), value=float("-inf"))
+    top = padded.unflatten(-1, (-1, PARTITION_KEYS)).amax(dim=-1, keepdim=True)
+    whole = scores.amax(dim=-1, keepdim=True)
+    normaliser = torch.exp(scores - whole).sum(dim=-1, keepdim=True)
+    greatest = (torch.exp(top.squeeze(-1) - whole) / normaliser).repeat_interleave(PARTITION_KEYS, dim=-1)[
+        ..., :context
+    ]
+    safe = torch.where(greatest == 0, torch.ones_like(greatest), greatest)
+    return (weights / safe).bfloat16().float() * safe

@@ -9,6 +9,7 @@ import torch
 from linnet.backends.interface import (
     Batch,
     Executable,
+    KVCache,
     Limits,
     Policy,
     SampleResult,
@@ -18,11 +19,11 @@ from linnet.backends.interface import (
     check_batch,
 )
 from linnet.backends.reference import sampling as sampler
-from linnet.backends.reference.attention import PagedMemory, state_dtype
+from linnet.backends.reference.attention import PagedMemory, refuse_state
 from linnet.backends.reference.interpreter import run_ops
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
-from linnet.program.choose_numerics import choose_numerics
+from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.program import Op, PagedState, Program
 from linnet.program.serialise import digest
 from linnet.program.traverse import plain_ops
@@ -36,11 +37,9 @@ class ReferenceBackend:
     def supports(self, op: Op, program: Program) -> str | None:
         """Every kind of the vocabulary is executed; only some dtypes are not."""
         states = {state.name: state for state in program.states}
-        try:
-            for name in op.states:
-                state_dtype(states[name])
-        except UnsupportedError as error:
-            return str(error)
+        for name in op.states:
+            if (reason := refuse_state(states[name])) is not None:
+                return reason
         for inner in op.expansion:
             if (why := self.supports(inner, program)) is not None:
                 return f"{inner.name}: {why}"
@@ -51,10 +50,15 @@ class ReferenceBackend:
         return None
 
     def prepare(
-        self, source: Source, policy: Policy, limits: Limits, keep: Sequence[str] = ()
+        self,
+        source: Source,
+        policy: Policy,
+        limits: Limits,
+        keep: Sequence[str] = (),
+        kv_cache: KVCache = "auto",
     ) -> "ReferenceExecutable":
         """See Backend.prepare."""
-        program = choose_numerics(source.program, policy)
+        program = choose_numerics(source.program, policy, kv_cache)
         reasons = [f"{op.name}: {why}" for op in program.ops if (why := self.supports(op, program)) is not None]
         if reasons:
             raise UnsupportedError("the reference backend cannot execute this model", reasons)
@@ -62,12 +66,7 @@ class ReferenceBackend:
 
     def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
         """See Backend.state_bytes_per_block."""
-        return _state_bytes(state, block_size)
-
-
-def _state_bytes(state: PagedState, block_size: int) -> int:
-    elements = state.kv_heads * (state.head_size + state.value_head_size)
-    return int(block_size * elements * state_dtype(state).itemsize)
+        return block_size * state.bytes_per_token
 
 
 class ReferenceExecutable:
@@ -77,14 +76,16 @@ class ReferenceExecutable:
 
     def __init__(self, program: Program, source: Source, policy: Policy, limits: Limits, keep: Sequence[str]) -> None:
         self.program, self.limits = program, limits
-        self.numerics_id = f"reference/torch-{torch.__version__}/{policy}/{digest(program)[:16]}"
+        self.numerics_id = (
+            f"reference/torch-{torch.__version__}/{numerics_name(program, policy)}/{digest(program)[:16]}"
+        )
         self.choices = {op.name: f"torch:{op.kind}" for op in plain_ops(program)}
         produced = {value.name for value in program.values}
         unknown = sorted(set(keep) - produced)
         if unknown:
             raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
         self.tiles: np.ndarray | None = None
-        self.kv_bytes_per_block = sum(_state_bytes(state, limits.block_size) for state in program.states)
+        self.kv_bytes_per_block = limits.block_size * sum(state.bytes_per_token for state in program.states)
         self._keep = tuple(keep)
         self._weights = WeightTable(program, source, cache=True)
         self._vocabulary = next(v.shape[1] for v in program.values if v.name == program.outputs[0])
