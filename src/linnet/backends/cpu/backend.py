@@ -130,7 +130,7 @@ class States:
 
     def __init__(self, num_blocks: int, bytes_per_block: int) -> None:
         self.num_blocks = num_blocks
-        mapping = mmap.mmap(-1, num_blocks * bytes_per_block, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping = mmap.mmap(-1, max(num_blocks * bytes_per_block, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a system without huge pages needs no advice
             mapping.madvise(mmap.MADV_NOHUGEPAGE)
         self.memory = np.frombuffer(mapping, np.uint8)
