@@ -13,11 +13,12 @@ from linnet.errors import CheckpointError
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
-from linnet.formats.manifest import check_structure, read_manifest, verify
+from linnet.formats.manifest import MANIFEST_FILE, check_structure, read_manifest, verify
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.quantization import Quantization, read_quantization
 from linnet.formats.shards import open_files
+from linnet.formats.verified import identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
 
 CONFIG_FILE = "config.json"
@@ -51,7 +52,8 @@ class Checkpoint:
     def open(cls, path: str | Path, verify: bool | None = None) -> "Checkpoint":
         """Open a Hugging Face model directory.
 
-        ``verify`` True hashes every tensor against the manifest, False does not, None does up to 512 MiB.
+        ``verify`` True hashes every tensor against the manifest, False does not, None does up to 512 MiB unless the
+        very same files were verified before (see verified.py).
         CheckpointError: missing, damaged or lying files (verify=True without a manifest too).
         UnsupportedError: a quantisation nothing here can read.
         """
@@ -60,8 +62,10 @@ class Checkpoint:
             checkpoint = cls._open(directory)
         except OSError as error:  # a directory that may not be searched, a name too long
             raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from None
-        if verify or (verify is None and checkpoint.manifest is not None and checkpoint.nbytes <= VERIFY_BELOW_BYTES):
+        if verify:
             checkpoint.verify()
+        elif verify is None and checkpoint.manifest is not None and checkpoint.nbytes <= VERIFY_BELOW_BYTES:
+            checkpoint._verify_once(checkpoint.manifest)
         return checkpoint
 
     @classmethod
@@ -86,6 +90,15 @@ class Checkpoint:
         if self.manifest is None:
             raise CheckpointError(f"{self.path}: there is no manifest to verify against; Linnet's own output has one")
         verify(self.path, self.manifest, self._tensors, self._raw)
+
+    def _verify_once(self, manifest: dict[str, Any]) -> None:
+        paths = [self.path / name for name in (MANIFEST_FILE, *manifest["files"], *self._files)]
+        before = identity(paths)
+        if is_remembered(self.path, before):
+            return
+        self.verify()
+        if identity(paths) == before:
+            remember(self.path, before)
 
     @property
     def nbytes(self) -> int:
