@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from linnet.backends.cpu import _native
+from linnet.formats.residency import release
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class TileCache:
                 offset = 0
                 for weight, size in weights.values():
                     _native.make_tiles(isa, pool, weight, area[offset : offset + size])
+                    release(area[offset : offset + size], shared=True)  # or this start would take twice the memory
                     offset += _padded(size)
                 area.flush()
                 os.pwrite(file.fileno(), content, 0)
