@@ -30,12 +30,9 @@ def populate(array: Bytes) -> bool:
     return _advise(array, _POPULATE_READ)
 
 
-def release(array: Bytes, *, shared: bool = False) -> bool:
-    """Take the pages of a file out of the page table again. They stay in the page cache and come back when touched.
-
-    ``shared``: the array is a shared mapping, so that what was written to it is in the page cache as well.
-    """
-    if array.flags["W"] and not shared:
+def release(array: Bytes) -> bool:
+    """Take the pages of a file out of the page table again. They stay in the page cache and come back when touched."""
+    if array.flags["W"]:
         raise ValueError("only pages that a file holds can be released")
     return _advise(array, mmap.MADV_DONTNEED)
 

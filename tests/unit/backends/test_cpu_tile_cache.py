@@ -119,6 +119,6 @@ def test_a_failed_write_leaves_nothing(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tile_cache.os, "posix_fallocate", fail)
+    monkeypatch.setattr(tile_cache.os, "pwrite", fail)
     assert prepare(Stamped(random_model("llama", "W8A16", 3)), TileCache(tmp_path, 1)).tile_bytes == 0
     assert os.listdir(tmp_path) == []

@@ -9,10 +9,12 @@ canonical layout is read. Bits are the same either way.
 Side effects, in order: the folder is made, ``NAME.partial`` is locked, grown, filled and flushed, then renamed.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
 import time
@@ -23,7 +25,6 @@ from typing import IO, Any
 import numpy as np
 
 from linnet.backends.cpu import _native
-from linnet.formats.residency import release
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ FORMAT_VERSION = 1
 HEADER_BYTES = 4096
 LEAST_BYTES = 64 << 20
 """A smaller model lives in the caches, where the order hardly matters."""
+PIECE_BYTES = 32 << 20
 SPARE = 1.1
 """Free space wanted, as a multiple of what is written."""
 
@@ -99,22 +101,46 @@ class TileCache:
                 return
             logger.warning("writing the weights once more in the order they are read, %.2f GB: %s", total / 1e9, path)
             try:
-                file.truncate(0)
-                os.posix_fallocate(file.fileno(), 0, HEADER_BYTES + total)
-                area = np.memmap(file, np.uint8, "r+", HEADER_BYTES, (total,))
-                offset = 0
+                os.truncate(file.fileno(), 0)
+                writer = _Writer(file.fileno())
+                writer.add(np.zeros(HEADER_BYTES, np.uint8))
                 for weight, size in weights.values():
-                    _native.make_tiles(isa, pool, weight, area[offset : offset + size])
-                    release(area[offset : offset + size], shared=True)  # or this start would take twice the memory
-                    offset += _padded(size)
-                area.flush()
-                os.pwrite(file.fileno(), content, 0)
+                    tiles = np.zeros(_padded(size), np.uint8)
+                    _native.make_tiles(isa, pool, weight, tiles[:size])
+                    writer.add(tiles)
+                writer.finish()
+                os.pwrite(file.fileno(), content, 0)  # last: a file with a header is whole
                 os.fsync(file.fileno())
                 os.replace(partial, path)
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise
         logger.info("wrote %s in %.1f s", path, time.monotonic() - started)
+
+
+class _Writer:
+    """Writes in large pieces at multiples of their size: a file system that can then keeps the file in large pages.
+
+    Those are mapped in no time and read a tenth faster (docs/LOG.md).
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._piece, self._filled = descriptor, np.empty(PIECE_BYTES, np.uint8), 0
+
+    def add(self, data: np.ndarray) -> None:
+        while data.size:
+            part = data[: PIECE_BYTES - self._filled]
+            self._piece[self._filled : self._filled + part.size] = part
+            self._filled += part.size
+            data = data[part.size :]
+            if self._filled == PIECE_BYTES:
+                self.finish()
+
+    def finish(self) -> None:
+        rest = memoryview(self._piece)[: self._filled]
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        self._filled = 0
 
 
 def _padded(size: int) -> int:
@@ -136,7 +162,10 @@ def _open(path: Path, content: bytes, total: int) -> np.ndarray | None:
         with open(path, "rb") as file:
             if file.read(HEADER_BYTES) != content or os.fstat(file.fileno()).st_size != HEADER_BYTES + total:
                 return None
-            return np.memmap(file, np.uint8, "r", HEADER_BYTES, (total,))
+            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + total, access=mmap.ACCESS_READ)
+            with contextlib.suppress(OSError):  # where the kernel has no large pages
+                mapping.madvise(mmap.MADV_HUGEPAGE)
+            return np.frombuffer(mapping, np.uint8)[HEADER_BYTES:]
     except FileNotFoundError:
         return None
 
