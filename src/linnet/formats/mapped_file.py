@@ -50,6 +50,8 @@ class MappedFile:
                 raise CheckpointError(f"{where}: the header ends after {len(text)} of {length} bytes")
             self.tensors = parse_header(text, status.st_size, path.name, where)
             self._mapping = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+            with contextlib.suppress(OSError):  # what is not in the page cache yet then comes in large pages, if it can
+                self._mapping.madvise(mmap.MADV_HUGEPAGE)
         except OSError as error:
             raise CheckpointError(f"{where}: cannot be mapped: {error.strerror}") from None
         finally:
