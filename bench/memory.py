@@ -3,8 +3,7 @@
 
     python bench/memory.py MODEL [--sequences 16] [--context 4096]
 
-The model is opened as `linnet serve` does. The prediction counts weights, activations and the KV of the sequences that
-run; what it leaves out (interpreter, tokenizer, tables) is part of the measurement, and so of the difference.
+The model is opened as `linnet serve` does, and every sequence is filled. VmHWM counts mapped weights as well.
 """
 
 import argparse
@@ -12,26 +11,26 @@ import json
 import tempfile
 from pathlib import Path
 
+from linnet.backends.cpu.backend import CpuBackend
 from linnet.backends.interface import Limits
 from linnet.formats import Checkpoint
 from linnet.models import load_model
 from linnet.plan import output_rows, predict
 from process import EngineProcess
 
-TOKEN_BUDGET, MAX_SEQUENCES, BLOCK = 512, 64, 16
+TOKEN_BUDGET, BLOCK = 512, 16
 """Serve's defaults."""
 
 NEW_TOKENS = 16
 
 
 def predicted_bytes(model: Path, sequences: int, context: int) -> int:
-    """Weights, activations, and the KV of ``sequences`` full contexts."""
+    """What the ledger says will be resident when ``sequences`` contexts are full."""
     with Checkpoint.open(model, verify=False) as checkpoint:
         source = load_model(checkpoint)
-        rows = output_rows(source.spec.vocabulary_size, TOKEN_BUDGET, MAX_SEQUENCES)
-        blocks = source.spec.max_positions // BLOCK
-        ledger = predict(source, Limits(TOKEN_BUDGET, MAX_SEQUENCES, rows, BLOCK, blocks), "fast")
-    return ledger.weight_bytes + ledger.arena_bytes + ledger.kv_bytes_per_token * sequences * context
+        rows = output_rows(source.spec.vocabulary_size, TOKEN_BUDGET, sequences)
+        limits = Limits(TOKEN_BUDGET, sequences, rows, BLOCK, -(-context // BLOCK))
+        return predict(source, limits, "fast", CpuBackend()).resident_bytes
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 import io
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_the_break_down_adds_up_to_the_step() -> None:
 
 
 def test_shares_are_quotients_with_the_probe_of_the_same_sample() -> None:
-    ledger = Ledger("fast", Limits(1, 1, 1, 16, 1), 0, 0, 0, 0, 0, (KVLayer(100, None),), 1000, 50, 0)
+    nothing = dict.fromkeys((field.name for field in fields(Ledger)), 0)
+    known = {"kv_layers": (KVLayer(100, None),), "step_weight_bytes": 1000, "multiplications": 50}
+    ledger = Ledger(**{**nothing, **known, "policy": "fast", "limits": Limits(1, 1, 1, 16, 1)})
     context = engine.DECODE_PROMPT + engine.DECODE_TOKENS // 2
     found = {
         "decode_tokens_per_s": [1.0, 2.0],
