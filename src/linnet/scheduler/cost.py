@@ -67,10 +67,13 @@ class StepCost:
         return bool(self._prices)
 
     def expect(self, work: Work) -> float:
-        """Seconds that a step of `work` is not expected to exceed: mean and one standard deviation. Mutates nothing."""
+        """Seconds that five steps of `work` in six do not exceed: mean and one standard deviation, of what the model
+        does not know and of what steps differ by. Mutates nothing.
+        """
         amounts = _scaled(work)
         spread = _dot(amounts, [_dot(row, amounts) for row in self._covariance])
-        return _dot(self._prices, amounts) + sqrt(max(spread, 0.0))
+        mean = _dot(self._prices, amounts)
+        return mean + sqrt(max(spread, 0.0) + (NOISE * mean) ** 2)
 
     def most_tokens(self, seconds: float, others: Work, start: int, most: int) -> int:
         """The most of the next `most` (≥ 1) tokens from `start` that, beside `others`, fit into `seconds`; at least 1.
