@@ -21,8 +21,11 @@ SCALES = (8.0, 1.0, 0.5, 1 / 2048, 1 / 4096)
 FORGET = 1 / 512
 """How far uncertainty returns to the prior's in one step."""
 NOISE = 0.05
-"""Standard deviation of a step's seconds around the model, as a share of them: steps differ, and costs are not quite
-linear."""
+"""Standard deviation of a step's seconds around the model, as a share of them, on a quiet machine. More is learnt from
+errors of the last ERRORS steps or so that the model's own uncertainty does not explain: on a restless machine prices
+follow slowly, and plans leave room."""
+MOST_NOISE = 0.3
+ERRORS = 16
 
 
 class Work(NamedTuple):
@@ -60,6 +63,7 @@ class StepCost:
     def __init__(self) -> None:
         self._prices: list[float] = []  # seconds per scaled amount; empty: nothing has been measured
         self._covariance: list[list[float]] = []
+        self._noise = NOISE**2  # a variance
 
     @property
     def known(self) -> bool:
@@ -73,7 +77,7 @@ class StepCost:
         amounts = _scaled(work)
         spread = _dot(amounts, [_dot(row, amounts) for row in self._covariance])
         mean = _dot(self._prices, amounts)
-        return mean + sqrt(max(spread, 0.0) + (NOISE * mean) ** 2)
+        return mean + sqrt(max(spread, 0.0) + self._noise * mean**2)
 
     def most_tokens(self, seconds: float, others: Work, start: int, most: int) -> int:
         """The most of the next `most` (≥ 1) tokens from `start` that, beside `others`, fit into `seconds`; at least 1.
@@ -101,8 +105,11 @@ class StepCost:
             self._forget(1.0, unit)
         self._forget(FORGET, unit)
         seen = [_dot(row, amounts) for row in self._covariance]
-        total = _dot(seen, amounts) + (NOISE * seconds) ** 2
         error = seconds - _dot(self._prices, amounts)
+        spread = _dot(seen, amounts)
+        total = spread + self._noise * seconds**2
+        unexplained = min(max(error**2 - spread, 0.0) / seconds**2, MOST_NOISE**2)
+        self._noise = max(self._noise + (unexplained - self._noise) / ERRORS, NOISE**2)
         self._prices = [
             max(price + column / total * error, 0.0) for price, column in zip(self._prices, seen, strict=True)
         ]
