@@ -39,6 +39,7 @@ void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size);
 int64_t tile_bytes(const LinearWeight& weight);
 void make_tiles(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
+void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y);
 int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows);
 void linear_int8(const LinearWeight& weight, const QuantisedRows& x, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch);

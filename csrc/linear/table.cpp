@@ -59,11 +59,18 @@ static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
         linear_fp32_of_bf16(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
 }
 
+static void any_row(const LinearWeight& weight, int64_t row, float* y) {
+    if (weight.tiles != nullptr)
+        decode_tiled_row(weight, row, y);
+    else
+        decode_row(weight, row, y);
+}
+
 const LinearKernels& linear_kernels() {
     static constexpr LinearKernels table = {
         refuse,      name,      tile_bytes,  make_tiles,          column_unit,   scratch_bytes,
         linear_fp32, bf16,      linear_int8, quantised_row_bytes, quantise_rows, dequantise_rows,
-        decode_row,  cast_bf16, cast_fp16,   widen_bf16,          widen_fp16,
+        any_row,     cast_bf16, cast_fp16,   widen_bf16,          widen_fp16,
     };
     return table;
 }

@@ -52,4 +52,27 @@ void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_
     }
 }
 
+// As decode_row of the stored layout: (code - zero) * scale, one rounding. What the head reads in every step is in
+// memory already; the same rows as they are stored would have to come into it.
+void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y) {
+    const Tiles tiles = tiles_of(weight);
+    const int64_t tile = row / 16 % TILE_COUNT, lane = row % 16;
+    const uint8_t* codes = (const uint8_t*)weight.tiles + row / (16 * TILE_COUNT) * tiles.panel_bytes +
+                           tile * tiles.step_bytes / TILE_COUNT + lane * 4;
+    LinearWeight stored = weight;
+    stored.scales = tile_scales(tiles, (void*)weight.tiles, row - lane);
+    const int32_t zero = constant_zero(weight);
+    for (int64_t group = 0; group < tiles.groups; ++group) {
+        alignas(64) float scales[16];
+        store(scales, load_scales_first(stored, group * 16, 16));
+        const int64_t end = smaller(weight.columns, (group + 1) * weight.group_size);
+        for (int64_t c = group * weight.group_size; c < end; ++c) {
+            const uint8_t* eight = codes + c / 8 * tiles.step_bytes;
+            const int64_t place = c % 8 / 2;
+            const int32_t code = tiles.nibbles ? eight[place] >> (4 * (c % 2)) & 15 : eight[place + 64 * (c % 2)];
+            y[c] = float(code - zero) * scales[lane];
+        }
+    }
+}
+
 }  // namespace linnet::LINNET_TIER

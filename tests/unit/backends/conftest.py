@@ -67,11 +67,14 @@ class RandomSource:
 
     def __init__(self, family: str, storage: str, seed: int, overrides: dict[str, Any] | None = None) -> None:
         scheme = None if storage in DENSE else parse_scheme(storage).linear
+        head = None if storage in DENSE else parse_scheme(storage).head
         norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed")
 
         def stored_as(name: str) -> str | LinearScheme:
             if scheme is None:
                 return storage
+            if head is not None and name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                return head
             return "bf16" if any(part in name for part in norms_and_biases) else scheme
 
         self.program: Program = build_program(arch_spec({**CONFIGS[family], **(overrides or {})}), stored_as)

@@ -50,7 +50,7 @@ def logits(model: CpuExecutable) -> bytes:
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
-@pytest.mark.parametrize("storage", ["W4A16-g32", "W8A16", "W8A8"])
+@pytest.mark.parametrize("storage", ["W4A16-g32", "W4A16-g32-head4", "W8A16", "W8A16-head8", "W8A8"])
 def test_tiles_change_no_bit(random_model: Callable[..., object], tmp_path: Path, storage: str, isa: str) -> None:
     source = Stamped(random_model("llama", storage, 3))
     expected = logits(prepare(source, None, isa))
@@ -59,6 +59,23 @@ def test_tiles_change_no_bit(random_model: Callable[..., object], tmp_path: Path
         assert model.tile_bytes > 0
         assert logits(model) == expected
     assert [path.name for path in tmp_path.iterdir()] == [next(tmp_path.iterdir()).name]
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("storage", ["W4A16-g32-head8", "W4A16-g32-head4"])
+def test_a_tied_embedding_is_looked_up_in_the_head_s_tiles(
+    random_model: Callable[..., object], tmp_path: Path, storage: str, isa: str
+) -> None:
+    tied, apart = (Stamped(random_model("llama", storage, 3, {"tie_word_embeddings": tie})) for tie in (True, False))
+    expected = logits(prepare(tied, None, isa))
+    assert logits(prepare(tied, TileCache(tmp_path / "tied", 1), isa)) == expected
+    files = [sorted(os.listdir(tmp_path / "tied"))]
+    prepare(apart, TileCache(tmp_path / "apart", 1), isa)
+    files.append(sorted(os.listdir(tmp_path / "apart")))
+    sizes = [
+        (tmp_path / folder / names[0]).stat().st_size for folder, names in zip(("tied", "apart"), files, strict=True)
+    ]
+    assert sizes[0] == sizes[1]  # an embedding of its own has no tiles
 
 
 def test_a_file_is_written_once_and_again_when_the_model_changes(

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import mmap
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -204,19 +205,21 @@ class CpuExecutable:
     def _attach_tiles(
         self, backend: CpuBackend, source: Source, program: Program, linears: dict[str, Any], refused: set[str]
     ) -> np.ndarray | None:
-        """Tiles for the linears that multiply integers; the embedding's rows are looked up as stored."""
+        """Tiles for the linears that multiply integers, and for an embedding that one of them is tied to."""
         if backend.tile_cache is None or not isinstance(source, StampedSource):
             return None
         declared = declarations(program)
-        weights = {weight.name: weight for weight in program.weights}
-        integer = {
-            op.name: (linears[op.name], repr(weights[op.weights[0]]))
-            for op in program.ops
-            if op.kind in ("linear", "logits")
-            and op.name not in refused
-            and input_type(declared[op.inputs[0]]) == _native.InputType.int8
-        }
-        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, integer)
+        stored = {weight.name: repr(replace(weight, name="")) for weight in program.weights}
+        views: dict[str, list[Any]] = {}
+        for op in program.ops:
+            if op.kind == "embed" or op.name not in linears or op.name in refused:
+                continue
+            if input_type(declared[op.inputs[0]]) == _native.InputType.int8:
+                views.setdefault(stored[op.weights[0]], []).append(linears[op.name])
+        for op in program.ops:
+            if op.kind == "embed" and stored[op.weights[0]] in views:
+                views[stored[op.weights[0]]].append(linears[op.name])
+        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, views)
 
     def allocate_states(self, num_blocks: int) -> States:
         """Zeroed paged KV for ``num_blocks`` blocks."""

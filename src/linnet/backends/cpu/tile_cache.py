@@ -18,7 +18,7 @@ import mmap
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,17 +44,16 @@ class TileCache:
         self.directory, self._least_bytes = directory, least_bytes
 
     def attach(
-        self, stamp: tuple[str, str], isa: str, pool: Any, described: Mapping[str, tuple[Any, str]]
+        self, stamp: tuple[str, str], isa: str, pool: Any, weights: Mapping[str, Sequence[Any]]
     ) -> np.ndarray | None:
         """Give every weight its tiles; returns the mapping, which must outlive them, or None where there are none.
 
-        ``stamp``: see StampedSource. ``described``: the native weight and, in words, what it is made from; other words
-        mean another file.
+        ``stamp``: see StampedSource. ``weights``: native views of one stored weight by what that is, in words; other
+        words mean another file.
         """
         place, state = stamp
-        weights = {name: weight for name, (weight, _) in described.items()}
-        sizes = {name: _native.tile_bytes(isa, weight) for name, weight in weights.items()}
-        sizes = {name: size for name, size in sizes.items() if size > 0}
+        sizes = {what: _native.tile_bytes(isa, views[0]) for what, views in weights.items()}
+        sizes = {what: size for what, size in sizes.items() if size > 0}
         total = sum(_padded(size) for size in sizes.values())
         if total < max(self._least_bytes, 1):
             return None
@@ -64,14 +63,14 @@ class TileCache:
             "isa": isa,
             "state": state,
             "bytes": total,
-            "weights": [[name, described[name][1], size] for name, size in sizes.items()],
+            "weights": list(sizes.items()),
         }
         path = self.directory / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{isa}.tiles"
         content = _fingerprint(header)
         try:
             mapped = _open(path, content, total)
             if mapped is None:
-                self._write(path, content, total, isa, pool, {name: (weights[name], sizes[name]) for name in sizes})
+                self._write(path, content, total, isa, pool, [(weights[what][0], size) for what, size in sizes.items()])
                 mapped = _open(path, content, total)
         except OSError as error:
             logger.info("weights are read in their stored order: %s", error)
@@ -79,13 +78,14 @@ class TileCache:
         if mapped is None:
             return None
         offset = 0
-        for name, size in sizes.items():
-            weights[name].use_tiles(isa, mapped[offset : offset + size])
+        for what, size in sizes.items():
+            for view in weights[what]:
+                view.use_tiles(isa, mapped[offset : offset + size])
             offset += _padded(size)
         return mapped
 
     def _write(
-        self, path: Path, content: bytes, total: int, isa: str, pool: Any, weights: Mapping[str, tuple[Any, int]]
+        self, path: Path, content: bytes, total: int, isa: str, pool: Any, weights: Sequence[tuple[Any, int]]
     ) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -104,7 +104,7 @@ class TileCache:
                 os.truncate(file.fileno(), 0)
                 writer = _Writer(file.fileno())
                 writer.add(np.zeros(HEADER_BYTES, np.uint8))
-                for weight, size in weights.values():
+                for weight, size in weights:
                     tiles = np.zeros(_padded(size), np.uint8)
                     _native.make_tiles(isa, pool, weight, tiles[:size])
                     writer.add(tiles)
