@@ -50,6 +50,7 @@ def evaluate(
     revision: options.Revision = None,
     kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
+    tile_cache: options.TileCache = True,
 ) -> None:
     """Measure perplexity, KL divergence and abilities, alone or against the original.
 
@@ -70,7 +71,14 @@ def evaluate(
     path = resolve_model(model, revision)
     reference = None if against is None else resolve_model(against)
     question_set = _questions(questions, path, per_ability)
-    open_model = options.opener(threads=threads, isa=isa, backend=backend, max_model_len=None, kv_bytes=kv_cache_memory)
+    open_model = options.opener(
+        threads=threads,
+        isa=isa,
+        backend=backend,
+        max_model_len=None,
+        kv_bytes=kv_cache_memory,
+        tile_cache=tile_cache,
+    )
     with stages() as progress:
         result = evals.evaluate(
             path,

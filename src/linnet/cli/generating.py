@@ -32,6 +32,7 @@ def generate(
     max_model_len: options.MaxModelLen = None,
     kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
+    tile_cache: options.TileCache = True,
     stats: Annotated[
         bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
     ] = True,
@@ -64,6 +65,7 @@ def generate(
         backend=backend,
         max_model_len=max_model_len,
         kv_bytes=kv_cache_memory,
+        tile_cache=tile_cache,
         max_sequences=1,
     )
     with open_model(resolve_model(model, revision), policy, kv_cache) as llm:

@@ -44,6 +44,13 @@ KVCache = Annotated[
     str,
     option(help="Numbers of the KV cache: auto (bf16 if fast, fp32 if exact), fp32, bf16, int8, fp8 or int4."),
 ]
+TileCache = Annotated[
+    bool,
+    option(
+        "--tile-cache/--no-tile-cache",
+        help="Keep large integer weights once more in ~/.cache/linnet/tiles, in the order they are read.",
+    ),
+]
 MaxModelLen = Annotated[
     int | None,
     option(

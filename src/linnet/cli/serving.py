@@ -78,6 +78,7 @@ def serve(
         ),
     ] = 0.1,
     kv_cache_memory: options.KVBytes = None,
+    tile_cache: options.TileCache = True,
     enable_prefix_caching: Annotated[
         bool,
         options.option(
@@ -215,6 +216,7 @@ def serve(
             isa=isa,
             max_model_len=max_model_len,
             kv_bytes=kv_cache_memory,
+            tile_cache=tile_cache,
             token_budget=max_num_batched_tokens,
             step_budget_s=step_budget or None,
             max_sequences=max_num_seqs,
