@@ -56,8 +56,10 @@ def first_token_s(model: Path, text: str) -> float:
 
 
 def forget_pages(model: Path) -> None:
-    """Drop the checkpoint's clean pages from the page cache; pages another process has mapped stay."""
-    for file in model.iterdir():
+    """Drop the clean pages of the checkpoint and of what Linnet keeps beside it in the user's cache; pages that another
+    process has mapped stay."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnet"
+    for file in (*model.iterdir(), *kept.rglob("*")):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
