@@ -25,6 +25,8 @@ NOISE = 0.05
 errors of the last ERRORS steps or so that the model's own uncertainty does not explain: on a restless machine prices
 follow slowly, and plans leave room."""
 MOST_NOISE = 0.3
+MARGIN = 1.7
+"""Standard deviations a plan stays below its budget: about one step in twenty-two is longer."""
 ERRORS = 16
 
 
@@ -71,13 +73,13 @@ class StepCost:
         return bool(self._prices)
 
     def expect(self, work: Work) -> float:
-        """Seconds that five steps of `work` in six do not exceed: mean and one standard deviation, of what the model
-        does not know and of what steps differ by. Mutates nothing.
+        """Seconds that few steps of `work` exceed: mean and MARGIN standard deviations, of what the model does not know
+        and of what steps differ by. Mutates nothing.
         """
         amounts = _scaled(work)
         spread = _dot(amounts, [_dot(row, amounts) for row in self._covariance])
         mean = _dot(self._prices, amounts)
-        return mean + sqrt(max(spread, 0.0) + self._noise * mean**2)
+        return mean + MARGIN * sqrt(max(spread, 0.0) + self._noise * mean**2)
 
     def most_tokens(self, seconds: float, others: Work, start: int, most: int) -> int:
         """The most of the next `most` (≥ 1) tokens from `start` that, beside `others`, fit into `seconds`; at least 1.
