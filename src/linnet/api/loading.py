@@ -73,8 +73,7 @@ def load(
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)
-    tiles = tile_cache if isinstance(tile_cache, Path) else user_cache_directory() / "tiles" if tile_cache else None
-    chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=tiles)
+    chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=_tile_directory(tile_cache))
     cache = _plan(
         plan_cache(
             bytes_per_token=-(
@@ -111,6 +110,15 @@ def load(
             release(file)
         weights = (executable.tiles,)
     return Loaded(source, executable, chosen.name, config, weights)
+
+
+def _tile_directory(wanted: bool | Path) -> Path | None:
+    if not wanted or isinstance(wanted, Path):
+        return wanted or None
+    try:
+        return user_cache_directory() / "tiles"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def _plan(cache: CachePlan, num_blocks: int | None, source: ModelSource) -> CachePlan:

@@ -13,6 +13,7 @@ from tiny_llama import write_tiny_llama
 
 from linnet.api import LLM, loading, warming
 from linnet.api import llm as llm_module
+from linnet.api.loading import _tile_directory
 from linnet.api.warming import Warming
 from linnet.formats import Checkpoint
 from linnet.formats.residency import populate, release, will_need
@@ -134,3 +135,14 @@ def test_closing_while_pages_are_mapped_is_safe(tmp_path: Path) -> None:
         for thread in one.threads:
             thread.join(timeout=60)
             assert not thread.is_alive()
+
+
+def test_a_user_without_a_home_has_no_tiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    assert _tile_directory(False) is None
+    assert _tile_directory(tmp_path) == tmp_path
+    assert _tile_directory(True) == Path.home() / ".cache" / "linnet" / "tiles"
+    monkeypatch.setattr(Path, "home", homeless)
+    assert _tile_directory(True) is None
