@@ -265,6 +265,11 @@ LINNET_INLINE void widen_scales(const LinearWeight& weight, const Tiles& tiles, 
     for (int64_t g = 0; g < tiles.groups; ++g) store(scales + g * 16, load_scales_first(stored, g * 16, 16));
 }
 
+LINNET_INLINE void widen_minus_zeros(const LinearWeight& weight, const Tiles& tiles, int64_t n, int32_t* minus_zeros) {
+    const int8_t* zeros = tile_zeros(tiles, (void*)weight.tiles, n);
+    for (int64_t i = 0; i < tiles.groups * 16; ++i) minus_zeros[i] = -constant_zero(weight) - zeros[i];
+}
+
 // Tiles of nibbles as a panel of bytes.
 static void widen_tiles(const uint8_t* tiles, int64_t eights, uint8_t* panel) {
     for (int64_t i = 0; i < eights * TILE_COUNT; ++i) {
@@ -317,7 +322,10 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                 widen_scales(weight, layout, n + 16 * t, scales + t * table);
             else
                 expand_scales(weight, n + 16 * t, valid, scales + t * table);
-            if (asymmetric) expand_minus_zeros(weight, n + 16 * t, valid, minus_zeros + t * table);
+            if (asymmetric && tiled)
+                widen_minus_zeros(weight, layout, n + 16 * t, minus_zeros + t * table);
+            else if (asymmetric)
+                expand_minus_zeros(weight, n + 16 * t, valid, minus_zeros + t * table);
         }
         for (int64_t step = 0; step < steps; ++step) {
             Int8Input input = x;

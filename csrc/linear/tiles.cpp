@@ -8,9 +8,9 @@ int64_t tile_bytes(const LinearWeight& weight) {
         weight.storage == Storage::plain_int8 || (weight.storage == Storage::packed_int && weight.bits == 8);
     const bool nibbles = weight.storage == Storage::packed_int && weight.bits == 4;
     if (!bytes && !nibbles) return 0;
-    // Groups are runs of whole eights, and one zero point serves all: what the GEMM reads without expanding.
+    // Groups are runs of whole eights: what the GEMM reads without expanding.
     if (weight.group_size < weight.columns && weight.group_size % 8 != 0) return 0;
-    return weight.zero_points != nullptr ? 0 : tiles_of(weight).bytes;
+    return tiles_of(weight).bytes;
 }
 
 static void write_scales(const LinearWeight& weight, const Tiles& tiles, int64_t n, uint8_t* target) {
@@ -25,6 +25,13 @@ static void write_scales(const LinearWeight& weight, const Tiles& tiles, int64_t
         }
 }
 
+static void write_zeros(const LinearWeight& weight, const Tiles& tiles, int64_t n, int8_t* target) {
+    for (int64_t group = 0; group < tiles.groups; ++group)
+        for (int64_t i = 0; i < 16; ++i)
+            target[group * 16 + i] =
+                n + i < weight.rows ? weight.zero_points[(n + i) * weight.zero_point_row_stride + group] : int8_t(0);
+}
+
 void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_t n_end) {
     const Tiles tiles = tiles_of(weight);
     Int8Input whole = {};
@@ -36,6 +43,7 @@ void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_
         uint8_t* target =
             (uint8_t*)table + n / (16 * TILE_COUNT) * tiles.panel_bytes + tile * tiles.step_bytes / TILE_COUNT;
         write_scales(weight, tiles, n, tile_scales(tiles, table, n));
+        if (weight.zero_points != nullptr) write_zeros(weight, tiles, n, tile_zeros(tiles, table, n));
         if (!tiles.nibbles) {
             expand_codes(weight, whole, n, outputs, 0, tiles.eights, target);
             continue;
@@ -61,8 +69,9 @@ void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y) {
                            tile * tiles.step_bytes / TILE_COUNT + lane * 4;
     LinearWeight stored = weight;
     stored.scales = tile_scales(tiles, (void*)weight.tiles, row - lane);
-    const int32_t zero = constant_zero(weight);
+    const int8_t* zeros = tile_zeros(tiles, (void*)weight.tiles, row - lane);
     for (int64_t group = 0; group < tiles.groups; ++group) {
+        const float zero = weight.zero_points != nullptr ? float(zeros[group * 16 + lane]) : 0.0f;
         alignas(64) float scales[16];
         store(scales, load_scales_first(stored, group * 16, 16));
         const int64_t end = smaller(weight.columns, (group + 1) * weight.group_size);
@@ -70,7 +79,7 @@ void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y) {
             const uint8_t* eight = codes + c / 8 * tiles.step_bytes;
             const int64_t place = c % 8 / 2;
             const int32_t code = tiles.nibbles ? eight[place] >> (4 * (c % 2)) & 15 : eight[place + 64 * (c % 2)];
-            y[c] = float(code - zero) * scales[lane];
+            y[c] = (float(code - constant_zero(weight)) - zero) * scales[lane];
         }
     }
 }

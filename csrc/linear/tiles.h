@@ -2,7 +2,7 @@
 // Integer codes as the GEMM wants them, in the order of its reading: for 16 * TILE_COUNT outputs after each other, for
 // every run of 8 columns, one tile per 16 outputs. A tile of 4 bits is the transposed canonical words (64 bytes: byte j
 // of output i holds columns 2 j and 2 j + 1), a tile of bytes is what expand_codes makes (64 bytes of even columns, 64
-// of odd ones). Scales follow the codes, as stored, [tile][group][16].
+// of odd ones). Scales follow the codes, as stored, [tile][group][16], and zero points, if any, follow the scales.
 #pragma once
 
 #include "int8.h"
@@ -28,12 +28,18 @@ LINNET_INLINE Tiles tiles_of(const LinearWeight& weight) {
     tiles.panel_bytes = tiles.eights * tiles.step_bytes;
     tiles.panels = divide_up(weight.rows, 16 * TILE_COUNT);
     tiles.scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
-    tiles.bytes = tiles.panels * (tiles.panel_bytes + TILE_COUNT * tiles.groups * 16 * tiles.scale_bytes);
+    tiles.bytes =
+        tiles.panels * (tiles.panel_bytes +
+                        TILE_COUNT * tiles.groups * 16 * (tiles.scale_bytes + (weight.zero_points != nullptr ? 1 : 0)));
     return tiles;
 }
 
 LINNET_INLINE uint8_t* tile_scales(const Tiles& tiles, void* table, int64_t n) {
     return (uint8_t*)table + tiles.panels * tiles.panel_bytes + n * tiles.groups * tiles.scale_bytes;
+}
+
+LINNET_INLINE int8_t* tile_zeros(const Tiles& tiles, void* table, int64_t n) {
+    return (int8_t*)tile_scales(tiles, table, tiles.panels * 16 * TILE_COUNT) + n * tiles.groups;
 }
 
 }  // namespace linnet::LINNET_TIER

@@ -50,7 +50,7 @@ def logits(model: CpuExecutable) -> bytes:
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
-@pytest.mark.parametrize("storage", ["W4A16-g32", "W4A16-g32-head4", "W8A16", "W8A16-head8", "W8A8"])
+@pytest.mark.parametrize("storage", ["W4A16-g32", "W4A16-g32-asym", "W4A16-g32-head4", "W8A16", "W8A16-head8", "W8A8"])
 def test_tiles_change_no_bit(random_model: Callable[..., object], tmp_path: Path, storage: str, isa: str) -> None:
     source = Stamped(random_model("llama", storage, 3))
     expected = logits(prepare(source, None, isa))
