@@ -48,12 +48,13 @@ struct Scratch {
 
 // Returns the bytes; memory may be null.
 int64_t place(const AttentionCall& call, const Shape& shape, Scratch& s, void* memory) {
-    char* next = (char*)memory;
-    const auto floats = [&](int64_t n) {
-        float* start = (float*)next;
-        next += divide_up(n, LANES) * LANES * 4;
+    int64_t bytes = 0;
+    const auto take = [&](int64_t n) {
+        char* start = memory ? (char*)memory + bytes : nullptr;
+        bytes += divide_up(n, 64) * 64;
         return start;
     };
+    const auto floats = [&](int64_t n) { return (float*)take(n * 4); };
     s.queries = floats(shape.blocks * shape.pairs * BLOCK_VECTORS * 2);
     s.scores = floats(BLOCK_VECTORS * SCORE_STRIDE);
     s.weights = floats(BLOCK_VECTORS * SCORE_STRIDE);
@@ -64,12 +65,10 @@ int64_t place(const AttentionCall& call, const Shape& shape, Scratch& s, void* m
     s.maximum = floats(shape.vectors);
     s.sum = floats(shape.vectors);
     const bool in_place = call.kv.storage == (call.rounded ? KVStorage::bf16 : KVStorage::fp32);
-    const int64_t tiles = in_place ? 0 : PARTITION_KEYS / shape.step;
-    s.wide_keys = next;
-    next += tiles * shape.pairs * Planar::BYTES;
-    s.wide_values = next;
-    if (!in_place || call.kv.block_size == 1) next += PARTITION_KEYS / 2 * shape.chunks * Planar::BYTES;
-    return next - (char*)memory;
+    s.wide_keys = take(in_place ? 0 : PARTITION_KEYS / shape.step * shape.pairs * Planar::BYTES);
+    const bool values_in_place = in_place && call.kv.block_size > 1;
+    s.wide_values = take(values_in_place ? 0 : PARTITION_KEYS / 2 * shape.chunks * Planar::BYTES);
+    return bytes;
 }
 
 // The half-open range of keys a row at `position` sees starts here.
@@ -121,10 +120,7 @@ void load_scales(const Places& places, int64_t step, const Scratch& scratch) {
 template <typename Form, KVStorage storage>
 void widen_keys(const Places& places, int64_t pairs, char* to) {
     for (int64_t i = 0; i < places.tiles; ++i) {
-        for (int64_t pair = 0; pair < pairs; ++pair, to += Form::BYTES) {
-            const Planar::Pair wide = widen<storage>(places.keys[i], pair);
-            Form::store_pair(to, wide.first, wide.second);
-        }
+        widen_run<Form, storage>(places.keys[i], pairs, to + i * pairs * Form::BYTES);
     }
 }
 
@@ -143,11 +139,8 @@ void widen_values(const Places& places, int64_t step, int64_t chunks, int64_t ro
         return;
     }
     for (int64_t i = 0; i < places.tiles; ++i) {
-        for (int64_t row = 0; row < step / 2; ++row) {
-            for (int64_t chunk = 0; chunk < chunks; ++chunk, to += Form::BYTES) {
-                const Planar::Pair wide = widen<storage>(places.values[i] + row * row_bytes, chunk);
-                Form::store_pair(to, wide.first, wide.second);
-            }
+        for (int64_t row = 0; row < step / 2; ++row, to += chunks * Form::BYTES) {
+            widen_run<Form, storage>(places.values[i] + row * row_bytes, chunks, to);
         }
     }
 }

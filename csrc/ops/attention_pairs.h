@@ -110,6 +110,44 @@ LINNET_INLINE Planar::Pair widen(const char* base, int64_t index) {
     }
 }
 
+// The pair vectors [0, count) that start at `from`, as operands at `to`; count is even for int4.
+template <typename Form, KVStorage storage>
+LINNET_INLINE void widen_run(const char* from, int64_t count, char* to) {
+    for (int64_t i = 0; i < count; ++i) {
+        const Planar::Pair wide = widen<storage>(from, i);
+        Form::store_pair(to + i * Form::BYTES, wide.first, wide.second);
+    }
+}
+
+#if defined(LINNET_VNNI)
+// The same numbers in fewer instructions: (first, second) per lane is the order of a Packed operand too.
+template <>
+inline __attribute__((always_inline)) void widen_run<Packed, KVStorage::int8>(const char* from, int64_t count,
+                                                                              char* to) {
+    for (int64_t i = 0; i < count; ++i) {
+        const auto half = [&](int64_t at) {
+            return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(from + at))));
+        };
+        _mm512_storeu_si512(to + i * 64, (__m512i)_mm512_cvtne2ps_pbh(half(i * 32 + 16), half(i * 32)));
+    }
+}
+template <>
+inline __attribute__((always_inline)) void widen_run<Packed, KVStorage::int4>(const char* from, int64_t count,
+                                                                              char* to) {
+    // bf16 of 0 .. 7, -8 .. -1, twice: a permutation looks at five bits of a word, four of them are the code.
+    alignas(64) static constexpr uint16_t CODES[32] = {0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                                                       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+                                                       0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                                                       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80};
+    const __m512i codes = _mm512_load_si512(CODES);
+    for (int64_t i = 0; i < count; i += 2) {
+        const __m512i two = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(from + i * 16)));
+        _mm512_storeu_si512(to + i * 64, _mm512_permutexvar_epi16(two, codes));
+        _mm512_storeu_si512(to + i * 64 + 64, _mm512_permutexvar_epi16(_mm512_srli_epi16(two, 4), codes));
+    }
+}
+#endif
+
 // Calls body(integral constant of the storage).
 template <KVStorage value>
 struct StorageConstant {

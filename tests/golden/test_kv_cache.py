@@ -12,7 +12,7 @@ from linnet.api import LLM, SamplingParams
 from linnet.evals import windows
 from linnet.evals.text_loss import Windows, compare
 
-KL_BOUNDS = {"bf16": 1e-3, "int8": 1e-3, "fp8": 3e-3, "int4": 0.3}
+KL_BOUNDS = {"bf16": 1e-3, "int8": 1e-3, "fp8": 3e-3, "int4": 0.06}
 SETTINGS = {"kv_bytes": 2**24, "max_model_len": 256}
 
 
