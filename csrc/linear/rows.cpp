@@ -34,6 +34,10 @@ LINNET_INLINE void store_codes(int8_t* p, Ints codes, int64_t count) {
 #endif
 }
 
+#if defined(LINNET_AVX512)
+LINNET_INLINE int32_t sum_of_lanes(Ints a) { return _mm512_reduce_add_epi32(a.v); }
+LINNET_INLINE int32_t greatest_lane(Ints a) { return _mm512_reduce_max_epi32(a.v); }
+#else
 LINNET_INLINE int32_t sum_of_lanes(Ints a) {
     alignas(64) int32_t lanes[16];
     store_ints(lanes, a);
@@ -49,6 +53,7 @@ LINNET_INLINE int32_t greatest_lane(Ints a) {
     for (int i = 1; i < 16; ++i) peak = lanes[i] > peak ? lanes[i] : peak;
     return peak;
 }
+#endif
 
 static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) {
     int8_t* codes = out.codes + row * out.row_bytes;

@@ -55,16 +55,17 @@ struct Wanted {
     }
 };
 
-// Candidates with key >= threshold, in id order, into `out` (which may be `c` itself when c is gathered).
-[[maybe_unused]] static void gather(const Candidates& c, float threshold, Candidates& out) {
+// Candidates with threshold <= key <= last, in id order, into `out` (which may be `c` itself when c is gathered).
+[[maybe_unused]] static void gather(const Candidates& c, float threshold, float last, Candidates& out) {
     int64_t count = 0;
     const Floats minus = splat(MINUS_INFINITY);
     for (int64_t i = 0; i < c.count; i += 16) {
         const int64_t here = smaller(16, c.count - i);
         const Floats keys = load_first(c.keys + i, here);
-        if (top(here == 16 ? keys : select(first_lanes(here), keys, minus)) < threshold) continue;
+        const Floats inside = select(less(splat(last), keys), minus, keys);
+        if (top(here == 16 ? inside : select(first_lanes(here), inside, minus)) < threshold) continue;
         for (int64_t j = i; j < i + here; ++j) {
-            if (c.keys[j] < threshold) continue;
+            if (c.keys[j] < threshold || c.keys[j] > last) continue;
             out.ids[count] = int32_t(c.id(j));
             out.keys[count] = c.keys[j];
             if (c.masses != nullptr) out.masses[count] = c.masses[j];
@@ -83,7 +84,7 @@ struct Wanted {
         threshold = greatest_key - distance;
         break;
     }
-    gather(all, threshold, out);
+    gather(all, threshold, -MINUS_INFINITY, out);
 }
 
 // Order-preserving map between floats (not NaN) and integers; -0 counts as +0.
@@ -133,6 +134,101 @@ struct Wanted {
     if (c.count <= k) return;
     const float threshold = exact_threshold(c, {k, 0.0});
     keep(c, threshold, k - count_above(c, threshold));
+}
+
+[[maybe_unused]] static void keep_heavy(Candidates& c, float least_mass) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < c.count; ++i) {
+        if (c.masses[i] < least_mass) continue;
+        c.ids[count] = c.ids[i];
+        c.keys[count] = c.keys[i];
+        c.masses[count++] = c.masses[i];
+    }
+    c.count = count;
+}
+
+// A set of tokens of a whole vocabulary without a list: those above a key, those equal to it up to some id, and of them
+// those with enough mass.
+struct Cut {
+    float threshold = MINUS_INFINITY;
+    int64_t last_tie = INT32_MAX;
+    float least_mass = 0.0f;
+    bool keeps(const Candidates& c, int64_t i) const {
+        return (c.keys[i] > threshold || (c.keys[i] == threshold && i <= last_tie)) && c.masses[i] >= least_mass;
+    }
+};
+
+constexpr int RUNGS = 4;  // thresholds tried in one pass: as many as cost no more than reading the keys
+
+// mass_from of every threshold.
+[[maybe_unused]] static void masses_from(const Candidates& c, const float* thresholds, double* sums) {
+    Floats limits[RUNGS];
+    for (int r = 0; r < RUNGS; ++r) {
+        limits[r] = splat(thresholds[r]);
+        sums[r] = 0.0;
+    }
+    const Floats zero = splat(0.0f);
+    for (int64_t run = 0; run < c.count; run += RUN) {
+        Floats lanes[RUNGS] = {zero, zero, zero, zero};
+        for (int64_t i = run; i < smaller(c.count, run + RUN); i += 16) {
+            const Floats keys = load_first(c.keys + i, c.count - i);
+            const Floats masses = load_first(c.masses + i, c.count - i);
+#pragma GCC unroll 4
+            for (int r = 0; r < RUNGS; ++r) lanes[r] = lanes[r] + select(less(keys, limits[r]), zero, masses);
+        }
+        for (int r = 0; r < RUNGS; ++r) sums[r] += double(total(lanes[r]));
+    }
+}
+
+// Of a whole vocabulary: the most likely as long as the mass before them is below `limit`; the first always stays. The
+// threshold is first enclosed between two keys, then found among the few candidates between them, put into `band`.
+[[maybe_unused]] static Cut cut_by_mass(const Candidates& full, float greatest_key, double limit, Candidates& band) {
+    float low = MINUS_INFINITY, high = from_ordered(ordered(greatest_key) + 1);
+    double above = 0.0;  // mass from `high` on, less than the limit
+    const auto enclose = [&](const float* falling) {
+        double sums[RUNGS];
+        masses_from(full, falling, sums);
+        for (int r = 0; r < RUNGS; ++r) {
+            if (!(falling[r] < high)) continue;
+            if (sums[r] >= limit) {
+                low = falling[r];
+                return true;
+            }
+            high = falling[r];
+            above = sums[r];
+        }
+        return false;
+    };
+    bool enclosed = false;
+    for (float distance = 1.0f; distance <= 16.0f && !enclosed; distance *= 16.0f) {
+        const float falling[RUNGS] = {greatest_key - distance, greatest_key - 2.0f * distance,
+                                      greatest_key - 4.0f * distance, greatest_key - 8.0f * distance};
+        enclosed = enclose(falling);
+    }
+    for (int round = 0; round < 3 && enclosed; ++round) {
+        const float step = (high - low) / (RUNGS + 1), top = high;
+        const float falling[RUNGS] = {top - step, top - 2.0f * step, top - 3.0f * step, top - 4.0f * step};
+        if (!(falling[RUNGS - 1] > low)) break;
+        enclose(falling);
+    }
+    int64_t least = ordered(low), most = ordered(high) - 1;
+    gather(full, low, from_ordered(most), band);
+    while (least < most) {
+        const int64_t middle = least + (most - least + 1) / 2;
+        if (above + mass_from(band, from_ordered(middle)) >= limit)
+            least = middle;
+        else
+            most = middle - 1;
+    }
+    Cut cut = {from_ordered(least), -1, 0.0f};
+    double before = above + mass_above(band, cut.threshold);
+    for (int64_t i = 0; i < band.count; ++i) {
+        if (band.keys[i] != cut.threshold) continue;
+        if (cut.last_tie >= 0 && !(before < limit)) break;
+        before += double(band.masses[i]);
+        cut.last_tie = band.ids[i];
+    }
+    return cut;
 }
 
 // Keeps the most likely as long as the mass before them is below top_p of all; the first always stays.

@@ -51,80 +51,100 @@ static void adjust(const SampleRow& row, float* logits, int32_t* marks) {
 
 // ---- the draw
 
+// From a list of tokens.
 static int32_t draw(const Candidates& c, double number) {
-    if (c.ids != nullptr) {
-        double sum = 0.0;
-        for (int64_t i = 0; i < c.count; ++i) sum += double(c.masses[i]);
-        const double target = number * sum;
-        double below = 0.0;
-        for (int64_t i = 0; i < c.count; ++i) {
-            below += double(c.masses[i]);
-            if (below > target) return c.ids[i];
-        }
-        return c.ids[c.count - 1];
-    }
-    const double target = number * mass_from(c, MINUS_INFINITY);
+    double sum = 0.0;
+    for (int64_t i = 0; i < c.count; ++i) sum += double(c.masses[i]);
+    const double target = number * sum;
     double below = 0.0;
-    int64_t last = 0;  // the last token with any mass, should rounding lead past the end
-    for (int64_t run = 0; run < c.count; run += RUN) {
-        const int64_t end = smaller(c.count, run + RUN);
-        const Candidates part = {end - run, nullptr, c.keys + run, c.masses + run};
-        const double mass = mass_from(part, MINUS_INFINITY);
-        if (below + mass > target) {
-            double within = below;
-            for (int64_t i = run; i < end; ++i) {
-                within += double(c.masses[i]);
-                if (c.masses[i] > 0.0f) last = i;
-                if (within > target) return int32_t(i);
-            }
-            return int32_t(last);
-        }
-        if (mass > 0.0)
-            for (int64_t i = run; i < end; ++i)
-                if (c.masses[i] > 0.0f) last = i;
-        below += mass;
+    for (int64_t i = 0; i < c.count; ++i) {
+        below += double(c.masses[i]);
+        if (below > target) return c.ids[i];
     }
-    return int32_t(last);
+    return c.ids[c.count - 1];
+}
+
+// From the whole vocabulary; sums [runs] is the mass of what `cut` keeps of every run.
+static int32_t draw(const Candidates& c, const Cut& cut, const double* sums, double number) {
+    const int64_t runs = divide_up(c.count, RUN);
+    double sum = 0.0;
+    for (int64_t run = 0; run < runs; ++run) sum += sums[run];
+    double left = number * sum;
+    int64_t chosen = 0;
+    for (int64_t run = 0; run < runs; ++run) {
+        if (!(sums[run] > 0.0)) continue;
+        chosen = run;
+        if (sums[run] > left) break;
+        left -= sums[run];
+    }
+    // Should rounding lead past the end of a run, or of the last one, its last token is the one.
+    int64_t token = 0;
+    for (int64_t i = chosen * RUN; i < smaller(c.count, (chosen + 1) * RUN); ++i) {
+        if (!cut.keeps(c, i) || !(c.masses[i] > 0.0f)) continue;
+        token = i;
+        left -= double(c.masses[i]);
+        if (left < 0.0) break;
+    }
+    return int32_t(token);
+}
+
+// Keys, masses and the mass of every run.
+static void weigh(const float* logits, float temperature, float greatest_key, const Candidates& full, double* sums) {
+    const Floats divisor = splat(temperature), shift = splat(greatest_key);
+    for (int64_t run = 0; run < full.count; run += RUN) {
+        Floats lanes = splat(0.0f);
+        for (int64_t i = run; i < smaller(full.count, run + RUN); i += 16) {
+            const int64_t left = full.count - i;
+            const Floats key = load_first(logits + i, left) / divisor;
+            const Floats mass = exponential(key - shift);
+            store_first(full.keys + i, left, key);
+            store_first(full.masses + i, left, mass);
+            lanes = lanes + (left >= 16 ? mass : select(first_lanes(left), mass, splat(0.0f)));
+        }
+        sums[run / RUN] = double(total(lanes));
+    }
+}
+
+// The mass that `cut` keeps of every run.
+static void weigh_kept(const Candidates& full, const Cut& cut, double* sums) {
+    const Floats zero = splat(0.0f), threshold = splat(cut.threshold), least = splat(cut.least_mass);
+    for (int64_t run = 0; run < full.count; run += RUN) {
+        Floats lanes = zero;
+        for (int64_t i = run; i < smaller(full.count, run + RUN); i += 16) {
+            const Floats keys = load_first(full.keys + i, full.count - i);
+            const Floats masses = load_first(full.masses + i, full.count - i);
+            const Floats ties = i > cut.last_tie ? zero : select(first_lanes(cut.last_tie + 1 - i), masses, zero);
+            const Floats kept = select(less(threshold, keys), masses, select(equal(keys, threshold), ties, zero));
+            lanes = lanes + select(less(masses, least), zero, kept);
+        }
+        sums[run / RUN] = double(total(lanes));
+    }
 }
 
 static int32_t choose(const SampleRow& row, const float* logits, const Greatest& peak, const Candidates& full,
                       Candidates gathered) {
     if (peak.value == MINUS_INFINITY || peak.index < 0) return -1;
     if (row.temperature == 0.0f || peak.value == -MINUS_INFINITY) return peak.index;
-    const int64_t n = row.vocabulary;
-    const Floats divisor = splat(row.temperature);
+    const double number = uniform_number(row.seed, row.position, row.purpose);
     const float greatest_key = peak.value / row.temperature;
-    for (int64_t i = 0; i < n; i += 16) {
-        const Floats key = load_first(logits + i, n - i) / divisor;
-        store_first(full.keys + i, n - i, key);
-        store_first(full.masses + i, n - i, exponential(key - splat(greatest_key)));
-    }
-    Candidates kept = full;
-    if (row.top_k > 0 && row.top_k < n) {
+    double* sums = (double*)gathered.keys;  // not needed at the same time
+    weigh(logits, row.temperature, greatest_key, full, sums);
+    if (row.top_k > 0 && row.top_k < row.vocabulary) {
         gather_enough(full, greatest_key, {row.top_k, 0.0}, gathered);
         keep_top_k(gathered, row.top_k);
-        kept = gathered;
+        if (row.top_p < 1.0f) keep_top_p(gathered, double(row.top_p) * mass_from(gathered, MINUS_INFINITY));
+        if (row.min_p > 0.0f) keep_heavy(gathered, row.min_p);
+        return draw(gathered, number);
     }
+    Cut cut;
     if (row.top_p < 1.0f) {
-        const double limit = double(row.top_p) * mass_from(kept, MINUS_INFINITY);
-        if (kept.ids == nullptr) {
-            gather_enough(full, greatest_key, {0, limit}, gathered);
-            kept = gathered;
-        }
-        keep_top_p(kept, limit);
+        double sum = 0.0;
+        for (int64_t run = 0; run < divide_up(full.count, RUN); ++run) sum += sums[run];
+        cut = cut_by_mass(full, greatest_key, double(row.top_p) * sum, gathered);
     }
-    if (row.min_p > 0.0f) {
-        Candidates target = gathered;
-        int64_t count = 0;
-        for (int64_t i = 0; i < kept.count; ++i) {
-            if (kept.masses[i] < row.min_p) continue;
-            target.ids[count] = int32_t(kept.id(i));
-            target.masses[count++] = kept.masses[i];
-        }
-        target.count = count;
-        kept = target;
-    }
-    return draw(kept, uniform_number(row.seed, row.position, row.purpose));
+    cut.least_mass = row.min_p;
+    if (row.top_p < 1.0f || row.min_p > 0.0f) weigh_kept(full, cut, sums);
+    return draw(full, cut, sums, number);
 }
 
 // ---- log-probabilities of the raw distribution
