@@ -37,25 +37,36 @@ struct Greatest {
 };
 
 LINNET_INLINE Greatest greatest_of(const float* x, int64_t n) {
-    Floats peak = splat(MINUS_INFINITY);
-    Floats difference = splat(0.0f);  // NaN once a NaN was seen: 0 * x is also NaN for infinities, so compare instead
-    Floats ones = splat(1.0f);
-    for (int64_t i = 0; i + 16 <= n; i += 16) {
-        const Floats v = load(x + i);
-        peak = greatest(peak, v);
-        difference = select(equal(v, v), difference, ones);
+    constexpr int CHAINS = 4;  // each waits for itself only
+    const Floats ones = splat(1.0f), zeros = splat(0.0f);
+    Floats peaks[CHAINS], strange[CHAINS];  // strange: 1 once a NaN was seen
+    for (int k = 0; k < CHAINS; ++k) {
+        peaks[k] = splat(MINUS_INFINITY);
+        strange[k] = zeros;
     }
-    float value = top(peak);
-    bool missing = top(difference) != 0.0f;
-    for (int64_t i = n & ~int64_t(15); i < n; ++i) {
+    const int64_t whole = n / (16 * CHAINS) * (16 * CHAINS);
+    for (int64_t i = 0; i < whole; i += 16 * CHAINS) {
+#pragma GCC unroll 4
+        for (int k = 0; k < CHAINS; ++k) {
+            const Floats v = load(x + i + 16 * k);
+            peaks[k] = greatest(peaks[k], v);
+            strange[k] = select(equal(v, v), strange[k], ones);
+        }
+    }
+    float value = top(greatest(greatest(peaks[0], peaks[1]), greatest(peaks[2], peaks[3])));
+    bool missing = top(greatest(greatest(strange[0], strange[1]), greatest(strange[2], strange[3]))) != 0.0f;
+    for (int64_t i = whole; i < n; ++i) {
         missing = missing || x[i] != x[i];
         if (x[i] > value) value = x[i];
     }
     if (missing) return {value, -1};
     const Floats wanted = splat(value);
-    const Floats zeros = splat(0.0f);
     int64_t i = 0;
-    while (i + 16 <= n && top(select(equal(load(x + i), wanted), ones, zeros)) == 0.0f) i += 16;
+    for (; i + RUN <= n; i += RUN) {
+        Floats found = zeros;
+        for (int64_t k = 0; k < RUN; k += 16) found = select(equal(load(x + i + k), wanted), ones, found);
+        if (top(found) != 0.0f) break;
+    }
     while (i < n && x[i] != value) ++i;
     return {value, int32_t(i)};
 }

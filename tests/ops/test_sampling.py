@@ -90,6 +90,30 @@ def test_random_batches_draw_the_reference_tokens(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_flat_distributions_over_a_large_vocabulary(isa: str) -> None:
+    """A share of a mass that tens of thousands of tokens hold, with and without ties and rare tokens cut off."""
+    rng = np.random.default_rng(11)
+    vocabulary, n = 40009, 48
+    for spread, rounded in ((0.0, False), (0.01, False), (1.0, True), (2.5, False), (30.0, False)):
+        logits = (rng.normal(size=(4, vocabulary)) * spread).astype(np.float32)
+        logits[3, rng.random(vocabulary) < 0.5] = -np.inf
+        if rounded:
+            logits = np.round(logits, 1)
+        batch = SamplingBatch.greedy(rng.integers(0, 4, n).astype(np.int32))
+        batch.temperature = rng.uniform(0.5, 2, n).astype(np.float32)
+        batch.top_p = np.where(rng.random(n) < 0.1, 1.0, rng.choice([0.001, 0.3, 0.9, 0.99, 0.99999], n)).astype(
+            np.float32
+        )
+        batch.min_p = np.where(rng.random(n) < 0.6, 0.0, rng.choice([1e-6, 0.01, 0.3], n)).astype(np.float32)
+        batch.seed = rng.integers(0, 2**64, n, dtype=np.uint64)
+        tokens = native(isa, logits, batch)[0]
+        expected = reference.sample(logits, batch).token_ids
+        # A boundary of the cumulated mass may lie a rounding further: then the neighbour is drawn, never a stranger.
+        assert (tokens != expected).mean() <= 0.05, f"{spread}: {tokens[tokens != expected]}"
+        assert np.abs(tokens - expected)[tokens != expected].max(initial=0) <= 40, spread
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_uniform_numbers_follow_the_distribution(isa: str) -> None:
     n = 20000
     logits = np.log(np.array([[0.5, 0.25, 0.125, 0.125]], np.float32))

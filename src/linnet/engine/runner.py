@@ -15,7 +15,7 @@ from linnet.engine.buffers import BatchBuffers
 from linnet.engine.live import LiveRequest
 from linnet.engine.matcher import mask_words
 from linnet.engine.messages import ErrorInfo, TokenLogprob, error_info
-from linnet.engine.sampling import SamplingEntry, sampling_batch
+from linnet.engine.sampling import SamplingBatches, SamplingEntry
 from linnet.scheduler import StepPlan
 
 NO_DISTRIBUTION = ErrorInfo(
@@ -48,6 +48,7 @@ class Runner:
         self._limits, self._num_blocks, self._vocabulary = limits, num_blocks, vocabulary
         self._buffers = BatchBuffers(limits)
         self._words = mask_words(vocabulary)
+        self._batches = SamplingBatches(self._words)
         self._check = check
         self._launched: tuple[StepPlan, Batch, Mapping[int, LiveRequest]] | None = None
 
@@ -115,7 +116,7 @@ class Runner:
     ) -> None:
         if not entries:
             return
-        result = self._executable.sample(sampling_batch([entry for _, entry in entries], self._words))
+        result = self._executable.sample(self._batches.of([entry for _, entry in entries]))
         token_ids, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
         for index, (request_id, entry) in enumerate(entries):
             token_id = token_ids[index]

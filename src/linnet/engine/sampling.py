@@ -30,11 +30,46 @@ class SamplingEntry:
         """The output position, first generated token = 0: it, the seed and the logits decide the token."""
         return len(self.known) - self.prompt_tokens
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but row and position changes from one of its steps to the next."""
+        params = self.params
+        neutral = params.repetition_penalty == 1.0 and params.presence_penalty == 0.0 == params.frequency_penalty
+        return neutral and not params.logit_bias and not params.min_tokens and self.allowed is None
+
     def biases(self) -> dict[int, float]:
         """logit_bias, and -inf for what would end the request before min_tokens."""
         if self.position >= self.params.min_tokens or not self.stop_token_ids:
             return dict(self.params.logit_bias)
         return {**self.params.logit_bias, **dict.fromkeys(self.stop_token_ids, -np.inf)}
+
+
+class SamplingBatches:
+    """The SamplingBatch of every step. Most steps sample whom the one before sampled: what stays is built once."""
+
+    def __init__(self, words: int) -> None:
+        """``words``: see ``sampling_batch``."""
+        self._words = words
+        self._known: list[tuple[SamplingParams, int]] = []
+        self._batch: SamplingBatch | None = None
+
+    def of(self, entries: Sequence[SamplingEntry]) -> SamplingBatch:
+        """Valid until the next call."""
+        if self._batch is None or not self._stays(entries):
+            batch = sampling_batch(entries, self._words)
+            lasting = all(entry.plain for entry in entries)
+            self._batch = batch if lasting else None
+            self._known = [(entry.params, entry.seed) for entry in entries]
+            return batch
+        self._batch.rows = np.array([entry.row for entry in entries], np.int32)
+        self._batch.position = np.array([entry.position for entry in entries], np.int64)
+        return self._batch
+
+    def _stays(self, entries: Sequence[SamplingEntry]) -> bool:
+        return len(entries) == len(self._known) and all(
+            entry.params is params and entry.seed == seed and entry.allowed is None
+            for entry, (params, seed) in zip(entries, self._known, strict=True)
+        )
 
 
 def sampling_batch(entries: Sequence[SamplingEntry], words: int) -> SamplingBatch:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every bad value of every parameter is one sentence naming the parameter."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from linnet.backends.reference.sampling import sample
 from linnet.engine import ParameterError, SamplingParams, derive_seed
-from linnet.engine.sampling import SamplingEntry, sampling_batch
+from linnet.engine.sampling import SamplingBatches, SamplingEntry, sampling_batch
 
 NAN, INFINITY = float("nan"), float("inf")
 WEIRD = [NAN, INFINITY, -INFINITY, -1, 0, 2**31, 2**63, 1e308, "1", True, None, [], {}]
@@ -104,3 +106,37 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(temperature: float) -> N
     logits = np.array([[3.0, 9.0, -4.0, 8.9]], np.float32)
     assert sample(logits, batch).token_ids[0] == 1
     assert sample(logits - 50, batch).token_ids[0] == 1
+
+
+def test_batches_that_are_reused_are_what_they_would_be_anew() -> None:
+    """Requests come, go, grow and swap places; some look at their tokens, so their entries are never reused."""
+    random = np.random.default_rng(4)
+    kinds = (
+        SamplingParams(),
+        SamplingParams(temperature=0.0, logprobs=2),
+        SamplingParams(temperature=0.7, top_p=0.9),
+        SamplingParams(repetition_penalty=1.2),
+        SamplingParams(presence_penalty=0.5),
+        SamplingParams(min_tokens=3),
+        SamplingParams(logit_bias={3: 1.0}),
+    )
+    batches, reused = SamplingBatches(2), 0
+    people = [(kinds[int(random.integers(3))], seed, [1, 2]) for seed in range(4)]
+    for _ in range(600):
+        if random.random() < 0.1:
+            kind = kinds[int(random.integers(3 if random.random() < 0.8 else len(kinds)))]
+            people[int(random.integers(len(people)))] = (kind, int(random.integers(2**63)), [1, 2])
+        if random.random() < 0.1:
+            random.shuffle(people)
+        chosen = people[: 3 if random.random() < 0.05 else 4]
+        entries = []
+        for row, (params, seed, known) in enumerate(chosen):
+            known.append(int(random.integers(60)))
+            mask = np.full(2, 7, np.uint32) if random.random() < 0.02 else None
+            entries.append(SamplingEntry(2 * row, params, seed, known, 2, frozenset({5}), mask))
+        before = batches._batch
+        found, wanted = batches.of(entries), sampling_batch(entries, 2)
+        reused += found is before
+        for field in dataclasses.fields(wanted):
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name), err_msg=field.name)
+    assert 50 < reused < 550
