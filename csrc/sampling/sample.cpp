@@ -127,7 +127,8 @@ static int32_t choose(const SampleRow& row, const float* logits, const Greatest&
     if (row.temperature == 0.0f || peak.value == -MINUS_INFINITY) return peak.index;
     const double number = uniform_number(row.seed, row.position, row.purpose);
     const float greatest_key = peak.value / row.temperature;
-    double* sums = (double*)gathered.keys;  // not needed at the same time
+    if (greatest_key - greatest_key != 0.0f) return peak.index;  // too small a temperature to divide by
+    double* sums = (double*)gathered.keys;                       // not needed at the same time
     weigh(logits, row.temperature, greatest_key, full, sums);
     if (row.top_k > 0 && row.top_k < row.vocabulary) {
         gather_enough(full, greatest_key, {row.top_k, 0.0}, gathered);

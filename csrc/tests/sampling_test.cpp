@@ -56,6 +56,7 @@ void make(Case& c) {
     c.row.logits = c.logits.data();
     c.row.vocabulary = vocabulary;
     c.row.temperature = pick(0, 3) == 0 ? 0.0f : 0.1f + 2.0f * uniform();
+    if (pick(0, 9) == 0) c.row.temperature = 1e-39f;
     c.row.top_k = pick(0, 1) == 0 ? 0 : int32_t(pick(1, 60));
     c.row.top_p = pick(0, 1) == 0 ? 1.0f : uniform();
     c.row.min_p = pick(0, 1) == 0 ? 0.0f : uniform();

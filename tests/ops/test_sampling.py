@@ -145,6 +145,17 @@ def test_rows_without_a_distribution_do_not_disturb_the_others(isa: str) -> None
     assert native(isa, logits, batch)[0][3] == 69
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_temperature_too_small_to_divide_by_leaves_the_greatest(isa: str) -> None:
+    logits = np.array([[1.0, 4.0, 3.0, 4.0], [-4.0, -3.0, -5.0, -3.0]], np.float32)
+    for top_k, top_p, min_p in ((0, 1.0, 0.0), (2, 1.0, 0.0), (0, 0.5, 0.0), (0, 1.0, 0.1), (3, 0.9, 0.1)):
+        batch = SamplingBatch.greedy(np.arange(2))
+        batch.temperature = np.full(2, 1e-39, np.float32)
+        batch.top_k, batch.top_p = np.full(2, top_k, np.int32), np.full(2, top_p, np.float32)
+        batch.min_p = np.full(2, min_p, np.float32)
+        assert native(isa, logits, batch)[0].tolist() == reference.sample(logits, batch).token_ids.tolist() == [1, 1]
+
+
 def test_bad_batches_are_refused() -> None:
     logits = np.zeros((2, 10), np.float32)
     batch = SamplingBatch.greedy(np.array([0, 2], np.int32))
