@@ -276,6 +276,11 @@ void bind_executor(nb::module_& m) {
                 const std::vector<LinearWeight>& weights) {
                  e.add(std::move(name), make_linear(e, input, outputs, weights));
              })
+        .def("gated_linear",
+             [](E& e, std::string name, int input, int output, const std::vector<LinearWeight>& weights,
+                Activation activation) {
+                 e.add(std::move(name), make_gated_linear(e, input, output, weights, activation));
+             })
         .def("kv_write", [](E& e, std::string name, int key, int value,
                             int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })
         .def(

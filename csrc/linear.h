@@ -62,8 +62,9 @@ struct LinearKernels {
     const char* (*refuse)(const LinearWeight& weight, InputType input, int64_t input_group_size);
     // Name for reports, for instance "gemv_int4_group_vnni".
     const char* (*name)(const LinearWeight& weight, InputType input);
-    // An integer weight in this tier's order of reading: 64-byte aligned memory that the caller owns, and may map from a
-    // file that an earlier process wrote. 0 bytes where the canonical layout is read. Bits of y are the same either way.
+    // An integer weight in this tier's order of reading: 64-byte aligned memory that the caller owns, and may map from
+    // a file that an earlier process wrote. 0 bytes where the canonical layout is read. Bits of y are the same either
+    // way.
     int64_t (*tile_bytes)(const LinearWeight& weight);
     // Fills the tiles of rows [n_begin, n_end), whole column units; zeros past the last row.
     void (*make_tiles)(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
@@ -84,6 +85,9 @@ struct LinearKernels {
     int64_t (*quantised_row_bytes)(int64_t columns, int64_t group_size);
     // Rows [row_begin, row_end) of x (fp32) into the same rows of out; symmetric, scale = max|x| / 127.5 per group.
     void (*quantise_rows)(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end);
+    // Groups [first_group, last_group) of rows [0, rows) of out; x begins at the first of those columns.
+    void (*quantise_groups)(const float* x, int64_t ldx, const QuantisedRows& out, int64_t rows, int64_t first_group,
+                            int64_t last_group);
     void (*dequantise_rows)(const QuantisedRows& x, float* y, int64_t ldy, int64_t row_begin, int64_t row_end);
     // One row of a weight of any storage as fp32 [columns] (embedding look-up).
     void (*decode_row)(const LinearWeight& weight, int64_t row, float* y);

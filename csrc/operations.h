@@ -51,10 +51,18 @@ Made make_dequantise(Executor& executor, int input, int output);
 // Several weights over one input share one distribution of work.
 Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,
                  const std::vector<LinearWeight>& weights);
+// Rows of the weights are rows of the output: activation(gate) * up, or activation(up) where there is one weight;
+// rounded to the output's type.
+Made make_gated_linear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
+                       Activation activation);
 Made make_kv_write(Executor& executor, int key, int value, int state);
 Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
 
 // For factories.
+InputType input_type(ValueType type);
+// Rows [row, row + rows) of a value times rows [begin, end) of the weight; y is where row `row` and output 0 belong.
+void multiply(const Step& step, InputType type, const LinearWeight& weight, int input, int64_t row, int64_t rows,
+              float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch);
 void require(bool condition, const char* message);
 const Value& expect(const Executor& executor, int value, ValueType type, const char* message);
 void expect_same_shape(const Executor& executor, int a, int b, const char* message);

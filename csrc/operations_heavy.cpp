@@ -7,15 +7,6 @@
 
 namespace linnet {
 
-namespace {
-
-// Work items: at least so many per thread, so that a core that is busy elsewhere takes fewer, and none longer than
-// about a tenth of a millisecond, so that nobody waits long for the last one, or for one whose core was taken away.
-constexpr int64_t ITEMS_PER_THREAD = 16;
-constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 InputType input_type(ValueType type) {
     switch (type) {
         case ValueType::fp32:
@@ -29,6 +20,36 @@ InputType input_type(ValueType type) {
     }
     throw std::invalid_argument("linear: no kernel reads fp16 rows");
 }
+
+void multiply(const Step& step, InputType type, const LinearWeight& weight, int input, int64_t row, int64_t rows,
+              float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch) {
+    const LinearKernels& kernels = *step.kernels.linear;
+    const int64_t columns = weight.columns;
+    switch (type) {
+        case InputType::fp32:
+            return kernels.linear_fp32(weight, step.fp32(input) + row * columns, columns, y, ldy, rows, begin, end,
+                                       scratch);
+        case InputType::bf16:
+            return kernels.linear_bf16(weight, step.half(input) + row * columns, columns, y, ldy, rows, begin, end,
+                                       scratch);
+        case InputType::int8: {
+            QuantisedRows x = step.quantised(input);
+            x.codes += row * x.row_bytes;
+            x.scales += row * x.groups;
+            x.sums += row * x.groups;
+            return kernels.linear_int8(weight, x, y, ldy, rows, begin, end, scratch);
+        }
+    }
+}
+
+namespace {
+
+// Work items: at least so many per thread, so that a core that is busy elsewhere takes fewer, and none longer than
+// about a tenth of a millisecond, so that nobody waits long for the last one, or for one whose core was taken away.
+constexpr int64_t ITEMS_PER_THREAD = 16;
+constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Work over the weight's rows in whole units; `cost` multiplications per row; body(first, last, worker).
 template <typename Body>
@@ -80,7 +101,9 @@ class Linear final : public Operation {
                 for (const Part& part : parts_) {
                     const int64_t first = begin > part.first ? begin - part.first : 0;
                     const int64_t last = end - part.first < part.weight.rows ? end - part.first : part.weight.rows;
-                    if (first < last) multiply(step, part, rows, first, last, step.scratch(worker));
+                    if (first < last)
+                        multiply(step, type_, part.weight, input_, 0, rows, step.fp32(part.output), part.weight.rows,
+                                 first, last, step.scratch(worker));
                 }
             });
     }
@@ -91,22 +114,6 @@ class Linear final : public Operation {
         LinearWeight weight;
         int64_t first;  // where its rows begin in the range of work, a multiple of the unit
     };
-
-    void multiply(const Step& step, const Part& part, int64_t rows, int64_t begin, int64_t end, void* scratch) const {
-        const LinearKernels& kernels = *step.kernels.linear;
-        const LinearWeight& weight = part.weight;
-        float* y = step.fp32(part.output);
-        switch (type_) {
-            case InputType::fp32:
-                return kernels.linear_fp32(weight, step.fp32(input_), weight.columns, y, weight.rows, rows, begin, end,
-                                           scratch);
-            case InputType::bf16:
-                return kernels.linear_bf16(weight, step.half(input_), weight.columns, y, weight.rows, rows, begin, end,
-                                           scratch);
-            case InputType::int8:
-                return kernels.linear_int8(weight, step.quantised(input_), y, weight.rows, rows, begin, end, scratch);
-        }
-    }
 
     int input_;
     InputType type_;

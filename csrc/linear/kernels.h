@@ -10,6 +10,8 @@ namespace linnet::LINNET_TIER {
 // rows.cpp
 int64_t quantised_row_bytes(int64_t columns, int64_t group_size);
 void quantise_rows(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end);
+void quantise_groups(const float* x, int64_t ldx, const QuantisedRows& out, int64_t rows, int64_t first_group,
+                     int64_t last_group);
 void dequantise_rows(const QuantisedRows& x, float* y, int64_t ldy, int64_t row_begin, int64_t row_end);
 void cast_bf16(const float* x, uint16_t* y, int64_t n);
 void cast_fp16(const float* x, uint16_t* y, int64_t n);

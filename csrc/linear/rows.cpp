@@ -55,15 +55,16 @@ LINNET_INLINE int32_t greatest_lane(Ints a) {
 }
 #endif
 
-static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) {
+// Groups [first_group, last_group) of one row; x begins at the first of those columns.
+static void quantise_row(const float* x, const QuantisedRows& out, int64_t row, int64_t first_group,
+                         int64_t last_group) {
     int8_t* codes = out.codes + row * out.row_bytes;
     const int64_t stride = round_up(out.group_size, 8);
-    for (int64_t group = 0; group < out.groups; ++group) {
-        const int64_t first = group * out.group_size;
-        const int64_t size = smaller(out.group_size, out.columns - first);
+    for (int64_t group = first_group; group < last_group; ++group, x += out.group_size) {
+        const int64_t size = smaller(out.group_size, out.columns - group * out.group_size);
         Ints peak = splat_int(0);  // as bits, where NaN is greater than infinity and so reaches the scale
         for (int64_t c = 0; c < size; c += 16) {
-            const Ints magnitude = as_ints(absolute(load_first(x + first + c, size - c)));
+            const Ints magnitude = as_ints(absolute(load_first(x + c, size - c)));
             peak = select(less(peak, magnitude), magnitude, peak);
         }
         const float scale = bits_to_float(uint32_t(greatest_lane(peak))) / 127.5f;
@@ -71,7 +72,7 @@ static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) 
         Ints sum = splat_int(0);
         const int64_t padded = round_up(size, 8);
         for (int64_t c = 0; c < padded; c += 16) {
-            const Floats ratio = load_first(x + first + c, size - c) / divisor;
+            const Floats ratio = load_first(x + c, size - c) / divisor;
             const Ints code = to_ints(greatest(splat(-128.0f), smallest(splat(127.0f), ratio)));
             sum = sum + code;
             store_codes(codes + group * stride + c, code, smaller(16, padded - c));
@@ -86,7 +87,12 @@ static void quantise_row(const float* x, const QuantisedRows& out, int64_t row) 
 }
 
 void quantise_rows(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end) {
-    for (int64_t row = row_begin; row < row_end; ++row) quantise_row(x + row * ldx, out, row);
+    for (int64_t row = row_begin; row < row_end; ++row) quantise_row(x + row * ldx, out, row, 0, out.groups);
+}
+
+void quantise_groups(const float* x, int64_t ldx, const QuantisedRows& out, int64_t rows, int64_t first_group,
+                     int64_t last_group) {
+    for (int64_t row = 0; row < rows; ++row) quantise_row(x + row * ldx, out, row, first_group, last_group);
 }
 
 void dequantise_rows(const QuantisedRows& x, float* y, int64_t ldy, int64_t row_begin, int64_t row_end) {

@@ -68,9 +68,9 @@ static void any_row(const LinearWeight& weight, int64_t row, float* y) {
 
 const LinearKernels& linear_kernels() {
     static constexpr LinearKernels table = {
-        refuse,      name,      tile_bytes,  make_tiles,          column_unit,   scratch_bytes,
-        linear_fp32, bf16,      linear_int8, quantised_row_bytes, quantise_rows, dequantise_rows,
-        any_row,     cast_bf16, cast_fp16,   widen_bf16,          widen_fp16,
+        refuse,          name,    tile_bytes,  make_tiles,          column_unit,   scratch_bytes,
+        linear_fp32,     bf16,    linear_int8, quantised_row_bytes, quantise_rows, quantise_groups,
+        dequantise_rows, any_row, cast_bf16,   cast_fp16,           widen_bf16,    widen_fp16,
     };
     return table;
 }

@@ -124,11 +124,19 @@ class Model {
         e.add("add", make_add(e, x, context, y));
         e.add("cast", make_cast(e, y, half));
         end();
-        e.add("gate", make_linear(e, half, {gate}, {weights.fp32(INNER, WIDTH)}));
+        const LinearWeight gate_weight = weights.fp32(INNER, WIDTH), up_weight = weights.fp32(INNER, WIDTH);
+        const int codes = value(INNER, ValueType::int8, 40);
+        if (fused) {
+            e.add("gated", make_gated_linear(e, half, codes, {gate_weight, up_weight}, Activation::silu));
+        } else {
+            const int up = value(INNER), act = value(INNER);
+            e.add("gate", make_linear(e, half, {gate}, {gate_weight}));
+            e.add("up", make_linear(e, half, {up}, {up_weight}));
+            e.add("silu", make_gate(e, gate, up, act, Activation::silu));
+            e.add("round", make_quantise(e, act, codes));
+        }
         begin("activation");
-        const int act = inner(INNER), codes = inner(INNER, ValueType::int8, 40), scaled = inner(INNER);
-        e.add("silu", make_gate(e, gate, -1, act, Activation::silu));
-        e.add("round", make_quantise(e, act, codes));
+        const int scaled = inner(INNER);
         e.add("widen", make_dequantise(e, codes, scaled));
         e.add("scale", make_scale(e, scaled, gated, 0.5f));
         end();

@@ -136,6 +136,11 @@ class Linears:
 
 
 @dataclass(frozen=True)
+class GatedLinears:
+    """Linears of one input, the activation that joins them, maybe its rounding: one op over ranges of their outputs."""
+
+
+@dataclass(frozen=True)
 class RowChain:
     """Ops of ROW_KINDS whose row i reads only row i of what the chain itself writes: done row by row in one pass."""
 
@@ -157,10 +162,11 @@ ATTRIBUTES: dict[str, type] = {
     "gate": Gate,
     "gather": Gather,
     "linears": Linears,
+    "gated_linears": GatedLinears,
     "row_chain": RowChain,
 }
 
-FUSED_KINDS = ("linears", "row_chain")
+FUSED_KINDS = ("linears", "gated_linears", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",

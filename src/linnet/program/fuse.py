@@ -5,6 +5,9 @@
 ``row_chain``: runs of row-wise ops (residual + norm + quantise; rope + rope + kv_write; activation + quantise), done
 row by row while the row is in cache; a value that nobody else reads never reaches the arena.
 
+``gated_linears``: gate and up, their activation and its rounding, a range of outputs at a time: no projection's result
+is ever written to memory.
+
 Nothing is renamed or computed differently: a fused op carries its expansion, the very ops it stands for, and
 ``unfuse(fuse(program)) == program``. Ops of different segments stay apart, so segments keep their meaning.
 """
@@ -14,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from linnet.errors import ConfigError
-from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, Linears, RowChain
-from linnet.program.fused import external_reads, fused_name, row_symbol, written
+from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, GatedLinears, Linears, RowChain
+from linnet.program.fused import external_reads, fused_name, is_gated, row_symbol, written
 from linnet.program.program import Op, Program, Segment
 from linnet.program.traverse import boundary, declarations
 
@@ -33,6 +36,8 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
             return run[0]
         name, reads, outputs = fused_name(run), external_reads(run), written(run)
         weights = tuple(dict.fromkeys(name for op in run for name in op.weights))
+        if run[0].kind == "linear" and run[-1].kind != "linear":
+            return Op("gated_linears", name, reads, outputs[-1:], GatedLinears(), weights, expansion=tuple(run))
         if run[0].kind == "linear":
             return Op("linears", name, reads, outputs, Linears(), weights, expansion=tuple(run))
         inside = Counter(name for op in run for name in op.inputs)
@@ -49,6 +54,12 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
         foreign = op.kind == "gather" and op.inputs[0] in written(run)
         return chain and not foreign and row_symbol(op, declared) == row_symbol(first, declared)
 
+    def gates(run: Sequence[Op], after: Sequence[Op]) -> bool:
+        """Whether the chain ``after`` does nothing but finish what the linears of ``run`` began."""
+        inner = written([*run, *after])[:-1]
+        seen = any(name in visible or readers[name] > 1 for name in inner)
+        return run[0].kind == "linear" and not seen and is_gated([*run, *after], declared)
+
     def fused(ops: Sequence[Op]) -> list[Op]:
         runs: list[list[Op]] = []
         for op in ops:
@@ -56,7 +67,13 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
                 runs[-1].append(op)
             else:
                 runs.append([op])
-        return [merged(run) for run in runs]
+        whole: list[list[Op]] = []
+        for run in runs:
+            if whole and gates(whole[-1], run):
+                whole[-1] += run
+            else:
+                whole.append(run)
+        return [merged(run) for run in whole]
 
     return _rebuilt(program, fused)
 

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from linnet.program.attributes import FUSED_KINDS, ROW_KINDS
 from linnet.program.program import Dimension, Op, Value
 from linnet.program.signatures import require
+from linnet.schemes.scheme import Scheme
+
+WIDEST_GROUP = 256
+"""Columns that may share a scale for a rounding to be done where its input is made."""
 
 
 def written(run: Sequence[Op]) -> tuple[str, ...]:
@@ -33,6 +37,24 @@ def fused_name(run: Sequence[Op]) -> str:
     return ".".join([*names[0][:shared], "+".join(".".join(name[shared:]) for name in names)])
 
 
+def is_gated(run: Sequence[Op], declared: Mapping[str, Value]) -> bool:
+    """One or two linears of one input, the activation of exactly their outputs, and at most one rounding of it.
+
+    The rounding must not look further than a few outputs: a scale for a whole row needs all of them.
+    """
+    linears = [op for op in run if op.kind == "linear"]
+    rest = list(run[len(linears) :])
+    if not rest or rest[0].kind != "gate" or rest[0].inputs != written(linears) or len(rest) > 2:
+        return False
+    if any(op.kind != "linear" or op.inputs != run[0].inputs for op in run[: len(linears)]):
+        return False
+    if len(rest) == 1:
+        return True
+    scheme = declared[rest[1].outputs[0]].dtype if rest[1].outputs else None
+    few = not isinstance(scheme, Scheme) or (scheme.group_size or WIDEST_GROUP + 1) <= WIDEST_GROUP
+    return rest[1].kind in ("quantise", "cast") and rest[1].inputs == rest[0].outputs and few
+
+
 def check_fused(op: Op, declared: Mapping[str, Value]) -> None:
     """Raises ProgramError if a fused op is not what its expansion says."""
     run = op.expansion
@@ -47,6 +69,10 @@ def check_fused(op: Op, declared: Mapping[str, Value]) -> None:
     for what in ("weights", "states"):
         found = tuple(dict.fromkeys(name for inner in run for name in getattr(inner, what)))
         require(getattr(op, what) == found, f"op {op.name} ({op.kind}): its {what} are not those of its expansion")
+    if op.kind == "gated_linears":
+        good = is_gated(run, declared) and op.outputs == inside[-1:]
+        require(good, f"op {op.name} (gated_linears) is not linears, activation and rounding that write one value")
+        return
     if op.kind == "linears":
         good = all(inner.kind == "linear" and inner.inputs == run[0].inputs for inner in run)
         require(good, f"op {op.name} (linears) holds something else than linears of one input")

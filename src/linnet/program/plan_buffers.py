@@ -19,6 +19,8 @@ from linnet.schemes.scheme import DENSE_BITS, Scheme
 ALIGNMENT_BYTES = 64
 ROW_BYTES = 128
 """Rows of quantised codes are padded to a multiple of this."""
+CROWDED_BYTES = 1024
+"""Rows this far apart, or a multiple of it, share a few places of a cache; they get another ROW_BYTES."""
 
 ValueBytes = Callable[[Value, Mapping[str, int]], int]
 
@@ -65,6 +67,8 @@ def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
     group_size = value.dtype.group_size or width
     groups = -(-width // group_size)
     row_bytes = -(-groups * align(group_size) // ROW_BYTES) * ROW_BYTES
+    if row_bytes % CROWDED_BYTES == 0:
+        row_bytes += ROW_BYTES
     return rows * row_bytes + 2 * align(rows * groups * 4)
 
 

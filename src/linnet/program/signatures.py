@@ -256,5 +256,6 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "gate": _gate,
     "gather": _gather,
     "linears": _fused,
+    "gated_linears": _fused,
     "row_chain": _fused,
 }

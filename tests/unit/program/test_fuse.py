@@ -32,7 +32,7 @@ def block_of(whole: Program, layer: int = 0) -> list[Op]:
     return list(whole.ops[segment.start : segment.stop])
 
 
-def test_a_llama_block_has_eleven_ops_instead_of_twenty() -> None:
+def test_a_llama_block_has_ten_ops_instead_of_twenty() -> None:
     """The number of times a step synchronises per layer: at most one per op."""
     built = numbered()
     assert len(block_of(built)) == 20
@@ -44,8 +44,7 @@ def test_a_llama_block_has_eleven_ops_instead_of_twenty() -> None:
         ("quantise", "layers.0.attention.context.int8_g128"),
         ("linear", "layers.0.attention.output"),
         ("row_chain", "layers.0.attention.residual+mlp.norm+mlp.norm.int8_g128"),
-        ("linears", "layers.0.mlp.gate+up"),
-        ("row_chain", "layers.0.mlp.activation+activation.int8_g128"),
+        ("gated_linears", "layers.0.mlp.gate+up+activation+activation.int8_g128"),
         ("linear", "layers.0.mlp.down"),
         ("add", "layers.0.mlp.residual"),
     ]
@@ -67,7 +66,7 @@ def test_fusing_loses_nothing(name: str, storage: str, policy: str) -> None:
 def test_only_what_somebody_else_reads_gets_a_place() -> None:
     built = numbered()
     fused = fuse(built)
-    inside = {"layers.0.attention.norm", "layers.0.attention.key_rope", "layers.0.mlp.norm", "layers.0.mlp.activation"}
+    inside = {f"layers.0.{name}" for name in ("attention.norm", "attention.key_rope", "mlp.norm", "mlp.gate", "mlp.up")}
     places = plan_buffers(fused, BOUNDS)
     assert not inside & places.offsets.keys()
     assert "layers.0.attention.residual" in places.offsets  # the second addition reads it
@@ -77,13 +76,40 @@ def test_only_what_somebody_else_reads_gets_a_place() -> None:
 
 def test_kept_values_are_outputs_of_the_fused_op() -> None:
     built = numbered()
-    keep = ("layers.0.attention.norm", "layers.1.mlp.activation")
+    keep = ("layers.0.attention.norm", "layers.1.attention.key_rope")
     fused = fuse(built, keep)
     check(fused)
     assert set(keep) <= {name for op in fused.ops for name in op.outputs}
     assert [op.name for op in fused.ops] == [op.name for op in fuse(built).ops]
     assert set(keep) <= plan_buffers(fused, BOUNDS, keep).offsets.keys()
     assert unfuse(fused) == built
+
+
+def test_a_kept_activation_leaves_the_projections_apart_from_it() -> None:
+    """A gated op writes one value; whoever wants to see another gets the ops around it."""
+    built = numbered()
+    for kept in ("layers.0.mlp.gate", "layers.0.mlp.activation"):
+        fused = fuse(built, (kept,))
+        check(fused)
+        assert [op.name for op in block_of(fused)][7:9] == [
+            "layers.0.mlp.gate+up",
+            "layers.0.mlp.activation+activation.int8_g128",
+        ]
+        assert kept in {name for op in fused.ops for name in op.outputs}
+        assert unfuse(fused) == built
+        assert "layers.1.mlp.gate+up+activation+activation.int8_g128" in {op.name for op in fused.ops}
+
+
+def test_an_activation_that_is_rounded_per_row_is_not_rounded_where_it_is_made() -> None:
+    """A scale for the whole row needs the whole row; without rounding, or with bf16, nothing does."""
+    kinds = {
+        storage: [op.kind for op in block_of(fuse(numbered(storage=storage)))][-3:] for storage in ("w8a8", "bf16")
+    }
+    assert kinds["w8a8"] == ["row_chain", "linear", "add"]
+    assert kinds["bf16"] == ["gated_linears", "linear", "add"]
+    assert [op.kind for op in block_of(fuse(numbered(policy="exact")))][-3:] == ["gated_linears", "linear", "add"]
+    plain = block_of(fuse(numbered("parallel", "bf16")))
+    assert [len(op.expansion) for op in plain if op.kind == "gated_linears"] == [3]  # up, activation, cast
 
 
 def test_segments_stay_apart() -> None:
@@ -117,6 +143,8 @@ def test_a_fused_op_is_what_its_expansion_says() -> None:
     fused = fuse(numbered())
     chain = next(op for op in fused.ops if op.kind == "row_chain")
     linears = next(op for op in fused.ops if op.kind == "linears")
+    gated = next(op for op in fused.ops if op.kind == "gated_linears")
+    named = {"row_chain": chain, "linears": linears, "gated_linears": gated}
     for kind, change, message in (
         ("row_chain", {"expansion": ()}, "fuses 0 ops"),
         ("row_chain", {"expansion": chain.expansion[:1]}, "fuses 1 ops"),
@@ -128,8 +156,11 @@ def test_a_fused_op_is_what_its_expansion_says() -> None:
         ("linears", {"outputs": linears.outputs[:2]}, "writes"),
         ("linears", {"expansion": linears.expansion[:2]}, ""),
         ("linears", {"expansion": (linears, linears)}, "has its own"),
+        ("gated_linears", {"outputs": gated.expansion[0].outputs}, "one value"),
+        ("gated_linears", {"expansion": gated.expansion[:2], "outputs": gated.expansion[1].outputs}, "one value"),
+        ("gated_linears", {"expansion": gated.expansion[1:]}, ""),
     ):
-        liar = replace(chain if kind == "row_chain" else linears, **change)  # type: ignore[arg-type]
+        liar = replace(named[kind], **change)  # type: ignore[arg-type]
         with pytest.raises(ProgramError, match=message):
             check_fused(liar, declarations(fused))
         with pytest.raises(ProgramError):

@@ -125,6 +125,18 @@ class Lowering:
         for part, weight in zip(parts, weights, strict=True):
             self.choices[part.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
 
+    def gated_linears(self, op: Op, _: a.GatedLinears) -> None:
+        """The linears' results and the activation stay in a worker's scratch."""
+        linears = [part for part in op.expansion if part.kind == "linear"]
+        gate = op.expansion[len(linears)].attributes
+        assert isinstance(gate, a.Gate)
+        weights = [self._linears[part.name] for part in linears]
+        activation = getattr(_native.Activation, gate.activation)
+        self.executor.gated_linear(op.name, self._in(op), self._out(op), weights, activation)
+        for part, weight in zip(linears, weights, strict=True):
+            self.choices[part.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
+        self.choices |= {part.name: f"{part.kind}_{self._isa}" for part in op.expansion[len(linears) :]}
+
     def row_chain(self, op: Op, _: a.RowChain) -> None:
         """The ops of the expansion run row by row; values that only they read get rows of a worker's scratch."""
         self.executor.begin_chain(op.name)
@@ -207,6 +219,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "gate": Lowering.gate,
     "gather": Lowering.gather,
     "linears": Lowering.linear,
+    "gated_linears": Lowering.gated_linears,
     "row_chain": Lowering.row_chain,
 }
 

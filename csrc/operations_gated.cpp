@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The first half of a feed-forward: gate and up projections, activation and rounding, a range of outputs at a time, so
+// that the projections' results never leave the cache of the core that made them, nor take a place in the arena.
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+#include "operations.h"
+
+namespace linnet {
+
+namespace {
+
+constexpr int64_t ITEMS_PER_THREAD = 16;  // as in operations_heavy.cpp, as far as whole groups allow it
+constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
+constexpr int64_t ROWS = 256;               // of an item: enough to pay for the expansion of the weights
+constexpr int64_t LOCAL_BYTES = 512 << 10;  // of results: half of a second-level cache
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t aligned(int64_t bytes) { return divide_up(bytes, 64) * 64; }
+
+class GatedLinear final : public Operation {
+  public:
+    GatedLinear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
+                Activation activation)
+        : input_(input),
+          output_(output),
+          activation_(activation),
+          type_(input_type(executor.value(input).type)),
+          weights_(weights) {
+        const LinearKernels& kernels = *executor.kernels().linear;
+        const Value &from = executor.value(input), &to = executor.value(output);
+        require(weights.size() == 1 || weights.size() == 2, "gated linear: one or two weights");
+        require(from.rows == to.rows, "gated linear: input and output have the same rows");
+        // Whole units of every weight and whole groups of the output: nobody shares a sum, a scale or a code.
+        if (to.type == ValueType::int8) unit_ = to.group_size;
+        for (const LinearWeight& weight : weights) {
+            require(from.width == weight.columns, "gated linear: the input's width is not the weight's columns");
+            require(to.width == weight.rows, "gated linear: the output's width is not the weight's rows");
+            if (const char* reason = kernels.refuse(weight, type_, from.group_size))
+                throw std::invalid_argument(reason);
+            unit_ = std::lcm(unit_, kernels.column_unit(weight, type_));
+            const int64_t bytes = aligned(kernels.scratch_bytes(weight, type_, from.max_rows));
+            own_offset_ = bytes > own_offset_ ? bytes : own_offset_;
+        }
+        const int64_t block = from.max_rows < ROWS ? from.max_rows : ROWS;
+        const int64_t least = int64_t(weights.size()) * aligned(block * unit_ * 4);
+        executor.need_scratch(own_offset_ + (least > LOCAL_BYTES ? least : LOCAL_BYTES));
+    }
+
+    void run(const Step& step) override {
+        const int64_t rows = step.rows(input_), outputs = weights_.front().rows;
+        if (rows == 0) return;
+        const int64_t block = rows < ROWS ? rows : ROWS;
+        const int64_t parts = int64_t(weights_.size()), items = step.pool.threads() * ITEMS_PER_THREAD;
+        const int64_t room = (LOCAL_BYTES / parts - 64) / (block * 4);
+        const int64_t quick = ITEM_MULTIPLIES / (block * parts * weights_.front().columns);
+        const int64_t most = std::min({room, quick, divide_up(outputs, items)}) / unit_ * unit_;
+        const int64_t run = most < unit_ ? unit_ : most;
+        const int64_t blocks = divide_up(rows, block);
+        step.pool.run(divide_up(outputs, run) * blocks, [&](int64_t item, int worker) {
+            const int64_t begin = item / blocks * run, end = begin + run < outputs ? begin + run : outputs;
+            const int64_t row = item % blocks * block;
+            work(step, row, row + block < rows ? block : rows - row, begin, end, worker);
+        });
+    }
+
+  private:
+    void work(const Step& step, int64_t row, int64_t rows, int64_t begin, int64_t end, int worker) const {
+        char* scratch = static_cast<char*>(step.scratch(worker));
+        const int64_t width = end - begin, size = aligned(rows * width * 4);
+        float* results[2] = {};
+        for (size_t i = 0; i < weights_.size(); ++i) {
+            results[i] = reinterpret_cast<float*>(scratch + own_offset_ + int64_t(i) * size);
+            // Column n of the weight is column n - begin of the results.
+            multiply(step, type_, weights_[i], input_, row, rows, results[i] - begin, width, begin, end, scratch);
+        }
+        const KernelTable& kernels = step.kernels;
+        const Value& to = step.executor.placed(output_);
+        const int64_t first = row * to.width + begin;
+        if (to.type == ValueType::fp32) {
+            for (int64_t r = 0; r < rows; ++r) {
+                kernels.gate(results[0] + r * width, results[1] ? results[1] + r * width : nullptr,
+                             step.fp32(output_) + first + r * to.width, width, activation_);
+            }
+            return;
+        }
+        kernels.gate(results[0], results[1], results[0], rows * width, activation_);
+        if (to.type == ValueType::int8) {
+            QuantisedRows rounded = step.quantised(output_);
+            rounded.codes += row * rounded.row_bytes;
+            rounded.scales += row * rounded.groups;
+            rounded.sums += row * rounded.groups;
+            kernels.linear->quantise_groups(results[0], width, rounded, rows, begin / rounded.group_size,
+                                            divide_up(end, rounded.group_size));
+            return;
+        }
+        const auto cast = to.type == ValueType::bf16 ? kernels.linear->cast_bf16 : kernels.linear->cast_fp16;
+        for (int64_t r = 0; r < rows; ++r)
+            cast(results[0] + r * width, step.half(output_) + first + r * to.width, width);
+    }
+
+    int input_, output_;
+    Activation activation_;
+    InputType type_;
+    std::vector<LinearWeight> weights_;
+    int64_t unit_ = 1, own_offset_ = 0;
+};
+
+}  // namespace
+
+Made make_gated_linear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
+                       Activation activation) {
+    return std::make_unique<GatedLinear>(executor, input, output, weights, activation);
+}
+
+}  // namespace linnet
