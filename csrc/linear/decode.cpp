@@ -97,14 +97,22 @@ LINNET_INLINE Floats fp8_values(Ints code) {
     return as_floats(number | shift_left<24>(code & splat_int(0x80)));
 }
 
+// Only the lowest four bits of a lane count.
 LINNET_INLINE Floats nf4_values(Ints code) {
 #if defined(LINNET_AVX512)
     return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(NF4))};
+#elif defined(LINNET_AVX2)
+    const auto eight = [](__m256i index) __attribute__((always_inline)) {
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(NF4), index);
+        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(NF4 + 8), index);
+        return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+    };
+    return {eight(code.a), eight(code.b)};
 #else
     alignas(64) int32_t index[16];
     alignas(64) float lanes[16];
     store_ints(index, code);
-    for (int i = 0; i < 16; ++i) lanes[i] = NF4[index[i]];
+    for (int i = 0; i < 16; ++i) lanes[i] = NF4[index[i] & 15];
     return load(lanes);
 #endif
 }
@@ -174,8 +182,82 @@ LINNET_INLINE Floats decode_sixteen(const LinearWeight& weight, int64_t row, int
     return count == 16 ? value : select(first_lanes(count), value, splat(0.0f));
 }
 
+// What a lane's lowest bits stand for, before scaling.
+template <Storage storage, int bits>
+LINNET_INLINE Floats code_values(Ints word) {
+    if constexpr (storage == Storage::nf4) return nf4_values(word);
+    const Ints code = word & splat_int((1 << bits) - 1);
+    if constexpr (storage == Storage::fp8_e4m3) return fp8_values(code);
+    if constexpr (storage == Storage::plain_int8)
+        return to_floats(exclusive_or(code, splat_int(0x80)) - splat_int(128));
+    return to_floats(code - splat_int(1 << (bits - 1)));
+}
+
+// decode_panel where words hold whole codes: the words are transposed before they are unpacked, a register then is one
+// column of sixteen outputs, and a group's scales are fetched once.
+template <Storage storage, int bits>
+static void decode_words(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
+                         float* panel) {
+    constexpr int64_t word_columns = 32 / bits;
+    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
+    const int64_t row_bytes = divide_up(weight.columns * bits, 8);
+    alignas(64) float scales[16] = {}, zeros[16] = {};
+    int64_t group = -1;
+    for (int64_t first = 0; first < columns; first += 16 * word_columns) {
+        const int64_t offset = (column + first) * bits / 8;
+        Ints words[16];
+        load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
+        // Sixteen short streams are more than the hardware's prefetchers follow; the next outputs' come in turn.
+        for (int64_t i = 0; i < 16; ++i)
+            __builtin_prefetch(base + offset + (16 * TILE_COUNT + i) * weight.code_row_bytes, 0, 2);
+        transpose(words);
+        const int64_t count = smaller(16, (columns - first) / word_columns);
+        for (int64_t w = 0; w < count; ++w) {
+            const int64_t c = first + w * word_columns;
+            const int64_t own = (column + c) / weight.group_size;
+            if (own != group) {
+                group = own;
+                for (int64_t i = 0; i < outputs; ++i) scales[i] = scale_value(weight, n + i, group);
+                for (int64_t i = 0; i < outputs && weight.zero_points != nullptr; ++i)
+                    zeros[i] = zero_value(weight, n + i, group);
+            }
+            Ints word = words[w];
+#pragma GCC unroll 16
+            for (int64_t k = 0; k < word_columns; ++k) {
+                Floats value = code_values<storage, bits>(word);
+                if (weight.zero_points != nullptr) value = value - load(zeros);
+                store(panel + (c + k) * 16, value * load(scales));
+                word = shift_right_unsigned<bits>(word);
+            }
+        }
+    }
+}
+
+// False where codes straddle words, a word straddles groups or the panel the last column.
+static bool try_decode_words(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
+                             float* panel) {
+    if (weight.scales == nullptr || column + columns > weight.columns) return false;
+    if (weight.group_size < weight.columns && weight.group_size % 16 != 0) return false;
+    if (weight.storage == Storage::nf4)
+        decode_words<Storage::nf4, 4>(weight, n, outputs, column, columns, panel);
+    else if (weight.storage == Storage::fp8_e4m3)
+        decode_words<Storage::fp8_e4m3, 8>(weight, n, outputs, column, columns, panel);
+    else if (weight.storage == Storage::plain_int8)
+        decode_words<Storage::plain_int8, 8>(weight, n, outputs, column, columns, panel);
+    else if (weight.storage == Storage::packed_int && weight.bits == 8)
+        decode_words<Storage::packed_int, 8>(weight, n, outputs, column, columns, panel);
+    else if (weight.storage == Storage::packed_int && weight.bits == 4)
+        decode_words<Storage::packed_int, 4>(weight, n, outputs, column, columns, panel);
+    else if (weight.storage == Storage::packed_int && weight.bits == 2)
+        decode_words<Storage::packed_int, 2>(weight, n, outputs, column, columns, panel);
+    else
+        return false;
+    return true;
+}
+
 void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
                   float* panel) {
+    if (try_decode_words(weight, n, outputs, column, columns, panel)) return;
     for (int64_t c = 0; c < columns; c += 16) {
         Ints rows[16];
         const int64_t group = group_of(weight, column + c);

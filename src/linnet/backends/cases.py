@@ -233,5 +233,6 @@ def speed_cases() -> tuple[OpCase, ...]:
             cases.append(OpCase("linear", rows, 2048, 8192, scheme))
         cases.append(OpCase("linear", 1, 8192, 2048, scheme))
     cases += [OpCase("linear", rows, 2048, 8192, scheme, "exact") for scheme in ("fp32", "W4A16") for rows in (1, 64)]
-    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("W2A16", "W3A16") for rows in (1, 64)]
+    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("W2A16", "W3A16") for rows in (1, 4, 64)]
+    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("NF4", "FP8") for rows in (1, 4, 16, 64, 512)]
     return tuple(cases)
