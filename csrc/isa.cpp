@@ -19,11 +19,25 @@ std::vector<std::string> available_tiers() {
         tiers.push_back("avx512_vnni");
     }
     if (avx512) tiers.push_back("avx512");
+    if (avx2 && __builtin_cpu_supports("avxvnni")) tiers.push_back("avx2_vnni");
     if (avx2) tiers.push_back("avx2");
 #endif
     tiers.push_back("portable");
     return tiers;
 }
+
+#if defined(LINNET_X86_TIERS)
+// AVX-VNNI is one instruction, and only projections use it.
+static const KernelTable& avx2_vnni_table() {
+    static const KernelTable table = [] {
+        KernelTable made = avx2::kernel_table();
+        made.isa = "avx2_vnni";
+        made.linear = &avx2_vnni::linear_kernels();
+        return made;
+    }();
+    return table;
+}
+#endif
 
 const KernelTable& kernel_table(const std::string& isa) {
     const std::vector<std::string> tiers = available_tiers();
@@ -34,6 +48,7 @@ const KernelTable& kernel_table(const std::string& isa) {
 #if defined(LINNET_X86_TIERS)
             if (tier == "avx512_vnni") return avx512_vnni::kernel_table();
             if (tier == "avx512") return avx512::kernel_table();
+            if (tier == "avx2_vnni") return avx2_vnni_table();
             if (tier == "avx2") return avx2::kernel_table();
 #endif
             return portable::kernel_table();

@@ -105,6 +105,9 @@ const LinearKernels& linear_kernels();
 namespace avx2 {
 const LinearKernels& linear_kernels();
 }
+namespace avx2_vnni {
+const LinearKernels& linear_kernels();
+}
 namespace avx512 {
 const LinearKernels& linear_kernels();
 }

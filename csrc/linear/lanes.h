@@ -117,6 +117,9 @@ LINNET_INLINE Ints dot_bytes(Ints sum, Ints codes, Ints x) {
 #elif defined(LINNET_AVX2)
 template <bool narrow>
 LINNET_INLINE __m256i dot_half(__m256i sum, __m256i codes, __m256i x) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(sum, codes, x);
+#else
     if constexpr (narrow) {
         const __m256i pairs = _mm256_maddubs_epi16(codes, x);
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -125,6 +128,7 @@ LINNET_INLINE __m256i dot_half(__m256i sum, __m256i codes, __m256i x) {
                                            _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
     const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(x, 8));
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+#endif
 }
 template <bool narrow>
 LINNET_INLINE Ints dot_bytes(Ints sum, Ints codes, Ints x) {

@@ -24,6 +24,9 @@ const LimitKernels& limit_kernels();
 namespace avx2 {
 const LimitKernels& limit_kernels();
 }
+namespace avx2_vnni {
+const LimitKernels& limit_kernels();
+}
 namespace avx512 {
 const LimitKernels& limit_kernels();
 }

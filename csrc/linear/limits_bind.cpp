@@ -29,6 +29,7 @@ const LimitKernels& limits_of(const std::string& isa) {
 #if defined(LINNET_X86_TIERS)
     if (tier == "avx512_vnni") return avx512_vnni::limit_kernels();
     if (tier == "avx512") return avx512::limit_kernels();
+    if (tier == "avx2_vnni") return avx2_vnni::limit_kernels();
     if (tier == "avx2") return avx2::limit_kernels();
 #endif
     return portable::limit_kernels();

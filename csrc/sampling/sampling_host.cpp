@@ -12,7 +12,7 @@ static const SamplingKernels& kernels_of(const std::string& isa) {
 #if defined(LINNET_X86_TIERS)
     if (tier == "avx512_vnni") return avx512_vnni::sampling_kernels();
     if (tier == "avx512") return avx512::sampling_kernels();
-    if (tier == "avx2") return avx2::sampling_kernels();
+    if (tier == "avx2" || tier == "avx2_vnni") return avx2::sampling_kernels();
 #endif
     return portable::sampling_kernels();
 }

@@ -266,6 +266,8 @@ int main() {
     test_tier("portable", portable::linear_kernels(), trials);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         test_tier("avx2", avx2::linear_kernels(), trials);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avxvnni"))
+        test_tier("avx2_vnni", avx2_vnni::linear_kernels(), trials);
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         test_tier("avx512", avx512::linear_kernels(), trials);
         if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&

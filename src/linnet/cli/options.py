@@ -26,7 +26,9 @@ Policy = Annotated[
 Threads = Annotated[int | None, option(help="Worker threads.", show_default="one per core")]
 Isa = Annotated[
     str | None,
-    option(help="Force a kernel tier: portable, avx2, avx512, avx512_vnni.", show_default="best this CPU has"),
+    option(
+        help="Force a kernel tier: portable, avx2, avx2_vnni, avx512, avx512_vnni.", show_default="best this CPU has"
+    ),
 ]
 Backend = Annotated[str, option(help="Who executes: auto, cpu or reference.")]
 Revision = Annotated[str | None, option(help="Branch, tag or commit of a hub id.", show_default=False)]
