@@ -16,11 +16,11 @@ from linnet.backends.cases import DENSE_DTYPES, CaseSource, OpCase
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.weights import WeightTable
 
-TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "12"))
+TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "19"))
 POOL = _native.ThreadPool(2)
 SCHEMES = (
     "W4A16-g32", "W4A16-g64", "W4A16", "W4A16-g256", "W4A16-asym", "W4A16-g32-asym", "W4A16-channel", "W8A16",
-    "W8A16-g32", "W8A8", "W4A8", "W2A16", "W3A16", "bf16", "fp16", "fp32",
+    "W8A16-g32", "W8A8", "W4A8", "W2A16", "W3A16", "NF4", "FP8", "bf16", "fp16", "fp32",
 )  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
         rows, outputs = int(random.integers(2, 40)), int(random.integers(1, 150))
         case = OpCase("linear", rows, columns, outputs, scheme, inputs="heavy")
         kind = _native.InputType.int8
-        if scheme in DENSE_DTYPES:
-            kind = _native.InputType.fp32 if scheme == "fp32" else _native.InputType.bf16
+        if scheme in (*DENSE_DTYPES, "NF4", "FP8"):
+            kind = _native.InputType.bf16 if scheme in ("bf16", "fp16") else _native.InputType.fp32
         size = columns if scheme in ("W8A8", "W4A8") else group
         run, alive = prepared(isa, case, kind, size)
         whole = np.empty((rows, outputs), np.float32)
