@@ -23,7 +23,7 @@ PER_TOKEN = Scheme("int8", "token", dynamic=True)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"granularity": "rows"}, "unknown granularity 'rows'; accepted: tensor, channel, group, token, block"),
+        ({"granularity": "rows"}, "unknown granularity 'rows'; accepted: tensor, channel, group, token, head, block"),
         ({"granularity": None}, "unknown granularity None"),
         ({"scale_dtype": "fp8"}, "unknown scale type 'fp8'; accepted: fp32, bf16, fp16"),
         ({"scale_dtype": "float32"}, "unknown scale type 'float32'"),
