@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats at a time, for every instruction set. Kernel sources are compiled once per tier with
-// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni> and that tier's -m flags, inside namespace linnet::LINNET_TIER.
+// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni> and that tier's -m flags, inside namespace
+// linnet::LINNET_TIER.
 //
 // Rules of a kernel source: everything lives in the tier's namespace (or an anonymous one inside it); no std::
 // templates (the linker keeps one copy of an inline function, maybe the one with AVX-512 in it); a tail is the same
