@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from serving import NAME, Running, digest_model, events
+from serving import NAME, Running, digest_model, events, eventually
 
 from linnet.serve import RequestLimits, connection
 from linnet.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
@@ -147,6 +147,7 @@ def test_slow_heads_and_stuck_readers_are_cut_off(monkeypatch: pytest.MonkeyPatc
             link.connect((host, int(port)))
             link.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
             link.sendall(f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            eventually(lambda: not server.settled())  # before it is taken there is nothing to cut off
             server.wait_settled(30.0)
         assert server.metric("requests_aborted_total") == 1
 
