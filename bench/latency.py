@@ -10,10 +10,10 @@ token. Prints the gaps without the prompt, with it, and the share of the prompt'
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 
+from lines import note
 from linnet.api import LLM
 from linnet.engine import SamplingParams, Submit, Tokens
 
@@ -120,11 +120,7 @@ def main() -> None:
     ) as llm:
         for _ in range(options.rounds):
             found = {"step_budget_ms": 1e3 * options.step_budget, "prompt_tokens": options.prompt}
-            line = json.dumps(found | measure(llm, options.prompt, options.sequences))
-            print(line, flush=True)
-            if options.json is not None:
-                with options.json.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            note(found | measure(llm, options.prompt, options.sequences), options.json)
 
 
 if __name__ == "__main__":

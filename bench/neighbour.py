@@ -10,7 +10,6 @@ operating system. In turns without it, with it pinned and with it floating: deco
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from lines import note
 from linnet.api import LLM, SamplingParams
 
 MODES = ("alone", "pinned", "floating")
@@ -87,11 +87,7 @@ def main() -> None:
         for name in ("decode", "prefill"):
             found[f"{mode}_{name}_kept"] = found[f"{mode}_{name}"] / found[f"alone_{name}"]
             print(f"{mode}_{name}_kept".ljust(26), f"{found[f'{mode}_{name}_kept']:8.2%}")
-    line = json.dumps(found)
-    print(line)
-    if options.json is not None:
-        with options.json.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    note(found, options.json)
 
 
 if __name__ == "__main__":

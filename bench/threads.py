@@ -7,12 +7,12 @@ The time between two regions is spent by the caller alone, as between two ops of
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
 from pathlib import Path
 
+from lines import note
 from linnet.backends.cpu import _native
 
 REGIONS = 20_000
@@ -53,11 +53,7 @@ def main() -> None:
     time.sleep(IDLE_S)
     found["idle_share"] = (time.process_time() - before) / (time.perf_counter() - began)
     print(f"idle: {found['idle_share']:.3%} of one core ({len(os.listdir('/proc/self/task'))} threads)")
-    line = json.dumps(found)
-    print(line)
-    if options.json is not None:
-        with options.json.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    note(found, options.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.quantization import Quantization, read_quantization
 from linnet.formats.shards import open_files
-from linnet.formats.verified import identity, is_remembered, remember
+from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
 
 CONFIG_FILE = "config.json"
@@ -157,14 +157,13 @@ class Checkpoint:
         return combined_digest(self._tensors, sha256_all((name, self._raw(name)) for name in self._tensors))
 
     def state(self) -> str:
-        """Changes when a file is replaced or written: SHA-256 over name, size, time and inode of the config and shards.
+        """Changes when a file is replaced or written: SHA-256 over what the system says of config and shards.
 
         Unlike ``digest`` it reads no tensor.
         """
         seen = hashlib.sha256()
         for path in (self.path / "config.json", *(self.path / name for name in sorted(self._files))):
-            status = path.stat()
-            seen.update(f"{path.name} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+            seen.update(file_facts(path, path.stat()))
         return seen.hexdigest()
 
     def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:

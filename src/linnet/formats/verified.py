@@ -17,6 +17,12 @@ SETTLED_S = 5.0
 _VERSION = b"linnet-verified-1"
 
 
+def file_facts(path: Path, status: os.stat_result) -> bytes:
+    """One line that changes when the file is replaced or written."""
+    facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{path.name}\0{facts}\n".encode()
+
+
 def identity(paths: Iterable[Path]) -> str | None:
     """What must not change for a verification to stay true; None while a file is too new to tell, or missing."""
     digest = hashlib.sha256(_VERSION)
@@ -27,8 +33,7 @@ def identity(paths: Iterable[Path]) -> str | None:
         except OSError:
             return None
         latest_ns = max(latest_ns, status.st_mtime_ns, status.st_ctime_ns)
-        facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        digest.update(f"{path.name}\0{facts}\n".encode())
+        digest.update(file_facts(path, status))
     return None if time.time_ns() - latest_ns < SETTLED_S * 1e9 else digest.hexdigest()
 
 

@@ -129,7 +129,7 @@ def predict(
     Without a backend the KV is what the program declares; backends may pad it.
     """
     program = choose_numerics(source.program, policy, kv_cache)
-    bounds = limits.symbols()
+    fused, bounds = fuse(program), limits.symbols()
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
     stored, parts, multiplications = _weigh(source, program)
@@ -141,8 +141,8 @@ def predict(
         embedding_bytes=parts["embed"],
         block_bytes=parts["block"],
         head_bytes=parts["head"],
-        arena_bytes=plan_buffers(fuse(program), bounds).arena_bytes,
-        step_arena_bytes=plan_buffers(fuse(program), bounds | {"outputs": limits.max_sequences}).arena_bytes,
+        arena_bytes=plan_buffers(fused, bounds).arena_bytes,
+        step_arena_bytes=plan_buffers(fused, bounds | {"outputs": limits.max_sequences}).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
         process_bytes=PROCESS_BYTES + TOKENIZER_READ * _tokenizer_bytes(source),
         kv_layers=tuple(

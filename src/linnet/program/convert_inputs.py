@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one way a pass puts conversions (quantise, cast, dequantise) in front of ops: shared, single assignment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from linnet.program.program import Op, Program, Segment, Value
-from linnet.program.traverse import boundary, declarations
+from linnet.program.program import Op, Program, Value
+from linnet.program.traverse import declarations, rebuilt
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,12 @@ def convert_inputs(program: Program, wanted: Callable[[Op, Value], Conversion | 
     in the order they are written; segments keep their ops and get their boundaries anew.
     """
     declared = declarations(program)
-    ops: list[Op] = []
     values: list[Value] = []
-    ranges: list[tuple[Segment, int, int]] = []
     made: set[str] = set()
-    for segment in program.segments:
-        start = len(ops)
-        for op in program.ops[segment.start : segment.stop]:
+
+    def converted(ops: Sequence[Op]) -> list[Op]:
+        out: list[Op] = []
+        for op in ops:
             source = declared[op.inputs[0]] if op.inputs else None
             conversion = None if source is None else wanted(op, source)
             if source is not None and conversion is not None:
@@ -38,14 +37,11 @@ def convert_inputs(program: Program, wanted: Callable[[Op, Value], Conversion | 
                 if name not in made:
                     made.add(name)
                     values.append(conversion.value)
-                    ops.append(Op(conversion.kind, name, (source.name,), (name,), conversion.attributes))
+                    out.append(Op(conversion.kind, name, (source.name,), (name,), conversion.attributes))
                 op = replace(op, inputs=(name, *op.inputs[1:]))
             values.extend(declared[name] for name in op.outputs)
-            ops.append(op)
-        ranges.append((segment, start, len(ops)))
-    given = tuple(value.name for value in program.inputs)
-    segments = []
-    for segment, start, stop in ranges:
-        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
-        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
-    return replace(program, ops=tuple(ops), values=tuple(values), segments=tuple(segments))
+            out.append(op)
+        return out
+
+    changed = rebuilt(program, converted)
+    return replace(changed, values=tuple(values))

@@ -14,13 +14,12 @@ Nothing is renamed or computed differently: a fused op carries its expansion, th
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from linnet.errors import ConfigError
 from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, GatedLinears, Linears, RowChain
 from linnet.program.fused import external_reads, fused_name, is_gated, row_symbol, written
-from linnet.program.program import Op, Program, Segment
-from linnet.program.traverse import boundary, declarations
+from linnet.program.program import Op, Program
+from linnet.program.traverse import declarations, rebuilt
 
 
 def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
@@ -75,7 +74,7 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
                 whole.append(run)
         return [merged(run) for run in whole]
 
-    return _rebuilt(program, fused)
+    return rebuilt(program, fused)
 
 
 def unfuse(program: Program, refused: Callable[[Op], bool] = lambda op: True) -> Program:
@@ -84,20 +83,4 @@ def unfuse(program: Program, refused: Callable[[Op], bool] = lambda op: True) ->
     def expanded(ops: Sequence[Op]) -> list[Op]:
         return [one for op in ops for one in (op.expansion if op.kind in FUSED_KINDS and refused(op) else (op,))]
 
-    return _rebuilt(program, expanded)
-
-
-def _rebuilt(program: Program, change: Callable[[Sequence[Op]], list[Op]]) -> Program:
-    """The program with each segment's ops changed and its boundaries found anew."""
-    ops: list[Op] = []
-    ranges: list[tuple[Segment, int, int]] = []
-    for segment in program.segments:
-        start = len(ops)
-        ops += change(program.ops[segment.start : segment.stop])
-        ranges.append((segment, start, len(ops)))
-    given = tuple(value.name for value in program.inputs)
-    segments = []
-    for segment, start, stop in ranges:
-        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
-        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
-    return replace(program, ops=tuple(ops), segments=tuple(segments))
+    return rebuilt(program, expanded)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small questions every pass asks a Program: where is a value declared, written, last read; what crosses a segment."""
+"""Small questions every pass asks a Program: where is a value declared, written, last read; what crosses a segment.
 
-from collections.abc import Iterable
+And the one way a pass puts other ops into segments.
+"""
 
-from linnet.program.program import Op, Program, Value
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from linnet.program.program import Op, Program, Segment, Value
 
 
 def declarations(program: Program) -> dict[str, Value]:
@@ -41,3 +45,19 @@ def boundary(
     read_later = {name for op in ops[stop:] for name in op.inputs} | set(program_outputs)
     leaving = dict.fromkeys(name for op in ops[start:stop] for name in op.outputs if name in read_later)
     return tuple(entering), tuple(leaving)
+
+
+def rebuilt(program: Program, change: Callable[[Sequence[Op]], list[Op]]) -> Program:
+    """The program with each segment's ops changed and its boundaries found anew."""
+    ops: list[Op] = []
+    ranges: list[tuple[Segment, int, int]] = []
+    for segment in program.segments:
+        start = len(ops)
+        ops += change(program.ops[segment.start : segment.stop])
+        ranges.append((segment, start, len(ops)))
+    given = tuple(value.name for value in program.inputs)
+    segments = []
+    for segment, start, stop in ranges:
+        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
+        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
+    return replace(program, ops=tuple(ops), segments=tuple(segments))

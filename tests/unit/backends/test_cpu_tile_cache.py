@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tile cache: same bits, written once, then mapped; anything it depends on makes another; trouble means none."""
 
-import fcntl
 import os
 from collections import namedtuple
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from linnet.backends.cpu import _native, tile_cache
 from linnet.backends.cpu.backend import CpuBackend, CpuExecutable
 from linnet.backends.cpu.tile_cache import TileCache
 from linnet.backends.interface import Batch, Limits
+from linnet.formats.durable import DirectoryLock
 
 LIMITS = Limits(64, 1, 64, 16, 4)
 TOKENS = np.arange(50, dtype=np.int32)
@@ -117,12 +117,14 @@ def test_trouble_means_the_stored_order(
     prepare(source, TileCache(busy, 1))
     (path,) = busy.iterdir()
     path.unlink()
-    with open(path.with_suffix(".partial"), "wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        model = prepare(source, TileCache(busy, 1))
-        assert model.tile_bytes == 0
-        assert logits(model) == expected
+    writer = DirectoryLock(path.with_suffix(".partial"), path)
+    (path.with_suffix(".partial") / "tiles").write_text("half")
+    model = prepare(source, TileCache(busy, 1))
+    assert model.tile_bytes == 0
+    assert logits(model) == expected
+    writer.release(remove=False)
     assert prepare(source, TileCache(busy, 1)).tile_bytes > 0  # what a killed writer leaves is taken over
+    assert os.listdir(busy) == [path.name]
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(tile_cache.shutil, "disk_usage", lambda _: usage(100, 99, 1))

@@ -6,11 +6,10 @@ slowly (docs/LOG.md). So the first start writes the weights once more, as tiles,
 that file. Nothing in it is ever required: no room, no right to write or a file that does not fit mean that the
 canonical layout is read. Bits are the same either way.
 
-Side effects, in order: the folder is made, ``NAME.partial`` is locked, grown, filled and flushed, then renamed.
+Side effects, in order: the folder is made, ``NAME.partial/`` is locked, a file in it is filled, flushed and renamed.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,11 +19,13 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from linnet.backends.cpu import _native
+from linnet.errors import CheckpointError
+from linnet.formats.durable import DirectoryLock
 
 logger = logging.getLogger(__name__)
 
@@ -89,32 +90,34 @@ class TileCache:
     ) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        partial = path.with_suffix(".partial")
-        with open(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
-            if not _lock(file):
-                logger.info("another process is writing %s: weights are read in their stored order", path)
-                return
+        folder = path.with_suffix(".partial")
+        try:
+            lock = DirectoryLock(folder, path)
+        except CheckpointError as error:
+            logger.info("weights are read in their stored order: %s", error)
+            return
+        try:
             free = shutil.disk_usage(self.directory).free
             if free < SPARE * total:
-                partial.unlink()
                 logger.info("weights are read in their stored order: %s has %d bytes free", self.directory, free)
                 return
             logger.warning("writing the weights once more in the order they are read, %.2f GB: %s", total / 1e9, path)
+            descriptor = os.open(folder / "tiles", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.truncate(file.fileno(), 0)
-                writer = _Writer(file.fileno())
+                writer = _Writer(descriptor)
                 writer.add(np.zeros(HEADER_BYTES, np.uint8))
                 for weight, size in weights:
                     tiles = np.zeros(_padded(size), np.uint8)
                     _native.make_tiles(isa, pool, weight, tiles[:size])
                     writer.add(tiles)
                 writer.finish()
-                os.pwrite(file.fileno(), content, 0)  # last: a file with a header is whole
-                os.fsync(file.fileno())
-                os.replace(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+                os.pwrite(descriptor, content, 0)  # last: a file with a header is whole
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(folder / "tiles", path)
+        finally:
+            lock.release(remove=True)
         logger.info("wrote %s in %.1f s", path, time.monotonic() - started)
 
 
@@ -168,11 +171,3 @@ def _open(path: Path, content: bytes, total: int) -> np.ndarray | None:
             return np.frombuffer(mapping, np.uint8)[HEADER_BYTES:]
     except FileNotFoundError:
         return None
-
-
-def _lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
