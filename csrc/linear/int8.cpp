@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer weights (packed 2, 3, 4, 8 bits or plain int8) times int8 rows, read in the canonical layout.
+// Integer weights (packed 2, 3, 4, 8 bits or plain int8) times int8 rows, read in the canonical layout or as tiles.
 //
 // y[r][n] = sum over groups, left to right, of fma(float(dot) * x_scale, weight_scale, y), then + bias; dot is the
 // exact int32 sum of (code - zero) * x over the group, taken as unsigned_code . x - zero . sum(x). Since integer sums
 // are free, that one order serves any blocking: a row's bits do not depend on how many rows there are.
 //
 // GEMM: 16 outputs x a block of columns of codes are transposed to a panel of unsigned bytes, [word][16 outputs][4
-// codes] in the order of quantised rows, and the panel (in L1) meets all rows. Unfinished sums lie in scratch, compact:
-// rows of y are far apart at powers of two, which a cache maps to the same few places.
+// codes] in the order of quantised rows, and the panel (in L1) meets all rows; tiles (tiles.h) are such panels already,
+// of bytes or of nibbles. Unfinished sums lie in scratch, compact: rows of y are far apart at powers of two, which a
+// cache maps to the same few places.
 #include "tiles.h"
 
 namespace linnet::LINNET_TIER {
