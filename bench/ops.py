@@ -1,110 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every linear OpCase's speed as a share of what the machine allows, limits and case measured in turns.
+"""Every OpCase's speed as a share of what the machine allows, limits and case measured in turns; then whole layers.
 
     python bench/ops.py [--threads N] [--isa NAME] [--repeats 7] [--only TEXT] [--json FILE]
 
-GB/s counts codes and scales as stored, each read once per call; enough copies of the weight are cycled that none stays
-in cache. A share is the median of quotients with the probe taken just before; the range shows how much to believe.
+An op runs where it runs in a model: inside a Program that the backend executes, with tiles where the backend makes
+them, timed by the executor. GB/s counts what the op must read and write, once (op_counts.py): weights, keys and values
+as stored, of which enough copies take turns that they come from memory, and activations, which lie in the caches; where
+those are most of it, more than 100 % of the read bandwidth is no mistake. A share is the median of quotients with the
+probe taken just before; the range shows how much to believe.
 """
 
 import argparse
 import json
+import logging
 import statistics
-import time
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from limits import MachineLimits
-from linnet.backends.cases import CaseSource, OpCase, speed_cases
+from linnet.backends.case_tables import speed_cases
 from linnet.backends.cpu import _native
-from linnet.backends.cpu.weights import WeightTable
-from linnet.program.choose_numerics import activation_scheme
-from linnet.program.program import WeightRef
-from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.scheme import Scheme
+from op_counts import Work
+from op_runs import Timed, TimedSampling, layers, op_case, sampling
 
-CACHE_BYTES = 128 << 20
-LEAST_SECONDS = 0.02
+COLUMNS = ("bytes_per_s", "macs_per_s", "read_share", "peak_share")
 
 
-class _Copy(CaseSource):
-    """The same weights elsewhere in memory."""
-
-    def __init__(self, original: CaseSource) -> None:
-        super().__init__(original.case)
-        self._original = original
-
-    def weight(self, ref: WeightRef) -> np.ndarray | PackedWeight:
-        stored = self._original.weight(ref)
-        if isinstance(stored, PackedWeight):
-            return replace(stored, arrays={name: array.copy() for name, array in stored.arrays.items()})
-        return stored.copy()
-
-
-class TimedCase:
-    """A linear case with as many copies of its weight as it takes to leave the caches."""
-
-    def __init__(self, case: OpCase, limits: MachineLimits) -> None:
-        self.case = case
-        source = CaseSource(case)
-        refs = {weight.name: weight.ref for weight in source.program.weights}
-        weight = next(weight for weight in source.program.weights if weight.name == "weight")
-        stored = source.weight(weight.ref)
-        self.weight_bytes = stored.nbytes
-        self.element, input_type, group_size = self._input(activation_scheme(weight, case.policy), case.columns)
-        x = np.ascontiguousarray(source.weight(refs["table.x"]))
-        self._alive, self._runs = [], []
-        for _ in range(max(1, -(-CACHE_BYTES // self.weight_bytes))):
-            table = WeightTable(source.program, _Copy(source))
-            linear = table.linear("weight", "bias")
-            self.kernel = _native.linear_name(limits.isa, linear, input_type)
-            self._runs.append(_native.LinearRun(limits.isa, limits.pool, linear, input_type, group_size, x))
-            self._alive.append(table)
-        self._y = np.empty((case.rows, case.outputs), np.float32)
-        self.seconds()
-
-    @staticmethod
-    def _input(wanted: object, columns: int) -> tuple[str, Any, int]:
-        if isinstance(wanted, Scheme):
-            return "int8", _native.InputType.int8, wanted.group_size or columns
-        if wanted == "bf16":
-            return "bf16", _native.InputType.bf16, columns
-        return "fp32", _native.InputType.fp32, columns
-
-    def seconds(self) -> float:
-        """Of one call, over whole rounds through the copies."""
-        calls, start = 0, time.perf_counter()
-        while True:
-            for run in self._runs:
-                run.run(self._y, 0, self.case.rows, 8)
-                calls += 1
-                spent = time.perf_counter() - start
-                if spent > LEAST_SECONDS and calls >= min(len(self._runs), 4):
-                    return spent / calls
-
-
-def measure(case: OpCase, limits: MachineLimits, repeats: int) -> dict[str, Any]:
-    """Probe, case, probe, case ...; all samples are kept."""
-    timed = TimedCase(case, limits)
-    macs = case.rows * case.columns * case.outputs
-    rows: dict[str, list[float]] = {name: [] for name in ("bytes_per_s", "macs_per_s", "read_share", "peak_share")}
+def measure(timed: Timed | TimedSampling, limits: MachineLimits, repeats: int) -> list[dict[str, Any]]:
+    """Probe, case, probe, case ...; all samples are kept. One record for every op that is timed."""
+    where = {"case": timed.name, "isa": limits.isa, "threads": limits.threads}
+    several = len(timed.ops) > 1
+    found: list[dict[str, Any]] = [
+        {**where, "op": op.name if several else "", "kernel": op.kernel, **{name: [] for name in COLUMNS}}
+        for op in timed.ops
+    ]
     for _ in range(repeats):
-        read, peak = limits.read(), limits.peak(timed.element)
-        seconds = timed.seconds()
-        rows["bytes_per_s"].append(timed.weight_bytes / seconds)
-        rows["macs_per_s"].append(macs / seconds)
-        rows["read_share"].append(timed.weight_bytes / seconds / read)
-        rows["peak_share"].append(macs / seconds / peak)
-    return {"case": case.name, "kernel": timed.kernel, "isa": limits.isa, "threads": limits.threads, **rows}
+        read = limits.read()
+        peaks = {element: limits.peak(element) for element in {op.work.element for op in timed.ops} if element}
+        for record, op, seconds in zip(found, timed.ops, timed.seconds(), strict=True):
+            add(record, op.work, seconds, read, peaks)
+    return found
+
+
+def add(record: dict[str, Any], work: Work, seconds: float, read: float, peaks: dict[str, float]) -> None:
+    """One sample; an op that multiplies nothing worth counting has no multiply-adds."""
+    record["bytes_per_s"].append(work.total_bytes / seconds)
+    record["read_share"].append(work.total_bytes / seconds / read)
+    if work.element is not None:
+        record["macs_per_s"].append(work.macs / seconds)
+        record["peak_share"].append(work.macs / seconds / peaks[work.element])
+
+
+def cells(record: dict[str, Any]) -> list[str]:
+    """A table's row."""
+
+    def rate(name: str) -> str:
+        return f"{statistics.median(record[name]) / 1e9:.1f}" if record[name] else "-"
+
+    def share(name: str) -> str:
+        found = record[name]
+        return f"{statistics.median(found):.0%} [{min(found):.0%}-{max(found):.0%}]" if found else "-"
+
+    name = f"{record['case']} {record['op']}" if record["op"] else record["case"]
+    rates = [rate("bytes_per_s"), share("read_share"), rate("macs_per_s"), share("peak_share")]
+    return [escape(text) for text in (name, record["kernel"], *rates)]
+
+
+def everything(limits: MachineLimits, only: str) -> Iterable[Timed | TimedSampling]:
+    """What is timed, one after another, opened when its turn comes; names contain ``only``."""
+    for case in speed_cases():
+        if only in case.name:
+            yield op_case(case, limits)
+    for make in (layers, sampling):
+        yield from make(limits, only)
 
 
 def main() -> None:
-    """Measure and print a table; with --json also append one line per case."""
+    """Measure and print a table; with --json also append one line per op."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--isa", default="", choices=["", *_native.available_isas()])
@@ -112,6 +88,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    logging.getLogger("linnet").setLevel(logging.ERROR)  # not a word about each file of tiles
     limits = MachineLimits(options.threads, options.isa)
     title = f"{limits.isa}, {limits.threads} threads: median [min-max] of {options.repeats}"
     table = Table(title=escape(title))
@@ -119,27 +96,14 @@ def main() -> None:
         table.add_column(column, no_wrap=True)
     for column in ("GB/s", "of read bandwidth", "GMAC/s", "of peak"):
         table.add_column(column, justify="right", no_wrap=True)
-    for case in speed_cases():
-        if case.kind != "linear" or options.only not in case.name:
-            continue
-        found = measure(case, limits, options.repeats)
-        if options.json:
-            with open(options.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
-        shares = {
-            name: f"{statistics.median(found[name]):.0%} [{min(found[name]):.0%}-{max(found[name]):.0%}]"
-            for name in ("read_share", "peak_share")
-        }
-        table.add_row(
-            case.name,
-            found["kernel"],
-            f"{statistics.median(found['bytes_per_s']) / 1e9:.1f}",
-            escape(shares["read_share"]),
-            f"{statistics.median(found['macs_per_s']) / 1e9:.1f}",
-            escape(shares["peak_share"]),
-        )
+    for timed in everything(limits, options.only):
+        for record in measure(timed, limits, options.repeats):
+            if options.json:
+                with open(options.json, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+            table.add_row(*cells(record))
     console = Console()
-    console.width = max(console.width, 130)
+    console.width = max(console.width, 150)
     console.print(table)
 
 

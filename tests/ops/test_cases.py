@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conformance: every OpCase on every tier of the cpu backend against the reference, as a normalised squared error."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the reference backend needs PyTorch")
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
-from linnet.backends.cases import RESULT, CaseSource, OpCase, conformance_cases
+from linnet.backends.case_tables import conformance_cases, speed_cases
+from linnet.backends.cases import RESULT, CaseSource, Kind, OpCase
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.backend import CpuBackend
 from linnet.backends.interface import Backend
@@ -25,14 +28,22 @@ EXACT = ("exact", "auto")
 
 def run(backend: Backend, case: OpCase) -> np.ndarray:
     executable = backend.prepare(CaseSource(case), case.policy, case.limits(), (RESULT,), case.kv_cache)
-    executable.execute(case.batch(), executable.allocate_states(case.limits().max_blocks_per_sequence))
+    states = executable.allocate_states(case.steps.num_blocks)
+    for batch in case.steps.filling(case.table_rows):
+        executable.execute(batch, states)
+    executable.execute(case.batch(), states)
     return executable.tap(RESULT)
 
 
-def test_the_table_is_well_formed() -> None:
-    assert len({case.name for case in CASES}) == len(CASES)
-    for case in CASES:
+@pytest.mark.parametrize("cases", [CASES, speed_cases()], ids=["conformance", "speed"])
+def test_the_table_is_well_formed(cases: tuple[OpCase, ...]) -> None:
+    assert len({case.name for case in cases}) == len(cases)
+    for case in cases:
         check(CaseSource(case).program)
+
+
+def test_every_kind_of_op_is_timed() -> None:
+    assert {case.kind for case in speed_cases()} == set(get_args(Kind))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

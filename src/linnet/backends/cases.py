@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of OpCases: one op each, as a small Program that every backend can execute through its door.
+"""An OpCase: one op as a small Program that every backend can execute through its door. Tables: ``case_tables``.
 
-tests/ops compares backends on it, bench/ops.py times it, and the support matrix asks ``supports`` about it. A case's
-activations come from an embedding table (token i reads row i), so no backend needs a side entrance.
+tests/ops compares backends on them, bench/ops.py times them. A case's activations come from an embedding table (token i
+reads row i), so no backend needs a side entrance.
 """
 
-import itertools
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -22,11 +22,19 @@ from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import DenseType, LinearScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Kind = Literal["linear", "norm", "rope", "gate", "attention"]
+Kind = Literal[
+    "embed", "norm", "linear", "logits", "add", "scale", "softcap", "cast", "quantise", "rope", "kv_write", "attention",
+    "gate", "gather",
+]  # fmt: skip
+"""``cast``, ``quantise``: what the policy puts in front of a linear of ``scheme``."""
 Inputs = Literal["normal", "heavy"]
 
 DENSE_DTYPES: dict[str, Any] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "fp16": np.float16}
 BLOCK_SIZE = 16
+FILL_TOKENS = 256
+"""Tokens of a step that stores the context of a case."""
+TABLE_ROWS = 64
+"""Different rows of input that a long context repeats."""
 RESULT = "result"
 """Name of the value a case is about."""
 
@@ -42,11 +50,69 @@ _INPUTS = (
 
 
 @dataclass(frozen=True)
-class OpCase:
-    """One op on ``rows`` tokens. ``scheme``: a preset name (W4A16-g32) or a dense type; linears only.
+class Steps:
+    """The steps of a case: ``rows`` tokens, split over ``sequences``, each behind ``context`` tokens stored before."""
 
-    ``columns`` is the width of the input (per head times heads), ``outputs`` that of a linear's result. ``heavy``
-    inputs have a few columns a hundred times larger, as trained models have.
+    rows: int
+    context: int = 0
+    sequences: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """For names: ``-c511-s16``."""
+        return (f"-c{self.context}" if self.context else "") + (f"-s{self.sequences}" if self.sequences > 1 else "")
+
+    @property
+    def blocks(self) -> int:
+        """Of one sequence."""
+        return -(-(self.context + self.rows // self.sequences) // BLOCK_SIZE)
+
+    @property
+    def num_blocks(self) -> int:
+        """Of all sequences."""
+        return self.sequences * self.blocks
+
+    def limits(self) -> Limits:
+        """Bounds an Executable needs."""
+        tokens = max(self.rows, min(self.context, FILL_TOKENS))
+        return Limits(tokens, self.sequences, self.rows, BLOCK_SIZE, self.blocks)
+
+    def filling(self, vocabulary: int) -> Iterator[Batch]:
+        """Steps that store the context, one sequence at a time; ids repeat all of ``vocabulary``."""
+        for sequence in range(self.sequences):
+            for start in range(0, self.context, FILL_TOKENS):
+                tokens = min(FILL_TOKENS, self.context - start)
+                yield self._batch([sequence], start, tokens, vocabulary)
+
+    def batch(self, vocabulary: int) -> Batch:
+        """The step the case is about; its logits are those of every row."""
+        each = self.rows // self.sequences
+        return self._batch(list(range(self.sequences)), self.context, each, vocabulary, self.rows)
+
+    def _batch(self, sequences: list[int], start: int, each: int, vocabulary: int, outputs: int = 1) -> Batch:
+        count = len(sequences)
+        positions = np.tile(np.arange(start, start + each, dtype=np.int32), count)
+        tables = np.array([np.arange(self.blocks) + s * self.blocks for s in sequences], np.int32)
+        slots = np.repeat(tables[:, 0] * BLOCK_SIZE, each).astype(np.int32) + positions
+        ids = (np.arange(count * each) + start) % vocabulary
+        return Batch(
+            ids.astype(np.int32),
+            positions,
+            slots,
+            np.arange(0, count * each + 1, each, dtype=np.int32),
+            np.full(count, start + each, np.int32),
+            tables,
+            np.arange(outputs, dtype=np.int32),
+        )
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op on ``rows`` tokens. ``scheme``: a preset name (W4A16-g32) or a dense type; where the op has a weight.
+
+    ``columns`` is the width of the input (per head times heads), ``outputs`` that of a projection's result or the rows
+    of an embedding. ``heavy`` inputs have a few columns a hundred times larger, as trained models have.
+    ``context``, ``sequences``: see Steps.
     """
 
     kind: Kind
@@ -58,45 +124,53 @@ class OpCase:
     inputs: Inputs = "normal"
     attributes: object | None = None
     kv_cache: KVCache = "auto"
+    context: int = 0
+    sequences: int = 1
 
     @property
     def name(self) -> str:
         """Unique within the table."""
-        size = f"{self.outputs}x{self.columns}" if self.kind == "linear" else str(self.columns)
+        size = f"{self.outputs}x{self.columns}" if self.outputs else str(self.columns)
         kind = self.kind if self.attributes is None else f"{self.kind}-{_digest(repr(self.attributes)):08x}"
-        scheme = f"-{self.scheme}" if self.kind == "linear" else ""
+        scheme = f"-{self.scheme}" if self.outputs else ""
         heavy = "-heavy" if self.inputs == "heavy" else ""
         kv = "" if self.kv_cache == "auto" else f"-kv_{self.kv_cache}"
-        return f"{kind}{scheme}-{self.policy}-{size}-m{self.rows}{kv}{heavy}"
+        return f"{kind}{scheme}-{self.policy}-{size}-m{self.rows}{self.steps.suffix}{kv}{heavy}"
 
     @property
     def weight_type(self) -> DenseType | LinearScheme:
         """How the weight is stored."""
         return self.scheme if self.scheme in DENSE_DTYPES else parse_scheme(self.scheme).linear  # type: ignore[return-value]
 
+    @property
+    def steps(self) -> Steps:
+        """Its steps; ``vocabulary`` of their ids: ``table_rows``."""
+        return Steps(self.rows, self.context, self.sequences)
+
+    @property
+    def table_rows(self) -> int:
+        """How many different input rows there are."""
+        return self.outputs if self.kind == "embed" else max(self.rows, TABLE_ROWS if self.context else 1)
+
     def limits(self) -> Limits:
         """Bounds an Executable of this case needs."""
-        return Limits(self.rows, 1, self.rows, BLOCK_SIZE, -(-self.rows // BLOCK_SIZE))
+        return self.steps.limits()
 
     def batch(self) -> Batch:
-        """One sequence of ``rows`` tokens whose ids are their positions."""
-        rows = np.arange(self.rows, dtype=np.int32)
-        blocks = np.arange(-(-self.rows // BLOCK_SIZE), dtype=np.int32)
-        lengths = np.array([self.rows], np.int32)
-        return Batch(rows, rows, rows, np.array([0, self.rows], np.int32), lengths, blocks[None].copy(), rows)
+        """The step the case is about; without context or other sequences, ids are positions."""
+        return self.steps.batch(self.table_rows)
 
 
 def _digest(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-class CaseSource:
-    """The Program of a case and its weights, made from a seed that is the case's name."""
+class RandomSource:
+    """A Program with random weights, made from ``seed`` and their names; its tables hold inputs."""
 
-    def __init__(self, case: OpCase) -> None:
-        self.case = case
-        self.program = build(case)
-        self._declared = {weight.ref.checkpoint_name: weight for weight in self.program.weights}
+    def __init__(self, program: Program, seed: str, heavy: bool = False) -> None:
+        self.program, self._seed, self._heavy = program, _digest(seed), heavy
+        self._declared = {weight.ref.checkpoint_name: weight for weight in program.weights}
         self._made: dict[str, Array | PackedWeight] = {}
 
     def weight(self, ref: WeightRef) -> Array | PackedWeight:
@@ -107,132 +181,94 @@ class CaseSource:
         return self._made[name]
 
     def _make(self, weight: Weight) -> Array | PackedWeight:
-        random = np.random.default_rng([_digest(self.case.name), _digest(weight.name)])
+        random = np.random.default_rng([self._seed, _digest(weight.name)])
         values = random.standard_normal(weight.shape, dtype=np.float32)
         if weight.name.startswith("table"):
-            if self.case.inputs == "heavy":
+            if self._heavy:
                 values[:, random.choice(weight.shape[1], max(1, weight.shape[1] // 128), replace=False)] *= 100
-            return values
-        if weight.name == "gain":
-            return 1 + values / 10
-        values /= np.sqrt(self.case.columns).astype(np.float32)
+        elif len(weight.shape) == 1 and weight.name != "bias":
+            values = 1 + values / 10
+        else:
+            values /= np.sqrt(weight.shape[-1]).astype(np.float32)
         if isinstance(weight.dtype, LinearScheme):
             return quantize_weight(values, weight.dtype)
-        return values.astype(DENSE_DTYPES[weight.dtype])
+        return values.astype(DENSE_DTYPES[weight.dtype], copy=False)
+
+
+class CaseSource(RandomSource):
+    """The Program of a case and its weights."""
+
+    def __init__(self, case: OpCase) -> None:
+        super().__init__(build(case), case.name, case.inputs == "heavy")
+        self.case = case
 
 
 def build(case: OpCase) -> Program:
-    """Embeddings for the inputs, then the op under test (and, for attention, the kv_write it reads)."""
+    """Embeddings for the inputs, then the op under test and what it cannot be without.
+
+    That is a linear behind ``quantise`` and ``cast``, the kv_write in front of attention, the gather beside ``embed``
+    and in front of logits.
+    """
     weights: list[Weight] = []
     ops: list[Op] = []
     values: list[Value] = []
 
-    def embed(name: str, width: int) -> str:
+    def embed(name: str, width: int, dtype: DenseType | LinearScheme = "fp32") -> str:
         table = f"table.{name}"
-        weights.append(Weight(table, WeightRef(table), (case.rows, width), "fp32"))
-        values.append(Value(name, ("tokens", width), "fp32"))
-        ops.append(Op("embed", name, ("token_ids",), (name,), a.Embed(), (table,)))
+        weights.append(Weight(table, WeightRef(table), (case.table_rows, width), dtype))
+        return op("embed", name, ("token_ids",), a.Embed(), width, (table,))
+
+    def op(
+        kind: str, name: str, inputs: tuple[str, ...], attributes: Any, width: int, used: tuple[str, ...] = (),
+        states: tuple[str, ...] = (), rows: str = "tokens",
+    ) -> str:  # fmt: skip
+        values.append(Value(name, (rows, width), "fp32"))
+        ops.append(Op(kind, name, inputs, (name,), attributes, used, states))
         return name
 
-    x = embed("x", case.columns)
-    inputs, used, states, width = (x,), (), (), case.columns
     attributes: Any = case.attributes
-    if case.kind == "linear":
-        attributes, used, width = a.Linear(), ("weight", "bias"), case.outputs
+    paged: tuple[PagedState, ...] = ()
+    x = embed("x", case.columns, case.weight_type if case.kind == "embed" else "fp32")
+    given = len(ops)
+    if case.kind in ("linear", "logits", "quantise", "cast"):
         weights.append(Weight("weight", WeightRef("weight"), (case.outputs, case.columns), case.weight_type))
         weights.append(Weight("bias", WeightRef("bias"), (case.outputs,), "fp32"))
-    elif case.kind == "norm":
-        used = ("gain",)
-        weights.append(Weight("gain", WeightRef("gain"), (attributes.size,), "fp32"))
-    elif case.kind == "rope":
-        inputs = (x, "positions")
-    elif case.kind == "gate":
-        inputs = (x, embed("up", case.columns))
-    else:
+        used = ("weight", "bias")
+        if case.kind == "logits":
+            rows = op("gather", "rows", (x, "output_rows"), a.Gather(), case.columns, rows="outputs")
+            op("logits", RESULT, (rows,), a.Logits(), case.outputs, used, rows="outputs")
+        else:
+            op("linear", RESULT, (x,), a.Linear(), case.outputs, used)
+    elif case.kind in ("attention", "kv_write"):
         kv_width = attributes.kv_heads * attributes.head_size
         key, value = embed("key", kv_width), embed("value", kv_width)
-        states = ("kv",)
-        ops.append(Op("kv_write", "kv_write", (key, value, "kv_slots"), (), a.KVWrite(), states=states))
+        given = len(ops)
+        paged = (PagedState("kv", 0, attributes.kv_heads, attributes.head_size, attributes.head_size),)
+        ops.append(Op("kv_write", "kv_write", (key, value, "kv_slots"), (), a.KVWrite(), states=("kv",)))
         inputs = (x, "positions", "query_start", "context_lengths", "block_tables")
-    values.append(Value(RESULT, ("tokens", width), "fp32"))
-    ops.append(Op(case.kind, RESULT, inputs, (RESULT,), attributes, used, states))
-    paged = tuple(PagedState(n, 0, attributes.kv_heads, attributes.head_size, attributes.head_size) for n in states)
-    given = [value.name for value in _INPUTS]
+        op("attention", RESULT, inputs, attributes, case.columns, states=("kv",))
+    elif case.kind == "norm":
+        weights.append(Weight("gain", WeightRef("gain"), (attributes.size,), "fp32"))
+        op("norm", RESULT, (x,), attributes, case.columns, ("gain",))
+    elif case.kind in ("embed", "gather"):
+        op("gather", RESULT, (x, "output_rows"), a.Gather(), case.columns, rows="outputs")
+    elif case.kind == "rope":
+        op("rope", RESULT, (x, "positions"), attributes, case.columns)
+    else:
+        pair = case.kind in ("gate", "add")
+        inputs = (x, embed("up", case.columns)) if pair else (x,)
+        given = len(ops)
+        op(case.kind, RESULT, inputs, a.Add() if case.kind == "add" else attributes, case.columns)
+    return _program(values, weights, paged, ops, given)
+
+
+def _program(
+    values: list[Value], weights: list[Weight], states: tuple[PagedState, ...], ops: list[Op], given: int
+) -> Program:
+    """The first ``given`` ops, which make the inputs, are a segment of their own: nothing is fused with them."""
+    known = [value.name for value in _INPUTS]
     segments = tuple(
-        Segment(kind, kind, start, stop, *boundary(tuple(ops), start, stop, given, (RESULT,)))  # type: ignore[arg-type]
-        for kind, start, stop in (("embed", 0, 1), ("head", 1, len(ops)))
+        Segment(kind, kind, start, stop, *boundary(tuple(ops), start, stop, known, (RESULT,)))  # type: ignore[arg-type]
+        for kind, start, stop in (("embed", 0, given), ("head", given, len(ops)))
     )
-    return Program(_INPUTS, tuple(values), tuple(weights), paged, tuple(ops), segments, (RESULT,))
-
-
-FAST_SCHEMES = (
-    "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
-    "W2A16", "W3A16", "bf16", "fp16",
-)  # fmt: skip
-EXACT_SCHEMES = ("fp32", "bf16", "fp16", "W4A16-g32", "W4A16-asym", "W8A16", "W3A16", "W2A16", "FP8", "NF4")
-
-_ROPE = tuple(10000.0 ** (-i / 32) for i in range(32))
-
-
-def conformance_cases() -> tuple[OpCase, ...]:
-    """What every backend must agree on; small, but with k = 2048 and 8192, odd sizes and heavy-tailed inputs."""
-    cases = [OpCase("linear", 5, 256, 48, scheme, "fast") for scheme in FAST_SCHEMES]
-    cases += [OpCase("linear", 5, 256, 48, scheme, "exact") for scheme in EXACT_SCHEMES]
-    for scheme in ("W4A16", "W4A16-g32", "W8A8", "W8A16", "bf16"):
-        cases += [OpCase("linear", 2, columns, 40, scheme, "fast", "heavy") for columns in (2048, 8192)]
-    for scheme, columns in (
-        ("W4A16-channel", 704), ("W4A16-g32", 704), ("W4A16-g64", 704), ("W8A16", 172), ("W8A8", 172), ("W8A8", 899),
-        ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
-    ):  # fmt: skip
-        cases += [OpCase("linear", rows, columns, 37, scheme, "fast") for rows in (1, 11)]
-    cases += [OpCase("linear", 3, 171, 37, "fp32", "exact"), OpCase("linear", 3, 8192, 8, "W4A16", "exact", "heavy")]
-    for attributes in (a.Norm("rms", 64, 1e-6), a.Norm("rms", 192, 1e-5, 1.0), a.Norm("layer", 192, 1e-5)):
-        cases.append(OpCase("norm", 3, 192, policy="exact", inputs="heavy", attributes=attributes))
-    for style in ("half", "interleaved"):
-        cases.append(OpCase("rope", 21, 256, policy="exact", attributes=a.Rope(128, 64, style, _ROPE)))  # type: ignore[arg-type]
-    for activation in ("silu", "gelu", "gelu_tanh", "relu"):
-        cases.append(OpCase("gate", 3, 100, policy="exact", attributes=a.Gate(activation)))  # type: ignore[arg-type]
-    for policy in ("exact", "fast"):
-        for attention in (
-            a.Attention(4, 2, 64, 0.125),
-            a.Attention(4, 4, 40, 0.1, window=19),
-            a.Attention(4, 1, 32, 0.2, softcap=5.0),
-            a.Attention(4, 2, 24, 0.25, alibi_slopes=(0.5, 0.25, 0.125, 0.0625)),
-        ):
-            width = attention.heads * attention.head_size
-            cases.append(OpCase("attention", 70, width, policy=policy, attributes=attention))  # type: ignore[arg-type]
-    return (*cases, *_kv_cases())
-
-
-def _kv_cases() -> list[OpCase]:
-    """Every KV type under both policies; several partitions of keys; groups of heads from 1 to 9; odd head sizes."""
-    shapes = (
-        a.Attention(4, 2, 64, 0.125),
-        a.Attention(7, 1, 40, 0.16, window=19),
-        a.Attention(8, 1, 32, 0.2, softcap=5.0),
-        a.Attention(4, 4, 24, 0.2, alibi_slopes=(0.5, 0.25, 0.125, 0.0625)),
-    )
-    cases = []
-    for policy, kv_cache in itertools.product(get_args(Policy), get_args(KVCache)[1:]):
-        for attention in shapes:
-            width = attention.heads * attention.head_size
-            for inputs in get_args(Inputs):
-                cases.append(OpCase("attention", 70, width, 0, "", policy, inputs, attention, kv_cache))
-        cases.append(OpCase("attention", 600, 640, 0, "", policy, "normal", a.Attention(16, 4, 40, 0.15), kv_cache))
-    for heads, kv_heads, size in ((9, 9, 64), (6, 3, 128), (14, 2, 64), (18, 2, 31)):
-        attributes = a.Attention(heads, kv_heads, size, size**-0.5, window=300)
-        cases.append(OpCase("attention", 530, heads * size, policy="fast", attributes=attributes))
-    return cases
-
-
-def speed_cases() -> tuple[OpCase, ...]:
-    """The matrices of a 1B model (Llama-3.2-1B's shape) from one row to a prefill chunk."""
-    cases = []
-    for scheme in ("W4A16", "W4A16-g32", "W8A16", "W8A8", "bf16"):
-        for rows in (1, 4, 16, 512):
-            cases.append(OpCase("linear", rows, 2048, 8192, scheme))
-        cases.append(OpCase("linear", 1, 8192, 2048, scheme))
-    cases += [OpCase("linear", rows, 2048, 8192, scheme, "exact") for scheme in ("fp32", "W4A16") for rows in (1, 64)]
-    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("W2A16", "W3A16") for rows in (1, 4, 64)]
-    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("NF4", "FP8") for rows in (1, 4, 16, 64, 512)]
-    return tuple(cases)
+    return Program(_INPUTS, tuple(values), tuple(weights), states, tuple(ops), segments, (RESULT,))
