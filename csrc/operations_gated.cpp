@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t ITEMS_PER_THREAD = 16;  // as in operations_heavy.cpp, as far as whole groups allow it
 constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
-constexpr int64_t ROWS = 256;               // of an item: enough to pay for the expansion of the weights
+constexpr int64_t ROWS = 512;               // of an item: enough to pay for the expansion of the weights
 constexpr int64_t LOCAL_BYTES = 512 << 10;  // of results: half of a second-level cache
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -15,8 +15,8 @@ namespace linnet::LINNET_TIER {
 
 // Up to here it is cheaper to multiply along the columns than to expand panels.
 static constexpr int64_t FEW_ROWS = 12;
-static constexpr int PANEL_TILES = 3;  // tiles of sixteen outputs that meet PANEL_ROWS rows in registers
-static constexpr int PANEL_ROWS = 8;
+static constexpr int PANEL_TILES = BF16_PANEL / 16;  // tiles of sixteen outputs that meet PANEL_ROWS rows in registers
+static constexpr int PANEL_ROWS = 6;
 
 int64_t scratch_bytes_bf16(const LinearWeight& weight, int64_t rows) {
     const int64_t panel = PANEL_TILES * BLOCK_COLUMNS * 32;
@@ -44,10 +44,10 @@ static void expand(const LinearWeight& weight, int64_t n, int64_t outputs, int64
 }
 
 // What a block's multiplications ask for while they compute, into the second-level cache: rows of the weight that are
-// expanded next and the rows of x that are multiplied next, one of each per chain.
+// expanded next, `each` per chain, and the rows of x that are multiplied next, one per chain.
 struct Ahead {
     const uint8_t* rows;
-    int64_t stride, count;
+    int64_t stride, count, each;
     const uint16_t* x;
 };
 
@@ -82,13 +82,21 @@ static void multiply(const uint8_t* panel, const uint16_t* x, int64_t ldx, int64
             }
         };
         const uint16_t* pairs = x + 2 * chain;
-        const uint8_t* later = ahead.rows + smaller(chain, ahead.count - 1) * ahead.stride;
         const uint16_t* next = ahead.x + smaller(chain, M - 1) * ldx;
-        for (int64_t i = 0; i < steps; ++i, pairs += STEP_COLUMNS, later += STEP_COLUMNS * 2, next += STEP_COLUMNS) {
-            __builtin_prefetch(later, 0, 2);
+        const int64_t asked = smaller(chain * ahead.each, ahead.count);
+        const uint8_t* later = ahead.rows + asked * ahead.stride;
+        const int64_t each = smaller(ahead.each, ahead.count - asked);
+        const auto two_steps = [&] __attribute__((always_inline)) {  // read a line of each row
             __builtin_prefetch(next, 0, 2);
+            for (int64_t row = 0; row < each; ++row) __builtin_prefetch(later + row * ahead.stride, 0, 2);
+            later += 64;
+            next += 32;
             step(pairs, ldx);
-        }
+            step(pairs + STEP_COLUMNS, ldx);
+            pairs += 2 * STEP_COLUMNS;
+        };
+        for (int64_t i = 0; i + 2 <= steps; i += 2) two_steps();
+        if (steps % 2 != 0) step(pairs, ldx);
         if (tail != nullptr) step(tail + 2 * chain, STEP_COLUMNS);
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
@@ -119,10 +127,6 @@ static void multiply_rows(int64_t rows, const uint8_t* panel, const uint16_t* x,
     const uint16_t* last = rest != 0 ? tail : nullptr;
     // Rows come in tiles of nearly equal size, so the smallest ones do not arise.
     switch (rows) {
-        case 8:
-            return multiply<8, T>(panel, x, ldx, steps, last, y, ldy, outputs, first, bias, ahead);
-        case 7:
-            return multiply<7, T>(panel, x, ldx, steps, last, y, ldy, outputs, first, bias, ahead);
         case 6:
             return multiply<6, T>(panel, x, ldx, steps, last, y, ldy, outputs, first, bias, ahead);
         case 4:
@@ -146,19 +150,21 @@ static void multiply_many(const LinearWeight& weight, const uint16_t* x, int64_t
                 expand(weight, n + 16 * t, smaller(16, outputs - 16 * t), column, columns, t, tiles, panel);
             // While rows are multiplied, what is expanded next comes into the second-level cache.
             const int64_t next = ends ? n + 16 * PANEL_TILES : n, next_column = ends ? 0 : column + columns;
-            const int64_t next_rows = smaller(16 * PANEL_TILES, weight.rows - next);
+            const int64_t next_rows = smaller(16 * PANEL_TILES, larger(0, weight.rows - next));
+            const int64_t each = divide_up(next_rows, CHAINS * row_tiles);
             const uint8_t* later = (const uint8_t*)weight.codes + next * weight.code_row_bytes + next_column * 2;
             for (int64_t tile = 0; tile < row_tiles; ++tile) {
                 const int64_t row = rows * tile / row_tiles, count = rows * (tile + 1) / row_tiles - row;
-                const int64_t asked = tile * CHAINS;
-                const bool useful = asked < next_rows;
+                const int64_t asked = smaller(tile * CHAINS * each, next_rows);
                 const uint16_t* x_next = tile + 1 < row_tiles ? x + (row + count) * ldx + column : x + next_column;
-                const Ahead ahead = {useful ? later + asked * weight.code_row_bytes : panel,
-                                     useful ? weight.code_row_bytes : 0, useful ? next_rows - asked : 1, x_next};
+                const Ahead ahead = {later + asked * weight.code_row_bytes, weight.code_row_bytes, next_rows - asked,
+                                     each, x_next};
                 const uint16_t* block = x + row * ldx + column;
                 float* target = y + row * ldy + n;
                 const bool first = column == 0;
-                if (tiles == 3)
+                if (tiles == 4)
+                    multiply_rows<4>(count, panel, block, ldx, columns, target, ldy, outputs, first, bias, ahead);
+                else if (tiles == 3)
                     multiply_rows<3>(count, panel, block, ldx, columns, target, ldy, outputs, first, bias, ahead);
                 else if (tiles == 2)
                     multiply_rows<2>(count, panel, block, ldx, columns, target, ldy, outputs, first, bias, ahead);

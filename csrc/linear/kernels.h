@@ -33,6 +33,7 @@ void linear_fp32_of_bf16(const LinearWeight& weight, const uint16_t* x, int64_t 
                          int64_t rows, int64_t n_begin, int64_t n_end, void* scratch);
 
 // bf16.cpp: bf16 storage times bf16 rows through vdpbf16ps (top tier only)
+constexpr int64_t BF16_PANEL = 64;  // outputs that are expanded together: its unit of work
 int64_t scratch_bytes_bf16(const LinearWeight& weight, int64_t rows);
 void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch);

@@ -43,7 +43,9 @@ static const char* name(const LinearWeight& weight, InputType input) {
     return "decoded_x_fp32_" LINNET_TEXT(LINNET_TIER);
 }
 
-static int64_t column_unit(const LinearWeight&, InputType) { return 16 * TILE_COUNT; }
+static int64_t column_unit(const LinearWeight& weight, InputType input) {
+    return input == InputType::bf16 && native_bf16(weight) ? BF16_PANEL : 16 * TILE_COUNT;
+}
 
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
