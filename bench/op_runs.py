@@ -52,6 +52,9 @@ class Copy:
         """See backends.interface.StampedSource."""
         return str(self._place), "random"
 
+    def release(self) -> None:
+        """See backends.interface.StampedSource: nothing here is a file's."""
+
 
 @dataclass(frozen=True)
 class TimedOp:

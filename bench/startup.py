@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from linnet.user_cache import user_cache_directory
 from samples import summarise
 
 PROMPT_TOKENS = 32
@@ -58,7 +59,7 @@ def first_token_s(model: Path, text: str) -> float:
 def forget_pages(model: Path) -> None:
     """Drop the clean pages of the checkpoint and of what Linnet keeps beside it in the user's cache; pages that another
     process has mapped stay."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linnet"
+    kept = user_cache_directory()
     for file in (*model.iterdir(), *kept.rglob("*")):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)

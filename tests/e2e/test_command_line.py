@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands as a person meets them: what they print, how they refuse, what they leave behind."""
 
+import fcntl
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_llama import write_tiny_llama
 
-COMMANDS = ("compress", "eval", "generate", "serve", "inspect", "env", "demo")
+COMMANDS = ("compress", "eval", "generate", "serve", "inspect", "env", "demo", "cache")
 
 
 def linnet(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
@@ -113,3 +114,24 @@ def test_compress_evaluate_certify(model: Path, tmp_path: Path) -> None:
     assert unknown.returncode == 2
     assert "W4A16" in unknown.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "linnet"
+    (folder / "tiles").mkdir(parents=True)
+    (folder / "verified").mkdir()
+    (folder / "verified" / "note").write_text("x" * 10)
+    header = {"isa": "portable", "checkpoint": str(tmp_path / "no model")}
+    file = folder / "tiles" / "0123-portable.tiles"
+    file.write_bytes(json.dumps(header).encode().ljust(5000, b"\n"))
+    shown = linnet("cache", HOME=str(tmp_path), COLUMNS="300")
+    assert re.search(r"5\.00 kB +\S+ s ago +tiles, portable: .*no model \(gone\)", shown.stdout), shown
+    facts = json.loads(linnet("cache", "--json", HOME=str(tmp_path)).stdout)
+    assert (facts["bytes"], facts["tiles"][0]["checkpoint_gone"]) == (5010, True)
+    with file.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        kept = linnet("cache", "clear", HOME=str(tmp_path))
+        assert kept.stdout.startswith(f"kept: {file} is in use"), kept
+    assert "5.00 kB freed" in linnet("cache", "clear", HOME=str(tmp_path)).stdout
+    assert not file.exists()
+    assert linnet("cache", HOME=str(tmp_path / "nobody")).returncode == 0

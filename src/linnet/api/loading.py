@@ -16,12 +16,11 @@ from linnet.backends.interface import Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
-from linnet.formats.residency import release
 from linnet.models import ModelSource, load_model
 from linnet.plan import output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
-from linnet.text.convert import user_cache_directory
+from linnet.user_cache import user_cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +105,7 @@ def load(
     executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache)
     weights = source.checkpoint.mapped()
     if executable.tiles is not None:
-        for file in weights:  # checking has touched their scales; from here on a few rows of them are read, if any
-            release(file)
+        source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
         weights = (executable.tiles,)
     return Loaded(source, executable, chosen.name, config, weights)
 

@@ -39,7 +39,10 @@ class StampedSource(Source, Protocol):
     """A source whose weights a backend may keep in another order in a file of its own."""
 
     def stamp(self) -> tuple[str, str]:
-        """Which stored bytes these are: what names the checkpoint, and what changes when its files do."""
+        """Which stored bytes these are: the checkpoint's directory, and what changes when one of its files does."""
+
+    def release(self) -> None:
+        """The pages read so far are wanted no more: they need not stay resident."""
 
 
 @dataclass(frozen=True)

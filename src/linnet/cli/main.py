@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from linnet.cli import compressing, demonstrating, evaluating, generating, inspecting, serving
+from linnet.cli import caching, compressing, demonstrating, evaluating, generating, inspecting, serving
 from linnet.errors import LinnetError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("serve")(serving.serve)
 app.command("inspect")(inspecting.inspect)
 app.command("env")(inspecting.environment)
 app.command("demo")(demonstrating.demo)
+app.add_typer(caching.cache, name="cache")
 
 
 def main() -> None:

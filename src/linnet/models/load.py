@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linnet.errors import CheckpointError, UnsupportedError
-from linnet.formats import Checkpoint
+from linnet.formats import Checkpoint, residency
 from linnet.models.build import build_program
 from linnet.models.families import arch_spec, with_prefix
 from linnet.models.inventory import LinearInfo, list_linears, required_tensors
@@ -78,6 +78,11 @@ class ModelSource:
     def stamp(self) -> tuple[str, str]:
         """Where the checkpoint lies, and what changes when one of its files does."""
         return str(self.checkpoint.path.resolve()), self.checkpoint.state()
+
+    def release(self) -> None:
+        """Take the files' pages out of the page table; they come back when touched."""
+        for file in self.checkpoint.mapped():
+            residency.release(file)
 
     def for_context(self, tokens: int) -> "ModelSource":
         """This model set up for contexts of ``tokens``: itself, or with the frequencies that reach that far.

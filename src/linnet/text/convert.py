@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.user_cache import user_cache_directory
 
 SOURCES = (
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -64,11 +65,6 @@ def convert_tokenizer(directory: Path, cache_directory: Path | None = None, pyth
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
     return target
-
-
-def user_cache_directory() -> Path:
-    """Linnet's folder in the user's cache: nothing in it is ever required."""
-    return Path.home() / ".cache" / "linnet"
 
 
 def _digest(paths: list[Path]) -> str:

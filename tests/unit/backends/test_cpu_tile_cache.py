@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tile cache: same bits, written once, then mapped; anything it depends on makes another; trouble means none."""
 
+import gc
 import os
 from collections import namedtuple
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
-from linnet.backends.cpu import _native, tile_cache
+from linnet.backends.cpu import _native, tile_cache, tile_files
 from linnet.backends.cpu.backend import CpuBackend, CpuExecutable
 from linnet.backends.cpu.tile_cache import TileCache
 from linnet.backends.interface import Batch, Limits
@@ -24,8 +25,8 @@ TOKENS = np.arange(50, dtype=np.int32)
 class Stamped:
     """A source whose files are said to be in ``state``."""
 
-    def __init__(self, source: object, state: str = "one") -> None:
-        self._source, self.state = source, state
+    def __init__(self, source: object, state: str = "one", place: str = __file__) -> None:
+        self._source, self.state, self.place, self.released = source, state, place, 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._source, name)
@@ -34,7 +35,10 @@ class Stamped:
         return self._source.weight(ref)  # type: ignore[attr-defined]
 
     def stamp(self) -> tuple[str, str]:
-        return "a model", self.state
+        return self.place, self.state
+
+    def release(self) -> None:
+        self.released += 1
 
 
 def prepare(source: object, cache: TileCache | None, isa: str | None = None, policy: str = "fast") -> CpuExecutable:
@@ -141,3 +145,58 @@ def test_a_failed_write_leaves_nothing(
     monkeypatch.setattr(tile_cache.os, "pwrite", fail)
     assert prepare(Stamped(random_model("llama", "W8A16", 3)), TileCache(tmp_path, 1)).tile_bytes == 0
     assert os.listdir(tmp_path) == []
+
+
+def test_tiles_go_when_their_checkpoint_is_gone_and_nobody_uses_them(
+    random_model: Callable[..., object], tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / name for name in ("kept", "gone", "used")}
+    for folder in folders.values():
+        folder.mkdir()
+    cache = TileCache(tmp_path / "cache", 1)
+    model = random_model("llama", "W4A16-g32", 3)
+    alive = [prepare(Stamped(model, place=str(folders[name])), cache) for name in ("used",)]
+    for name in ("kept", "gone"):
+        prepare(Stamped(model, place=str(folders[name])), cache)
+
+    def stored() -> set[str]:
+        return {str(file.checkpoint.name) for file in tile_files.tile_files(cache.directory) if file.checkpoint}
+
+    gc.collect()
+    assert stored() == set(folders)
+    for name in ("gone", "used"):
+        folders[name].rmdir()
+    (cache.directory / "of-the-killed.partial").mkdir()
+    prepare(Stamped(model), cache)
+    gc.collect()
+    assert stored() == {"kept", "used", Path(__file__).name}
+    assert not list(cache.directory.glob("*.partial"))
+    assert logits(alive.pop()) == logits(prepare(Stamped(model), None))
+    gc.collect()
+    tile_files.prune(cache.directory)
+    assert stored() == {"kept", Path(__file__).name}
+
+
+def test_a_file_says_what_it_is_and_when_it_was_used(random_model: Callable[..., object], tmp_path: Path) -> None:
+    isa = _native.available_isas()[-1]
+    source = Stamped(random_model("llama", "W4A16-g32", 3))
+    prepare(source, TileCache(tmp_path, 1), isa)
+    assert source.released > 7  # once for every linear
+    (file,) = tile_files.tile_files(tmp_path)
+    assert (file.checkpoint, file.isa, file.nbytes) == (Path(__file__), isa, file.path.stat().st_size)
+    os.utime(file.path, (0, 0))
+    prepare(source, TileCache(tmp_path, 1), isa)
+    assert tile_files.tile_files(tmp_path)[0].used_s > 1e9
+    file.path.write_bytes(b"what is this")
+    (damaged,) = tile_files.tile_files(tmp_path)
+    assert (damaged.checkpoint, damaged.orphaned) == (None, False)
+    gc.collect()
+    assert damaged.remove()
+    assert not tile_files.tile_files(tmp_path)
+
+
+def test_a_path_too_long_for_the_first_page_is_left_out() -> None:
+    header = {"isa": "portable", "checkpoint": "x" * 5000}
+    first, other = (tile_files.page(header | {"checkpoint": mark * 5000}, []) for mark in "xy")
+    assert len(first) == tile_files.HEADER_BYTES
+    assert first != other

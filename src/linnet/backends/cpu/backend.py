@@ -219,7 +219,7 @@ class CpuExecutable:
         for op in program.ops:
             if op.kind == "embed" and stored[op.weights[0]] in views:
                 views[stored[op.weights[0]]].append(linears[op.name])
-        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, views)
+        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, views, source.release)
 
     def allocate_states(self, num_blocks: int) -> States:
         """Zeroed paged KV for ``num_blocks`` blocks."""

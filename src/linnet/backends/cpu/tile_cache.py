@@ -6,31 +6,29 @@ slowly (docs/LOG.md). So the first start writes the weights once more, as tiles,
 that file. Nothing in it is ever required: no room, no right to write or a file that does not fit mean that the
 canonical layout is read. Bits are the same either way.
 
-Side effects, in order: the folder is made, ``NAME.partial/`` is locked, a file in it is filled, flushed and renamed.
+Side effects, in order: the folder is made, tiles of checkpoints that are gone are deleted, ``NAME.partial/`` is locked,
+a file in it is filled, flushed and renamed.
 """
 
-import contextlib
 import hashlib
-import json
 import logging
-import mmap
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linnet.backends.cpu import _native
+from linnet.backends.cpu.tile_files import HEADER_BYTES, PARTIAL_SUFFIX, SUFFIX, map_tiles, page, prune
 from linnet.errors import CheckpointError
 from linnet.formats.durable import DirectoryLock
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-HEADER_BYTES = 4096
+FORMAT_VERSION = 2
 LEAST_BYTES = 64 << 20
 """A smaller model lives in the caches, where the order hardly matters."""
 PIECE_BYTES = 32 << 20
@@ -45,12 +43,17 @@ class TileCache:
         self.directory, self._least_bytes = directory, least_bytes
 
     def attach(
-        self, stamp: tuple[str, str], isa: str, pool: Any, weights: Mapping[str, Sequence[Any]]
+        self,
+        stamp: tuple[str, str],
+        isa: str,
+        pool: Any,
+        weights: Mapping[str, Sequence[Any]],
+        release: Callable[[], None] = lambda: None,
     ) -> np.ndarray | None:
         """Give every weight its tiles; returns the mapping, which must outlive them, or None where there are none.
 
         ``stamp``: see StampedSource. ``weights``: native views of one stored weight by what that is, in words; other
-        words mean another file.
+        words mean another file. ``release`` is called after each weight that was read: its pages are wanted no more.
         """
         place, state = stamp
         sizes = {what: _native.tile_bytes(isa, views[0]) for what, views in weights.items()}
@@ -62,17 +65,19 @@ class TileCache:
             "format_version": FORMAT_VERSION,
             "build": _native.build_id,
             "isa": isa,
+            "checkpoint": place,
             "state": state,
             "bytes": total,
-            "weights": list(sizes.items()),
         }
-        path = self.directory / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{isa}.tiles"
-        content = _fingerprint(header)
+        name = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        path = self.directory / f"{name}-{isa}{SUFFIX}"
+        content = page(header, list(sizes.items()))
         try:
-            mapped = _open(path, content, total)
+            mapped = map_tiles(path, content, total)
             if mapped is None:
-                self._write(path, content, total, isa, pool, [(weights[what][0], size) for what, size in sizes.items()])
-                mapped = _open(path, content, total)
+                views = [(weights[what][0], size) for what, size in sizes.items()]
+                self._write(path, content, total, isa, pool, views, release)
+                mapped = map_tiles(path, content, total)
         except OSError as error:
             logger.info("weights are read in their stored order: %s", error)
             return None
@@ -86,11 +91,19 @@ class TileCache:
         return mapped
 
     def _write(
-        self, path: Path, content: bytes, total: int, isa: str, pool: Any, weights: Sequence[tuple[Any, int]]
+        self,
+        path: Path,
+        content: bytes,
+        total: int,
+        isa: str,
+        pool: Any,
+        weights: Sequence[tuple[Any, int]],
+        release: Callable[[], None],
     ) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+        prune(self.directory)
         started = time.monotonic()
-        folder = path.with_suffix(".partial")
+        folder = path.with_suffix(PARTIAL_SUFFIX)
         try:
             lock = DirectoryLock(folder, path)
         except CheckpointError as error:
@@ -110,6 +123,7 @@ class TileCache:
                     tiles = np.zeros(_padded(size), np.uint8)
                     _native.make_tiles(isa, pool, weight, tiles[:size])
                     writer.add(tiles)
+                    release()
                 writer.finish()
                 os.pwrite(descriptor, content, 0)  # last: a file with a header is whole
                 os.fsync(descriptor)
@@ -148,26 +162,3 @@ class _Writer:
 
 def _padded(size: int) -> int:
     return -(-size // 4096) * 4096
-
-
-def _fingerprint(header: Mapping[str, Any]) -> bytes:
-    """The file's first page: what it is for people, and a hash of everything it depends on."""
-    text = json.dumps(header, sort_keys=True)
-    shown = {name: value for name, value in header.items() if name != "weights"}
-    page = json.dumps({**shown, "sha256": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True).encode()
-    assert len(page) < HEADER_BYTES
-    return page.ljust(HEADER_BYTES, b"\n")
-
-
-def _open(path: Path, content: bytes, total: int) -> np.ndarray | None:
-    """The tiles of a file whose first page and size are as expected."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(HEADER_BYTES) != content or os.fstat(file.fileno()).st_size != HEADER_BYTES + total:
-                return None
-            mapping = mmap.mmap(file.fileno(), HEADER_BYTES + total, access=mmap.ACCESS_READ)
-            with contextlib.suppress(OSError):  # where the kernel has no large pages
-                mapping.madvise(mmap.MADV_HUGEPAGE)
-            return np.frombuffer(mapping, np.uint8)[HEADER_BYTES:]
-    except FileNotFoundError:
-        return None
