@@ -46,7 +46,8 @@ const float* floats(const char* what, const std::optional<Floats>& array, int64_
 LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t columns, const Bytes& codes,
                          int64_t code_row_bytes, int64_t group_size, const std::optional<Bytes>& scales,
                          ScaleType scale_type, int64_t scale_row_stride, int64_t scale_group_stride,
-                         const std::optional<Bytes>& zero_points, const std::optional<Floats>& bias) {
+                         const std::optional<Bytes>& zero_points, const std::optional<Floats>& bias,
+                         const std::optional<Floats>& codebook) {
     if (rows < 1 || columns < 1 || group_size < 1 || code_row_bytes < 1) {
         throw std::invalid_argument("a weight needs rows, columns, group_size and code_row_bytes of at least 1");
     }
@@ -78,6 +79,9 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
         weight.zero_point_row_stride = groups;
     }
     weight.bias = floats("bias", bias, rows);
+    weight.codebook = floats("codebook", codebook, 16);
+    require((weight.codebook != nullptr) == (storage == Storage::codebook),
+            "a codebook weight comes with its codebook");
     return weight;
 }
 
@@ -116,7 +120,7 @@ void bind_enums(nb::module_& m) {
         .value("packed_int", Storage::packed_int)
         .value("plain_int8", Storage::plain_int8)
         .value("fp8_e4m3", Storage::fp8_e4m3)
-        .value("nf4", Storage::nf4);
+        .value("codebook", Storage::codebook);
     nb::enum_<ScaleType>(m, "ScaleType")
         .value("fp32", ScaleType::fp32)
         .value("bf16", ScaleType::bf16)
@@ -189,7 +193,7 @@ void bind_executor(nb::module_& m) {
         "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "Write the tiles of a weight, on every thread.");
     m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
           "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
-          "zero_points"_a.none(), "bias"_a.none());
+          "zero_points"_a.none(), "bias"_a.none(), "codebook"_a.none() = nb::none());
     m.def("refuse_linear", [](const std::string& isa, const LinearWeight& weight, InputType input, int64_t group_size) {
         const char* reason = kernel_table(isa).linear->refuse(weight, input, group_size);
         return reason ? std::optional<std::string>(reason) : std::nullopt;

@@ -18,7 +18,7 @@ enum class Storage : int32_t {
                  // first
     plain_int8,  // int-quantized: one signed byte per code
     fp8_e4m3,    // float-quantized: one byte per code
-    nf4,         // linnet: packed as packed_int with 4 bits, unsigned index into the NormalFloat4 table
+    codebook,    // linnet: packed as packed_int with 4 bits, unsigned index into LinearWeight::codebook
 };
 enum class ScaleType : int32_t { fp32, bf16, fp16 };
 enum class InputType : int32_t { fp32, bf16, int8 };  // int8: QuantisedRows
@@ -40,7 +40,8 @@ struct LinearWeight {
     // prepare unpacks compressed-tensors' zero points into this int8 [rows, groups] table; null when symmetric.
     const int8_t* zero_points = nullptr;
     int64_t zero_point_row_stride = 0;
-    const float* bias = nullptr;  // [rows] or null, added after the sum
+    const float* codebook = nullptr;  // [16]: weight = codebook[index] * scale; null for other storage
+    const float* bias = nullptr;      // [rows] or null, added after the sum
     const void* tiles = nullptr;  // codes and scales again, in the tier's order of reading (see tile_bytes), or null
 };
 

@@ -4,26 +4,6 @@
 
 namespace linnet::LINNET_TIER {
 
-// Dettmers et al. 2023 (QLoRA), appendix E.
-static const float NF4[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
-
 LINNET_INLINE float half_to_float(const uint16_t* p, ScaleType type) {
     if (type == ScaleType::bf16) return bf16_to_float(*p);
     alignas(64) float lanes[16];
@@ -98,13 +78,13 @@ LINNET_INLINE Floats fp8_values(Ints code) {
 }
 
 // Only the lowest four bits of a lane count.
-LINNET_INLINE Floats nf4_values(Ints code) {
+LINNET_INLINE Floats look_up(const float* codebook, Ints code) {
 #if defined(LINNET_AVX512)
-    return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(NF4))};
+    return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(codebook))};
 #elif defined(LINNET_AVX2)
-    const auto eight = [](__m256i index) __attribute__((always_inline)) {
-        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(NF4), index);
-        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(NF4 + 8), index);
+    const auto eight = [codebook](__m256i index) __attribute__((always_inline)) {
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook), index);
+        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook + 8), index);
         return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
     };
     return {eight(code.a), eight(code.b)};
@@ -112,7 +92,7 @@ LINNET_INLINE Floats nf4_values(Ints code) {
     alignas(64) int32_t index[16];
     alignas(64) float lanes[16];
     store_ints(index, code);
-    for (int i = 0; i < 16; ++i) lanes[i] = NF4[index[i] & 15];
+    for (int i = 0; i < 16; ++i) lanes[i] = codebook[index[i] & 15];
     return load(lanes);
 #endif
 }
@@ -135,8 +115,8 @@ LINNET_INLINE Floats unscaled(const LinearWeight& weight, const uint8_t* row, in
         }
         case Storage::fp8_e4m3:
             return fp8_values(load_bytes(p, count));
-        case Storage::nf4:
-            return nf4_values(unpack_window<4>(load_window(p, bytes)));
+        case Storage::codebook:
+            return look_up(weight.codebook, unpack_window<4>(load_window(p, bytes)));
         case Storage::packed_int:
             break;
     }
@@ -184,8 +164,8 @@ LINNET_INLINE Floats decode_sixteen(const LinearWeight& weight, int64_t row, int
 
 // What a lane's lowest bits stand for, before scaling.
 template <Storage storage, int bits>
-LINNET_INLINE Floats code_values(Ints word) {
-    if constexpr (storage == Storage::nf4) return nf4_values(word);
+LINNET_INLINE Floats code_values(const LinearWeight& weight, Ints word) {
+    if constexpr (storage == Storage::codebook) return look_up(weight.codebook, word);
     const Ints code = word & splat_int((1 << bits) - 1);
     if constexpr (storage == Storage::fp8_e4m3) return fp8_values(code);
     if constexpr (storage == Storage::plain_int8)
@@ -224,7 +204,7 @@ static void decode_words(const LinearWeight& weight, int64_t n, int64_t outputs,
             Ints word = words[w];
 #pragma GCC unroll 16
             for (int64_t k = 0; k < word_columns; ++k) {
-                Floats value = code_values<storage, bits>(word);
+                Floats value = code_values<storage, bits>(weight, word);
                 if (weight.zero_points != nullptr) value = value - load(zeros);
                 store(panel + (c + k) * 16, value * load(scales));
                 word = shift_right_unsigned<bits>(word);
@@ -238,8 +218,8 @@ static bool try_decode_words(const LinearWeight& weight, int64_t n, int64_t outp
                              float* panel) {
     if (weight.scales == nullptr || column + columns > weight.columns) return false;
     if (weight.group_size < weight.columns && weight.group_size % 16 != 0) return false;
-    if (weight.storage == Storage::nf4)
-        decode_words<Storage::nf4, 4>(weight, n, outputs, column, columns, panel);
+    if (weight.storage == Storage::codebook)
+        decode_words<Storage::codebook, 4>(weight, n, outputs, column, columns, panel);
     else if (weight.storage == Storage::fp8_e4m3)
         decode_words<Storage::fp8_e4m3, 8>(weight, n, outputs, column, columns, panel);
     else if (weight.storage == Storage::plain_int8)

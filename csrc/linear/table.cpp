@@ -19,6 +19,7 @@ static const char* refuse(const LinearWeight& weight, InputType input, int64_t i
     const bool packed = weight.storage == Storage::packed_int;
     if (packed && weight.bits != 2 && weight.bits != 3 && weight.bits != 4 && weight.bits != 8)
         return "packed integer weights have 2, 3, 4 or 8 bits";
+    if (weight.storage == Storage::codebook && weight.bits != 4) return "a codebook has 16 entries, codes of 4 bits";
     if (weight.group_size <= 0 && weight.scales != nullptr) return "a weight with scales needs its group size";
     return input == InputType::int8 ? refuse_int8(weight, input_group_size) : nullptr;
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How scales are chosen: min-max as the codecs define it, or the clipping that minimises the squared error."""
+"""How scales are chosen: as the codecs define it (min-max), or the clipping that minimises the squared error."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +21,11 @@ def scales_of(
     """Scale (``scheme.scale_dtype``) and zero point of fp32 [rows, columns], in the codecs' shapes.
 
     ``search``: per scale, of SHRINK_FACTORS the one with the least sum of importance * (q - w)^2, ties to the wider
-    range. ``importance`` [columns] (default ones) is the mean square of each input.
+    range. ``importance`` [columns] (default ones) is the mean square of each input. Ternary scales need no search,
+    whatever ``search`` says: the best one is known exactly.
     """
+    if scheme.element == "ternary":
+        return codecs.ternary_scales(weight, scheme, importance), None
     scale, zero_point = codecs.compute_scales(weight, scheme)
     if not search or scheme.granularity in ("tensor", "block"):
         return scale, zero_point

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.header import TensorInfo
 from linnet.schemes import Layout, LinearScheme, PackedWeight
+from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.packing import pack_rows, packed_columns
 
 Array = npt.NDArray[Any]
@@ -57,7 +58,7 @@ def read_packed(
             raise CheckpointError(f"{shown}.weight_zero_point is not zero although the scheme is symmetric")
         del arrays["weight_zero_point"]
     if f"{module}.weight_packed" in tensors:
-        layout: Layout = "linnet" if scheme.weight.element == "nf4" else "pack-quantized"
+        layout: Layout = "linnet" if scheme.weight.element in CODEBOOKS else "pack-quantized"
         arrays["weight_packed"] = tensor(f"{module}.weight_packed")
         shape = _packed_shape(arrays, scheme, shown)
     else:

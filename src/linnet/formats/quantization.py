@@ -10,7 +10,7 @@ from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.name_pattern import check_pattern, matches_name
-from linnet.formats.scheme_record import linear_to_record, scheme_from_record
+from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record, scheme_from_record
 from linnet.schemes import LinearScheme, layout_of
 from linnet.schemes.scheme_map import CLASS_TARGETS
 
@@ -148,8 +148,9 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
 
     The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
     ignored by name, and a head that is not quantised always: a tied one has no tensors, and published configs that
-    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4 has no word there, and transformers
-    cannot load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method is ours.
+    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4 and ternary have no word there, and
+    transformers cannot load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method
+    is ours.
     """
     by_scheme: dict[LinearScheme, list[str]] = {}
     for module, scheme in modules.items():
@@ -174,7 +175,8 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-    if any(scheme.weight.element == "nf4" for scheme in by_scheme) or any(_is_embedding(module) for module in modules):
+    own_words = any(scheme.weight.element in OUR_ELEMENTS for scheme in by_scheme)
+    if own_words or any(_is_embedding(module) for module in modules):
         result |= {"quant_method": "linnet", "version": LINNET_VERSION}
     return result
 

@@ -4,7 +4,8 @@
 from typing import Any, cast
 
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.schemes import LinearScheme, Scheme
+from linnet.schemes import ELEMENT_BITS, LinearScheme, Scheme
+from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.scheme import Granularity
 
 _KNOWN_KEYS = {
@@ -13,11 +14,16 @@ _KNOWN_KEYS = {
 }  # fmt: skip
 
 
+OUR_ELEMENTS = ("ternary", *CODEBOOKS)
+"""Elements that are types of our own in a record, under their own name (quant_method "linnet" only)."""
+
+
 def scheme_to_record(scheme: Scheme) -> dict[str, Any]:
-    """A ``QuantizationArgs`` object; ``nf4`` is a type of our own (quant_method "linnet" only)."""
+    """A ``QuantizationArgs`` object, or the same with a type of our own."""
+    kind = "float" if scheme.element == "fp8_e4m3" else "int"
     record: dict[str, Any] = {
         "num_bits": scheme.bits,
-        "type": {"fp8_e4m3": "float", "nf4": "nf4"}.get(scheme.element, "int"),
+        "type": scheme.element if scheme.element in OUR_ELEMENTS else kind,
         "symmetric": scheme.symmetric,
         "strategy": scheme.granularity,
         "group_size": scheme.group_size,
@@ -84,8 +90,8 @@ def _element(bits: Any, kind: Any, scale_dtype: Any, where: str, ours: bool) -> 
             return f"int{bits}"
         if kind == "float" and bits == 8:
             return "fp8_e4m3"
-        if ours and kind == "nf4" and bits == 4:
-            return "nf4"
+        if ours and kind in OUR_ELEMENTS and bits == ELEMENT_BITS[kind]:
+            return kind
     raise UnsupportedError(
         f"{where}: {bits!r:.20}-bit {kind!r:.20} is not supported; supported: int 2, 3, 4, 8, float 8"
     )

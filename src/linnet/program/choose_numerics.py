@@ -15,7 +15,7 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
-from linnet.schemes.scheme import DenseType, ElementName, LinearScheme, Scheme
+from linnet.schemes.scheme import INTEGER_ELEMENTS, DenseType, ElementName, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -27,7 +27,6 @@ WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
 """Columns that share an activation scale when the weight has no groups of its own: small models feel every rounding
 and have narrow inputs, where finer groups cost nothing."""
 
-INTEGER_ELEMENTS = ("int2", "int3", "int4", "int8")
 PROJECTIONS = ("linear", "logits")
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes.groups import check_columns
 from linnet.schemes.scheme import Scheme
+from linnet.schemes.ternary import least_squares_scales
 
 Array = npt.NDArray[Any]
 
@@ -37,13 +38,18 @@ NF4_VALUES: Array = np.array(
     dtype=np.float32,
 )  # fmt: skip
 """NormalFloat4: quantiles of the normal distribution scaled to [-1, 1] (QLoRA, Dettmers et al. 2023, appendix E)."""
-_NF4_MIDPOINTS: Array = (NF4_VALUES[1:] + NF4_VALUES[:-1]) / 2
+CODEBOOKS: dict[str, Array] = {"nf4": NF4_VALUES}
+"""Elements whose codes are indices into a table of 2 ** bits values: ascending, the greatest magnitude is 1."""
+CODEBOOK_MIDPOINTS: dict[str, Array] = {name: (values[1:] + values[:-1]) / 2 for name, values in CODEBOOKS.items()}
+"""A value between two midpoints is nearest to the table's value between them."""
 
 
 def code_range(scheme: Scheme) -> tuple[float, float]:
-    """Smallest and largest code: integers, or the finite range of fp8; NF4 codes are indices 0..15."""
-    if scheme.element == "nf4":
-        return 0.0, 15.0
+    """Smallest and largest code: integers, the finite range of fp8, or indices into a codebook."""
+    if scheme.element in CODEBOOKS:
+        return 0.0, 2.0**scheme.bits - 1
+    if scheme.element == "ternary":
+        return -1.0, 1.0
     if scheme.element == "fp8_e4m3":
         return -FP8_MAX, FP8_MAX
     return -(2.0 ** (scheme.bits - 1)), 2.0 ** (scheme.bits - 1) - 1
@@ -77,7 +83,8 @@ def expand(parameter: Array, scheme: Scheme, shape: tuple[int, int]) -> Array:
 def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """Min-max scale (dtype ``scheme.scale_dtype``) and int8 zero point (None if symmetric) of a weight.
 
-    symmetric: scale = max|w| / ((largest code - smallest code) / 2); asymmetric: the range always holds 0.
+    symmetric: scale = max|w| / ((largest code - smallest code) / 2); asymmetric: the range always holds 0; codebooks:
+    max|w|. Ternary has no use for the extremes: its scale is the one with the least squared error (ternary.py).
     A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
     """
     low, high = _extremes(weight, scheme)
@@ -87,7 +94,9 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     np.maximum(high, np.float32(0), out=high)
     smallest, largest = code_range(scheme)
     zero_point: Array | None = None
-    if scheme.element == "nf4":
+    if scheme.element == "ternary":
+        return ternary_scales(weight, scheme), None
+    if scheme.element in CODEBOOKS:
         scale = np.maximum(-low, high)
     elif scheme.symmetric:
         scale = np.maximum(-low, high) / np.float32((largest - smallest) / 2)
@@ -108,6 +117,13 @@ def round_scale(scale: Array, scheme: Scheme) -> Array:
     rounded = np.clip(scale.astype(np.float32, copy=False), -largest, largest).astype(dtype)
     rounded[rounded == 0] = limits.eps
     return rounded
+
+
+def ternary_scales(weight: Array, scheme: Scheme, importance: Array | None = None) -> Array:
+    """Scale of a ternary weight with the least sum of importance * (scale * code - w)^2; ``importance`` [columns]."""
+    return round_scale(
+        least_squares_scales(weight, importance, scale_shape(scheme, weight.shape), scheme.block), scheme
+    )
 
 
 def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
@@ -136,8 +152,8 @@ def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
 def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_point: Array | None = None) -> Array:
     """Weight [rows, columns] (any float type) -> codes of the same shape.
 
-    int: int8 signed codes round-half-even(clamp(w / scale + zero point)); fp8: float8_e4m3fn values; nf4: uint8 index
-    of the nearest value. Scales are min-max if not given.
+    int: int8 signed codes round-half-even(clamp(w / scale + zero point)); fp8: float8_e4m3fn values; codebooks: uint8
+    index of the nearest value. Scales are those of ``compute_scales`` if not given.
     """
     if scale is None:
         scale, zero_point = compute_scales(weight, scheme)
@@ -147,7 +163,10 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         raise ConfigError(f"scale of shape {list(scale.shape)} does not fit, {list(expected)} is needed")
     if not scheme.symmetric and zero_point is None:
         raise ConfigError("an asymmetric scheme needs a zero point with its scale")
-    dtype: Any = {"nf4": np.uint8, "fp8_e4m3": ml_dtypes.float8_e4m3fn}.get(scheme.element, np.int8)
+    dtype: Any = {"fp8_e4m3": ml_dtypes.float8_e4m3fn}.get(scheme.element, np.int8)
+    midpoints = CODEBOOK_MIDPOINTS.get(scheme.element)
+    if midpoints is not None:
+        dtype = np.uint8
     codes = np.empty((rows, columns), dtype=dtype)
     smallest, largest = code_range(scheme)
     wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
@@ -160,8 +179,8 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         block = weight[part].astype(np.float32).reshape(part.stop - start, groups, -1)
         block /= wide_scale[own]
         out = codes[part].reshape(block.shape)
-        if scheme.element == "nf4":
-            out[...] = np.searchsorted(_NF4_MIDPOINTS, block, side="left")
+        if midpoints is not None:
+            out[...] = np.searchsorted(midpoints, block, side="left")
             continue
         # without a zero point still + 0, as compressed-tensors does: no code is minus zero
         block += np.float32(0) if wide_zero is None else wide_zero[own]
@@ -177,8 +196,8 @@ def dequantize(codes: Array, scheme: Scheme, scale: Array, zero_point: Array | N
     wide_zero = None if zero_point is None else expand(zero_point.astype(np.float32), scheme, (rows, columns))
     output = np.empty((rows, columns), dtype=np.float32)
     grouped = output.reshape(rows, wide_scale.shape[1], -1)
-    if scheme.element == "nf4":
-        np.take(NF4_VALUES, codes, out=output)
+    if scheme.element in CODEBOOKS:
+        np.take(CODEBOOKS[scheme.element], codes, out=output)
     else:
         output[...] = codes
     if wide_zero is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from linnet.schemes.codecs import scale_shape
+from linnet.schemes.codecs import CODEBOOKS, scale_shape
 from linnet.schemes.groups import check_columns
 from linnet.schemes.packing import packed_columns
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -34,7 +34,7 @@ class StoredTensor:
 def layout_of(scheme: LinearScheme) -> Layout:
     """The canonical layout a scheme is written in."""
     element = scheme.weight.element
-    if element == "nf4":
+    if element in CODEBOOKS:
         return "linnet"
     if element == "fp8_e4m3":
         return "float-quantized"

@@ -47,13 +47,14 @@ class PackedWeight:
         return sum(array.nbytes for array in self.arrays.values())
 
     def codes(self) -> Array:
-        """[rows, columns]: int8 signed codes; nf4: uint8 indices; fp8: float8_e4m3fn values."""
+        """[rows, columns]: int8 signed codes; codebooks: uint8 indices; fp8: float8_e4m3fn values."""
         weight = self.scheme.weight
         if "weight" in self.arrays:
             return self.arrays["weight"]
-        offset = 0 if weight.element == "nf4" else 2 ** (weight.bits - 1)
+        indices = weight.element in codecs.CODEBOOKS
+        offset = 0 if indices else 2 ** (weight.bits - 1)
         codes = unpack_rows(self.arrays["weight_packed"], weight.bits, self.shape[1], offset)
-        return codes.view(np.uint8) if weight.element == "nf4" else codes
+        return codes.view(np.uint8) if indices else codes
 
     def scales(self) -> Array:
         """fp32 scales: [1, 1], [rows, 1], [rows, groups] or [row blocks, column blocks]."""
@@ -72,7 +73,7 @@ class PackedWeight:
         return stored.reshape(shape)
 
     def dequantize(self) -> Array:
-        """fp32 [rows, columns]: (code - zero point) * scale; for nf4, the table's value times the scale."""
+        """fp32 [rows, columns]: (code - zero point) * scale; for codebooks, the table's value times the scale."""
         return codecs.dequantize(self.codes(), self.scheme.weight, self.scales(), self.zero_points())
 
     def take_rows(self, ranges: Sequence[tuple[int, int]]) -> "PackedWeight":
@@ -166,8 +167,8 @@ def pack(
     arrays: dict[str, Array] = {}
     if layout in ("int-quantized", "float-quantized"):
         arrays["weight"] = np.ascontiguousarray(codes)
-    elif weight.element == "nf4":
-        arrays["weight_packed"] = pack_rows(codes, 4)
+    elif weight.element in codecs.CODEBOOKS:
+        arrays["weight_packed"] = pack_rows(codes, weight.bits)
     else:
         unsigned = codes.view(np.uint8) + np.uint8(2 ** (weight.bits - 1))
         arrays["weight_packed"] = pack_rows(unsigned, weight.bits)
@@ -188,6 +189,6 @@ def pack(
 
 
 def quantize_weight(weight: Array, scheme: LinearScheme) -> PackedWeight:
-    """Round to nearest with min-max scales: compute_scales, quantize, pack."""
+    """Round to nearest: compute_scales, quantize, pack."""
     scale, zero_point = codecs.compute_scales(weight, scheme.weight)
     return pack(codecs.quantize(weight, scheme.weight, scale, zero_point), scale, zero_point, scheme)

@@ -21,6 +21,7 @@ PRESETS: dict[str, LinearScheme] = {
     "FP8": LinearScheme(Scheme("fp8_e4m3", "channel")),
     "FP8_DYNAMIC": LinearScheme(Scheme("fp8_e4m3", "channel"), _FP8_PER_TOKEN),
     "NF4": LinearScheme(Scheme("nf4", "group", 64)),
+    "TERNARY": LinearScheme(Scheme("ternary", "channel")),
 }
 SUFFIXES: dict[str, str] = {
     "-gN": "groups of N columns share a scale",

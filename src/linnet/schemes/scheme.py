@@ -6,12 +6,14 @@ from typing import Literal, get_args
 
 from linnet.errors import ConfigError
 
-ElementName = Literal["int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]
+ElementName = Literal["ternary", "int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]
 Granularity = Literal["tensor", "channel", "group", "token", "head", "block"]
 DenseType = Literal["fp32", "bf16", "fp16", "int32"]
 ScaleType = Literal["fp32", "bf16", "fp16"]
 
-ELEMENT_BITS: dict[str, int] = {"int2": 2, "int3": 3, "int4": 4, "int8": 8, "fp8_e4m3": 8, "nf4": 4}
+ELEMENT_BITS: dict[str, int] = {"ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8, "fp8_e4m3": 8, "nf4": 4}
+INTEGER_ELEMENTS = ("ternary", "int2", "int3", "int4", "int8")
+"""Codes are signed integers: such weights can be multiplied by integer activations."""
 DENSE_BITS: dict[str, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int32": 32}
 
 

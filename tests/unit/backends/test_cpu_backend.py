@@ -72,7 +72,9 @@ def test_exact_policy_agrees_with_torch(random_model, family):
         assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
 
 
-@pytest.mark.parametrize("storage", ["bf16", "fp16", "W4A16-g32-asym", "W8A16", "W3A16", "W2A16", "NF4-g32", "FP8"])
+@pytest.mark.parametrize(
+    "storage", ["bf16", "fp16", "W4A16-g32-asym", "W8A16", "W3A16", "W2A16", "NF4-g32", "FP8", "TERNARY"]
+)
 def test_exact_policy_reads_every_storage(random_model, storage):
     source = random_model("llama", storage, 12)
     expected = logits_of(ReferenceBackend(), source, "exact")

@@ -21,7 +21,20 @@ from linnet.program.choose_numerics import KV_CACHES
 TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "4"))
 FIRST_SEED = int(os.environ.get("LINNET_FUZZ_SEED", "0"))
 FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom")
-STORAGES = ("fp32", "bf16", "fp16", "W4A16-g32", "W4A16-g32-asym", "W8A16", "W8A8", "W3A16", "W2A16", "NF4-g32", "FP8")
+STORAGES = (
+    "fp32",
+    "bf16",
+    "fp16",
+    "W4A16-g32",
+    "W4A16-g32-asym",
+    "W8A16",
+    "W8A8",
+    "W3A16",
+    "W2A16",
+    "NF4-g32",
+    "FP8",
+    "TERNARY",
+)
 
 
 @dataclass

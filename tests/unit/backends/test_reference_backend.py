@@ -245,7 +245,13 @@ class PackedSource(Source):
 
 @pytest.mark.parametrize(
     ("query", "head"),
-    [("W8A16", "W8A16-asym"), ("W8A8", "W3A16-channel"), ("W4A16-channel-asym", "NF4-channel"), ("FP8", "W8A16")],
+    [
+        ("W8A16", "W8A16-asym"),
+        ("W8A8", "W3A16-channel"),
+        ("W4A16-channel-asym", "NF4-channel"),
+        ("FP8", "W8A16"),
+        ("TERNARY", "W2A16-channel"),
+    ],
 )
 def test_packed_weights_in_both_policies(query, head):
     source = PackedSource(query, head)

@@ -74,7 +74,19 @@ def test_equals_the_textbook():
 
 
 @pytest.mark.parametrize(
-    "scheme", ["W4A16-g32", "W4A16-g16-asym", "W3A16-g80", "W2A16", "W8A16", "W4A16-channel", "NF4-g32", "FP8"]
+    "scheme",
+    [
+        "W4A16-g32",
+        "W4A16-g16-asym",
+        "W3A16-g80",
+        "W2A16",
+        "W8A16",
+        "W4A16-channel",
+        "NF4-g32",
+        "FP8",
+        "TERNARY-g32",
+        "TERNARY",
+    ],
 )
 @pytest.mark.parametrize("options", [{}, {"act_order": True}, {"scales": "minmax"}], ids=str)
 def test_beats_rounding_and_reports_its_error(scheme, options):

@@ -36,7 +36,7 @@ def test_both_keys_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["W4A16", "W4A16-g32-asym", "W8A8", "W4A8", "W8A16", "W3A16", "FP8", "FP8_DYNAMIC", "NF4"]
+    "name", ["W4A16", "W4A16-g32-asym", "W8A8", "W4A8", "W8A16", "W3A16", "FP8", "FP8_DYNAMIC", "NF4", "TERNARY"]
 )
 def test_what_is_written_is_read(name: str) -> None:
     linear = parse_scheme(name).linear
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(name: str) -> None:
     assert read.scheme_of("layers.1.up") == linear
     assert read.scheme_of("lm_head") is None
     assert read.scheme_of("embed") is None
-    assert read.method == ("linnet" if name == "NF4" else "compressed-tensors")
+    assert read.method == ("linnet" if name in ("NF4", "TERNARY") else "compressed-tensors")
 
 
 def test_several_schemes_and_a_tied_head() -> None:
@@ -91,6 +91,11 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "group format": (record(group={"format": "mxfp4-pack-quantized"}), "mxfp4"),
     "linnet layout elsewhere": (record(format="linnet"), "format 'linnet'"),
     "nf4 elsewhere": (record({**WEIGHTS, "type": "nf4"}), "'nf4' is not supported"),
+    "ternary elsewhere": (record({**WEIGHTS, "num_bits": 2, "type": "ternary"}), "'ternary' is not supported"),
+    "ternary in three bits": (
+        record({**WEIGHTS, "num_bits": 3, "type": "ternary"}, quant_method="linnet", version=1),
+        "3-bit 'ternary'",
+    ),
     "kv cache": (record(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme"),
     "sparse": (record(sparsity_config={"format": "sparse-24-bitmask"}), "sparsity format"),
     "experts": (record(moe_sparsity_config={}), "moe_sparsity_config"),

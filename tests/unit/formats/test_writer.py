@@ -321,7 +321,7 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
 
 def test_the_schemes_of_resumed_modules_reach_the_config(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path / "m", resume=True)
-    for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16")):
+    for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16"), ("d", "TERNARY")):
         writer.add_packed(module, quantize_weight(tensors()["layers.0.up.weight"], parse_scheme(name).linear))
     writer.commit()
     writer.close()
@@ -330,5 +330,5 @@ def test_the_schemes_of_resumed_modules_reach_the_config(tmp_path: Path) -> None
     config = json.loads((tmp_path / "m" / "config.json").read_text())["quantization_config"]
     assert (config["quant_method"], config["format"]) == ("linnet", "mixed-precision")
     with Checkpoint.open(tmp_path / "m") as checkpoint:
-        for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16")):
+        for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16"), ("d", "TERNARY")):
             assert checkpoint.scheme_of(module) == parse_scheme(name).linear

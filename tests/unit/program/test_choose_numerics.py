@@ -32,6 +32,7 @@ def int8_groups(size: int) -> Scheme:
         (W4_G128, int8_groups(128)),
         (LinearScheme(Scheme("int2", "group", group_size=32)), int8_groups(32)),
         (LinearScheme(Scheme("int3", "tensor")), int8_groups(128)),
+        (LinearScheme(Scheme("ternary", "group", group_size=256)), int8_groups(256)),
         (LinearScheme(Scheme("int8", "block", block=(128, 64))), int8_groups(64)),
         (W8, int8_groups(128)),
         (LinearScheme(Scheme("fp8_e4m3", "channel")), "fp32"),

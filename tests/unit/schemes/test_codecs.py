@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Codecs and packing: round trips, exact accounting, what dequantize means."""
 
+import itertools
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,12 +17,14 @@ from linnet.schemes import (
     Scheme,
     bits_per_weight,
     compute_scales,
+    dequantize,
     pack,
     quantize,
     quantize_weight,
+    round_scale,
     stored_bytes,
 )
-from linnet.schemes.codecs import NF4_VALUES, code_range
+from linnet.schemes.codecs import NF4_VALUES, code_range, scale_shape, ternary_scales
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 
 
@@ -43,7 +48,7 @@ def test_packing_is_the_little_endian_bit_stream(bits: int, rows: int, columns: 
 
 @st.composite
 def linear_schemes(draw: st.DrawFn) -> LinearScheme:
-    element = draw(st.sampled_from(["int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]))
+    element = draw(st.sampled_from(["ternary", "int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]))
     granularity = draw(st.sampled_from(["tensor", "channel", "group", "block"]))
     return LinearScheme(
         Scheme(
@@ -114,6 +119,46 @@ def test_nf4_takes_the_nearest_of_the_table() -> None:
     assert np.allclose(np.abs(NF4_VALUES[packed.codes()] - scaled), nearest, atol=1e-6)
     assert NF4_VALUES[7] == 0
     assert (NF4_VALUES[0], NF4_VALUES[15]) == (-1, 1)
+
+
+@given(
+    elements=st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=6),
+    weights=st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=6, max_size=6),
+)
+@settings(max_examples=200, deadline=None)
+def test_no_ternary_scale_loses_less(elements: list[float], weights: list[float]) -> None:
+    weight = np.array([elements], dtype=np.float32)
+    importance = np.array(weights[: weight.shape[1]], dtype=np.float32)
+    scheme = Scheme("ternary", "channel", scale_dtype="fp32")
+
+    def error(scale: float, codes: np.ndarray, heavy: np.ndarray) -> float:
+        return float((heavy * (codes * scale - weight.astype(np.float64)) ** 2).sum())
+
+    for used, heavy in ((None, np.ones_like(importance)), (importance, importance)):
+        found = ternary_scales(weight, scheme, used)
+        ours = error(float(found[0, 0]), quantize(weight, scheme, found), heavy)
+        for codes in itertools.product((-1, 0, 1), repeat=weight.shape[1]):
+            codes_row = np.array([codes])
+            mass = float((heavy * codes_row**2).sum())
+            best = float((heavy * codes_row * weight).sum()) / mass if mass > 0 else 0.0
+            if best >= 0:
+                assert ours <= error(best, codes_row, heavy) + 1e-6
+
+
+def test_a_ternary_weight_gets_its_own_scale_back() -> None:
+    random = np.random.default_rng(3)
+    codes = random.integers(-1, 2, (6, 64)).astype(np.int8)
+    for granularity, group, block in (
+        ("tensor", None, None), ("channel", None, None), ("group", 16, None), ("block", None, (4, 24)),
+    ):  # fmt: skip
+        scheme = Scheme("ternary", granularity, group, block)
+        scale = round_scale(random.uniform(0.1, 2, scale_shape(scheme, codes.shape)).astype(np.float32), scheme)
+        weight = dequantize(codes, scheme, scale)
+        packed = quantize_weight(weight, LinearScheme(scheme))
+        assert (packed.scales() == scale.astype(np.float32)).all()
+        assert (packed.codes() == codes).all()
+        same = pack(codes, scale, None, LinearScheme(replace(scheme, element="int2")))
+        assert all((packed.arrays[name] == array).all() for name, array in same.arrays.items())
 
 
 def test_a_weight_with_nan_is_refused() -> None:

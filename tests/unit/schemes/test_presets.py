@@ -48,6 +48,8 @@ def test_a_scheme_knows_its_words(fields, message):
         ("W3A16", LinearScheme(Scheme("int3", "group", 32)), None),
         ("FP8", LinearScheme(Scheme("fp8_e4m3", "channel")), None),
         ("NF4", LinearScheme(Scheme("nf4", "group", 64)), None),
+        ("TERNARY", LinearScheme(Scheme("ternary", "channel")), None),
+        ("ternary-g256", LinearScheme(Scheme("ternary", "group", 256)), None),
         ("W4A16-g32-head8", LinearScheme(Scheme("int4", "group", 32)), INT8),
         ("W4A16-g64-head4", LinearScheme(Scheme("int4", "group", 64)), LinearScheme(Scheme("int4", "group", 64))),
         ("W8A16-head4", INT8, INT4),
@@ -67,7 +69,7 @@ def test_fp8_dynamic_has_both_spellings() -> None:
 @pytest.mark.parametrize(
     "name",
     ["", "W5A16", "W4A16-", "W4A16-g0", "W4A16-g12", "W4A16-gx", "W4A16-g32-g64", "W4A16-g32-channel", "NF4-asym",
-     "FP8-asym", "W4A16-head8-head4", "W4A16-head16", "W4A16 g32"],
+     "TERNARY-asym",     "FP8-asym", "W4A16-head8-head4", "W4A16-head16", "W4A16 g32"],
 )  # fmt: skip
 def test_unknown_names_list_what_there_is(name: str) -> None:
     with pytest.raises(ConfigError) as caught:

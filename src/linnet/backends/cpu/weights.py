@@ -15,6 +15,7 @@ from linnet.backends.cpu import _native
 from linnet.backends.interface import Source
 from linnet.errors import UnsupportedError
 from linnet.program.program import Program, Weight
+from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.packed_weight import PackedWeight
 
 Array = npt.NDArray[Any]
@@ -101,7 +102,7 @@ class WeightTable:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
         if "weight_packed" in stored.arrays:
             codes = stored.arrays["weight_packed"]
-            storage = _native.Storage.nf4 if scheme.element == "nf4" else _native.Storage.packed_int
+            storage = _native.Storage.codebook if scheme.element in CODEBOOKS else _native.Storage.packed_int
             bits = scheme.bits
         elif scheme.element == "fp8_e4m3":
             codes, storage, bits = stored.arrays["weight"], _native.Storage.fp8_e4m3, 8
@@ -132,4 +133,5 @@ class WeightTable:
             scale_group_stride=1,
             zero_points=None if zero_points is None else self._bytes(zero_points),
             bias=bias,
+            codebook=CODEBOOKS.get(scheme.element),
         )

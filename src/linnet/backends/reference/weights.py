@@ -11,6 +11,7 @@ import torch
 from linnet.backends.interface import Source
 from linnet.program.program import Program, Weight
 from linnet.program.traverse import plain_ops
+from linnet.schemes.scheme import INTEGER_ELEMENTS
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -48,7 +49,7 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if isinstance(stored, np.ndarray):
         return to_torch(stored)
     scheme = stored.scheme.weight
-    if not keep_codes or not scheme.element.startswith("int"):
+    if not keep_codes or scheme.element not in INTEGER_ELEMENTS:
         return to_torch(stored.dequantize())
     rows, columns = stored.shape
     group_size = scheme.block[1] if scheme.block is not None else scheme.group_size or columns

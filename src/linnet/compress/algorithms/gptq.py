@@ -27,8 +27,10 @@ BLOCK_COLUMNS = 128
 """Errors reach the columns beyond a block in one matrix product (section 3.3, "lazy batch-updates")."""
 
 _DAMPING_STEPS = 8
-_NF4_VALUES = torch.from_numpy(codecs.NF4_VALUES.copy())
-_NF4_MIDPOINTS = (_NF4_VALUES[1:] + _NF4_VALUES[:-1]) / 2
+_CODEBOOKS = {
+    element: (torch.from_numpy(values.copy()), torch.from_numpy(codecs.CODEBOOK_MIDPOINTS[element].copy()))
+    for element, values in codecs.CODEBOOKS.items()
+}
 
 
 class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,8 +224,10 @@ class _Rounder:
         index = column // self._columns_per_scale
         scale = self._scales[index]
         scaled = values / scale
-        if self._scheme.element == "nf4":
-            return _NF4_VALUES[torch.searchsorted(_NF4_MIDPOINTS, scaled)] * scale
+        codebook = _CODEBOOKS.get(self._scheme.element)
+        if codebook is not None:
+            values, midpoints = codebook
+            return values[torch.searchsorted(midpoints, scaled)] * scale
         if self._zeros is not None:
             scaled += self._zeros[index]
         scaled.clamp_(self._smallest, self._largest)
