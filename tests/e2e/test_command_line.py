@@ -125,13 +125,13 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
     file = folder / "tiles" / "0123-portable.tiles"
     file.write_bytes(json.dumps(header).encode().ljust(5000, b"\n"))
     shown = linnet("cache", HOME=str(tmp_path), COLUMNS="300")
-    assert re.search(r"5\.00 kB +\S+ s ago +tiles, portable: .*no model \(gone\)", shown.stdout), shown
+    assert re.search(r"5 kB +.* ago +tiles, portable: .*no model \(gone\)", shown.stdout), shown
     facts = json.loads(linnet("cache", "--json", HOME=str(tmp_path)).stdout)
     assert (facts["bytes"], facts["tiles"][0]["checkpoint_gone"]) == (5010, True)
     with file.open("rb") as reader:
         fcntl.flock(reader, fcntl.LOCK_SH)
         kept = linnet("cache", "clear", HOME=str(tmp_path))
         assert kept.stdout.startswith(f"kept: {file} is in use"), kept
-    assert "5.00 kB freed" in linnet("cache", "clear", HOME=str(tmp_path)).stdout
+    assert "5 kB freed" in linnet("cache", "clear", HOME=str(tmp_path)).stdout
     assert not file.exists()
     assert linnet("cache", HOME=str(tmp_path / "nobody")).returncode == 0
