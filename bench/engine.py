@@ -72,23 +72,21 @@ def measure(engine: EngineProcess, limits: MachineLimits, rounds: int) -> Sample
     return found
 
 
-def ledger_of(packed: Path) -> tuple[Ledger, int, int]:
-    """What a step reads and multiplies, the head's multiplications, and the checkpoint's bytes."""
+def ledger_of(packed: Path) -> tuple[Ledger, int]:
+    """What a step reads and multiplies, and the checkpoint's bytes."""
     with Checkpoint.open(packed, verify=False) as checkpoint:
-        ledger = predict(load_model(checkpoint), Limits(512, 1, 1, 16, 64), "fast")
-        return ledger, checkpoint.config["hidden_size"] * checkpoint.config["vocab_size"], checkpoint.nbytes
+        return predict(load_model(checkpoint), Limits(512, 1, 1, 16, 64), "fast"), checkpoint.nbytes
 
 
-def shares(found: Samples, ledger: Ledger, head: int) -> dict[str, float]:
+def shares(found: Samples, ledger: Ledger) -> dict[str, float]:
     """Medians of quotients with the probe of the same sample."""
     context = DECODE_PROMPT + DECODE_TOKENS // 2
     step_bytes = ledger.step_weight_bytes + ledger.kv_bytes_read(context)
-    macs = ledger.multiplications - head  # the head is computed for the last token alone
     decode = zip(found["decode_tokens_per_s"], found["decode.read"], strict=True)
     prefill = zip(found["prefill_tokens_per_s"], found["prefill.int8"], strict=True)
     return {
         "decode_bandwidth_share": statistics.median(step_bytes * rate / read for rate, read in decode),
-        "prefill_int8_share": statistics.median(macs * rate / peak for rate, peak in prefill),
+        "prefill_int8_share": statistics.median(ledger.prompt_multiplications * rate / peak for rate, peak in prefill),
     }
 
 
@@ -144,7 +142,7 @@ def summary_table(result: dict[str, Any], found: Samples) -> Table:
 def run(options: argparse.Namespace, packed: Path, log: Path) -> tuple[dict[str, Any], Samples, list[Table]]:
     """All measurements, in the order of the module's text."""
     limits = MachineLimits()
-    ledger, head, size = ledger_of(packed)
+    ledger, size = ledger_of(packed)
     text = startup.prompt_text(packed)
     first_time = startup.first_token_s(packed, text)  # may lay weights out anew, once per machine
     startup.forget_pages(packed)
@@ -162,7 +160,7 @@ def run(options: argparse.Namespace, packed: Path, log: Path) -> tuple[dict[str,
         result = {
             "shape": options.shape,
             "scheme": options.scheme,
-            **shares(found, ledger, head),
+            **shares(found, ledger),
             "concurrent16_tokens_per_s": statistics.median(found["concurrent16_tokens_per_s"]),
             "overhead_share": max(overhead(one["parts_s"], one["total_s"]) for one in parts.values()),
             "first_token_s": statistics.median(starts),

@@ -6,14 +6,16 @@ declared states as the backend stores them. Around them lie the interpreter, its
 numbers are measured, not derived.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
+from linnet.program.gather_early import gather_early
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
-from linnet.program.program import PagedState, Program
+from linnet.program.program import Dimension, PagedState, Program
 from linnet.program.traverse import declarations
 
 LOGITS_BYTES = 64 << 20
@@ -43,7 +45,8 @@ class Ledger:
     counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its output
     rows among them; ``step_arena_bytes`` is what of it is touched while no prompt is scored. ``process_bytes`` lie
     around the model, whatever its size. ``step_weight_bytes`` is what one decode step reads of the weights: all but the
-    embedding table, unless the head is tied to it. ``multiplications``: of weights with one row (one token).
+    embedding table, unless the head is tied to it. ``multiplications``: of weights with one row (one token);
+    ``prompt_multiplications``: with a row whose logits nobody asks for, as nearly all of a prompt's.
     """
 
     policy: Policy
@@ -58,6 +61,7 @@ class Ledger:
     kv_layers: tuple[KVLayer, ...]
     step_weight_bytes: int
     multiplications: int
+    prompt_multiplications: int
     attention_width: int
 
     @property
@@ -128,11 +132,12 @@ def predict(
 
     Without a backend the KV is what the program declares; backends may pad it.
     """
-    program = choose_numerics(source.program, policy, kv_cache)
+    program = gather_early(choose_numerics(source.program, policy, kv_cache))
     fused, bounds = fuse(program), limits.symbols()
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
-    stored, parts, multiplications = _weigh(source, program)
+    stored, parts = _weigh(source, program)
+    multiplications = _multiplications(program)
     embedding = stored[program.ops[0].weights[0]]
     tied = program.ops[0].weights[0] in _head_weights(program)
     return Ledger(
@@ -150,7 +155,8 @@ def predict(
             for state, window in zip(program.states, source.spec.windows, strict=True)
         ),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
-        multiplications=multiplications,
+        multiplications=sum(multiplications.values()),
+        prompt_multiplications=multiplications["tokens"],
         attention_width=source.spec.attention.heads * source.spec.attention.head_size * source.spec.layers,
     )
 
@@ -178,19 +184,26 @@ def _head_weights(program: Program) -> set[str]:
     return {name for op in program.ops if op.kind == "logits" for name in op.weights}
 
 
-def _weigh(source: ModelSource, program: Program) -> tuple[dict[str, int], dict[str, int], int]:
-    """Stored bytes per weight, per kind of segment (each weight where it is first read), and multiplications."""
+def _weigh(source: ModelSource, program: Program) -> tuple[dict[str, int], dict[str, int]]:
+    """Stored bytes per weight, and per kind of segment (each weight where it is first read)."""
     weights = {weight.name: weight for weight in program.weights}
     stored: dict[str, int] = {}
     parts = {"embed": 0, "block": 0, "head": 0}
-    multiplications = 0
     for segment in program.segments:
         for op in program.ops[segment.start : segment.stop]:
             for name in op.weights:
                 if name not in stored:
                     stored[name] = source.stored_bytes(weights[name].ref)
                     parts[segment.kind] += stored[name]
-            if op.kind in ("linear", "logits"):
-                rows, columns = weights[op.weights[0]].shape
-                multiplications += rows * columns
-    return stored, parts, multiplications
+    return stored, parts
+
+
+def _multiplications(program: Program) -> Counter[Dimension]:
+    """Multiplications of weights with one row, by which rows they are done for: ``tokens`` or ``outputs``."""
+    declared, weights = declarations(program), {weight.name: weight for weight in program.weights}
+    found: Counter[Dimension] = Counter()
+    for op in program.ops:
+        if op.kind in ("linear", "logits"):
+            rows, columns = weights[op.weights[0]].shape
+            found[declared[op.outputs[0]].shape[0]] += rows * columns
+    return found

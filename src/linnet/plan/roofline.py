@@ -58,5 +58,6 @@ def roofline(
     attended = 4 * ledger.attention_width * context_tokens  # q.k and p.v, a multiply-add each
     decode = bound(sequences, moved, sequences * (2 * ledger.multiplications + attended))
     written = ledger.step_weight_bytes + context_tokens * ledger.kv_bytes_per_token
-    operations = context_tokens * (2 * ledger.multiplications + attended / 2)
+    last = 2 * (ledger.multiplications - ledger.prompt_multiplications)  # for the one row whose logits are wanted
+    operations = last + context_tokens * (2 * ledger.prompt_multiplications + attended / 2)
     return Roofline(decode, bound(context_tokens, written, operations))

@@ -37,7 +37,7 @@ def test_the_break_down_adds_up_to_the_step() -> None:
 
 def test_shares_are_quotients_with_the_probe_of_the_same_sample() -> None:
     nothing = dict.fromkeys((field.name for field in fields(Ledger)), 0)
-    known = {"kv_layers": (KVLayer(100, None),), "step_weight_bytes": 1000, "multiplications": 50}
+    known = {"kv_layers": (KVLayer(100, None),), "step_weight_bytes": 1000, "prompt_multiplications": 40}
     ledger = Ledger(**{**nothing, **known, "policy": "fast", "limits": Limits(1, 1, 1, 16, 1)})
     context = engine.DECODE_PROMPT + engine.DECODE_TOKENS // 2
     found = {
@@ -46,7 +46,7 @@ def test_shares_are_quotients_with_the_probe_of_the_same_sample() -> None:
         "prefill_tokens_per_s": [4.0],
         "prefill.int8": [400.0],
     }
-    shares = engine.shares(found, ledger, 10)
+    shares = engine.shares(found, ledger)
     assert shares["decode_bandwidth_share"] == pytest.approx((1000 + 100 * context) / 1e5)
     assert shares["prefill_int8_share"] == pytest.approx(40 * 4 / 400)
 

@@ -21,7 +21,9 @@ from linnet.models.inventory import required_tensors
 from linnet.plan import describe, output_rows, predict, roofline
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
+from linnet.program.gather_early import gather_early
 from linnet.program.plan_buffers import plan_buffers
+from linnet.program.traverse import declarations
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="writes its checkpoints with safetensors")
 
@@ -62,13 +64,21 @@ def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
     assert ledger.kv_bytes_per_token == 2 * 2 * attention.kv_heads * attention.head_size * element
     assert ledger.kv_bytes_per_block == 4 * ledger.kv_bytes_per_token
     assert ledger.kv_bytes == 3 * 16 * ledger.kv_bytes_per_block
-    arena = plan_buffers(fuse(choose_numerics(source.program, policy)), LIMITS.symbols()).arena_bytes
+    early = gather_early(choose_numerics(source.program, policy))
+    arena = plan_buffers(fuse(early), LIMITS.symbols()).arena_bytes
     assert ledger.arena_bytes == arena >= ledger.logits_bytes == 4 * 50 * 4
     rows = ledger.rows()
     assert rows[-1] == ("total", sum(count for _, count in rows[:-1])) == ("total", ledger.total_bytes)
     assert f"{ledger.total_bytes:,}" in ledger.table()
     linears = sum(linear.shape[0] * linear.shape[1] for linear in source.linears())
     assert ledger.multiplications == linears
+    declared = declarations(early)
+    late = [op for op in early.ops if op.kind == "linear" and declared[op.outputs[0]].shape[0] == "outputs"]
+    assert {op.name.partition(".")[2].partition(".")[2] for op in late} >= {"attention.output", "mlp.up", "mlp.down"}
+    shapes = {weight.name: weight.shape for weight in early.weights}
+    done = sum(shapes[op.weights[0]][0] * shapes[op.weights[0]][1] for op in late)
+    head = 50 * source.spec.hidden_size
+    assert ledger.prompt_multiplications == ledger.multiplications - done - head
     embedding = 50 * 32 * 2
     assert ledger.step_weight_bytes == ledger.weight_bytes - (0 if source.spec.tied_head else embedding)
 

@@ -33,6 +33,7 @@ from linnet.backends.interface import (
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
+from linnet.program.gather_early import gather_early
 from linnet.program.program import Op, PagedState, Program
 from linnet.program.serialise import digest
 from linnet.program.traverse import declarations
@@ -155,7 +156,7 @@ class CpuExecutable:
         linears, refused = self._load_linears(program)
         self.tiles = self._attach_tiles(backend, source, program, linears, refused)
         widened = widen_inputs(program, refused)
-        self.program = fuse(widened, keep)
+        self.program = fuse(gather_early(widened, keep), keep)
         buffers = plan(self.program, limits, keep, self.isa)
         self._output = self.program.outputs[0]
         declared = declarations(self.program)
@@ -169,7 +170,7 @@ class CpuExecutable:
         self.arena_bytes: int = buffers.arena_bytes
         self.tile_bytes: int = 0 if self.tiles is None else self.tiles.nbytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
-        # Of the program before fusing: fusing and taps regroup ops and change no bit, so they change no id either.
+        # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
         self._identity = f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened
         self._sampler = Sampler(self.isa, backend.pool)
         self._executed = False

@@ -36,7 +36,7 @@ def embed(token_ids: torch.Tensor, table: LoadedWeight) -> torch.Tensor:
 
 def norm(x: torch.Tensor, attributes: Norm, gain: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """RMS or layer norm of each run of ``size`` elements."""
-    runs = x.float().reshape(x.shape[0], -1, attributes.size)
+    runs = x.float().reshape(x.shape[0], x.shape[1] // attributes.size, attributes.size)
     if attributes.flavour == "layer":
         runs = runs - runs.mean(dim=-1, keepdim=True)
     variance = runs.square().mean(dim=-1, keepdim=True)
@@ -95,7 +95,7 @@ def quantise(x: torch.Tensor, scheme: Scheme) -> QuantisedValue:
     scales = padded.abs().amax(dim=-1) / torch.tensor(127.5)
     divisor = torch.where(scales == 0, torch.ones_like(scales), scales)
     codes = torch.round(padded / divisor[..., None]).clamp(-128, 127).to(torch.int8)
-    return QuantisedValue(codes.reshape(rows, -1)[:, :width].contiguous(), scales, group)
+    return QuantisedValue(codes.reshape(rows, groups * group)[:, :width].contiguous(), scales, group)
 
 
 def dequantise(x: QuantisedValue) -> torch.Tensor:
