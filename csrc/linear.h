@@ -77,6 +77,7 @@ struct LinearKernels {
     // y[r * ldy + n] = sum_c x[r][c] * weight[n][c] + bias[n], r in [0, rows), n in [n_begin, n_end); ld in elements.
     void (*linear_fp32)(const LinearWeight& weight, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                         int64_t n_begin, int64_t n_end, void* scratch);
+    // A codebook's scaled values are rounded to bf16 here (not with fp32 rows).
     void (*linear_bf16)(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                         int64_t n_begin, int64_t n_end, void* scratch);
     void (*linear_int8)(const LinearWeight& weight, const QuantisedRows& x, float* y, int64_t ldy, int64_t rows,

@@ -93,6 +93,8 @@ static void linear(const LinearWeight& weight, const Input* x, int64_t ldx, floa
             for (int64_t t = 0; t < tiles; ++t)
                 decode_panel(weight, n + 16 * t, smaller(16, outputs - 16 * t), column, round_up(columns, 16),
                              panel + t * PANEL_FLOATS);
+            if (sizeof(Input) == 2 && weight.storage == Storage::codebook)  // as narrow.cpp, in every tier
+                for (int64_t t = 0; t < tiles; ++t) round_to_bf16(panel + t * PANEL_FLOATS, round_up(columns, 16) * 16);
             for (int64_t row = 0; row < rows; row += ROWS) {
                 const int64_t count = smaller(ROWS, rows - row);
                 const float* block;

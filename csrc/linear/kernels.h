@@ -38,6 +38,13 @@ int64_t scratch_bytes_bf16(const LinearWeight& weight, int64_t rows);
 void linear_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch);
 
+// narrow.cpp: fp8 and codebooks times bf16 rows, as bf16 (top tier only)
+bool becomes_bf16(const LinearWeight& weight);
+void round_to_bf16(float* values, int64_t count);
+int64_t scratch_bytes_narrow(const LinearWeight& weight, int64_t rows);
+void linear_narrow(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
+                   int64_t n_begin, int64_t n_end, void* scratch);
+
 // int8.cpp, tiles.cpp: integer storage times quantised rows
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size);
 int64_t tile_bytes(const LinearWeight& weight);

@@ -38,6 +38,9 @@ static const char* name(const LinearWeight& weight, InputType input) {
                 return "packed_int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         }
     }
+    if (input == InputType::bf16 && becomes_bf16(weight))
+        return weight.storage == Storage::codebook ? "codebook_x_bf16_" LINNET_TEXT(LINNET_TIER)
+                                                   : "fp8_x_bf16_" LINNET_TEXT(LINNET_TIER);
     if (input == InputType::bf16)
         return native_bf16(weight) ? "bf16_x_bf16_" LINNET_TEXT(LINNET_TIER)
                                    : "decoded_x_bf16_fp32_" LINNET_TEXT(LINNET_TIER);
@@ -51,6 +54,7 @@ static int64_t column_unit(const LinearWeight& weight, InputType input) {
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
     if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16(weight, rows);
+    if (input == InputType::bf16 && becomes_bf16(weight)) return scratch_bytes_narrow(weight, rows);
     return scratch_bytes_fp32();
 }
 
@@ -58,6 +62,8 @@ static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
                  int64_t n_begin, int64_t n_end, void* scratch) {
     if (native_bf16(weight))
         linear_bf16(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
+    else if (becomes_bf16(weight))
+        linear_narrow(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
     else
         linear_fp32_of_bf16(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
 }

@@ -16,12 +16,15 @@ from linnet.backends.cases import DENSE_DTYPES, CaseSource, OpCase
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.weights import WeightTable
 
-TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "21"))
+TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "23"))
 POOL = _native.ThreadPool(2)
 SCHEMES = (
     "W4A16-g32", "W4A16-g64", "W4A16", "W4A16-g256", "W4A16-asym", "W4A16-g32-asym", "W4A16-channel", "W8A16",
-    "W8A16-g32", "W8A8", "W4A8", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "NF4", "FP8", "bf16", "fp16", "fp32",
+    "W8A16-g32", "W8A8", "W4A8", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "NF4", "FP8", "NF4-g16", "NF4-channel",
+    "bf16", "fp16", "fp32",
 )  # fmt: skip
+NARROW = ("NF4", "FP8")
+"""Multiplied by bf16 rows or, exactly, by fp32 ones."""
 
 
 def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bool = False) -> tuple[Any, WeightTable]:
@@ -40,14 +43,15 @@ def test_rows_do_not_depend_on_batch_or_split(isa: str) -> None:
         scheme = SCHEMES[trial % len(SCHEMES)]
         group = int(scheme.split("-g")[1].split("-")[0]) if "-g" in scheme else 128
         group = 32 if scheme[:2] in ("W2", "W3") else group
-        free = scheme in ("W4A16-channel", "W8A16", "W8A8", "TERNARY", *DENSE_DTYPES)
+        free = scheme in ("W4A16-channel", "W8A16", "W8A8", "TERNARY", "FP8", "NF4-channel", *DENSE_DTYPES)
         columns = int(random.integers(1, 1500)) if free else group * int(random.integers(1, 9))
-        columns += 2048 * int(random.integers(0, 2)) if scheme in DENSE_DTYPES else 0
+        columns += 2048 * int(random.integers(0, 2)) if scheme in DENSE_DTYPES or scheme.startswith(NARROW) else 0
         rows, outputs = int(random.integers(2, 40)), int(random.integers(1, 150))
         case = OpCase("linear", rows, columns, outputs, scheme, inputs="heavy")
         kind = _native.InputType.int8
-        if scheme in (*DENSE_DTYPES, "NF4", "FP8"):
-            kind = _native.InputType.bf16 if scheme in ("bf16", "fp16") else _native.InputType.fp32
+        if scheme in DENSE_DTYPES or scheme.startswith(NARROW):
+            narrow = scheme in ("bf16", "fp16") or (scheme != "fp32" and random.random() < 0.7)
+            kind = _native.InputType.bf16 if narrow else _native.InputType.fp32
         size = columns if scheme in ("W8A8", "W4A8") else group
         run, alive = prepared(isa, case, kind, size)
         whole = np.empty((rows, outputs), np.float32)

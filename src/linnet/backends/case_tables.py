@@ -11,7 +11,7 @@ from linnet.program import attributes as a
 
 FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
-    "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "bf16", "fp16",
+    "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "NF4", "NF4-g16", "bf16", "fp16",
 )  # fmt: skip
 EXACT_SCHEMES = ("fp32", "bf16", "fp16", "W4A16-g32", "W4A16-asym", "W8A16", "W3A16", "W2A16", "TERNARY", "FP8", "NF4")
 
@@ -26,7 +26,8 @@ def conformance_cases() -> tuple[OpCase, ...]:
         cases += [OpCase("linear", 2, columns, 40, scheme, "fast", "heavy") for columns in (2048, 8192)]
     for scheme, columns in (
         ("W4A16-channel", 704), ("W4A16-g32", 704), ("W4A16-g64", 704), ("W8A16", 172), ("W8A8", 172), ("W8A8", 899),
-        ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("TERNARY", 100), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
+        ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("TERNARY", 100), ("FP8", 171), ("NF4-channel", 171),
+        ("NF4-g40", 120), ("NF4-g32", 4192), ("FP8", 4192), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
     ):  # fmt: skip
         cases += [OpCase("linear", rows, columns, 37, scheme, "fast") for rows in (1, 11)]
     cases += [OpCase("linear", 3, 171, 37, "fp32", "exact"), OpCase("linear", 3, 8192, 8, "W4A16", "exact", "heavy")]

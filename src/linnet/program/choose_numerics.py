@@ -3,9 +3,10 @@
 
 ``exact``: dequantised weights, fp32 activations, fp32 KV: what is compared with other implementations.
 ``fast``: int8 activations (dynamic, per token and group) in front of integer weights, bf16 activations in front of
-16-bit weights, bf16 KV, and attention with queries and weights rounded to bf16. A checkpoint that prescribes its
-activations (W8A8, W4A8) is executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy:
-with ``exact``, attention's arithmetic stays fp32 on whatever is stored.
+16-bit weights, fp8 and codebooks (whose scaled values are then rounded to bf16, as QLoRA computes), bf16 KV, and
+attention with queries and weights rounded to bf16. A checkpoint that prescribes its activations (W8A8, W4A8) is
+executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy: with ``exact``, attention's
+arithmetic stays fp32 on whatever is stored.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
+from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.scheme import INTEGER_ELEMENTS, DenseType, ElementName, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
@@ -46,8 +48,12 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
             )
         return replace(prescribed, scale_dtype="fp32")
     stored = weight.dtype.weight
-    if policy == "exact" or stored.element not in INTEGER_ELEMENTS:
+    if policy == "exact":
         return "fp32"
+    if stored.element in CODEBOOKS:
+        return "bf16"
+    if stored.element not in INTEGER_ELEMENTS:  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
+        return "bf16" if stored.granularity in ("channel", "tensor") else "fp32"
     group_size = stored.group_size or (stored.block[1] if stored.block else None)
     if group_size is None:
         group_size = WIDE_GROUP_SIZE if weight.shape[1] >= WIDE_COLUMNS else NARROW_GROUP_SIZE

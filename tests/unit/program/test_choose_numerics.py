@@ -35,8 +35,9 @@ def int8_groups(size: int) -> Scheme:
         (LinearScheme(Scheme("ternary", "group", group_size=256)), int8_groups(256)),
         (LinearScheme(Scheme("int8", "block", block=(128, 64))), int8_groups(64)),
         (W8, int8_groups(128)),
-        (LinearScheme(Scheme("fp8_e4m3", "channel")), "fp32"),
-        (LinearScheme(Scheme("nf4", "group", group_size=64)), "fp32"),
+        (LinearScheme(Scheme("fp8_e4m3", "channel")), "bf16"),
+        (LinearScheme(Scheme("fp8_e4m3", "block", block=(128, 128))), "fp32"),
+        (LinearScheme(Scheme("nf4", "group", group_size=64)), "bf16"),
     ],
 )
 def test_fast(stored: Any, expected: Any) -> None:

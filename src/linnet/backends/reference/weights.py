@@ -11,6 +11,7 @@ import torch
 from linnet.backends.interface import Source
 from linnet.program.program import Program, Weight
 from linnet.program.traverse import plain_ops
+from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.scheme import INTEGER_ELEMENTS
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class WeightTable:
         self._overrides = dict(overrides or {})
         self._cache: dict[str, LoadedWeight] | None = {} if cache else None
         self._with_codes = _weights_of_quantised_inputs(program)
+        self._narrow = _weights_of_bf16_inputs(program)
 
     def get(self, name: str) -> LoadedWeight:
         """The weight as the op that reads it wants it."""
@@ -100,6 +102,9 @@ class WeightTable:
             raise KeyError(f"weight {name} was not given and there is no source to read it from")
         stored = override if override is not None else self._source.weight(self._declared[name].ref)  # type: ignore[union-attr]
         loaded = load_weight(stored, name in self._with_codes)
+        if name in self._narrow and not isinstance(stored, np.ndarray) and stored.scheme.weight.element in CODEBOOKS:
+            assert isinstance(loaded, torch.Tensor)
+            loaded = loaded.bfloat16().float()
         shape = tuple(loaded.codes.shape if isinstance(loaded, QuantisedWeight) else loaded.shape)
         if shape != self._declared[name].shape:
             raise ValueError(f"weight {name} has shape {shape}; the program declares {self._declared[name].shape}")
@@ -117,3 +122,9 @@ def _weights_of_quantised_inputs(program: Program) -> frozenset[str]:
     """Weights (first of their op) whose op reads a quantised activation: integer arithmetic needs their codes."""
     quantised = {value.name for value in program.values if not isinstance(value.dtype, str)}
     return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in quantised)
+
+
+def _weights_of_bf16_inputs(program: Program) -> frozenset[str]:
+    """Weights (first of their op) whose op reads bf16: a codebook's scaled values are rounded to bf16 there."""
+    narrow = {value.name for value in program.values if value.dtype == "bf16"}
+    return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in narrow)
