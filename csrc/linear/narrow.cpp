@@ -20,9 +20,9 @@ void round_to_bf16(float* values, int64_t count) {
 #if defined(LINNET_VNNI)
 
 static constexpr int64_t DIRECT_ROWS = 4;
-static constexpr int64_t SLAB_OUTPUTS = 48;  // what bf16.cpp multiplies at a time
-static constexpr int64_t STEP = 32;          // columns decoded at a time
-static constexpr int PAIRS = 2;              // pairs of outputs side by side: one alone would wait for its own sums
+static constexpr int64_t SLAB_OUTPUTS = BF16_PANEL;  // what bf16.cpp multiplies at a time
+static constexpr int64_t STEP = 32;                  // columns decoded at a time
+static constexpr int PAIRS = 2;  // pairs of outputs side by side: one alone would wait for its own sums
 
 bool becomes_bf16(const LinearWeight& weight) {
     return weight.storage == Storage::codebook ||

@@ -48,7 +48,8 @@ static const char* name(const LinearWeight& weight, InputType input) {
 }
 
 static int64_t column_unit(const LinearWeight& weight, InputType input) {
-    return input == InputType::bf16 && native_bf16(weight) ? BF16_PANEL : 16 * TILE_COUNT;
+    const bool panels = input == InputType::bf16 && (native_bf16(weight) || becomes_bf16(weight));
+    return panels ? BF16_PANEL : 16 * TILE_COUNT;
 }
 
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
