@@ -53,16 +53,29 @@ void pack(uint8_t* row, int64_t column, int bits, uint32_t code) {
     }
 }
 
-TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns, int64_t group, bool zero_points) {
+double fp8_value(int code) {
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+    return code & 128 ? -magnitude : magnitude;
+}
+
+const float CODEBOOK[16] = {-1.0f,  -0.7f, -0.53f, -0.4f, -0.28f, -0.18f, -0.09f, 0.0f,
+                            0.079f, 0.16f, 0.25f,  0.34f, 0.44f,  0.56f,  0.72f,  1.0f};
+
+// `narrow`: a codebook's values as bf16 rows meet them.
+TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns, int64_t group, bool zero_points,
+                       bool narrow = false) {
     TestWeight w;
     const int64_t groups = (columns + group - 1) / group;
-    const bool scaled = storage == Storage::packed_int || storage == Storage::plain_int8;
+    const bool integer = storage == Storage::packed_int || storage == Storage::plain_int8;
+    const bool scaled = integer || storage == Storage::fp8_e4m3 || storage == Storage::codebook;
+    const bool packed = storage == Storage::packed_int || storage == Storage::codebook;
     w.view.storage = storage;
     w.view.bits = bits;
     w.view.rows = rows;
     w.view.columns = columns;
     w.view.group_size = group;
-    w.view.code_row_bytes = storage == Storage::packed_int ? (columns * bits + 31) / 32 * 4 : columns * bits / 8;
+    w.view.code_row_bytes = packed ? (columns * bits + 31) / 32 * 4 : columns * bits / 8;
     w.codes.assign(size_t(rows * w.view.code_row_bytes), 0);
     w.values.resize(size_t(rows * columns));
     for (int64_t i = 0; i < rows; ++i) w.bias.push_back(normal());
@@ -77,7 +90,16 @@ TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns,
         for (int64_t c = 0; c < columns; ++c) {
             double& value = w.values[size_t(r * columns + c)];
             const int64_t g = r * groups + c / group;
-            if (scaled) {
+            if (scaled && !integer) {
+                const int code = int(storage == Storage::codebook ? pick(0, 15) : pick(0, 126) | pick(0, 1) << 7);
+                const float scale = from_bf16(w.scales[size_t(g)]);
+                if (storage == Storage::codebook)
+                    pack(row, c, bits, uint32_t(code));
+                else
+                    row[c] = uint8_t(code);
+                value = storage == Storage::codebook ? double(CODEBOOK[code] * scale) : fp8_value(code) * scale;
+                if (narrow && storage == Storage::codebook) value = from_bf16(to_bf16(float(value)));
+            } else if (scaled) {
                 const int64_t code = pick(-(1 << (bits - 1)), (1 << (bits - 1)) - 1);
                 if (storage == Storage::packed_int)
                     pack(row, c, bits, uint32_t(code + (1 << (bits - 1))));
@@ -97,6 +119,7 @@ TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns,
     }
     w.view.codes = w.codes.data();
     w.view.bias = w.bias.data();
+    if (storage == Storage::codebook) w.view.codebook = CODEBOOK;
     if (scaled) {
         w.view.scales = w.scales.data();
         w.view.scale_type = ScaleType::bf16;
@@ -248,6 +271,17 @@ void test_tier(const char* tier, const LinearKernels& k, int trials) {
         check(tier, k, make_weight(Storage::bf16, 16, outputs, columns, columns, false), InputType::bf16, rows, 0);
         check(tier, k, make_weight(Storage::fp32, 32, outputs, columns, columns, false), InputType::fp32, rows, 0);
         check(tier, k, make_weight(Storage::packed_int, 4, outputs, columns, group, false), InputType::bf16, rows, 0);
+        check(tier, k, make_weight(Storage::fp8_e4m3, 8, outputs, columns, columns, false), InputType::bf16, rows, 0);
+        check(tier, k, make_weight(Storage::fp8_e4m3, 8, outputs, columns, group, false), InputType::bf16, rows, 0);
+        for (const int64_t size : {group, columns, odd})
+            check(tier, k, make_weight(Storage::codebook, 4, outputs, columns, size, false, true), InputType::bf16,
+                  rows, 0);
+        check(tier, k, make_weight(Storage::codebook, 4, outputs, columns, group, false), InputType::fp32, rows, 0);
+    }
+    for (const int64_t rows : {2, 9}) {
+        const int64_t columns = 2048 * pick(1, 2) + 96 * pick(1, 3);
+        check(tier, k, make_weight(Storage::codebook, 4, 41, columns, 96, false, true), InputType::bf16, rows, 0);
+        check(tier, k, make_weight(Storage::fp8_e4m3, 8, 41, columns, columns, false), InputType::bf16, rows, 0);
     }
     for (const int64_t rows : {3, 12, 13, 41}) {  // more than one block of columns, on both sides of every row limit
         const int64_t columns = 2048 * pick(1, 2) + pick(1, 80);
