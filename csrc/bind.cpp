@@ -205,6 +205,14 @@ void bind_executor(nb::module_& m) {
         return value_bytes(kernel_table(isa), type, rows, width, group_size);
     });
 
+    m.def(
+        "kv_bytes_per_block",
+        [](KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size, int64_t block_size) {
+            return KVLayout{storage, kv_heads, head_size, value_head_size, block_size}.block_bytes();
+        },
+        "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a, "block_size"_a,
+        "Bytes of one block of a layer's KV.");
+
     using E = Executor;
     nb::class_<E>(m, "Executor")
         .def(

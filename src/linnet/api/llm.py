@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +114,7 @@ class LLM:
         self.checkpoint = loaded.source.checkpoint
         self.executable = loaded.executable
         self.backend_name = loaded.backend_name
+        self._numerics = loaded.executable.numerics
         self.policy = policy
         self.kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
         """Bytes of the KV cache."""
@@ -143,7 +143,6 @@ class LLM:
         """Free the KV cache and the model and unmap its files; later calls are refused. Idempotent."""
         if self.executable is None:
             return
-        _ = self.numerics_id
         self.engine.close()
         self.executable = None  # type: ignore[assignment]
         self.checkpoint.close()
@@ -155,10 +154,10 @@ class LLM:
         """The directory's name, never its path."""
         return self.path.resolve().name
 
-    @cached_property
+    @property
     def numerics_id(self) -> str:
         """Build, ISA tier, policy and program: equal ids promise equal bits. Known after ``close`` too."""
-        return self.executable.numerics_id
+        return self._numerics.id
 
     @property
     def vocabulary_size(self) -> int:

@@ -17,7 +17,7 @@ from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.errors import ConfigError
 from linnet.models import ModelSource, load_model
-from linnet.plan import output_rows
+from linnet.plan import kv_bytes_per_token, output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
 from linnet.user_cache import user_cache_directory
@@ -75,9 +75,7 @@ def load(
     chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=_tile_directory(tile_cache))
     cache = _plan(
         plan_cache(
-            bytes_per_token=-(
-                -sum(chosen.state_bytes_per_block(state, block_size) for state in program.states) // block_size
-            ),
+            bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
             block_size=block_size,
             max_sequences=max_sequences,
             model_positions=source.spec.max_positions,

@@ -8,6 +8,7 @@ An Executable is used from one thread at a time. The reference backend is the sp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,7 @@ from linnet.errors import ConfigError
 from linnet.program.choose_numerics import KVCache as KVCache
 from linnet.program.choose_numerics import Policy as Policy
 from linnet.program.program import Op, PagedState, Program, WeightRef
+from linnet.program.serialise import digest
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -168,12 +170,24 @@ class Scores:
     other_greedy: np.ndarray | None = None  # int32 [n]
 
 
+@dataclass(frozen=True)
+class Numerics:
+    """What bits depend on: build, ISA tier and policy in words, and the program before it was fused."""
+
+    named: str
+    program: Program
+
+    @cached_property
+    def id(self) -> str:
+        """Equal ids promise equal bits. Made when it is asked for: the digest of a program takes some 10 ms."""
+        return f"{self.named}/{digest(self.program)[:16]}"
+
+
 class Executable(Protocol):
     """A model bound to a backend."""
 
     program: Program  # after choose_numerics and the backend's own passes
-    # Names (build, ISA tier, policy, digest of the program before it was fused): equal ids promise equal bits.
-    numerics_id: str
+    numerics: Numerics
     choices: Mapping[str, str]  # op name -> kernel name; a fused op appears as the ops it stands for
     arena_bytes: int
     kv_bytes_per_block: int

@@ -44,7 +44,10 @@ KVBytes = Annotated[
 ]
 KVCache = Annotated[
     str,
-    option(help="Numbers of the KV cache: auto (bf16 if fast, fp32 if exact), fp32, bf16, int8, fp8 or int4."),
+    option(
+        help="Numbers of the KV cache: auto (the checkpoint's, else bf16 if fast, fp32 if exact), fp32, bf16, int8, "
+        "fp8 or int4."
+    ),
 ]
 TileCache = Annotated[
     bool,

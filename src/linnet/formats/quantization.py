@@ -12,10 +12,12 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.name_pattern import check_pattern, matches_name
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record, scheme_from_record
 from linnet.schemes import LinearScheme, layout_of
+from linnet.schemes.scheme import ElementName
 from linnet.schemes.scheme_map import CLASS_TARGETS
 
 LINNET_VERSION = 1
 READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 _COMPRESSED_TENSORS = "compressed-tensors"
 _HEAD_NAMES = ("lm_head", "embed_out")
 
@@ -35,6 +37,8 @@ class Quantization:
     method: str
     groups: tuple[SchemeGroup, ...] = ()
     ignore: tuple[str, ...] = ()
+    kv_element: ElementName | None = None
+    """What the file wants keys and values of a cache to be stored as. Its scales for them are not used."""
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """The scheme prescribed for a module that is a linear or an embedding; None if it is ignored or no target.
@@ -84,9 +88,10 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
         raise UnsupportedError(
             f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: {LINNET_VERSION}"
         )
-    for key in ("kv_cache_scheme", "moe_sparsity_config"):
-        if record.get(key) is not None:
-            raise UnsupportedError(f"{where}: {key} is set, quantised KV caches and expert sparsity are not supported")
+    if record.get("moe_sparsity_config") is not None:
+        raise UnsupportedError(f"{where}: moe_sparsity_config is set, expert sparsity is not supported")
+    cache = record.get("kv_cache_scheme")
+    kv_element = None if cache is None else _kv_element(cache, where)
     sparsity = record.get("sparsity_config")
     if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
         raise UnsupportedError(f"{where}: sparsity format {sparsity['format']!r:.80} is not supported")
@@ -102,7 +107,19 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
         method,
         tuple(_read_group(name, group, where, method) for name, group in groups.items()),
         _patterns(ignore, f"{where}.ignore"),
+        kv_element,
     )
+
+
+def _kv_element(record: Any, where: str) -> ElementName:
+    """What shares a scale does not matter: Linnet computes one per token and head, which is finer than any."""
+    scheme = scheme_from_record(record, where, "kv_cache_scheme", ours=False)
+    if scheme.element not in KV_ELEMENTS or not scheme.symmetric:
+        raise UnsupportedError(
+            f"{where}.kv_cache_scheme: {'' if scheme.symmetric else 'asymmetric '}{scheme.element} is not supported; "
+            f"supported: symmetric {', '.join(KV_ELEMENTS)}"
+        )
+    return scheme.element
 
 
 def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:

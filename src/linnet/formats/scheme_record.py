@@ -17,6 +17,13 @@ _KNOWN_KEYS = {
 OUR_ELEMENTS = ("ternary", *CODEBOOKS)
 """Elements that are types of our own in a record, under their own name (quant_method "linnet" only)."""
 
+STRATEGIES = {
+    "weights": ("tensor", "channel", "group", "block"),
+    "input_activations": ("tensor", "token", "group"),
+    "kv_cache_scheme": ("tensor", "token", "attn_head"),
+}
+"""What may share a scale, by the record's role."""
+
 
 def scheme_to_record(scheme: Scheme) -> dict[str, Any]:
     """A ``QuantizationArgs`` object, or the same with a type of our own."""
@@ -35,7 +42,7 @@ def scheme_to_record(scheme: Scheme) -> dict[str, Any]:
 
 
 def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme:
-    """The inverse, for anything found on disk. ``role`` is weights or input_activations.
+    """The inverse, for anything found on disk. ``role``: a key of STRATEGIES.
 
     CheckpointError if the record is malformed, UnsupportedError if it is valid but nothing here can read it.
     """
@@ -57,7 +64,7 @@ def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme
     if group is not None and type(group) is not int:
         raise CheckpointError(f"{where}: group_size must be an integer, not {group!r:.80}")
     strategy = record.get("strategy") or ("tensor" if group is None else "group" if group > 0 else "channel")
-    allowed = ("tensor", "channel", "group", "block") if role == "weights" else ("tensor", "token", "group")
+    allowed = STRATEGIES[role]
     if strategy not in allowed:
         raise UnsupportedError(f"{where}: strategy {strategy!r:.80} is not supported; supported: {', '.join(allowed)}")
     if role == "weights" and dynamic:
@@ -70,7 +77,7 @@ def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme
     try:
         return Scheme(
             element=element,
-            granularity=cast(Granularity, strategy),
+            granularity="head" if strategy == "attn_head" else cast(Granularity, strategy),
             group_size=group if strategy == "group" else None,
             block=(block[0], block[1]) if strategy == "block" and block else None,
             symmetric=symmetric,

@@ -136,7 +136,8 @@ class CheckpointWriter:
     def publish(self, config: Mapping[str, Any], manifest_extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Assemble files, config.json and manifest, flush, rename to the target -> the manifest.
 
-        ``config`` is the source's; its quantization_config is replaced by one for the modules added as packed.
+        ``config`` is the source's; its quantization_config is replaced by one for the modules added as packed; a
+        kv_cache_scheme stays.
         """
         if self._spool.pending:
             self.commit()
@@ -220,7 +221,11 @@ class CheckpointWriter:
                 for name, item in self._spool.finished.items()
                 if name.endswith(".weight") and len(item.info.shape) == 2
             ]
-            final["quantization_config"] = quantization_record(self._modules, dense)
+            record = quantization_record(self._modules, dense)
+            source = config.get("quantization_config")
+            if isinstance(source, dict):  # a dense model that prescribes its KV cache goes on doing so
+                record["kv_cache_scheme"] = source.get("kv_cache_scheme")
+            final["quantization_config"] = record
         return final
 
 

@@ -11,7 +11,7 @@ from linnet.models.spec import ArchSpec, NormSpec, Projection, RopeSpec, RowRang
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundary
-from linnet.schemes.scheme import DenseType, LinearScheme
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
 WeightTypes = Callable[[str], DenseType | LinearScheme]
 """Checkpoint tensor name -> how it is stored."""
@@ -30,8 +30,8 @@ INPUTS: tuple[Value, ...] = (
 class _Builder:
     """Collects ops, values and weights in order; every method returns the name of the value it wrote."""
 
-    def __init__(self, weight_types: WeightTypes) -> None:
-        self.weight_types = weight_types
+    def __init__(self, weight_types: WeightTypes, kv_type: DenseType | Scheme) -> None:
+        self.weight_types, self.kv_type = weight_types, kv_type
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
@@ -87,14 +87,14 @@ def _attention(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
     """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
     attention = spec.attention
     here = f"layers.{layer}.attention"
-    state = PagedState(f"layers.{layer}.kv", 0, attention.kv_heads, attention.head_size, attention.head_size)
+    heads, size = attention.kv_heads, attention.head_size
+    state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, builder.kv_type)
     builder.states.append(state)
     normed = builder.norm(f"{here}.norm", x, attention.norm.format(layer=layer), spec.norm, spec.hidden_size)
     query = builder.linear(f"{here}.query", normed, attention.query, layer)
     key = builder.linear(f"{here}.key", normed, attention.key, layer)
     value = builder.linear(f"{here}.value", normed, attention.value, layer)
     widths = {"query": attention.query.outputs, "key": attention.key.outputs}
-    size = attention.head_size
     if attention.head_norm is not None and attention.query_norm is not None and attention.key_norm is not None:
         names = (attention.query_norm.format(layer=layer), attention.key_norm.format(layer=layer))
         query = builder.norm(f"{here}.query_norm", query, names[0], attention.head_norm, widths["query"], size)
@@ -166,12 +166,13 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
         builder.op("softcap", "logits", (x,), a.Softcap(spec.logits_softcap), vocabulary, rows="outputs")
 
 
-def build_program(spec: ArchSpec, weight_types: WeightTypes) -> Program:
+def build_program(spec: ArchSpec, weight_types: WeightTypes, kv_type: DenseType | Scheme = "fp32") -> Program:
     """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
 
-    ``weight_types`` answers for every checkpoint tensor name the spec leads to.
+    ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_type``: a Scheme where the
+    checkpoint prescribes one for its KV cache.
     """
-    builder = _Builder(weight_types)
+    builder = _Builder(weight_types, kv_type)
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

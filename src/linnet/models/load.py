@@ -21,6 +21,7 @@ from linnet.models.build import build_program
 from linnet.models.families import arch_spec, with_prefix
 from linnet.models.inventory import LinearInfo, list_linears, required_tensors
 from linnet.models.spec import ArchSpec
+from linnet.program.choose_numerics import quantised_kv
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme
@@ -45,7 +46,7 @@ DERIVED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attention\.bias|attention\.ma
 CACHE_SCALES = re.compile(
     r"\.(k_scale|v_scale|q_scale|k_proj\.output_scale|v_proj\.output_scale|qkv_proj\.output_scale)$"
 )
-"""Scales for a quantised KV cache; Linnet keeps KV in bf16 or fp32 and does not need them."""
+"""Static scales for a quantised KV cache; Linnet computes one per token and head, which loses less."""
 
 SHOWN = 8
 
@@ -137,7 +138,9 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     required = required_tensors(spec)
     _check_present(checkpoint, names, required)
     warnings += _explain_the_rest(spec, checkpoint, names, required)
-    program = build_program(spec, lambda name: stored_type(checkpoint, name))
+    element = checkpoint.quantization.kv_element
+    kv_type = "fp32" if element is None else quantised_kv(element)
+    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)
     return ModelSource(spec, program, checkpoint, tuple(warnings))
@@ -245,6 +248,13 @@ def _explain_the_rest(
     warnings = []
     if unused:
         warnings.append("tensors outside the model are ignored: " + ", ".join(_some(unused)))
-    if scales:
+    element = checkpoint.quantization.kv_element
+    if element is not None:
+        ignored = "; the scales stored for it are ignored" if scales else ""
+        warnings.append(
+            f"the KV cache is {element}, as config.json prescribes, with a scale per token and head computed when they "
+            f"are stored{ignored}; --kv-cache (kv_cache=) chooses another"
+        )
+    elif scales:
         warnings.append("scales for a quantised KV cache are ignored: " + ", ".join(_some(scales)))
     return warnings

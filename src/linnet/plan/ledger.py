@@ -151,7 +151,7 @@ def predict(
         logits_bytes=rows * vocabulary * 4,
         process_bytes=PROCESS_BYTES + TOKENIZER_READ * _tokenizer_bytes(source),
         kv_layers=tuple(
-            KVLayer(_bytes_per_token(state, limits.block_size, backend), window)
+            KVLayer(kv_bytes_per_token(state, limits.block_size, backend), window)
             for state, window in zip(program.states, source.spec.windows, strict=True)
         ),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
@@ -167,7 +167,8 @@ def output_rows(vocabulary: int, token_budget: int, sequences: int) -> int:
     return min(room, max(token_budget, sequences))
 
 
-def _bytes_per_token(state: PagedState, block_size: int, backend: Backend | None) -> int:
+def kv_bytes_per_token(state: PagedState, block_size: int, backend: Backend | None) -> int:
+    """Of one layer, padding of the backend included and rounded up: what every prediction of KV memory counts."""
     if backend is None:
         return state.bytes_per_token
     return -(-backend.state_bytes_per_block(state, block_size) // block_size)

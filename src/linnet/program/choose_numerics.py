@@ -6,7 +6,8 @@
 16-bit weights, fp8 and codebooks (whose scaled values are then rounded to bf16, as QLoRA computes), bf16 KV, and
 attention with queries and weights rounded to bf16. A checkpoint that prescribes its activations (W8A8, W4A8) is
 executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy: with ``exact``, attention's
-arithmetic stays fp32 on whatever is stored.
+arithmetic stays fp32 on whatever is stored. A KV type that a checkpoint prescribes (its states are quantised from the
+start) holds with both policies, unless another is chosen.
 """
 
 from dataclasses import replace
@@ -22,7 +23,7 @@ from linnet.schemes.scheme import INTEGER_ELEMENTS, DenseType, ElementName, Line
 Policy = Literal["exact", "fast"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 KVCache = Literal["auto", "fp32", "bf16", "int8", "fp8", "int4"]
-"""What the KV cache stores; auto: fp32 with ``exact``, bf16 with ``fast``."""
+"""What the KV cache stores; auto: what the checkpoint prescribes, else fp32 with ``exact``, bf16 with ``fast``."""
 KV_CACHES: tuple[str, ...] = get_args(KVCache)
 
 WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
@@ -73,7 +74,11 @@ def kv_scheme(policy: Policy, kv_cache: KVCache) -> DenseType | Scheme:
         return "fp32" if policy == "exact" else "bf16"
     if kv_cache == "fp32" or kv_cache == "bf16":
         return kv_cache
-    element: ElementName = "fp8_e4m3" if kv_cache == "fp8" else kv_cache
+    return quantised_kv("fp8_e4m3" if kv_cache == "fp8" else kv_cache)
+
+
+def quantised_kv(element: ElementName) -> Scheme:
+    """How keys and values are stored as ``element``, whoever asks for it: the command line or a checkpoint."""
     return Scheme(element, "head", dynamic=True, scale_dtype="fp32")
 
 
@@ -114,6 +119,8 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
 
     rounded = convert_inputs(program, rounding)
     stored = kv_scheme(policy, kv_cache)
+    if kv_cache == "auto" and rounded.states and isinstance(rounded.states[0].dtype, Scheme):
+        stored = rounded.states[0].dtype
     states = tuple(replace(state, dtype=stored) for state in rounded.states)
     ops = rounded.ops
     if policy == "fast" and stored != "fp32":

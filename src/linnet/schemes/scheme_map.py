@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from linnet.errors import ConfigError
 from linnet.schemes.groups import check_columns, largest_fitting_group
-from linnet.schemes.scheme import LinearScheme, Scheme
+from linnet.schemes.scheme import LinearScheme
 
 CLASS_TARGETS = ("Linear", "Embedding")
 
@@ -21,10 +21,9 @@ def matches(pattern: str, name: str, module_class: str = "Linear") -> bool:
 
 @dataclass(frozen=True)
 class SchemeMap:
-    """``rules``: (pattern, scheme or None = keep dense); the first match wins. ``kv`` is reserved for the KV cache."""
+    """``rules``: (pattern, scheme or None = keep dense); the first match wins."""
 
     rules: tuple[tuple[str, LinearScheme | None], ...]
-    kv: Scheme | None = None
 
     def __post_init__(self) -> None:
         for pattern, _ in self.rules:

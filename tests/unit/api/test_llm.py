@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.api import LLM, Completion, ParameterError, SamplingParams
@@ -224,6 +225,28 @@ def test_what_it_says_about_itself(llm: LLM, model: Path) -> None:
     assert set(llm.linear_scheme_names()) == {"dense"}
     assert llm.machine()["numerics"] == llm.numerics_id
     assert llm.kv_bytes > 0
+
+
+def test_a_checkpoint_that_prescribes_its_kv_cache_gets_it(model: Path, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((model / "config.json").read_text())
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors", "format": "dense", "config_groups": {}, "kv_cache_scheme": scheme,
+    }  # fmt: skip
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.self_attn.k_scale"] = np.ones(1, np.float32)
+    save_file(tensors, tmp_path / "copy" / "model.safetensors")
+
+    def answer(path: Path, **settings: object) -> tuple[object, ...]:
+        with LLM(path, max_sequences=2, **settings) as opened:  # type: ignore[arg-type]
+            return opened.numerics_id, opened.kv_bytes, opened.generate("the cat", GREEDY)[0].outputs[0].token_ids
+
+    assert answer(tmp_path / "copy", num_blocks=32) == answer(model, num_blocks=32, kv_cache="fp8")
+    assert "the KV cache is fp8_e4m3, as config.json prescribes" in caplog.text
+    assert "scales stored for it are ignored" in caplog.text
+    assert answer(tmp_path / "copy", num_blocks=32, kv_cache="bf16") == answer(model, num_blocks=32)
 
 
 def test_a_closed_model_refuses_in_one_sentence(model: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_id_names_the_numerics_not_the_fusing(random_model):
     pool = backend(ISAS[-1], threads=1)
     fused, plain = prepared(pool, random_model("llama", "W4A16-g32", 0), "fast")
     tapped = pool.prepare(random_model("llama", "W4A16-g32", 0), "fast", LIMITS, TAPS)
-    assert fused.numerics_id == plain.numerics_id == tapped.numerics_id
+    assert fused.numerics.id == plain.numerics.id == tapped.numerics.id
     assert fused.arena_bytes <= plain.arena_bytes
 
 

@@ -181,11 +181,11 @@ def test_equal_ids_mean_equal_programs(random_model, isa):
     pool = backends(isa)[2]
     limits = Limits(8, 2, 8, 16, 2)
     ids = {
-        (storage, policy): pool.prepare(random_model("llama", storage, 0), policy, limits).numerics_id
+        (storage, policy): pool.prepare(random_model("llama", storage, 0), policy, limits).numerics.id
         for storage in ("fp32", "bf16", "W4A16-g32")
         for policy in ("exact", "fast")
     }
     assert len(set(ids.values())) == len(ids)
     again = pool.prepare(random_model("llama", "bf16", 1), "fast", Limits(16, 1, 1, 8, 4))
-    assert again.numerics_id == ids["bf16", "fast"]
-    assert isa in again.numerics_id.split("/")
+    assert again.numerics.id == ids["bf16", "fast"]
+    assert isa in again.numerics.id.split("/")

@@ -261,7 +261,7 @@ def test_packed_weights_in_both_policies(query, head):
     expected = whole_logits(ReferenceBackend().prepare(dense, "exact", LIMITS))
     exact = ReferenceBackend().prepare(source, "exact", LIMITS)
     fast = ReferenceBackend().prepare(source, "fast", LIMITS)
-    assert exact.numerics_id != fast.numerics_id
+    assert exact.numerics.id != fast.numerics.id
     tolerance = 0.05 * float(np.abs(expected).max())  # int8 activations, and bf16 KV
     assert np.allclose(whole_logits(fast), expected, atol=tolerance)
     assert np.allclose(whole_logits(exact), expected, atol=1e-5 if query != "W8A8" else tolerance)

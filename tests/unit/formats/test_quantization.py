@@ -83,6 +83,19 @@ def test_names_beat_patterns_beat_classes() -> None:
     assert [group_size(name) for name in ("a.up", "b.down", "a.down", "skipped.down")] == [32, 64, 128, None]
 
 
+@pytest.mark.parametrize(
+    ("cache", "element"),
+    [
+        ({"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}, "fp8_e4m3"),
+        ({"num_bits": 8, "type": "int", "strategy": "attn_head"}, "int8"),
+        ({"num_bits": 4, "type": "int", "strategy": "token", "dynamic": True}, "int4"),
+        (None, None),
+    ],
+)
+def test_the_kv_cache_s_numbers_are_read(cache: dict[str, Any] | None, element: str | None) -> None:
+    assert read_quantization(record(kv_cache_scheme=cache), "c").kv_element == element
+
+
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "gptq": ({"quantization_config": {"quant_method": "gptq"}}, "quant_method 'gptq'"),
     "linnet of the future": (record(quant_method="linnet", version=9), "version 9"),
@@ -96,7 +109,9 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         record({**WEIGHTS, "num_bits": 3, "type": "ternary"}, quant_method="linnet", version=1),
         "3-bit 'ternary'",
     ),
-    "kv cache": (record(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme"),
+    "kv cache with zero points": (record(kv_cache_scheme={"num_bits": 8, "symmetric": False}), "asymmetric int8"),
+    "kv cache of 3 bits": (record(kv_cache_scheme={"num_bits": 3}), "supported: symmetric int8, fp8_e4m3, int4"),
+    "kv cache per channel": (record(kv_cache_scheme={"num_bits": 8, "strategy": "channel"}), "attn_head"),
     "sparse": (record(sparsity_config={"format": "sparse-24-bitmask"}), "sparsity format"),
     "experts": (record(moe_sparsity_config={}), "moe_sparsity_config"),
     "transforms": (record(transform_config={"config_groups": {"a": {}}}), "transform_config"),

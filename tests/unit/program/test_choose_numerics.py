@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy is visible in the program: which op stands in front of which weight."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from small_programs import CONFIGS, W4_G128, W8, W8A8, program
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.attributes import Attention
 from linnet.program.check import check
-from linnet.program.choose_numerics import KV_CACHES, choose_numerics, numerics_name
+from linnet.program.choose_numerics import KV_CACHES, choose_numerics, numerics_name, quantised_kv
 from linnet.program.program import Program
 from linnet.schemes.scheme import LinearScheme, Scheme
 
@@ -126,6 +127,16 @@ def test_the_kv_cache_is_chosen_apart_from_the_policy(policy: Any, kv_cache: Any
     assert arithmetic == {"bf16" if policy == "fast" and stored != "fp32" else "fp32"}
     own = stored == ("fp32" if policy == "exact" else "bf16")
     assert numerics_name(chosen, policy) == (policy if own else f"{policy}-kv_{element}")
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+def test_a_prescribed_kv_cache_holds_unless_another_is_chosen(policy: Any) -> None:
+    built = program("gated")
+    states = tuple(replace(state, dtype=quantised_kv("int8")) for state in built.states)
+    prescribed = replace(built, states=states)
+    assert choose_numerics(prescribed, policy) == choose_numerics(built, policy, "int8")
+    assert choose_numerics(prescribed, policy, "bf16") == choose_numerics(built, policy, "bf16")
+    assert numerics_name(choose_numerics(prescribed, policy), policy) == f"{policy}-kv_int8"
 
 
 def test_an_unknown_kv_cache_is_refused() -> None:

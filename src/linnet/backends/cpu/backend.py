@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linnet.backends.cpu import _native
-from linnet.backends.cpu.lower import Lowering, add_state, group_size, input_type, plan
+from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
 from linnet.backends.cpu.support import refusals, refuse
@@ -23,6 +23,7 @@ from linnet.backends.interface import (
     Executable,
     KVCache,
     Limits,
+    Numerics,
     Policy,
     SampleResult,
     SamplingBatch,
@@ -35,7 +36,6 @@ from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
 from linnet.program.program import Op, PagedState, Program
-from linnet.program.serialise import digest
 from linnet.program.traverse import declarations
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,12 @@ class CpuBackend:
             _say_portable()
         self.isa: str = isa or available[0]
         self.threads: int = threads or _native.default_threads()
-        self.pool = _native.ThreadPool(self.threads)
         self.tile_cache = tile_cache
+
+    @cached_property
+    def pool(self) -> Any:
+        """The worker threads, started when something is prepared: who only asks for sizes needs none."""
+        return _native.ThreadPool(self.threads)
 
     def supports(self, op: Op, program: Program) -> str | None:
         """None, or a sentence saying why this op cannot be executed here."""
@@ -81,19 +85,7 @@ class CpuBackend:
         """See Backend.state_bytes_per_block: lanes that a head does not fill are stored too."""
         if reason := _refuse_block_size(block_size):
             raise UnsupportedError("the cpu backend cannot execute this model", [reason])
-        executor = _native.Executor(
-            isa=self.isa,
-            pool=self.pool,
-            max_tokens=1,
-            max_sequences=1,
-            max_outputs=1,
-            block_size=block_size,
-            max_blocks=1,
-            vocabulary=1,
-            arena_bytes=64,
-        )
-        add_state(executor, state)
-        return int(executor.kv_bytes_per_block)
+        return int(_native.kv_bytes_per_block(*kv_layout(state), block_size))
 
     def prepare(
         self,
@@ -171,16 +163,10 @@ class CpuExecutable:
         self.tile_bytes: int = 0 if self.tiles is None else self.tiles.nbytes
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
-        self._identity = f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened
+        self.numerics = Numerics(f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened)
         self._sampler = Sampler(self.isa, backend.pool)
         self._executed = False
         logger.info("%d operations per step, %d before fusing", len(self.program.ops), len(widened.ops))
-
-    @cached_property
-    def numerics_id(self) -> str:  # type: ignore[override]  # made when asked for: a digest of the program takes 10 ms
-        """See Executable.numerics_id."""
-        named, program = self._identity
-        return f"{named}/{digest(program)[:16]}"
 
     def _load_linears(self, program: Program) -> tuple[dict[str, Any], set[str]]:
         """Native weights per op, and the ops whose weight has no integer kernel for their int8 input."""

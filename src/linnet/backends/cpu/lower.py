@@ -47,10 +47,10 @@ def plan(program: Program, limits: Limits, keep: tuple[str, ...], isa: str) -> B
     return plan_buffers(program, limits.symbols(), keep, value_bytes)
 
 
-def add_state(executor: Any, state: PagedState) -> int:
-    """Declare a layer's KV; returns its native index."""
+def kv_layout(state: PagedState) -> tuple[Any, int, int, int]:
+    """A layer's KV as the native side names it: storage, heads and their sizes."""
     kind = state.dtype.element if isinstance(state.dtype, Scheme) else state.dtype
-    return int(executor.add_state(KV_STORAGES[kind], state.kv_heads, state.head_size, state.value_head_size))
+    return KV_STORAGES[kind], state.kv_heads, state.head_size, state.value_head_size
 
 
 class Lowering:
@@ -81,7 +81,7 @@ class Lowering:
         )
         self._declared = declarations(program)
         self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
-        self._states = {state.name: add_state(self.executor, state) for state in program.states}
+        self._states = {state.name: int(self.executor.add_state(*kv_layout(state))) for state in program.states}
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
         self.choices: dict[str, str] = {}
         for op in program.ops:

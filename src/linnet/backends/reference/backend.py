@@ -11,6 +11,7 @@ from linnet.backends.interface import (
     Executable,
     KVCache,
     Limits,
+    Numerics,
     Policy,
     SampleResult,
     SamplingBatch,
@@ -25,7 +26,6 @@ from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.program import Op, PagedState, Program
-from linnet.program.serialise import digest
 from linnet.program.traverse import plain_ops
 
 
@@ -76,9 +76,7 @@ class ReferenceExecutable:
 
     def __init__(self, program: Program, source: Source, policy: Policy, limits: Limits, keep: Sequence[str]) -> None:
         self.program, self.limits = program, limits
-        self.numerics_id = (
-            f"reference/torch-{torch.__version__}/{numerics_name(program, policy)}/{digest(program)[:16]}"
-        )
+        self.numerics = Numerics(f"reference/torch-{torch.__version__}/{numerics_name(program, policy)}", program)
         self.choices = {op.name: f"torch:{op.kind}" for op in plain_ops(program)}
         produced = {value.name for value in program.values}
         unknown = sorted(set(keep) - produced)
