@@ -146,7 +146,9 @@ void RowChain::run(const Step& step) {
         }
     });
 }
-char* Step::state(int index) const { return states + executor.state_bytes_before(index) * num_blocks; }
+KVMemory Step::state(int index) const {
+    return {executor.state(index), states + executor.state_bytes_before(index) * num_blocks, num_blocks};
+}
 void* Step::scratch(int worker) const { return executor.scratch(worker); }
 
 Executor::Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits,

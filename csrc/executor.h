@@ -48,7 +48,7 @@ struct Step {
     float* fp32(int value) const;
     uint16_t* half(int value) const;
     QuantisedRows quantised(int value) const;
-    char* state(int index) const;
+    KVMemory state(int index) const;
     void* scratch(int worker) const;
 
     // body(first row, last row, worker): runs of rows in parallel when there is enough work (`cost` in elements per

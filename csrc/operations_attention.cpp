@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// KVWrite and Attention. Attention's unit of work is a run of query rows of one sequence and kv head against a run of
-// partitions; bits do not depend on the split, only on partitions.
+// KVWrite and Attention. Attention's unit of work is a run of query rows of one sequence and one kv head, or few rows
+// and several kv heads, against a run of partitions; bits do not depend on the split, only on partitions.
 #include <algorithm>
 #include <stdexcept>
 
@@ -80,7 +80,15 @@ class Attention final : public Operation {
 
   private:
     static int64_t partitions(const AttentionTask& task) { return task.last_partition - task.first_partition; }
-    static int64_t cost(const AttentionTask& task) { return partitions(task) * task.rows; }
+    static int64_t cost(const AttentionTask& task) { return partitions(task) * task.rows * task.kv_heads; }
+
+    // kv heads of a task. Few rows take them side by side if there is work enough for all threads even so.
+    int64_t heads_of(int64_t rows, int64_t partitions, int64_t tasks, int threads) const {
+        int64_t heads = call_.heads_abreast(rows);
+        const auto items = [&] { return tasks * partitions * divide_up(call_.kv.kv_heads, heads); };
+        while (heads > 1 && threads > 1 && items() < threads * ITEMS_PER_THREAD) heads = divide_up(heads, 2);
+        return heads;
+    }
 
     // Tasks, the longest first. One that is more than its share of the step is split over its partitions.
     void plan(const Step& step) {
@@ -93,7 +101,7 @@ class Attention final : public Operation {
             const int64_t begin = batch.query_start[s], end = batch.query_start[s + 1];
             for (int64_t row = begin + (end - begin - 1) / task_rows_ * task_rows_; row >= begin; row -= task_rows_) {
                 AttentionTask task;
-                task.state = step.state(state_);
+                task.memory = step.state(state_);
                 task.block_table = batch.block_tables + s * batch.blocks;
                 task.query = step.fp32(query_) + row * heads_width;
                 task.ld_query = heads_width;
@@ -106,14 +114,18 @@ class Attention final : public Operation {
                                           : 0;
                 task.first_partition = first / PARTITION_KEYS;
                 task.last_partition = divide_up(task.first_position + task.rows, PARTITION_KEYS);
-                for (task.kv_head = 0; task.kv_head < call_.kv.kv_heads; ++task.kv_head) tasks_.push_back(task);
+                const int64_t heads = heads_of(task.rows, partitions(task), batch.sequences, step.pool.threads());
+                for (task.kv_head = 0; task.kv_head < call_.kv.kv_heads; task.kv_head += heads) {
+                    task.kv_heads = std::min(heads, call_.kv.kv_heads - task.kv_head);
+                    tasks_.push_back(task);
+                }
             }
         }
         if (step.pool.threads() == 1) return;
         split(step.pool.threads() * ITEMS_PER_THREAD, step.executor.shared_memory());
         if (batch.sequences == 1 && merges_.empty()) return;  // already in order
-        std::sort(tasks_.begin(), tasks_.end(),
-                  [](const AttentionTask& a, const AttentionTask& b) { return cost(a) > cost(b); });
+        std::stable_sort(tasks_.begin(), tasks_.end(),
+                         [](const AttentionTask& a, const AttentionTask& b) { return cost(a) > cost(b); });
     }
 
     void split(int64_t wanted, Buffer& memory) {
@@ -121,7 +133,11 @@ class Attention final : public Operation {
         int64_t total = 0, floats = 0;
         for (const AttentionTask& task : tasks_) total += cost(task);
         const auto run_of = [&](const AttentionTask& task) {  // partitions of a piece
-            const int64_t most = divide_up(divide_up(total, wanted), task.rows);
+            const int64_t width = task.rows * task.kv_heads;
+            if (task.kv_heads > 1 && partitions(task) * width * wanted > total) {
+                return std::max<int64_t>(1, total / (2 * wanted * width));
+            }
+            const int64_t most = divide_up(divide_up(total, wanted), width);
             return divide_up(partitions(task), divide_up(partitions(task), most));
         };
         for (const AttentionTask& task : tasks_) {
@@ -139,13 +155,20 @@ class Attention final : public Operation {
                 continue;
             }
             task.partials = partials;
-            merges_.push_back(task);
+            task.ld_partials = task.kv_heads * task.rows * group * ld;
             partials += cost(task) * group * ld;
+            for (int64_t head = 0; head < task.kv_heads; ++head) {
+                AttentionTask merge = task;
+                merge.kv_head += head;
+                merge.kv_heads = 1;
+                merge.partials += head * task.rows * group * ld;
+                merges_.push_back(merge);
+            }
             for (int64_t p = task.first_partition; p < last; p += run) {
                 AttentionTask piece = task;
                 piece.first_partition = p;
                 piece.last_partition = p + run < last ? p + run : last;
-                piece.partials = task.partials + (p - task.first_partition) * task.rows * group * ld;
+                piece.partials = task.partials + (p - task.first_partition) * task.ld_partials;
                 tasks_.push_back(piece);
             }
         }

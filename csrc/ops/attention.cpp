@@ -3,34 +3,12 @@
 // each in key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any
 // chunking and any split over threads give the same bits. Keys a row may not see are never multiplied, not even by
 // zero.
-#include "ops/attention_softmax.h"
+#include "ops/attention_abreast.h"
 #include "ops/ops.h"
 
 namespace linnet::LINNET_TIER {
 
 namespace {
-
-struct Shape {
-    int64_t group, vectors, blocks, stride, pairs, chunks;
-    int64_t step;  // keys of a tile
-};
-
-Shape shape_of(const AttentionCall& call, int64_t rows) {
-    const KVLayout& kv = call.kv;
-    const int64_t group = call.heads / kv.kv_heads, vectors = group * rows;
-    return {group,          vectors,           divide_up(vectors, BLOCK_VECTORS), kv.value_stride(),
-            kv.key_pairs(), kv.value_chunks(), smaller(TILE_KEYS, kv.block_size)};
-}
-
-// Which stored pair vectors are operands as they lie; the others are widened into scratch, once per task and partition.
-struct Reading {
-    bool keys, values;
-};
-template <typename Form>
-Reading read_in_place(const AttentionCall& call) {
-    constexpr KVStorage same = Form::BYTES == Packed::BYTES ? KVStorage::bf16 : KVStorage::fp32;
-    return {call.kv.storage == same, call.kv.storage == same && call.kv.block_size > 1};
-}
 
 struct Scratch {
     float* queries;  // [blocks][pairs][BLOCK_VECTORS][2] elements
@@ -71,43 +49,6 @@ int64_t place(const AttentionCall& call, const Shape& shape, Scratch& s, void* m
     return bytes;
 }
 
-// The half-open range of keys a row at `position` sees starts here.
-LINNET_INLINE int64_t first_key(const AttentionCall& call, int64_t position) {
-    return call.window > 0 ? larger(0, position - call.window + 1) : 0;
-}
-
-// Where the keys [from, to) of a partition that starts at `start` are stored for one kv head, by tile.
-struct Places {
-    int64_t start, from, to, tiles;
-    const char* keys[PARTITION_KEYS];
-    const char* values[PARTITION_KEYS];  // the row of the tile's first pair; the others follow
-    const float* scales[PARTITION_KEYS];
-};
-
-void find(const AttentionCall& call, const AttentionTask& task, int64_t step, int64_t partition, Places& places) {
-    const KVLayout& kv = call.kv;
-    places.start = partition * PARTITION_KEYS;
-    places.from = larger(places.start, first_key(call, task.first_position) / step * step);
-    places.to = smaller(places.start + PARTITION_KEYS, task.first_position + task.rows);
-    places.tiles = 0;
-    const int64_t block_bytes = kv.block_bytes(), tile_bytes = kv.tile_bytes(), row_bytes = kv.value_row_bytes();
-    const int64_t keys = kv.key_tile_at(task.kv_head, 0), values = kv.value_row_at(task.kv_head, 0),
-                  scales = kv.scales_at(task.kv_head, 0);
-    const int32_t* entry = task.block_table + places.from / kv.block_size;
-    int64_t offset = places.from % kv.block_size;
-    for (int64_t key = places.from; key < places.to; key += step, ++places.tiles) {
-        const char* block = (const char*)task.state + *entry * block_bytes;
-        places.keys[places.tiles] = block + keys + offset / TILE_KEYS * tile_bytes;
-        places.values[places.tiles] = block + values + offset / 2 * row_bytes;
-        places.scales[places.tiles] = (const float*)(block + scales) + offset / TILE_KEYS * (2 * TILE_KEYS);
-        offset += step;
-        if (offset == kv.block_size) {
-            offset = 0;
-            ++entry;
-        }
-    }
-}
-
 // Scales of keys and values by key of the partition. Tiles are stored left to right, as scores are.
 void load_scales(const Places& places, int64_t step, const Scratch& scratch) {
     int64_t at = places.from - places.start;
@@ -145,56 +86,18 @@ void widen_values(const Places& places, int64_t step, int64_t chunks, int64_t ro
     }
 }
 
-// queries[block][pair][vector][2]; vectors are rows x heads of the group.
-template <typename Form>
-void pack_queries(const AttentionCall& call, const AttentionTask& task, const Shape& shape, float* to) {
-    using Element = typename Form::Element;
-    const int64_t size = call.kv.head_size;
-    alignas(64) Element sixteen[LANES];
-    if (2 * shape.pairs != size) std::memset(to, 0, size_t(shape.blocks * shape.pairs * BLOCK_VECTORS * 2) * 4);
-    for (int64_t vector = 0; vector < shape.vectors; ++vector) {
-        const int64_t head = task.kv_head * shape.group + vector % shape.group;
-        const float* query = task.query + vector / shape.group * task.ld_query + head * size;
-        Element* out =
-            (Element*)to + vector / BLOCK_VECTORS * shape.pairs * BLOCK_VECTORS * 2 + vector % BLOCK_VECTORS * 2;
-        for (int64_t d = 0; d < size; d += LANES, out += LANES * BLOCK_VECTORS) {
-            Form::store_elements(sixteen, load_first(query + d, size - d), call.rounded);
-            if (d + LANES <= size) {
-#pragma GCC unroll 8
-                for (int i = 0; i < LANES; i += 2)
-                    std::memcpy(out + i * BLOCK_VECTORS, sixteen + i, 2 * sizeof(Element));
-            } else {
-                for (int64_t i = 0; d + i < size; i += 2) {
-                    std::memcpy(out + i * BLOCK_VECTORS, sixteen + i, 2 * sizeof(Element));
-                }
-            }
-        }
-    }
-}
-
-void finish(const AttentionCall& call, const AttentionTask& task, int64_t vector, const float* values, float sum) {
-    const int64_t group = call.heads / call.kv.kv_heads, size = call.kv.value_head_size;
-    float* to = task.output + vector / group * task.ld_output + (task.kv_head * group + vector % group) * size;
-    const Floats inverse = splat(1.0f) / splat(sum);
-    for (int64_t i = 0; i < size; i += LANES) store_first(to + i, size - i, load(values + i) * inverse);
-}
-
 template <typename Form>
 class Worker {
     using Element = typename Form::Element;
 
   public:
     Worker(const AttentionCall& call, const AttentionTask& task, void* memory)
-        : call_(call),
-          task_(task),
-          shape_(shape_of(call, task.rows)),
-          reading_(read_in_place<Form>(call)),
-          plain_(call.softcap == 0.0f && !call.alibi_slopes && !call.kv.quantised() && call.scale > 0.0f) {
+        : call_(call), task_(task), shape_(shape_of(call, task.rows)), reading_(read_in_place<Form>(call)) {
         place(call, shape_, scratch_, memory);
     }
 
     void run() {
-        pack_queries<Form>(call_, task_, shape_, scratch_.queries);
+        pack_queries<Form>(call_, task_, task_.kv_head, shape_, scratch_.queries);
         for (int64_t v = 0; v < shape_.vectors; ++v) scratch_.sum[v] = 0.0f;
         find(call_, task_, shape_.step, task_.first_partition, places_[0]);
         for (int64_t partition = task_.first_partition; partition < task_.last_partition; ++partition) {
@@ -203,25 +106,25 @@ class Worker {
             Places& next = places_[1 - turn];
             const bool last = partition + 1 == task_.last_partition;
             if (!last) find(call_, task_, shape_.step, partition + 1, next);
-            attend(here, last ? here : next, (partition - task_.first_partition) * shape_.vectors);
+            attend(here, last ? here : next, task_.partials + (partition - task_.first_partition) * task_.ld_partials);
         }
         if (task_.partials) return;
         for (int64_t v = 0; v < shape_.vectors; ++v) {
-            finish(call_, task_, v, scratch_.values + v * shape_.stride, scratch_.sum[v]);
+            finish(call_, task_, task_.kv_head, v, scratch_.values + v * shape_.stride, scratch_.sum[v]);
         }
     }
 
   private:
-    // One partition; partials of it start at vector `at` of the task's.
-    void attend(const Places& here, const Places& next, int64_t at) {
+    // One partition; `partials` of it, if the task wants them.
+    void attend(const Places& here, const Places& next, float* partials) {
         const KVLayout& kv = call_.kv;
         bool keys_ready = false, values_ready = false;
         for (int64_t first = 0; first < shape_.vectors; first += BLOCK_VECTORS) {
             const int64_t count = smaller(BLOCK_VECTORS, shape_.vectors - first);
             const int64_t ld = task_.partials ? shape_.stride + 2 : shape_.stride;
-            float* partial = task_.partials ? task_.partials + (at + first) * ld : scratch_.partial;
+            float* partial = task_.partials ? partials + first * ld : scratch_.partial;
             float maximum[BLOCK_VECTORS] = {}, sum[BLOCK_VECTORS] = {};
-            see(here, first, count);
+            look(here, first, count);
             if (active_from_ < active_to_) {
                 if (!keys_ready) prepare_keys(here);
                 keys_ready = true;
@@ -237,11 +140,7 @@ class Worker {
                                            begin_[v],
                                            end_[v],
                                            call_.alibi_slopes ? call_.alibi_slopes[head] : 0.0f};
-                    if (plain_) {
-                        soft_maximum<Form, true>(call_, scored, weights() + v * SCORE_STRIDE, maximum[v], sum[v]);
-                    } else {
-                        soft_maximum<Form, false>(call_, scored, weights() + v * SCORE_STRIDE, maximum[v], sum[v]);
-                    }
+                    soften<Form>(call_, scored, weights() + v * SCORE_STRIDE, maximum[v], sum[v], Nothing{});
                 }
                 weigh(partial, ld);
             }
@@ -258,12 +157,10 @@ class Worker {
     }
 
     // Which keys of the partition each vector of the block sees; those that see any are neighbours.
-    void see(const Places& here, int64_t first, int64_t count) {
+    void look(const Places& here, int64_t first, int64_t count) {
         active_from_ = active_to_ = 0;
         for (int64_t v = 0; v < count; ++v) {
-            const int64_t position = task_.first_position + (first + v) / shape_.group;
-            begin_[v] = larger(0, first_key(call_, position) - here.start);
-            end_[v] = smaller(PARTITION_KEYS, position + 1 - here.start);
+            see(call_, task_.first_position + (first + v) / shape_.group, here.start, begin_[v], end_[v]);
             if (begin_[v] >= end_[v]) continue;
             if (active_to_ == 0) active_from_ = v;
             active_to_ = v + 1;
@@ -356,7 +253,6 @@ class Worker {
     const AttentionTask& task_;
     const Shape shape_;
     const Reading reading_;
-    const bool plain_;
     Scratch scratch_;
     Places places_[2];
     const char* const* keys_ = nullptr;
@@ -370,16 +266,28 @@ class Worker {
 
 int64_t attention_scratch_bytes(const AttentionCall& call, int64_t rows) {
     Scratch scratch;
-    return place(call, shape_of(call, rows), scratch, nullptr);
+    const int64_t many = place(call, shape_of(call, rows), scratch, nullptr);
+    if (!call.few(1)) return many;
+    const int64_t few_rows = smaller(rows, FEW_VECTORS / shape_of(call, 1).group);
+    AbreastScratch abreast;
+    return larger(many, place(call, shape_of(call, few_rows), call.heads_abreast(few_rows), abreast, nullptr));
 }
 
 void attention(const AttentionCall& call, const AttentionTask& task, void* memory) {
+    const auto run = [&](auto form) {
+        using Form = decltype(form);
+        if (call.few(task.rows)) {
+            Abreast<Form>(call, task, memory).run();
+        } else {
+            Worker<Form>(call, task, memory).run();
+        }
+    };
     if (!call.rounded) {
-        Worker<Planar>(call, task, memory).run();
+        run(Planar{});
     } else if (call.kv.storage == KVStorage::bf16) {
-        Worker<Packed>(call, task, memory).run();
+        run(Packed{});
     } else {
-        Worker<Widened>(call, task, memory).run();
+        run(Widened{});
     }
 }
 
@@ -391,10 +299,10 @@ void attention_merge(const AttentionCall& call, const AttentionTask& task) {
         float* values = task.partials + vector * ld;
         float maximum = values[shape.stride], sum = values[shape.stride + 1];
         for (int64_t p = 1; p < task.last_partition - task.first_partition; ++p) {
-            const float* next = task.partials + (p * shape.vectors + vector) * ld;
+            const float* next = values + p * task.ld_partials;
             merge(values, maximum, sum, next, next[shape.stride], next[shape.stride + 1], shape.stride);
         }
-        finish(call, task, vector, values, sum);
+        finish(call, task, task.kv_head, vector, values, sum);
     }
 }
 

@@ -46,17 +46,31 @@ LINNET_INLINE Floats keep_visible(Floats x, int64_t key, const Scored& at, Float
     return select(less(keys, splat_int(int32_t(at.end))), x, hidden);
 }
 
+// What is prefetched meanwhile: nothing, or so many bytes with every sixteen scores that are looked at.
+struct Nothing {
+    void step() const {}
+};
+struct Trail {
+    const char* at;
+    int64_t bytes;
+    void step() {
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
+        at += bytes;
+    }
+};
+
 // Weights of [begin, end) become 2^(score - maximum), times the value's scale; those beside them up to a whole vector
 // are zero. Returns the maximum, and the sum without the value's scales. A plain call has neither soft cap nor slopes,
 // and its keys no scales: scores enter the difference as they are.
-template <typename Form, bool plain>
+template <typename Form, bool plain, typename Ahead>
 LINNET_INLINE void soft_maximum(const AttentionCall& call, const Scored& at, typename Form::Element* weights,
-                                float& maximum, float& sum) {
+                                float& maximum, float& sum, Ahead ahead) {
     const int64_t from = at.begin / LANES * LANES, whole = (at.begin + LANES - 1) / LANES * LANES;
     const Floats scale = splat(call.scale * LOG2_E), hidden = splat(MINUS_INFINITY);
     Floats best = hidden;
     const auto visit = [&](int64_t k, bool edge) __attribute__((always_inline)) {
         Floats s = load(at.scores + k);
+        ahead.step();
         if constexpr (!plain) {
             if (at.key_scales) s = s * load(at.key_scales + k);
             if (call.softcap > 0.0f) {
@@ -85,6 +99,7 @@ LINNET_INLINE void soft_maximum(const AttentionCall& call, const Scored& at, typ
     const Floats peak = splat(maximum);
     for (k = from; k < at.end; k += LANES) {
         const Floats s = load(at.scores + k);
+        ahead.step();
         Floats p = power_of_two(plain ? fma(s, scale, splat(0.0f) - peak) : s - peak);
         total_lanes = total_lanes + p;
         if constexpr (!plain) {

@@ -10,7 +10,7 @@ namespace linnet::LINNET_TIER {
 
 namespace {
 
-constexpr int64_t BLOCK_VECTORS = 8;  // query vectors that are packed, scored and weighed together
+constexpr int64_t BLOCK_VECTORS = FEW_VECTORS;  // query vectors that are packed, scored and weighed together
 constexpr int64_t SCORE_STRIDE = PARTITION_KEYS + TILE_KEYS;  // a short tile's store may run past the partition
 
 #if defined(LINNET_AVX512)

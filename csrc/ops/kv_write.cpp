@@ -118,19 +118,22 @@ void store_head(KVStorage storage, char* to, float* scale, const float* x, int64
 
 }  // namespace
 
-void kv_write(const KVLayout& kv, void* state, const float* key, const float* value, const int32_t* slots,
+void kv_write(const KVLayout& kv, const KVMemory& memory, const float* key, const float* value, const int32_t* slots,
               int64_t rows) {
     const int64_t head_size = kv.head_size, value_size = kv.value_head_size;
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t block = slots[row] / kv.block_size, offset = slots[row] % kv.block_size;
-        char* base = (char*)state + block * kv.block_bytes();
+        char* keys = memory.keys + block * kv.key_block_bytes();
+        char* values = memory.values + block * kv.value_block_bytes();
+        float* scales_of_block = (float*)(memory.scales + block * kv.scale_block_bytes());
         const KeyPlace key_place = {offset % TILE_KEYS};
         const ValuePlace value_place = {offset};
         for (int64_t head = 0; head < kv.kv_heads; ++head) {
-            float* scales = kv.quantised() ? (float*)(base + kv.scales_at(head, offset)) + offset % TILE_KEYS : nullptr;
-            store_head(kv.storage, base + kv.key_tile_at(head, offset), scales,
+            float* scales =
+                kv.quantised() ? scales_of_block + kv.scales_at(head, offset) / 4 + offset % TILE_KEYS : nullptr;
+            store_head(kv.storage, keys + kv.key_tile_at(head, offset), scales,
                        key + (row * kv.kv_heads + head) * head_size, head_size, key_place);
-            store_head(kv.storage, base + kv.value_row_at(head, offset), scales ? scales + TILE_KEYS : nullptr,
+            store_head(kv.storage, values + kv.value_row_at(head, offset), scales ? scales + TILE_KEYS : nullptr,
                        value + (row * kv.kv_heads + head) * value_size, value_size, value_place);
         }
     }

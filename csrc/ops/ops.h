@@ -15,7 +15,7 @@ void softcap(const float*, float*, int64_t, float);
 void gate(const float*, const float*, float*, int64_t, Activation);
 void rope(const float*, float*, int64_t, int64_t, int64_t, int64_t, RopeStyle, const int32_t*, const float*,
           const float*);
-void kv_write(const KVLayout&, void*, const float*, const float*, const int32_t*, int64_t);
+void kv_write(const KVLayout&, const KVMemory&, const float*, const float*, const int32_t*, int64_t);
 int64_t attention_scratch_bytes(const AttentionCall&, int64_t);
 void attention(const AttentionCall&, const AttentionTask&, void*);
 void attention_merge(const AttentionCall&, const AttentionTask&);
