@@ -27,6 +27,7 @@ from linnet.backends.cpu import _native
 from op_counts import Work
 from op_runs import Timed, TimedSampling, layers, op_case, sampling
 
+WIDTH = 180
 COLUMNS = ("bytes_per_s", "macs_per_s", "read_share", "peak_share")
 
 
@@ -103,7 +104,7 @@ def main() -> None:
                     file.write(json.dumps(record) + "\n")
             table.add_row(*cells(record))
     console = Console()
-    console.width = max(console.width, 150)
+    console.width = max(console.width, WIDTH)
     console.print(table)
 
 

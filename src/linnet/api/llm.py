@@ -71,7 +71,8 @@ class LLM:
         """Open a model directory.
 
         policy:          numerics: 'fast' or 'exact'.
-        kv_cache:        what the KV cache stores: 'fp32', 'bf16', 'int8', 'fp8', 'int4'; 'auto': the policy's choice.
+        kv_cache:        what the KV cache stores: 'fp32', 'bf16', 'int8', 'fp8', 'int4'; 'auto': what the checkpoint
+                         prescribes, else the policy's choice.
         backend:         'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
         tile_cache:      whether (or in which folder) large integer weights may be kept once more in the order that the
                          kernels read them, for later starts; True: the user's cache.
