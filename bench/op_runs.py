@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,9 +24,9 @@ from make_model import SHAPES, SHARED
 from op_counts import Work, work
 
 CACHE_BYTES = 128 << 20
-MOST_COPIES = 128
-LEAST_COLD_BYTES = 1 << 20
-"""What is smaller stays in the caches in a model, too, or is too small to matter: one copy is enough."""
+MOST_TURNS = 512
+LEAST_COLD_BYTES = 128 << 10
+"""What is smaller stays in the caches in a model, too, or is too small to matter: one turn is enough."""
 LEAST_SECONDS = 0.02
 LAYER_SHAPE, LAYER_SCHEMES = "llama-3.2-1b", ("W4A16", "W8A8", "bf16")
 LAYER_STEPS = (Steps(1, 511), Steps(16, 511, 16), Steps(512))
@@ -66,7 +65,10 @@ class TimedOp:
 
 
 class Timed:
-    """A Program whose copies take turns. ``wanted``: which ops of the executed (fused) Program are timed."""
+    """A Program whose weights, keys and values take turns. ``wanted``: which ops of the executed Program are timed.
+
+    Each turn has KV memory and input rows of its own; weights have as many copies as it takes to leave the caches.
+    """
 
     def __init__(
         self,
@@ -79,33 +81,41 @@ class Timed:
         kv_cache: KVCache = "auto",
     ) -> None:
         self.name = name
-        vocabulary = min(w.shape[0] for w in source.program.weights if w.name.startswith(("table", "embed")))
-        self._batch = steps.batch(vocabulary)
-        self._runs: list[tuple[CpuExecutable, Any]] = []
         folder = Path(tempfile.mkdtemp(prefix="linnet-ops-"))
         try:
             backend = CpuBackend(limits.threads, limits.isa, TileCache(folder / "tiles", least_bytes=1))
-            copies = 1
-            while len(self._runs) < copies:
-                copied = Copy(source, folder / str(len(self._runs)))
-                executable = backend.prepare(copied, policy, steps.limits(), kv_cache=kv_cache)
-                states = executable.allocate_states(steps.num_blocks)
-                if not self._runs:
-                    self._indices, self.ops = self._timed_ops(executable, source, steps, wanted)
-                    copies = self._copies()
-                    for batch in steps.filling(vocabulary):
-                        executable.execute(batch, states)
-                else:
-                    states.memory[:] = self._runs[0][1].memory
-                executable.set_profiling(True)
-                self._runs.append((executable, states))
+
+            def prepared(number: int) -> CpuExecutable:
+                copied = Copy(source, folder / str(number))
+                return backend.prepare(copied, policy, steps.limits(), kv_cache=kv_cache)
+
+            first = prepared(0)
+            self._indices, self.ops = self._timed_ops(first, source, steps, wanted)
+            turns = _copies(sum(op.work.cold_bytes for op in self.ops))
+            copies = min(turns, _copies(self._stored_bytes(first, source)))
+            self._executables = [first, *(prepared(number) for number in range(1, copies))]
         finally:
             shutil.rmtree(folder)  # tiles stay mapped
+        vocabulary = min(w.shape[0] for w in source.program.weights if w.name.startswith(("table", "embed")))
+        self._turns = []
+        for turn in range(turns):
+            executable, states = self._executables[turn % copies], first.allocate_states(steps.num_blocks)
+            if turn == 0:
+                for batch in steps.filling(vocabulary):
+                    first.execute(batch, states)
+            else:
+                states.memory[:] = self._turns[0][1].memory
+            batch = steps.batch(vocabulary)
+            batch.token_ids[:] = (batch.token_ids + turn * steps.rows) % vocabulary
+            self._turns.append((executable, states, batch))
+        for executable in self._executables:
+            executable.set_profiling(True)
         self.seconds()
 
-    def _copies(self) -> int:
-        cold = sum(op.work.cold_bytes for op in self.ops)
-        return min(MOST_COPIES, -(-CACHE_BYTES // cold)) if cold >= LEAST_COLD_BYTES else 1
+    def _stored_bytes(self, executable: CpuExecutable, source: RandomSource) -> int:
+        """Of the weights that the timed ops read, whole."""
+        names = {name for index in self._indices for name in executable.program.ops[index].weights}
+        return sum(source.weight(weight.ref).nbytes for weight in executable.program.weights if weight.name in names)
 
     @staticmethod
     def _timed_ops(
@@ -123,17 +133,22 @@ class Timed:
         return indices, ops
 
     def seconds(self) -> list[float]:
-        """Of each op in one step, over whole rounds through the copies."""
+        """Of each op in one step, over whole rounds through the turns."""
         started, rounds = time.perf_counter(), 0
-        totals = np.zeros(len(self._indices))
         while not rounds or time.perf_counter() - started < LEAST_SECONDS:
-            for executable, states in self._runs:
-                executable.execute(self._batch, states)
+            for executable, states, batch in self._turns:
+                executable.execute(batch, states)
             rounds += 1
-        for executable, _ in self._runs:
+        totals = np.zeros(len(self._indices))
+        for executable in self._executables:
             spent = [seconds for _, seconds in executable.profile()]
             totals += [spent[index] for index in self._indices]
-        return [float(total) for total in totals / rounds / len(self._runs)]
+        return [float(total) for total in totals / rounds / len(self._turns)]
+
+
+def _copies(nbytes: int) -> int:
+    """How many of something leave the caches when they take turns."""
+    return min(MOST_TURNS, -(-CACHE_BYTES // nbytes)) if nbytes >= LEAST_COLD_BYTES else 1
 
 
 def op_case(case: OpCase, limits: MachineLimits) -> Timed:

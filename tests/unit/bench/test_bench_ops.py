@@ -90,11 +90,19 @@ def test_the_op_of_a_case_is_timed(case: OpCase, limits: MachineLimits) -> None:
     assert ops.cells(record)[-1] == "-" or record["peak_share"]
 
 
-def test_a_large_weight_takes_turns_with_copies(limits: MachineLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_kv_take_turns_until_they_leave_the_caches(
+    limits: MachineLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(op_runs, "LEAST_COLD_BYTES", 1000)
     monkeypatch.setattr(op_runs, "CACHE_BYTES", 20000)
-    timed = op_runs.op_case(OpCase("linear", 1, 256, 48, "W4A16"), limits)
-    assert len(timed._runs) == -(-20000 // timed.ops[0].work.cold_bytes)
+    linear = op_runs.op_case(OpCase("linear", 1, 256, 48, "W4A16"), limits)
+    turns = -(-20000 // linear.ops[0].work.cold_bytes)
+    assert (len(linear._executables), len(linear._turns)) == (turns, turns)
+    attention = op_runs.op_case(OpCase("attention", 1, 256, attributes=HEADS, context=20), limits)
+    assert (len(attention._executables), len(attention._turns)) == (1, -(-20000 // (21 * 2 * 2 * 64 * 2)))
+    embed = op_runs.op_case(OpCase("embed", 8, 64, 100, "bf16"), limits)
+    assert (len(embed._executables), len(embed._turns)) == (2, -(-20000 // (8 * 128)))
+    assert embed._turns[1][2].token_ids[0] == 8
 
 
 def test_a_layer_is_timed_op_by_op_as_it_is_fused(limits: MachineLimits, monkeypatch: pytest.MonkeyPatch) -> None:
