@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test check sanitize bench bench-quick bench-peers format clean
+.PHONY: demo test check sanitize aarch64 bench bench-quick bench-peers format clean
 
 demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
 	$(BIN)/linnet demo
@@ -24,6 +24,9 @@ check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
 
 sanitize:  ## native tests under ASan + UBSan and under TSan
 	bash csrc/tests/run_sanitizers.sh
+
+aarch64:  ## native tests cross-compiled and run under qemu-user; needs both, see csrc/tests/run_aarch64.sh
+	bash csrc/tests/run_aarch64.sh
 
 bench-quick: $(VENV)/dev.stamp  ## Linnet against the machine's own limits, under five minutes; docs/bench.md
 	$(BIN)/python bench/engine.py

@@ -3,6 +3,11 @@
 
 #include <stdexcept>
 
+#if defined(LINNET_ARM_TIERS)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace linnet {
 
 std::vector<std::string> available_tiers() {
@@ -21,21 +26,19 @@ std::vector<std::string> available_tiers() {
     if (avx512) tiers.push_back("avx512");
     if (avx2 && __builtin_cpu_supports("avxvnni")) tiers.push_back("avx2_vnni");
     if (avx2) tiers.push_back("avx2");
+#elif defined(LINNET_ARM_TIERS)
+    if ((getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) tiers.push_back("neon_i8mm");
 #endif
     tiers.push_back("portable");
     return tiers;
 }
 
-#if defined(LINNET_X86_TIERS)
-// AVX-VNNI is one instruction, and only projections use it.
-static const KernelTable& avx2_vnni_table() {
-    static const KernelTable table = [] {
-        KernelTable made = avx2::kernel_table();
-        made.isa = "avx2_vnni";
-        made.linear = &avx2_vnni::linear_kernels();
-        return made;
-    }();
-    return table;
+#if defined(LINNET_X86_TIERS) || defined(LINNET_ARM_TIERS)
+// A tier that has one instruction more than another, which only projections use.
+static KernelTable with_projections(KernelTable base, const char* isa, const LinearKernels& linear) {
+    base.isa = isa;
+    base.linear = &linear;
+    return base;
 }
 #endif
 
@@ -48,8 +51,18 @@ const KernelTable& kernel_table(const std::string& isa) {
 #if defined(LINNET_X86_TIERS)
             if (tier == "avx512_vnni") return avx512_vnni::kernel_table();
             if (tier == "avx512") return avx512::kernel_table();
-            if (tier == "avx2_vnni") return avx2_vnni_table();
+            if (tier == "avx2_vnni") {
+                static const KernelTable table =
+                    with_projections(avx2::kernel_table(), "avx2_vnni", avx2_vnni::linear_kernels());
+                return table;
+            }
             if (tier == "avx2") return avx2::kernel_table();
+#elif defined(LINNET_ARM_TIERS)
+            if (tier == "neon_i8mm") {
+                static const KernelTable table =
+                    with_projections(portable::kernel_table(), "neon_i8mm", neon_i8mm::linear_kernels());
+                return table;
+            }
 #endif
             return portable::kernel_table();
         }

@@ -116,6 +116,9 @@ const LinearKernels& linear_kernels();
 namespace avx512_vnni {
 const LinearKernels& linear_kernels();
 }
+namespace neon_i8mm {
+const LinearKernels& linear_kernels();
+}
 
 // Build conventions: every csrc/linear/*.cpp, csrc/sampling/*.cpp and csrc/ops/*.cpp is a kernel source (compiled once
 // per tier, see simd.h), except files named *_bind.cpp (nanobind, compiled once) and *_host.cpp (plain C++, compiled

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats at a time, for every instruction set. Kernel sources are compiled once per tier with
-// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni> and that tier's -m flags, inside namespace
+// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni|neon_i8mm> and that tier's -m flags, inside namespace
 // linnet::LINNET_TIER.
 //
 // Rules of a kernel source: everything lives in the tier's namespace (or an anonymous one inside it); no std::

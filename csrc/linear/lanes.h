@@ -4,6 +4,10 @@
 
 #include "../simd.h"
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include <arm_neon.h>
+#endif
+
 namespace linnet::LINNET_TIER {
 
 // Rows and 16-output tiles that one pass over a panel keeps in registers; 32, 16 and no vector registers to spend.
@@ -133,6 +137,20 @@ LINNET_INLINE __m256i dot_half(__m256i sum, __m256i codes, __m256i x) {
 template <bool narrow>
 LINNET_INLINE Ints dot_bytes(Ints sum, Ints codes, Ints x) {
     return {dot_half<narrow>(sum.a, codes.a, x.a), dot_half<narrow>(sum.b, codes.b, x.b)};
+}
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+template <bool narrow>
+LINNET_INLINE Ints dot_bytes(Ints sum, Ints codes, Ints x) {
+    int32x4_t sums[4];
+    uint8x16_t unsigned_codes[4];
+    int8x16_t bytes[4];
+    std::memcpy(sums, &sum, 64);
+    std::memcpy(unsigned_codes, &codes, 64);
+    std::memcpy(bytes, &x, 64);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sums[i] = vusdotq_s32(sums[i], unsigned_codes[i], bytes[i]);
+    std::memcpy((void*)&sum, sums, 64);
+    return sum;
 }
 #else
 template <bool narrow>

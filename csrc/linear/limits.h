@@ -33,5 +33,8 @@ const LimitKernels& limit_kernels();
 namespace avx512_vnni {
 const LimitKernels& limit_kernels();
 }
+namespace neon_i8mm {
+const LimitKernels& limit_kernels();
+}
 
 }  // namespace linnet

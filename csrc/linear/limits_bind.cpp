@@ -31,6 +31,8 @@ const LimitKernels& limits_of(const std::string& isa) {
     if (tier == "avx512") return avx512::limit_kernels();
     if (tier == "avx2_vnni") return avx2_vnni::limit_kernels();
     if (tier == "avx2") return avx2::limit_kernels();
+#elif defined(LINNET_ARM_TIERS)
+    if (tier == "neon_i8mm") return neon_i8mm::limit_kernels();
 #endif
     return portable::limit_kernels();
 }

@@ -12,6 +12,11 @@
 
 #include "../linear.h"
 
+#if defined(LINNET_ARM_TIERS)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 using namespace linnet;
 
 namespace {
@@ -246,6 +251,7 @@ void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputT
 }
 
 void test_tier(const char* tier, const LinearKernels& k, int trials) {
+    std::printf("%s\n", tier);
     for (int trial = 0; trial < trials; ++trial) {
         const int64_t rows = pick(0, 2) == 0 ? pick(1, 4) : pick(1, 21);
         const int64_t outputs = pick(1, 90);
@@ -298,6 +304,7 @@ int main() {
     const char* set = std::getenv("LINNET_FUZZ_TRIALS");
     const int trials = set != nullptr ? std::atoi(set) : 20;
     test_tier("portable", portable::linear_kernels(), trials);
+#if defined(LINNET_X86_TIERS)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         test_tier("avx2", avx2::linear_kernels(), trials);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avxvnni"))
@@ -308,6 +315,9 @@ int main() {
             __builtin_cpu_supports("avx512vbmi"))
             test_tier("avx512_vnni", avx512_vnni::linear_kernels(), trials);
     }
+#elif defined(LINNET_ARM_TIERS)
+    if ((getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) test_tier("neon_i8mm", neon_i8mm::linear_kernels(), trials);
+#endif
     std::printf("linear kernels: %d failures\n", failures);
     return failures == 0 ? 0 : 1;
 }

@@ -40,7 +40,7 @@ from linnet.program.traverse import declarations
 
 logger = logging.getLogger(__name__)
 
-ISAS = ("avx512_vnni", "avx512", "avx2_vnni", "avx2", "portable")
+ISAS = ("avx512_vnni", "avx512", "avx2_vnni", "avx2", "neon_i8mm", "portable")
 """Instruction-set tiers, best first."""
 
 
