@@ -25,8 +25,8 @@ def choose_backend(
 ) -> Backend:
     """``auto`` is the first of cpu, reference that can execute ``program`` (after choose_numerics), if one is given.
 
-    ``threads`` and ``isa`` (portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni; None = the best this machine has)
-    configure cpu, and so does ``tile_directory``: where it may keep weights in the order it reads them (None:
+    ``threads`` and ``isa`` (portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni; None: the best this machine
+    has) configure cpu, and so does ``tile_directory``: where it may keep weights in the order it reads them (None:
     nowhere). What ``auto`` passed over is logged as a warning, since the reference is slow.
     ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do; LinnetError for
     native kernels that are there and damaged, which ``auto`` does not pass over.

@@ -27,7 +27,8 @@ Threads = Annotated[int | None, option(help="Worker threads.", show_default="one
 Isa = Annotated[
     str | None,
     option(
-        help="Force a kernel tier: portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni.", show_default="best this CPU has"
+        help="Force a kernel tier: portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni.",
+        show_default="best this CPU has",
     ),
 ]
 Backend = Annotated[str, option(help="Who executes: auto, cpu or reference.")]
