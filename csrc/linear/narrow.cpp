@@ -19,7 +19,8 @@ void round_to_bf16(float* values, int64_t count) {
 
 #if defined(LINNET_VNNI)
 
-static constexpr int64_t DIRECT_ROWS = 4;
+static constexpr int64_t DIRECT_ROWS = 32;           // beyond, decoding once pays
+static constexpr int64_t TILE = 8;                   // rows that decoded codes meet in registers
 static constexpr int64_t SLAB_OUTPUTS = BF16_PANEL;  // what bf16.cpp multiplies at a time
 static constexpr int64_t STEP = 32;                  // columns decoded at a time
 static constexpr int PAIRS = 2;  // pairs of outputs side by side: one alone would wait for its own sums
@@ -152,7 +153,7 @@ LINNET_INLINE Floats splat_scale(const LinearWeight& weight, int64_t n, int64_t 
 template <int M, bool fp8>
 LINNET_INLINE void dot_steps(const LinearWeight& weight, int64_t n, const uint8_t* const* w, const uint16_t* x,
                              int64_t ldx, int64_t begin, int64_t end, const Fp8Tables& tables, const uint8_t*& ahead,
-                             Floats (&sums)[M][PAIRS]) {
+                             int64_t ahead_step, Floats (&sums)[M][PAIRS]) {
     PairCodebook books[fp8 ? 1 : PAIRS];
     if constexpr (!fp8) {
         const Floats codebook = load(weight.codebook);
@@ -188,8 +189,8 @@ LINNET_INLINE void dot_steps(const LinearWeight& weight, int64_t n, const uint8_
         }
 #pragma GCC unroll 4
         for (int line = 0; line < (fp8 ? PAIRS : PAIRS / 2); ++line) __builtin_prefetch(ahead + 64 * line, 0, 3);
-        ahead += (fp8 ? PAIRS : PAIRS / 2) * 64;
-#pragma GCC unroll 4
+        ahead += ahead_step;
+#pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 2
             for (int half = 0; half < 2; ++half) {
@@ -208,28 +209,29 @@ LINNET_INLINE void dot_steps(const LinearWeight& weight, int64_t n, const uint8_
     if (c < end) step(c, end - c);
 }
 
-// Four outputs from n on times M rows; sums as in bf16_few.h.
+// Four outputs from n on times M rows; sums as in bf16_few.h. `fetch`: prefetch what comes next.
 template <int M, bool fp8>
 static void few_outputs(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, const Fp8Tables& tables,
-                        float* sums, int64_t block_floats) {
+                        bool fetch, float* sums, int64_t block_floats) {
     const uint8_t* w[2 * PAIRS];
     for (int i = 0; i < 2 * PAIRS; ++i)  // outputs that do not exist repeat the last one; nobody reads their sums
         w[i] = (const uint8_t*)weight.codes + smaller(n + i, weight.rows - 1) * weight.code_row_bytes;
-    const uint8_t* ahead = w[0] + smaller(2 * PAIRS * weight.code_row_bytes, 24576) + 8192;
+    const uint8_t* ahead = w[0] + (fetch ? smaller(2 * PAIRS * weight.code_row_bytes, 24576) + 8192 : 0);
+    const int64_t ahead_step = fetch ? (fp8 ? PAIRS : PAIRS / 2) * 64 : 0;
     const int64_t group_size = fp8 ? weight.columns : smaller(weight.group_size, weight.columns);
     for (int64_t block = 0; block < weight.columns; block += BLOCK_COLUMNS, sums += block_floats) {
         Floats parts[M][PAIRS];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
             for (int p = 0; p < PAIRS; ++p) parts[m][p] = splat(0.0f);
         const int64_t end = smaller(weight.columns, block + BLOCK_COLUMNS);
         for (int64_t c = block; c < end;) {
             const int64_t stop = smaller(end, (c / group_size + 1) * group_size);
-            dot_steps<M, fp8>(weight, n, w, x, ldx, c, stop, tables, ahead, parts);
+            dot_steps<M, fp8>(weight, n, w, x, ldx, c, stop, tables, ahead, ahead_step, parts);
             c = stop;
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
             for (int p = 0; p < PAIRS; ++p) store(sums + m * FEW_OUTPUTS * CHAINS + p * 16, parts[m][p]);
@@ -253,22 +255,35 @@ static void scale_outputs(const LinearWeight& weight, int64_t n, int64_t outputs
     }
 }
 
-template <int M, bool fp8>
-static void multiply_few_rows(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy,
-                              int64_t n_begin, int64_t n_end, float* sums) {
+template <bool fp8>
+static void multiply_directly(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy,
+                              int64_t rows, int64_t n_begin, int64_t n_end, float* sums) {
     const Fp8Tables tables = load_fp8_tables();
-    const int64_t row_floats = FEW_OUTPUTS * CHAINS, blocks = divide_up(weight.columns, BLOCK_COLUMNS);
+    const int64_t row_floats = FEW_OUTPUTS * CHAINS, block_floats = rows * row_floats;
+    const int64_t blocks = divide_up(weight.columns, BLOCK_COLUMNS), tiles = divide_up(rows, TILE);
     for (int64_t n = n_begin; n < n_end; n += FEW_OUTPUTS) {
         const int64_t outputs = smaller(FEW_OUTPUTS, n_end - n);
         for (int64_t i = 0; i < outputs; i += 2 * PAIRS)
-            few_outputs<M, fp8>(weight, x, ldx, n + i, tables, sums + i * CHAINS, M * row_floats);
-        for (int64_t row = 0; row < M; ++row)
+            for (int64_t tile = 0; tile < tiles; ++tile) {
+                const int64_t row = rows * tile / tiles, count = rows * (tile + 1) / tiles - row;
+                const auto kernel = count == 1   ? few_outputs<1, fp8>
+                                    : count == 2 ? few_outputs<2, fp8>
+                                    : count == 3 ? few_outputs<3, fp8>
+                                    : count == 4 ? few_outputs<4, fp8>
+                                    : count == 5 ? few_outputs<5, fp8>
+                                    : count == 6 ? few_outputs<6, fp8>
+                                    : count == 7 ? few_outputs<7, fp8>
+                                                 : few_outputs<8, fp8>;
+                kernel(weight, x + row * ldx, ldx, n + i, tables, tile == 0, sums + row * row_floats + i * CHAINS,
+                       block_floats);
+            }
+        for (int64_t row = 0; row < rows; ++row)
             for (int64_t block = 0; block < blocks; ++block) {
                 const bool last = !fp8 && block == blocks - 1 && weight.bias != nullptr;
-                add_chains(sums + (block * M + row) * row_floats, y + row * ldy + n, outputs, block == 0,
+                add_chains(sums + block * block_floats + row * row_floats, y + row * ldy + n, outputs, block == 0,
                            last ? weight.bias + n : nullptr);
             }
-        if (fp8) scale_outputs(weight, n, outputs, y, ldy, M);
+        if (fp8) scale_outputs(weight, n, outputs, y, ldy, rows);
     }
 }
 
@@ -319,12 +334,10 @@ void linear_narrow(const LinearWeight& weight, const uint16_t* x, int64_t ldx, f
                    int64_t n_begin, int64_t n_end, void* scratch) {
     if (!is_direct(weight, rows))
         return multiply_slabs(weight, x, ldx, y, ldy, rows, n_begin, n_end, (uint8_t*)scratch);
-    const bool fp8 = weight.storage == Storage::fp8_e4m3;
-    const auto kernel = rows == 1   ? (fp8 ? multiply_few_rows<1, true> : multiply_few_rows<1, false>)
-                        : rows == 2 ? (fp8 ? multiply_few_rows<2, true> : multiply_few_rows<2, false>)
-                        : rows == 3 ? (fp8 ? multiply_few_rows<3, true> : multiply_few_rows<3, false>)
-                                    : (fp8 ? multiply_few_rows<4, true> : multiply_few_rows<4, false>);
-    kernel(weight, x, ldx, y, ldy, n_begin, n_end, (float*)scratch);
+    if (weight.storage == Storage::fp8_e4m3)
+        multiply_directly<true>(weight, x, ldx, y, ldy, rows, n_begin, n_end, (float*)scratch);
+    else
+        multiply_directly<false>(weight, x, ldx, y, ldy, rows, n_begin, n_end, (float*)scratch);
 }
 
 #else
