@@ -10,7 +10,7 @@ namespace linnet::LINNET_TIER {
 
 namespace {
 
-constexpr int64_t AHEAD_BYTES = 64 << 10;  // prefetched, from where keys or values are computed with
+constexpr int64_t AHEAD_BYTES = 16 << 10;  // prefetched, from where keys or values are computed with
 
 // queries: [pairs][BLOCK_VECTORS][2] of one head. scores[v][lane] of the tile's keys. As many pair vectors are
 // prefetched at `ahead`.
