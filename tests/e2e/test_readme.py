@@ -19,7 +19,7 @@ BASES = (ROOT, ROOT / "src" / "linnet", ROOT / "csrc", ROOT / "docs")
 """Where a path may start: the repository, the package (rooms are named without it), the kernels, the pages."""
 LOG = "LOG.md"
 """Dated experiments speak of what was there on that day."""
-UNTRACKED = frozenset({".venv", "build", "dist"})
+UNTRACKED = frozenset({".venv", "build", "dist", "out", "scratch"})
 
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+)[^\n]*\n(.*?)^ {0,3}\1\s*$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
