@@ -13,7 +13,7 @@ STEP_BUDGET_S = 0.1
 
 def open_model(path, settings):
     """Nothing in ``settings`` is needed: the engine sizes itself."""
-    llm = LLM(Path(path), step_budget_s=STEP_BUDGET_S)
+    llm = LLM(Path(path), step_budget_s=STEP_BUDGET_S, large_pages=True)
 
     def run(prompts, new):
         parameters = linnet_measures.greedy(new)

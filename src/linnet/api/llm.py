@@ -62,6 +62,7 @@ class LLM:
         threads: int | None = None,
         isa: str | None = None,
         tile_cache: bool | Path = True,
+        large_pages: bool = False,
         keep: Sequence[str] = (),
         check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
@@ -76,6 +77,8 @@ class LLM:
         backend:         'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
         tile_cache:      whether (or in which folder) large integer weights may be kept once more in the order that the
                          kernels read them, for later starts; True: the user's cache.
+        large_pages:     whether weights that lie in small pages of memory are read from disk anew, in large ones:
+                         slower to start, a tenth to a fifth faster to decode, so what a server wants.
         max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
         kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
         token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
@@ -106,6 +109,7 @@ class LLM:
             threads=threads,
             isa=isa,
             tile_cache=tile_cache,
+            large_pages=large_pages,
             keep=keep,
         )
         warming = Warming(loaded.weights, tokenizer_reading_bytes(self.path))

@@ -58,6 +58,7 @@ def load(
     threads: int | None,
     isa: str | None,
     tile_cache: bool | Path,
+    large_pages: bool,
     keep: Sequence[str],
 ) -> Loaded:
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
@@ -105,6 +106,8 @@ def load(
     if executable.tiles is not None:
         source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
         weights = (executable.tiles,)
+    elif large_pages and (count := source.checkpoint.read_in_large_pages()):
+        logger.info("%s: %d files lay in small pages of memory and are read anew", source.checkpoint.path, count)
     return Loaded(source, executable, chosen.name, config, weights)
 
 

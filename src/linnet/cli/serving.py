@@ -217,6 +217,7 @@ def serve(
             max_model_len=max_model_len,
             kv_bytes=kv_cache_memory,
             tile_cache=tile_cache,
+            large_pages=True,
             token_budget=max_num_batched_tokens,
             step_budget_s=step_budget or None,
             max_sequences=max_num_seqs,

@@ -13,6 +13,7 @@ from linnet.errors import CheckpointError
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
+from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, read_manifest, verify
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
@@ -169,6 +170,10 @@ class Checkpoint:
     def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
         """The bytes of every file; while one of these arrays lives, its file stays mapped."""
         return tuple(file.whole() for file in self._files.values())
+
+    def read_in_large_pages(self) -> int:
+        """Have the page cache read files anew that lie there in small pages and need not -> how many."""
+        return sum(read_in_large_pages(file.whole(), file.path) for file in self._files.values())
 
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""
