@@ -3,6 +3,7 @@
 
 import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -135,3 +136,33 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
     assert "5 kB freed" in linnet("cache", "clear", HOME=str(tmp_path)).stdout
     assert not file.exists()
     assert linnet("cache", HOME=str(tmp_path / "nobody")).returncode == 0
+
+
+def test_the_cache_counts_what_the_killed_left_and_keeps_what_runs(tmp_path: Path) -> None:
+    home = tmp_path / "[" / "draft]"  # "[/draft]" closes a style that nobody opened
+    folder = home / ".cache" / "linnet"
+    killed, writing = folder / "tiles" / "1.partial", folder / "tiles" / "2.partial"
+    converting, abandoned = (folder / "tokenizers" / f".converting-{name}" for name in ("now", "long-ago"))
+    for place, size in ((killed, 3000), (writing, 100), (converting, 10), (abandoned, 7000)):
+        place.mkdir(parents=True)
+        (place / "content").write_bytes(bytes(size))
+    os.utime(abandoned, (0, 0))
+    header = json.dumps({"format_version": 1, "isa": "portable", "checkpoint": str(home)})
+    (folder / "tiles" / "0.tiles").write_bytes(header.encode().ljust(5000, b"\n"))
+    shown = linnet("cache", HOME=str(home), COLUMNS="300")
+    assert shown.returncode == 0, shown
+    assert str(folder) in shown.stdout
+    assert f"tiles, portable: {home} (of an older Linnet)" in shown.stdout
+    facts = json.loads(linnet("cache", "--json", HOME=str(home)).stdout)
+    assert facts["bytes"] == 5000 + 3000 + 100 + 10 + 7000
+    assert (facts["tiles"][0]["checkpoint_gone"], facts["tiles"][0]["older_format"]) == (False, True)
+    with (writing / "lock").open("w") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        cleared = linnet("cache", "clear", HOME=str(home), COLUMNS="300").stdout
+    assert f"kept: {writing}: another process is writing it" in cleared
+    assert f"kept: {converting}: a conversion may be running" in cleared
+    assert "15 kB freed" in cleared
+    assert (writing / "content").exists()
+    assert (converting / "content").exists()
+    assert not killed.exists()
+    assert not abandoned.exists()

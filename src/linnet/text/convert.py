@@ -21,6 +21,8 @@ SOURCES = (
 )  # fmt: skip
 VOCABULARIES = frozenset(SOURCES) - {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 TIMEOUT_S = 600
+WORKPLACE_PREFIX = ".converting-"
+"""Of the folder in the cache where a conversion runs, for ``TIMEOUT_S`` at most."""
 
 _SCRIPT = """
 import sys
@@ -54,7 +56,7 @@ def convert_tokenizer(directory: Path, cache_directory: Path | None = None, pyth
     if (target / "tokenizer.json").is_file():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(dir=cache, prefix=".converting-"))
+    workplace = Path(tempfile.mkdtemp(dir=cache, prefix=WORKPLACE_PREFIX))
     try:
         _run(directory, workplace / "tokenizer.json", python)
         try:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tile cache: same bits, written once, then mapped; anything it depends on makes another; trouble means none."""
 
+import errno
 import gc
+import json
 import os
 from collections import namedtuple
 from collections.abc import Callable
@@ -200,3 +202,59 @@ def test_a_path_too_long_for_the_first_page_is_left_out() -> None:
     first, other = (tile_files.page(header | {"checkpoint": mark * 5000}, []) for mark in "xy")
     assert len(first) == tile_files.HEADER_BYTES
     assert first != other
+    assert json.loads(first) == {"checkpoint": None, "isa": "portable", "sha256": json.loads(first)["sha256"]}
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [(errno.ENOENT, True), (errno.ENOTDIR, True), (errno.EACCES, False), (errno.ESTALE, False), (errno.EIO, False)],
+)
+def test_only_a_checkpoint_known_to_be_gone_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, gone: bool
+) -> None:
+    path, checkpoint = tmp_path / "0-portable.tiles", tmp_path / "checkpoint"
+    path.write_bytes(tile_files.page({"format_version": tile_files.FORMAT_VERSION, "checkpoint": str(checkpoint)}, []))
+    found = os.stat
+
+    def stat(name: object, **options: object) -> os.stat_result:
+        if name == checkpoint:
+            raise OSError(error, os.strerror(error))
+        return found(name, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert [file.orphaned for file in tile_files.tile_files(tmp_path)] == [gone]
+    tile_files.prune(tmp_path)
+    assert path.exists() != gone
+
+
+def test_tiles_in_an_older_format_go_unless_somebody_uses_them(tmp_path: Path) -> None:
+    for version in (tile_files.FORMAT_VERSION - 1, tile_files.FORMAT_VERSION, tile_files.FORMAT_VERSION + 1):
+        content = tile_files.page({"format_version": version, "checkpoint": str(tmp_path)}, [])
+        (tmp_path / f"{version}.tiles").write_bytes(content + bytes(4096))
+    old = tmp_path / f"{tile_files.FORMAT_VERSION - 1}.tiles"
+    mapped = tile_files.map_tiles(old, old.read_bytes()[: tile_files.HEADER_BYTES], 4096)
+    tile_files.prune(tmp_path)
+    assert old.exists()
+    del mapped
+    gc.collect()
+    tile_files.prune(tmp_path)
+    assert not old.exists()
+    assert len(tile_files.tile_files(tmp_path)) == 2
+
+
+def test_a_file_that_must_not_be_deleted_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.tiles").write_bytes(tile_files.page({"checkpoint": str(tmp_path / "gone")}, []))
+    unlink = Path.unlink
+
+    def refuse(path: Path) -> None:
+        if path.name == "a.tiles":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    tile_files.prune(tmp_path)
+    (left,) = tile_files.tile_files(tmp_path)
+    assert left.path.name == "a.tiles"
+    with pytest.raises(PermissionError):
+        left.remove()

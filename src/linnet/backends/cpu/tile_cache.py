@@ -6,8 +6,8 @@ slowly (docs/LOG.md). So the first start writes the weights once more, as tiles,
 that file. Nothing in it is ever required: no room, no right to write or a file that does not fit mean that the
 canonical layout is read. Bits are the same either way.
 
-Side effects, in order: the folder is made, tiles of checkpoints that are gone are deleted, ``NAME.partial/`` is locked,
-a file in it is filled, flushed and renamed.
+Side effects, in order: the folder is made, tiles that nobody will use again are deleted, ``NAME.partial/`` is locked, a
+file in it is filled, flushed and renamed.
 """
 
 import hashlib
@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from linnet.backends.cpu import _native
-from linnet.backends.cpu.tile_files import HEADER_BYTES, PARTIAL_SUFFIX, SUFFIX, map_tiles, page, prune
+from linnet.backends.cpu.tile_files import FORMAT_VERSION, HEADER_BYTES, PARTIAL_SUFFIX, SUFFIX, map_tiles, page, prune
 from linnet.errors import CheckpointError
 from linnet.formats.durable import DirectoryLock
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
 LEAST_BYTES = 64 << 20
 """A smaller model lives in the caches, where the order hardly matters."""
 PIECE_BYTES = 32 << 20

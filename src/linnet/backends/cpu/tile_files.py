@@ -24,27 +24,45 @@ from linnet.formats.durable import DirectoryLock
 
 logger = logging.getLogger(__name__)
 
+FORMAT_VERSION = 2
 HEADER_BYTES = 4096
 SUFFIX, PARTIAL_SUFFIX = ".tiles", ".partial"
 
 
 @dataclass(frozen=True)
 class TileFile:
-    """One file of a cache. ``checkpoint``: the directory it was made from; None if the file does not say."""
+    """One file of a cache. ``checkpoint``: the directory it was made from; None if the file does not say.
+
+    ``outdated``: an older Linnet wrote it, in a form that this one does not read.
+    """
 
     path: Path
     nbytes: int
     used_s: float
     checkpoint: Path | None
     isa: str
+    outdated: bool
+
+    @property
+    def checkpoint_gone(self) -> bool:
+        """Whether its checkpoint is known to be gone; one that cannot be reached just now is not."""
+        if self.checkpoint is None:
+            return False
+        try:
+            os.stat(self.checkpoint)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # no right to look, a server that is away
+            return False
+        return False
 
     @property
     def orphaned(self) -> bool:
-        """Whether its checkpoint is gone."""
-        return self.checkpoint is not None and not self.checkpoint.exists()
+        """Whether nobody will use it again."""
+        return self.outdated or self.checkpoint_gone
 
     def remove(self) -> bool:
-        """Delete the file unless somebody has it mapped; whether it is gone."""
+        """Delete the file unless somebody has it mapped; whether it is gone. Raises OSError where that is refused."""
         try:
             with open(self.path, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +71,7 @@ class TileFile:
             return True
         except FileNotFoundError:
             return True
-        except OSError:
+        except BlockingIOError:
             return False
 
 
@@ -64,7 +82,7 @@ def tile_files(directory: Path) -> list[TileFile]:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             status = os.fstat(file.fileno())
             facts = _facts(file.read(HEADER_BYTES))
-            checkpoint = facts.get("checkpoint")
+            checkpoint, version = facts.get("checkpoint"), facts.get("format_version")
             found.append(
                 TileFile(
                     path,
@@ -72,19 +90,36 @@ def tile_files(directory: Path) -> list[TileFile]:
                     status.st_mtime,
                     Path(checkpoint) if isinstance(checkpoint, str) else None,
                     str(facts.get("isa", "unknown")),
+                    isinstance(version, int) and version < FORMAT_VERSION,
                 )
             )
     return sorted(found, key=lambda file: -file.used_s)
 
 
 def prune(directory: Path) -> None:
-    """Delete the tiles of checkpoints that are gone, and what writers that were killed have left."""
+    """Delete the tiles that nobody will use again, and what writers that were killed have left."""
     for file in tile_files(directory):
-        if file.orphaned and file.remove():
-            logger.info("deleted %s: its checkpoint %s is gone", file.path, file.checkpoint)
-    for folder in directory.glob(f"*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(CheckpointError):  # somebody is writing it
+        with contextlib.suppress(OSError):  # a file of somebody else
+            if file.orphaned and file.remove():
+                reason = "an older Linnet wrote it" if file.outdated else f"its checkpoint {file.checkpoint} is gone"
+                logger.info("deleted %s: %s", file.path, reason)
+    remove_partial(directory)
+
+
+def partial_folders(directory: Path) -> list[Path]:
+    """Where tiles are being written, or were when their writer was killed."""
+    return list(directory.glob(f"*{PARTIAL_SUFFIX}"))
+
+
+def remove_partial(directory: Path) -> list[str]:
+    """Delete what writers that were killed have left; says, in sentences, what was kept and why."""
+    kept = []
+    for folder in partial_folders(directory):
+        try:
             DirectoryLock(folder, folder).release(remove=True)
+        except CheckpointError as error:  # somebody is writing it
+            kept.append(str(error))
+    return kept
 
 
 def page(header: Mapping[str, Any], weights: object) -> bytes:
