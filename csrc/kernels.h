@@ -26,8 +26,7 @@ enum class KVStorage : int32_t { fp32, bf16, int8, fp8, int4 };
 // are read in one go. Of one block
 //   keys     [kv_heads][key tiles][key_pairs] pair vectors
 //   values   [kv_heads][pairs of keys][value_chunks] pair vectors
-//   scales   [kv_heads][key tiles][key, value][16] fp32, of quantised storage: value = code * scale, one per token,
-//   head
+//   scales   [kv_heads][key tiles][key, value][16] fp32, of quantised storage: value = code * scale, per token and head
 // and each starts at a multiple of 64 bytes. A pair vector of
 //   fp32     128 bytes: the 16 first elements, then the 16 second ones
 //   bf16     64 bytes: (first, second) per lane

@@ -27,7 +27,7 @@ static constexpr int PAIRS = 2;  // pairs of outputs side by side: one alone wou
 
 bool becomes_bf16(const LinearWeight& weight) {
     return weight.storage == Storage::codebook ||
-           (weight.storage == Storage::fp8_e4m3 && weight.group_size >= weight.columns);
+           (weight.storage == Storage::fp8_e4m3 && weight.group_size >= weight.columns && weight.scales != nullptr);
 }
 
 static bool is_direct(const LinearWeight& weight, int64_t rows) {
@@ -100,12 +100,14 @@ LINNET_INLINE void decode_fp8(const Fp8Tables& tables, __m512i codes, Ints (&out
     out[1].v = _mm512_unpackhi_epi8(low_bytes, high_bytes);
 }
 
-// A codebook times one scale, rounded to bf16: by index, in the lower and in the upper half of a lane.
+// A codebook times one scale, rounded to bf16 by the instruction, here and wherever it is rounded below: it makes
+// denormals zero, where rounding by integers lets the greatest of them become the smallest normal number. By index, in
+// the lower and in the upper half of a lane.
 struct ScaledCodebook {
     __m512i low, high;
 };
 LINNET_INLINE ScaledCodebook scale_codebook(Floats codebook, float scale) {
-    const __m512i low = _mm512_cvtepu16_epi32(narrow_bf16(codebook * splat(scale)));
+    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((codebook * splat(scale)).v));
     return {low, _mm512_slli_epi32(low, 16)};
 }
 
@@ -116,8 +118,7 @@ LINNET_INLINE __m512i decode_codebook(const ScaledCodebook& book, __m128i codes)
                            _mm512_permutexvar_epi32(_mm512_srli_epi32(pairs, 4), book.high));
 }
 
-// The same for two outputs, as tables of bytes: the first output's in the lower two quarters. The instruction flushes
-// denormals, which the dot product does anyway.
+// The same for two outputs, as tables of bytes: the first output's in the lower two quarters.
 struct PairCodebook {
     __m512i low, high;
 };
@@ -211,7 +212,7 @@ LINNET_INLINE void dot_steps(const LinearWeight& weight, int64_t n, const uint8_
 
 // Four outputs from n on times M rows; sums as in bf16_few.h. `fetch`: prefetch what comes next.
 template <int M, bool fp8>
-static void few_outputs(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, const Fp8Tables& tables,
+static void few_decoded(const LinearWeight& weight, const uint16_t* x, int64_t ldx, int64_t n, const Fp8Tables& tables,
                         bool fetch, float* sums, int64_t block_floats) {
     const uint8_t* w[2 * PAIRS];
     for (int i = 0; i < 2 * PAIRS; ++i)  // outputs that do not exist repeat the last one; nobody reads their sums
@@ -266,14 +267,14 @@ static void multiply_directly(const LinearWeight& weight, const uint16_t* x, int
         for (int64_t i = 0; i < outputs; i += 2 * PAIRS)
             for (int64_t tile = 0; tile < tiles; ++tile) {
                 const int64_t row = rows * tile / tiles, count = rows * (tile + 1) / tiles - row;
-                const auto kernel = count == 1   ? few_outputs<1, fp8>
-                                    : count == 2 ? few_outputs<2, fp8>
-                                    : count == 3 ? few_outputs<3, fp8>
-                                    : count == 4 ? few_outputs<4, fp8>
-                                    : count == 5 ? few_outputs<5, fp8>
-                                    : count == 6 ? few_outputs<6, fp8>
-                                    : count == 7 ? few_outputs<7, fp8>
-                                                 : few_outputs<8, fp8>;
+                const auto kernel = count == 1   ? few_decoded<1, fp8>
+                                    : count == 2 ? few_decoded<2, fp8>
+                                    : count == 3 ? few_decoded<3, fp8>
+                                    : count == 4 ? few_decoded<4, fp8>
+                                    : count == 5 ? few_decoded<5, fp8>
+                                    : count == 6 ? few_decoded<6, fp8>
+                                    : count == 7 ? few_decoded<7, fp8>
+                                                 : few_decoded<8, fp8>;
                 kernel(weight, x + row * ldx, ldx, n + i, tables, tile == 0, sums + row * row_floats + i * CHAINS,
                        block_floats);
             }
@@ -308,7 +309,8 @@ static void decode_output(const LinearWeight& weight, int64_t n, const Fp8Tables
         }
     } else {
         decode_row(weight, n, row);
-        cast_bf16(row, out, columns);
+        for (int64_t c = 0; c < columns; c += 16)
+            _mm256_storeu_si256((__m256i*)(out + c), (__m256i)_mm512_cvtneps_pbh(load_first(row + c, columns - c).v));
     }
 }
 

@@ -284,7 +284,7 @@ void test_tier(const char* tier, const LinearKernels& k, int trials) {
                   rows, 0);
         check(tier, k, make_weight(Storage::codebook, 4, outputs, columns, group, false), InputType::fp32, rows, 0);
     }
-    for (const int64_t rows : {2, 9}) {
+    for (const int64_t rows : {2, 9, 33, 41}) {
         const int64_t columns = 2048 * pick(1, 2) + 96 * pick(1, 3);
         check(tier, k, make_weight(Storage::codebook, 4, 41, columns, 96, false, true), InputType::bf16, rows, 0);
         check(tier, k, make_weight(Storage::fp8_e4m3, 8, 41, columns, columns, false), InputType::bf16, rows, 0);

@@ -22,6 +22,7 @@ from linnet.evals.questions import QuestionSet
 from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
 from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
 from linnet.evals.text_loss import TextLoss, Windows, compare, document_windows, perplexity
+from linnet.program.choose_numerics import OWN_KV
 
 NOISE_FLOOR_WINDOWS = 4
 
@@ -86,7 +87,7 @@ def evaluate(
 ) -> Report:
     """Measure one checkpoint, alone or against a reference. ``created`` is an ISO 8601 time.
 
-    ``kv_cache`` is the candidate's; the reference keeps its policy's own.
+    ``kv_cache`` is the candidate's; the reference's is its policy's own, whatever its checkpoint prescribes.
 
     Raises ConfigError where the two models do not share a vocabulary, CheckpointError for damaged files.
     """
@@ -94,7 +95,9 @@ def evaluate(
         raise ConfigError("nothing to measure: give a text, a question set or both")
     with ExitStack() as stack:
         candidate = stack.enter_context(open_model(candidate_path, policy, kv_cache))
-        reference = None if reference_path is None else stack.enter_context(open_model(reference_path, policy))
+        reference = None
+        if reference_path is not None:
+            reference = stack.enter_context(open_model(reference_path, policy, OWN_KV[policy]))
         if reference is not None:
             _require_same_tokens(candidate, reference)
         cut = None
@@ -102,7 +105,7 @@ def evaluate(
             limit = min(context, *(llm.max_model_len for llm in (candidate, reference) if llm is not None))
             cut = text.cut(candidate, limit, stride, max_tokens)
         if reference is not None and reference_path is not None and baseline is None:
-            with open_model(reference_path, "exact") as exact:
+            with open_model(reference_path, "exact", OWN_KV["exact"]) as exact:
                 baseline = measure_baseline(reference, exact, cut, questions, progress)
         loss = alone = None
         if cut is not None and reference is not None:

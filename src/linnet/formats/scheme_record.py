@@ -99,9 +99,9 @@ def _element(bits: Any, kind: Any, scale_dtype: Any, where: str, ours: bool) -> 
             return "fp8_e4m3"
         if ours and kind in OUR_ELEMENTS and bits == ELEMENT_BITS[kind]:
             return kind
-    raise UnsupportedError(
-        f"{where}: {bits!r:.20}-bit {kind!r:.20} is not supported; supported: int 2, 3, 4, 8, float 8"
-    )
+    own = [f"{name} {ELEMENT_BITS[name]}" for name in OUR_ELEMENTS] if ours else []
+    supported = ", ".join(["int 2, 3, 4, 8", "float 8", *own])
+    raise UnsupportedError(f"{where}: {bits!r:.20}-bit {kind!r:.20} is not supported; supported: {supported}")
 
 
 def _flag(value: Any, where: str, key: str) -> bool:

@@ -222,7 +222,7 @@ class CheckpointWriter:
                 if name.endswith(".weight") and len(item.info.shape) == 2
             ]
             record = quantization_record(self._modules, dense)
-            source = config.get("quantization_config")
+            source = config.get("quantization_config", config.get("compression_config"))
             if isinstance(source, dict):  # a dense model that prescribes its KV cache goes on doing so
                 record["kv_cache_scheme"] = source.get("kv_cache_scheme")
             final["quantization_config"] = record

@@ -61,6 +61,10 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")
 
 
+OWN_KV: dict[Policy, Literal["fp32", "bf16"]] = {"exact": "fp32", "fast": "bf16"}
+"""What a policy stores keys and values as where nobody prescribes anything."""
+
+
 def rounded_name(name: str, target: DenseType | Scheme) -> str:
     """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``."""
     if not isinstance(target, Scheme):
@@ -71,7 +75,7 @@ def rounded_name(name: str, target: DenseType | Scheme) -> str:
 def kv_scheme(policy: Policy, kv_cache: KVCache) -> DenseType | Scheme:
     """What a KV state stores. Quantised: symmetric, one fp32 scale per token and head, computed when it is written."""
     if kv_cache == "auto":
-        return "fp32" if policy == "exact" else "bf16"
+        return OWN_KV[policy]
     if kv_cache == "fp32" or kv_cache == "bf16":
         return kv_cache
     return quantised_kv("fp8_e4m3" if kv_cache == "fp8" else kv_cache)

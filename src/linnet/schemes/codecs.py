@@ -87,15 +87,13 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     max|w|. Ternary has no use for the extremes: its scale is the one with the least squared error (ternary.py).
     A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
     """
+    if scheme.element == "ternary":
+        return ternary_scales(weight, scheme), None
     low, high = _extremes(weight, scheme)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise CheckpointError(f"a weight of shape {list(weight.shape)} holds NaN or infinity and cannot be quantised")
     np.minimum(low, np.float32(0), out=low)
     np.maximum(high, np.float32(0), out=high)
     smallest, largest = code_range(scheme)
     zero_point: Array | None = None
-    if scheme.element == "ternary":
-        return ternary_scales(weight, scheme), None
     if scheme.element in CODEBOOKS:
         scale = np.maximum(-low, high)
     elif scheme.symmetric:
@@ -120,14 +118,18 @@ def round_scale(scale: Array, scheme: Scheme) -> Array:
 
 
 def ternary_scales(weight: Array, scheme: Scheme, importance: Array | None = None) -> Array:
-    """Scale of a ternary weight with the least sum of importance * (scale * code - w)^2; ``importance`` [columns]."""
+    """Scale of a ternary weight with the least sum of importance * (scale * code - w)^2; ``importance`` [columns].
+
+    CheckpointError if the weight holds NaN or infinity.
+    """
+    _extremes(weight, scheme)
     return round_scale(
         least_squares_scales(weight, importance, scale_shape(scheme, weight.shape), scheme.block), scheme
     )
 
 
 def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
-    """Smallest and largest element per scale, fp32, in the scale's shape."""
+    """Smallest and largest element per scale, fp32, in the scale's shape; CheckpointError if one is not finite."""
     rows, columns = weight.shape
     shape = scale_shape(scheme, (rows, columns))
     height = scheme.block[0] if scheme.block is not None else 1
@@ -144,6 +146,8 @@ def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
             lows.append(grouped.min(axis=2))
             highs.append(grouped.max(axis=2))
     low, high = np.concatenate(lows), np.concatenate(highs)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise CheckpointError(f"a weight of shape {list(weight.shape)} holds NaN or infinity and cannot be quantised")
     if scheme.granularity == "tensor":
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     return low, high

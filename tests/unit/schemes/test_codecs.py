@@ -167,6 +167,8 @@ def test_a_weight_with_nan_is_refused() -> None:
         weight[2, 3] = bad
         with pytest.raises(CheckpointError, match="NaN or infinity"):
             compute_scales(weight, Scheme("int4", "group", 16))
+        with pytest.raises(CheckpointError, match="NaN or infinity"):
+            ternary_scales(weight, Scheme("ternary", "group", 16), np.ones(32, np.float32))
 
 
 def test_narrow_weights_are_widened_first() -> None:

@@ -226,8 +226,8 @@ class _Rounder:
         scaled = values / scale
         codebook = _CODEBOOKS.get(self._scheme.element)
         if codebook is not None:
-            values, midpoints = codebook
-            return values[torch.searchsorted(midpoints, scaled)] * scale
+            levels, midpoints = codebook
+            return levels[torch.searchsorted(midpoints, scaled)] * scale
         if self._zeros is not None:
             scaled += self._zeros[index]
         scaled.clamp_(self._smallest, self._largest)
