@@ -55,3 +55,16 @@ def test_every_index_of_a_codebook(isa: str, rows: int) -> None:
     y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4_VALUES)
     expected = (NF4_VALUES[indices[:rows], None] * scales).astype(ml_dtypes.bfloat16).astype(np.float32)
     assert (y == expected).all()
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_what_rounds_to_the_smallest_normal_number_does_so_for_any_number_of_rows(isa: str) -> None:
+    """The greatest denormal of fp32 is nearest to 2^-126 in bf16, and an instruction that flushes makes it zero."""
+    scales = np.full(40, 1.17537e-38, np.float32)
+    codes = np.full((40, COLUMNS // 2), 0xFF, np.uint8)
+    found = []
+    for rows in (1, 8, 33):
+        y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4_VALUES)
+        found.append(y[:1].view(np.uint32))
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
