@@ -53,10 +53,13 @@ def test_model_record_and_certificate(tmp_path: Path) -> None:
 
 
 def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
-    """The second model may get less memory for its cache than the first."""
+    """The second model may get less memory for its cache than the first. The reference's KV cache is its policy's own,
+    whatever its checkpoint prescribes; only the candidate's is asked for or left to its checkpoint."""
+    asked: list[tuple[str, str, str]] = []
     candidate, reference = (write_tiny_llama(tmp_path / name) for name in ("candidate", "reference"))
 
     def open_model(path: Path, policy: str, kv_cache: str = "auto") -> LLM:
+        asked.append((path.name, policy, kv_cache))
         length = 24 if path == reference else 48
         return LLM(path, policy="exact", backend="reference", max_model_len=length, max_sequences=2, token_budget=32)
 
@@ -64,7 +67,7 @@ def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
         candidate,
         reference,
         open_model,
-        policy="exact",
+        policy="fast",
         text=evals.EvaluationText("t", ("the cat in the hat. " * 4,)),
         questions=None,
         context=48,
@@ -77,6 +80,7 @@ def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
     assert (report.text.context, report.text.tokens) == (24, 40)
     assert report.divergence is not None
     assert report.divergence.maximum == 0
+    assert asked == [("candidate", "fast", "auto"), ("reference", "fast", "bf16"), ("reference", "exact", "fp32")]
 
 
 def _written(path: Path, report: Report) -> Path:

@@ -319,15 +319,18 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_the_schemes_of_resumed_modules_reach_the_config(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_the_schemes_of_resumed_modules_reach_the_config(key: str, tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path / "m", resume=True)
     for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16"), ("d", "TERNARY")):
         writer.add_packed(module, quantize_weight(tensors()["layers.0.up.weight"], parse_scheme(name).linear))
     writer.commit()
     writer.close()
     with CheckpointWriter(tmp_path / "m", resume=True) as writer:
-        writer.publish({**CONFIG, "quantization_config": {"quant_method": "stale"}})
+        cache = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}
+        writer.publish({**CONFIG, key: {"quant_method": "stale", "kv_cache_scheme": cache}})
     config = json.loads((tmp_path / "m" / "config.json").read_text())["quantization_config"]
+    assert config["kv_cache_scheme"] == cache, "what a dense source prescribes for its cache stays"
     assert (config["quant_method"], config["format"]) == ("linnet", "mixed-precision")
     with Checkpoint.open(tmp_path / "m") as checkpoint:
         for module, name in (("a", "W4A16-g16-asym"), ("b", "W8A8"), ("c", "NF4-g16"), ("d", "TERNARY")):
