@@ -124,7 +124,7 @@ class Worker {
             const int64_t ld = task_.partials ? shape_.stride + 2 : shape_.stride;
             float* partial = task_.partials ? partials + first * ld : scratch_.partial;
             float maximum[BLOCK_VECTORS] = {}, sum[BLOCK_VECTORS] = {};
-            look(here, first, count);
+            look(call_, task_, shape_, here.start, first, count, begin_, end_, active_from_, active_to_);
             if (active_from_ < active_to_) {
                 if (!keys_ready) prepare_keys(here);
                 keys_ready = true;
@@ -153,17 +153,6 @@ class Worker {
                           scratch_.sum[first + v], partial + v * ld, maximum[v], sum[v], shape_.stride);
                 }
             }
-        }
-    }
-
-    // Which keys of the partition each vector of the block sees; those that see any are neighbours.
-    void look(const Places& here, int64_t first, int64_t count) {
-        active_from_ = active_to_ = 0;
-        for (int64_t v = 0; v < count; ++v) {
-            see(call_, task_.first_position + (first + v) / shape_.group, here.start, begin_[v], end_[v]);
-            if (begin_[v] >= end_[v]) continue;
-            if (active_to_ == 0) active_from_ = v;
-            active_to_ = v + 1;
         }
     }
 
@@ -240,7 +229,8 @@ class Worker {
             ++begin;
         }
         if (begin / 2 < end / 2) {
-            weigh_run<Form, 1>(rows_, shape_.chunks, weight, begin / 2, end / 2, ahead_, 0, out, 0);
+            weigh_run<Form, 1, 2>(ListedRows{rows_}, shape_.chunks, weight, begin / 2, end / 2, ListedRows{ahead_}, 0,
+                                  out, 0);
         }
         if (begin < end && end % 2 == 1) {
             weigh_single<Form>(rows_[end / 2], shape_.chunks, weight + end - 1, false, out);

@@ -10,58 +10,8 @@ namespace linnet::LINNET_TIER {
 
 namespace {
 
+constexpr int FIRST_CACHE = 3;             // what is prefetched is used soon
 constexpr int64_t AHEAD_BYTES = 16 << 10;  // prefetched, from where keys or values are computed with
-
-// queries: [pairs][BLOCK_VECTORS][2] of one head. scores[v][lane] of the tile's keys. As many pair vectors are
-// prefetched at `ahead`.
-template <typename Form, int vectors>
-LINNET_INLINE void score_tile(const typename Form::Element* queries, int64_t pairs, const char* tile, const char* ahead,
-                              int64_t ahead_bytes, float* scores) {
-    Floats sums[vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) sums[v] = splat(0.0f);
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-        const typename Form::Pair keys = Form::load_pair(tile + pair * Form::BYTES);
-        __builtin_prefetch(ahead + pair * ahead_bytes, 0, 3);
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) {
-            sums[v] = Form::dot(Form::spread(queries + (pair * BLOCK_VECTORS + v) * 2), keys, sums[v]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) store(scores + v * SCORE_STRIDE, sums[v]);
-}
-
-// out[v][0 .. chunks * 16) += weights[v][pair] * row of the pair, for pairs [0, count) in order.
-template <typename Form, int vectors, int chunks>
-LINNET_INLINE void weigh_rows(const char* rows, int64_t row_bytes, const typename Form::Element* weights, int64_t count,
-                              const char* ahead, int64_t ahead_row_bytes, int64_t ahead_bytes, float* out, int64_t ld) {
-    Floats sums[vectors][chunks];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) {
-#pragma GCC unroll 8
-        for (int c = 0; c < chunks; ++c) sums[v][c] = load(out + v * ld + c * LANES);
-    }
-    for (int64_t pair = 0; pair < count; ++pair) {
-        typename Form::Pair values[chunks];
-#pragma GCC unroll 8
-        for (int c = 0; c < chunks; ++c) {
-            values[c] = Form::load_pair(rows + pair * row_bytes + c * Form::BYTES);
-            __builtin_prefetch(ahead + pair * ahead_row_bytes + c * ahead_bytes, 0, 3);
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) {
-            const typename Form::Pair weight = Form::spread(weights + v * SCORE_STRIDE + 2 * pair);
-#pragma GCC unroll 8
-            for (int c = 0; c < chunks; ++c) sums[v][c] = Form::dot(weight, values[c], sums[v][c]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) {
-#pragma GCC unroll 8
-        for (int c = 0; c < chunks; ++c) store(out + v * ld + c * LANES, sums[v][c]);
-    }
-}
 
 struct AbreastScratch {
     float* queries;  // [heads][pairs][BLOCK_VECTORS][2] elements
@@ -195,13 +145,7 @@ class Abreast {
 
     // One partition; its partials (values, maximum, sum of each head's vectors) at `partial`.
     void attend(const Places& here, float* partial) {
-        active_from_ = active_to_ = 0;
-        for (int64_t v = 0; v < shape_.vectors; ++v) {
-            see(call_, task_.first_position + v / shape_.group, here.start, begin_[v], end_[v]);
-            if (begin_[v] >= end_[v]) continue;
-            if (active_to_ == 0) active_from_ = v;
-            active_to_ = v + 1;
-        }
+        look(call_, task_, shape_, here.start, 0, shape_.vectors, begin_, end_, active_from_, active_to_);
         const int64_t size = heads_ * shape_.vectors * ld_;
         for (int64_t i = 0; i < size; ++i) partial[i] = 0.0f;
         if (active_from_ == active_to_) return;
@@ -226,9 +170,10 @@ class Abreast {
                     const int64_t at =
                         head * shape_.vectors * SCORE_STRIDE + here.from - here.start + (tile + i) * shape_.step;
                     over_vectors(shape_.vectors, [&](auto n, int64_t v) {
-                        score_tile<Form, decltype(n)::VALUE>(queries(head) + v * 2, shape_.pairs, widened_keys(keys),
-                                                             ahead, kv_.pair_bytes(),
-                                                             scratch_.scores + at + v * SCORE_STRIDE);
+                        const char* tiles[] = {widened_keys(keys)};
+                        score_block<Form, decltype(n)::VALUE, 1, FIRST_CACHE>(
+                            queries(head) + v * 2, shape_.pairs, tiles, &ahead, kv_.pair_bytes(), shape_.step,
+                            scratch_.scores + at + v * SCORE_STRIDE);
                     });
                     if (kv_.quantised()) load_scales(here, head, tile + i);
                 }
@@ -323,18 +268,8 @@ class Abreast {
     template <int vectors>
     void weigh_tile(const char* rows, int64_t row_bytes, const Element* weights, int64_t count, const char* ahead,
                     float* out) const {
-        constexpr int most = CHUNKS[vectors];
-        int64_t c = 0;
-#define LINNET_WEIGH(n)                                                                                 \
-    for (; most >= n && c + n <= shape_.chunks; c += n)                                                 \
-    weigh_rows<Form, vectors, (n <= most ? n : 1)>(rows + c * Form::BYTES, row_bytes, weights, count,   \
-                                                   ahead + c * kv_.pair_bytes(), kv_.value_row_bytes(), \
-                                                   kv_.pair_bytes(), out + c * LANES, ld_)
-        LINNET_WEIGH(8);
-        LINNET_WEIGH(4);
-        LINNET_WEIGH(2);
-        LINNET_WEIGH(1);
-#undef LINNET_WEIGH
+        weigh_run<Form, vectors, FIRST_CACHE>(EvenRows{rows, row_bytes}, shape_.chunks, weights, 0, count,
+                                              EvenRows{ahead, kv_.value_row_bytes()}, kv_.pair_bytes(), out, ld_);
     }
 
     void widen_values(const char* rows, int64_t count) const {

@@ -42,6 +42,19 @@ LINNET_INLINE void see(const AttentionCall& call, int64_t position, int64_t star
     end = smaller(PARTITION_KEYS, position + 1 - start);
 }
 
+// The same for vectors [first, first + count) of a kv head. Those that see any key, from the active_from-th to before
+// the active_to-th, are neighbours.
+void look(const AttentionCall& call, const AttentionTask& task, const Shape& shape, int64_t start, int64_t first,
+          int64_t count, int64_t* begin, int64_t* end, int64_t& active_from, int64_t& active_to) {
+    active_from = active_to = 0;
+    for (int64_t v = 0; v < count; ++v) {
+        see(call, task.first_position + (first + v) / shape.group, start, begin[v], end[v]);
+        if (begin[v] >= end[v]) continue;
+        if (active_to == 0) active_from = v;
+        active_to = v + 1;
+    }
+}
+
 // Where the keys [from, to) of a partition that starts at `start` are stored for the task's first kv head, by tile.
 struct Places {
     int64_t start, from, to, tiles;

@@ -23,11 +23,26 @@ constexpr int TILES[] = {0, 4, 2, 1, 1};
 constexpr int CHUNKS[] = {0, 4, 2, 1, 1};
 #endif
 
-LINNET_INLINE void prefetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+// Into the second-level cache, or (3) the first.
+template <int locality>
+LINNET_INLINE void prefetch(const char* p) {
+    __builtin_prefetch(p, 0, locality);
+}
+
+// Where the row of values of a pair begins: one by one, or so many bytes apart.
+struct ListedRows {
+    const char* const* rows;
+    const char* operator()(int64_t pair) const { return rows[pair]; }
+};
+struct EvenRows {
+    const char* first;
+    int64_t row_bytes;
+    const char* operator()(int64_t pair) const { return first + pair * row_bytes; }
+};
 
 // queries: [pairs][BLOCK_VECTORS][2]. scores[v][t * step + lane] = sum over dimensions of query v * tile t's key
 // `lane`. While a tile is scored, as many pair vectors are prefetched from `ahead`, `ahead_bytes` each.
-template <typename Form, int vectors, int tiles>
+template <typename Form, int vectors, int tiles, int locality = 2>
 LINNET_INLINE void score_block(const typename Form::Element* queries, int64_t pairs, const char* const* tile,
                                const char* const* ahead, int64_t ahead_bytes, int64_t step, float* scores) {
     Floats sums[tiles][vectors];
@@ -41,7 +56,7 @@ LINNET_INLINE void score_block(const typename Form::Element* queries, int64_t pa
 #pragma GCC unroll 8
         for (int t = 0; t < tiles; ++t) {
             keys[t] = Form::load_pair(tile[t] + pair * Form::BYTES);
-            prefetch(ahead[t] + pair * ahead_bytes);
+            prefetch<locality>(ahead[t] + pair * ahead_bytes);
         }
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
@@ -71,12 +86,12 @@ void score_run(const typename Form::Element* queries, int64_t pairs, const char*
     }
 }
 
-// out[v][0 .. chunks * 16) += sum over pairs [first, last) of weights[v][pair] * rows[pair], keys ascending. `at`:
+// out[v][0 .. chunks * 16) += sum over pairs [first, last) of weights[v][pair] * row of the pair, keys ascending. `at`:
 // bytes from a row's start; ahead, ahead_bytes: as for scores, per row and chunk.
-template <typename Form, int vectors, int chunks>
-LINNET_INLINE void weigh_block(const char* const* rows, int64_t at, const typename Form::Element* weights,
-                               int64_t first, int64_t last, const char* const* ahead, int64_t ahead_at,
-                               int64_t ahead_bytes, float* out, int64_t ld) {
+template <typename Form, int vectors, int chunks, int locality, typename Rows>
+LINNET_INLINE void weigh_block(const Rows& rows, int64_t at, const typename Form::Element* weights, int64_t first,
+                               int64_t last, const Rows& ahead, int64_t ahead_at, int64_t ahead_bytes, float* out,
+                               int64_t ld) {
     Floats sums[vectors][chunks];
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
@@ -87,8 +102,8 @@ LINNET_INLINE void weigh_block(const char* const* rows, int64_t at, const typena
         typename Form::Pair values[chunks];
 #pragma GCC unroll 8
         for (int c = 0; c < chunks; ++c) {
-            values[c] = Form::load_pair(rows[pair] + at + c * Form::BYTES);
-            prefetch(ahead[pair] + ahead_at + c * ahead_bytes);
+            values[c] = Form::load_pair(rows(pair) + at + c * Form::BYTES);
+            prefetch<locality>(ahead(pair) + ahead_at + c * ahead_bytes);
         }
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
@@ -104,15 +119,15 @@ LINNET_INLINE void weigh_block(const char* const* rows, int64_t at, const typena
     }
 }
 
-template <typename Form, int vectors>
-void weigh_run(const char* const* rows, int64_t chunks, const typename Form::Element* weights, int64_t first,
-               int64_t last, const char* const* ahead, int64_t ahead_bytes, float* out, int64_t ld) {
+template <typename Form, int vectors, int locality, typename Rows>
+void weigh_run(const Rows& rows, int64_t chunks, const typename Form::Element* weights, int64_t first, int64_t last,
+               const Rows& ahead, int64_t ahead_bytes, float* out, int64_t ld) {
     constexpr int most = CHUNKS[vectors];
     int64_t c = 0;
-#define LINNET_WEIGH(n)                                                                                 \
-    for (; most >= n && c + n <= chunks; c += n)                                                        \
-    weigh_block<Form, vectors, (n <= most ? n : 1)>(rows, c * Form::BYTES, weights, first, last, ahead, \
-                                                    c * ahead_bytes, ahead_bytes, out + c * LANES, ld)
+#define LINNET_WEIGH(n)                                                                                           \
+    for (; most >= n && c + n <= chunks; c += n)                                                                  \
+    weigh_block<Form, vectors, (n <= most ? n : 1), locality>(rows, c * Form::BYTES, weights, first, last, ahead, \
+                                                              c * ahead_bytes, ahead_bytes, out + c * LANES, ld)
     LINNET_WEIGH(8);
     LINNET_WEIGH(4);
     LINNET_WEIGH(2);
@@ -172,8 +187,8 @@ template <typename Form>
 void weigh_values(const char* const* rows, int64_t chunks, const typename Form::Element* weights, int64_t vectors,
                   int64_t first, int64_t last, const char* const* ahead, int64_t ahead_bytes, float* out, int64_t ld) {
     over_vectors(vectors, [&](auto n, int64_t v) {
-        weigh_run<Form, decltype(n)::VALUE>(rows, chunks, weights + v * SCORE_STRIDE, first, last, ahead, ahead_bytes,
-                                            out + v * ld, ld);
+        weigh_run<Form, decltype(n)::VALUE, 2>(ListedRows{rows}, chunks, weights + v * SCORE_STRIDE, first, last,
+                                               ListedRows{ahead}, ahead_bytes, out + v * ld, ld);
     });
 }
 
