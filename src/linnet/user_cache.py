@@ -3,6 +3,9 @@
 
 from pathlib import Path
 
+TILES, TOKENIZERS, VERIFIED = "tiles", "tokenizers", "verified"
+"""Its folders."""
+
 
 def user_cache_directory() -> Path:
     """Linnet's folder in the user's cache: nothing in it is ever required. RuntimeError for a user without a home."""

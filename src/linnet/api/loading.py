@@ -20,7 +20,7 @@ from linnet.models import ModelSource, load_model
 from linnet.plan import kv_bytes_per_token, output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
-from linnet.user_cache import user_cache_directory
+from linnet.user_cache import TILES, user_cache_directory
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _tile_directory(wanted: bool | Path) -> Path | None:
     if not wanted or isinstance(wanted, Path):
         return wanted or None
     try:
-        return user_cache_directory() / "tiles"
+        return user_cache_directory() / TILES
     except RuntimeError:  # a user without a home
         return None
 

@@ -15,9 +15,9 @@ import typer
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.errors import ConfigError
+from linnet.user_cache import TILES, TOKENIZERS, VERIFIED, user_cache_directory
 
-TILES = "tiles"
-OTHERS = {"tokenizers": "converted tokenizers", "verified": "notes of verified checkpoints"}
+OTHERS = {TOKENIZERS: "converted tokenizers", VERIFIED: "notes of verified checkpoints"}
 """Folder -> what it holds; all of it is made again when it is missing."""
 
 cache = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,8 +131,6 @@ def _remove_content(folder: Path, kept: list[str]) -> int:
 
 
 def _directory() -> Path:
-    from linnet.user_cache import user_cache_directory
-
     try:
         return user_cache_directory()
     except RuntimeError as error:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from linnet.user_cache import user_cache_directory
+from linnet.user_cache import VERIFIED, user_cache_directory
 
 SETTLED_S = 5.0
 _VERSION = b"linnet-verified-1"
@@ -60,4 +60,4 @@ def remember(directory: Path, found: str | None) -> None:
 
 def _entry(directory: Path) -> Path:
     place = hashlib.sha256(str(directory.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return user_cache_directory() / "verified" / place
+    return user_cache_directory() / VERIFIED / place

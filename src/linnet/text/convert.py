@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from linnet.errors import CheckpointError, UnsupportedError
-from linnet.user_cache import user_cache_directory
+from linnet.user_cache import TOKENIZERS, user_cache_directory
 
 SOURCES = (
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -51,7 +51,7 @@ def convert_tokenizer(directory: Path, cache_directory: Path | None = None, pyth
         raise CheckpointError(
             f"{directory}: no tokenizer found; expected tokenizer.json or one of {', '.join(sorted(VOCABULARIES))}"
         )
-    cache = cache_directory if cache_directory is not None else user_cache_directory() / "tokenizers"
+    cache = cache_directory if cache_directory is not None else user_cache_directory() / TOKENIZERS
     target = cache / _digest(present)
     if (target / "tokenizer.json").is_file():
         return target
