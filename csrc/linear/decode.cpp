@@ -235,9 +235,56 @@ static bool try_decode_words(const LinearWeight& weight, int64_t n, int64_t outp
     return true;
 }
 
+// Whole rows of sixteen outputs in fp32, bf16 or fp16; bf16 is transposed in pairs of columns and widened afterwards.
+template <Storage storage>
+static void decode_dense(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel) {
+    constexpr int64_t bytes = storage == Storage::fp32 ? 4 : 2;
+    constexpr int64_t step = storage == Storage::bf16 ? 32 : 16;
+    const uint8_t* base = (const uint8_t*)weight.codes + n * weight.code_row_bytes;
+    const uint8_t* next = base + 16 * TILE_COUNT * weight.code_row_bytes;
+    for (int64_t first = 0; first < columns; first += step) {
+        const int64_t offset = (column + first) * bytes;
+        Ints words[16];
+        if constexpr (storage == Storage::fp16)
+            for (int64_t i = 0; i < 16; ++i)
+                words[i] = as_ints(load_fp16((const uint16_t*)(base + offset + i * weight.code_row_bytes)));
+        else
+            load_rows(words, base + offset, weight.code_row_bytes, 16, weight.columns * bytes - offset);
+        for (int64_t i = 0; i < 16; ++i) __builtin_prefetch(next + offset + i * weight.code_row_bytes, 0, 2);
+        transpose(words);
+        float* target = panel + first * 16;
+        if constexpr (storage == Storage::bf16) {
+            const int64_t pairs = smaller(16, (columns - first) / 2);
+            for (int64_t i = 0; i < pairs; ++i) {
+                store(target + i * 32, as_floats(shift_left<16>(words[i])));
+                store(target + i * 32 + 16, as_floats(words[i] & splat_int(int32_t(0xffff0000))));
+            }
+        } else {
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < 16; ++i) store(target + i * 16, as_floats(words[i]));
+        }
+    }
+}
+
+// False where the panel passes the last output or column.
+static bool try_decode_dense(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
+                             float* panel) {
+    if (weight.scales != nullptr || outputs != 16 || column + columns > weight.columns) return false;
+    if (weight.storage == Storage::bf16)
+        decode_dense<Storage::bf16>(weight, n, column, columns, panel);
+    else if (weight.storage == Storage::fp16)
+        decode_dense<Storage::fp16>(weight, n, column, columns, panel);
+    else if (weight.storage == Storage::fp32)
+        decode_dense<Storage::fp32>(weight, n, column, columns, panel);
+    else
+        return false;
+    return true;
+}
+
 void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
                   float* panel) {
     if (try_decode_words(weight, n, outputs, column, columns, panel)) return;
+    if (try_decode_dense(weight, n, outputs, column, columns, panel)) return;
     for (int64_t c = 0; c < columns; c += 16) {
         Ints rows[16];
         const int64_t group = group_of(weight, column + c);
