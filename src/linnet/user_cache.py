@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where Linnet keeps what it can make again: tiles, converted tokenizers, notes of what was verified."""
+"""Where Linnet keeps what it can make again: tiles, tokenizers, notes of what was verified, fetched models."""
 
 from pathlib import Path
 
-TILES, TOKENIZERS, VERIFIED = "tiles", "tokenizers", "verified"
+TILES, TOKENIZERS, VERIFIED, MODELS = "tiles", "tokenizers", "verified", "models"
 """Its folders."""
 
 

@@ -15,9 +15,13 @@ import typer
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.errors import ConfigError
-from linnet.user_cache import TILES, TOKENIZERS, VERIFIED, user_cache_directory
+from linnet.user_cache import MODELS, TILES, TOKENIZERS, VERIFIED, user_cache_directory
 
-OTHERS = {TOKENIZERS: "converted tokenizers", VERIFIED: "notes of verified checkpoints"}
+OTHERS = {
+    TOKENIZERS: "converted tokenizers",
+    VERIFIED: "notes of verified checkpoints",
+    MODELS: "models fetched by tools/real",
+}
 """Folder -> what it holds; all of it is made again when it is missing."""
 
 cache = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
