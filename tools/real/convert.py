@@ -3,7 +3,7 @@
 
 transformers reads the file and dequantises it; what a GGUF does not say, or says in other words, is put right:
 numbers that passed through float32 (1e-05 came out as 9.999999747378752e-06), the tokenizer's longest input, the ids
-that end an answer. The weights are those of the file, rounded to bf16, so a model quantised there stays as good as that.
+that end an answer. The weights are those of the file, rounded to bf16: what quantising them cost stays lost.
 """
 
 import json

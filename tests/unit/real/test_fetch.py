@@ -88,6 +88,7 @@ def test_a_killed_fetch_leaves_nothing_that_counts(cache: Path) -> None:
         fetch.fetch("small", cache, killed)
     assert names(cache) == [".converting-killed"]
     assert fetch.fetch("small", cache, Index()).read_bytes() == CONTENT
+    assert names(cache) == ["model.gguf"]
 
 
 def test_a_directory_is_made_again_when_it_was_made_from_something_else(
