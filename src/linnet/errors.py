@@ -8,11 +8,19 @@ from collections.abc import Sequence
 
 
 class LinnetError(Exception):
-    """Base of every error a user can cause or act on; ``code`` is stable and appears in JSON."""
+    """Base of every error a user can cause or act on; ``code`` is stable and appears in JSON.
+
+    ``settings``: the parameters that the message names, as Python spells them (``max_model_len``); whoever speaks to
+    somebody who typed something else (``--max-model-len``) says that instead.
+    """
 
     code = "linnet_error"
     exit_status = 1
     http_status = 500
+
+    def __init__(self, message: str = "", *, settings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.settings = tuple(settings)
 
 
 class ConfigError(LinnetError):
@@ -38,10 +46,10 @@ class UnsupportedError(LinnetError):
     exit_status = 4
     http_status = 400
 
-    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, reasons: Sequence[str] = (), *, settings: Sequence[str] = ()) -> None:
         self.reasons = tuple(reasons)
         detail = "".join(f"\n  - {reason}" for reason in self.reasons)
-        super().__init__(message + detail)
+        super().__init__(message + detail, settings=settings)
 
 
 class CapacityError(LinnetError):

@@ -3,11 +3,17 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
 
 import typer
 
 from linnet.cli import caching, compressing, demonstrating, evaluating, generating, inspecting, serving
+from linnet.cli.words import Command, UsageError, refusal
 from linnet.errors import LinnetError
+
+INTERRUPTED, READER_GONE = 130, 141
+"""As a shell counts a process that SIGINT or SIGPIPE ended."""
 
 app = typer.Typer(
     name="linnet",
@@ -18,30 +24,62 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LINNET"},
 )
-app.command("compress")(compressing.compress)
-app.command("eval")(evaluating.evaluate)
-app.command("generate")(generating.generate)
-app.command("serve")(serving.serve)
-app.command("inspect")(inspecting.inspect)
-app.command("env")(inspecting.environment)
-app.command("demo")(demonstrating.demo)
+app.command("compress", cls=Command)(compressing.compress)
+app.command("eval", cls=Command)(evaluating.evaluate)
+app.command("generate", cls=Command)(generating.generate)
+app.command("serve", cls=Command)(serving.serve)
+app.command("inspect", cls=Command)(inspecting.inspect)
+app.command("env", cls=Command)(inspecting.environment)
+app.command("demo", cls=Command)(demonstrating.demo)
 app.add_typer(caching.cache, name="cache")
 
 
 def main() -> None:
     """Entry point of the ``linnet`` program."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif name != "stdin" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to stop
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and say what went wrong, if anything did; returns the exit status."""
     try:
-        app(prog_name="linnet")
+        # Not standalone: the parser's own errors come here too and are said like all others.
+        status = app(list(arguments), prog_name="linnet", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told
+    except UsageError as error:
+        sentence = refusal(error)
+        return _say(sentence, error.exit_code) if sentence else int(error.exit_code)
     except LinnetError as error:
-        print(f"linnet: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("linnet: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output is gone (`linnet inspect | head`); Python would complain again while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return _say(f"linnet: {error}", error.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("linnet: interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output is gone (`linnet inspect | head`)
+        _discard_output()
+        return READER_GONE
+    except OSError as error:
+        _discard_output()
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _say(f"linnet: {where}{error.strerror or error}", 1)
+    except MemoryError:
+        return _say("linnet: this machine has not enough memory for that", 1)
+    if status == INTERRUPTED:
+        return _say("linnet: interrupted", INTERRUPTED)
+    return status if isinstance(status, int) else 0
+
+
+def _say(sentence: str, status: int) -> int:
+    print(sentence, file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    """What is left in the buffer has nowhere to go; Python would complain again while flushing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

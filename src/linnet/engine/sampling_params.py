@@ -21,9 +21,9 @@ INT32 = (1 << 31) - 1
 class ParameterError(ConfigError):
     """A ConfigError that knows which parameter of a request it is about."""
 
-    def __init__(self, param: str, message: str) -> None:
+    def __init__(self, param: str, message: str, *, settings: Sequence[str] = ()) -> None:
         self.param = param
-        super().__init__(message)
+        super().__init__(message, settings=(param, *settings))
 
 
 @dataclass(frozen=True, kw_only=True)

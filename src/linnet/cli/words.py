@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person reads when something is wrong: one sentence, in the spelling of what was typed.
+
+The rooms below speak of Python parameters (``max_model_len``); the sentences are theirs, only the names become options
+here. What the command-line parser refuses is said in the same way.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from linnet.cli.compressing import RECIPE_OPTIONS
+from linnet.errors import LinnetError
+
+UsageError: Any = typer.BadParameter.__base__
+"""What the parser raises for an option, argument or command that it cannot take."""
+
+NAMES = {
+    "kv_bytes": "kv_cache_memory",
+    "token_budget": "max_num_batched_tokens",
+    "max_sequences": "max_num_seqs",
+    "scheduling": "scheduling_policy",
+    "max_waiting_requests": "max_waiting",
+    "max_waiting_prompt_tokens": "max_waiting_tokens",
+    "step_budget_s": "step_budget",
+    "shutdown_s": "shutdown_timeout",
+    "deadline_s": "request_timeout",
+    "options": "setting",
+    "overwriting": "overwrite",
+}
+"""Parameters that a command calls something else."""
+
+PHRASES = {"max_model_len": "context"}
+"""What to call a parameter where the command has no option for it, if not by its own words."""
+
+NUMBERS = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "greater_than_equal": "a number",
+    "less_than_equal": "a number",
+}
+"""What pydantic found wrong -> what is accepted, bounds left out."""
+
+
+class Command(TyperCommand):
+    """A command whose errors name its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; a LinnetError leaves with its parameters spelled as this command's options."""
+        try:
+            return super().invoke(ctx)
+        except LinnetError as error:
+            error.args = (spelled(str(error), error.settings, ctx), *error.args[1:])
+            raise
+
+
+def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
+    """``sentence`` with each parameter in ``settings`` replaced by the option that the command takes it from."""
+    options = {parameter.name: _option(parameter) for parameter in ctx.command.params}
+    recipe = ctx.params.get("recipe")
+    for setting in sorted(set(settings), key=len, reverse=True):
+        name = NAMES.get(setting, setting)
+        if recipe is not None and name in RECIPE_OPTIONS:
+            said = f"{setting} in {recipe}"
+        else:
+            said = options.get(name) or PHRASES.get(setting, setting.replace("_", " "))
+        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-])", lambda _, said=said: said, sentence)
+    return sentence
+
+
+def refusal(error: Any) -> str:
+    """The sentence for what the parser could not take, and where to read more; empty where it showed the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(error.format_message())
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "linnet"
+    return f"{command}: {_reason(error)}\nSee: {command} --help"
+
+
+def _reason(error: Any) -> str:
+    parameter = getattr(error, "param", None)
+    missing = type(error).__name__ == "MissingParameter"
+    if parameter is not None and missing:
+        said = _option(parameter) or _placeholder(parameter)
+        return f"{said} is missing: {_plain(getattr(parameter, 'help', '') or '')}"
+    if parameter is not None:
+        return _refused_value(error, _option(parameter) or _placeholder(parameter))
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption":
+        near = ", ".join(sorted(getattr(error, "possibilities", None) or ()))
+        return f"there is no option {option}" + (f"; did you mean {near}?" if near else "")
+    if type(error).__name__ == "BadOptionUsage":
+        return f"{option} needs a value behind it"
+    message = str(error.format_message())
+    return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _refused_value(error: Any, said: str) -> str:
+    for one in _details(error.__cause__):
+        accepted = NUMBERS.get(one.get("type", ""))
+        if accepted is not None:
+            bounds = _bounds(getattr(error.param, "min", None), getattr(error.param, "max", None))
+            return f"{said} is {one.get('input')}; accepted is {accepted}{bounds}"
+    message = str(error.message)
+    return f"{said}: {message[:1].lower()}{message[1:].rstrip('.')}"
+
+
+def _bounds(least: float | None, most: float | None) -> str:
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    return f" of at least {least}" if least is not None else f" of at most {most}" if most is not None else ""
+
+
+def _details(cause: BaseException | None) -> Iterator[Mapping[str, Any]]:
+    """What pydantic, which typer checks values with, found wrong; nothing for older versions of typer."""
+    errors = getattr(cause, "errors", None)
+    yield from errors() if callable(errors) else ()
+
+
+def _option(parameter: Any) -> str | None:
+    """The longest spelling of an option, None for an argument."""
+    spellings = [text for text in parameter.opts if text.startswith("-")]
+    return max(spellings, key=len) if spellings else None
+
+
+def _placeholder(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name).upper()
+
+
+def _plain(markup: str) -> str:
+    return re.sub(r"\[/?[a-z]*\]", "", markup).rstrip(".")
