@@ -27,7 +27,8 @@ class Comparison:
     @property
     def agree(self) -> np.ndarray:
         """Bool: both models rank the same token first."""
-        return np.equal(self.greedy, self.reference_greedy)
+        agree: np.ndarray = np.equal(self.greedy, self.reference_greedy)
+        return agree
 
     @staticmethod
     def of(scores: PromptScores) -> "Comparison":

@@ -34,9 +34,9 @@ def conformance_cases() -> tuple[OpCase, ...]:
     for attributes in (a.Norm("rms", 64, 1e-6), a.Norm("rms", 192, 1e-5, 1.0), a.Norm("layer", 192, 1e-5)):
         cases.append(OpCase("norm", 3, 192, policy="exact", inputs="heavy", attributes=attributes))
     for style in ("half", "interleaved"):
-        cases.append(OpCase("rope", 21, 256, policy="exact", attributes=a.Rope(128, 64, style, _ROPE)))  # type: ignore[arg-type]
+        cases.append(OpCase("rope", 21, 256, policy="exact", attributes=a.Rope(128, 64, style, _ROPE)))
     for activation in ("silu", "gelu", "gelu_tanh", "relu"):
-        cases.append(OpCase("gate", 3, 100, policy="exact", attributes=a.Gate(activation)))  # type: ignore[arg-type]
+        cases.append(OpCase("gate", 3, 100, policy="exact", attributes=a.Gate(activation)))
     for policy in ("exact", "fast"):
         for attention in (
             a.Attention(4, 2, 64, 0.125),
@@ -45,7 +45,7 @@ def conformance_cases() -> tuple[OpCase, ...]:
             a.Attention(4, 2, 24, 0.25, alibi_slopes=(0.5, 0.25, 0.125, 0.0625)),
         ):
             width = attention.heads * attention.head_size
-            cases.append(OpCase("attention", 70, width, policy=policy, attributes=attention))  # type: ignore[arg-type]
+            cases.append(OpCase("attention", 70, width, policy=policy, attributes=attention))
     return (*cases, *_row_cases(), *_kv_cases(), *_step_cases())
 
 

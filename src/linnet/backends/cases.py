@@ -187,9 +187,10 @@ class RandomSource:
             if self._heavy:
                 values[:, random.choice(weight.shape[1], max(1, weight.shape[1] // 128), replace=False)] *= 100
         elif len(weight.shape) == 1 and weight.name != "bias":
-            values = 1 + values / 10
+            values /= 10
+            values += 1
         else:
-            values /= np.sqrt(weight.shape[-1]).astype(np.float32)
+            values /= np.float32(np.sqrt(weight.shape[-1]))
         if isinstance(weight.dtype, LinearScheme):
             return quantize_weight(values, weight.dtype)
         return values.astype(DENSE_DTYPES[weight.dtype], copy=False)
@@ -256,9 +257,9 @@ def build(case: OpCase) -> Program:
         op("rope", RESULT, (x, "positions"), attributes, case.columns)
     else:
         pair = case.kind in ("gate", "add")
-        inputs = (x, embed("up", case.columns)) if pair else (x,)
+        operands = (x, embed("up", case.columns)) if pair else (x,)
         given = len(ops)
-        op(case.kind, RESULT, inputs, a.Add() if case.kind == "add" else attributes, case.columns)
+        op(case.kind, RESULT, operands, a.Add() if case.kind == "add" else attributes, case.columns)
     return _program(values, weights, paged, ops, given)
 
 

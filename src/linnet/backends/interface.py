@@ -127,21 +127,24 @@ class SamplingBatch:
     def greedy(rows: Sequence[int] | np.ndarray) -> "SamplingBatch":
         """Plain greedy sampling of ``rows``: no penalty, no bias, no mask."""
         n = len(rows)
-        off = {
-            name: np.zeros(n, np.float32) for name in ("temperature", "min_p", "presence_penalty", "frequency_penalty")
-        }
-        neutral = {name: np.ones(n, np.float32) for name in ("top_p", "repetition_penalty")}
-        empty = {f"{name}_offsets": np.zeros(n + 1, np.int64) for name in ("history", "generated", "bias")}
-        empty |= {f"{name}_ids": np.zeros(0, np.int32) for name in ("history", "generated", "bias")}
         return SamplingBatch(
             rows=np.asarray(rows, np.int32),
+            temperature=np.zeros(n, np.float32),
             top_k=np.zeros(n, np.int32),
+            top_p=np.ones(n, np.float32),
+            min_p=np.zeros(n, np.float32),
+            repetition_penalty=np.ones(n, np.float32),
+            presence_penalty=np.zeros(n, np.float32),
+            frequency_penalty=np.zeros(n, np.float32),
             seed=np.zeros(n, np.uint64),
             position=np.zeros(n, np.int64),
+            history_offsets=np.zeros(n + 1, np.int64),
+            history_ids=np.zeros(0, np.int32),
+            generated_offsets=np.zeros(n + 1, np.int64),
+            generated_ids=np.zeros(0, np.int32),
+            bias_offsets=np.zeros(n + 1, np.int64),
+            bias_ids=np.zeros(0, np.int32),
             bias_values=np.zeros(0, np.float32),
-            **off,
-            **neutral,
-            **empty,
         )
 
 
@@ -186,12 +189,29 @@ class Numerics:
 class Executable(Protocol):
     """A model bound to a backend."""
 
-    program: Program  # after choose_numerics and the backend's own passes
-    numerics: Numerics
-    choices: Mapping[str, str]  # op name -> kernel name; a fused op appears as the ops it stands for
-    arena_bytes: int
-    kv_bytes_per_block: int
-    tiles: np.ndarray | None  # mapped bytes that are read instead of most of the source's weights, where there are any
+    @property
+    def program(self) -> Program:
+        """After choose_numerics and the backend's own passes."""
+
+    @property
+    def numerics(self) -> Numerics:
+        """What the bits depend on."""
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """Op name -> kernel name; a fused op appears as the ops it stands for."""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory for the values of one step."""
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        """Of all states together."""
+
+    @property
+    def tiles(self) -> np.ndarray | None:
+        """Mapped bytes that are read instead of most of the source's weights, where there are any."""
 
     def allocate_states(self, num_blocks: int) -> object:
         """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""

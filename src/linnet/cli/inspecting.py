@@ -37,9 +37,10 @@ def inspect(
     from linnet.formats import Checkpoint, resolve_model
     from linnet.models import load_model
     from linnet.plan import describe
+    from linnet.program.choose_numerics import known_policy
 
     checkpoint = Checkpoint.open(resolve_model(model, revision), verify=True if verify else None)
-    facts = describe(load_model(checkpoint), policy=policy, context=context, sequences=sequences)
+    facts = describe(load_model(checkpoint), policy=known_policy(policy), context=context, sequences=sequences)
     console = output()
     if as_json:
         print(json.dumps(facts, indent=2))

@@ -80,8 +80,10 @@ def opener(
 ) -> "Callable[..., LLM]":
     """(directory, policy, KV cache type) -> LLM with these settings; the way every command opens a model."""
     from linnet.api import LLM
+    from linnet.program.choose_numerics import known_kv_cache, known_policy
 
     def open_model(path: Path, policy: str, kv_cache: str = "auto") -> "LLM":
-        return LLM(path, policy=policy, kv_cache=kv_cache, backend=backend, threads=threads, isa=isa, **settings)
+        numerics, kv_type = known_policy(policy), known_kv_cache(kv_cache)
+        return LLM(path, policy=numerics, kv_cache=kv_type, backend=backend, threads=threads, isa=isa, **settings)
 
     return open_model

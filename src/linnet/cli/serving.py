@@ -175,6 +175,7 @@ def serve(
     """
     from linnet.api import LLM
     from linnet.formats import resolve_model
+    from linnet.program.choose_numerics import known_kv_cache, known_policy
     from linnet.serve import RequestLimits, ServeConfig, address_of, bind, release, run
 
     if log_format not in ("text", "json"):
@@ -209,8 +210,8 @@ def serve(
     try:
         llm = LLM(
             directory,
-            policy=policy,  # type: ignore[arg-type]  # checked by LLM
-            kv_cache=kv_cache,  # type: ignore[arg-type]  # checked by LLM
+            policy=known_policy(policy),
+            kv_cache=known_kv_cache(kv_cache),
             backend=backend,
             threads=threads,
             isa=isa,

@@ -53,7 +53,8 @@ class Job:
     def sequences_per_chunk(self) -> int:
         """Calibration rows that run through a block together."""
         assert self.rows is not None
-        return max(1, self.recipe.chunk_tokens // self.rows.token_ids.shape[1])
+        row_tokens: int = self.rows.token_ids.shape[1]
+        return max(1, self.recipe.chunk_tokens // row_tokens)
 
     def last_tapped_segment(self) -> int:
         """The last segment that has to be run for a statistic; -1 if none."""

@@ -69,7 +69,7 @@ def cancel_on_signals(token: CancelToken) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {}
+    previous: dict[signal.Signals, signal._HANDLER] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         token.cancel(signal.Signals(number).name)

@@ -44,7 +44,7 @@ class RowStore:
     def read(self, segment: int, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) as a fresh, aligned tensor."""
         result = torch.empty(stop - start, self._width)
-        view = memoryview(result.numpy()).cast("B")
+        view = result.numpy().data.cast("B")
         path = self.path(segment)
         with read_errors(path, START_AFRESH), open(path, "rb", buffering=0) as file:
             file.seek(start * self._width * 4)
@@ -81,7 +81,7 @@ class RowWriter:
 
     def append(self, rows: torch.Tensor) -> None:
         """fp32 [n, width]."""
-        view = memoryview(rows.contiguous().numpy()).cast("B")
+        view = rows.contiguous().numpy().data.cast("B")
         self._hash.update(view)
         while view:
             view = view[self._file.write(view) :]

@@ -22,7 +22,7 @@ from linnet.evals.questions import QuestionSet
 from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
 from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
 from linnet.evals.text_loss import TextLoss, Windows, compare, document_windows, perplexity
-from linnet.program.choose_numerics import OWN_KV
+from linnet.program.choose_numerics import OWN_KV, known_policy
 
 NOISE_FLOOR_WINDOWS = 4
 
@@ -97,7 +97,7 @@ def evaluate(
         candidate = stack.enter_context(open_model(candidate_path, policy, kv_cache))
         reference = None
         if reference_path is not None:
-            reference = stack.enter_context(open_model(reference_path, policy, OWN_KV[policy]))
+            reference = stack.enter_context(open_model(reference_path, policy, OWN_KV[known_policy(policy)]))
         if reference is not None:
             _require_same_tokens(candidate, reference)
         cut = None

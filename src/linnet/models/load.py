@@ -24,7 +24,7 @@ from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.scheme import DenseType, LinearScheme
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     _check_present(checkpoint, names, required)
     warnings += _explain_the_rest(spec, checkpoint, names, required)
     element = checkpoint.quantization.kv_element
-    kv_type = "fp32" if element is None else quantised_kv(element)
+    kv_type: DenseType | Scheme = "fp32" if element is None else quantised_kv(element)
     program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)

@@ -21,16 +21,32 @@ from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.scheme import INTEGER_ELEMENTS, DenseType, ElementName, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
-POLICIES: tuple[str, ...] = get_args(Policy)
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 KVCache = Literal["auto", "fp32", "bf16", "int8", "fp8", "int4"]
 """What the KV cache stores; auto: what the checkpoint prescribes, else fp32 with ``exact``, bf16 with ``fast``."""
-KV_CACHES: tuple[str, ...] = get_args(KVCache)
+KV_CACHES: tuple[KVCache, ...] = get_args(KVCache)
 
 WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
 """Columns that share an activation scale when the weight has no groups of its own: small models feel every rounding
 and have narrow inputs, where finer groups cost nothing."""
 
 PROJECTIONS = ("linear", "logits")
+
+
+def known_policy(name: str) -> Policy:
+    """A policy by its name; ConfigError lists those there are."""
+    for policy in POLICIES:
+        if policy == name:
+            return policy
+    raise ConfigError(f"unknown numerics policy {name!r}; accepted: {', '.join(POLICIES)}")
+
+
+def known_kv_cache(name: str) -> KVCache:
+    """A type of the KV cache by its name; ConfigError lists those there are."""
+    for kv_cache in KV_CACHES:
+        if kv_cache == name:
+            return kv_cache
+    raise ConfigError(f"unknown KV cache type {name!r}; accepted: {', '.join(KV_CACHES)}")
 
 
 def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
@@ -100,10 +116,7 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
     Raises ConfigError for an unknown policy or KV type or a program whose numerics are already chosen, UnsupportedError
     for activations that a checkpoint prescribes and nobody here can execute.
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"unknown numerics policy {policy!r}; accepted: {', '.join(POLICIES)}")
-    if kv_cache not in KV_CACHES:
-        raise ConfigError(f"unknown KV cache type {kv_cache!r}; accepted: {', '.join(KV_CACHES)}")
+    policy, kv_cache = known_policy(policy), known_kv_cache(kv_cache)
     if any(op.kind in ("quantise", "cast", *FUSED_KINDS) for op in program.ops):
         raise ConfigError(
             "the program already has rounding or fused ops; choose_numerics runs once, on a built program"

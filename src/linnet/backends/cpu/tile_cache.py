@@ -153,7 +153,7 @@ class _Writer:
                 self.finish()
 
     def finish(self) -> None:
-        rest = memoryview(self._piece)[: self._filled]
+        rest = self._piece.data[: self._filled]
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
         self._filled = 0

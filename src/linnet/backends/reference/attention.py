@@ -25,7 +25,7 @@ class Memory(Protocol):
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None: ...
 
     def read(
-        self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor
+        self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None
     ) -> "tuple[StoredRows, StoredRows]":
         """Keys and values of positions 0 .. context of a sequence whose rows are start .. stop."""
 
@@ -100,9 +100,10 @@ class PagedMemory:
                 kept.scales[slots.long()] = new.scales
 
     def read(
-        self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor
+        self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None
     ) -> tuple[StoredRows, StoredRows]:
         """Gather the sequence's slots in position order."""
+        assert block_tables is not None, "paged KV is read through block tables"
         positions = torch.arange(context)
         slots = block_tables[sequence].long()[positions // self.block_size] * self.block_size
         slots = slots + positions % self.block_size
@@ -211,7 +212,7 @@ def _rounded_weights(weights: torch.Tensor, scores: torch.Tensor) -> torch.Tenso
     context = weights.shape[-1]
     padding = -context % PARTITION_KEYS
     padded = torch.nn.functional.pad(scores, (0, padding), value=float("-inf"))
-    top = padded.unflatten(-1, (-1, PARTITION_KEYS)).amax(dim=-1, keepdim=True)
+    top = padded.reshape(*padded.shape[:-1], -1, PARTITION_KEYS).amax(dim=-1, keepdim=True)
     whole = scores.amax(dim=-1, keepdim=True)
     normaliser = torch.exp(scores - whole).sum(dim=-1, keepdim=True)
     greatest = (torch.exp(top.squeeze(-1) - whole) / normaliser).repeat_interleave(PARTITION_KEYS, dim=-1)[

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a range of a Program op by op. Values live in a dict from their writing to their last use."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -12,10 +12,12 @@ from linnet.backends.reference.attention import FunctionalMemory, Memory, attent
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import Op, Program, Segment
+from linnet.schemes.scheme import DenseType, Scheme
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
 
+Kind = TypeVar("Kind", torch.Tensor, ops.QuantisedValue)
 RuntimeValue = torch.Tensor | ops.QuantisedValue
 Tap = Callable[[str, torch.Tensor], None]
 """Called with (value name, fp32 [rows, width]) as soon as a tapped value exists."""
@@ -81,15 +83,15 @@ def run_segment(
 def whole_sequence_inputs(token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """Program inputs for int32 [sequences, length] whole sequences: every row is an output row; no paging."""
     sequences, length = token_ids.shape
-    integers = {"dtype": torch.int32}
+    int32 = torch.int32
     return {
-        "token_ids": token_ids.reshape(-1).to(torch.int32),
-        "positions": torch.arange(length, **integers).repeat(sequences),
-        "kv_slots": torch.arange(sequences * length, **integers),
-        "query_start": torch.arange(0, (sequences + 1) * length, length, **integers)[: sequences + 1],
-        "context_lengths": torch.full((sequences,), length, **integers),
-        "block_tables": torch.zeros((sequences, 1), **integers),
-        "output_rows": torch.arange(sequences * length, **integers),
+        "token_ids": token_ids.reshape(-1).to(int32),
+        "positions": torch.arange(length, dtype=int32).repeat(sequences),
+        "kv_slots": torch.arange(sequences * length, dtype=int32),
+        "query_start": torch.arange(0, (sequences + 1) * length, length, dtype=int32)[: sequences + 1],
+        "context_lengths": torch.full((sequences,), length, dtype=int32),
+        "block_tables": torch.zeros((sequences, 1), dtype=int32),
+        "output_rows": torch.arange(sequences * length, dtype=int32),
     }
 
 
@@ -99,45 +101,64 @@ def _emit(name: str, value: RuntimeValue, on_tap: Tap | None) -> None:
     on_tap(name, ops.dequantise(value) if isinstance(value, ops.QuantisedValue) else value.float())
 
 
-def _execute(op: Op, values: dict[str, RuntimeValue], dtypes: Mapping, weights: WeightTable, memory: Memory) -> None:
+def _execute(
+    op: Op,
+    values: dict[str, RuntimeValue],
+    dtypes: Mapping[str, DenseType | Scheme],
+    weights: WeightTable,
+    memory: Memory,
+) -> None:
     result = _compute(op, [values[name] for name in op.inputs], dtypes, weights, memory)
     if result is not None:
         values[op.outputs[0]] = result
 
 
-def _compute(op: Op, x: list, dtypes: Mapping, weights: WeightTable, memory: Memory) -> RuntimeValue | None:
-    attributes: object = op.attributes
+def _of_kind(kind: type[Kind], value: RuntimeValue, op: Op) -> Kind:
+    if not isinstance(value, kind):
+        raise UnsupportedError(f"{op.name} ({op.kind}) takes a {kind.__name__}, not a {type(value).__name__}")
+    return value
+
+
+def _compute(
+    op: Op,
+    given: Sequence[RuntimeValue],
+    dtypes: Mapping[str, DenseType | Scheme],
+    weights: WeightTable,
+    memory: Memory,
+) -> RuntimeValue | None:
+    attributes: Any = op.attributes
+    if op.kind in ("linear", "logits"):
+        bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
+        return ops.linear(given[0], weights.get(op.weights[0]), bias)
+    if op.kind == "dequantise":
+        return ops.dequantise(_of_kind(ops.QuantisedValue, given[0], op))
+    x = [_of_kind(torch.Tensor, value, op) for value in given]
     match op.kind:
         case "embed":
             return ops.embed(x[0], weights.get(op.weights[0]))
         case "norm":
             bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
-            return ops.norm(x[0], attributes, weights.dense(op.weights[0]), bias)  # type: ignore[arg-type]
-        case "linear" | "logits":
-            bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
-            return ops.linear(x[0], weights.get(op.weights[0]), bias)
+            return ops.norm(x[0], attributes, weights.dense(op.weights[0]), bias)
         case "add":
             return x[0].float() + x[1].float()
         case "scale":
-            return x[0].float() * attributes.factor  # type: ignore[attr-defined]
+            return torch.mul(x[0].float(), attributes.factor)
         case "softcap":
-            return ops.softcap(x[0].float(), attributes.limit)  # type: ignore[attr-defined]
+            return ops.softcap(x[0].float(), attributes.limit)
         case "cast":
-            return x[0].to(ops.TORCH_TYPES[dtypes[op.outputs[0]]])
+            return x[0].to(ops.TORCH_TYPES[cast(DenseType, dtypes[op.outputs[0]])])
         case "quantise":
-            return ops.quantise(x[0], attributes.scheme)  # type: ignore[attr-defined]
-        case "dequantise":
-            return ops.dequantise(x[0])
+            return ops.quantise(x[0], attributes.scheme)
         case "rope":
-            return ops.rope(x[0], x[1], attributes)  # type: ignore[arg-type]
+            return ops.rope(x[0], x[1], attributes)
         case "kv_write":
             memory.write(op.states[0], x[0], x[1], x[2])
             return None
         case "attention":
             query, _, query_start, context_lengths, block_tables = x
-            return attention(query, query_start, context_lengths, block_tables, memory, op.states[0], attributes)  # type: ignore[arg-type]
+            return attention(query, query_start, context_lengths, block_tables, memory, op.states[0], attributes)
         case "gate":
-            return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)  # type: ignore[arg-type]
+            return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)
         case "gather":
             return x[0][x[1].long()]
         case _:

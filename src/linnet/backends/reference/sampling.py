@@ -35,9 +35,10 @@ def uniform(seed: int, position: int, purpose: int) -> float:
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Float64 [rows, vocabulary]."""
-    wide = logits.astype(np.float64)
-    wide = wide - wide.max(axis=1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    wide: np.ndarray = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return wide
 
 
 def sample(logits: np.ndarray, sampling: SamplingBatch) -> SampleResult:

@@ -64,7 +64,7 @@ class _Factor:
 class Gptq:
     """Codes by GPTQ on the Hessian of the calibration rows."""
 
-    Options = GptqOptions
+    Options: ClassVar[type] = GptqOptions
     statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]] = {"hessian": Hessian}
 
     def __init__(self, options: GptqOptions) -> None:

@@ -24,7 +24,7 @@ class RtnOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rtn:
     """Scales from the weight alone, codes by rounding."""
 
-    Options = RtnOptions
+    Options: ClassVar[type] = RtnOptions
     statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]] = {}
 
     def __init__(self, options: RtnOptions) -> None:

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the native module. Arrays are C-contiguous; csrc/*bind.cpp says what each is and checks type and size.
+
+A test compares every name and parameter with the built module.
+"""
+
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+build_id: str
+
+def available_isas() -> list[str]: ...
+def default_threads() -> int: ...
+
+class Storage(enum.Enum):
+    fp32 = 0
+    bf16 = 1
+    fp16 = 2
+    packed_int = 3
+    plain_int8 = 4
+    fp8_e4m3 = 5
+    codebook = 6
+
+class ScaleType(enum.Enum):
+    fp32 = 0
+    bf16 = 1
+    fp16 = 2
+
+class InputType(enum.Enum):
+    fp32 = 0
+    bf16 = 1
+    int8 = 2
+
+class ValueType(enum.Enum):
+    fp32 = 0
+    bf16 = 1
+    fp16 = 2
+    int8 = 3
+
+class KVStorage(enum.Enum):
+    fp32 = 0
+    bf16 = 1
+    int8 = 2
+    fp8 = 3
+    int4 = 4
+
+class RowCount(enum.Enum):
+    tokens = 0
+    outputs = 1
+
+class Activation(enum.Enum):
+    silu = 0
+    gelu = 1
+    gelu_tanh = 2
+    relu = 3
+
+class ThreadPool:
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    def region_s(self, items: int, regions: int) -> float: ...
+
+class LinearWeight:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    def use_tiles(self, isa: str, tiles: NDArray[np.uint8]) -> None: ...
+
+def tile_bytes(isa: str, weight: LinearWeight) -> int: ...
+def make_tiles(isa: str, pool: ThreadPool, weight: LinearWeight, tiles: NDArray[np.uint8]) -> None: ...
+def linear_weight(
+    storage: Storage,
+    bits: int,
+    rows: int,
+    columns: int,
+    codes: NDArray[np.uint8],
+    code_row_bytes: int,
+    group_size: int,
+    scales: NDArray[np.uint8] | None,
+    scale_type: ScaleType,
+    scale_row_stride: int,
+    scale_group_stride: int,
+    zero_points: NDArray[np.uint8] | None,
+    bias: NDArray[np.float32] | None,
+    codebook: NDArray[np.float32] | None = None,
+) -> LinearWeight: ...
+def refuse_linear(arg0: str, arg1: LinearWeight, arg2: InputType, arg3: int, /) -> str | None: ...
+def linear_name(arg0: str, arg1: LinearWeight, arg2: InputType, /) -> str: ...
+def value_bytes(arg0: str, arg1: ValueType, arg2: int, arg3: int, arg4: int, /) -> int: ...
+def kv_bytes_per_block(
+    storage: KVStorage, kv_heads: int, head_size: int, value_head_size: int, block_size: int
+) -> int: ...
+
+class Executor:
+    def __init__(
+        self,
+        isa: str,
+        pool: ThreadPool,
+        max_tokens: int,
+        max_sequences: int,
+        max_outputs: int,
+        block_size: int,
+        max_blocks: int,
+        vocabulary: int,
+        arena_bytes: int,
+    ) -> None: ...
+    def add_value(self, offset: int, rows: RowCount, width: int, type: ValueType, group_size: int) -> int: ...
+    def add_state(self, storage: KVStorage, kv_heads: int, head_size: int, value_head_size: int) -> int: ...
+    def begin_chain(self, name: str) -> None: ...
+    def add_local(self, rows: RowCount, width: int, type: ValueType, group_size: int) -> int: ...
+    def end_chain(self) -> None: ...
+    def add_rope_table(self, inverse_frequencies: Sequence[float], factor: float) -> int: ...
+    def embed(self, arg0: str, arg1: int, arg2: LinearWeight, /) -> None: ...
+    def norm(
+        self,
+        name: str,
+        input: int,
+        output: int,
+        layer: bool,
+        size: int,
+        epsilon: float,
+        offset: float,
+        gain: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def add(self, arg0: str, arg1: int, arg2: int, arg3: int, /) -> None: ...
+    def scale(self, arg0: str, arg1: int, arg2: int, arg3: float, /) -> None: ...
+    def softcap(self, arg0: str, arg1: int, arg2: int, arg3: float, /) -> None: ...
+    def gate(self, arg0: str, arg1: int, arg2: int, arg3: int, arg4: Activation, /) -> None: ...
+    def rope(self, arg0: str, arg1: int, arg2: int, arg3: int, arg4: int, arg5: bool, arg6: int, /) -> None: ...
+    def gather(self, arg0: str, arg1: int, arg2: int, /) -> None: ...
+    def cast(self, arg0: str, arg1: int, arg2: int, /) -> None: ...
+    def quantise(self, arg0: str, arg1: int, arg2: int, /) -> None: ...
+    def dequantise(self, arg0: str, arg1: int, arg2: int, /) -> None: ...
+    def linear(self, arg0: str, arg1: int, arg2: Sequence[int], arg3: Sequence[LinearWeight], /) -> None: ...
+    def gated_linear(
+        self, arg0: str, arg1: int, arg2: int, arg3: Sequence[LinearWeight], arg4: Activation, /
+    ) -> None: ...
+    def kv_write(self, arg0: str, arg1: int, arg2: int, arg3: int, /) -> None: ...
+    def attention(
+        self,
+        name: str,
+        query: int,
+        output: int,
+        state: int,
+        heads: int,
+        rounded: bool,
+        scale: float,
+        window: int,
+        softcap: float,
+        alibi_slopes: NDArray[np.float32] | None,
+    ) -> None: ...
+    @property
+    def kv_bytes_per_block(self) -> int: ...
+    def execute(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        kv_slots: NDArray[np.int32],
+        query_start: NDArray[np.int32],
+        context_lengths: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        output_rows: NDArray[np.int32],
+        states: NDArray[np.uint8],
+        num_blocks: int,
+    ) -> None: ...
+    def rows(self, value: int) -> int: ...
+    def read(self, value: int, out: NDArray[np.float32]) -> None: ...
+    def view(self, value: int) -> NDArray[np.float32]: ...
+    def set_profiling(self, on: bool) -> None: ...
+    def profile(self) -> list[tuple[str, float]]: ...
+
+class Sampler:
+    def __init__(self, isa: str, pool: ThreadPool) -> None: ...
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int32],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        repetition_penalty: NDArray[np.float32],
+        presence_penalty: NDArray[np.float32],
+        frequency_penalty: NDArray[np.float32],
+        seed: NDArray[np.uint64],
+        position: NDArray[np.int64],
+        history_offsets: NDArray[np.int64],
+        history_ids: NDArray[np.int32],
+        generated_offsets: NDArray[np.int64],
+        generated_ids: NDArray[np.int32],
+        bias_offsets: NDArray[np.int64],
+        bias_ids: NDArray[np.int32],
+        bias_values: NDArray[np.float32],
+        top_logprobs: int,
+        allowed: NDArray[np.uint32] | None,
+        purpose: int = 0,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]: ...
+    def score(
+        self,
+        logits: NDArray[np.float32],
+        rows: NDArray[np.int32],
+        targets: NDArray[np.int32],
+        other: NDArray[np.float32] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]: ...
+
+class Limits:
+    def __init__(self, isa: str, pool: ThreadPool, bytes: int) -> None: ...
+    def read_bandwidth(self, streams: int) -> float: ...
+    def int8(self, seconds: float) -> float: ...
+    def bf16(self, seconds: float) -> float: ...
+    def fp32(self, seconds: float) -> float: ...
+
+class LinearRun:
+    def __init__(
+        self,
+        isa: str,
+        pool: ThreadPool,
+        weight: LinearWeight,
+        input: InputType,
+        group_size: int,
+        x: NDArray[np.float32],
+        tiles: bool = False,
+    ) -> None: ...
+    def run(self, y: NDArray[np.float32], first_row: int, rows: int, units: int) -> None: ...
