@@ -69,7 +69,8 @@ def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
             said = f"{setting} in {recipe}"
         else:
             said = options.get(name) or PHRASES.get(setting, setting.replace("_", " "))
-        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-])", lambda _, said=said: said, sentence)
+        written = said.replace("\\", r"\\")  # re.sub reads backslashes in what it puts
+        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-])", written, sentence)
     return sentence
 
 
