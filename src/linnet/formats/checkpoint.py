@@ -18,6 +18,7 @@ from linnet.formats.manifest import MANIFEST_FILE, check_structure, read_manifes
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.quantization import Quantization, read_quantization
+from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
@@ -72,10 +73,10 @@ class Checkpoint:
     @classmethod
     def _open(cls, directory: Path) -> "Checkpoint":
         if not directory.is_dir():
-            raise CheckpointError(f"{directory}: not a directory; a Hugging Face model directory is needed")
+            raise not_a_directory(directory) if directory.exists() else CheckpointError(no_such_path(str(directory)))
         config_path = directory / CONFIG_FILE
         if not config_path.exists():
-            raise CheckpointError(f"{config_path}: missing; a Hugging Face model directory has one")
+            raise no_config(directory)
         config = read_json_object(config_path, MAX_CONFIG_BYTES)
         quantization = read_quantization(config, str(config_path))
         files, tensors = open_files(directory)

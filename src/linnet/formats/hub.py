@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from linnet.errors import CheckpointError
+from linnet.formats.recognise import is_plainly_a_path, near_paths, no_such_path, not_a_directory
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "*.jinja")
 IGNORED = ("consolidated*", "*/*.safetensors")
@@ -25,9 +26,9 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
             raise CheckpointError(f"{path}: a local directory has no revisions, {revision!r} was asked for")
         return path
     if path is not None:
-        raise CheckpointError(f"{path}: a file; the model directory it lies in is needed")
-    if not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
-        raise CheckpointError(f"{text[:200]}: no such directory, and not a Hugging Face model id (owner/name)")
+        raise not_a_directory(path)
+    if is_plainly_a_path(text) or not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
+        raise CheckpointError(no_such_path(text))
     from huggingface_hub import constants, snapshot_download  # here: half a second that local directories do not pay
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -67,12 +68,12 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
         reason = (
             f"the Hugging Face hub cannot be reached: {str(error).splitlines()[0][:160] if str(error) else error!r}"
         )
-    raise CheckpointError(f"{text}: no such directory, and {reason}")
+    raise CheckpointError(f"{text}: no such directory, and {reason}{near_paths(text)}")
 
 
 def _existing(text: str) -> Path | None:
     try:
         path = Path(text).expanduser()
         return path if text and path.exists() else None
-    except (OSError, RuntimeError):  # a name too long, a home that cannot be found
+    except (OSError, RuntimeError, ValueError):  # a name too long, a home that cannot be found, a NUL
         return None

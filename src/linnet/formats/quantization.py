@@ -10,6 +10,7 @@ from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.name_pattern import check_pattern, matches_name
+from linnet.formats.recognise import unreadable_quantization
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record, scheme_from_record
 from linnet.schemes import LinearScheme, layout_of
 from linnet.schemes.scheme import ElementName
@@ -81,9 +82,7 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
         raise CheckpointError(f"{where} must be an object, not {record!r:.80}")
     method = record.get("quant_method", _COMPRESSED_TENSORS)
     if method not in (_COMPRESSED_TENSORS, "linnet"):
-        raise UnsupportedError(
-            f"{where}: quant_method {method!r:.80} is not supported; supported: compressed-tensors, linnet"
-        )
+        raise unreadable_quantization(method, config, where)
     if method == "linnet" and record.get("version") != LINNET_VERSION:
         raise UnsupportedError(
             f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: {LINNET_VERSION}"

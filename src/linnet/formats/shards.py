@@ -7,10 +7,10 @@ from linnet.errors import CheckpointError
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
+from linnet.formats.recognise import no_weights
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def open_files(directory: Path) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
@@ -68,12 +68,4 @@ def _only_file(directory: Path) -> str:
         raise CheckpointError(
             f"{directory}: {len(found)} .safetensors files but no {INDEX_FILE} that says which to use"
         )
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLE_SUFFIXES)
-    if pickles:
-        raise CheckpointError(
-            f"{directory}: only pickle files ({', '.join(pickles[:3])}); Linnet never unpickles, "
-            "save the model as safetensors first (transformers: save_pretrained)"
-        )
-    raise CheckpointError(
-        f"{directory}: no {SINGLE_FILE} and no {INDEX_FILE}, a Hugging Face model directory is needed"
-    )
+    raise no_weights(directory)
