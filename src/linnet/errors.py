@@ -4,7 +4,7 @@
 A message is one sentence for the person at the terminal: what, where, the value, what would be accepted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class LinnetError(Exception):
@@ -58,3 +58,14 @@ class CapacityError(LinnetError):
     code = "capacity_error"
     exit_status = 5
     http_status = 429
+
+
+def unknown_choice(setting: str, value: object, accepted: Iterable[str]) -> ConfigError:
+    """The error for a word that is none of ``accepted``, with the nearest of them where one is near."""
+    from difflib import get_close_matches
+
+    words = list(accepted)
+    near = get_close_matches(str(value).lower(), [word.lower() for word in words], n=1, cutoff=0.6)
+    meant = next((word for word in words if near and word.lower() == near[0]), None)
+    hint = f"; did you mean {meant}?" if meant else ""
+    return ConfigError(f"{setting} is {str(value)[:80]!r}; accepted: {', '.join(words)}{hint}", settings=[setting])

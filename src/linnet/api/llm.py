@@ -220,7 +220,8 @@ class LLM:
         """
         prepared = prepare_prompts(prompt, self.tokenizer)
         if len(prepared) != 1:
-            raise ParameterError("prompt", f"stream takes one prompt, not {len(prepared)}")
+            given = "an empty list was given" if not prepared else f"{len(prepared)} were given"
+            raise ParameterError("prompt", f"one prompt can be streamed at a time; {given}")
         return self._dispatcher.stream(self.prepare(prepared[0], params or SamplingParams(), timeout_s=timeout_s))
 
     def chat(
@@ -335,6 +336,7 @@ class LLM:
                 "prompt",
                 f"the prompt has {len(prompt.token_ids)} tokens; the context holds {self.max_model_len} tokens "
                 "(max_model_len), new ones included",
+                settings=["max_model_len"],
             )
         ends = stop_ids(params, self.tokenizer, self.vocabulary_size)
         seed = self._seed_source() if params.seed is None else params.seed

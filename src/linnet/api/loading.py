@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.api.memory import CachePlan, available_bytes, plan_cache
+from linnet.api.memory import CachePlan, available_bytes, machine_bytes, plan_cache
 from linnet.backends.interface import Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.plan import kv_bytes_per_token, output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
@@ -63,12 +63,12 @@ def load(
 ) -> Loaded:
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
     if policy not in POLICIES:
-        raise ConfigError(f"numerics policy is {policy!r}; accepted: {', '.join(POLICIES)}")
+        raise unknown_choice("policy", policy, POLICIES)
     if kv_cache not in KV_CACHES:
-        raise ConfigError(f"the KV cache's type is {kv_cache!r}; accepted: {', '.join(KV_CACHES)}")
+        raise unknown_choice("kv_cache", kv_cache, KV_CACHES)
     for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
+            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1", settings=[name])
     source = load_model(path)
     if max_model_len is not None:
         source = source.for_context(max_model_len)
@@ -83,6 +83,8 @@ def load(
             max_model_len=max_model_len,
             kv_bytes=kv_bytes,
             free_bytes=available_bytes(),
+            machine_bytes=machine_bytes(),
+            parameters=source.parameters,
         ),
         num_blocks,
         source,

@@ -7,22 +7,30 @@ from pathlib import Path
 from linnet.errors import CapacityError, ConfigError
 
 DEFAULT_SHARE = 0.4
-"""Of the memory that is free at load, for KV, where the user says nothing. It is touched only as it fills."""
+"""Of the memory that is free at load: no more of it goes to the KV cache where the user says nothing."""
+
+DEFAULT_BYTES_PER_PARAMETER = 4
+DEFAULT_TOKENS_PER_SEQUENCE = 512
+"""Within that share the KV cache is as large as the model asks for: room for one whole context, for every sequence at
+512 tokens, and for twice what the weights would take in 16 bits, whichever is most. It is touched only as it fills."""
 
 LEAST_CONTEXT = 16
 
 
 def available_bytes() -> int:
     """Memory that can be taken without swapping: /proc/meminfo, within the cgroup's limit."""
-    available = 1 << 62
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
+    available = _meminfo("MemAvailable:")
     limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
     if limit is not None and used is not None:
         cache = sum(int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("file "))
         available = min(available, max(limit - used + cache, 0))
     return available
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, or of the cgroup where that is less."""
+    limit = _number("/sys/fs/cgroup/memory.max")
+    return min(_meminfo("MemTotal:"), 1 << 62 if limit is None else limit)
 
 
 @dataclass(frozen=True)
@@ -43,30 +51,47 @@ def plan_cache(
     max_model_len: int | None,
     kv_bytes: int | None,
     free_bytes: int,
+    machine_bytes: int = 1 << 62,
+    parameters: int = 0,
 ) -> CachePlan:
     """Choose context and blocks.
 
-    Without ``kv_bytes`` the KV cache gets DEFAULT_SHARE of ``free_bytes``; never more than max_sequences full
-    contexts need. Without ``max_model_len`` the model's own context is used, shortened to what fits.
+    Without ``kv_bytes`` the KV cache gets what a model of so many ``parameters`` asks for (see
+    DEFAULT_BYTES_PER_PARAMETER), at most DEFAULT_SHARE of ``free_bytes``; never more than max_sequences full contexts
+    need. Without ``max_model_len`` the model's own context is used, shortened to what fits.
     Raises ConfigError for values that cannot be, CapacityError when what was asked for does not fit.
     """
     for name, value in (("max_model_len", max_model_len), ("kv_bytes", kv_bytes)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1")
+            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1", settings=[name])
     if max_model_len is not None and max_model_len > model_positions:
-        raise ConfigError(f"max_model_len is {max_model_len}; this model has positions for {model_positions} tokens")
-    room_bytes = kv_bytes if kv_bytes is not None else int(free_bytes * DEFAULT_SHARE)
+        raise ConfigError(
+            f"max_model_len is {max_model_len}; this model reaches {model_positions} tokens",
+            settings=["max_model_len"],
+        )
+    if kv_bytes is not None and kv_bytes > machine_bytes:
+        raise ConfigError(
+            f"kv_bytes is {_human(kv_bytes)}; this machine has {_human(machine_bytes)} of memory", settings=["kv_bytes"]
+        )
     block_bytes = max(bytes_per_token, 1) * block_size
-    room_blocks = room_bytes // block_bytes
     wanted = model_positions if max_model_len is None else max_model_len
+    if kv_bytes is None:
+        most_tokens = max(wanted, max_sequences * DEFAULT_TOKENS_PER_SEQUENCE)
+        asked = max(-(-most_tokens // block_size) * block_bytes, parameters * DEFAULT_BYTES_PER_PARAMETER)
+        room_bytes = min(int(free_bytes * DEFAULT_SHARE), asked)
+    else:
+        room_bytes = kv_bytes
+    room_blocks = room_bytes // block_bytes
     fits = room_blocks * block_size
     length = min(wanted, fits) if max_model_len is None else wanted
     if length > fits or length < min(LEAST_CONTEXT, wanted):
         source = "kv_bytes" if kv_bytes is not None else f"{DEFAULT_SHARE:.0%} of {_human(free_bytes)} free memory"
+        fitting = f"a max_model_len of at most {fits} fits, or give" if fits else "give"
         raise CapacityError(
             f"the KV cache of one sequence of {max(length, min(LEAST_CONTEXT, wanted))} tokens needs "
             f"{_human(-(-max(length, LEAST_CONTEXT) // block_size) * block_bytes)} and {_human(room_bytes)} are given "
-            f"to it ({source}); a max_model_len of at most {fits} fits, or give more with kv_bytes"
+            f"to it ({source}); {fitting} more with kv_bytes",
+            settings=["kv_bytes", "max_model_len"],
         )
     most = max_sequences * -(-length // block_size)
     return CachePlan(length, max(min(room_blocks, most), 1), shortened=length < wanted)
@@ -84,6 +109,14 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
+
+
+def _meminfo(name: str) -> int:
+    """Bytes of a line of /proc/meminfo; where there is none, more than anybody has."""
+    for line in _lines("/proc/meminfo"):
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return 1 << 62
 
 
 def _number(path: str) -> int | None:

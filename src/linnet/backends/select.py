@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from linnet.backends.interface import Backend
-from linnet.errors import ConfigError, LinnetError, UnsupportedError
+from linnet.errors import LinnetError, UnsupportedError, unknown_choice
 from linnet.program.program import Program
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def choose_backend(
     native kernels that are there and damaged, which ``auto`` does not pass over.
     """
     if name != "auto" and name not in _BACKENDS:
-        raise ConfigError(f"unknown backend {name!r}; accepted: auto, {', '.join(_BACKENDS)}")
+        raise unknown_choice("backend", name, ("auto", *_BACKENDS))
     refusals: list[str] = []
     for candidate in _BACKENDS if name == "auto" else (name,):
         try:
@@ -91,7 +91,7 @@ def _cpu(threads: int | None, isa: str | None, tile_directory: Path | None) -> B
 
 def _reference(threads: int | None, isa: str | None, tile_directory: Path | None) -> Backend:
     if isa is not None:
-        raise UnsupportedError(f"isa={isa!r} concerns the cpu backend only")
+        raise UnsupportedError(f"isa is {isa!r}, which only the cpu backend has", settings=["isa"])
     try:
         import torch
     except ImportError as error:

@@ -40,7 +40,7 @@ KVBytes = Annotated[
         parser=parse_bytes,
         metavar="SIZE",
         help="Memory for the KV cache.",
-        show_default="from free memory",
+        show_default="what the model asks for, at most 40 % of free memory",
     ),
 ]
 KVCache = Annotated[

@@ -238,7 +238,7 @@ def serve(
 
 
 def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-def]
-    """Model, numerics, KV tokens and where to connect."""
+    """Model, where to connect, numerics, and what the KV cache has room for (it is touched only as it fills)."""
     import json
 
     tokens = llm.engine.config.num_blocks * llm.engine.config.block_size
@@ -253,9 +253,11 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
                 "url": address,
             }
         )
+    sequences = llm.engine.config.max_sequences
     return (
-        f"{config.names[0]} on {address}  ({llm.numerics_id}; KV cache {tokens:,} tokens, {human_bytes(llm.kv_bytes)}; "
-        f"context {llm.max_model_len:,})"
+        f"{config.names[0]} on {address}  ({llm.numerics_id}; context {llm.max_model_len:,}; KV cache at most "
+        f"{human_bytes(llm.kv_bytes)}, {tokens:,} tokens: {tokens // llm.max_model_len:,} whole contexts, or "
+        f"{sequences:,} sequences of {tokens // sequences:,})"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from linnet.compress.recipe import explain
 from linnet.compress.statistic import Statistic
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, unknown_choice
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
 
@@ -59,7 +59,7 @@ class Algorithm(Protocol):
 def make_algorithm(name: str, options: Mapping[str, Any], known: Mapping[str, type[Algorithm]]) -> Algorithm:
     """The named algorithm with checked options; ConfigError lists what is known."""
     if name not in known:
-        raise ConfigError(f"unknown algorithm {name!r}; known: {', '.join(known)}")
+        raise unknown_choice("algorithm", name, known)
     kind = known[name]
     try:
         return kind(msgspec.convert(dict(options), kind.Options))

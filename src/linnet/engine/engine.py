@@ -275,6 +275,7 @@ class Engine:
                 "prompt" if len(submit.prompt_token_ids) >= most else "max_tokens",
                 f"{len(submit.prompt_token_ids)} prompt tokens and max_tokens {submit.max_tokens} make {total}; the "
                 f"context holds {most} tokens (max_model_len)",
+                settings=["max_tokens", "max_model_len"],
             )
         for name, token_ids in (
             ("stop_token_ids", submit.stop_token_ids),

@@ -154,7 +154,9 @@ def read_rope(
     if not np.isfinite(frequencies).all() or not math.isfinite(attention):
         raise CheckpointError(f"{scaling.where}: these values lead to infinite rotary frequencies")
     if max_context is not None and max_context > longest:
-        raise ConfigError(f"a context of {max_context} tokens was asked for; the model's positions end at {longest}")
+        raise ConfigError(
+            f"max_model_len is {max_context}; this model reaches {longest} tokens", settings=["max_model_len"]
+        )
     scaling.ignore("finetuned", "original_max_position_embeddings")
     if kind == "default":
         scaling.ignore("factor")

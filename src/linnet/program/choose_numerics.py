@@ -13,7 +13,7 @@ start) holds with both policies, unless another is chosen.
 from dataclasses import replace
 from typing import Literal, get_args
 
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
@@ -38,7 +38,7 @@ def known_policy(name: str) -> Policy:
     for policy in POLICIES:
         if policy == name:
             return policy
-    raise ConfigError(f"unknown numerics policy {name!r}; accepted: {', '.join(POLICIES)}")
+    raise unknown_choice("policy", name, POLICIES)
 
 
 def known_kv_cache(name: str) -> KVCache:
@@ -46,7 +46,7 @@ def known_kv_cache(name: str) -> KVCache:
     for kv_cache in KV_CACHES:
         if kv_cache == name:
             return kv_cache
-    raise ConfigError(f"unknown KV cache type {name!r}; accepted: {', '.join(KV_CACHES)}")
+    raise unknown_choice("kv_cache", name, KV_CACHES)
 
 
 def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, unknown_choice
 
 Policy = Literal["fcfs", "priority"]
 
@@ -49,7 +49,9 @@ class SchedulerConfig:
             _at_least(1, name, getattr(self, name))
         _at_least(0, "max_waiting_requests", self.max_waiting_requests)
         if self.step_budget_s is not None and not self.step_budget_s > 0:
-            raise ConfigError(f"scheduler setting step_budget_s is {self.step_budget_s}; accepted is more than 0")
+            raise ConfigError(
+                f"step_budget_s is {self.step_budget_s}; accepted is more than 0", settings=["step_budget_s"]
+            )
         if self.max_chunk_tokens is not None:
             _at_least(1, "max_chunk_tokens", self.max_chunk_tokens)
         if self.preempt_every is not None:
@@ -58,9 +60,7 @@ class SchedulerConfig:
             # Fewer rows than sequences would make a sequence wait although it has tokens to compute.
             _at_least(self.max_sequences, "max_output_rows", self.max_output_rows)
         if self.policy not in get_args(Policy):
-            raise ConfigError(
-                f"scheduler policy is {self.policy!r}; accepted are {', '.join(map(repr, get_args(Policy)))}"
-            )
+            raise unknown_choice("scheduling", self.policy, get_args(Policy))
 
     @property
     def chunk_tokens(self) -> int:
@@ -75,4 +75,4 @@ class SchedulerConfig:
 
 def _at_least(least: int, name: str, value: int) -> None:
     if value < least:
-        raise ConfigError(f"scheduler setting {name} is {value}; accepted is {least} or more")
+        raise ConfigError(f"{name} is {value}; accepted is {least} or more", settings=[name])

@@ -3,7 +3,7 @@
 
 import pytest
 
-from linnet.api.memory import available_bytes, plan_cache
+from linnet.api.memory import available_bytes, machine_bytes, plan_cache
 from linnet.errors import CapacityError, ConfigError
 
 MIB = 1 << 20
@@ -18,7 +18,7 @@ def plan(**changes: object) -> object:
 
 
 def test_the_models_context_and_no_more_blocks_than_can_be_used() -> None:
-    chosen = plan()
+    chosen = plan(parameters=10**9)
     assert (chosen.max_model_len, chosen.num_blocks, chosen.shortened) == (2048, 4 * 128, False)  # type: ignore[attr-defined]
 
 
@@ -34,8 +34,8 @@ def test_what_was_asked_for_and_does_not_fit_is_a_sentence() -> None:
         plan(kv_bytes=MIB // 2, max_model_len=2048)
     with pytest.raises(CapacityError, match=r"40% of 1.0 MiB free memory\); a max_model_len of at most 400 fits"):
         plan(free_bytes=MIB, max_model_len=1000)
-    with pytest.raises(CapacityError, match="at most 0 fits"):
-        plan(kv_bytes=100)
+    with pytest.raises(CapacityError, match=r"are given to it \(kv_bytes\); give more with kv_bytes"):
+        plan(kv_bytes=100)  # of which not one block can be made
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,20 @@ def test_what_was_asked_for_and_does_not_fit_is_a_sentence() -> None:
 def test_impossible_values(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         plan(**changes)
+
+
+def test_by_default_the_cache_fits_the_model_whatever_is_free() -> None:
+    ample = {"free_bytes": 1 << 40, "max_sequences": 64, "model_positions": 8192}
+    assert plan(**ample, parameters=1000).num_blocks * 16 == 64 * 512  # type: ignore[attr-defined]
+    assert plan(**ample, parameters=20_000_000).num_blocks * 16 * 1024 == 80_000_000 // 16384 * 16384  # type: ignore[attr-defined]
+    assert plan(**{**ample, "max_sequences": 4}, parameters=1).num_blocks * 16 == 8192  # type: ignore[attr-defined]
+    assert plan(**{**ample, "free_bytes": 50 * MIB}, parameters=1000).num_blocks == 1280  # type: ignore[attr-defined]
+
+
+def test_no_more_memory_than_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"kv_bytes is 900.0 GiB; this machine has 20.0 GiB of memory"):
+        plan(kv_bytes=900 << 30, machine_bytes=20 << 30)
+    assert available_bytes() <= machine_bytes()
 
 
 def test_free_memory_is_plausible() -> None:

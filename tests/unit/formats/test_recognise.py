@@ -163,7 +163,7 @@ def test_a_sentence_about_that_form(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("my-modle", "my-model"), ("my-model/", None), ("models2/a", "models"), ("quite-other", None)]
+    ("given", "meant"), [("my-mode", "my-model"), ("my-model/", None), ("models2/a", "models"), ("quite-other", None)]
 )
 def test_a_mistyped_path_is_told_what_lies_near(tmp_path: Path, given: str, meant: str | None) -> None:
     (tmp_path / "my-model").mkdir()

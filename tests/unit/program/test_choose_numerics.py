@@ -140,7 +140,7 @@ def test_a_prescribed_kv_cache_holds_unless_another_is_chosen(policy: Any) -> No
 
 
 def test_an_unknown_kv_cache_is_refused() -> None:
-    with pytest.raises(ConfigError, match="KV cache type 'int5'; accepted: auto, fp32, bf16, int8, fp8, int4"):
+    with pytest.raises(ConfigError, match="kv_cache is 'int5'; accepted: auto, fp32, bf16, int8, fp8, int4"):
         choose_numerics(program(), "fast", "int5")  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ from linnet.scheduler import SchedulerConfig
         ({"max_chunk_tokens": 0}, "max_chunk_tokens is 0"),
         ({"preempt_every": 0}, "preempt_every is 0"),
         ({"max_output_rows": 3, "max_sequences": 4}, "max_output_rows is 3; accepted is 4 or more"),
-        ({"policy": "random"}, "'random'; accepted are 'fcfs', 'priority'"),
+        ({"policy": "random"}, "'random'; accepted: fcfs, priority"),
     ],
 )
 def test_refusals(fields: dict[str, object], message: str) -> None:

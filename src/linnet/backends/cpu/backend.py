@@ -31,7 +31,7 @@ from linnet.backends.interface import (
     Source,
     StampedSource,
 )
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
@@ -61,11 +61,13 @@ class CpuBackend:
     def __init__(self, threads: int | None = None, isa: str | None = None, tile_cache: TileCache | None = None) -> None:
         available = _native.available_isas()
         if isa is not None and isa not in ISAS:
-            raise ConfigError(f"unknown isa {isa!r}; accepted: {', '.join(ISAS)}")
+            raise unknown_choice("isa", isa, ISAS)
         if isa is not None and isa not in available:
-            raise UnsupportedError(f"isa {isa!r} is not available on this machine; available: {', '.join(available)}")
+            raise UnsupportedError(
+                f"isa is {isa!r}, which this machine does not have; it has {', '.join(available)}", settings=["isa"]
+            )
         if threads is not None and not 1 <= threads <= 1024:
-            raise ConfigError(f"threads must be 1 to 1024, not {threads}")
+            raise ConfigError(f"threads is {threads}; accepted is 1 to 1024", settings=["threads"])
         if isa is None and available[0] == "portable":
             _say_portable()
         self.isa: str = isa or available[0]
