@@ -60,6 +60,24 @@ class CapacityError(LinnetError):
     http_status = 429
 
 
+_KINDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "object": "a mapping"}
+
+
+def record_error(message: str) -> str:
+    """What msgspec says of a record that does not fit, in words: ``damping: a number is needed, not a text``."""
+    import re
+
+    sentence, _, place = message.partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    kinds = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", sentence)
+    if kinds:
+        wanted, got = (" or ".join(_KINDS.get(kind, kind) for kind in text.split(" | ")) for text in kinds.groups())
+        sentence = f"{wanted} is needed, not {got}"
+    sentence = re.sub(r"^Object contains unknown field `([^`]*)`", r"there is no key '\1'", sentence)
+    sentence = re.sub(r"^Object missing required field `([^`]*)`", r"the key '\1' is missing", sentence)
+    return f"{place}: {sentence}" if place else sentence
+
+
 def unknown_choice(setting: str, value: object, accepted: Iterable[str]) -> ConfigError:
     """The error for a word that is none of ``accepted``, with the nearest of them where one is near."""
     from difflib import get_close_matches

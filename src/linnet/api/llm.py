@@ -218,10 +218,9 @@ class LLM:
 
         Closing the iterator aborts the request.
         """
-        prepared = prepare_prompts(prompt, self.tokenizer)
+        prepared = prepare_prompts(prompt, self.tokenizer) or [PreparedPrompt(None, ())]
         if len(prepared) != 1:
-            given = "an empty list was given" if not prepared else f"{len(prepared)} were given"
-            raise ParameterError("prompt", f"one prompt can be streamed at a time; {given}")
+            raise ParameterError("prompt", f"one prompt can be streamed at a time; {len(prepared)} were given")
         return self._dispatcher.stream(self.prepare(prepared[0], params or SamplingParams(), timeout_s=timeout_s))
 
     def chat(
@@ -334,7 +333,7 @@ class LLM:
         if params.max_tokens is None and room < 1 and params.prompt_logprobs is None:
             raise ParameterError(
                 "prompt",
-                f"the prompt has {len(prompt.token_ids)} tokens; the context holds {self.max_model_len} tokens "
+                f"the prompt has {len(prompt.token_ids)} tokens; the context holds {self.max_model_len} "
                 "(max_model_len), new ones included",
                 settings=["max_model_len"],
             )

@@ -68,7 +68,7 @@ def load(
         raise unknown_choice("kv_cache", kv_cache, KV_CACHES)
     for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1", settings=[name])
+            raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
     source = load_model(path)
     if max_model_len is not None:
         source = source.for_context(max_model_len)

@@ -63,7 +63,7 @@ def plan_cache(
     """
     for name, value in (("max_model_len", max_model_len), ("kv_bytes", kv_bytes)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"{name} is {value!r}; accepted is an integer of at least 1", settings=[name])
+            raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
     if max_model_len is not None and max_model_len > model_positions:
         raise ConfigError(
             f"max_model_len is {max_model_len}; this model reaches {model_positions} tokens",

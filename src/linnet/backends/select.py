@@ -41,6 +41,8 @@ def choose_backend(
             refusals.append(f"{candidate}: {error}")
             continue
         except UnsupportedError as error:
+            if error.settings:  # not the backend's limit but a setting that somebody chose
+                raise
             refusals.append(f"{candidate}: {error}")
             continue
         reasons = refused_ops(backend, program) if program is not None else []

@@ -147,7 +147,10 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ConfigError(f"--set {text!r}: give NAME=VALUE, such as damping=0.05")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: {value!r} is not a number, a word, true or false") from None
 
 
 def _group_size(text: str | None) -> int | str | None:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linnet eval``: what exactly got worse, with intervals."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
 from linnet.cli.numbers import parse_count
+from linnet.errors import ConfigError, unknown_choice
 
 if TYPE_CHECKING:
     from linnet.evals import EvaluationText, QuestionSet, Report
@@ -29,7 +31,12 @@ def evaluate(
     max_tokens: Annotated[
         int, options.option(parser=parse_count, metavar="TOKENS", help="Tokens of the text to score.")
     ] = 16384,
-    context: Annotated[int, options.option(parser=parse_count, metavar="TOKENS", help="Window length.")] = 512,
+    context: Annotated[
+        int | None,
+        options.option(
+            parser=parse_count, metavar="TOKENS", help="Window length.", show_default="512, or the model's context"
+        ),
+    ] = None,
     stride: Annotated[
         int | None,
         options.option(parser=parse_count, metavar="TOKENS", help="How far windows advance.", show_default="half"),
@@ -68,6 +75,8 @@ def evaluate(
     from linnet.cli.terminal import notices, stages
     from linnet.formats import resolve_model
 
+    if report is not None:
+        _prepare_folder(report)
     path = resolve_model(model, revision)
     reference = None if against is None else resolve_model(against)
     question_set = _questions(questions, path, per_ability)
@@ -89,7 +98,7 @@ def evaluate(
             text=_text(text),
             questions=question_set,
             context=context,
-            stride=stride if stride is not None else max(context // 2, 1),
+            stride=stride,
             max_tokens=max_tokens,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             progress=progress.update,
@@ -112,6 +121,17 @@ def heldout_text() -> "EvaluationText":
     return evals.EvaluationText("the bundled world's held-out documents", tuple(documents))
 
 
+def _prepare_folder(report: Path) -> None:
+    """Make the report's folder before anything is measured: an hour later is too late to hear that it cannot be."""
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(report.parent, os.W_OK)
+    except OSError as error:
+        raise ConfigError(f"--report {report} cannot be written: {error.strerror}") from None
+    if not writable:
+        raise ConfigError(f"--report {report} cannot be written: nothing may be written in {report.parent}")
+
+
 def _text(path: Path | None) -> "EvaluationText":
     from linnet import evals
     from linnet.text.files import read_corpus
@@ -130,6 +150,8 @@ def _questions(choice: str | None, model: Path, per_ability: int | None) -> "Que
         if not theirs.exists() or theirs.read_bytes() != ours.read_bytes():
             return None
     path = demo.questions_file() if choice in (None, "demo") else Path(choice)
+    if not path.exists() and not path.suffix:  # a word, not a file
+        raise unknown_choice("questions", choice, ("demo", "none", "a .jsonl file"))
     return evals.subset(evals.read_questions(path), per_ability)
 
 

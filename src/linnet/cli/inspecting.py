@@ -41,6 +41,9 @@ def inspect(
 
     checkpoint = Checkpoint.open(resolve_model(model, revision), verify=True if verify else None)
     facts = describe(load_model(checkpoint), policy=known_policy(policy), context=context, sequences=sequences)
+    if verify and checkpoint.manifest is not None:
+        tensors, files = len(checkpoint.names()), len(checkpoint.manifest["files"])
+        facts["verified"] = f"{tensors} tensors and {files} files, all as published"
     console = output()
     if as_json:
         print(json.dumps(facts, indent=2))

@@ -267,13 +267,13 @@ def _keys(path: Path | None) -> tuple[str, ...]:
     if path is not None:
         try:
             lines = path.read_text(encoding="ascii").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"--api-key-file {path}: {type(error).__name__}; accepted is ASCII text, one key a line"
-            ) from None
+        except OSError as error:
+            raise ConfigError(f"--api-key-file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"--api-key-file {path} is not ASCII text, one key a line") from None
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
-            raise ConfigError(f"--api-key-file {path} holds no key")
+            raise ConfigError(f"--api-key-file {path} holds no key; accepted is one key a line")
     variable = os.environ.get(KEY_VARIABLE, "").strip()
     return tuple(dict.fromkeys([*keys, variable] if variable else keys))
 

@@ -22,11 +22,15 @@ def read_rows(
     """
     length = recipe.calibration_length or min(DEFAULT_LENGTH_TOKENS, max_positions)
     if length > max_positions:
-        raise ConfigError(f"calibration rows of {length} tokens exceed the model's context of {max_positions}")
+        raise ConfigError(
+            f"calibration_length is {length}; this model reaches {max_positions} tokens",
+            settings=["calibration_length"],
+        )
     if recipe.calibration is not None or text is None:
         text = _read_text(recipe.calibration)
     tokenizer = Tokenizer.from_directory(model)
-    rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed)
+    name = recipe.calibration or "the calibration text"
+    rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed, name)
     greatest = int(rows.token_ids.max())
     if greatest >= vocabulary_size:
         raise CheckpointError(f"{model}: the tokenizer gives id {greatest}; the embedding has {vocabulary_size} rows")

@@ -102,8 +102,10 @@ def check(
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
         raise CapacityError(
             f"compression is predicted to need {prediction.total / 2**20:.0f} MiB "
-            f"({prediction.describe()}), above the ceiling of {memory_ceiling_bytes / 2**20:.0f} MiB; "
-            f"a smaller chunk_tokens than {recipe.chunk_tokens} or shorter rows need less"
+            f"({prediction.describe()}), above the ceiling of {memory_ceiling_bytes / 2**20:.0f} MiB: "
+            f"a recipe with a smaller chunk_tokens than {recipe.chunk_tokens}, or shorter rows (calibration_length), "
+            "need less",
+            settings=["calibration_length"],
         )
     return Job(directory, model, recipe, algorithm, schemes, linears, embedding, rows, prediction)
 

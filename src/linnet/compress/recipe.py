@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, record_error
 
 RECIPE_VERSION = 1
 DENSE = "dense"
@@ -46,7 +46,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         if self.format_version != RECIPE_VERSION:
             raise ConfigError(
-                f"recipe format_version {self.format_version} is unknown; this build reads {RECIPE_VERSION}"
+                f"recipe format_version {self.format_version} is unknown; this version reads {RECIPE_VERSION}"
             )
         for name, value in (
             ("chunk_tokens", self.chunk_tokens),
@@ -55,7 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             ("group_size", self.group_size),
         ):
             if isinstance(value, int) and value < 1:
-                raise ConfigError(f"recipe: {name} must be positive, not {value}")
+                raise ConfigError(f"{name} is {value}; accepted is 1 or more", settings=[name])
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
@@ -77,8 +77,10 @@ def read_recipe(path: Path) -> Recipe:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is not UTF-8 text (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {path} is not YAML: {yaml_error(error)}") from error
     if not isinstance(record, dict):
         raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_known(Recipe))}")
     return recipe_from(record, where=str(path))
@@ -92,13 +94,21 @@ def recipe_from(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise ConfigError(f"{where}: {explain(error, record, Recipe)}") from error
 
 
+def yaml_error(error: yaml.YAMLError) -> str:
+    """Where and why, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
 def explain(error: msgspec.ValidationError, record: Mapping[str, Any], root: type) -> str:
     """msgspec's message, plus the known keys of the record in which it found the fault."""
     message = str(error)
+    plain = record_error(message)
     if "unknown field" not in message and "missing required field" not in message:
-        return message
+        return plain
     kind = Rule if root is Recipe and "`$.rules" in message else root
-    return f"{message}; known keys: {', '.join(_known(kind))}"
+    return f"{plain}; known keys: {', '.join(_known(kind))}"
 
 
 def _known(kind: type) -> tuple[str, ...]:

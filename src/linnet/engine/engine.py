@@ -273,7 +273,7 @@ class Engine:
         if total > most:
             raise ParameterError(
                 "prompt" if len(submit.prompt_token_ids) >= most else "max_tokens",
-                f"{len(submit.prompt_token_ids)} prompt tokens and max_tokens {submit.max_tokens} make {total}; the "
+                f"{len(submit.prompt_token_ids)} tokens of prompt and max_tokens {submit.max_tokens} make {total}; the "
                 f"context holds {most} tokens (max_model_len)",
                 settings=["max_tokens", "max_model_len"],
             )

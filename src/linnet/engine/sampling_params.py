@@ -73,7 +73,9 @@ class SamplingParams:
         _integer("min_tokens", self.min_tokens, 0, INT32)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ParameterError(
-                "min_tokens", f"min_tokens is {self.min_tokens}; accepted is at most max_tokens, {self.max_tokens}"
+                "min_tokens",
+                f"min_tokens is {self.min_tokens}; accepted is at most max_tokens, {self.max_tokens}",
+                settings=["max_tokens"],
             )
         _number(self, "temperature", 0.0, 100.0)
         _number(self, "top_p", 0.0, 1.0, above=True)
@@ -104,7 +106,8 @@ def _integer(name: str, value: Any, least: int, most: int, optional: bool = Fals
     if optional and value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ParameterError(name, f"{name} is {_shown(value)}; accepted is an integer from {least} to {most}")
+        bounds = f"of at least {least}" if most == INT32 else f"from {least} to {most}"
+        raise ParameterError(name, f"{name} is {_shown(value)}; accepted is a whole number {bounds}")
 
 
 def _number(params: SamplingParams, name: str, least: float, most: float, above: bool = False) -> None:

@@ -25,6 +25,7 @@ from linnet.evals.text_loss import TextLoss, Windows, compare, document_windows,
 from linnet.program.choose_numerics import OWN_KV, known_policy
 
 NOISE_FLOOR_WINDOWS = 4
+DEFAULT_CONTEXT = 512
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class EvaluationText:
     def cut(self, llm: LLM, context: int, stride: int, max_tokens: int | None) -> Windows:
         """Windows of the documents as ``llm`` reads them."""
         tokens = [llm.tokenizer.encode(document) for document in self.documents]
-        return document_windows(tokens, context, min(stride, context), max_tokens)
+        return document_windows(tokens, context, stride, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ def evaluate(
     kv_cache: str = "auto",
     text: EvaluationText | None,
     questions: QuestionSet | None,
-    context: int,
-    stride: int,
+    context: int | None = None,
+    stride: int | None = None,
     max_tokens: int | None,
     created: str,
     progress: Progress,
     baseline: Baseline | None = None,
 ) -> Report:
     """Measure one checkpoint, alone or against a reference. ``created`` is an ISO 8601 time.
+
+    ``context`` tokens a window (None: 512, or what the models reach), which advances by ``stride`` (None: half of it).
 
     ``kv_cache`` is the candidate's; the reference's is its policy's own, whatever its checkpoint prescribes.
 
@@ -102,8 +105,9 @@ def evaluate(
             _require_same_tokens(candidate, reference)
         cut = None
         if text is not None:
-            limit = min(context, *(llm.max_model_len for llm in (candidate, reference) if llm is not None))
-            cut = text.cut(candidate, limit, stride, max_tokens)
+            reached = min(llm.max_model_len for llm in (candidate, reference) if llm is not None)
+            length = window_length(context, reached)
+            cut = text.cut(candidate, length, max(length // 2, 1) if stride is None else stride, max_tokens)
         if reference is not None and reference_path is not None and baseline is None:
             with open_model(reference_path, "exact", OWN_KV["exact"]) as exact:
                 baseline = measure_baseline(reference, exact, cut, questions, progress)
@@ -126,6 +130,16 @@ def evaluate(
             linnet_version=linnet.__version__,
             created=created,
         )
+
+
+def window_length(context: int | None, reached: int) -> int:
+    """Tokens of a window: what was asked for, else DEFAULT_CONTEXT or all that the models reach.
+
+    ConfigError for more than they reach.
+    """
+    if context is not None and context > reached:
+        raise ConfigError(f"context is {context}; accepted is at most {reached} tokens here", settings=["context"])
+    return min(DEFAULT_CONTEXT, reached) if context is None else context
 
 
 def model_record(llm: LLM) -> ModelRecord:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, record_error
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +64,10 @@ def read_questions(path: Path) -> QuestionSet:
     """Read a ``.jsonl`` question set; ConfigError names the line that does not fit."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"question set {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"question set {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"question set {path} is not UTF-8 text (byte {error.start})") from error
     questions = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -73,7 +75,7 @@ def read_questions(path: Path) -> QuestionSet:
         try:
             question = msgspec.json.decode(line, type=Question)
         except msgspec.DecodeError as error:
-            raise ConfigError(f"question set {path}, line {number}: {error}") from error
+            raise ConfigError(f"question set {path}, line {number}: {record_error(str(error))}") from error
         if problem := question.problem():
             raise ConfigError(f"question set {path}, line {number} ({question.id}): {problem}")
         questions.append(question)
@@ -83,9 +85,11 @@ def read_questions(path: Path) -> QuestionSet:
 
 
 def subset(questions: QuestionSet, per_ability: int | None) -> QuestionSet:
-    """The first ``per_ability`` questions of every ability (None: all)."""
+    """The first ``per_ability`` questions of every ability (None: all). ConfigError for less than one."""
     if per_ability is None:
         return questions
+    if per_ability < 1:
+        raise ConfigError(f"per_ability is {per_ability}; accepted is 1 or more", settings=["per_ability"])
     taken: list[Question] = []
     counts: dict[str, int] = {}
     for question in questions.questions:

@@ -65,16 +65,18 @@ def document_windows(
         starts += cut.starts
         left = None if left is None else left - cut.scored_tokens
     if not rows:
-        raise ConfigError("the evaluation text has no document of at least 2 tokens")
+        if max_tokens is not None and max_tokens < 1:
+            raise ConfigError(f"max_tokens is {max_tokens}; accepted is 1 or more", settings=["max_tokens"])
+        raise ConfigError("the evaluation text is too short; 2 tokens or more are needed, one to read, one to score")
     return Windows(tuple(rows), tuple(starts), context, stride)
 
 
 def windows(token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None) -> Windows:
     """Cut a token stream. ConfigError if nothing could be scored or the stride leaves tokens out."""
     if context < 2:
-        raise ConfigError(f"the context is {context} token(s); windows need at least 2")
+        raise ConfigError(f"context is {context}; accepted is 2 tokens or more", settings=["context"])
     if not 0 < stride <= context:
-        raise ConfigError(f"stride {stride} must lie between 1 and the context of {context} tokens")
+        raise ConfigError(f"stride is {stride}; accepted is 1 to the context, {context} tokens", settings=["stride"])
     tokens = tuple(token_ids[: None if max_tokens is None else max_tokens + 1])
     if len(tokens) < 2:
         raise ConfigError(f"the evaluation text has {len(tokens)} token(s); at least 2 are needed")

@@ -2,6 +2,7 @@
 """A model directory, opened: lazy, mapped, checked. Reading order: config, files' headers, manifest, hashes."""
 
 import hashlib
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.large_pages import read_in_large_pages
-from linnet.formats.manifest import MANIFEST_FILE, check_structure, read_manifest, verify
+from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.quantization import Quantization, read_quantization
@@ -22,6 +23,8 @@ from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 4 << 20
@@ -85,12 +88,20 @@ class Checkpoint:
         manifest = read_manifest(directory)
         if manifest is not None:
             check_structure(directory, manifest, tensors)
+        elif lost_manifest(directory):
+            logger.warning(
+                "%s: its %s is gone, so whether its %d tensors and its other files are as they were published is not "
+                "verified",
+                *(directory, MANIFEST_FILE, len(tensors)),
+            )
         return cls(directory, config, files, tensors, manifest, quantization)
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""
         if self.manifest is None:
-            raise CheckpointError(f"{self.path}: there is no manifest to verify against; Linnet's own output has one")
+            raise CheckpointError(
+                f"{self.path}: nothing to verify against: it has no {MANIFEST_FILE}, which only Linnet's own output has"
+            )
         verify(self.path, self.manifest, self._tensors, self._raw)
 
     def _verify_once(self, manifest: dict[str, Any]) -> None:

@@ -58,6 +58,19 @@ def _is_hash(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
+def lost_manifest(directory: Path) -> bool:
+    """Whether Linnet wrote this directory, by its model card or certificate, and its manifest is gone."""
+    if (directory / MANIFEST_FILE).exists():
+        return False
+    if (directory / "loss_certificate.json").exists():
+        return True
+    try:
+        with (directory / "README.md").open("rb") as card:
+            return b"\nlibrary_name: linnet\n" in card.read(4096)
+    except OSError:
+        return False
+
+
 def check_structure(directory: Path, manifest: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
     """Names, types and shapes on disk are those that were published. Cheap; reads no data."""
     path = directory / MANIFEST_FILE
@@ -90,11 +103,12 @@ def verify(
                 "if you edited it on purpose, open without verification or drop its line there"
             )
     hashes = sha256_all((name, raw(name)) for name in tensors)
-    for name, actual in hashes.items():
-        if actual != manifest["tensors"][name]["sha256"]:
-            raise CheckpointError(
-                f"{directory / tensors[name].file}: tensor {name!r} is damaged: "
-                f"its SHA-256 is not the one in {MANIFEST_FILE}"
-            )
+    damaged = [name for name, actual in hashes.items() if actual != manifest["tensors"][name]["sha256"]]
+    if damaged:
+        others = f" (and {len(damaged) - 1} more of {len(hashes)} tensors)" if len(damaged) > 1 else ""
+        raise CheckpointError(
+            f"{directory / tensors[damaged[0]].file}: tensor {damaged[0]!r}{others} is damaged: "
+            f"its SHA-256 is not the one in {MANIFEST_FILE}"
+        )
     if combined_digest(tensors, hashes) != manifest["digest"]:
         raise CheckpointError(f"{directory / MANIFEST_FILE}: its digest does not belong to its tensors")

@@ -13,6 +13,8 @@ from linnet.schemes.scheme import LinearScheme, Scheme
 
 BLOCK_SIZE = 16
 TOKEN_BUDGET = 512
+MOST_AT_ONCE = 1 << 20
+"""Sequences, and tokens of one step, beyond which a prediction would be about no machine there is."""
 
 
 def scheme_text(dtype: str | LinearScheme) -> str:
@@ -52,12 +54,15 @@ def describe(
     """
     longest = source.spec.longest_positions
     if context is not None and not 1 <= context <= longest:
-        raise ConfigError(f"a context of {context} tokens was asked for; accepted is 1 to {longest} for this model")
+        raise ConfigError(
+            f"context is {context}; accepted is 1 to {longest} tokens for this model", settings=["context"]
+        )
     if context is not None:
         source = source.for_context(context)
     spec = source.spec
-    if sequences < 1 or token_budget < 1:
-        raise ConfigError(f"sequences ({sequences}) and token_budget ({token_budget}) must be at least 1")
+    for name, value in (("sequences", sequences), ("token_budget", token_budget)):
+        if not 1 <= value <= MOST_AT_ONCE:
+            raise ConfigError(f"{name} is {value}; accepted is 1 to {MOST_AT_ONCE}", settings=[name])
     tokens = context or spec.max_positions
     limits = Limits(
         max_tokens=token_budget,

@@ -45,23 +45,29 @@ def encode_document(tokenizer: "Tokenizer", text: str) -> np.ndarray:
     return np.concatenate([np.asarray(part, np.int32) for part in parts]) if parts else np.zeros(0, np.int32)
 
 
-def calibration_rows(tokenizer: "Tokenizer", text: str, rows: int, length: int, seed: int) -> CalibrationRows:
+def calibration_rows(
+    tokenizer: "Tokenizer", text: str, rows: int, length: int, seed: int, name: str = "the calibration text"
+) -> CalibrationRows:
     """``rows`` windows of ``length`` consecutive tokens of ``text``, at places drawn by ``seed``.
 
     Windows do not overlap: the text is cut into windows, as many as it holds, and ``rows`` of them are drawn without
     replacement (Philox, so the draw is the same on every machine). A tokenizer that adds BOS starts each row with it.
-    Raises ConfigError when the text is too short, saying how many tokens it has.
+    Raises ConfigError when the text, which it calls ``name``, is too short, saying how many tokens it has.
     """
-    if rows < 1 or length < 2:
-        raise ConfigError(f"calibration rows: rows {rows} and length {length}; accepted are rows >= 1, length >= 2")
-    if not 0 <= seed < 1 << 64:
-        raise ConfigError(f"calibration rows: seed {seed}; accepted is 0 to 2**64 - 1")
+    for setting, value, least in (("calibration_rows", rows, 1), ("calibration_length", length, 2), ("seed", seed, 0)):
+        if value < least:
+            raise ConfigError(f"{setting} is {value}; accepted is {least} or more", settings=[setting])
+    if seed >= 1 << 64:
+        raise ConfigError(f"seed is {seed}; accepted is 0 to 2**64 - 1", settings=["seed"])
     ids = encode_document(tokenizer, text)
     body = length - 1 if tokenizer.adds_bos else length
     windows = len(ids) // body
     if windows < rows:
+        most = f"calibration_rows of at most {windows} fits, or shorter rows" if windows else "shorter rows"
         raise ConfigError(
-            f"the calibration text has {len(ids)} tokens; {rows} rows of {length} tokens need {rows * body}"
+            f"{name} has {len(ids)} tokens; {rows} rows of {length} tokens need {rows * body}: {most} "
+            "(calibration_length), or more text",
+            settings=["calibration_rows", "calibration_length"],
         )
     draw = np.random.Generator(np.random.Philox(key=seed))
     chosen = draw.permutation(windows)[:rows]

@@ -186,7 +186,7 @@ def test_not_a_number_is_named():
 
 def test_options_are_checked_and_list_what_is_known():
     assert isinstance(make_algorithm("gptq", {"act_order": True}, ALGORITHMS), Gptq)
-    with pytest.raises(ConfigError, match="known: rtn, gptq"):
+    with pytest.raises(ConfigError, match="accepted: rtn, gptq"):
         make_algorithm("magic", {}, ALGORITHMS)
     with pytest.raises(ConfigError, match="known keys: damping, act_order, scales"):
         make_algorithm("gptq", {"dampening": 1}, ALGORITHMS)

@@ -38,7 +38,7 @@ def changed(model: Path, target: Path, **config) -> Path:
     ("fields", "error", "message"),
     [
         ({"scheme": "W5A16"}, ConfigError, "schemes: W8A16, W4A16"),
-        ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "known: rtn, gptq"),
+        ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "accepted: rtn, gptq"),
         ({"scheme": "W4A16-g16", "options": {"bits": 4}}, ConfigError, "known keys: damping"),
         (
             {"scheme": "W4A16"},
@@ -53,7 +53,11 @@ def changed(model: Path, target: Path, **config) -> Path:
         ),
         ({"scheme": "W4A16-g16", "rules": [{"match": "re:.*", "scheme": "dense"}]}, ConfigError, "matches|compressed"),
         ({"scheme": "W4A16-g16", "calibration_rows": 10**6}, ConfigError, "tokens; 1000000 rows"),
-        ({"scheme": "W4A16-g16", "calibration_length": 512}, ConfigError, "exceed the model's context of 256"),
+        (
+            {"scheme": "W4A16-g16", "calibration_length": 512},
+            ConfigError,
+            "512; this model reaches 256",
+        ),
         ({"scheme": "W4A16-g16", "calibration": "/nowhere.txt"}, ConfigError, "cannot be read"),
     ],
 )

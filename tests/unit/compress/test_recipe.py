@@ -37,12 +37,15 @@ def test_yaml_and_plain_call_give_the_same_recipe(tmp_path: Path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"scheme": "W4A16", "sheme": 1}, "unknown field `sheme`; known keys: scheme, algorithm, options, group_size"),
-        ({"algorithm": "rtn"}, "missing required field `scheme`; known keys: scheme"),
+        (
+            {"scheme": "W4A16", "sheme": 1},
+            "there is no key 'sheme'; known keys: scheme, algorithm, options",
+        ),
+        ({"algorithm": "rtn"}, "the key 'scheme' is missing; known keys: scheme"),
         ({"scheme": "W4A16", "rules": [{"match": "x", "scheme": "W8A16", "bits": 3}]}, "known keys: match, scheme"),
         ({"scheme": "W4A16", "group_size": "automatic"}, "group_size"),
-        ({"scheme": "W4A16", "group_size": 0}, "group_size must be positive"),
-        ({"scheme": "W4A16", "calibration_rows": -1}, "calibration_rows must be positive"),
+        ({"scheme": "W4A16", "group_size": 0}, "group_size is 0; accepted is 1 or more"),
+        ({"scheme": "W4A16", "calibration_rows": -1}, "calibration_rows is -1; accepted is 1 or more"),
         ({"scheme": "W4A16", "calibration_rows": "many"}, "calibration_rows"),
         ({"scheme": "W4A16", "format_version": 2}, "format_version 2 is unknown"),
     ],

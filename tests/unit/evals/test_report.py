@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="runs on the reference backend")
 
 from linnet import evals
 from linnet.api import LLM
+from linnet.errors import ConfigError
 from linnet.evals.report import Report
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.schemes import parse_scheme, quantize_weight
@@ -63,24 +64,28 @@ def test_windows_fit_into_the_shorter_of_two_contexts(tmp_path: Path) -> None:
         length = 24 if path == reference else 48
         return LLM(path, policy="exact", backend="reference", max_model_len=length, max_sequences=2, token_budget=32)
 
-    report = evals.evaluate(
-        candidate,
-        reference,
-        open_model,
-        policy="fast",
-        text=evals.EvaluationText("t", ("the cat in the hat. " * 4,)),
-        questions=None,
-        context=48,
-        stride=48,
-        max_tokens=40,
-        created="2026-01-01",
-        progress=lambda *_: None,
-    )
+    def evaluate(context: int | None) -> evals.Report:
+        return evals.evaluate(
+            candidate,
+            reference,
+            open_model,
+            policy="fast",
+            text=evals.EvaluationText("t", ("the cat in the hat. " * 4,)),
+            questions=None,
+            context=context,
+            max_tokens=40,
+            created="2026-01-01",
+            progress=lambda *_: None,
+        )
+
+    report = evaluate(None)
     assert report.text is not None
     assert (report.text.context, report.text.tokens) == (24, 40)
     assert report.divergence is not None
     assert report.divergence.maximum == 0
     assert asked == [("candidate", "fast", "auto"), ("reference", "fast", "bf16"), ("reference", "exact", "fp32")]
+    with pytest.raises(ConfigError, match="context is 48; accepted is at most 24 tokens here"):
+        evaluate(48)  # what was asked for is not quietly made less
 
 
 def _written(path: Path, report: Report) -> Path:

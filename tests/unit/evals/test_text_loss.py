@@ -45,5 +45,5 @@ def test_no_window_crosses_documents() -> None:
 
 
 def test_documents_without_a_second_token_cannot_be_measured() -> None:
-    with pytest.raises(ConfigError, match="no document"):
+    with pytest.raises(ConfigError, match="too short"):
         document_windows([[1], []], 64, 32)

@@ -32,7 +32,7 @@ def test_types_shapes_and_bytes(tmp_path: Path) -> None:
         assert "d" not in checkpoint
         with pytest.raises(CheckpointError, match="no tensor 'd'"):
             checkpoint.tensor("d")
-        with pytest.raises(CheckpointError, match="no manifest"):
+        with pytest.raises(CheckpointError, match="nothing to verify against"):
             checkpoint.verify()
 
 
@@ -191,3 +191,19 @@ def test_layouts_of_other_versions_are_made_canonical(tmp_path: Path) -> None:
             back = checkpoint.linear(module)
             assert isinstance(back, PackedWeight)
             assert all(np.array_equal(back.arrays[key], expected.arrays[key]) for key in expected.arrays)
+
+
+def test_a_lost_manifest_is_said_and_a_model_that_never_had_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "linnet_manifest.json").unlink(missing_ok=True)
+    Checkpoint.open(directory).close()
+    assert caplog.messages == []  # anybody's model
+    (directory / "README.md").write_text("---\nlibrary_name: linnet\ntags:\n- linnet\n---\n")
+    with Checkpoint.open(directory) as checkpoint:
+        tensors = len(checkpoint.names())
+    assert caplog.messages == [
+        f"{directory}: its linnet_manifest.json is gone, so whether its {tensors} tensors and its other files are as they "
+        "were published is not verified"
+    ]

@@ -46,7 +46,7 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 0 < self.damping <= 1:
-            raise ConfigError(f"gptq damping must lie in (0, 1], not {self.damping}")
+            raise ConfigError(f"damping of gptq is {self.damping}; accepted is above 0 and at most 1")
 
 
 @dataclass(frozen=True)
