@@ -18,6 +18,7 @@ import openai
 from digest_executable import DigestExecutable
 from tiny_llama import CONTEXT, write_tiny_llama
 
+from linnet.api import SamplingDefaults
 from linnet.engine import Engine
 from linnet.scheduler import SchedulerConfig
 from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
@@ -62,6 +63,7 @@ def digest_model(**changes: Any) -> Any:
         vocabulary_size=engine.vocabulary_size,
         max_model_len=config.max_model_len,
         numerics_id="digest",
+        sampling_defaults=SamplingDefaults(),
     )
 
 

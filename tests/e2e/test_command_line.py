@@ -44,6 +44,26 @@ def test_generate_prints_prompt_and_text_and_keeps_facts_off_the_output(model: P
     assert (again.stdout, again.stderr) == (result.stdout, "")
 
 
+def test_generate_follows_what_the_checkpoint_recommends(model: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        result = linnet("generate", str(model), "the cat", "--no-stats", *arguments)
+        assert result.returncode == 0, result.stderr
+        return str(result.stdout)
+
+    other = tmp_path / "generation_config.json"
+    other.write_text('{"temperature": 0.9, "top_k": 5, "max_new_tokens": 9}')
+    config = ("--generation-config", str(tmp_path))
+    asked = ("--temperature", "0.9", "--top-k", "5", "--max-tokens", "9")
+    greedy = run("--max-tokens", "9")
+    assert run(*config) == run(*asked) != greedy
+    assert run(*config, "--temperature", "0") == greedy
+    assert run("--top-k", "5", "--max-tokens", "9") == run("--temperature", "1", "--top-k", "5", "--max-tokens", "9")
+    other.write_text('{"temperature": -1}')
+    broken = linnet("generate", str(model), "the cat", *config)
+    assert (broken.returncode, broken.stdout) == (3, "")
+    assert "generation_config.json: temperature is -1; accepted is a number from 0 to 100" in broken.stderr
+
+
 def test_options_come_from_the_environment_too(model: Path) -> None:
     result = linnet("inspect", str(model), LINNET_INSPECT_SEQUENCES="3", LINNET_INSPECT_AS_JSON="1")
     assert json.loads(result.stdout)["predicted_memory"]["sequences"] == 3

@@ -12,6 +12,8 @@ import openai
 import pytest
 from serving import NAME, Running, digest_model
 
+from linnet.api import SamplingDefaults
+
 PROMPT = "the cat and the hat in the rain"
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"}]
 
@@ -188,3 +190,36 @@ def test_request_ids_are_echoed_or_made(server: Running) -> None:
         assert http.get("/health", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
         made = http.get("/health", headers={"X-Request-Id": "bad id!"}).headers["x-request-id"]
         assert len(made) == 32
+
+
+def test_what_a_checkpoint_recommends_holds_where_a_request_says_nothing() -> None:
+    model = digest_model(num_blocks=512)
+    model.sampling_defaults = SamplingDefaults({"temperature": 0.8, "top_k": 7, "repetition_penalty": 1.2}, 9)
+    with Running(model) as running:
+        http = running.client()
+
+        def text(route: str, body: dict[str, Any]) -> Any:
+            answer = http.post(route, json={"model": NAME, "seed": 3, "ignore_eos": True, **body}).json()
+            choice = answer["choices"][0]
+            return choice.get("text") or choice["message"]["content"], answer["usage"]["completion_tokens"]
+
+        asked = {"temperature": 0.8, "top_k": 7, "repetition_penalty": 1.2}
+        for route, body in (
+            ("/v1/completions", {"prompt": PROMPT}),
+            ("/v1/chat/completions", {"messages": MESSAGES}),
+        ):
+            plain = text(route, body)
+            assert plain == text(route, body | asked)
+            won = text(route, body | {"temperature": 1.0, "top_k": 0, "repetition_penalty": 1.0})
+            assert won != plain
+        assert text("/v1/chat/completions", {"messages": MESSAGES})[1] == 9
+        assert text("/v1/completions", {"prompt": PROMPT})[1] == 16
+        assert text("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 12})[1] == 12
+        http.close()
+
+
+def test_a_chat_without_a_number_ends_at_the_servers_bound() -> None:
+    with Running(digest_model(num_blocks=512), default_max_tokens=11) as running, running.client() as http:
+        body = {"model": NAME, "messages": MESSAGES, "ignore_eos": True}
+        answer = http.post("/v1/chat/completions", json=body).json()
+        assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 11)

@@ -5,11 +5,13 @@ from linnet.api.generation import Dispatcher, Sample
 from linnet.api.llm import LLM, stop_ids
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
+from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison
 from linnet.api.stop import StopFinder
 from linnet.engine import ParameterError, PromptScores, SamplingParams, TokenLogprob
 
 __all__ = [
+    "CHAT_MAX_TOKENS",
     "LLM",
     "Comparison",
     "Completion",
@@ -21,10 +23,13 @@ __all__ = [
     "RequestOutput",
     "Sample",
     "SampleStream",
+    "SamplingDefaults",
     "SamplingParams",
     "StopFinder",
     "TokenLogprob",
+    "new_tokens",
     "prepare_prompt",
     "prepare_prompts",
+    "read_sampling_defaults",
     "stop_ids",
 ]

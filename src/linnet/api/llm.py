@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from linnet.api.generation import Dispatcher, Progress, Sample, request_output
 from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
+from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison, common_config, score_rows
 from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import KVCache, Policy
@@ -63,6 +65,7 @@ class LLM:
         isa: str | None = None,
         tile_cache: bool | Path = True,
         large_pages: bool = False,
+        generation_config: str | Path = "auto",
         keep: Sequence[str] = (),
         check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
@@ -79,6 +82,8 @@ class LLM:
                          kernels read them, for later starts; True: the user's cache.
         large_pages:     whether weights that lie in small pages of memory are read from disk anew, in large ones:
                          slower to start, a tenth to a fifth faster to decode, so what a server wants.
+        generation_config: whose sampling defaults hold where a call gives no params: 'auto': those of the directory's
+                         generation_config.json, 'none', or the folder of another one.
         max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
         kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
         token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
@@ -133,6 +138,7 @@ class LLM:
         for defect in self.tokenizer.templates.defects():
             logger.warning("%s: %s; conversations that need it are refused", self.name, defect.sentence)
         self.engine = Engine(loaded.executable, loaded.config, matcher_factory=matcher_factory, check=check)
+        self._generation_config = generation_config
         self._seed_source = seed_source
         self._check = check
         self._ids = itertools.count()
@@ -179,6 +185,11 @@ class LLM:
         """How many numbers the model has, whatever they are stored as."""
         return self.source.parameters
 
+    @cached_property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """What the checkpoint recommends, under ``generation_config``. Raises CheckpointError, ConfigError."""
+        return read_sampling_defaults(self.path, self._generation_config)
+
     def linear_scheme_names(self) -> list[str]:
         """For every linear of the model, how it is stored: ``int4 group 32``, ``dense``; a tied head as its table."""
         tensors = [linear.tensor.removesuffix(".weight") for linear in self.source.linears()]
@@ -204,24 +215,30 @@ class LLM:
     ) -> list[RequestOutput]:
         """Complete one prompt or many (texts or token ids); results are in the order of the prompts.
 
+        Without ``params`` the checkpoint's recommendations hold (``sampling_defaults``); given ones hold as they are.
         Raises ConfigError for a prompt or parameter that can never run here, before anything has been computed, and
         LinnetError when the model gives no usable distribution. ``progress`` may raise to cancel.
         """
         prepared = prepare_prompts(prompts, self.tokenizer)
-        chosen = prepare_params(params, len(prepared))
-        return self._complete(prepared, chosen, progress, timeout_s)
+        chosen = prepare_params(params, len(prepared), self._recommended)
+        most = self.sampling_defaults.max_tokens if params is None else None
+        return self._complete(prepared, chosen, progress, timeout_s, most)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, timeout_s: float | None = None
     ) -> Iterator[Piece]:
         """Complete one prompt; pieces come as they become certain, the last of each sample with a finish_reason.
 
+        Without ``params`` as in ``generate``.
         Closing the iterator aborts the request.
         """
         prepared = prepare_prompts(prompt, self.tokenizer) or [PreparedPrompt(None, ())]
         if len(prepared) != 1:
             raise ParameterError("prompt", f"one prompt can be streamed at a time; {len(prepared)} were given")
-        return self._dispatcher.stream(self.prepare(prepared[0], params or SamplingParams(), timeout_s=timeout_s))
+        most = self.sampling_defaults.max_tokens if params is None else None
+        chosen = self._recommended() if params is None else params
+        samples = self.prepare(prepared[0], chosen, timeout_s=timeout_s, default_max_tokens=most)
+        return self._dispatcher.stream(samples)
 
     def chat(
         self,
@@ -237,7 +254,11 @@ class LLM:
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or a list of them through the checkpoint's chat template."""
+        """Answer one conversation or a list of them through the checkpoint's chat template.
+
+        Without ``params`` as in ``generate``. Where no max_tokens is given an answer ends after what the checkpoint
+        recommends, else after CHAT_MAX_TOKENS, or where the context is full.
+        """
         conversations = [messages] if is_conversation(messages) or not messages else messages
         texts = [
             self.tokenizer.apply_chat_template(
@@ -252,8 +273,10 @@ class LLM:
             for conversation in conversations
         ]
         prompts = [PreparedPrompt(text, tuple(self.tokenizer.encode_chat(text))) for text in texts]
-        chosen = prepare_params(params, len(prompts))
-        return self._complete(prompts, chosen, progress, timeout_s)
+        chosen = prepare_params(params, len(prompts), self._recommended)
+        bounded = any(one.max_tokens is None for one in chosen)
+        most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
+        return self._complete(prompts, chosen, progress, timeout_s, most)
 
     # Scoring.
 
@@ -324,9 +347,11 @@ class LLM:
         priority: int = 0,
         cache_salt: bytes = b"",
         grammar: str | None = None,
+        default_max_tokens: int | None = None,
     ) -> list[Sample]:
         """The n samples of a prompt as engine messages with their text streams, validated and not yet sent.
 
+        ``default_max_tokens`` bounds them where params name no max_tokens, as far as there is room.
         For those who drive the engine themselves (the server). Raises ParameterError and ConfigError.
         """
         room = self.max_model_len - len(prompt.token_ids)
@@ -347,7 +372,7 @@ class LLM:
                 request_id=next(self._ids),
                 prompt_token_ids=prompt.token_ids,
                 params=replace(params, prompt_logprobs=None) if scores_again else params,
-                max_tokens=max(room, 0) if params.max_tokens is None else params.max_tokens,
+                max_tokens=new_tokens(params, room, default_max_tokens),
                 stop_token_ids=ends,
                 seed=derive_seed(seed, index),
                 timeout_s=timeout_s,
@@ -359,15 +384,21 @@ class LLM:
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, ends, index, prompt.token_ids)))
         return samples
 
+    def _recommended(self) -> SamplingParams:
+        return self.sampling_defaults.params({})
+
     def _complete(
         self,
         prompts: Sequence[PreparedPrompt],
         params: Sequence[SamplingParams],
         progress: Progress | None,
         timeout_s: float | None,
+        default_max_tokens: int | None,
     ) -> list[RequestOutput]:
-        pairs = zip(prompts, params, strict=True)
-        requests = [self.prepare(prompt, one, timeout_s=timeout_s) for prompt, one in pairs]
+        requests = [
+            self.prepare(prompt, one, timeout_s=timeout_s, default_max_tokens=default_max_tokens)
+            for prompt, one in zip(prompts, params, strict=True)
+        ]
         self._dispatcher.run(requests, progress)
         return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users may pass as prompts, rows and messages, turned into lists of token ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,12 @@ def token_row(row: Any) -> tuple[int, ...]:
     raise ParameterError("prompt", f"a prompt is {type(row).__name__}; accepted are a text or a list of token ids")
 
 
-def prepare_params(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    """One for all or one each."""
+def prepare_params(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int, default: Callable[[], SamplingParams]
+) -> list[SamplingParams]:
+    """One for all or one each; ``default`` for all when there are none."""
     if params is None:
-        return [SamplingParams()] * count
+        return [default()] * count
     if isinstance(params, SamplingParams):
         return [params] * count
     if len(params) != count or not all(isinstance(entry, SamplingParams) for entry in params):

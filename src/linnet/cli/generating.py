@@ -3,27 +3,32 @@
 
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from linnet.cli import options
 
+MAX_TOKENS = 128
+"""Where a text ends when neither the user nor the checkpoint says it."""
+
 
 def generate(
     model: options.Model,
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.", show_default=False)],
-    max_tokens: Annotated[int, options.option(help="Stop after this many tokens.")] = 128,
-    temperature: Annotated[float, options.option(help="0 takes the likeliest token every time.")] = 0.0,
-    top_p: Annotated[float, options.option(help="Keep the smallest set of tokens with this probability.")] = 1.0,
-    top_k: Annotated[int, options.option(help="Keep this many tokens; 0 keeps all.")] = 0,
-    min_p: Annotated[float, options.option(help="Keep tokens at least this likely, relative to the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, options.option(help="Above 1 discourages tokens already seen.")] = 1.0,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     stop: Annotated[list[str] | None, options.option(help="Stop before this text; may be given again.")] = None,
     seed: options.Seed = 0,
     chat: Annotated[
         bool, options.option("--chat", help="Send the prompt as a user's message through the chat template.")
     ] = False,
+    generation_config: options.GenerationConfig = "auto",
     policy: options.Policy = "fast",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
@@ -45,11 +50,14 @@ def generate(
       linnet generate ./my-model "Who are you?" --chat --temperature 0.7 --seed 1
       cat letter.txt | linnet generate ./my-model -
     """
-    from linnet.api import SamplingParams
+    from linnet.api import new_tokens, read_sampling_defaults
     from linnet.formats import resolve_model
 
     text = sys.stdin.read() if prompt == "-" else prompt
-    parameters = SamplingParams(
+    directory = resolve_model(model, revision)
+    recommended = read_sampling_defaults(directory, generation_config)
+    parameters = options.sampling(
+        recommended,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -68,7 +76,7 @@ def generate(
         tile_cache=tile_cache,
         max_sequences=1,
     )
-    with open_model(resolve_model(model, revision), policy, kv_cache) as llm:
+    with open_model(directory, policy, kv_cache) as llm:
         if chat:
             rendered = llm.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True
@@ -77,6 +85,9 @@ def generate(
         else:
             prompt_ids = llm.tokenizer.encode(text)
             print(text, end="", flush=True)
+        room = llm.max_model_len - len(prompt_ids)
+        most = new_tokens(parameters, room, recommended.max_tokens or MAX_TOKENS)
+        parameters = replace(parameters, max_tokens=max(most, 1))
         started = first = time.perf_counter()
         count = 0
         for piece in llm.stream(prompt_ids, parameters):

@@ -10,7 +10,7 @@ import typer
 from linnet.cli.numbers import parse_bytes, parse_count
 
 if TYPE_CHECKING:
-    from linnet.api import LLM
+    from linnet.api import LLM, SamplingDefaults, SamplingParams
 
 
 def option(*names: str, **settings: Any) -> Any:
@@ -72,7 +72,53 @@ TokenBudget = Annotated[
     int,
     option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
 ]
+MaxTokens = Annotated[
+    int | None,
+    option(
+        "--max-tokens",
+        parser=parse_count,
+        metavar="TOKENS",
+        help="Stop after this many tokens.",
+        show_default="the model's, else 128",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    option(
+        help="0 takes the likeliest token every time; more varies more.",
+        show_default="the model's, else 0, or 1 with --top-p, --top-k or --min-p",
+    ),
+]
+TopP = Annotated[
+    float | None,
+    option(help="Keep the smallest set of tokens with this probability.", show_default="the model's, else 1"),
+]
+TopK = Annotated[int | None, option(help="Keep this many tokens; 0 keeps all.", show_default="the model's, else 0")]
+MinP = Annotated[
+    float | None,
+    option(help="Keep tokens at least this likely, relative to the likeliest.", show_default="the model's, else 0"),
+]
+RepetitionPenalty = Annotated[
+    float | None, option(help="Above 1 discourages tokens already seen.", show_default="the model's, else 1")
+]
+GenerationConfig = Annotated[
+    str,
+    option(
+        metavar="auto|none|DIR",
+        help="Whose recommended sampling holds where nothing is asked for: auto, the model's generation_config.json; "
+        "none; or another folder's.",
+    ),
+]
 Seed = Annotated[int, option(help="Seed of everything random in this command.")]
+
+
+def sampling(recommended: "SamplingDefaults", **given: Any) -> "SamplingParams":
+    """What was asked for (None: not), over what the checkpoint recommends, over the likeliest token.
+
+    Who asks for top_p, top_k or min_p asks for sampling, at temperature 1 if no other is known.
+    """
+    sampled = any(given.get(name) is not None for name in ("top_p", "top_k", "min_p"))
+    return recommended.params(given, {"temperature": 1.0 if sampled else 0.0})
 
 
 def opener(

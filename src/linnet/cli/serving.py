@@ -156,6 +156,17 @@ def serve(
         str,
         options.option(rich_help_panel=REPORTS, help="text or json, for the start and status lines."),
     ] = "text",
+    generation_config: options.GenerationConfig = "auto",
+    default_max_tokens: Annotated[
+        int | None,
+        options.option(
+            rich_help_panel=LIMITS,
+            parser=parse_count,
+            metavar="TOKENS",
+            show_default="the model's, else 4096",
+            help="Longest answer of a chat request that names no max_tokens.",
+        ),
+    ] = None,
     policy: options.Policy = "fast",
     backend: options.Backend = "auto",
     threads: options.Threads = None,
@@ -199,6 +210,7 @@ def serve(
         connections=room_for_connections(ServeConfig.connections),
         metrics_prefix=metrics_compat or "linnet",
         log_json=log_format == "json",
+        default_max_tokens=default_max_tokens,
     )
     if config.connections < ServeConfig.connections:
         logging.getLogger(__name__).warning(
@@ -219,6 +231,7 @@ def serve(
             kv_bytes=kv_cache_memory,
             tile_cache=tile_cache,
             large_pages=True,
+            generation_config=generation_config,
             token_budget=max_num_batched_tokens,
             step_budget_s=step_budget or None,
             max_sequences=max_num_seqs,
@@ -242,6 +255,7 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
     import json
 
     tokens = llm.engine.config.num_blocks * llm.engine.config.block_size
+    recommended = str(llm.sampling_defaults)
     if config.log_json:
         return json.dumps(
             {
@@ -250,6 +264,7 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
                 "numerics": llm.numerics_id,
                 "kv_tokens": tokens,
                 "max_model_len": llm.max_model_len,
+                "sampling_defaults": recommended,
                 "url": address,
             }
         )
@@ -257,7 +272,8 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
     return (
         f"{config.names[0]} on {address}  ({llm.numerics_id}; context {llm.max_model_len:,}; KV cache at most "
         f"{human_bytes(llm.kv_bytes)}, {tokens:,} tokens: {tokens // llm.max_model_len:,} whole contexts, or "
-        f"{sequences:,} sequences of {tokens // sequences:,})"
+        f"{sequences:,} sequences of {tokens // sequences:,}"
+        + (f"; unless asked otherwise {recommended}, as its generation_config.json says)" if recommended else ")")
     )
 
 

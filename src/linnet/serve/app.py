@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import linnet
-from linnet.api import LLM
+from linnet.api import CHAT_MAX_TOKENS, LLM
 from linnet.engine import EngineThread
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
@@ -75,6 +75,8 @@ def model_facts(llm: LLM, config: ServeConfig) -> ModelFacts:
         most_characters=most_characters(llm.tokenizer, llm.max_model_len),
         validate=llm.engine.validate,
         draw_seed=lambda: secrets.randbits(64),
+        defaults=llm.sampling_defaults,
+        default_max_tokens=config.default_max_tokens or llm.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
     )
 
 

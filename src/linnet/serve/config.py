@@ -46,6 +46,7 @@ class ServeConfig:
     stall_s:          a step longer than this makes /health say so.
     keep_alive_s:     a comment is sent into a stream that was silent that long; 0: never.
     connections:      open TCP connections at most.
+    default_max_tokens: where a chat answer ends that names no number; None: what the checkpoint recommends, else 4,096.
     """
 
     names: tuple[str, ...]
@@ -64,6 +65,7 @@ class ServeConfig:
     queue_body_bytes: int = 64 << 20
     metrics_prefix: str = "linnet"
     log_json: bool = False
+    default_max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not self.names or any(not 1 <= len(name) <= 256 or not name.isprintable() for name in self.names):
@@ -75,6 +77,8 @@ class ServeConfig:
         for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds")
+        if self.default_max_tokens is not None and self.default_max_tokens < 1:
+            raise ConfigError(f"default_max_tokens is {self.default_max_tokens}; accepted is 1 or more")
         if any(len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key for key in self.keys):
             raise ConfigError(
                 "an API key is too short or has odd characters; accepted are 8 or more printable ASCII characters"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from linnet.api import ParameterError, SampleStream, SamplingParams, stop_ids
+from linnet.api import ParameterError, SampleStream, SamplingDefaults, SamplingParams, new_tokens, stop_ids
 from linnet.engine import Submit, derive_seed
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
@@ -26,7 +26,10 @@ LEAST_CHARACTERS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the server knows of the model. ``validate`` is the engine's own check of a Submit and mutates nothing."""
+    """What the server knows of the model. ``validate`` is the engine's own check of a Submit and mutates nothing.
+
+    ``defaults`` hold where a request says nothing; ``default_max_tokens`` ends a chat answer that names no number.
+    """
 
     names: tuple[str, ...]
     tokenizer: Tokenizer
@@ -37,6 +40,8 @@ class ModelFacts:
     most_characters: int
     validate: Callable[[Submit], None]
     draw_seed: Callable[[], int]
+    defaults: SamplingDefaults
+    default_max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Preparer:
         """Raises ApiError 400 or 404."""
         request = read_request(CompletionRequest, parse_object(body))
         self.check_model(request.model)
-        params = sampling_params(request, self.limits)
+        params = sampling_params(request, self.limits, self.facts.defaults)
         add_special = request.add_special_tokens is not False
         prompts = tuple(self._prompt(value, place, add_special) for value, place in self._prompts(request.prompt))
         return self._checked(Prepared(request, params, prompts))
@@ -87,7 +92,7 @@ class Preparer:
         """Raises ApiError 400 or 404."""
         request = read_request(ChatRequest, parse_object(body))
         self.check_model(request.model)
-        params = sampling_params(request, self.limits)
+        params = sampling_params(request, self.limits, self.facts.defaults)
         text = self.render(
             request.messages,
             request.add_generation_prompt,
@@ -168,7 +173,7 @@ class Preparer:
                     request_id=next_id(),
                     prompt_token_ids=prompt.token_ids,
                     params=own,
-                    max_tokens=room if params.max_tokens is None else params.max_tokens,
+                    max_tokens=new_tokens(params, room, facts.default_max_tokens),
                     stop_token_ids=stop_token_ids,
                     seed=derive_seed(seed, index),
                     timeout_s=timeout_s,

@@ -4,7 +4,7 @@
 import re
 from typing import Any
 
-from linnet.api import ParameterError, SamplingParams
+from linnet.api import ParameterError, SamplingDefaults, SamplingParams
 from linnet.serve.config import RequestLimits
 from linnet.serve.errors import ApiError, invalid
 from linnet.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
@@ -23,8 +23,8 @@ def parameter_names(request: GenerationRequest) -> dict[str, str]:
     return names
 
 
-def sampling_params(request: GenerationRequest, limits: RequestLimits) -> SamplingParams:
-    """Raises ApiError 400."""
+def sampling_params(request: GenerationRequest, limits: RequestLimits, defaults: SamplingDefaults) -> SamplingParams:
+    """``defaults`` hold where the request says nothing. Raises ApiError 400."""
     given: dict[str, Any] = {
         "temperature": request.temperature,
         "top_p": request.top_p,
@@ -56,7 +56,7 @@ def sampling_params(request: GenerationRequest, limits: RequestLimits) -> Sampli
     if isinstance(request.stop, list) and len(request.stop) > limits.stops:
         raise invalid(f"stop has more than {limits.stops} strings, the most this server accepts", "stop")
     try:
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return defaults.params(given)
     except ParameterError as error:
         raise parameter_error(error, names) from None
 

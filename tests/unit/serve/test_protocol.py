@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from linnet.api import SamplingDefaults
 from linnet.serve.config import RequestLimits
 from linnet.serve.errors import ApiError
 from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
@@ -20,9 +21,9 @@ def completion(**fields: Any) -> CompletionRequest:
 
 
 def test_defaults_are_those_of_openai() -> None:
-    params = sampling_params(completion(), LIMITS)
+    params = sampling_params(completion(), LIMITS, SamplingDefaults())
     assert (params.max_tokens, params.temperature, params.top_p, params.n, params.logprobs) == (16, 1.0, 1.0, 1, None)
-    chat = sampling_params(read_request(ChatRequest, CHAT), LIMITS)
+    chat = sampling_params(read_request(ChatRequest, CHAT), LIMITS, SamplingDefaults())
     assert chat.max_tokens is None
 
 
@@ -31,7 +32,9 @@ def test_null_means_not_given_for_every_optional_parameter() -> None:
         optional = {name: None for name, field in kind.model_fields.items() if not field.is_required()}
         refused = dict.fromkeys(kind.REFUSED)
         request = read_request(kind, {**base, **optional, **refused})
-        assert sampling_params(request, LIMITS) == sampling_params(read_request(kind, base), LIMITS)
+        assert sampling_params(request, LIMITS, SamplingDefaults()) == sampling_params(
+            read_request(kind, base), LIMITS, SamplingDefaults()
+        )
 
 
 def test_every_refused_parameter_is_named_with_a_reason() -> None:
@@ -53,18 +56,18 @@ def test_errors_use_the_clients_names() -> None:
         ({"include_stop_str_in_output": "yes"}, "include_stop_str_in_output"),
     ):
         with pytest.raises(ApiError) as caught:
-            sampling_params(read_request(ChatRequest, {**CHAT, **change}), LIMITS)
+            sampling_params(read_request(ChatRequest, {**CHAT, **change}), LIMITS, SamplingDefaults())
         assert caught.value.param == name
         assert name in caught.value.message
 
 
 def test_echo_with_logprobs_scores_the_prompt() -> None:
-    params = sampling_params(completion(echo=True, logprobs=2, max_tokens=0), LIMITS)
+    params = sampling_params(completion(echo=True, logprobs=2, max_tokens=0), LIMITS, SamplingDefaults())
     assert (params.prompt_logprobs, params.max_tokens) == (2, 0)
-    assert sampling_params(completion(echo=True, max_tokens=0), LIMITS).prompt_logprobs == 0
-    assert sampling_params(completion(echo=True), LIMITS).prompt_logprobs is None
+    assert sampling_params(completion(echo=True, max_tokens=0), LIMITS, SamplingDefaults()).prompt_logprobs == 0
+    assert sampling_params(completion(echo=True), LIMITS, SamplingDefaults()).prompt_logprobs is None
     with pytest.raises(ApiError):
-        sampling_params(completion(max_tokens=0), LIMITS)
+        sampling_params(completion(max_tokens=0), LIMITS, SamplingDefaults())
 
 
 def test_messages_become_plain() -> None:
