@@ -3,7 +3,7 @@
 // each in key order and depending on (position, key) alone; partials are merged left to right. So prefill, decode, any
 // chunking and any split over threads give the same bits. Keys a row may not see are never multiplied, not even by
 // zero.
-#include "ops/attention_abreast.h"
+#include "ops/attention_task.h"
 #include "ops/ops.h"
 
 namespace linnet::LINNET_TIER {
@@ -257,28 +257,12 @@ class Worker {
 int64_t attention_scratch_bytes(const AttentionCall& call, int64_t rows) {
     Scratch scratch;
     const int64_t many = place(call, shape_of(call, rows), scratch, nullptr);
-    if (!call.few(1)) return many;
-    const int64_t few_rows = smaller(rows, FEW_VECTORS / shape_of(call, 1).group);
-    AbreastScratch abreast;
-    return larger(many, place(call, shape_of(call, few_rows), call.heads_abreast(few_rows), abreast, nullptr));
+    return call.few(1) ? larger(many, attention_abreast_scratch_bytes(call, rows)) : many;
 }
 
 void attention(const AttentionCall& call, const AttentionTask& task, void* memory) {
-    const auto run = [&](auto form) {
-        using Form = decltype(form);
-        if (call.few(task.rows)) {
-            Abreast<Form>(call, task, memory).run();
-        } else {
-            Worker<Form>(call, task, memory).run();
-        }
-    };
-    if (!call.rounded) {
-        run(Planar{});
-    } else if (call.kv.storage == KVStorage::bf16) {
-        run(Packed{});
-    } else {
-        run(Widened{});
-    }
+    if (call.few(task.rows)) return attention_abreast(call, task, memory);
+    with_form(call, [&](auto form) { Worker<decltype(form)>(call, task, memory).run(); });
 }
 
 void attention_merge(const AttentionCall& call, const AttentionTask& task) {

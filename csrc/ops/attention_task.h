@@ -21,6 +21,18 @@ Shape shape_of(const AttentionCall& call, int64_t rows) {
             kv.key_pairs(), kv.value_chunks(), smaller(TILE_KEYS, kv.block_size)};
 }
 
+// Calls run with the form in which the call's operands are multiplied.
+template <typename Run>
+void with_form(const AttentionCall& call, Run run) {
+    if (!call.rounded) {
+        run(Planar{});
+    } else if (call.kv.storage == KVStorage::bf16) {
+        run(Packed{});
+    } else {
+        run(Widened{});
+    }
+}
+
 // Which stored pair vectors are operands as they lie; the others are widened into scratch, once per task and partition.
 struct Reading {
     bool keys, values;

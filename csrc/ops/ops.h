@@ -18,6 +18,8 @@ void rope(const float*, float*, int64_t, int64_t, int64_t, int64_t, RopeStyle, c
 void kv_write(const KVLayout&, const KVMemory&, const float*, const float*, const int32_t*, int64_t);
 int64_t attention_scratch_bytes(const AttentionCall&, int64_t);
 void attention(const AttentionCall&, const AttentionTask&, void*);
+int64_t attention_abreast_scratch_bytes(const AttentionCall&, int64_t);  // of few rows (attention.cpp chooses)
+void attention_abreast(const AttentionCall&, const AttentionTask&, void*);
 void attention_merge(const AttentionCall&, const AttentionTask&);
 
 }  // namespace linnet::LINNET_TIER

@@ -2,9 +2,8 @@
 // Attention of few query rows (decoding), bound by memory. The kv heads of a task go side by side through each block,
 // and of a partition all keys come first and then all values: so memory is read in the order in which it lies, which is
 // what the hardware's prefetchers follow. Sums are the same chains, in the same order, as with many rows.
-#pragma once
-
 #include "ops/attention_task.h"
+#include "ops/ops.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -313,5 +312,15 @@ class Abreast {
 };
 
 }  // namespace
+
+int64_t attention_abreast_scratch_bytes(const AttentionCall& call, int64_t rows) {
+    const int64_t few_rows = smaller(rows, FEW_VECTORS / shape_of(call, 1).group);
+    AbreastScratch scratch;
+    return place(call, shape_of(call, few_rows), call.heads_abreast(few_rows), scratch, nullptr);
+}
+
+void attention_abreast(const AttentionCall& call, const AttentionTask& task, void* memory) {
+    with_form(call, [&](auto form) { Abreast<decltype(form)>(call, task, memory).run(); });
+}
 
 }  // namespace linnet::LINNET_TIER

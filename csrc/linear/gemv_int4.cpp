@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gemv_kernels.h"
+
+#if defined(LINNET_VNNI)
+
+namespace linnet::LINNET_TIER {
+
+GemvKernel gemv_kernel_4(int lanes, const GemvShape& shape) { return choose_gemv<4>(lanes, shape); }
+
+}  // namespace linnet::LINNET_TIER
+
+#endif
