@@ -10,6 +10,7 @@ from types import ModuleType
 
 from linnet.backends.interface import Backend
 from linnet.errors import LinnetError, UnsupportedError, unknown_choice
+from linnet.extras import install_command
 from linnet.program.program import Program
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def _reference(threads: int | None, isa: str | None, tile_directory: Path | None
     try:
         import torch
     except ImportError as error:
-        raise ImportError("PyTorch is not installed: pip install 'linnet[compress]'") from error
+        raise ImportError(f"PyTorch is not installed: {install_command('compress')}") from error
     if threads is not None:
         torch.set_num_threads(threads)
     from linnet.backends.reference.backend import ReferenceBackend

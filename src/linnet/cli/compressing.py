@@ -10,6 +10,7 @@ import typer
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
 from linnet.errors import ConfigError, UnsupportedError
+from linnet.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +91,7 @@ def compress(
     try:
         from linnet import compress as room
     except ImportError as error:
-        raise UnsupportedError("compressing needs PyTorch: pip install 'linnet[compress]'") from error
+        raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
     from linnet.cli.terminal import output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
 

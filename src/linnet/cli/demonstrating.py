@@ -17,6 +17,7 @@ from linnet.cli import options
 from linnet.cli.evaluating import heldout_text
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.errors import LinnetError, UnsupportedError
+from linnet.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,9 +122,8 @@ def _compress(original: Path, target: Path, candidate: Candidate, progress: "Sta
     try:
         from linnet import compress as room
     except ImportError as error:
-        raise UnsupportedError(
-            "the demo compresses and so needs PyTorch: pip install 'linnet[compress,report]'"
-        ) from error
+        command = install_command("compress", "report")
+        raise UnsupportedError(f"the demo compresses and so needs PyTorch: {command}") from error
     from linnet.cli.compressing import observer
 
     recipe = room.make_recipe(candidate.scheme, candidate.algorithm)

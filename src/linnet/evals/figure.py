@@ -5,6 +5,7 @@ from pathlib import Path
 
 from linnet.errors import UnsupportedError
 from linnet.evals.report import Report
+from linnet.extras import install_command
 
 COLOURS = {"worse": "#c0392b", "same": "#2c3e50", "better": "#1e8449", None: "#2c3e50"}
 
@@ -14,7 +15,7 @@ def draw(report: Report, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UnsupportedError("drawing needs matplotlib: pip install 'linnet[report]'") from error
+        raise UnsupportedError(f"drawing needs matplotlib: {install_command('report')}") from error
     if not report.abilities:
         raise UnsupportedError("there is nothing to draw: the report has no abilities")
     height = 1.4 + 0.42 * len(report.abilities)
