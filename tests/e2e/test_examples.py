@@ -2,6 +2,7 @@
 """Everything in examples/ runs as its first lines say, on the bundled model."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,20 @@ def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name == "README.md" or f"[{path.name}]" in listed
+
+
+def test_every_block_of_the_python_page_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="compressing needs torch")
+    page = (EXAMPLES.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 8
+    (tmp_path / "my-model").symlink_to(MODEL)
+    (tmp_path / "questions.jsonl").symlink_to(EXAMPLES / "questions.jsonl")
+    (tmp_path / "notes.txt").write_text(demo.heldout_file().read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    after = "import urllib.request\nassert urllib.request.urlopen(url + '/health', timeout=60).status == 200\n"
+    (tmp_path / "page.py").write_text("\n".join([*blocks, after]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no-such-model" in done.stdout
