@@ -61,7 +61,8 @@ def demo(
         "linnet-demo"
     ),
     per_ability: Annotated[
-        int | None, options.option(help="Ask only so many questions an ability.", show_default="all")
+        int | None,
+        options.option(metavar="N", min=1, help="Ask only so many questions an ability.", show_default="all"),
     ] = None,
     threads: options.Threads = None,
     isa: options.Isa = None,

@@ -42,7 +42,8 @@ def evaluate(
         options.option(parser=parse_count, metavar="TOKENS", help="How far windows advance.", show_default="half"),
     ] = None,
     per_ability: Annotated[
-        int | None, options.option(help="Use only so many questions an ability.", show_default="all")
+        int | None,
+        options.option(metavar="N", min=1, help="Use only so many questions an ability.", show_default="all"),
     ] = None,
     report: Annotated[
         Path | None, options.option(help="Write NAME.json, NAME.md and NAME.png.", metavar="NAME", show_default=False)

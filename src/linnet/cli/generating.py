@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
+from linnet.errors import ConfigError
 
 MAX_TOKENS = 128
 """Where a text ends when neither the user nor the checkpoint says it."""
@@ -53,7 +54,7 @@ def generate(
     from linnet.api import new_tokens, read_sampling_defaults
     from linnet.formats import resolve_model
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
     directory = resolve_model(model, revision)
     recommended = read_sampling_defaults(directory, generation_config)
     parameters = options.sampling(
@@ -103,3 +104,10 @@ def generate(
         speed = f"{(count - 1) / decode_s:,.0f} tokens/s" if count > 1 and decode_s > 0 else "one token"
         waited = f"first after {1000 * (first - started):.0f} ms, then {speed}"
         notices().print(f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; {waited}[/]")
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"standard input is not UTF-8 text (byte {error.start})") from None

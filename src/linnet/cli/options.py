@@ -23,7 +23,9 @@ Policy = Annotated[
     str,
     option(help="Arithmetic: [bold]fast[/] (int8 activations before integer weights) or [bold]exact[/] (fp32)."),
 ]
-Threads = Annotated[int | None, option(help="Worker threads.", show_default="one per core")]
+Threads = Annotated[
+    int | None, option(metavar="N", min=1, max=1024, help="Worker threads.", show_default="one per core")
+]
 Isa = Annotated[
     str | None,
     option(

@@ -12,7 +12,7 @@ import typer
 from linnet.cli import options
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes, parse_bytes, parse_count
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, unknown_choice
 
 KEY_VARIABLE = "LINNET_API_KEY"
 
@@ -190,9 +190,9 @@ def serve(
     from linnet.serve import RequestLimits, ServeConfig, address_of, bind, release, run
 
     if log_format not in ("text", "json"):
-        raise ConfigError(f"--log-format is {log_format!r}; accepted are text and json")
+        raise unknown_choice("log_format", log_format, ("text", "json"))
     if metrics_compat not in (None, "vllm"):
-        raise ConfigError(f"--metrics-compat is {metrics_compat!r}; accepted is vllm")
+        raise unknown_choice("metrics_compat", metrics_compat, ("vllm",))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     directory = resolve_model(model, revision)
     config = ServeConfig(

@@ -24,12 +24,13 @@ NAMES = {
     "max_sequences": "max_num_seqs",
     "scheduling": "scheduling_policy",
     "max_waiting_requests": "max_waiting",
-    "max_waiting_prompt_tokens": "max_waiting_tokens",
+    "queue_prompt_tokens": "max_waiting_tokens",
+    "queue_body_bytes": "max_waiting_bytes",
+    "body_bytes": "max_body_size",
+    "names": "served_model_name",
     "step_budget_s": "step_budget",
     "shutdown_s": "shutdown_timeout",
     "deadline_s": "request_timeout",
-    "options": "setting",
-    "overwriting": "overwrite",
 }
 """Parameters that a command calls something else."""
 

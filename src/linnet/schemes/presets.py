@@ -2,7 +2,9 @@
 """Scheme names of the trade (``W4A16-g32-asym``) -> schemes. The only place that knows the names."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -56,7 +58,7 @@ def parse_scheme(text: str) -> SchemePreset:
         name, suffixes = "FP8_DYNAMIC", suffixes[1:]
     linear = PRESETS.get(name.upper())
     if linear is None:
-        raise _unknown(text, f"{name!r} is not a scheme")
+        raise _unknown(text, f"{name!r} is not a scheme", get_close_matches(name.upper(), PRESETS, n=1))
     if suffixes and len({_family(suffix) for suffix in suffixes}) != len(suffixes):
         raise _unknown(text, "two suffixes contradict or repeat each other")
     weight, head = linear.weight, ""
@@ -93,6 +95,7 @@ def _family(suffix: str) -> str:
     return "granularity" if lower == "channel" or re.fullmatch(r"g[0-9]+", lower) else lower
 
 
-def _unknown(text: str, reason: str) -> ConfigError:
+def _unknown(text: str, reason: str, near: Sequence[str] = ()) -> ConfigError:
     suffixes = ", ".join(f"{suffix} ({meaning})" for suffix, meaning in SUFFIXES.items())
-    return ConfigError(f"scheme {text!r}: {reason}; schemes: {', '.join(PRESETS)}; suffixes: {suffixes}")
+    meant = "".join(f"; did you mean {name}?" for name in near)
+    return ConfigError(f"scheme {text!r}: {reason}; schemes: {', '.join(PRESETS)}; suffixes: {suffixes}{meant}")

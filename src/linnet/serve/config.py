@@ -69,16 +69,21 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         if not self.names or any(not 1 <= len(name) <= 256 or not name.isprintable() for name in self.names):
-            raise ConfigError(
-                f"served model names are {self.names!r}; accepted are printable names of 1 to 256 characters"
-            )
+            wrong = next((name for name in self.names if not 1 <= len(name) <= 256 or not name.isprintable()), "")
+            raise ConfigError(f"names has {wrong[:80]!r}; accepted are 1 to 256 printable letters", settings=["names"])
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; accepted is 0 (any free one) to 65535")
+            raise ConfigError(f"port is {self.port}; accepted is 0 (any free one) to 65535", settings=["port"])
         for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s"):
             if not 0 <= getattr(self, name) <= 1e6:
-                raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds")
-        if self.default_max_tokens is not None and self.default_max_tokens < 1:
-            raise ConfigError(f"default_max_tokens is {self.default_max_tokens}; accepted is 1 or more")
+                raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds", settings=[name])
+        for name, value in (
+            ("queue_prompt_tokens", self.queue_prompt_tokens),
+            ("queue_body_bytes", self.queue_body_bytes),
+            ("body_bytes", self.limits.body_bytes),
+            ("default_max_tokens", self.default_max_tokens),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; accepted is 1 or more", settings=[name])
         if any(len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key for key in self.keys):
             raise ConfigError(
                 "an API key is too short or has odd characters; accepted are 8 or more printable ASCII characters"

@@ -50,7 +50,10 @@ def bind(config: ServeConfig) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        reason = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "it is in use; choose another, or 0 for any free one"
+        else:
+            reason = error.strerror or str(error)
         raise ConfigError(f"cannot listen on {config.host} port {config.port}: {reason}") from None
     return listener
 
@@ -62,7 +65,7 @@ def _bind_unix(path: str) -> socket.socket:
         if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 if probe.connect_ex(path) == 0:
-                    raise ConfigError("cannot listen on the UNIX socket: another server uses it")
+                    raise ConfigError(f"cannot listen on the UNIX socket {path}: another server uses it")
             os.unlink(path)
         before = os.umask(0o177)
         try:
@@ -72,7 +75,9 @@ def _bind_unix(path: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on the UNIX socket: {error.strerror or error}") from None
+        in_the_way = error.errno == errno.EADDRINUSE
+        reason = "there is a file of that name" if in_the_way else error.strerror or str(error)
+        raise ConfigError(f"cannot listen on the UNIX socket {path}: {reason}") from None
     return listener
 
 

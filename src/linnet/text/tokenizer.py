@@ -100,8 +100,8 @@ class Tokenizer:
         try:
             # The batch call lets go of the interpreter lock; encode() would stop every other thread for its duration.
             return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
-        except (UnicodeEncodeError, TypeError) as error:
-            raise ConfigError(f"the text cannot be encoded as UTF-8: {error}") from None
+        except (UnicodeEncodeError, TypeError):
+            raise ConfigError("the text is not UTF-8: some of its bytes, or halves of pairs, are no letters") from None
         except BaseException as error:
             if not of_library(error):
                 raise

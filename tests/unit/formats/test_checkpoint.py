@@ -204,6 +204,6 @@ def test_a_lost_manifest_is_said_and_a_model_that_never_had_one_is_not(
     with Checkpoint.open(directory) as checkpoint:
         tensors = len(checkpoint.names())
     assert caplog.messages == [
-        f"{directory}: its linnet_manifest.json is gone, so whether its {tensors} tensors and its other files are as they "
-        "were published is not verified"
+        f"{directory}: its linnet_manifest.json is gone, so whether its {tensors} tensors and its other files are as "
+        "they were published is not verified"
     ]
