@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from tiny_llama import write_tiny_llama
 
-COMMANDS = ("compress", "eval", "generate", "serve", "inspect", "env", "demo", "cache")
+COMMANDS = ("compress", "eval", "generate", "chat", "serve", "inspect", "env", "demo", "cache")
 
 
-def linnet(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+def linnet(*arguments: str, stdin: str | None = None, **settings: str) -> "subprocess.CompletedProcess[str]":
     """Run the program as its own process, without colours and 100 columns wide."""
     environment = {"PATH": "/usr/bin:/bin", "NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-m", "linnet.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment | settings, timeout=120, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, input=stdin, env=environment | settings, timeout=120, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,26 @@ def test_generate_follows_what_the_checkpoint_recommends(model: Path, tmp_path: 
     other.write_text('{"temperature": -1}')
     broken = linnet("generate", str(model), "the cat", *config)
     assert (broken.returncode, broken.stdout) == (3, "")
-    assert "generation_config.json: temperature is -1; accepted is a number from 0 to 100" in broken.stderr
+    assert (
+        "/generation_config.json: temperature is -1; accepted is a number from 0 to 100; --generation-config none ignor"
+        in broken.stderr
+    )
+
+
+def test_habitual_spellings_are_taken(model: Path) -> None:
+    plain = linnet("generate", str(model), "the cat", "--max-tokens", "4", "--kv-cache", "int8", "--no-stats")
+    assert plain.returncode == 0, plain.stderr
+    tail = ("-n", "4", "--kv-cache-dtype", "int8", "--no-stats")
+    for arguments in (
+        ("-m", str(model), "-p", "the cat"),
+        (str(model), "--prompt=the cat"),
+        (f"--model={model}", "the cat"),
+    ):
+        assert linnet("generate", *arguments, *tail).stdout == plain.stdout
+    assert linnet("inspect", "-m", str(model)).stdout == linnet("inspect", str(model)).stdout
+    shown = linnet("--version")
+    assert re.fullmatch(r"linnet \d+\.\d+\.\d+\S*\n", shown.stdout)
+    assert linnet("-v").stdout == shown.stdout
 
 
 def test_options_come_from_the_environment_too(model: Path) -> None:

@@ -69,11 +69,12 @@ class Dispatcher:
         finally:
             self._abandon(samples)
 
-    def stream(self, samples: Sequence[Sample]) -> Iterator[Piece]:
-        """Pieces of these samples as they come; closing the iterator aborts them."""
+    def stream(self, samples: Sequence[Sample], cancelled: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
+        """Pieces of these samples as they come; closing the iterator aborts them, and so does ``cancelled`` (asked
+        between two steps)."""
         waiting = deque(samples)
         try:
-            while waiting or any(sample.open or sample.pieces for sample in samples):
+            while (waiting or any(sample.open or sample.pieces for sample in samples)) and not cancelled():
                 self._send(waiting)
                 if not any(sample.pieces for sample in samples):
                     self._step()

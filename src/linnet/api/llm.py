@@ -225,12 +225,17 @@ class LLM:
         return self._complete(prepared, chosen, progress, timeout_s, most)
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, timeout_s: float | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        timeout_s: float | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
         """Complete one prompt; pieces come as they become certain, the last of each sample with a finish_reason.
 
-        Without ``params`` as in ``generate``.
-        Closing the iterator aborts the request.
+        Without ``params`` as in ``generate``. Closing the iterator aborts the request, and so does ``cancelled``, which
+        is asked between two steps; then no piece has a finish_reason.
         """
         prepared = prepare_prompts(prompt, self.tokenizer) or [PreparedPrompt(None, ())]
         if len(prepared) != 1:
@@ -238,7 +243,7 @@ class LLM:
         most = self.sampling_defaults.max_tokens if params is None else None
         chosen = self._recommended() if params is None else params
         samples = self.prepare(prepared[0], chosen, timeout_s=timeout_s, default_max_tokens=most)
-        return self._dispatcher.stream(samples)
+        return self._dispatcher.stream(samples, cancelled)
 
     def chat(
         self,

@@ -62,7 +62,8 @@ def read_sampling_defaults(directory: Path, source: str | Path = "auto") -> Samp
         path = Path(source) / FILE
         if not path.is_file():
             raise ConfigError(
-                f"the generation config is {str(source)!r}; accepted are auto, none and a folder that holds {FILE}"
+                f"generation_config is {str(source)!r}; accepted are auto, none and a folder that holds {FILE}",
+                settings=("generation_config",),
             )
         config = read_json_object(path)
     try:
@@ -70,7 +71,7 @@ def read_sampling_defaults(directory: Path, source: str | Path = "auto") -> Samp
     except ParameterError as error:
         sentence = str(error).replace("max_tokens", "max_new_tokens")
         raise CheckpointError(
-            f"{path}: {sentence}; it is ignored with --generation-config none (generation_config='none')"
+            f"{path}: {sentence}; generation_config none ignores it", settings=("generation_config",)
         ) from None
 
 

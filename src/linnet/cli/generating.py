@@ -17,7 +17,10 @@ MAX_TOKENS = 128
 
 def generate(
     model: options.Model,
-    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.", show_default=False)],
+    prompt: Annotated[
+        str,
+        typer.Argument(help="The text to continue (-p or --prompt too); - reads standard input.", show_default=False),
+    ],
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,

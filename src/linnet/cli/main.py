@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
-from linnet.cli import caching, compressing, demonstrating, evaluating, generating, inspecting, serving
+import linnet
+from linnet.cli import caching, chatting, compressing, demonstrating, evaluating, generating, inspecting, serving
 from linnet.cli.words import Command, UsageError, refusal
 from linnet.errors import LinnetError
 
@@ -28,11 +30,29 @@ app = typer.Typer(
 app.command("compress", cls=Command)(compressing.compress)
 app.command("eval", cls=Command)(evaluating.evaluate)
 app.command("generate", cls=Command)(generating.generate)
+app.command("chat", cls=Command)(chatting.chat)
+app.command("run", cls=Command, help="The same as chat.")(chatting.chat)
 app.command("serve", cls=Command)(serving.serve)
 app.command("inspect", cls=Command)(inspecting.inspect)
 app.command("env", cls=Command)(inspecting.environment)
 app.command("demo", cls=Command)(demonstrating.demo)
 app.add_typer(caching.cache, name="cache")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"linnet {linnet.__version__}")
+        raise typer.Exit()
+
+
+VERSION = typer.Option(
+    "--version", "-v", is_eager=True, callback=_show_version, help="Show the version and exit.", show_envvar=False
+)
+
+
+@app.callback()
+def root(version: Annotated[bool, VERSION] = False) -> None:
+    """What holds for no command in particular."""
 
 
 def main() -> None:

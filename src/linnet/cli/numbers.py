@@ -5,27 +5,29 @@ import re
 
 import typer
 
-_COUNT = {"": 1, "k": 1_000, "m": 1_000_000}
-_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_COUNT = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
+"""A small letter is decimal, a capital one binary: as vLLM reads them."""
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
 def parse_count(text: str | int) -> int:
-    """``4096``, ``32k``, ``1.5m`` -> a whole number."""
+    """``4096``, ``32k`` (32,000), ``32K`` (32,768), ``1.5m`` -> a whole number."""
     return _parse(text, _COUNT, "a count such as 4096 or 32k")
 
 
 def parse_bytes(text: str | int) -> int:
-    """``800MB``, ``6GiB`` -> bytes."""
-    return _parse(text, _BYTES, "a size such as 800MB or 6GiB")
+    """``800MB``, ``6GiB``, and as counts ``6g``, ``6G`` (6 GiB) -> bytes."""
+    return _parse(text, _COUNT | _BYTES, "a size such as 800MB or 6GiB")
 
 
 def _parse(text: str | int, units: dict[str, int], accepted: str) -> int:
     match = _NUMBER.fullmatch(str(text).strip())
-    unit = match.group(2).lower() if match else None
-    if match is None or unit not in units:
+    unit = match.group(2) if match else ""
+    factor = units.get(unit, units.get(unit.lower()))
+    if match is None or factor is None:
         raise typer.BadParameter(f"{text!r} is not {accepted}")
-    value = float(match.group(1)) * units[unit]
+    value = float(match.group(1)) * factor
     if value != int(value):
         raise typer.BadParameter(f"{text!r} is not a whole number")
     return int(value)

@@ -18,7 +18,9 @@ def option(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, show_envvar=False, **settings)
 
 
-Model = Annotated[str, typer.Argument(help="Model directory or Hugging Face id.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(help="Model directory or Hugging Face id; -m or --model too.", show_default=False)
+]
 Policy = Annotated[
     str,
     option(help="Arithmetic: [bold]fast[/] (int8 activations before integer weights) or [bold]exact[/] (fp32)."),
@@ -48,8 +50,10 @@ KVBytes = Annotated[
 KVCache = Annotated[
     str,
     option(
+        "--kv-cache",
+        "--kv-cache-dtype",
         help="Numbers of the KV cache: auto (the checkpoint's, else bf16 if fast, fp32 if exact), fp32, bf16, int8, "
-        "fp8 or int4."
+        "fp8 or int4.",
     ),
 ]
 TileCache = Annotated[
@@ -78,10 +82,22 @@ MaxTokens = Annotated[
     int | None,
     option(
         "--max-tokens",
+        "-n",
         parser=parse_count,
         metavar="TOKENS",
         help="Stop after this many tokens.",
         show_default="the model's, else 128",
+    ),
+]
+ChatMaxTokens = Annotated[
+    int | None,
+    option(
+        "--max-tokens",
+        "-n",
+        parser=parse_count,
+        metavar="TOKENS",
+        help="Longest answer.",
+        show_default="the model's, else 4096",
     ),
 ]
 Temperature = Annotated[

@@ -48,8 +48,17 @@ NUMBERS = {
 """What pydantic found wrong -> what is accepted, bounds left out."""
 
 
+SPELLINGS = {"model": ("-m", "--model"), "prompt": ("-p", "--prompt")}
+"""How other programs call what are arguments here."""
+
+
 class Command(TyperCommand):
-    """A command whose errors name its options."""
+    """A command whose errors name its options, and whose arguments may be written as the options of ``SPELLINGS``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """``-m DIR -p TEXT`` is ``DIR TEXT``, for the arguments that this command has."""
+        names = [parameter.name for parameter in self.params if parameter.param_type_name == "argument"]
+        return super().parse_args(ctx, positional(args, [name for name in names if name in SPELLINGS]))
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; a LinnetError leaves with its parameters spelled as this command's options."""
@@ -58,6 +67,29 @@ class Command(TyperCommand):
         except LinnetError as error:
             error.args = (spelled(str(error), error.settings, ctx), *error.args[1:])
             raise
+
+
+def positional(args: list[str], names: list[str]) -> list[str]:
+    """``args`` with the options that stand for the arguments ``names`` put where these arguments belong.
+
+    Nothing behind ``--`` is touched. The first of ``names`` goes to the front, the others behind everything.
+    """
+    end = args.index("--") if "--" in args else len(args)
+    left, values, index = [], dict[str, str](), 0
+    while index < end:
+        word, equals, value = args[index].partition("=")
+        name = next((name for name in names if word in SPELLINGS[name] and name not in values), None)
+        if name is None or (equals and not word.startswith("--")) or (not equals and index + 1 >= end):
+            left.append(args[index])
+        elif equals:
+            values[name] = value
+        else:
+            values[name] = args[index + 1]
+            index += 1
+        index += 1
+    first = [values[name] for name in names[:1] if name in values]
+    others = [values[name] for name in names[1:] if name in values]
+    return [*first, *left, *(args[end:] or (["--"] if others else [])), *others]
 
 
 def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
@@ -71,7 +103,7 @@ def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
         else:
             said = options.get(name) or PHRASES.get(setting, setting.replace("_", " "))
         written = said.replace("\\", r"\\")  # re.sub reads backslashes in what it puts
-        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-])", written, sentence)
+        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-]|\.\w)", written, sentence)
     return sentence
 
 
@@ -124,9 +156,9 @@ def _details(cause: BaseException | None) -> Iterator[Mapping[str, Any]]:
 
 
 def _option(parameter: Any) -> str | None:
-    """The longest spelling of an option, None for an argument."""
+    """The first long spelling of an option, else its first; None for an argument."""
     spellings = [text for text in parameter.opts if text.startswith("-")]
-    return max(spellings, key=len) if spellings else None
+    return next((text for text in spellings if text.startswith("--")), next(iter(spellings), None))
 
 
 def _placeholder(parameter: Any) -> str:

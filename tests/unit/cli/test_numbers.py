@@ -8,14 +8,24 @@ from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_c
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("4096", 4096), ("32k", 32_000), ("1.5k", 1500), ("2M", 2_000_000), (7, 7)]
+    ("text", "value"),
+    [("4096", 4096), ("32k", 32_000), ("1.5k", 1500), ("2M", 2 << 20), ("2m", 2_000_000), ("32K", 32_768), (7, 7)],
 )
 def test_counts(text: str | int, value: int) -> None:
     assert parse_count(text) == value
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("800MB", 800 * 10**6), ("6GiB", 6 * 2**30), ("6 gib", 6 * 2**30), ("12", 12)]
+    ("text", "value"),
+    [
+        ("800MB", 800 * 10**6),
+        ("6GiB", 6 * 2**30),
+        ("6 gib", 6 * 2**30),
+        ("6G", 6 * 2**30),
+        ("6g", 6 * 10**9),
+        ("800mb", 800 * 10**6),
+        ("12", 12),
+    ],
 )
 def test_sizes(text: str, value: int) -> None:
     assert parse_bytes(text) == value

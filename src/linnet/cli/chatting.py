@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet chat``: a conversation with a model on the terminal, or one question and its answer."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from linnet.cli import options
+from linnet.errors import ConfigError
+
+
+def chat(
+    model: options.Model,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="One question to answer (-p or --prompt too); without it, a conversation."),
+    ] = None,
+    system: Annotated[str | None, options.option(help="What the model is told it is.", show_default=False)] = None,
+    max_tokens: options.ChatMaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: Annotated[int | None, options.option(help="Makes sampled answers repeat.", show_default="none")] = None,
+    generation_config: options.GenerationConfig = "auto",
+    policy: options.Policy = "fast",
+    backend: options.Backend = "auto",
+    threads: options.Threads = None,
+    isa: options.Isa = None,
+    revision: options.Revision = None,
+    max_model_len: options.MaxModelLen = None,
+    kv_cache: options.KVCache = "auto",
+    kv_cache_memory: options.KVBytes = None,
+    tile_cache: options.TileCache = True,
+) -> None:
+    """Talk with a model, compressed or not.
+
+    Ctrl-C ends an answer; /help lists what else there is. Without a terminal every line of the input is a message.
+
+    [dim]Examples[/]
+
+      linnet chat ./my-model
+      linnet chat ./my-model "What is the capital of France?"
+      linnet chat ./my-model --system "You answer in one sentence." --temperature 0.7
+    """
+    from rich.markup import escape
+
+    from linnet.api import CHAT_MAX_TOKENS, read_sampling_defaults
+    from linnet.cli.conversation import Conversation, converse
+    from linnet.cli.terminal import notices
+    from linnet.formats import resolve_model
+
+    directory = resolve_model(model, revision)
+    recommended = read_sampling_defaults(directory, generation_config)
+    parameters = options.sampling(
+        recommended,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    open_model = options.opener(
+        threads=threads,
+        isa=isa,
+        backend=backend,
+        max_model_len=max_model_len,
+        kv_bytes=kv_cache_memory,
+        tile_cache=tile_cache,
+        max_sequences=1,
+    )
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and prompt is None
+
+    def say(text: str) -> None:
+        print(text, end="", flush=True)
+
+    def note(text: str) -> None:
+        notices().print(f"[dim]{escape(text)}[/]")
+
+    with open_model(directory, policy, kv_cache) as llm:
+        if not llm.tokenizer.templates.names:
+            raise ConfigError(
+                f"{model} has no chat template: it is a base model, which continues texts; linnet generate {model} "
+                '"Once upon a time" does that'
+            )
+        conversation = Conversation(llm, parameters, recommended.max_tokens or CHAT_MAX_TOKENS, say, note, system)
+        if prompt is not None:
+            conversation.ask(sys.stdin.read() if prompt == "-" else prompt)
+            return
+        if interactive:
+            sampled = f"; {recommended}" if str(recommended) else ""
+            note(f"{llm.name}, context {llm.max_model_len:,} tokens{sampled}. /help lists commands, /quit leaves.")
+        converse(conversation, interactive, note)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation on a terminal: turns, the commands that begin with a slash, and what Ctrl-C means.
+
+Every turn sends the whole conversation; the engine's prefix cache makes that cost only what is new. An answer that
+Ctrl-C ends stays in the conversation as far as it came; a message that got no answer is taken back.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from linnet.errors import ConfigError, LinnetError
+
+if TYPE_CHECKING:
+    from linnet.api import LLM, SamplingParams
+
+HELP = """\
+/help          this list
+/system TEXT   tell the model what it is; without a text: show it
+/reset         forget the conversation, keep the system text
+/save FILE     write the conversation to a new file (JSON)
+/quit          leave; Ctrl-D does too
+Ctrl-C ends an answer."""
+
+
+class Conversation:
+    """``say`` gets the pieces of answers, ``note`` the sentences about them; nothing else is printed."""
+
+    def __init__(
+        self,
+        llm: "LLM",
+        params: "SamplingParams",
+        default_max_tokens: int,
+        say: Callable[[str], None],
+        note: Callable[[str], None],
+        system: str | None = None,
+    ) -> None:
+        self._llm, self._params, self._most = llm, params, default_max_tokens
+        self._say, self._note = say, note
+        self._system = system
+        self.turns: list[dict[str, str]] = []
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What the model is sent, and what /save writes."""
+        system = [] if self._system is None else [{"role": "system", "content": self._system}]
+        return system + self.turns
+
+    def take(self, line: str) -> bool:
+        """One line of the user: a command or a message. False when the user wants to leave."""
+        if not line.strip():
+            return True
+        if line.startswith("/"):
+            return self._command(line)
+        try:
+            self.ask(line)
+        except ConfigError as error:  # too long, or refused by the template: the next line may do better
+            self._note(str(error))
+        return True
+
+    def ask(self, text: str) -> None:
+        """Send a message and print the answer as it comes. Raises ConfigError; the message is taken back then."""
+        self.turns.append({"role": "user", "content": text})
+        answer = ""
+        try:
+            answer = self._answer()
+        finally:
+            if answer:
+                self.turns.append({"role": "assistant", "content": answer})
+            else:
+                self.turns.pop()
+
+    def _answer(self) -> str:
+        from linnet.api import new_tokens
+
+        llm = self._llm
+        ids = llm.tokenizer.encode_chat(llm.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True))
+        room = llm.max_model_len - len(ids)
+        if room < 1:
+            raise ConfigError(
+                f"the conversation has {len(ids):,} tokens with this message, and the context holds "
+                f"{llm.max_model_len:,}: /reset begins a new one, /save FILE keeps this one"
+            )
+        most = min(new_tokens(self._params, room, self._most), room)
+        answer, reason = "", None
+        with _interrupts() as interrupted:
+            for piece in llm.stream(ids, replace(self._params, max_tokens=most), cancelled=interrupted):
+                self._say(piece.text)
+                answer += piece.text
+                reason = piece.finish_reason
+            stopped = interrupted()
+        self._say("\n")
+        if stopped:
+            self._note("the answer was interrupted")
+        elif reason == "length" and most == room:
+            self._note(f"the context of {llm.max_model_len:,} tokens is full: /reset begins a new conversation")
+        elif reason == "length":
+            self._note(f"the answer was ended after {most:,} tokens (--max-tokens)")
+        return answer
+
+    def _command(self, line: str) -> bool:
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name in ("/quit", "/exit", "/bye"):
+            return False
+        if name in ("/help", "/?"):
+            self._note(HELP)
+        elif name in ("/reset", "/clear"):
+            self.turns.clear()
+            self._note("the conversation is forgotten")
+        elif name == "/system":
+            self._system = rest or self._system
+            self._note(f"the system text is: {self._system}" if self._system else "there is no system text")
+        elif name == "/save":
+            self._save(rest)
+        else:
+            self._note(f"there is no command {name}; /help lists them")
+        return True
+
+    def _save(self, name: str) -> None:
+        if not name:
+            self._note("/save needs the name of a file")
+            return
+        try:
+            with Path(name).expanduser().open("x", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2) + "\n")
+        except FileExistsError:
+            self._note(f"{name} exists already; give another name")
+        except OSError as error:
+            self._note(f"{name} cannot be written: {error.strerror or error}")
+        else:
+            self._note(f"{len(self.messages)} messages are in {name}")
+
+
+def converse(conversation: Conversation, interactive: bool, note: Callable[[str], None]) -> None:
+    """Take the user's lines until they end: typed ones with a prompt and line editing, or one a line from a pipe."""
+    if not interactive:
+        for line in sys.stdin:
+            if not conversation.take(line.rstrip("\n")):
+                return
+        return
+    import readline  # noqa: F401  # gives input() its editing and history
+
+    while True:
+        try:
+            line = input(">>> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            note("Ctrl-D or /quit leaves")
+            continue
+        try:
+            if not conversation.take(line):
+                return
+        except LinnetError as error:  # this answer failed; the conversation need not
+            note(str(error))
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed in the body; a second one interrupts the program.
+
+    A step of the engine is never torn: an exception in the middle of one would leave it unusable.
+    """
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
