@@ -4,8 +4,10 @@
 LINNET_KILL_TRIALS (default 5) is how many times a run is killed at a random instant; LINNET_KILL_SEED repeats a run.
 """
 
+import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -204,3 +206,43 @@ def test_a_target_below_a_file_is_one_line(model, tmp_path):
     with pytest.raises(LinnetError, match="is not a directory, so") as caught:
         here(model, tmp_path / "file" / "out")
     assert "\n" not in str(caught.value)
+
+
+def everything(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file below."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("target", ["home/model", "home", "home/model/out", "link/model", "home/model/../model/"])
+def test_the_original_is_never_written_to(model, tmp_path, target, restart, monkeypatch):
+    shutil.copytree(model, tmp_path / "home" / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    before = everything(tmp_path)
+    monkeypatch.setattr("linnet.compress.run.check", None)  # refused before anything is read
+    with pytest.raises(CheckpointError, match="original") as caught:
+        here(tmp_path / "home" / "model", tmp_path / target, overwrite=True, restart=restart)
+    assert "\n" not in str(caught.value)
+    assert everything(tmp_path) == before
+
+
+def test_overwriting_takes_only_an_unchanged_result(model, tmp_path, whole, monkeypatch):
+    recipe = make_recipe("W8A16", "rtn")
+    target = tmp_path / "out"
+    assert not compress(model, target, recipe).nothing_done
+    assert compress(model, target, recipe).nothing_done
+    (target / "notes.txt").write_text("years")
+    before = everything(tmp_path)
+    assert compress(model, target, recipe).nothing_done
+    with monkeypatch.context() as patch:
+        patch.setattr("linnet.compress.run.check", None)
+        for restart in (False, True):
+            with pytest.raises(CheckpointError, match=r"kept as it is, .* not list, or not so: notes.txt;"):
+                here(model, target, overwrite=True, restart=restart)
+    with pytest.raises(CheckpointError, match="exists and is not empty"):
+        here(model, target)
+    assert everything(tmp_path) == before
+    (target / "notes.txt").unlink()
+    here(model, target, overwrite=True)
+    assert hashes(target) == whole[0]

@@ -72,7 +72,9 @@ def compress(
         ),
     ] = None,
     seed: options.Seed = 0,
-    overwrite: Annotated[bool, options.option("--overwrite", help="Replace an existing output directory.")] = False,
+    overwrite: Annotated[
+        bool, options.option("--overwrite", help="Replace an earlier result of Linnet's, and nothing else.")
+    ] = False,
     restart: Annotated[
         bool, options.option("--restart", help="Forget an interrupted run instead of resuming it.")
     ] = False,
@@ -123,6 +125,9 @@ def compress(
             restart=restart,
             overwrite=overwrite,
         )
+    if result.nothing_done:
+        output().print(f"[bold]{result.path}[/] is already there, made by this very command: nothing done")
+        return
     output().print(
         f"[bold]{result.path}[/]  {human_bytes(result.source_bytes)} → {human_bytes(result.output_bytes)} "
         f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "

@@ -17,11 +17,12 @@ from linnet.compress.recipe import Recipe
 from linnet.compress.walk import Walk
 from linnet.compress.work import segment_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
-from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
-from linnet.formats.manifest import read_manifest
+from linnet.formats.manifest import MANIFEST_FILE, read_manifest
 from linnet.formats.spool import JOURNAL_FILE, read_journal
-from linnet.formats.writer import PARTIAL_SUFFIX
+from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
+from linnet.formats.writer import PARTIAL_NAMES, partial_of
 
 RECORD_VERSION = 1
 _JOB_FILE = "job.json"
@@ -36,7 +37,10 @@ uncompressed model) would say something untrue of the result."""
 
 @dataclass(frozen=True)
 class CompressResult:
-    """``manifest`` as published; its ``record`` holds recipe, fingerprint, layers and calibration."""
+    """``manifest`` as published; its ``record`` holds recipe, fingerprint, layers and calibration.
+
+    ``nothing_done``: the same run had published this before.
+    """
 
     path: Path
     manifest: Mapping[str, Any]
@@ -44,6 +48,7 @@ class CompressResult:
     source_bytes: int
     output_bytes: int
     parameters: int
+    nothing_done: bool = False
 
     @property
     def layers(self) -> Mapping[str, Mapping[str, Any]]:
@@ -76,7 +81,7 @@ def compress(
     complete, by one rename, or not at all. Without ``cancel``, SIGINT and SIGTERM stop the run at a resume point.
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
-    target = Path(target)
+    shown, target = Path(target), _free_place(target, source, overwrite)
     job = check(source, recipe, calibration_text, memory_ceiling_bytes)
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
@@ -84,11 +89,12 @@ def compress(
     finished = None if restart else _already_published(target, identity)
     if finished is not None:
         _clean_after(target, identity)
-        return _result(job, target, finished, resumed=True)
+        return _result(job, shown, finished, resumed=True, nothing_done=True)
+    check_replaceable(target, overwrite)
     check_disk(job, target)
     if not restart:
         _check_resume(target, parts)
-    kept = f"finished layers are kept in {_partial(target).name} beside the target; the same command resumes"
+    kept = f"finished layers are kept in {partial_of(target).name} beside the target; the same command resumes"
     if restart:
         _forget(target, overwrite)
     token = cancel or CancelToken()
@@ -114,7 +120,7 @@ def compress(
             raise
         finally:
             writer.close()
-    return _result(job, target, manifest, resumed)
+    return _result(job, shown, manifest, resumed)
 
 
 def _name_of(source: str | Path) -> str:
@@ -123,15 +129,28 @@ def _name_of(source: str | Path) -> str:
     return path.resolve().name if path.exists() else str(source)
 
 
-def _result(job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool) -> CompressResult:
-    return CompressResult(
-        target, manifest, resumed, job.source.checkpoint.nbytes, output_bytes(job), job.source.parameters
-    )
+def _free_place(target: str | Path, source: str | Path, overwrite: bool) -> Path:
+    """The target as it really is, if writing there can lose nothing; CheckpointError in a sentence otherwise."""
+    with os_errors(Path(target)):
+        real, directory = real_target(target), resolve_model(source)
+        for place in (real, partial_of(real)):
+            check_apart(place, directory)
+        check_partial(partial_of(real), PARTIAL_NAMES)
+        if overwrite or not (real / MANIFEST_FILE).exists():  # else it may be this very run's result
+            check_replaceable(real, overwrite)
+    return real
+
+
+def _result(
+    job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool, nothing_done: bool = False
+) -> CompressResult:
+    sizes = (job.source.checkpoint.nbytes, output_bytes(job), job.source.parameters)
+    return CompressResult(target, manifest, resumed, *sizes, nothing_done)
 
 
 def _forget(target: Path, overwrite: bool) -> None:
     """Delete what an interrupted run left beside the target."""
-    if _partial(target).exists():
+    if partial_of(target).exists():
         CheckpointWriter(target, overwrite=overwrite).abandon()
 
 
@@ -162,10 +181,6 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     }
 
 
-def _partial(target: Path) -> Path:
-    return target.absolute().parent / f".{target.absolute().name}{PARTIAL_SUFFIX}"
-
-
 def _already_published(target: Path, identity: str) -> dict[str, Any] | None:
     """The manifest, if exactly this run already published into the target (it was killed right after)."""
     try:
@@ -179,14 +194,14 @@ def _already_published(target: Path, identity: str) -> dict[str, Any] | None:
 
 def _clean_after(target: Path, identity: str) -> None:
     """Delete what the run that published left beside the target; an unfinished run of another recipe stays."""
-    if not _partial(target).exists():
+    if not partial_of(target).exists():
         return
     try:
-        lock = DirectoryLock(_partial(target), target)
+        lock = DirectoryLock(partial_of(target), target)
     except CheckpointError:
         return  # another process is writing it
     try:
-        journal, _ = read_journal(_partial(target) / JOURNAL_FILE)
+        journal, _ = read_journal(partial_of(target) / JOURNAL_FILE)
         own = not journal or journal[0].get("identity") == identity  # without a journal there is nothing to resume
     except CheckpointError:
         own = False
@@ -196,11 +211,11 @@ def _clean_after(target: Path, identity: str) -> None:
 def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
     """ConfigError in words if an unfinished run beside the target differs from this one."""
     try:
-        earlier = json.loads((_partial(target) / "scratch" / _JOB_FILE).read_bytes())
+        earlier = json.loads((partial_of(target) / "scratch" / _JOB_FILE).read_bytes())
     except (OSError, ValueError):
         return  # nothing there, or killed before it was written: the writer's own identity decides
     if not isinstance(earlier, dict):
-        raise CheckpointError(f"{_partial(target) / 'scratch' / _JOB_FILE} is damaged; {START_AFRESH}")
+        raise CheckpointError(f"{partial_of(target) / 'scratch' / _JOB_FILE} is damaged; {START_AFRESH}")
     differences = [
         f"{name} was {str(earlier.get(name))[:40]}, is {str(parts.get(name))[:40]}"
         for name in sorted(earlier.keys() | parts.keys())

@@ -15,6 +15,8 @@ from linnet.errors import CheckpointError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _COPY_BYTES = 8 << 20
+REPLACED = "replaced"
+"""Where an old result lies for the moment between two renames, on file systems that cannot exchange two names."""
 
 START_AFRESH = "start afresh with --restart (restart=True)"
 """What to do when the files of an interrupted run cannot be trusted."""
@@ -79,22 +81,44 @@ def publish_directory(source: Path, target: Path, replace: bool) -> None:
     """Rename ``source`` to ``target`` and make it durable; with ``replace`` an existing target is swapped out.
 
     After a swap the old directory lies at ``source``. At no moment is the target missing or incomplete, except on
-    file systems without an atomic exchange, where it is missing between two renames.
+    file systems without an atomic exchange, where it is missing between two renames: ``restore_replaced`` undoes the
+    first if the second never came.
     """
     if replace and target.exists():
-        library = ctypes.CDLL(None, use_errno=True)
-        exchange = getattr(library, "renameat2", None)
-        done = exchange is not None and not exchange(
-            _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE
-        )
-        if not done:
-            aside = source.with_name("replaced")
+        if not _exchange(source, target):
+            aside = source.with_name(REPLACED)
             os.rename(target, aside)
-            os.rename(source, target)
+            try:
+                os.rename(source, target)
+            except BaseException:
+                os.rename(aside, target)
+                raise
+            os.rename(aside, source)
     else:
         os.rename(source, target)  # onto nothing or an empty directory
     sync_directory(target.parent)
     sync_directory(source.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once; False where the system or the file system cannot. OSError if the disk says no."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def restore_replaced(directory: Path, target: Path) -> None:
+    """Put back what ``publish_directory`` had moved aside in ``directory`` when it was killed between its renames."""
+    aside = directory / REPLACED
+    if aside.is_dir() and not target.exists():
+        os.rename(aside, target)
+        sync_directory(target.parent)
 
 
 class DirectoryLock:

@@ -7,7 +7,7 @@ interruptions.
 """
 
 import json
-import os
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -17,26 +17,44 @@ from typing import Any
 
 import numpy.typing as npt
 
-from linnet.errors import CheckpointError, ConfigError
+from linnet.errors import ConfigError
 from linnet.formats.checkpoint import CONFIG_FILE
-from linnet.formats.durable import DirectoryLock, os_errors, publish_directory, sync_directory, write_durable
+from linnet.formats.durable import (
+    REPLACED,
+    DirectoryLock,
+    os_errors,
+    publish_directory,
+    restore_replaced,
+    sync_directory,
+    write_durable,
+)
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest
 from linnet.formats.quantization import quantization_record
 from linnet.formats.shard_writer import write_shards
 from linnet.formats.spool import Spool
+from linnet.formats.target import check_partial, check_replaceable, real_target, remove_replaced
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
 
 DEFAULT_SHARD_BYTES = 4 << 30
 PARTIAL_SUFFIX = ".linnet-partial"
+PARTIAL_NAMES = ("lock", "journal.jsonl", "pieces", "scratch", "publish", REPLACED)
+"""What lies in a partial directory."""
+logger = logging.getLogger(__name__)
 _MODULE_KEY = "linnet_modules"
+
+
+def partial_of(target: Path) -> Path:
+    """The directory in which ``target`` (as ``real_target`` gives it) is made."""
+    return target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
 
 
 class CheckpointWriter:
     """One checkpoint being written.
 
-    ``overwrite`` allows an existing checkpoint at the target to be replaced. ``resume`` continues what an interrupted
+    ``overwrite`` allows an existing checkpoint of Linnet's at the target to be replaced, if it holds nothing but what
+    its manifest lists (see target.py). ``resume`` continues what an interrupted
     writer with the same ``identity`` (a digest of everything the bytes depend on) committed: see ``finished`` and
     ``notes``. Leaving the context without ``publish`` keeps the partial directory if ``resume`` is set, else deletes
     it.
@@ -53,18 +71,22 @@ class CheckpointWriter:
     ) -> None:
         if shard_bytes < 1:
             raise ConfigError(f"shard_bytes must be positive, not {shard_bytes}")
-        self.target = Path(os.path.abspath(target))
+        with os_errors(Path(target)):
+            self.target = real_target(target)
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
         self._resume = resume
         with os_errors(self.target):
-            self._check_target()
-        self._partial = self.target.parent / f".{self.target.name}{PARTIAL_SUFFIX}"
+            check_replaceable(self.target, overwrite)
+        self._partial = partial_of(self.target)
         with os_errors(self._partial):
+            check_partial(self._partial, PARTIAL_NAMES)
             self.target.parent.mkdir(parents=True, exist_ok=True)
         self._lock: DirectoryLock | None = DirectoryLock(self._partial, self.target)
         try:
             with os_errors(self._partial):
+                restore_replaced(self._partial, self.target)
+                check_replaceable(self.target, overwrite)
                 if not resume:
                     self._clear()
                 self._spool = Spool(self._partial, identity, resume)
@@ -143,8 +165,6 @@ class CheckpointWriter:
             self.commit()
         if not self._spool.finished:
             raise ConfigError(f"{self.target}: no tensor was added")
-        with os_errors(self.target):
-            self._check_target()
         staged = self._partial / "publish"
         with os_errors(self._partial):
             shutil.rmtree(staged, ignore_errors=True)
@@ -158,7 +178,11 @@ class CheckpointWriter:
             manifest = build_manifest(placed, hashes, small, manifest_extra or {})
             write_durable(staged / MANIFEST_FILE, _json_bytes(manifest))
             sync_directory(staged)
+            replaced = check_replaceable(self.target, self._overwrite)  # again: copying may have taken minutes
             publish_directory(staged, self.target, self._overwrite)
+            kept = remove_replaced(staged, replaced, self.target) if staged.exists() else None
+            if kept is not None:
+                logger.warning("%s appeared in the old %s meanwhile and is kept", kept, self.target)
         self._release(remove=True)
         return manifest
 
@@ -194,17 +218,6 @@ class CheckpointWriter:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-    def _check_target(self) -> None:
-        target = self.target
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise CheckpointError(f"{target}: exists and is not a directory")
-        if not target.is_dir() or not any(target.iterdir()):
-            return
-        if not self._overwrite:
-            raise CheckpointError(f"{target}: exists and is not empty; choose another name or allow overwriting")
-        if not (target / CONFIG_FILE).exists() and not (target / MANIFEST_FILE).exists():
-            raise CheckpointError(f"{target}: exists and is not a model directory, it will not be overwritten")
 
     def _stage(self, filename: str, data: bytes) -> None:
         reserved = (CONFIG_FILE, MANIFEST_FILE)

@@ -58,7 +58,7 @@ def test_existing_targets(tmp_path: Path) -> None:
     write_model(tmp_path / "empty")
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years")
-    with pytest.raises(CheckpointError, match="not a model directory, it will not be overwritten"):
+    with pytest.raises(CheckpointError, match=r"Linnet did not write it .* will not be overwritten"):
         CheckpointWriter(tmp_path / "home", overwrite=True)
     with pytest.raises(CheckpointError, match="not a directory"):
         CheckpointWriter(tmp_path / "home" / "thesis.tex")
