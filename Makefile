@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test check sanitize aarch64 bench bench-quick bench-peers format clean
+.PHONY: demo real test check sanitize aarch64 bench bench-quick bench-peers format clean
 
 demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
 	$(BIN)/linnet demo
+
+real: $(VENV)/dev.stamp  ## the whole pass on a real model, fetched once: inspect, chat, compress, eval, serve
+	$(BIN)/python tools/real/tour.py
 
 test: $(VENV)/dev.stamp sanitize  ## everything CI runs
 	$(BIN)/python -m pytest -q
