@@ -14,6 +14,7 @@ import typer
 
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration
+from linnet.cli.words import Command, Group
 from linnet.errors import ConfigError
 from linnet.user_cache import MODELS, TILES, TOKENIZERS, VERIFIED, user_cache_directory
 
@@ -24,7 +25,7 @@ OTHERS = {
 }
 """Folder -> what it holds; all of it is made again when it is missing."""
 
-cache = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+cache = typer.Typer(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @cache.callback(invoke_without_command=True)
@@ -85,7 +86,7 @@ def show(
     output().print(table)
 
 
-@cache.command("clear")
+@cache.command("clear", cls=Command)
 def clear() -> None:
     """Delete everything in it but what a running process reads or writes."""
     from linnet.backends.cpu.tile_files import partial_folders, remove_partial, tile_files

@@ -70,6 +70,11 @@ def demo(
     """Compress the bundled model four ways, measure each against the original, serve one and ask it a question.
 
     Ends with one table: bytes, perplexity, KL, ability scores with the verdict of a paired test, tokens per second.
+
+    [dim]Examples[/]
+
+      linnet demo
+      linnet demo --per-ability 20 -o /tmp/linnet-demo
     """
     from linnet import demo as bundled
     from linnet import evals

@@ -48,6 +48,8 @@ def generate(
 ) -> None:
     """Continue a text with a model, compressed or not.
 
+    Sampling that you do not choose is what the model recommends in its generation_config.json.
+
     [dim]Examples[/]
 
       linnet generate ./my-model "Once upon a time" --max-tokens 64

@@ -26,6 +26,9 @@ def inspect(
 ) -> None:
     """Show family, parameters, schemes, bytes and predicted memory, without loading the weights.
 
+    A scheme is how numbers are stored (int4 group 32: four bits each, 32 share a scale). The prediction is for one
+    sequence at the longest context, unless you say otherwise.
+
     [dim]Examples[/]
 
       linnet inspect ./my-model
@@ -61,7 +64,15 @@ def inspect(
 
 
 def environment(as_json: Annotated[bool, options.option("--json", help="Print one JSON object.")] = False) -> None:
-    """Show versions, processor, kernel tier and memory: what a bug report needs."""
+    """Show versions, processor, kernel tier and memory: what a bug report needs.
+
+    The kernel tier is the set of processor instructions that the arithmetic is made for (avx2, avx512, …).
+
+    [dim]Examples[/]
+
+      linnet env
+      linnet env --json
+    """
     from rich.table import Table
 
     from linnet.cli.machine import machine

@@ -6,11 +6,11 @@ here. What the command-line parser refuses is said in the same way.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from linnet.cli.compressing import RECIPE_OPTIONS
 from linnet.errors import LinnetError
@@ -52,8 +52,37 @@ SPELLINGS = {"model": ("-m", "--model"), "prompt": ("-p", "--prompt")}
 """How other programs call what are arguments here."""
 
 
+KINDS = {
+    "str": "TEXT",
+    "text": "TEXT",
+    "list[str]": "TEXT",
+    "int": "N",
+    "integer": "N",
+    "float": "NUMBER",
+    "path": "PATH",
+    "bool": "",
+    "boolean": "",
+}
+"""What the parser calls the type of a value -> what the help calls it; a switch has none."""
+
+
+class Group(TyperGroup):
+    """A command with commands of its own whose help calls values by words."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As typer's, with ``TEXT`` for ``<str>``."""
+        _call_values_by_words(self.get_params(ctx), ctx)
+        super().format_help(ctx, formatter)
+
+
 class Command(TyperCommand):
-    """A command whose errors name its options, and whose arguments may be written as the options of ``SPELLINGS``."""
+    """A command whose errors name its options, whose help calls values by words, and whose arguments may be written as
+    the options of ``SPELLINGS``."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As typer's, with ``MODEL`` for ``model`` and ``TEXT`` for ``<str>``."""
+        _call_values_by_words(self.get_params(ctx), ctx)
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """``-m DIR -p TEXT`` is ``DIR TEXT``, for the arguments that this command has."""
@@ -153,6 +182,22 @@ def _details(cause: BaseException | None) -> Iterator[Mapping[str, Any]]:
     """What pydantic, which typer checks values with, found wrong; nothing for older versions of typer."""
     errors = getattr(cause, "errors", None)
     yield from errors() if callable(errors) else ()
+
+
+def _call_values_by_words(parameters: Iterable[Any], ctx: Any) -> None:
+    for parameter in parameters:
+        if parameter.metavar is None:
+            parameter.metavar = _value_word(parameter, ctx)
+        if _option(parameter) is None:
+            parameter.display_type_rich = lambda ctx: None  # an argument's word says enough
+
+
+def _value_word(parameter: Any, ctx: Any) -> str | None:
+    if _option(parameter) is None:
+        return str(parameter.name).upper()
+    display = getattr(parameter, "display_type", None)  # typer 0.29; before, click's name of the type
+    kind = str(display(ctx)) if callable(display) else str(getattr(parameter.type, "name", ""))
+    return KINDS.get(kind.strip("<>"))
 
 
 def _option(parameter: Any) -> str | None:
