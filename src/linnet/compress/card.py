@@ -6,10 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import linnet
+from linnet.formats.quantization import is_own
+from linnet.schemes import LinearScheme
+
+
+def loaders(schemes: Mapping[str, LinearScheme]) -> str:
+    """Which programs read a model whose modules are stored so."""
+    if is_own(schemes):
+        return "Linnet alone (its own layout, which every other loader refuses)"
+    weights = [scheme.weight for scheme in schemes.values()]
+    if not all(weight.symmetric for weight in weights):
+        return "Linnet; transformers with CompressedTensorsConfig(dequantize=True)"
+    if any(weight.element in ("int2", "int3") for weight in weights):
+        return "Linnet; transformers with compressed-tensors (vLLM has no kernels for 2 and 3 bits)"
+    return "Linnet; transformers with compressed-tensors; vLLM"
 
 
 def model_card(
-    source: str, config: Mapping[str, Any], record: Mapping[str, Any], source_bytes: int, output_bytes: int
+    source: str,
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    schemes: Mapping[str, LinearScheme],
+    source_bytes: int,
+    output_bytes: int,
 ) -> str:
     """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
     recipe, layers = record["recipe"], record["layers"]
@@ -22,7 +41,10 @@ def model_card(
     if calibration is None:
         rows = "none (data-free)"
     else:
-        rows = f"{calibration['rows']} rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
+        text = calibration.get("name") or "a text"
+        rows = (
+            f"{text}: {calibration['rows']} rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
+        )
     errors = [layer["output_error"] for layer in layers.values() if "output_error" in layer]
     error = f"{sum(errors) / len(errors):.5f} on the calibration rows" if errors else "not measured (data-free)"
     parts = record["fingerprint"]
@@ -42,6 +64,7 @@ def model_card(
             f"| compressed modules | {len(layers)} |",
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
+            f"| loads in | {loaders(schemes)} |",
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",

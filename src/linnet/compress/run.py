@@ -112,7 +112,7 @@ def compress(
                 writer.copy_file(path)
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
             sizes = (job.source.checkpoint.nbytes, output_bytes(job))
-            writer.write_text("README.md", model_card(_name_of(source), config, record, *sizes))
+            writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
             manifest = writer.publish(config, record)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):

@@ -18,7 +18,7 @@ from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
-from linnet.formats.quantization import Quantization, read_quantization
+from linnet.formats.quantization import Quantization, read_quantization, undisguise
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
@@ -80,7 +80,7 @@ class Checkpoint:
         config_path = directory / CONFIG_FILE
         if not config_path.exists():
             raise no_config(directory)
-        config = read_json_object(config_path, MAX_CONFIG_BYTES)
+        config = undisguise(read_json_object(config_path, MAX_CONFIG_BYTES))
         quantization = read_quantization(config, str(config_path))
         files, tensors = open_files(directory)
         if not tensors:

@@ -16,7 +16,10 @@ from linnet.schemes import LinearScheme, layout_of
 from linnet.schemes.scheme import ElementName
 from linnet.schemes.scheme_map import CLASS_TARGETS
 
-LINNET_VERSION = 1
+LINNET_VERSION = 2
+LINNET_VERSIONS = (1, 2)
+OWN_MODEL_TYPE = "linnet"
+_IDENTITY_KEYS = ("model_type", "architectures")
 READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
 KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 _COMPRESSED_TENSORS = "compressed-tensors"
@@ -83,9 +86,10 @@ def read_quantization(config: Mapping[str, Any], where: str) -> Quantization:
     method = record.get("quant_method", _COMPRESSED_TENSORS)
     if method not in (_COMPRESSED_TENSORS, "linnet"):
         raise unreadable_quantization(method, config, where)
-    if method == "linnet" and record.get("version") != LINNET_VERSION:
+    if method == "linnet" and record.get("version") not in LINNET_VERSIONS:
         raise UnsupportedError(
-            f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: {LINNET_VERSION}"
+            f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: "
+            f"{', '.join(map(str, LINNET_VERSIONS))}"
         )
     if record.get("moe_sparsity_config") is not None:
         raise UnsupportedError(f"{where}: moe_sparsity_config is set, expert sparsity is not supported")
@@ -191,10 +195,44 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-    own_words = any(scheme.weight.element in OUR_ELEMENTS for scheme in by_scheme)
-    if own_words or any(_is_embedding(module) for module in modules):
+    if is_own(modules):
         result |= {"quant_method": "linnet", "version": LINNET_VERSION}
     return result
+
+
+def is_own(modules: Mapping[str, LinearScheme]) -> bool:
+    """Whether no other reader has the words for these modules, so that the layout is Linnet's own."""
+    own_words = any(scheme.weight.element in OUR_ELEMENTS for scheme in modules.values())
+    return own_words or any(_is_embedding(module) for module in modules)
+
+
+def disguise(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config in our own layout as it lies on disk: a model type that every other loader refuses.
+
+    With the family's own, transformers warns of an unknown method, draws random weights and goes on (K18). What the
+    model is stands in the quantisation record, where ``undisguise`` finds it.
+    """
+    record = dict(config["quantization_config"])
+    record |= {key: config[key] for key in _IDENTITY_KEYS if key in config}
+    left_out = ("auto_map", "transformers_weights")  # each could lead a loader to the weights after all
+    shown = {key: value for key, value in config.items() if key not in left_out}
+    return {
+        **shown,
+        "model_type": OWN_MODEL_TYPE,
+        "architectures": ["LinnetForCausalLM"],
+        "quantization_config": record,
+    }
+
+
+def undisguise(config: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of ``disguise``; any other config as it is."""
+    record = config.get("quantization_config")
+    if config.get("model_type") != OWN_MODEL_TYPE or not isinstance(record, dict):
+        return config
+    identity = {key: record[key] for key in _IDENTITY_KEYS if key in record}
+    bare = {key: value for key, value in config.items() if key not in _IDENTITY_KEYS}
+    rest = {key: value for key, value in record.items() if key not in _IDENTITY_KEYS}
+    return {**bare, **identity, "quantization_config": rest}
 
 
 def _is_embedding(module: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from linnet.formats.dtypes import NAME_TO_SAFETENSORS
 from linnet.formats.durable import START_AFRESH, copy_range, read_errors, write_durable
 from linnet.formats.header import TensorInfo
-from linnet.formats.shards import INDEX_FILE, SINGLE_FILE
+from linnet.formats.shards import INDEX_FILE, OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
 from linnet.formats.spool import Finished, Spool
 
 ALIGNMENT_BYTES = 64
@@ -61,12 +61,17 @@ def plan_file(names: list[str], finished: Mapping[str, Finished], file: str) -> 
     return len(text).to_bytes(8, "little") + text, tensors
 
 
-def write_shards(directory: Path, spool: Spool, shard_bytes: int) -> dict[str, TensorInfo]:
-    """Write model.safetensors, or shards and their index, each flushed to the disk -> where every tensor lies."""
+def write_shards(directory: Path, spool: Spool, shard_bytes: int, own_names: bool = False) -> dict[str, TensorInfo]:
+    """Write model.safetensors, or shards and their index, each flushed to the disk -> where every tensor lies.
+
+    ``own_names``: names that no other loader looks for.
+    """
+    single, index_file = (OWN_SINGLE_FILE, OWN_INDEX_FILE) if own_names else (SINGLE_FILE, INDEX_FILE)
+    stem = single.removesuffix(".safetensors")
     shards = split_shards(spool.finished, shard_bytes)
     placed: dict[str, TensorInfo] = {}
     for position, names in enumerate(shards, start=1):
-        file = SINGLE_FILE if len(shards) == 1 else f"model-{position:05d}-of-{len(shards):05d}.safetensors"
+        file = single if len(shards) == 1 else f"{stem}-{position:05d}-of-{len(shards):05d}.safetensors"
         header, tensors = plan_file(names, spool.finished, file)
         _write_file(directory / file, header, [spool.finished[name].info for name in tensors], spool)
         placed |= tensors
@@ -75,7 +80,7 @@ def write_shards(directory: Path, spool: Spool, shard_bytes: int) -> dict[str, T
             "metadata": {"total_size": sum(info.nbytes for info in placed.values())},
             "weight_map": {name: placed[name].file for name in sorted(placed)},
         }
-        write_durable(directory / INDEX_FILE, json.dumps(index, indent=2).encode() + b"\n")
+        write_durable(directory / index_file, json.dumps(index, indent=2).encode() + b"\n")
     return placed
 
 

@@ -11,11 +11,15 @@ from linnet.formats.recognise import no_weights
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+OWN_SINGLE_FILE = "linnet.safetensors"
+OWN_INDEX_FILE = "linnet_weights.json"
+"""Names that no other loader looks for, nor finds by a pattern (accelerate takes any *.index.json): K18."""
 
 
 def open_files(directory: Path) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
     """Map every file of the model -> files by name, tensors by name (sorted by name)."""
-    index_path = directory / INDEX_FILE
+    own = not (directory / SINGLE_FILE).exists() and (directory / OWN_INDEX_FILE).exists()
+    index_path = directory / (OWN_INDEX_FILE if own else INDEX_FILE)
     if (directory / SINGLE_FILE).exists() or not index_path.exists():
         file = MappedFile(directory / _only_file(directory))
         return {file.path.name: file}, dict(sorted(file.tensors.items()))

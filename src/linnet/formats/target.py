@@ -16,7 +16,7 @@ from linnet.formats.hashing import sha256, sha256_all
 from linnet.formats.json_file import read_bytes, read_json_object
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, read_manifest
 from linnet.formats.mapped_file import MappedFile
-from linnet.formats.shards import INDEX_FILE
+from linnet.formats.shards import INDEX_FILE, OWN_INDEX_FILE
 
 CERTIFICATE_PREFIX = "loss_certificate"
 """Certificates are Linnet's too: they speak of the very result that is replaced."""
@@ -118,7 +118,7 @@ def _is_listed(path: Path, manifest: Mapping[str, Any]) -> bool:
     try:
         if name in manifest["files"]:
             return bool(sha256(read_bytes(path, MAX_SMALL_FILE_BYTES)) == manifest["files"][name])
-        if name == INDEX_FILE:
+        if name in (INDEX_FILE, OWN_INDEX_FILE):
             weights = read_json_object(path).get("weight_map")
             return isinstance(weights, dict) and weights.keys() <= manifest["tensors"].keys()
         return _WEIGHTS.fullmatch(name) is not None and _are_listed_weights(path, manifest["tensors"])

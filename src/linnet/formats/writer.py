@@ -31,14 +31,16 @@ from linnet.formats.durable import (
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest
-from linnet.formats.quantization import quantization_record
+from linnet.formats.quantization import disguise, quantization_record
 from linnet.formats.shard_writer import write_shards
+from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
 from linnet.formats.spool import Spool
 from linnet.formats.target import check_partial, check_replaceable, real_target, remove_replaced
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
 
 DEFAULT_SHARD_BYTES = 4 << 30
 PARTIAL_SUFFIX = ".linnet-partial"
+_WEIGHT_NAMES = (SINGLE_FILE, OWN_SINGLE_FILE, OWN_INDEX_FILE)
 PARTIAL_NAMES = ("lock", "journal.jsonl", "pieces", "scratch", "publish", REPLACED)
 """What lies in a partial directory."""
 logger = logging.getLogger(__name__)
@@ -169,8 +171,10 @@ class CheckpointWriter:
         with os_errors(self._partial):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir()
-            placed = write_shards(staged, self._spool, self._shard_bytes)
-            files = {**self._files, CONFIG_FILE: _json_bytes(self._final_config(config))}
+            final = self._final_config(config)
+            own = final.get("quantization_config", {}).get("quant_method") == "linnet"
+            placed = write_shards(staged, self._spool, self._shard_bytes, own_names=own)
+            files = {**self._files, CONFIG_FILE: _json_bytes(disguise(final) if own else final)}
             for name, data in files.items():
                 write_durable(staged / name, data)
             hashes = {name: item.sha256 for name, item in self._spool.finished.items()}
@@ -222,7 +226,7 @@ class CheckpointWriter:
     def _stage(self, filename: str, data: bytes) -> None:
         reserved = (CONFIG_FILE, MANIFEST_FILE)
         plain = filename and "/" not in filename and "\0" not in filename and not filename.startswith(".")
-        if not plain or filename in reserved or filename.startswith("model.safetensors"):
+        if not plain or filename in reserved or filename.startswith(_WEIGHT_NAMES):
             raise ConfigError(f"{filename!r} cannot be a file of the checkpoint; reserved: {', '.join(reserved)}")
         self._files[filename] = data
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory in Linnet's own layout: every entry point of transformers refuses it, Linnet reads old and new alike."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from linnet.compress import compress, make_recipe
+from linnet.compress.card import loaders
+from linnet.formats import Checkpoint
+from linnet.schemes import PackedWeight, parse_scheme
+
+ENTRIES: dict[str, Callable[[str], object]] = {
+    "AutoConfig": transformers.AutoConfig.from_pretrained,
+    "AutoModelForCausalLM": transformers.AutoModelForCausalLM.from_pretrained,
+    "AutoModel": transformers.AutoModel.from_pretrained,
+    "LlamaForCausalLM": transformers.LlamaForCausalLM.from_pretrained,
+    "LlamaModel": transformers.LlamaModel.from_pretrained,
+    "LlamaForCausalLM, its own config": lambda path: transformers.LlamaForCausalLM.from_pretrained(
+        path, config=transformers.LlamaConfig(hidden_size=64, num_hidden_layers=1)
+    ),
+    "pipeline": lambda path: transformers.pipeline("text-generation", model=path),
+}
+
+
+@pytest.fixture(scope="module", params=["NF4-g32", "TERNARY", "W4A16-g32-head8", "W8A16-head4-g32"])
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("own")
+    config = transformers.LlamaConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    source = place / "source"
+    transformers.LlamaForCausalLM(config).save_pretrained(source)
+    return compress(source, place / "out", make_recipe(request.param, "rtn")).path
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_other_loader_refuses(packed: Path, entry: str) -> None:
+    with pytest.raises((OSError, ValueError)) as caught:
+        ENTRIES[entry](str(packed))
+    assert "linnet" in str(caught.value) or "no file named model.safetensors" in str(caught.value)
+
+
+def test_accelerate_finds_no_weights(packed: Path) -> None:
+    import accelerate
+
+    with pytest.raises(ValueError, match="is not a folder containing"):
+        accelerate.load_checkpoint_in_model(torch.nn.Linear(2, 2), str(packed))
+
+
+def test_the_names_on_disk(packed: Path) -> None:
+    config = json.loads((packed / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("linnet", ["LinnetForCausalLM"])
+    assert config["quantization_config"]["architectures"] == ["LlamaForCausalLM"]
+    assert sorted(path.name for path in packed.glob("*.safetensors")) == ["linnet.safetensors"]
+
+
+def test_linnet_reads_it_and_its_older_form_bit_for_bit(packed: Path, tmp_path: Path) -> None:
+    with Checkpoint.open(packed, verify=True) as checkpoint:
+        config = checkpoint.config
+        assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+        older = {**config, "quantization_config": {**config["quantization_config"], "version": 1}}
+        (tmp_path / "config.json").write_text(json.dumps(older))
+        (tmp_path / "model.safetensors").symlink_to(packed / "linnet.safetensors")
+        with Checkpoint.open(tmp_path) as old:
+            assert old.names() == checkpoint.names()
+            module = "model.layers.0.mlp.up_proj"
+            one, other = checkpoint.linear(module), old.linear(module)
+            assert isinstance(one, PackedWeight)
+            assert isinstance(other, PackedWeight)
+            assert np.array_equal(one.dequantize(), other.dequantize())
+
+
+def test_the_card_says_who_loads_it(packed: Path) -> None:
+    assert "| loads in | Linnet alone" in (packed / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("W4A16-g32", "Linnet; transformers with compressed-tensors; vLLM"),
+        ("W3A16-g32", "vLLM has no kernels for 2 and 3 bits"),
+        ("W2A16-g32", "vLLM has no kernels for 2 and 3 bits"),
+        ("W4A16-g32-asym", "dequantize=True"),
+    ],
+)
+def test_what_others_load_is_said_too(scheme: str, said: str) -> None:
+    assert said in loaders({"layers.0.up": parse_scheme(scheme).linear})
