@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss certificate in a checkpoint's directory: replaced whole or not at all, never by a smaller measurement."""
+"""The loss certificate in a checkpoint's directory: replaced whole or not at all, and no measurement is ever dropped.
+
+Text and abilities are two parts. Of the same two models each part keeps its fuller measurement; a certificate of other
+models, or one that cannot be read, is moved aside and named.
+"""
 
 import os
 import tempfile
@@ -13,22 +17,48 @@ if TYPE_CHECKING:
 
 
 def store_certificate(report: "Report", directory: Path) -> str:
-    """Write the report's certificate unless a fuller one of the same two models is there; returns what was done.
+    """Write the report's certificate, part by part the fuller of old and new; returns what was done, in one line.
 
-    Fuller: more text tokens or more questions. CheckpointError if the directory cannot be written.
+    CheckpointError if the directory cannot be written.
     """
     from linnet import evals
 
     path = directory / evals.CERTIFICATE_FILE
     new, old = evals.certificate(report), _read(path)
-    if old is not None and _models(old) == _models(new) and any(map(int.__gt__, _extent(old), _extent(new))):
+    if old is None or _models(old) != _models(new):
+        aside = _keep_aside(path)
+        replace_file(path, evals.to_json(new))
+        kept = "" if aside is None else f"; the one there before, of other models or unreadable, is now {aside.name}"
+        return f"certificate stored in {path}{kept}"
+    keep_text, keep_abilities = _tokens(old) > _tokens(new), _questions(old) > _questions(new)
+    if keep_text and keep_abilities:
         return f"certificate kept: {path} was measured on {_words(old)}, this time it was {_words(new)}"
-    _replace(path, evals.to_json(new))
+    merged = _merge(old, new, keep_text, keep_abilities)
+    replace_file(path, evals.to_json(merged))
+    if keep_text:
+        return f"certificate stored in {path}; its text part is the earlier, fuller one ({_tokens(old):,} tokens)"
+    if keep_abilities:
+        return (
+            f"certificate stored in {path}; its abilities are the earlier, fuller ones ({_questions(old):,} questions)"
+        )
     return f"certificate stored in {path}"
 
 
+def _merge(old: "Certificate", new: "Certificate", keep_text: bool, keep_abilities: bool) -> "Certificate":
+    """The new certificate with parts of the old one; ``created`` names both times where it has both."""
+    changes: dict[str, object] = {}
+    if keep_text:
+        changes |= {"text": old.text, "perplexity": old.perplexity, "divergence": old.divergence}
+    if keep_abilities:
+        changes |= {"abilities": old.abilities, "verdicts": old.verdicts}
+    if changes:
+        part = "text" if keep_text else "abilities"
+        changes["created"] = f"{new.created}; {part}: {old.created.split(';')[0]}"
+    return msgspec.structs.replace(new, **changes)
+
+
 def _read(path: Path) -> "Certificate | None":
-    """None for a certificate that is missing or cannot be read: nothing worth keeping."""
+    """None for a certificate that is missing or cannot be read."""
     from linnet.evals import Certificate
 
     try:
@@ -37,22 +67,41 @@ def _read(path: Path) -> "Certificate | None":
         return None
 
 
-def _models(certificate: "Certificate") -> tuple[str, str]:
-    return certificate.candidate.digest, certificate.reference.digest
+def _keep_aside(path: Path) -> Path | None:
+    """Give what lies at ``path`` a second name, so that it is not lost -> the name; None if nothing lies there."""
+    from linnet.formats.durable import os_errors
+
+    if not os.path.lexists(path):
+        return None
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.stem}.before-{number}{path.suffix}")):
+        number += 1
+    with os_errors(path):
+        try:
+            os.link(path, aside, follow_symlinks=False)
+        except OSError:  # a file system without links
+            os.rename(path, aside)
+    return aside
 
 
-def _extent(certificate: "Certificate") -> tuple[int, int]:
-    """Text tokens and questions."""
-    tokens = 0 if certificate.text is None else certificate.text.tokens
-    return tokens, sum(ability.questions for ability in certificate.abilities)
+def _models(certificate: "Certificate") -> tuple[str, str, str]:
+    """Both models and the arithmetic: parts measured otherwise do not belong into one record."""
+    return certificate.candidate.digest, certificate.reference.digest, certificate.candidate.numerics
+
+
+def _tokens(certificate: "Certificate") -> int:
+    return 0 if certificate.text is None else certificate.text.tokens
+
+
+def _questions(certificate: "Certificate") -> int:
+    return sum(ability.questions for ability in certificate.abilities)
 
 
 def _words(certificate: "Certificate") -> str:
-    tokens, questions = _extent(certificate)
-    return f"{tokens:,} tokens and {questions:,} questions"
+    return f"{_tokens(certificate):,} tokens and {_questions(certificate):,} questions"
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """A crash at any moment leaves the old file or the new one."""
     from linnet.formats.durable import os_errors, sync_directory, write_durable
 

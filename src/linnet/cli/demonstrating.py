@@ -79,11 +79,18 @@ def demo(
     from linnet import demo as bundled
     from linnet import evals
     from linnet.cli.comparing import Row, table
+    from linnet.cli.evaluating import check_report
     from linnet.cli.terminal import output, stages
+    from linnet.formats.durable import os_errors
+    from linnet.formats.target import check_replaceable, real_target
 
     started = time.monotonic()
     console = output()
     original = bundled.model_directory()
+    for candidate in CANDIDATES:
+        check_report(out / f"{candidate.directory}-report", [original])
+        with os_errors(out):
+            check_replaceable(real_target(out / candidate.directory), overwrite=True)
     out.mkdir(parents=True, exist_ok=True)
     open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
     questions = evals.subset(evals.read_questions(bundled.questions_file()), per_ability)

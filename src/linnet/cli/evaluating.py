@@ -80,6 +80,8 @@ def evaluate(
         _prepare_folder(report)
     path = resolve_model(model, revision)
     reference = None if against is None else resolve_model(against)
+    if report is not None:
+        check_report(report, [path] if reference is None else [path, reference])
     question_set = _questions(questions, path, per_ability)
     open_model = options.opener(
         threads=threads,
@@ -167,15 +169,47 @@ def _show(result: "Report") -> None:
     console.print(Markdown(text) if console.is_terminal else text, markup=False)
 
 
+def report_files(name: Path) -> list[Path]:
+    """NAME.json, NAME.md and NAME.png."""
+    return [name.with_name(name.name + suffix) for suffix in (".json", ".md", ".png")]
+
+
+def check_report(name: Path, models: "list[Path]") -> None:
+    """Before anything is measured: CheckpointError unless a report can be written without harm.
+
+    Not into a model's directory, and over nothing but an earlier report of Linnet's.
+    """
+    from linnet.errors import CheckpointError
+    from linnet.evals import read_report
+
+    real = Path(os.path.realpath(name.parent))
+    for model in models:
+        if Path(os.path.realpath(model)) in (real, *real.parents):
+            raise CheckpointError(f"--report {name}: lies in the model's directory {model}; give a name outside it")
+    present = [path for path in report_files(name) if os.path.lexists(path)]
+    if not present:
+        return
+    try:
+        read_report(report_files(name)[0])
+        strange = [path for path in present if path.is_symlink() or not path.is_file()]
+    except CheckpointError:
+        strange = present
+    if strange:
+        raise CheckpointError(
+            f"--report {name}: {strange[0]} is there and not of an earlier report; it is kept, give another name"
+        )
+
+
 def write_report(result: "Report", name: Path) -> list[Path]:
     """Write NAME.json, NAME.md and, where there are abilities, NAME.png; returns what was written."""
     from linnet import evals
+    from linnet.cli.certifying import replace_file
     from linnet.evals.figure import draw
 
     name.parent.mkdir(parents=True, exist_ok=True)
-    written = [name.with_name(name.name + suffix) for suffix in (".json", ".md", ".png")]
-    written[0].write_bytes(evals.to_json(result))
-    written[1].write_text(evals.markdown(result), encoding="utf-8")
+    written = report_files(name)
+    replace_file(written[0], evals.to_json(result))
+    replace_file(written[1], evals.markdown(result).encode())
     if result.abilities:
         draw(result, written[2])
     else:

@@ -3,11 +3,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from linnet.cli.certifying import store_certificate
+from linnet.cli.evaluating import check_report, write_report
 from linnet.errors import CheckpointError
-from linnet.evals.report import CERTIFICATE_FILE, AbilityRecord, ModelRecord, Report, TextRecord
+from linnet.evals.report import CERTIFICATE_FILE, AbilityRecord, Certificate, ModelRecord, Report, TextRecord
 from linnet.evals.statistics import Interval
 
 
@@ -26,34 +28,45 @@ def report(tokens: int | None, questions: int, digest: str = "aa", created: str 
 
 
 @pytest.mark.parametrize(
-    ("second", "kept"),
+    ("second", "tokens", "questions", "said"),
     [
-        (report(100, 20, created="second"), False),
-        (report(200, 30, created="second"), False),
-        (report(99, 20, created="second"), True),
-        (report(None, 20, created="second"), True),
-        (report(200, 2, created="second"), True),
-        (report(200, 0, created="second"), True),
-        (report(10, 0, digest="bb", created="second"), False),
+        (report(100, 20, created="second"), 100, 20, "stored"),
+        (report(200, 30, created="second"), 200, 30, "stored"),
+        (report(99, 20, created="second"), 100, 20, "its text part is the earlier, fuller one (100 tokens)"),
+        (report(None, 50, created="second"), 100, 50, "its text part is the earlier, fuller one (100 tokens)"),
+        (report(200, 2, created="second"), 200, 20, "its abilities are the earlier, fuller ones (20 questions)"),
+        (report(200, 0, created="second"), 200, 20, "its abilities are the earlier, fuller ones (20 questions)"),
+        (report(99, 2, created="second"), 100, 20, "kept: "),
     ],
 )
-def test_a_smaller_measurement_does_not_replace_a_fuller_one(tmp_path: Path, second: Report, kept: bool) -> None:
+def test_each_part_keeps_its_fuller_measurement(
+    tmp_path: Path, second: Report, tokens: int, questions: int, said: str
+) -> None:
     assert "certificate stored" in store_certificate(report(100, 20), tmp_path)
-    said = store_certificate(second, tmp_path)
-    assert said.startswith("certificate kept: " if kept else "certificate stored")
-    assert "\n" not in said
-    if kept:
-        assert "measured on 100 tokens and 20 questions, this time it was" in said
+    answer = store_certificate(second, tmp_path)
+    assert said in answer
+    assert "\n" not in answer
     file = tmp_path / CERTIFICATE_FILE
-    assert ('"created": "first"' in file.read_text(encoding="utf-8")) == kept
+    found = msgspec.json.decode(file.read_bytes(), type=Certificate)
+    assert found.text is not None
+    assert (found.text.tokens, sum(ability.questions for ability in found.abilities)) == (tokens, questions)
+    mixed = "earlier" in answer
+    assert (found.created.startswith("second; ") and found.created.endswith(": first")) == mixed
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_damaged_certificate_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["other models", "damaged"])
+def test_a_certificate_that_is_replaced_is_kept_beside(tmp_path: Path, before: str) -> None:
     file = tmp_path / CERTIFICATE_FILE
-    file.write_text("{", encoding="utf-8")
-    store_certificate(report(1, 0), tmp_path)
-    assert '"created": "first"' in file.read_text(encoding="utf-8")
+    if before == "damaged":
+        file.write_text("{", encoding="utf-8")
+    else:
+        store_certificate(report(100, 20, digest="bb"), tmp_path)
+    old = file.read_bytes()
+    said = store_certificate(report(1, 0), tmp_path)
+    assert "is now loss_certificate.before-1.json" in said
+    assert (tmp_path / "loss_certificate.before-1.json").read_bytes() == old
+    assert msgspec.json.decode(file.read_bytes(), type=Certificate).created == "first"
 
 
 def test_a_crash_while_writing_leaves_the_old_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +82,22 @@ def test_a_crash_while_writing_leaves_the_old_certificate(tmp_path: Path, monkey
         store_certificate(report(200, 30), tmp_path)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_report_harms_no_file(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(model)
+    for name in (model / "config", model / "new", tmp_path / "link" / "deep" / "new"):
+        with pytest.raises(CheckpointError, match="lies in the model's directory"):
+            check_report(name, [model])
+    for suffix in (".json", ".md", ".png"):
+        (tmp_path / f"mine{suffix}").write_text("years")
+        with pytest.raises(CheckpointError, match="it is kept, give another name"):
+            check_report(tmp_path / "mine", [model])
+        (tmp_path / f"mine{suffix}").unlink()
+    write_report(report(100, 0), tmp_path / "out" / "r")
+    check_report(tmp_path / "out" / "r", [model])
+    write_report(report(200, 0), tmp_path / "out" / "r")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["r.json", "r.md"]
