@@ -64,7 +64,7 @@ def test_generate_follows_what_the_checkpoint_recommends(model: Path, tmp_path: 
     broken = linnet("generate", str(model), "the cat", *config)
     assert (broken.returncode, broken.stdout) == (3, "")
     assert (
-        "/generation_config.json: temperature is -1; accepted is a number from 0 to 100; --generation-config none ignor"
+        "/generation_config.json: temperature is -1; accepted is a number from 0 to 100; --generation-config none"
         in broken.stderr
     )
 
