@@ -76,12 +76,11 @@ def evaluate(
     from linnet.cli.terminal import notices, stages
     from linnet.formats import resolve_model
 
-    if report is not None:
-        _prepare_folder(report)
     path = resolve_model(model, revision)
     reference = None if against is None else resolve_model(against)
     if report is not None:
         check_report(report, [path] if reference is None else [path, reference])
+        _prepare_folder(report)
     question_set = _questions(questions, path, per_ability)
     open_model = options.opener(
         threads=threads,
