@@ -117,6 +117,9 @@ def _remove_content(folder: Path, kept: list[str]) -> int:
     """Delete what lies in ``folder``; returns the bytes that are really gone and adds to ``kept`` what is not."""
     from linnet.text.convert import TIMEOUT_S, WORKPLACE_PREFIX
 
+    if folder.is_symlink():
+        kept.append(f"{folder} is a link; what it points to is not Linnet's to delete")
+        return 0
     freed = 0
     for path in list(folder.glob("*")):
         before = _bytes(path)

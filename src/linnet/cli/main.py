@@ -12,7 +12,7 @@ import typer
 
 import linnet
 from linnet.cli import caching, chatting, compressing, demonstrating, evaluating, generating, inspecting, serving
-from linnet.cli.words import Command, UsageError, refusal
+from linnet.cli.words import Command, Group, UsageError, refusal
 from linnet.errors import LinnetError
 
 INTERRUPTED, READER_GONE = 130, 141
@@ -20,6 +20,7 @@ INTERRUPTED, READER_GONE = 130, 141
 
 app = typer.Typer(
     name="linnet",
+    cls=Group,
     help="Make a large language model small, prove what that cost, and serve it fast.",
     epilog="Start with: linnet demo. Every option can also be set as LINNET_<COMMAND>_<OPTION> in the environment.",
     no_args_is_help=True,

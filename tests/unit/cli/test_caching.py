@@ -33,6 +33,19 @@ def test_what_cannot_be_deleted_is_not_said_to_be_in_use_or_freed(
     assert "0 B freed" in said
 
 
+@pytest.mark.parametrize("name", ["tokenizers", "verified", "models"])
+def test_a_folder_that_is_a_link_keeps_what_it_points_to(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").write_bytes(b"mine")
+    (folder / "verified").rmdir()
+    (folder / name).symlink_to(elsewhere, target_is_directory=True)
+    caching.clear()
+    assert (elsewhere / "precious").read_bytes() == b"mine"
+    assert "is a link" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_files_that_vanish_meanwhile_count_as_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "verified" / "note").write_bytes(bytes(10))
     monkeypatch.setattr(os, "walk", lambda path: [(str(path), ["gone"], ["note", "vanished"])])
