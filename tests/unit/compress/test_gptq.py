@@ -190,5 +190,5 @@ def test_options_are_checked_and_list_what_is_known():
         make_algorithm("magic", {}, ALGORITHMS)
     with pytest.raises(ConfigError, match="known keys: damping, act_order, scales"):
         make_algorithm("gptq", {"dampening": 1}, ALGORITHMS)
-    with pytest.raises(ConfigError, match="damping of gptq is 0.0; accepted is above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"damping of gptq is 0\.0; accepted is above 0 and at most 1"):
         make_algorithm("gptq", {"damping": 0}, ALGORITHMS)
