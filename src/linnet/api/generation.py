@@ -16,6 +16,9 @@ from linnet.errors import CapacityError, LinnetError
 Progress = Callable[[int, int], None]
 """(done, total) in prompts or rows; called after each one. May raise to cancel."""
 
+TokensDone = Callable[[int], object]
+"""Called after every step with the tokens generated so far, over all prompts of the call. May raise to cancel."""
+
 
 class Sample:
     """One engine request: its message, its text, and the pieces nobody has read yet."""
@@ -47,8 +50,10 @@ class Dispatcher:
         self._engine = engine
         self._open: dict[int, Sample] = {}
 
-    def run(self, requests: Sequence[Sequence[Sample]], progress: Progress | None) -> None:
-        """Compute all samples of all requests; ``progress`` counts requests."""
+    def run(
+        self, requests: Sequence[Sequence[Sample]], progress: Progress | None, tokens_done: TokensDone | None = None
+    ) -> None:
+        """Compute all samples of all requests; ``progress`` counts requests, ``tokens_done`` tokens."""
         samples = [sample for group in requests for sample in group]
         request_of = {id(sample): index for index, group in enumerate(requests) for sample in group}
         left = [len(group) for group in requests]
@@ -66,6 +71,8 @@ class Dispatcher:
                         done += 1
                         if progress is not None:
                             progress(done, len(requests))
+                if tokens_done is not None:
+                    tokens_done(sum(len(sample.stream.token_ids) for sample in samples))
         finally:
             self._abandon(samples)
 

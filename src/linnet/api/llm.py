@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from linnet.api.describe import machine_record, scheme_name
-from linnet.api.generation import Dispatcher, Progress, Sample, request_output
+from linnet.api.generation import Dispatcher, Progress, Sample, TokensDone, request_output
 from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
@@ -211,18 +211,19 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         progress: Progress | None = None,
+        tokens_done: TokensDone | None = None,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]:
         """Complete one prompt or many (texts or token ids); results are in the order of the prompts.
 
         Without ``params`` the checkpoint's recommendations hold (``sampling_defaults``); given ones hold as they are.
         Raises ConfigError for a prompt or parameter that can never run here, before anything has been computed, and
-        LinnetError when the model gives no usable distribution. ``progress`` may raise to cancel.
+        LinnetError when the model gives no usable distribution. ``progress`` and ``tokens_done`` may raise to cancel.
         """
         prepared = prepare_prompts(prompts, self.tokenizer)
         chosen = prepare_params(params, len(prepared), self._recommended)
         most = self.sampling_defaults.max_tokens if params is None else None
-        return self._complete(prepared, chosen, progress, timeout_s, most)
+        return self._complete(prepared, chosen, progress, timeout_s, most, tokens_done)
 
     def stream(
         self,
@@ -399,12 +400,13 @@ class LLM:
         progress: Progress | None,
         timeout_s: float | None,
         default_max_tokens: int | None,
+        tokens_done: TokensDone | None = None,
     ) -> list[RequestOutput]:
         requests = [
             self.prepare(prompt, one, timeout_s=timeout_s, default_max_tokens=default_max_tokens)
             for prompt, one in zip(prompts, params, strict=True)
         ]
-        self._dispatcher.run(requests, progress)
+        self._dispatcher.run(requests, progress, tokens_done)
         return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
 
 
