@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where Linnet keeps what it can make again: tiles, tokenizers, notes of what was verified, fetched models."""
+"""Where Linnet keeps what it can make again: tiles, tokenizers, notes of what was verified, fetched models, texts
+that models wrote."""
 
 from pathlib import Path
 
-TILES, TOKENIZERS, VERIFIED, MODELS = "tiles", "tokenizers", "verified", "models"
+TILES, TOKENIZERS, VERIFIED, MODELS, TEXTS = "tiles", "tokenizers", "verified", "models", "texts"
 """Its folders."""
 
 

@@ -4,6 +4,7 @@
 from linnet.api.generation import Dispatcher, Sample
 from linnet.api.llm import LLM, stop_ids
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
+from linnet.api.own_text import own_text
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison
@@ -28,6 +29,7 @@ __all__ = [
     "StopFinder",
     "TokenLogprob",
     "new_tokens",
+    "own_text",
     "prepare_prompt",
     "prepare_prompts",
     "read_sampling_defaults",

@@ -12,6 +12,8 @@ on what runs beside it.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 from linnet.api.llm import LLM
 from linnet.engine import SamplingParams
@@ -42,6 +44,9 @@ DOCUMENT_START = "<|endoftext|>"
 
 _PLACE = "linnet-user-turn"
 
+Purpose = Literal["calibration", "evaluation"]
+"""What a text is for: no model may be measured on the text that it was calibrated on."""
+
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while work goes on; may raise to cancel."""
 
@@ -54,8 +59,10 @@ class ChatFrame:
     after: tuple[int, ...]
 
 
-def write_own_text(llm: LLM, rows: int, length: int, seed: int, purpose: str, progress: Progress) -> OwnText:
-    """``rows`` rows of ``length`` tokens that ``llm`` writes; another ``purpose`` gets other text from the same seed.
+def write_own_text(
+    llm: LLM, rows: int, length: int, seed: int, purpose: Purpose, progress: Progress = lambda stage, done, total: None
+) -> OwnText:
+    """``rows`` rows of ``length`` tokens that ``llm`` writes; the other purpose gets other text from the same seed.
 
     ConfigError: a row does not fit the model's context. LinnetError: the model gives no usable distribution, or does
     nothing but repeat itself.
@@ -71,16 +78,15 @@ def write_own_text(llm: LLM, rows: int, length: int, seed: int, purpose: str, pr
     unfinished: list[_Row] = everything
     while unfinished:
         kept = rows * length - sum(row.left for row in everything)
-        _write_documents(llm, unfinished, lambda tokens, kept=kept: progress("write", kept + tokens, rows * length))
+        _write_documents(llm, unfinished, partial(_tell, progress, kept, rows * length))
         unfinished = [row for row in unfinished if row.left]
     documents = tuple(document for row in everything for document in row.documents)
-    kinds = "without a chat template" if frame is None else "every second row a chat"
-    return OwnText(
-        f"text that {llm.name} wrote itself ({kinds}; seed {seed})",
-        documents,
-        length,
-        sum(row.cut for row in everything),
-    )
+    chats = frame is not None and rows > 1
+    return OwnText(documents, length, seed, chats, sum(row.cut for row in everything))
+
+
+def _tell(progress: Progress, kept: int, total: int, tokens: int) -> None:
+    progress("write", kept + tokens, total)
 
 
 def document_start(tokenizer: Tokenizer) -> int | None:

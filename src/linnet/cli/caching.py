@@ -16,12 +16,13 @@ from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.cli.words import Command, Group
 from linnet.errors import ConfigError
-from linnet.user_cache import MODELS, TILES, TOKENIZERS, VERIFIED, user_cache_directory
+from linnet.user_cache import MODELS, TEXTS, TILES, TOKENIZERS, VERIFIED, user_cache_directory
 
 OTHERS = {
     TOKENIZERS: "converted tokenizers",
     VERIFIED: "notes of verified checkpoints",
     MODELS: "models fetched by tools/real",
+    TEXTS: "texts that models wrote to calibrate and measure on",
 }
 """Folder -> what it holds; all of it is made again when it is missing."""
 

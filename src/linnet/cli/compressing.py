@@ -2,6 +2,7 @@
 """``linnet compress``: a checkpoint goes in, a smaller one comes out."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
+from linnet.cli.own_text import write_text
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.extras import install_command
 
@@ -56,9 +58,9 @@ def compress(
         str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
     ] = None,
     calibration: Annotated[
-        Path | None, options.option(help="UTF-8 text to calibrate on.", show_default="bundled text")
+        Path | None, options.option(help="UTF-8 text to calibrate on.", show_default="the model writes its own")
     ] = None,
-    calibration_rows: Annotated[int, options.option(help="Rows of calibration text.")] = 64,
+    calibration_rows: Annotated[int, options.option(help="Rows to calibrate on.")] = 64,
     calibration_length: Annotated[
         int | None,
         options.option(
@@ -95,7 +97,7 @@ def compress(
         from linnet import compress as room
     except ImportError as error:
         raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
-    from linnet.cli.terminal import output, peak_memory_bytes, stages
+    from linnet.cli.terminal import notices, output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
 
     given = [name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)]
@@ -115,12 +117,15 @@ def compress(
             seed=seed,
         )
     )
+    from rich.markup import escape
+
     started = time.monotonic()
     with stages() as progress:
         result = room.compress(
             resolve_model(model, revision),
             out,
             chosen,
+            write_text=partial(write_text, purpose="calibration", option="--calibration", progress=progress),
             observer=observer(progress),
             memory_ceiling_bytes=memory_ceiling,
             restart=restart,
@@ -134,6 +139,10 @@ def compress(
         f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "
         f"peak memory {human_bytes(peak_memory_bytes())}"
     )
+    calibrated = result.manifest["record"]["calibration"]
+    if calibrated is not None:
+        rows = f"{calibrated['rows']} rows of {calibrated['length']} tokens"
+        notices().print(f"[dim]calibrated on {escape(calibrated['text'])}: {rows}[/]")
 
 
 def _is_given(context: typer.Context, parameter: str) -> bool:

@@ -1,42 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration rows of a recipe: the text, the tokenizer of the checkpoint, the windows."""
+"""Calibration rows of a recipe: which text, the tokenizer of the checkpoint, the windows.
 
-from importlib.resources import files
+The text is the recipe's; else the caller's; for the bundled model the town it was made for; else what the model itself
+writes, which takes an engine that this room does not know: the caller hands over who writes.
+"""
+
 from pathlib import Path
+from typing import Protocol
 
+from linnet import demo
 from linnet.compress.recipe import Recipe
 from linnet.errors import CheckpointError, ConfigError
+from linnet.formats import Checkpoint
 from linnet.text.files import read_corpus
+from linnet.text.own import OwnText
 from linnet.text.rows import CalibrationRows, calibration_rows
 from linnet.text.tokenizer import Tokenizer
 
 DEFAULT_LENGTH_TOKENS = 512
+BUNDLED_NAME = "the bundled town's text"
 
 
-def read_rows(
-    recipe: Recipe, text: str | None, model: Path, max_positions: int, vocabulary_size: int
-) -> CalibrationRows:
-    """Rows int32 [rows, length] for the checkpoint at ``model``: of the recipe's text, else of ``text``, else bundled.
+class WriteText(Protocol):
+    """Has the model in ``directory`` write ``rows`` rows of ``length`` tokens (``linnet.api.own_text``)."""
 
-    ConfigError: the text is missing, too short, or rows are longer than the model's context.
-    """
+    def __call__(self, directory: Path, rows: int, length: int, seed: int, /) -> OwnText: ...
+
+
+def row_length(recipe: Recipe, max_positions: int) -> int:
+    """Tokens of a calibration row. ConfigError: longer than the model's context."""
     length = recipe.calibration_length or min(DEFAULT_LENGTH_TOKENS, max_positions)
     if length > max_positions:
         raise ConfigError(
             f"calibration_length is {length}; this model reaches {max_positions} tokens",
             settings=["calibration_length"],
         )
-    if recipe.calibration is not None or text is None:
-        text = _read_text(recipe.calibration)
-    tokenizer = Tokenizer.from_directory(model)
-    name = recipe.calibration or "the calibration text"
-    rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed, name)
+    return length
+
+
+def read_rows(
+    recipe: Recipe,
+    text: str | None,
+    checkpoint: Checkpoint,
+    length: int,
+    vocabulary_size: int,
+    write_text: WriteText | None = None,
+) -> CalibrationRows:
+    """Rows int32 [rows, length] for ``checkpoint``; see the module for the text they are of.
+
+    ConfigError: no text, or one that is too short or cannot be read.
+    """
+    model = checkpoint.path
+    if recipe.calibration is not None:
+        rows = _windows(
+            recipe, read_corpus(Path(recipe.calibration), "calibration text"), recipe.calibration, model, length
+        )
+    elif text is not None:
+        rows = _windows(recipe, text, "the calibration text", model, length)
+    elif demo.is_bundled_model(checkpoint):
+        rows = _windows(recipe, read_corpus(demo.calibration_file()), BUNDLED_NAME, model, length)
+    elif write_text is not None:
+        rows = write_text(model, recipe.calibration_rows, length, recipe.seed).rows()
+    else:
+        raise ConfigError(
+            f"{recipe.algorithm} needs a calibration text and none is given: name a file (calibration), or let the "
+            "model write its own (write_text)",
+            settings=["calibration"],
+        )
     greatest = int(rows.token_ids.max())
     if greatest >= vocabulary_size:
         raise CheckpointError(f"{model}: the tokenizer gives id {greatest}; the embedding has {vocabulary_size} rows")
     return rows
 
 
-def _read_text(name: str | None) -> str:
-    bundled = Path(str(files("linnet.demo").joinpath("calibration.txt")))
-    return read_corpus(bundled if name is None else Path(name), "calibration text")
+def _windows(recipe: Recipe, text: str, name: str, model: Path, length: int) -> CalibrationRows:
+    return calibration_rows(Tokenizer.from_directory(model), text, recipe.calibration_rows, length, recipe.seed, name)

@@ -16,7 +16,7 @@ import torch
 import linnet
 from linnet.compress.algorithm import Algorithm, make_algorithm
 from linnet.compress.algorithms import ALGORITHMS
-from linnet.compress.calibration import read_rows
+from linnet.compress.calibration import WriteText, read_rows, row_length
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import DENSE, Recipe
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
@@ -76,6 +76,7 @@ def check(
     recipe: Recipe,
     calibration_text: str | None = None,
     memory_ceiling_bytes: int | None = None,
+    write_text: WriteText | None = None,
 ) -> Job:
     """Everything that can be known without reading weights, in the order a user would want to hear of it.
 
@@ -92,13 +93,9 @@ def check(
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
     linears = tuple(info for info in model.linears() if not (info.kind == "head" and model.spec.tied_head))
     wants_rows = bool(algorithm.statistics) and any(info.module in schemes for info in linears)
-    rows = None
-    if wants_rows:
-        spec = model.spec
-        rows = read_rows(recipe, calibration_text, directory, spec.max_positions, spec.vocabulary_size)
-    length = 0 if rows is None else rows.token_ids.shape[1]
-    embedding = model.spec.embedding
-    prediction = predict(model, algorithm, schemes, linears, embedding, length, recipe.chunk_tokens)
+    spec = model.spec
+    length = row_length(recipe, spec.max_positions) if wants_rows else 0
+    prediction = predict(model, algorithm, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
         raise CapacityError(
             f"compression is predicted to need {prediction.total / 2**20:.0f} MiB "
@@ -107,7 +104,10 @@ def check(
             "need less",
             settings=["calibration_length"],
         )
-    return Job(directory, model, recipe, algorithm, schemes, linears, embedding, rows, prediction)
+    rows = None
+    if wants_rows:  # last, since writing them may take minutes
+        rows = read_rows(recipe, calibration_text, model.checkpoint, length, spec.vocabulary_size, write_text)
+    return Job(directory, model, recipe, algorithm, schemes, linears, spec.embedding, rows, prediction)
 
 
 def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
 from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
 from linnet.compress.progress import CancelToken, Meter, Observer, cancel_on_signals
@@ -68,6 +69,7 @@ def compress(
     recipe: Recipe,
     *,
     calibration_text: str | None = None,
+    write_text: WriteText | None = None,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     memory_ceiling_bytes: int | None = None,
@@ -79,10 +81,12 @@ def compress(
     An interrupted run with the same fingerprint continues after its last finished segment, and the result is
     bit-identical; with another fingerprint it is refused in words, unless ``restart`` forgets it. ``target`` appears
     complete, by one rename, or not at all. Without ``cancel``, SIGINT and SIGTERM stop the run at a resume point.
+    A calibrated algorithm reads the recipe's text, else ``calibration_text``, else (but for the bundled model) what
+    ``write_text`` has the model write; it is asked only after all cheaper checks.
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
     shown, target = Path(target), _free_place(target, source, overwrite)
-    job = check(source, recipe, calibration_text, memory_ceiling_bytes)
+    job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -169,7 +173,13 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     calibration = None
     if job.rows is not None:
         rows, length = job.rows.token_ids.shape
-        calibration = {"rows": rows, "length": length, "digest": job.rows.digest, "seed": job.recipe.seed}
+        calibration = {
+            "text": Path(job.rows.name).name,  # of a path its last part: where it lay is nobody's business
+            "rows": rows,
+            "length": length,
+            "digest": job.rows.digest,
+            "seed": job.recipe.seed,
+        }
     return {
         "record_version": RECORD_VERSION,
         "identity": identity,

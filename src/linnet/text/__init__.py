@@ -2,6 +2,7 @@
 """Text in, token ids out, and back: tokenizer, chat templates, incremental decoding, calibration rows."""
 
 from linnet.text.decoder import IncrementalDecoder
+from linnet.text.own import OwnDocument, OwnText
 from linnet.text.rows import CalibrationRows, calibration_rows, encode_document, rows_digest
 from linnet.text.template import ChatTemplateError, ChatTemplates
 from linnet.text.tokenizer import Tokenizer
@@ -11,6 +12,8 @@ __all__ = [
     "ChatTemplateError",
     "ChatTemplates",
     "IncrementalDecoder",
+    "OwnDocument",
+    "OwnText",
     "Tokenizer",
     "calibration_rows",
     "encode_document",

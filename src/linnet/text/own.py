@@ -29,15 +29,22 @@ class OwnDocument:
 
 @dataclass(frozen=True)
 class OwnText:
-    """``documents`` fill rows of ``length`` tokens. ``name`` is what reports call it.
+    """``documents`` fill rows of ``length`` tokens; with ``chats``, every second row through the chat template.
 
     ``cut``: documents that ended in a repetition and were cut where it began.
     """
 
-    name: str
     documents: tuple[OwnDocument, ...]
     length: int
+    seed: int
+    chats: bool
     cut: int
+
+    def name(self, author: str = "model") -> str:
+        """What reports call it."""
+        kinds = "every second row a chat" if self.chats else "no chats"
+        cut = f", {self.cut} documents cut where they only repeated themselves" if self.cut else ""
+        return f"the {author}'s own text ({kinds}, seed {self.seed}{cut})"
 
     @cached_property
     def digest(self) -> str:
@@ -52,7 +59,7 @@ class OwnText:
         """The documents as rows int32 [rows, length], documents of one row one after the other."""
         ids = np.concatenate([np.asarray(document.token_ids, np.int32) for document in self.documents])
         token_ids = ids.reshape(-1, self.length)
-        return CalibrationRows(token_ids, rows_digest(token_ids))
+        return CalibrationRows(token_ids, rows_digest(token_ids), self.name())
 
 
 def repetition_start(token_ids: Sequence[int]) -> int | None:

@@ -17,10 +17,14 @@ _CHUNK_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True)
 class CalibrationRows:
-    """``token_ids`` int32 [rows, length]; ``digest`` is the SHA-256 of shape and ids (little-endian)."""
+    """``token_ids`` int32 [rows, length]; ``digest`` is the SHA-256 of shape and ids (little-endian).
+
+    ``name``: which text they are of, for records and people.
+    """
 
     token_ids: np.ndarray
     digest: str
+    name: str
 
 
 def rows_digest(token_ids: np.ndarray) -> str:
@@ -76,4 +80,4 @@ def calibration_rows(
         token_ids[:, 0] = tokenizer.bos_token_id
     for row, window in enumerate(chosen):
         token_ids[row, length - body :] = ids[window * body : (window + 1) * body]
-    return CalibrationRows(token_ids, rows_digest(token_ids))
+    return CalibrationRows(token_ids, rows_digest(token_ids), name)
