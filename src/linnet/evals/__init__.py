@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What exactly got worse: text loss, abilities, paired statistics, reports and certificates."""
 
-from linnet.evals.evaluate import Baseline, EvaluationText, evaluate, measure_baseline, model_record
+from linnet.evals.evaluate import Baseline, evaluate, measure_baseline, model_record
 from linnet.evals.markdown import markdown
 from linnet.evals.questions import QuestionSet, read_questions, subset
 from linnet.evals.report import CERTIFICATE_FILE, Certificate, Report, certificate, read_report, to_json
 from linnet.evals.text_loss import Windows, document_windows, windows
+from linnet.evals.texts import EvaluationText, OwnEvaluationText, Text
 
 __all__ = [
     "CERTIFICATE_FILE",
     "Baseline",
     "Certificate",
     "EvaluationText",
+    "OwnEvaluationText",
     "QuestionSet",
     "Report",
+    "Text",
     "Windows",
     "certificate",
     "document_windows",

@@ -5,7 +5,6 @@ Order of side effects: models are opened (mapped, verified) first, so that a dam
 starts; nothing is written here: the caller publishes the Report.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,24 +20,12 @@ from linnet.evals.abilities import Answers, Progress, answer
 from linnet.evals.questions import QuestionSet
 from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
 from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
-from linnet.evals.text_loss import TextLoss, Windows, compare, document_windows, perplexity
+from linnet.evals.text_loss import TextLoss, Windows, compare, perplexity
+from linnet.evals.texts import Text
 from linnet.program.choose_numerics import OWN_KV, known_policy
 
 NOISE_FLOOR_WINDOWS = 4
 DEFAULT_CONTEXT = 512
-
-
-@dataclass(frozen=True)
-class EvaluationText:
-    """Documents to measure on, each on its own; ``name`` is what the report calls them."""
-
-    name: str
-    documents: tuple[str, ...]
-
-    def cut(self, llm: LLM, context: int, stride: int, max_tokens: int | None) -> Windows:
-        """Windows of the documents as ``llm`` reads them."""
-        tokens = [llm.tokenizer.encode(document) for document in self.documents]
-        return document_windows(tokens, context, stride, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ def evaluate(
     *,
     policy: str,
     kv_cache: str = "auto",
-    text: EvaluationText | None,
+    text: Text | None,
     questions: QuestionSet | None,
     context: int | None = None,
     stride: int | None = None,
@@ -191,9 +178,8 @@ def _accuracy(correct: np.ndarray) -> Interval:
     return wilson_interval(int(np.sum(correct)), len(correct))
 
 
-def _text_record(text: EvaluationText, cut: Windows) -> TextRecord:
-    digest = hashlib.sha256("\0".join(text.documents).encode()).hexdigest()
-    return TextRecord(text.name, digest, cut.scored_tokens, cut.context, cut.stride)
+def _text_record(text: Text, cut: Windows) -> TextRecord:
+    return TextRecord(text.name, text.sha256, cut.scored_tokens, cut.context, cut.stride)
 
 
 def _perplexity_record(loss: TextLoss | None, alone: Interval | None) -> PerplexityRecord | None:

@@ -43,7 +43,7 @@ class OwnText:
     def name(self, author: str = "model") -> str:
         """What reports call it."""
         kinds = "every second row a chat" if self.chats else "no chats"
-        cut = f", {self.cut} documents cut where they only repeated themselves" if self.cut else ""
+        cut = f", {self.cut} document(s) cut where they only repeated themselves" if self.cut else ""
         return f"the {author}'s own text ({kinds}, seed {self.seed}{cut})"
 
     @cached_property
