@@ -3,6 +3,7 @@
 
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,12 @@ from linnet.cli.numbers import parse_count
 from linnet.errors import ConfigError, unknown_choice
 
 if TYPE_CHECKING:
-    from linnet.evals import EvaluationText, QuestionSet, Report
+    from collections.abc import Callable
+
+    from linnet.api import LLM
+    from linnet.cli.terminal import Stages
+    from linnet.evals import EvaluationText, QuestionSet, Report, Text
+    from linnet.text import OwnText
 
 
 def evaluate(
@@ -20,7 +26,7 @@ def evaluate(
         str | None, options.option(help="The original to compare with (directory or hub id).", show_default=False)
     ] = None,
     text: Annotated[
-        Path | None, options.option(help="UTF-8 text to read (.xz too).", show_default="the demo world's held-out text")
+        Path | None, options.option(help="UTF-8 text to read (.xz too).", show_default="the original writes its own")
     ] = None,
     questions: Annotated[
         str | None,
@@ -72,6 +78,7 @@ def evaluate(
       linnet eval ./my-model --against ./my-model --kv-cache int8
     """
     from linnet import evals
+    from linnet.api import LLM
     from linnet.cli.certifying import store_certificate
     from linnet.cli.terminal import notices, stages
     from linnet.formats import resolve_model
@@ -90,6 +97,7 @@ def evaluate(
         kv_bytes=kv_cache_memory,
         tile_cache=tile_cache,
     )
+    open_writer = partial(LLM, threads=threads, isa=isa, backend=backend, tile_cache=tile_cache)
     with stages() as progress:
         result = evals.evaluate(
             path,
@@ -97,7 +105,7 @@ def evaluate(
             open_model,
             policy=policy,
             kv_cache=kv_cache,
-            text=_text(text),
+            text=_text(text, path, reference, progress, open_writer),
             questions=question_set,
             context=context,
             stride=stride,
@@ -134,11 +142,28 @@ def _prepare_folder(report: Path) -> None:
         raise ConfigError(f"--report {report} cannot be written: nothing may be written in {report.parent}")
 
 
-def _text(path: Path | None) -> "EvaluationText":
-    from linnet import evals
+def _text(
+    path: Path | None, model: Path, reference: Path | None, progress: "Stages", open_model: "Callable[..., LLM]"
+) -> "Text":
+    """The user's text; for the bundled model and its kin the held-out town; else what the original writes itself."""
+    from linnet import demo, evals
+    from linnet.cli.own_text import write_text
+    from linnet.formats import Checkpoint
     from linnet.text.files import read_corpus
 
-    return heldout_text() if path is None else evals.EvaluationText(path.name, (read_corpus(path),))
+    if path is not None:
+        return evals.EvaluationText(path.name, (read_corpus(path),))
+    author, directory = ("model", model) if reference is None else ("original", reference)
+    with Checkpoint.open(directory, verify=False) as checkpoint:
+        if demo.is_bundled_model(checkpoint):
+            return heldout_text()
+
+    def write(rows: int, length: int) -> "OwnText":
+        return write_text(
+            directory, rows, length, 0, purpose="evaluation", option="--text", progress=progress, open_model=open_model
+        )
+
+    return evals.OwnEvaluationText(author, write)
 
 
 def _questions(choice: str | None, model: Path, per_ability: int | None) -> "QuestionSet | None":

@@ -50,17 +50,24 @@ class TextLoss:
 
 
 def document_windows(
-    documents: Sequence[Sequence[int]], context: int, stride: int, max_tokens: int | None = None
+    documents: Sequence[Sequence[int]],
+    context: int,
+    stride: int,
+    max_tokens: int | None = None,
+    given: Sequence[int] | None = None,
 ) -> Windows:
-    """Cut every document on its own, so that no window reads one through another; one-token documents have nothing
-    to score. ``max_tokens`` bounds the scored tokens of all together. ConfigError if nothing is left."""
+    """Cut every document on its own, so that no window reads one through another.
+
+    ``given``: how many tokens at the start of each are only read, never scored (at least one; documents of no more
+    have nothing to score). ``max_tokens`` bounds the scored tokens of all together. ConfigError if nothing is left.
+    """
     rows: list[tuple[int, ...]] = []
     starts: list[int] = []
     left = max_tokens
-    for tokens in documents:
-        if len(tokens) < 2 or left == 0:
+    for tokens, first in zip(documents, given or [1] * len(documents), strict=True):
+        if len(tokens) <= first or left == 0:
             continue
-        cut = windows(tokens, context, stride, left)
+        cut = windows(tokens, context, stride, left, first)
         rows += cut.rows
         starts += cut.starts
         left = None if left is None else left - cut.scored_tokens
@@ -71,20 +78,25 @@ def document_windows(
     return Windows(tuple(rows), tuple(starts), context, stride)
 
 
-def windows(token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None) -> Windows:
-    """Cut a token stream. ConfigError if nothing could be scored or the stride leaves tokens out."""
+def windows(
+    token_ids: Sequence[int], context: int, stride: int, max_tokens: int | None = None, first: int = 1
+) -> Windows:
+    """Cut a token stream, whose token ``first`` is the first to be scored.
+
+    ConfigError if nothing could be scored or the stride leaves tokens out.
+    """
     if context < 2:
         raise ConfigError(f"context is {context}; accepted is 2 tokens or more", settings=["context"])
     if not 0 < stride <= context:
         raise ConfigError(f"stride is {stride}; accepted is 1 to the context, {context} tokens", settings=["stride"])
-    tokens = tuple(token_ids[: None if max_tokens is None else max_tokens + 1])
+    tokens = tuple(token_ids[: None if max_tokens is None else max_tokens + first])
     if len(tokens) < 2:
         raise ConfigError(f"the evaluation text has {len(tokens)} token(s); at least 2 are needed")
-    rows, starts, scored = [], [], 1
+    rows, starts, scored = [], [], first
     for begin in range(0, len(tokens), min(stride, context - 1)):
         end = min(begin + context, len(tokens))
         if end <= scored:
-            break
+            continue
         rows.append(tokens[begin:end])
         starts.append(max(scored - begin, 1))
         scored = end

@@ -2,12 +2,16 @@
 """What text loss is measured on: documents that somebody gave, or documents that the original wrote itself."""
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from linnet.api import LLM
-from linnet.evals.text_loss import Windows, document_windows
+from linnet.evals.text_loss import Windows, document_windows, windows
 from linnet.text import OwnText
+
+DEFAULT_TOKENS = 16384
 
 
 class Text(Protocol):
@@ -42,34 +46,35 @@ class EvaluationText:
         return document_windows(tokens, context, stride, max_tokens)
 
 
-@dataclass(frozen=True)
 class OwnEvaluationText:
-    """Documents that the original (``author``) wrote: KL on them is the expected loss under its own distribution.
+    """Documents that the original (``author``) writes: KL on them is the expected loss under its own distribution.
 
-    Only tokens it wrote count; its perplexity is about the exponential of its own entropy, so it says nothing of how
-    good the model is, and perplexities of two models on texts of their own do not compare.
+    ``write``: (rows, tokens in each) -> its text; called when it is known how long windows are, after everything that
+    can be refused earlier. Only tokens it wrote count. Its perplexity on them is about the exponential of its own
+    entropy, which says nothing of how good the model is: such perplexities do not compare between models.
     """
 
-    text: OwnText
-    author: str
+    def __init__(self, author: str, write: Callable[[int, int], OwnText]) -> None:
+        self._author, self._write = author, write
+        self._text: OwnText | None = None
 
     @property
     def name(self) -> str:
-        """With who wrote it."""
-        return self.text.name(self.author)
+        """With who wrote it. Known once it has been cut."""
+        assert self._text is not None
+        return self._text.name(self._author)
 
     @property
     def sha256(self) -> str:
-        """Of token ids, not of characters."""
-        return self.text.digest
+        """Of token ids, not of characters. Known once it has been cut."""
+        assert self._text is not None
+        return self._text.digest
 
     def cut(self, llm: LLM, context: int, stride: int, max_tokens: int | None) -> Windows:
         """The documents' ids as they were written; ``llm`` must share the author's tokenizer."""
-        documents = self.text.documents
-        return document_windows(
-            [document.token_ids for document in documents],
-            context,
-            stride,
-            max_tokens,
-            given=[document.given for document in documents],
-        )
+        wanted = DEFAULT_TOKENS if max_tokens is None else max_tokens
+        windows((0,) * 2, context, stride, wanted)  # refuses what cannot be cut before anything is written
+        self._text = self._write(max(1, math.ceil(wanted / context)), context)
+        documents = self._text.documents
+        given = [document.given for document in documents]
+        return document_windows([document.token_ids for document in documents], context, stride, max_tokens, given)
