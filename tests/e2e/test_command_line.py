@@ -158,6 +158,43 @@ def test_compress_evaluate_certify(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_without_a_text_the_model_writes_its_own(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="compressing needs torch")
+    out, home = tmp_path / "small", str(tmp_path / "home")
+    arguments = ("compress", str(model), "-o", str(out), "--scheme", "W4A16-g16", "--calibration-rows", "2")
+    compressed = linnet(*arguments, HOME=home)
+    assert compressed.returncode == 0, compressed.stderr
+    manifest = json.loads((out / "linnet_manifest.json").read_text(encoding="utf-8"))
+    calibration = manifest["record"]["calibration"]
+    assert calibration["text"] == "the model's own text (every second row a chat, seed 0)"
+    said = f"calibrated on {calibration['text']}: 2 rows of {calibration['length']} tokens"
+    assert said in " ".join(compressed.stderr.split())
+    assert f"of {calibration['text']}, SHA-256 `{calibration['digest']}`" in (out / "README.md").read_text()
+    for arguments, author in ((("--against", str(model)), "original"), ((), "model")):
+        name = tmp_path / author
+        measured = linnet(
+            *(
+                "eval",
+                str(out),
+                *arguments,
+                "--questions",
+                "none",
+                "--context",
+                "32",
+                "--max-tokens",
+                "64",
+                "--report",
+                str(name),
+            ),
+            HOME=home,
+        )
+        assert measured.returncode == 0, measured.stderr
+        report = json.loads(name.with_name(f"{author}.json").read_text(encoding="utf-8"))
+        assert report["text"]["name"] == f"the {author}'s own text (every second row a chat, seed 0)"
+    # One text to calibrate, one to measure by the original, one by the compressed model: none is another.
+    assert len(list((tmp_path / "home" / ".cache" / "linnet" / "texts").iterdir())) == 3
+
+
 def test_the_cache_is_shown_and_cleared(tmp_path: Path) -> None:
     folder = tmp_path / ".cache" / "linnet"
     (folder / "tiles").mkdir(parents=True)

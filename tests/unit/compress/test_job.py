@@ -9,11 +9,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import linnet
-from linnet.compress import check, make_recipe
+from linnet import demo
+from linnet.compress import check, compress, make_recipe
+from linnet.compress.calibration import BUNDLED_NAME
 from linnet.compress.job import check_disk, resolve_schemes, sources_digest
 from linnet.errors import CapacityError, CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
+from linnet.text import OwnDocument, OwnText
 
 
 @pytest.fixture
@@ -145,3 +148,53 @@ def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(CapacityError, match=r"needs .* MiB on disk"):
         check_disk(job, tmp_path / "out")
+
+
+def own_rows(rows: int, length: int) -> OwnText:
+    return OwnText(tuple(OwnDocument((1,) * length, 1) for _ in range(rows)), length, 5, False, 0)
+
+
+def test_without_a_text_the_model_is_asked_to_write(tiny_model: Path) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def write(directory: Path, rows: int, length: int, seed: int) -> OwnText:
+        asked.append((directory, rows, length, seed))
+        return own_rows(rows, length)
+
+    recipe = make_recipe("W4A16-g16", calibration_rows=3, calibration_length=16, seed=5)
+    job = check(tiny_model, recipe, write_text=write)
+    assert job.rows is not None
+    assert asked == [(tiny_model, 3, 16, 5)]
+    assert job.rows.token_ids.shape == (3, 16)
+    assert job.rows.name == "the model's own text (no chats, seed 5)"
+    # It is the last that is asked, and never without need.
+    with pytest.raises(CapacityError, match="above the ceiling"):
+        check(tiny_model, recipe, memory_ceiling_bytes=1000, write_text=write)
+    assert check(tiny_model, make_recipe("W4A16-g16", "rtn"), write_text=write).rows is None
+    check(tiny_model, recipe, "the cat in the hat. " * 100, write_text=write)
+    assert len(asked) == 1
+    with pytest.raises(ConfigError, match="gptq needs a calibration text and none is given"):
+        check(tiny_model, recipe)
+
+
+def test_the_town_is_the_bundled_models_alone(tmp_path: Path) -> None:
+    """It is known by its content: a copy elsewhere is the same model, a changed weight another one."""
+    recipe = make_recipe("W4A16-g32", calibration_rows=2, calibration_length=32)
+    copy = shutil.copytree(demo.model_directory(), tmp_path / "copy")
+    job = check(copy, recipe)
+    assert job.rows is not None
+    assert job.rows.name == BUNDLED_NAME
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(ConfigError, match="none is given"):
+        check(copy, recipe)
+
+
+def test_the_bundled_model_is_known_by_its_digest(tmp_path: Path) -> None:
+    with Checkpoint.open(demo.model_directory()) as checkpoint:
+        assert checkpoint.digest() == demo.MODEL_DIGEST
+        assert demo.is_bundled_model(checkpoint)
+    compressed = compress(demo.model_directory(), tmp_path / "small", make_recipe("W8A16", "rtn")).path
+    with Checkpoint.open(compressed) as checkpoint:
+        assert demo.is_bundled_model(checkpoint)
