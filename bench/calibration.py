@@ -17,7 +17,6 @@ from pathlib import Path
 from linnet.api import LLM, own_text
 from linnet.compress import compress, make_recipe
 from linnet.evals.text_loss import Windows, compare, document_windows
-from linnet.text import OwnText
 from linnet.text.files import read_corpus
 
 CONTEXT = 512
@@ -49,9 +48,6 @@ def main() -> None:
 def _compressed(options: argparse.Namespace) -> Iterator[tuple[str, str, Path]]:
     """(scheme, what it was fitted on, directory), neighbours one after the other."""
 
-    def write(directory: Path, rows: int, length: int, seed: int) -> OwnText:
-        return own_text(directory, rows=rows, length=length, seed=seed, purpose="calibration")
-
     settings = {"act_order": True} if options.act_order else {}
     for scheme in options.schemes:
         sources = [("nothing (rtn)", None), *_named(options.calibration), ("its own text", None)]
@@ -68,7 +64,7 @@ def _compressed(options: argparse.Namespace) -> Iterator[tuple[str, str, Path]]:
                     calibration=None if path is None else str(path),
                     calibration_rows=options.rows,
                 )
-            compress(options.model, target, recipe, write_text=write, overwrite=True)
+            compress(options.model, target, recipe, write_text=own_text, overwrite=True)
             yield scheme, source, target
 
 

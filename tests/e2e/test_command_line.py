@@ -166,10 +166,13 @@ def test_without_a_text_the_model_writes_its_own(model: Path, tmp_path: Path) ->
     assert compressed.returncode == 0, compressed.stderr
     manifest = json.loads((out / "linnet_manifest.json").read_text(encoding="utf-8"))
     calibration = manifest["record"]["calibration"]
-    assert calibration["text"] == "the model's own text (every second row a chat, seed 0)"
-    said = f"calibrated on {calibration['text']}: 2 rows of {calibration['length']} tokens"
+    assert calibration["name"] == "the model's own text (every second row a chat, seed 0)"
+    said = f"calibrated on {calibration['name']}: 2 rows of {calibration['length']} tokens"
     assert said in " ".join(compressed.stderr.split())
-    assert f"of {calibration['text']}, SHA-256 `{calibration['digest']}`" in (out / "README.md").read_text()
+    assert (
+        f"{calibration['name']}: 2 rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
+        in (out / "README.md").read_text()
+    )
     for arguments, author in ((("--against", str(model)), "original"), ((), "model")):
         name = tmp_path / author
         measured = linnet(

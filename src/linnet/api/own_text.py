@@ -32,19 +32,19 @@ OpenModel = Callable[..., LLM]
 
 def own_text(
     directory: Path,
-    *,
     rows: int,
     length: int,
     seed: int,
-    purpose: Purpose,
+    *,
+    purpose: Purpose = "calibration",
     progress: Progress = lambda stage, done, total: None,
     open_model: OpenModel = LLM,
     cache_directory: Path | None = None,
 ) -> OwnText:
     """``rows`` rows of ``length`` tokens (of the model's context, if that is shorter) by the model in ``directory``.
 
-    The model is open only while it writes, with a KV cache of no more than it needs. Raises what opening it raises,
-    and LinnetError where it cannot write.
+    It can be handed to ``compress`` as ``write_text``. The model is open only while it writes, with a KV cache of no
+    more than it needs. Raises what opening it raises, and LinnetError where it cannot write.
     """
     with Checkpoint.open(directory, verify=False) as checkpoint:
         length = min(length, load_model(checkpoint).spec.max_positions)

@@ -142,7 +142,7 @@ def compress(
     calibrated = result.manifest["record"]["calibration"]
     if calibrated is not None:
         rows = f"{calibrated['rows']} rows of {calibrated['length']} tokens"
-        notices().print(f"[dim]calibrated on {escape(calibrated['text'])}: {rows}[/]")
+        notices().print(f"[dim]calibrated on {escape(calibrated['name'])}: {rows}[/]")
 
 
 def _is_given(context: typer.Context, parameter: str) -> bool:

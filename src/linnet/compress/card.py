@@ -41,7 +41,7 @@ def model_card(
     if calibration is None:
         rows = "none (data-free)"
     else:
-        text = calibration.get("name") or "a text"
+        text = calibration["name"]
         rows = (
             f"{text}: {calibration['rows']} rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
         )

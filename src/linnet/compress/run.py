@@ -174,7 +174,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     if job.rows is not None:
         rows, length = job.rows.token_ids.shape
         calibration = {
-            "text": Path(job.rows.name).name,  # of a path its last part: where it lay is nobody's business
+            "name": Path(job.rows.name).name,  # of a path its last part: where it lay is nobody's business
             "rows": rows,
             "length": length,
             "digest": job.rows.digest,
