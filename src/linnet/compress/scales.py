@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """How scales are chosen: as the codecs define it (min-max), or the clipping that minimises the squared error."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from linnet.compress.rounding import round_into
+from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.scheme import Scheme
 
 SHRINK_FACTORS: tuple[float, ...] = tuple(1.0 - 0.04 * step for step in range(13))
 """Fractions of the min-max range that the search tries: 1.0 down to 0.52."""
 
-_SLICE_ELEMENTS = 1 << 19
+_SLICE_ELEMENTS = 1 << 18
+"""Thirteen passes over so many elements stay in the cache."""
 
 
 def scales_of(
@@ -30,37 +33,40 @@ def scales_of(
     if not search or scheme.granularity in ("tensor", "block"):
         return scale, zero_point
     rows, columns = weight.shape
-    if importance is None:
-        importance = np.ones(columns, np.float32)
-    step = max(1, _SLICE_ELEMENTS // columns)
-    for start in range(0, rows, step):
-        part = slice(start, min(start + step, rows))
-        best, zero = _search(weight[part], scheme, SHRINK_FACTORS, importance)
-        scale[part] = best
-        if zero_point is not None and zero is not None:
-            zero_point[part] = zero
+    whole = torch.from_numpy(weight)
+    weights = torch.ones(columns) if importance is None else torch.from_numpy(importance)
+    size = columns // scale.shape[1]
+    step = max(1, _SLICE_ELEMENTS // size)
+    for index in range(scale.shape[1]):
+        group = slice(index * size, (index + 1) * size)
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            values = whole[part, group].T.contiguous()
+            scale[part, index], zero = search_scales(values, scheme, weights[group])
+            if zero_point is not None and zero is not None:
+                zero_point[part, index] = zero
     return scale, zero_point
 
 
-def _search(
-    weight: np.ndarray, scheme: Scheme, factors: Sequence[float], importance: np.ndarray
+def search_scales(
+    values: torch.Tensor, scheme: Scheme, importance: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    rows, columns = weight.shape
-    shape = codecs.scale_shape(scheme, (rows, columns))
-    best_error = np.full(shape, np.inf, np.float32)
-    best_scale, best_zero = codecs.compute_scales(weight, scheme)
-    for factor in factors:
-        # shrinking the weights shrinks the range that compute_scales sees; the codes are of the weights themselves
-        scale, zero_point = codecs.compute_scales(weight * np.float32(factor), scheme)
-        codes = codecs.quantize(weight, scheme, scale, zero_point)
-        difference = codecs.dequantize(codes, scheme, scale, zero_point) - weight
-        error = (difference * difference * importance).reshape(rows, shape[1], -1).sum(axis=2, dtype=np.float32)
-        better = error < best_error
-        best_error[better] = error[better]
-        best_scale[better] = scale[better]
-        if best_zero is not None and zero_point is not None:
-            best_zero[better] = zero_point[better]
-    return best_scale, best_zero
+    """The same for one group, columns first: fp32 [columns, rows] -> scale and zero point [rows]."""
+    low, high = values.amin(dim=0).numpy(), values.amax(dim=0).numpy()
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise CheckpointError("a weight holds NaN or infinity and cannot be quantised")
+    factors = np.array(SHRINK_FACTORS, np.float32)[:, None]
+    # shrinking the range that the scale is made of; the codes are of the weights themselves
+    scales, zero_points = codecs.scales_of_range(low * factors, high * factors, scheme)
+    scale_rows = torch.from_numpy(scales.astype(np.float32))
+    zero_rows = None if zero_points is None else torch.from_numpy(zero_points.astype(np.float32))
+    errors, rounded = torch.empty(scale_rows.shape), torch.empty_like(values)
+    for index in range(len(factors)):
+        zero = None if zero_rows is None else zero_rows[index]
+        difference = round_into(rounded, values, scale_rows[index], zero, scheme).sub_(values)
+        torch.mv(difference.square_().T, importance, out=errors[index])
+    best = np.argmin(errors.numpy(), axis=0), np.arange(values.shape[1])  # the first of equals
+    return scales[best], None if zero_points is None else zero_points[best]
 
 
 def of_one_group(scheme: Scheme) -> Scheme:

@@ -9,6 +9,7 @@ import torch
 from linnet.errors import CheckpointError
 
 _PANEL_COLUMNS = 512
+"""About so many, all alike: narrow products run at a fraction of the speed of wide ones."""
 
 Derived = TypeVar("Derived")
 
@@ -40,8 +41,9 @@ class Hessian:
         """Count fp32 [rows, width]."""
         self._derived.clear()
         width = self._upper.shape[0]
-        for start in range(0, width, _PANEL_COLUMNS):
-            stop = min(start + _PANEL_COLUMNS, width)
+        step = -(-width // max(1, round(width / _PANEL_COLUMNS)))
+        for start in range(0, width, step):
+            stop = min(start + step, width)
             self._upper[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
         self.rows += x.shape[0]
 

@@ -89,9 +89,12 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """
     if scheme.element == "ternary":
         return ternary_scales(weight, scheme), None
-    low, high = _extremes(weight, scheme)
-    np.minimum(low, np.float32(0), out=low)
-    np.maximum(high, np.float32(0), out=high)
+    return scales_of_range(*_extremes(weight, scheme), scheme)
+
+
+def scales_of_range(low: Array, high: Array, scheme: Scheme) -> tuple[Array, Array | None]:
+    """What ``compute_scales`` makes of the smallest and largest element per scale (fp32, any shape)."""
+    low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
     smallest, largest = code_range(scheme)
     zero_point: Array | None = None
     if scheme.element in CODEBOOKS:

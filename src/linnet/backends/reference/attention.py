@@ -18,6 +18,9 @@ from linnet.program.program import PagedState, Program
 PARTITION_KEYS = 256
 """Attention's bf16 weights are rounded relative to the greatest of their partition: see program.attributes."""
 
+_TILE_ROWS = 128
+"""Queries whose scores exist at a time, each over no more keys than the last of them sees."""
+
 
 class Memory(Protocol):
     """Where kv_write stores and attention reads."""
@@ -176,13 +179,33 @@ def attend(
 ) -> torch.Tensor:
     """[batch, rows, heads * size] over keys [batch, context, kv_heads * size]; the rows are the last positions."""
     batch, rows = query.shape[:2]
-    heads, narrow = attributes.heads, attributes.arithmetic == "bf16"
-    query = query.float().reshape(batch, rows, heads, -1).transpose(1, 2)
-    if narrow:
+    query = query.float().reshape(batch, rows, attributes.heads, -1).transpose(1, 2)
+    if attributes.arithmetic == "bf16":
         query = query.bfloat16().float()
-    scores = (query @ _by_head(key.codes, attributes).transpose(2, 3)) * attributes.scale
-    if key.scales is not None:
-        scores = scores * _by_head(key.scales, attributes).transpose(2, 3)
+    heads = [None if part is None else _by_head(part, attributes) for part in (key.codes, key.scales)]
+    heads += [None if part is None else _by_head(part, attributes) for part in (value.codes, value.scales)]
+    tiles = []
+    for start in range(0, rows, _TILE_ROWS):
+        stop = min(start + _TILE_ROWS, rows)
+        seen = context - rows + stop
+        parts = [None if part is None else part[:, :, :seen] for part in heads]
+        tiles.append(_attend_tile(query[:, :, start:stop], *parts, attributes))  # type: ignore[arg-type]
+    return torch.cat(tiles, dim=2).transpose(1, 2).reshape(batch, rows, -1)
+
+
+def _attend_tile(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    key_scales: torch.Tensor | None,
+    values: torch.Tensor,
+    value_scales: torch.Tensor | None,
+    attributes: Attention,
+) -> torch.Tensor:
+    """[batch, heads, rows, size] over [batch, heads, context, size]; the rows are the last positions."""
+    rows, context = query.shape[2], keys.shape[2]
+    scores = (query @ keys.transpose(2, 3)) * attributes.scale
+    if key_scales is not None:
+        scores = scores * key_scales.transpose(2, 3)
     if attributes.softcap is not None:
         scores = softcap(scores, attributes.softcap)
     key_positions = torch.arange(context)
@@ -194,11 +217,11 @@ def attend(
         hidden = hidden | (key_positions <= row_positions - attributes.window)
     scores = scores.masked_fill(hidden, float("-inf"))
     weights = torch.softmax(scores, dim=-1)
-    if value.scales is not None:
-        weights = weights * _by_head(value.scales, attributes).transpose(2, 3)
-    if narrow:
+    if value_scales is not None:
+        weights = weights * value_scales.transpose(2, 3)
+    if attributes.arithmetic == "bf16":
         weights = _rounded_weights(weights, scores)
-    return (weights @ _by_head(value.codes, attributes)).transpose(1, 2).reshape(batch, rows, -1)
+    return weights @ values
 
 
 def _by_head(x: torch.Tensor, attributes: Attention) -> torch.Tensor:

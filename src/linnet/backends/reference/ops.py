@@ -109,18 +109,18 @@ def rope(x: torch.Tensor, positions: torch.Tensor, attributes: Rope) -> torch.Te
     rows = x.shape[0]
     heads = x.float().reshape(rows, -1, attributes.head_size)
     size = attributes.rotary_size
-    rotated, rest = heads[..., :size], heads[..., size:]
     frequencies = torch.tensor(attributes.inverse_frequencies, dtype=torch.float32)
     angles = positions.float()[:, None] * frequencies
     cos = (angles.cos() * attributes.attention_factor)[:, None, :]
     sin = (angles.sin() * attributes.attention_factor)[:, None, :]
-    if attributes.style == "half":
-        first, second = rotated[..., : size // 2], rotated[..., size // 2 :]
-    else:
-        first, second = rotated[..., 0::2], rotated[..., 1::2]
-    pair = (first * cos - second * sin, second * cos + first * sin)
-    rotated = torch.cat(pair, dim=-1) if attributes.style == "half" else torch.stack(pair, dim=-1).flatten(-2)
-    return torch.cat((rotated, rest), dim=-1).reshape(x.shape)
+    half = attributes.style == "half"
+    lower, upper = (slice(0, size // 2), slice(size // 2, size)) if half else (slice(0, size, 2), slice(1, size, 2))
+    first, second = heads[..., lower], heads[..., upper]
+    turned = torch.empty_like(heads)
+    turned[..., lower] = first * cos - second * sin
+    turned[..., upper] = second * cos + first * sin
+    turned[..., size:] = heads[..., size:]
+    return turned.reshape(x.shape)
 
 
 def gate(x: torch.Tensor, up: torch.Tensor | None, attributes: Gate) -> torch.Tensor:

@@ -7,7 +7,7 @@ H = R R^T, R upper triangular (the Cholesky factor of H with both axes reversed)
 one triangular inverse, and H^-1 itself is never formed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fit, ratio, squared_errors
-from linnet.compress.scales import of_one_group, scales_of
+from linnet.compress.rounding import ColumnRounder
+from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes import codecs
@@ -26,11 +27,10 @@ from linnet.schemes.scheme import LinearScheme, Scheme
 BLOCK_COLUMNS = 128
 """Errors reach the columns beyond a block in one matrix product (section 3.3, "lazy batch-updates")."""
 
+_STRIP_COLUMNS = 32
+"""Within a block the same, once more: a column gathers the errors of its own strip, the others' have arrived."""
+
 _DAMPING_STEPS = 8
-_CODEBOOKS = {
-    element: (torch.from_numpy(values.copy()), torch.from_numpy(codecs.CODEBOOK_MIDPOINTS[element].copy()))
-    for element, values in codecs.CODEBOOKS.items()
-}
 
 
 class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,11 +85,10 @@ class Gptq:
             raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
         factor = hessian.derived(self._options, lambda: _factorise(where, hessian, self._options))
         size = hessian.quadratic(weight)
-        working = weight.clone()
-        scale, zero_point, damped_error = self._solve(working, scheme.weight, factor, tick)
-        codes = codecs.quantize(working.numpy(), scheme.weight, scale, zero_point)
-        unheard = float((working[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
-        del working
+        rounded, scale, zero_point, damped_error = self._solve(weight, scheme.weight, factor, tick)
+        codes = codecs.quantize(rounded.numpy(), scheme.weight, scale, zero_point)
+        unheard = float((rounded[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
+        del rounded
         packed = pack(codes, scale, zero_point, scheme)
         squared, norm = squared_errors(packed, weight)
         error = max(damped_error - factor.added * (squared - unheard), 0.0)
@@ -97,76 +96,97 @@ class Gptq:
         return Fit(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
-        """Copies of H while factorising, then U; the working weight, a block of it, its codes."""
+        """Copies of H while factorising, then U; the working weight, columns first and rows first, its codes."""
         rows, columns = shape
-        solving = columns * columns * 4 + rows * (columns * (4 + 2) + 4 * 4 * BLOCK_COLUMNS)
+        solving = columns * columns * 4 + rows * (columns * (4 + 4 + 1) + 4 * BLOCK_COLUMNS)
         return max(4 * columns * columns * 4, solving)
 
     def _solve(
         self, weight: torch.Tensor, scheme: Scheme, factor: _Factor, tick: Callable[[float], None]
-    ) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """Replace ``weight`` by its quantised values; returns scale, zero point and the damped squared output error.
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None, float]:
+        """The quantised values of ``weight``, scale, zero point and the damped squared output error.
 
         The error leaves the dead columns out: no row hears them, whatever stands on H's diagonal to factorise it.
         Group scales are computed when a group's first column is reached, from the weights as updated by then; with
         act_order, and for every other granularity, from the weight as it came.
         """
-        search = self._options.scales == "mse"
         rows, columns = weight.shape
-        group = scheme.group_size if scheme.group_size is not None and factor.order is None else None
+        group = scheme.group_size if factor.order is None else None
         if group is None:
+            search = self._options.scales == "mse"
             scale, zero_point = scales_of(weight.numpy(), scheme, search, factor.importance)
-            rounder = _Rounder(scheme, scale, zero_point, (rows, columns))
+            rounder = ColumnRounder(scheme, scale, zero_point, (rows, columns))
         else:
             shape = codecs.scale_shape(scheme, (rows, columns))
             scale = np.zeros(shape, codecs.FLOAT_DTYPES[scheme.scale_dtype])
             zero_point = None if scheme.symmetric else np.zeros(shape, np.int8)
-        order = None if factor.order is None else factor.order.tolist()
-        ordered = weight if factor.order is None else weight[:, factor.order].contiguous()
-        step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
+        places = range(columns) if factor.order is None else factor.order.tolist()
+        moving = weight.T.contiguous() if factor.order is None else weight.T[factor.order]
         heard = ~factor.dead if factor.order is None else ~factor.dead[factor.order]
-        total = 0.0
+        step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
+        errors, total = torch.empty(min(step, columns), rows), 0.0
         for start in range(0, columns, step):
             stop = min(start + step, columns)
-            block = ordered[:, start:stop].T.contiguous()  # [columns of the block, rows]: a column lies together
-            errors = torch.empty_like(block)
-            upper = factor.upper[start:stop, start:stop]
-            for i in range(stop - start):
-                column = start + i
-                if group is not None and column % group == 0:
-                    rounder = self._begin_group(block[i : i + group], column, scheme, factor, scale, zero_point)
-                place = column if order is None else order[column]
-                rounded = rounder.round(block[i], place if group is None else column % group)
-                errors[i] = (block[i] - rounded) / upper[i, i]
-                block[i] = rounded
-                block[i + 1 :].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
-            ordered[:, start:stop] = block.T
-            ordered[:, stop:].addmm_(errors.T, factor.upper[start:stop, stop:], alpha=-1)
-            total += float(errors[heard[start:stop]].square_().sum(dtype=torch.float64))
+            block, moved = moving[start:stop], errors[: stop - start]
+            upper = factor.upper[start:stop, start:stop].contiguous()
+            for first, last in _strips(stop - start, group):
+                if group is not None and (start + first) % group == 0:
+                    values, index = block[first : first + group], (start + first) // group
+                    own = self._scales_of_group(values, scheme, factor.importance[start + first :][:group])
+                    scale[:, index] = own[0][:, 0]
+                    if zero_point is not None and own[1] is not None:
+                        zero_point[:, index] = own[1][:, 0]
+                    rounder = ColumnRounder(of_one_group(scheme), *own, (rows, group))
+                strip = places[start + first : start + last] if group is None else range(last - first)
+                _round_strip(block, moved, upper, first, last, rounder, strip)
+                block[last:].addmm_(upper[first:last, last:].T, moved[first:last], alpha=-1)
+            moving[stop:].addmm_(factor.upper[start:stop, stop:].T, moved, alpha=-1)
+            total += float(moved[heard[start:stop]].square_().sum(dtype=torch.float64))
             tick((stop - start) / columns)
         if factor.order is not None:
-            weight[:, factor.order] = ordered
-        return scale, zero_point, total
+            moving = moving[torch.argsort(factor.order)]
+        return moving.T.contiguous(), scale, zero_point, total
 
-    def _begin_group(
-        self,
-        values: torch.Tensor,
-        column: int,
-        scheme: Scheme,
-        factor: _Factor,
-        scale: np.ndarray,
-        zero_point: np.ndarray | None,
-    ) -> "_Rounder":
-        """Scale and zero point of the group [columns of the group, rows] that begins at ``column``."""
-        group, rows = values.shape
-        one = of_one_group(scheme)
-        importance = factor.importance[column : column + group]
-        search = self._options.scales == "mse"
-        own_scale, own_zero = scales_of(np.ascontiguousarray(values.T.numpy()), one, search, importance)
-        scale[:, column // group] = own_scale[:, 0]
-        if zero_point is not None and own_zero is not None:
-            zero_point[:, column // group] = own_zero[:, 0]
-        return _Rounder(one, own_scale, own_zero, (rows, group))
+    def _scales_of_group(
+        self, values: torch.Tensor, scheme: Scheme, importance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Scale and zero point [rows, 1] of a group [columns of the group, rows]."""
+        if scheme.element == "ternary" or self._options.scales == "minmax":
+            one = of_one_group(scheme)
+            return scales_of(np.ascontiguousarray(values.T.numpy()), one, False, importance)
+        scale, zero_point = search_scales(values, scheme, torch.from_numpy(importance))
+        return scale[:, None], None if zero_point is None else zero_point[:, None]
+
+
+def _strips(columns: int, group: int | None) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of a block's columns; where a group begins, a strip begins."""
+    for start in range(0, columns, group or columns):
+        stop = min(start + (group or columns), columns)
+        for first in range(start, stop, _STRIP_COLUMNS):
+            yield first, min(first + _STRIP_COLUMNS, stop)
+
+
+def _round_strip(
+    block: torch.Tensor,
+    errors: torch.Tensor,
+    upper: torch.Tensor,
+    first: int,
+    last: int,
+    rounder: ColumnRounder,
+    places: Sequence[int],
+) -> None:
+    """Round columns [first, last) of ``block`` [columns, rows]; ``errors`` gets what each owes to those after it.
+
+    ``places``: where the columns stand among those whose scales the rounder knows.
+    """
+    diagonal, rounded = torch.diagonal(upper)[first:last].tolist(), torch.empty(block.shape[1])
+    columns = zip(block[first:last].unbind(), errors[first:last].unbind(), places, strict=True)
+    for column, (values, error, place) in enumerate(columns, first):
+        if column > first:
+            values.addmv_(errors[first:column].T, upper[first:column, column], alpha=-1)
+        rounder.round_into(rounded, values, place)
+        torch.sub(values, rounded, out=error).div_(diagonal[column - first])
+        values.copy_(rounded)
 
 
 def _factorise(where: str, hessian: Hessian, options: GptqOptions) -> _Factor:
@@ -196,44 +216,3 @@ def _factorise(where: str, hessian: Hessian, options: GptqOptions) -> _Factor:
     upper = torch.linalg.solve_triangular(root, torch.eye(root.shape[0]), upper=True)
     importance = (original + damping * mean).numpy()
     return _Factor(upper, order, importance, damping, damping * mean, dead)
-
-
-class _Rounder:
-    """Rounds one column: the codecs' arithmetic, operation by operation, in torch."""
-
-    def __init__(
-        self, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray | None, shape: tuple[int, int]
-    ) -> None:
-        self._scheme, self._shape = scheme, shape
-        self._smallest, self._largest = codecs.code_range(scheme)
-        self._scales = self._columns(scale.astype(np.float32))
-        self._zeros = None if zero_point is None else self._columns(zero_point.astype(np.float32))
-        self._columns_per_scale = -(-shape[1] // self._scales.shape[0])
-        if scheme.block is not None:
-            self._columns_per_scale = scheme.block[1]
-
-    def _columns(self, parameter: np.ndarray) -> torch.Tensor:
-        """[scales along the columns, rows]."""
-        if self._scheme.block is not None:
-            parameter = np.repeat(parameter, self._scheme.block[0], axis=0)
-        wide = np.broadcast_to(parameter[: self._shape[0]], (self._shape[0], parameter.shape[1]))
-        return torch.from_numpy(np.array(wide.T, order="C"))
-
-    def round(self, values: torch.Tensor, column: int) -> torch.Tensor:
-        """The nearest representable values of a column [rows]."""
-        index = column // self._columns_per_scale
-        scale = self._scales[index]
-        scaled = values / scale
-        codebook = _CODEBOOKS.get(self._scheme.element)
-        if codebook is not None:
-            levels, midpoints = codebook
-            return levels[torch.searchsorted(midpoints, scaled)] * scale
-        if self._zeros is not None:
-            scaled += self._zeros[index]
-        scaled.clamp_(self._smallest, self._largest)
-        if self._scheme.element == "fp8_e4m3":
-            return scaled.to(torch.float8_e4m3fn).float() * scale
-        scaled.round_()
-        if self._zeros is not None:
-            scaled -= self._zeros[index]
-        return scaled * scale

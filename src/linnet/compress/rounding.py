@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding to what a scheme can represent: the codecs' arithmetic, operation by operation, in torch.
+
+Weights lie with their columns first ([columns, rows]), so that what shares a step of the algorithms lies together and
+a scale per row is a plain vector.
+"""
+
+import numpy as np
+import torch
+
+from linnet.schemes import codecs
+from linnet.schemes.scheme import Scheme
+
+_CODEBOOKS = {
+    element: (torch.from_numpy(values.copy()), torch.from_numpy(codecs.CODEBOOK_MIDPOINTS[element].copy()))
+    for element, values in codecs.CODEBOOKS.items()
+}
+
+
+def round_into(
+    out: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, scheme: Scheme
+) -> torch.Tensor:
+    """``out`` = the representable values nearest to fp32 ``values`` [..., rows]; scale and zero point fp32 [rows]."""
+    torch.div(values, scale, out=out)
+    codebook = _CODEBOOKS.get(scheme.element)
+    if codebook is not None:
+        levels, midpoints = codebook
+        return torch.mul(levels[torch.searchsorted(midpoints, out)], scale, out=out)
+    if zero_point is not None:
+        out.add_(zero_point)
+    out.clamp_(*codecs.code_range(scheme))
+    if scheme.element == "fp8_e4m3":
+        return torch.mul(out.to(torch.float8_e4m3fn).float(), scale, out=out)
+    out.round_()
+    if zero_point is not None:
+        out.sub_(zero_point)
+    return out.mul_(scale)
+
+
+class ColumnRounder:
+    """Rounds one column of a weight [rows, columns] after another, with scales known beforehand."""
+
+    def __init__(
+        self, scheme: Scheme, scale: np.ndarray, zero_point: np.ndarray | None, shape: tuple[int, int]
+    ) -> None:
+        self._scheme, self._shape = scheme, shape
+        self._scales = self._columns(scale)
+        self._zeros = None if zero_point is None else self._columns(zero_point)
+        self._columns_per_scale = -(-shape[1] // len(self._scales))
+        if scheme.block is not None:
+            self._columns_per_scale = scheme.block[1]
+
+    def _columns(self, parameter: np.ndarray) -> list[torch.Tensor]:
+        """One fp32 vector [rows] per scale along the columns."""
+        if self._scheme.block is not None:
+            parameter = np.repeat(parameter, self._scheme.block[0], axis=0)
+        wide = np.broadcast_to(parameter[: self._shape[0]], (self._shape[0], parameter.shape[1]))
+        return list(torch.from_numpy(np.array(wide.T, np.float32, order="C")).unbind())
+
+    def round_into(self, out: torch.Tensor, values: torch.Tensor, column: int) -> None:
+        """``out`` [rows] = the representable values nearest to a column's ``values`` [rows]."""
+        index = column // self._columns_per_scale
+        zero_point = None if self._zeros is None else self._zeros[index]
+        round_into(out, values, self._scales[index], zero_point, self._scheme)
