@@ -19,6 +19,7 @@ from linnet.compress.algorithms import ALGORITHMS
 from linnet.compress.calibration import WriteText, read_rows, row_length
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import DENSE, Recipe
+from linnet.compress.stages import carried_bytes
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
@@ -167,13 +168,24 @@ def check_disk(job: Job, target: Path) -> None:
     if not os.access(place, os.W_OK):
         raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
     output = output_bytes(job)
-    rows = 0 if job.rows is None else job.rows.token_ids.size * job.source.spec.hidden_size * 4
-    needed, free = 2 * output + 2 * rows, shutil.disk_usage(place).free
+    rows = 0 if job.rows is None else 2 * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
+    needed, free = 2 * output + rows, shutil.disk_usage(place).free
     if needed > free:
         raise CapacityError(
             f"compressing into {target} needs {needed / 2**20:.0f} MiB on disk (output {output / 2**20:.0f}, twice; "
-            f"calibration rows {rows / 2**20:.0f}, twice); {free / 2**20:.0f} MiB are free"
+            f"calibration rows {rows / 2**20:.0f}); {free / 2**20:.0f} MiB are free"
         )
+
+
+def _carried(job: Job) -> int:
+    """What the files between two stages of a block grow to."""
+    program = job.source.program
+    taps: dict[int, set[str]] = {}
+    for info in job.linears:
+        if info.module in job.schemes and 0 < info.segment < job.last_tapped_segment():
+            taps.setdefault(info.segment, set()).add(info.tap)
+    tokens = 0 if job.rows is None else int(job.rows.token_ids.size)
+    return max((carried_bytes(program, program.segments[at], names, tokens) for at, names in taps.items()), default=0)
 
 
 def output_bytes(job: Job) -> int:

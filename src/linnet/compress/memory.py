@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from linnet.backends.reference.attention import TILE_ROWS
 from linnet.models.inventory import LinearInfo
 from linnet.program.attributes import Attention
 from linnet.program.plan_buffers import plan_buffers
@@ -64,12 +65,12 @@ def predict(
             block = max(block, 6 * sum(prod(weights[name].shape) for name in names))
         if algorithm.statistics:
             widths = {info.tap: info.shape[1] for info in chosen if info.segment == index}
-            statistics = max(statistics, 4 * sum(width * width for width in widths.values()))
+            statistics = max(statistics, 4 * max((width * width for width in widths.values()), default=0))
     if length == 0:
         return Prediction(BASE_BYTES, block, 0, fit, 0)
     sequences = max(1, chunk_tokens // length)
     bounds = {"tokens": sequences * length, "sequences": sequences, "sequences_plus_one": sequences + 1}
     arena = plan_buffers(program, bounds | {"blocks": 1, "outputs": 1}).arena_bytes
     heads = max((op.attributes.heads for op in program.ops if isinstance(op.attributes, Attention)), default=0)
-    scores = 4 * sequences * heads * length * length * 4  # scores, mask, softmax and its copy
+    scores = 4 * sequences * heads * min(length, TILE_ROWS) * length * 4  # scores, mask, softmax and its copy
     return Prediction(BASE_BYTES, block, statistics, fit, 2 * arena + scores)

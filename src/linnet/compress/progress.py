@@ -5,7 +5,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from linnet.errors import LinnetError
 
-Stage = Literal["calibrate", "compress", "publish"]
+Stage = Literal["check", "calibrate", "compress", "publish"]
 
 
 @dataclass(frozen=True)
@@ -93,37 +93,54 @@ def peak_memory_bytes() -> int:
 class Meter:
     """Turns finished units of work into events with an ETA; raises Interrupted when the token is set.
 
-    The ETA extrapolates the units done in *this* process, so that a resumed run is not thought fast.
+    ``total``: units by kind of work, in predicted seconds. The ETA gives every kind the speed it has had so far in
+    *this* process (a resumed run is not thought fast), and a kind that has not been seen the speed of the others.
     """
 
     def __init__(
         self,
         observer: Observer | None,
         cancel: CancelToken,
-        total: float,
+        total: Mapping[str, float],
         how_to_resume: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._observer, self._cancel, self._clock = observer, cancel, clock
-        self._total = max(total, 1e-9)
+        self._left = dict(total)
+        self._total = max(sum(total.values()), 1e-9)
         self._how_to_resume = how_to_resume
-        self._done = self._skipped = 0.0
-        self._began = clock()
+        self._fresh = dict.fromkeys(total, 0.0)
+        self._seconds = dict.fromkeys(total, 0.0)
+        self._last = clock()
 
-    def skip(self, units: float) -> None:
+    def skip(self, units: Mapping[str, float]) -> None:
         """Units that an earlier process did."""
-        self._done += units
-        self._skipped += units
+        for kind, amount in units.items():
+            self._left[kind] -= amount
 
-    def advance(self, stage: Stage, layer: str, units: float = 0.0) -> None:
-        """Count units and tell; Interrupted if asked to stop."""
-        self._done += units
-        fresh = self._done - self._skipped
-        elapsed = self._clock() - self._began
-        eta = elapsed / fresh * max(self._total - self._done, 0.0) if fresh > 0 else None
+    def advance(self, stage: Stage, layer: str, kind: str | None = None, units: float = 0.0) -> None:
+        """Count units of a kind, to which the time since the last call went, and tell; Interrupted if asked to stop."""
+        now = self._clock()
+        if kind is not None:
+            self._left[kind] -= units
+            self._fresh[kind] += units
+            self._seconds[kind] += now - self._last
+            self._last = now
         if self._observer is not None:
-            self._observer(ProgressEvent(stage, layer, self._done, self._total, eta, peak_memory_bytes()))
+            done = self._total - sum(max(left, 0.0) for left in self._left.values())
+            self._observer(ProgressEvent(stage, layer, done, self._total, self._eta_s(), peak_memory_bytes()))
         self.check(layer)
+
+    def _eta_s(self) -> float | None:
+        fresh, seconds = sum(self._fresh.values()), sum(self._seconds.values())
+        if fresh <= 0 or seconds <= 0:
+            return None
+        return sum(max(left, 0.0) * self._slowness(kind, seconds / fresh) for kind, left in self._left.items())
+
+    def _slowness(self, kind: str, overall: float) -> float:
+        """Seconds per unit: measured, leaning on ``overall`` while little of the kind has been done."""
+        lean = 0.005 * self._total
+        return (self._seconds[kind] + lean * overall) / (self._fresh[kind] + lean)
 
     def check(self, layer: str) -> None:
         """Interrupted if asked to stop."""

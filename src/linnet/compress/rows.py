@@ -2,11 +2,12 @@
 """The hidden rows between two segments, on disk: a chunk at a time in memory, and a resume point.
 
 File ``rows-NNN.f32`` holds what segment NNN reads: fp32 [rows, width], rows in order, little-endian as the machine.
+``carried-0`` and ``carried-1`` hold by turns what passes between two stages of a segment; they are no resume point.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +45,7 @@ class RowStore:
     def read(self, segment: int, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) as a fresh, aligned tensor."""
         result = torch.empty(stop - start, self._width)
-        view = result.numpy().data.cast("B")
+        view = _bytes_of(result)
         path = self.path(segment)
         with read_errors(path, START_AFRESH), open(path, "rb", buffering=0) as file:
             file.seek(start * self._width * 4)
@@ -73,6 +74,66 @@ class RowStore:
                     path.unlink()
 
 
+class CarriedRows:
+    """Values between two stages: written into one file while the other is read; overwritten in place, never flushed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._paths = [directory / "carried-0", directory / "carried-1"]
+        self._files: list[int] = []
+        self._reading, self._writing = 0, 1
+        self._places: dict[str, tuple[int, int]] = {}  # of what is read: name -> (offset of its rows, width)
+        self._next: dict[str, tuple[int, int]] = {}
+
+    def write(self, start: int, values: Mapping[str, torch.Tensor], tokens: int) -> None:
+        """fp32 [n, width] each: rows from ``start`` on, of ``tokens`` in all."""
+        with os_errors(self._paths[self._writing]):
+            if not self._files:
+                self._files = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for path in self._paths]
+            if not self._next:
+                offset = 0
+                for name, value in values.items():
+                    width = value.shape[1]
+                    self._next[name] = (offset, width)
+                    offset += 4 * tokens * width
+            file = self._files[self._writing]
+            for name, (offset, width) in self._next.items():
+                view, place = _bytes_of(values[name].contiguous()), offset + 4 * start * width
+                while view:
+                    count = os.pwrite(file, view, place)
+                    view, place = view[count:], place + count
+
+    def turn(self) -> None:
+        """What has been written is now read."""
+        self._reading, self._writing = self._writing, self._reading
+        self._places, self._next = self._next, {}
+
+    def read(self, start: int, stop: int) -> dict[str, torch.Tensor]:
+        """Rows [start, stop) of every value."""
+        path, result = self._paths[self._reading], {}
+        with read_errors(path, START_AFRESH):
+            for name, (offset, width) in self._places.items():
+                result[name] = torch.empty(stop - start, width)
+                view, place = _bytes_of(result[name]), offset + 4 * start * width
+                while view:
+                    count = os.preadv(self._files[self._reading], [view], place)
+                    if not count:
+                        raise CheckpointError(f"{path} ends before row {stop}; {START_AFRESH}")
+                    view, place = view[count:], place + count
+        return result
+
+    def close(self) -> None:
+        """Delete both files."""
+        for file in self._files:
+            os.close(file)
+        self._files = []
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+
+def _bytes_of(rows: torch.Tensor) -> memoryview:
+    return rows.numpy().data.cast("B")
+
+
 class RowWriter:
     """Appends rows and hashes them."""
 
@@ -81,7 +142,7 @@ class RowWriter:
 
     def append(self, rows: torch.Tensor) -> None:
         """fp32 [n, width]."""
-        view = rows.contiguous().numpy().data.cast("B")
+        view = _bytes_of(rows.contiguous())
         self._hash.update(view)
         while view:
             view = view[self._file.write(view) :]

@@ -16,7 +16,7 @@ from linnet.compress.job import Job, check, check_disk, fingerprint, output_byte
 from linnet.compress.progress import CancelToken, Meter, Observer, cancel_on_signals
 from linnet.compress.recipe import Recipe
 from linnet.compress.walk import Walk
-from linnet.compress.work import segment_work
+from linnet.compress.work import total_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
@@ -109,7 +109,7 @@ def compress(
             with os_errors(writer.scratch):
                 write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
             walk = Walk(job, writer)
-            meter = Meter(observer, token, sum(segment_work(job)), kept)
+            meter = Meter(observer, token, total_work(job), kept)
             walk.run(meter)
             meter.advance("publish", target.name)
             for path in carried_files(job.directory):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from linnet.compress.rounding import round_into
+from linnet.compress.threads import one_thread
 from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.scheme import Scheme
@@ -61,10 +62,11 @@ def search_scales(
     scale_rows = torch.from_numpy(scales.astype(np.float32))
     zero_rows = None if zero_points is None else torch.from_numpy(zero_points.astype(np.float32))
     errors, rounded = torch.empty(scale_rows.shape), torch.empty_like(values)
-    for index in range(len(factors)):
-        zero = None if zero_rows is None else zero_rows[index]
-        difference = round_into(rounded, values, scale_rows[index], zero, scheme).sub_(values)
-        torch.mv(difference.square_().T, importance, out=errors[index])
+    with one_thread():
+        for index in range(len(factors)):
+            zero = None if zero_rows is None else zero_rows[index]
+            difference = round_into(rounded, values, scale_rows[index], zero, scheme).sub_(values)
+            torch.mv(difference.square_().T, importance, out=errors[index])
     best = np.argmin(errors.numpy(), axis=0), np.arange(values.shape[1])  # the first of equals
     return scales[best], None if zero_points is None else zero_points[best]
 

@@ -13,22 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from linnet.backends.reference.interpreter import run_segment, whole_sequence_inputs
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.algorithm import Fit
 from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.job import Job
 from linnet.compress.progress import Meter
-from linnet.compress.rows import RowStore
+from linnet.compress.running import RowRunner
 from linnet.compress.statistic import Statistic
-from linnet.compress.work import fit_work, run_work, segment_work, tap_work
+from linnet.compress.work import fit_work, segment_stages, segment_work, stage_work
 from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.formats.durable import START_AFRESH
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
 from linnet.program.program import Segment, WeightRef
-from linnet.program.traverse import writers
 from linnet.schemes.packed_weight import PackedWeight
 
 
@@ -38,7 +36,7 @@ class Walk:
     def __init__(self, job: Job, writer: CheckpointWriter) -> None:
         self._job, self._writer = job, writer
         self._program = job.source.program
-        self._store = RowStore(writer.scratch, job.source.spec.hidden_size)
+        self._rows = RowRunner(job, writer.scratch)
         self._last_tapped = job.last_tapped_segment()
         self._written: set[str] = set(writer.finished)
         self._weights = {weight.name: weight for weight in self._program.weights}
@@ -49,14 +47,18 @@ class Walk:
         work, done = segment_work(self._job), len(self._writer.notes)
         if done:
             self._resume(done)
-        for index, segment in enumerate(self._program.segments):
-            if index < done:
-                meter.skip(work[index])
-                continue
-            with self._opened() as source:
-                digest, layers = self._segment(index, segment, source, meter)
-            self._writer.commit({"segment": segment.name, "rows_sha256": digest, "layers": layers})
-            self._store.keep_only(index + 1 if digest is not None else None)
+        try:
+            for index, segment in enumerate(self._program.segments):
+                if index < done:
+                    meter.skip(work[index])
+                    continue
+                with self._opened() as source:
+                    digest, layers = self._segment(index, segment, source, meter)
+                self._writer.commit({"segment": segment.name, "rows_sha256": digest, "layers": layers})
+                self._rows.keep_only(index + 1 if digest is not None else None)
+                meter.advance("compress", segment.name, "write", work[index].get("write", 0.0))
+        finally:
+            self._rows.close()
 
     def layers(self) -> dict[str, dict[str, Any]]:
         """The record of every compressed module, in the order of the walk."""
@@ -72,9 +74,7 @@ class Walk:
         note = self._writer.notes[-1]
         if note["segment"] != self._program.segments[done - 1].name:
             raise CheckpointError(f"the resume point is of segment {note['segment']}, not of the walk; {START_AFRESH}")
-        if note["rows_sha256"] is not None:
-            self._store.verify(done, note["rows_sha256"])
-        self._store.keep_only(done if note["rows_sha256"] is not None else None)
+        self._rows.resume(done, note["rows_sha256"])
 
     def _segment(
         self, index: int, segment: Segment, source: ModelSource, meter: Meter
@@ -88,108 +88,61 @@ class Walk:
             if self._job.embedding in self._job.schemes:
                 self._fit_embedding(source, packed, layers, meter)
             if index < self._last_tapped:
-                digest = self._write_embedded(index, segment, source, packed.get(self._job.embedding), meter)
+                digest = self._embed(index, segment, source, packed.get(self._job.embedding), meter)
+        elif index <= self._last_tapped:
+            digest = self._block(index, segment, source, infos, packed, layers, meter)
         else:
-            advance = index < self._last_tapped
-            overrides = self._dense_overrides(segment, source, infos) if advance or self._needs_rows(infos) else {}
-            statistics = self._collect(index, segment, infos, overrides, meter)
-            for position, info in enumerate(infos):
-                self._fit(info, source, statistics.get(info.tap, {}), packed, layers, meter)
-                self._replace(info, packed[info.module], overrides)
-                if all(later.tap != info.tap for later in infos[position + 1 :]):
-                    statistics.pop(info.tap, None)
-            if advance:
-                digest = self._advance(index, segment, overrides, meter)
+            for info in infos:
+                self._fit(info, source, {}, packed, layers, meter)
         self._add_tensors(index, segment, source, packed)
         return digest, layers
 
-    def _needs_rows(self, infos: list[LinearInfo]) -> bool:
-        return self._job.rows is not None and bool(infos)
-
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def _chunks(self) -> Iterator[tuple[int, int]]:
-        """Half-open ranges of calibration rows."""
-        assert self._job.rows is not None
-        count, step = len(self._job.rows.token_ids), self._job.sequences_per_chunk
-        for start in range(0, count, step):
-            yield start, min(start + step, count)
+    def _embed(
+        self, index: int, segment: Segment, source: ModelSource, packed: PackedWeight | None, meter: Meter
+    ) -> str:
+        name = self._program.ops[segment.start].weights[0]
+        table = packed if packed is not None else _dense(source, self._weights[name].ref)
+        others = self._dense_overrides(segment, source)
+        return self._rows.embed(index, segment, table, others, lambda _: meter.advance("calibrate", segment.name))
 
-    def _inputs(self, index: int, segment: Segment, start: int, stop: int) -> dict[str, torch.Tensor]:
-        assert self._job.rows is not None
-        ids = torch.from_numpy(self._job.rows.token_ids[start:stop].copy())
-        inputs = whole_sequence_inputs(ids)
-        if segment.inputs:
-            length = ids.shape[1]
-            inputs[segment.inputs[0]] = self._store.read(index, start * length, stop * length)
-        return inputs
-
-    def _collect(
+    def _block(
         self,
         index: int,
         segment: Segment,
+        source: ModelSource,
         infos: list[LinearInfo],
-        overrides: dict[str, torch.Tensor],
+        packed: dict[str, PackedWeight],
+        layers: dict[str, dict[str, Any]],
         meter: Meter,
-    ) -> dict[str, dict[str, Statistic]]:
-        """One set of statistics per tap, from running the dense segment up to its last tap."""
-        if not self._needs_rows(infos):
-            return {}
-        kinds = self._job.algorithm.statistics
-        widths = {info.tap: info.shape[1] for info in infos}
-        collected = {tap: {name: make(width) for name, make in kinds.items()} for tap, width in widths.items()}
-        wrote = writers(self._program)
-        stop_op = max((wrote[tap] + 1 for tap in collected if tap in wrote), default=segment.start)
-        until_last_tap = replace(segment, stop=max(stop_op, segment.start), outputs=())
+    ) -> str | None:
+        """Stage by stage: rows up to a tap, fits of what reads it, on with the compressed weights in their place.
 
-        def on_tap(name: str, x: torch.Tensor) -> None:
-            for statistic in collected[name].values():
-                statistic.add(x)
+        Returns the digest of the rows for the next segment, None for the last one whose rows anybody reads.
+        """
+        kinds, advance = self._job.algorithm.statistics, index < self._last_tapped
+        overrides = self._dense_overrides(segment, source)
+        for stage in segment_stages(self._job, index):
+            units = stage_work(self._job, index, stage)
 
-        units = tap_work(self._job, index) / sum(1 for _ in self._chunks())
-        for start, stop in self._chunks():
-            inputs = self._inputs(index, segment, start, stop)
-            run_segment(self._program, until_last_tap, inputs, None, overrides, tuple(collected), on_tap)
-            meter.advance("compress", segment.name, units)
-        return collected
+            def told(fraction: float, units: float = units) -> None:
+                meter.advance("compress", segment.name, "rows", fraction * units)
 
-    def _advance(self, index: int, segment: Segment, overrides: dict[str, torch.Tensor], meter: Meter) -> str:
-        """Rows through the compressed segment, to the next one; returns their SHA-256."""
-        units = run_work(self._job, index) / sum(1 for _ in self._chunks())
-        with self._store.write(index + 1) as rows:
-            for start, stop in self._chunks():
-                result = run_segment(self._program, segment, self._inputs(index, segment, start, stop), None, overrides)
-                rows.append(result[segment.outputs[0]])
-                meter.advance("compress", segment.name, units)
-            return rows.digest()
+            readers = [info for info in infos if info.tap in stage.taps]
+            statistics = {
+                info.tap: {name: make(info.shape[1]) for name, make in kinds.items()}
+                for info in {info.tap: info for info in readers}.values()
+            }
+            if advance and stage.stop == segment.stop and not readers:
+                return self._rows.advance(index, stage, overrides, told)
+            self._rows.observe(index, stage, overrides, statistics, told)
+            for info in readers:
+                self._fit(info, source, statistics[info.tap], packed, layers, meter)
+                self._replace(info, packed[info.module], overrides)
+        return None
 
-    def _write_embedded(
-        self, index: int, segment: Segment, source: ModelSource, packed: PackedWeight | None, meter: Meter
-    ) -> str:
-        """Embed every calibration row. Only the table's rows that occur are read, and ids renumbered to match."""
-        assert self._job.rows is not None
-        token_ids = self._job.rows.token_ids
-        used, renumbered = np.unique(token_ids, return_inverse=True)
-        renumbered = renumbered.reshape(token_ids.shape)
-        overrides = self._dense_overrides(segment, source, [])
-        name = self._program.ops[segment.start].weights[0]
-        if packed is not None:
-            overrides[name] = to_torch(packed.take_rows([(int(row), int(row) + 1) for row in used]).dequantize())
-        else:
-            table = source.weight(self._weights[name].ref)
-            assert isinstance(table, np.ndarray)
-            overrides[name] = to_torch(table[used])
-        with self._store.write(index + 1) as rows:
-            for start, stop in self._chunks():
-                inputs = whole_sequence_inputs(torch.from_numpy(renumbered[start:stop].copy()))
-                result = run_segment(self._program, segment, inputs, None, overrides)
-                rows.append(result[segment.outputs[0]])
-                meter.advance("calibrate", segment.name)
-            return rows.digest()
-
-    def _dense_overrides(
-        self, segment: Segment, source: ModelSource, infos: list[LinearInfo]
-    ) -> dict[str, torch.Tensor]:
+    def _dense_overrides(self, segment: Segment, source: ModelSource) -> dict[str, torch.Tensor]:
         """Every weight of the segment in fp32, except tables and heads, which are handled apart."""
         overrides = {}
         for op in self._program.ops[segment.start : segment.stop]:
@@ -214,7 +167,7 @@ class Walk:
         scheme, units = self._job.schemes[info.module], fit_work(self._job, info)
 
         def tick(fraction: float) -> None:
-            meter.advance("compress", info.module, fraction * units)
+            meter.advance("compress", info.module, "fit", fraction * units)
 
         fit = self._job.algorithm.fit(info.module, weight, scheme, statistics, tick)
         packed[info.module] = fit.packed

@@ -141,7 +141,7 @@ def test_every_stop_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
     while True:
         token = CancelToken()
         try:
-            stop = StopAt(token, 15)  # enough events to finish the longest segment
+            stop = StopAt(token, 20)  # enough events to finish the longest segment
             result = compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop)
             break
         except Interrupted:

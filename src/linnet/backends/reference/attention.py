@@ -18,7 +18,7 @@ from linnet.program.program import PagedState, Program
 PARTITION_KEYS = 256
 """Attention's bf16 weights are rounded relative to the greatest of their partition: see program.attributes."""
 
-_TILE_ROWS = 128
+TILE_ROWS = 128
 """Queries whose scores exist at a time, each over no more keys than the last of them sees."""
 
 
@@ -185,8 +185,8 @@ def attend(
     heads = [None if part is None else _by_head(part, attributes) for part in (key.codes, key.scales)]
     heads += [None if part is None else _by_head(part, attributes) for part in (value.codes, value.scales)]
     tiles = []
-    for start in range(0, rows, _TILE_ROWS):
-        stop = min(start + _TILE_ROWS, rows)
+    for start in range(0, rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, rows)
         seen = context - rows + stop
         parts = [None if part is None else part[:, :, :seen] for part in heads]
         tiles.append(_attend_tile(query[:, :, start:stop], *parts, attributes))  # type: ignore[arg-type]

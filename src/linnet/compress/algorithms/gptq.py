@@ -19,6 +19,7 @@ from linnet.compress.algorithm import Fit, ratio, squared_errors
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic
+from linnet.compress.threads import one_thread
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
@@ -129,17 +130,18 @@ class Gptq:
             stop = min(start + step, columns)
             block, moved = moving[start:stop], errors[: stop - start]
             upper = factor.upper[start:stop, start:stop].contiguous()
-            for first, last in _strips(stop - start, group):
-                if group is not None and (start + first) % group == 0:
-                    values, index = block[first : first + group], (start + first) // group
-                    own = self._scales_of_group(values, scheme, factor.importance[start + first :][:group])
-                    scale[:, index] = own[0][:, 0]
-                    if zero_point is not None and own[1] is not None:
-                        zero_point[:, index] = own[1][:, 0]
-                    rounder = ColumnRounder(of_one_group(scheme), *own, (rows, group))
-                strip = places[start + first : start + last] if group is None else range(last - first)
-                _round_strip(block, moved, upper, first, last, rounder, strip)
-                block[last:].addmm_(upper[first:last, last:].T, moved[first:last], alpha=-1)
+            with one_thread():
+                for first, last in _strips(stop - start, group):
+                    if group is not None and (start + first) % group == 0:
+                        values, index = block[first : first + group], (start + first) // group
+                        own = self._scales_of_group(values, scheme, factor.importance[start + first :][:group])
+                        scale[:, index] = own[0][:, 0]
+                        if zero_point is not None and own[1] is not None:
+                            zero_point[:, index] = own[1][:, 0]
+                        rounder = ColumnRounder(of_one_group(scheme), *own, (rows, group))
+                    strip = places[start + first : start + last] if group is None else range(last - first)
+                    _round_strip(block, moved, upper, first, last, rounder, strip)
+                    block[last:].addmm_(upper[first:last, last:].T, moved[first:last], alpha=-1)
             moving[stop:].addmm_(factor.upper[start:stop, stop:].T, moved, alpha=-1)
             total += float(moved[heard[start:stop]].square_().sum(dtype=torch.float64))
             tick((stop - start) / columns)
