@@ -182,14 +182,23 @@ def attend(
     query = query.float().reshape(batch, rows, attributes.heads, -1).transpose(1, 2)
     if attributes.arithmetic == "bf16":
         query = query.bfloat16().float()
-    heads = [None if part is None else _by_head(part, attributes) for part in (key.codes, key.scales)]
-    heads += [None if part is None else _by_head(part, attributes) for part in (value.codes, value.scales)]
+    keys, values = _by_head(key.codes, attributes), _by_head(value.codes, attributes)
+    key_scales = None if key.scales is None else _by_head(key.scales, attributes)
+    value_scales = None if value.scales is None else _by_head(value.scales, attributes)
     tiles = []
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        seen = context - rows + stop
-        parts = [None if part is None else part[:, :, :seen] for part in heads]
-        tiles.append(_attend_tile(query[:, :, start:stop], *parts, attributes))  # type: ignore[arg-type]
+        seen = slice(context - rows + stop)
+        tiles.append(
+            _attend_tile(
+                query[:, :, start:stop],
+                keys[:, :, seen],
+                None if key_scales is None else key_scales[:, :, seen],
+                values[:, :, seen],
+                None if value_scales is None else value_scales[:, :, seen],
+                attributes,
+            )
+        )
     return torch.cat(tiles, dim=2).transpose(1, 2).reshape(batch, rows, -1)
 
 
