@@ -2,6 +2,7 @@
 """A compression that has been checked: everything that can fail before a weight is read has not failed."""
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -27,10 +28,12 @@ from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
 from linnet.schemes.groups import check_columns
 from linnet.schemes.layout import stored_bytes
-from linnet.schemes.presets import parse_scheme
+from linnet.schemes.presets import SchemePreset, parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 from linnet.text.rows import CalibrationRows
+
+logger = logging.getLogger(__name__)
 
 _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "backends/reference")
 """Rooms of the package whose code decides the bytes of a result."""
@@ -126,21 +129,53 @@ def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearSchem
     if not spec.tied_head:
         shapes[spec.head], classes[spec.head] = (spec.vocabulary_size, spec.hidden_size), "Linear"
     shapes[spec.embedding], classes[spec.embedding] = (spec.vocabulary_size, spec.hidden_size), "Embedding"
-    own = tuple(
-        (rule.match, None if rule.scheme == DENSE else parse_scheme(rule.scheme).linear) for rule in recipe.rules
-    )
+    rules = [
+        (rule.match, *((None, True) if rule.scheme == DENSE else _linear_of(parse_scheme(rule.scheme))))
+        for rule in recipe.rules
+    ]
+    fixed_group = preset.fixed_group or isinstance(recipe.group_size, int)
     preset_rules = replace(preset, linear=linear, head=head).scheme_map(
         head=None if spec.tied_head else spec.head, embedding=spec.embedding
     )
-    resolved = SchemeMap((*own, *preset_rules.rules)).resolve(classes)
-    if recipe.group_size == "auto":
-        resolved = fit_groups(resolved, shapes)
+    rules += [(pattern, scheme, fixed_group) for pattern, scheme in preset_rules.rules]
+    resolved = SchemeMap(tuple((pattern, scheme) for pattern, scheme, _ in rules)).resolve(classes)
+    fixed = SchemeMap(tuple((pattern, scheme if kept else None) for pattern, scheme, kept in rules)).resolve(classes)
+    wished = {name: scheme for name, scheme in resolved.items() if recipe.group_size == "auto" or fixed[name] is None}
+    fitted = fit_groups(wished, shapes)
+    _tell_groups(recipe.scheme, wished, fitted, shapes)
+    resolved |= fitted
     check_shapes(resolved, shapes)
     chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}
     for module, scheme in chosen.items():
         check_columns(module, shapes[module][1], scheme.weight)
         stored_bytes(scheme, shapes[module])  # refuses what no layout can hold
     return chosen
+
+
+def _linear_of(preset: SchemePreset) -> tuple[LinearScheme, bool]:
+    return preset.linear, preset.fixed_group
+
+
+def _tell_groups(
+    name: str,
+    wished: Mapping[str, LinearScheme | None],
+    fitted: Mapping[str, LinearScheme | None],
+    shapes: Mapping[str, tuple[int, int]],
+) -> None:
+    """One line about the modules that get smaller groups than their scheme's."""
+    changed: dict[tuple[int | None, int | None, int], list[str]] = {}
+    for module, scheme in fitted.items():
+        before = wished[module]
+        if scheme is not None and before is not None and scheme != before:
+            key = (before.weight.group_size, scheme.weight.group_size, shapes[module][1])
+            changed.setdefault(key, []).append(module)
+    parts = [
+        f"{f'groups of {size}' if size else 'one scale per row'} instead of groups of {wish} in {len(modules)} of "
+        f"{len(fitted)} modules with {columns} columns ({modules[0]} …)"
+        for (wish, size, columns), modules in changed.items()
+    ]
+    if parts:
+        logger.warning("%s: %s", name, "; ".join(parts))
 
 
 def _check_source(model: ModelSource) -> None:

@@ -19,7 +19,7 @@ def fitting_groups(columns: int) -> tuple[int, ...]:
 
 
 def largest_fitting_group(columns: int, preferred: int) -> int | None:
-    """The largest fitting size not above ``preferred`` (``--group-size auto``); None if none fits."""
+    """The largest fitting size not above ``preferred``; None if none fits."""
     if preferred > 0 and columns % preferred == 0:
         return preferred
     return max((size for size in fitting_groups(columns) if size <= preferred), default=None)
@@ -31,8 +31,8 @@ def check_columns(module: str, columns: int, scheme: Scheme) -> None:
         return
     sizes = fitting_groups(columns)
     fit = (
-        f"group sizes that fit: {', '.join(map(str, sizes))}"
+        f"group sizes that fit: {', '.join(map(str, sizes))}; give -g{sizes[-1]} or --group-size auto"
         if sizes
-        else "no power of two from 16 up fits; use -channel"
+        else "no power of two from 16 up fits; give -channel or --group-size auto"
     )
     raise ConfigError(f"{module}: group size {scheme.group_size} does not divide its {columns} columns; {fit}")

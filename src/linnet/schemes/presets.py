@@ -36,11 +36,15 @@ SUFFIXES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class SchemePreset:
-    """``linear`` for every linear; ``head`` for lm_head and embedding, None = kept dense (portable)."""
+    """``linear`` for every linear; ``head`` for lm_head and embedding, None = kept dense (portable).
+
+    ``fixed_group``: the name itself says -gN; otherwise the group size is a wish, and the largest that fits is taken.
+    """
 
     name: str
     linear: LinearScheme
     head: LinearScheme | None = None
+    fixed_group: bool = False
 
     def scheme_map(self, head: str | None = None, embedding: str | None = None) -> SchemeMap:
         """The rules for a model: name the head and the embedding among the modules that will be resolved.
@@ -61,14 +65,14 @@ def parse_scheme(text: str) -> SchemePreset:
         raise _unknown(text, f"{name!r} is not a scheme", get_close_matches(name.upper(), PRESETS, n=1))
     if suffixes and len({_family(suffix) for suffix in suffixes}) != len(suffixes):
         raise _unknown(text, "two suffixes contradict or repeat each other")
-    weight, head = linear.weight, ""
+    weight, head, fixed_group = linear.weight, "", False
     for suffix in suffixes:
         lower = suffix.lower()
         if re.fullmatch(r"g[0-9]{1,6}", lower):
             size = int(lower[1:])
             if size < 8 or size % 8:
                 raise _unknown(text, f"group size {size} is not a multiple of 8")
-            weight = replace(weight, granularity="group", group_size=size)
+            weight, fixed_group = replace(weight, granularity="group", group_size=size), True
         elif lower == "channel":
             weight = replace(weight, granularity="channel", group_size=None)
         elif lower == "asym":
@@ -85,7 +89,7 @@ def parse_scheme(text: str) -> SchemePreset:
     elif head == "head4":
         head_scheme = LinearScheme(Scheme("int4", "group", weight.group_size or 128))
     canonical = "-".join([name.upper(), *(suffix.lower() for suffix in suffixes)])
-    return SchemePreset(canonical, replace(linear, weight=weight), head_scheme)
+    return SchemePreset(canonical, replace(linear, weight=weight), head_scheme, fixed_group)
 
 
 def _family(suffix: str) -> str:

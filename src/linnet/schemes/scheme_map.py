@@ -69,7 +69,7 @@ def check_shapes(resolved: Mapping[str, LinearScheme | None], shapes: Mapping[st
 def fit_groups(
     resolved: Mapping[str, LinearScheme | None], shapes: Mapping[str, tuple[int, int]]
 ) -> dict[str, LinearScheme | None]:
-    """``--group-size auto``: every group scheme gets the largest size that fits, at most its own.
+    """Where a group size is a wish: every group scheme gets the largest size that fits, at most its own.
 
     Where no power of two from 16 up fits, the layer gets one scale per channel.
     """
