@@ -93,34 +93,35 @@ def compress(
       linnet compress ./my-model -o ./my-model-w8 --scheme W8A16 --algorithm rtn
       linnet compress org/model -o ./model-w4 --scheme W4A16-g32 --calibration notes.txt
     """
-    try:
-        from linnet import compress as room
-    except ImportError as error:
-        raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
+    from rich.markup import escape
+
     from linnet.cli.terminal import notices, output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
 
     given = [name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)]
     if recipe is not None and given:
         raise ConfigError(f"--recipe decides everything that {', '.join(given)} would; write it into {recipe} instead")
-    chosen = (
-        room.read_recipe(recipe)
-        if recipe is not None
-        else room.make_recipe(
-            scheme,
-            algorithm,
-            options=dict(_setting(text) for text in setting or ()),
-            group_size=_group_size(group_size),
-            calibration=None if calibration is None else str(calibration),
-            calibration_rows=calibration_rows,
-            calibration_length=calibration_length,
-            seed=seed,
-        )
-    )
-    from rich.markup import escape
-
     started = time.monotonic()
     with stages() as progress:
+        progress.update("compress", 0, 1, "starting")
+        try:
+            from linnet import compress as room
+        except ImportError as error:
+            raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
+        chosen = (
+            room.read_recipe(recipe)
+            if recipe is not None
+            else room.make_recipe(
+                scheme,
+                algorithm,
+                options=dict(_setting(text) for text in setting or ()),
+                group_size=_group_size(group_size),
+                calibration=None if calibration is None else str(calibration),
+                calibration_rows=calibration_rows,
+                calibration_length=calibration_length,
+                seed=seed,
+            )
+        )
         result = room.compress(
             resolve_model(model, revision),
             out,
@@ -153,7 +154,7 @@ def _is_given(context: typer.Context, parameter: str) -> bool:
 
 def observer(progress: "Stages") -> "Callable[[ProgressEvent], None]":
     """Passes the compressor's events on to the terminal; work is counted over the whole run."""
-    return lambda event: progress.update("compress", event.done, event.total, event.layer)
+    return lambda event: progress.update("compress", event.done, event.total, event.layer, event.eta_s)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -7,18 +7,20 @@ Results go to standard output; progress, warnings and errors to standard error, 
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as EtaColumn
 from rich.text import Text
 
 from linnet.cli.numbers import human_bytes, human_duration
 
 PLAIN_INTERVAL_S = 10.0
+_SHORTEST_S = 0.2
+"""Less than this says nothing about speed."""
 
 
 def output() -> Console:
@@ -44,20 +46,21 @@ class _PeakMemoryColumn(ProgressColumn):
 class Stages:
     """Progress over named stages; ``update`` is what rooms get as their progress callback."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._prefix = prefix
         self._console = notices()
         self._live = self._console.is_terminal
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
-        self._spoken = time.monotonic()
+        self._clock = clock
+        self._pace: dict[str, _Pace] = {}
+        self._heard, self._spoken = clock(), -PLAIN_INTERVAL_S
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
-            EtaColumn(),
+            TextColumn("{task.fields[eta]}"),
             _PeakMemoryColumn(),
             TextColumn("[dim]{task.fields[detail]}[/]"),
             console=self._console,
@@ -81,26 +84,48 @@ class Stages:
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()
-        self._started.clear()
+        self._pace.clear()
 
-    def update(self, stage: str, done: float, total: float, detail: str = "") -> None:
-        """Stage ``stage`` has finished ``done`` of ``total`` units and is at ``detail``."""
+    def update(self, stage: str, done: float, total: float, detail: str = "", eta_s: float | None = None) -> None:
+        """Stage ``stage`` has finished ``done`` of ``total`` units and is at ``detail``.
+
+        ``eta_s``: what the worker itself knows; else the stage's own pace since the last news of any stage. The first
+        update is shown at once.
+        """
         name = f"{self._prefix} {stage}".strip()
-        now = time.monotonic()
-        started = self._started.setdefault(name, now)
+        now = self._clock()
+        pace = self._pace.get(name)
+        if pace is None or done < pace.done:  # begun, or begun again
+            pace = self._pace[name] = _Pace(self._heard if done else now)
+        pace.done, self._heard = done, now
+        left = eta_s if eta_s is not None else pace.left_s(now, total)
+        eta = "" if left is None or done >= total else human_duration(left)
         if self._live:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, total=total, detail=detail)
-            self._bars.update(self._tasks[name], completed=done, total=total, detail=detail)
+                self._tasks[name] = self._bars.add_task(name, total=total, detail=detail, eta=eta)
+            self._bars.update(self._tasks[name], completed=done, total=total, detail=detail, eta=eta or "–")
         elif now - self._spoken >= PLAIN_INTERVAL_S:
             self._spoken = now
-            eta = f", about {human_duration((now - started) / done * (total - done))} left" if done else ""
             share = f"{100 * done / total:.0f} %" if total else "done"
+            about = f", about {eta} left" if eta else ""
             print(
-                f"{name}: {share} {detail}{eta}, peak memory {human_bytes(peak_memory_bytes())}",
+                f"{name}: {share} {detail}{about}, peak memory {human_bytes(peak_memory_bytes())}",
                 file=sys.stderr,
                 flush=True,
             )
+
+
+@dataclass
+class _Pace:
+    """When a stage began and how far it is."""
+
+    began: float
+    done: float = 0.0
+
+    def left_s(self, now: float, total: float) -> float | None:
+        """None while too little is known."""
+        elapsed = now - self.began
+        return elapsed / self.done * (total - self.done) if self.done > 0 and elapsed >= _SHORTEST_S else None
 
 
 @contextmanager

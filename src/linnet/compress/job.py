@@ -169,9 +169,10 @@ def _tell_groups(
         if scheme is not None and before is not None and scheme != before:
             key = (before.weight.group_size, scheme.weight.group_size, shapes[module][1])
             changed.setdefault(key, []).append(module)
+    total = sum(scheme is not None for scheme in fitted.values())
     parts = [
         f"{f'groups of {size}' if size else 'one scale per row'} instead of groups of {wish} in {len(modules)} of "
-        f"{len(fitted)} modules with {columns} columns ({modules[0]} …)"
+        f"{total} modules with {columns} columns ({modules[0]} …)"
         for (wish, size, columns), modules in changed.items()
     ]
     if parts:

@@ -25,9 +25,10 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``scheme``: a preset name (``W4A16-g32``). ``options`` belong to the algorithm, which checks them.
 
-    ``group_size`` ``auto``: the largest group that fits each linear, at most the scheme's; None: the scheme's own, an
-    error where it does not divide. ``calibration``: a UTF-8 file; None: the text given to ``compress``, else
-    the model's own. ``calibration_length`` in tokens; None: 512, or the model's context if that is shorter.
+    ``group_size`` ``auto``: the largest group that fits each linear, at most the scheme's; None: the same, unless the
+    scheme's name says -gN: that is an error where it does not divide. ``calibration``: a UTF-8 file; None: the text
+    given to ``compress``, else the model's own. ``calibration_length`` in tokens; None: 512, or the model's context if
+    that is shorter.
     ``chunk_tokens``: tokens that run through a block together (it decides the order of sums, so it is recorded).
     """
 

@@ -13,7 +13,14 @@ from typing import Any
 from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
 from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
-from linnet.compress.progress import CancelToken, Meter, Observer, cancel_on_signals
+from linnet.compress.progress import (
+    CancelToken,
+    Meter,
+    Observer,
+    ProgressEvent,
+    cancel_on_signals,
+    peak_memory_bytes,
+)
 from linnet.compress.recipe import Recipe
 from linnet.compress.walk import Walk
 from linnet.compress.work import total_work
@@ -86,7 +93,9 @@ def compress(
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
     shown, target = Path(target), _free_place(target, source, overwrite)
+    _tell(observer, "checking the model and the recipe")
     job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
+    _tell(observer, "hashing the model")
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest())
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -125,6 +134,12 @@ def compress(
         finally:
             writer.close()
     return _result(job, shown, manifest, resumed)
+
+
+def _tell(observer: Observer | None, doing: str) -> None:
+    """Something is to be seen before the work can be counted."""
+    if observer is not None:
+        observer(ProgressEvent("check", doing, 0.0, 1.0, None, peak_memory_bytes()))
 
 
 def _name_of(source: str | Path) -> str:

@@ -44,9 +44,9 @@ def changed(model: Path, target: Path, **config) -> Path:
         ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "accepted: rtn, gptq"),
         ({"scheme": "W4A16-g16", "options": {"bits": 4}}, ConfigError, "known keys: damping"),
         (
-            {"scheme": "W4A16"},
+            {"scheme": "W4A16-g128"},
             ConfigError,
-            "128 does not divide its 32 columns; group sizes that fit: 16, 32",
+            "128 does not divide its 32 columns; group sizes that fit: 16, 32; give -g32 or --group-size auto",
         ),
         ({"scheme": "W4A16", "group_size": 24}, ConfigError, "group size 24 does not divide"),
         (
@@ -87,6 +87,24 @@ def test_the_ceiling_names_the_parts(tiny_model, text):
     with pytest.raises(CapacityError, match=r"predicted to need .* MiB \(base .*activations .*above the ceiling of 64"):
         check(tiny_model, recipe, text, memory_ceiling_bytes=64 << 20)
     check(tiny_model, recipe, text, memory_ceiling_bytes=8 << 30)
+
+
+def test_a_group_that_the_name_does_not_say_is_a_wish(tiny_model, caplog):
+    model = load_model(tiny_model)
+    default = resolve_schemes(model, make_recipe("W4A16"))
+    assert default == resolve_schemes(model, make_recipe("W4A16", group_size="auto"))
+    told = caplog.messages[0]
+    assert told.startswith("W4A16: groups of 32 instead of groups of 128 in 12 of 14 modules with 32 columns (")
+    assert "; groups of 64 instead of groups of 128 in 2 of 14 modules with 64 columns (" in told
+    caplog.clear()
+    assert {scheme.weight.group_size for scheme in resolve_schemes(model, make_recipe("W3A16")).values()} == {32}
+    assert not caplog.messages  # the scheme's own fits everywhere
+    with pytest.raises(ConfigError, match="lm_head: group size 64 does not divide"):
+        resolve_schemes(model, make_recipe("W4A16-g64-head4", rules=[{"match": "re:model.layers", "scheme": "W8A16"}]))
+    ruled = make_recipe("W4A16-g16", rules=[{"match": "re:.*down_proj", "scheme": "NF4"}])
+    assert resolve_schemes(model, ruled)["model.layers.0.mlp.down_proj"].weight.group_size == 64
+    with pytest.raises(ConfigError, match="down_proj: group size 128 does not divide its 64 columns"):
+        resolve_schemes(model, make_recipe("W4A16", rules=[{"match": "re:.*down_proj", "scheme": "W4A16-g128"}]))
 
 
 def test_groups_rules_and_heads(tiny_model):

@@ -141,7 +141,7 @@ def test_every_stop_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
     while True:
         token = CancelToken()
         try:
-            stop = StopAt(token, 23)  # enough events to finish the longest segment
+            stop = StopAt(token, 25)  # enough events to finish the longest segment
             result = compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop)
             break
         except Interrupted:
@@ -264,7 +264,7 @@ def test_a_published_run_leaves_the_unfinished_run_of_another_recipe_alone(tiny_
     target, partial, recipe = tmp_path / "out", tmp_path / ".out.linnet-partial", make_recipe("W8A16", "rtn")
     compress(tiny_model, target, recipe)
     token = CancelToken()
-    stop = StopAt(token, 23)
+    stop = StopAt(token, 25)
     with pytest.raises(Interrupted):
         compress(tiny_model, target, RECIPE, calibration_text=text, cancel=token, observer=stop, overwrite=True)
     assert compress(tiny_model, target, recipe).resumed
@@ -320,5 +320,7 @@ def test_progress_reaches_the_end_and_never_goes_back(tiny_model, tmp_path, text
     assert done == sorted(done)
     assert events[-1].stage == "publish"
     assert events[-1].done == pytest.approx(events[-1].total)
-    assert {event.stage for event in events} == {"calibrate", "compress", "publish"}
+    assert {event.stage for event in events} == {"check", "calibrate", "compress", "publish"}
+    assert events[0].stage == "check"  # before anything that takes time
+    assert all(event.eta_s is not None for event in events if event.done > 0.1 * event.total)
     assert any(event.layer == "model.layers.1.mlp.down_proj" for event in events)
