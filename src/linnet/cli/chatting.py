@@ -49,7 +49,7 @@ def chat(
 
     from linnet.api import CHAT_MAX_TOKENS, read_sampling_defaults
     from linnet.cli.conversation import Conversation, converse
-    from linnet.cli.terminal import notices
+    from linnet.cli.terminal import notices, standard_input
     from linnet.formats import resolve_model
 
     directory = resolve_model(model, revision)
@@ -89,7 +89,9 @@ def chat(
             )
         conversation = Conversation(llm, parameters, recommended.max_tokens or CHAT_MAX_TOKENS, say, note, system)
         if prompt is not None:
-            conversation.ask(sys.stdin.read() if prompt == "-" else prompt)
+            conversation.ask("".join(standard_input()) if prompt == "-" else prompt)
+            if conversation.interrupted:
+                raise KeyboardInterrupt
             return
         if interactive:
             sampled = f"; {recommended}" if str(recommended) else ""

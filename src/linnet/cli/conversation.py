@@ -7,7 +7,6 @@ Ctrl-C ends stays in the conversation as far as it came; a message that got no a
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from linnet.cli.terminal import standard_input
 from linnet.errors import ConfigError, LinnetError
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Conversation:
         self._say, self._note = say, note
         self._system = system
         self.turns: list[dict[str, str]] = []
+        self.interrupted = False
+        """Whether Ctrl-C ended the last answer."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -94,9 +96,9 @@ class Conversation:
                 self._say(piece.text)
                 answer += piece.text
                 reason = piece.finish_reason
-            stopped = interrupted()
+            self.interrupted = interrupted()
         self._say("\n")
-        if stopped:
+        if self.interrupted:
             self._note("the answer was interrupted")
         elif reason == "length" and most == room:
             self._note(f"the context of {llm.max_model_len:,} tokens is full: /reset begins a new conversation")
@@ -132,18 +134,23 @@ class Conversation:
                 file.write(json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2) + "\n")
         except FileExistsError:
             self._note(f"{name} exists already; give another name")
-        except OSError as error:
-            self._note(f"{name} cannot be written: {error.strerror or error}")
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a home that cannot be found
+            self._note(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}")
         else:
             self._note(f"{len(self.messages)} messages are in {name}")
 
 
 def converse(conversation: Conversation, interactive: bool, note: Callable[[str], None]) -> None:
-    """Take the user's lines until they end: typed ones with a prompt and line editing, or one a line from a pipe."""
+    """Take the user's lines until they end: typed ones with a prompt and line editing, or one a line from a pipe.
+
+    Raises KeyboardInterrupt where Ctrl-C ended an answer and nobody types the next line.
+    """
     if not interactive:
-        for line in sys.stdin:
+        for line in standard_input():
             if not conversation.take(line.rstrip("\n")):
                 return
+            if conversation.interrupted:
+                raise KeyboardInterrupt
         return
     import readline  # noqa: F401  # gives input() its editing and history
 
@@ -156,6 +163,9 @@ def converse(conversation: Conversation, interactive: bool, note: Callable[[str]
         except KeyboardInterrupt:
             print()
             note("Ctrl-D or /quit leaves")
+            continue
+        except UnicodeDecodeError:
+            note("that was not UTF-8 text")
             continue
         try:
             if not conversation.take(line):

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 from linnet.cli import options
 from linnet.cli.evaluating import heldout_text
 from linnet.cli.numbers import human_bytes, human_duration
-from linnet.errors import LinnetError, UnsupportedError
+from linnet.errors import CheckpointError, LinnetError, UnsupportedError
 from linnet.extras import install_command
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def demo(
     from linnet.cli.evaluating import check_report
     from linnet.cli.terminal import output, stages
     from linnet.formats.durable import os_errors
-    from linnet.formats.target import check_replaceable, real_target
+    from linnet.formats.target import real_target
 
     started = time.monotonic()
     console = output()
@@ -90,7 +90,7 @@ def demo(
     for candidate in CANDIDATES:
         check_report(out / f"{candidate.directory}-report", [original])
         with os_errors(out):
-            check_replaceable(real_target(out / candidate.directory), overwrite=True)
+            _check_replaceable(real_target(out / candidate.directory))
     out.mkdir(parents=True, exist_ok=True)
     open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
     questions = evals.subset(evals.read_questions(bundled.questions_file()), per_ability)
@@ -129,6 +129,22 @@ def demo(
         f"[dim]{sizes} with GPTQ; models, certificates and reports are in {out}/; "
         f"all of it took {human_duration(time.monotonic() - started)}.[/]"
     )
+
+
+def _check_replaceable(target: Path) -> None:
+    """CheckpointError unless there is nothing at ``target``, or what an earlier demo left there."""
+    from linnet.demo import is_bundled_model
+    from linnet.formats import Checkpoint
+    from linnet.formats.target import check_replaceable
+
+    if not check_replaceable(target, overwrite=True):
+        return
+    with Checkpoint.open(target, verify=False) as checkpoint:
+        if not is_bundled_model(checkpoint):
+            raise CheckpointError(
+                f"{target}: made of another model than the demo's, so the demo does not replace it; choose another "
+                "output with --output"
+            )
 
 
 def _compress(original: Path, target: Path, candidate: Candidate, progress: "Stages") -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linnet generate``: text in, text out, streamed as it comes."""
 
-import sys
 import time
 from dataclasses import replace
 from typing import Annotated
@@ -9,7 +8,6 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
-from linnet.errors import ConfigError
 
 MAX_TOKENS = 128
 """Where a text ends when neither the user nor the checkpoint says it."""
@@ -57,9 +55,10 @@ def generate(
       cat letter.txt | linnet generate ./my-model -
     """
     from linnet.api import new_tokens, read_sampling_defaults
+    from linnet.cli.terminal import standard_input
     from linnet.formats import resolve_model
 
-    text = _standard_input() if prompt == "-" else prompt
+    text = "".join(standard_input()) if prompt == "-" else prompt
     directory = resolve_model(model, revision)
     recommended = read_sampling_defaults(directory, generation_config)
     parameters = options.sampling(
@@ -109,10 +108,3 @@ def generate(
         speed = f"{(count - 1) / decode_s:,.0f} tokens/s" if count > 1 and decode_s > 0 else "one token"
         waited = f"first after {1000 * (first - started):.0f} ms, then {speed}"
         notices().print(f"[dim]{len(prompt_ids)} prompt tokens, {count} generated; {waited}[/]")
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"standard input is not UTF-8 text (byte {error.start})") from None

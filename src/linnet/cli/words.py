@@ -6,7 +6,7 @@ here. What the command-line parser refuses is said in the same way.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -87,7 +87,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """``-m DIR -p TEXT`` is ``DIR TEXT``, for the arguments that this command has."""
         names = [parameter.name for parameter in self.params if parameter.param_type_name == "argument"]
-        return super().parse_args(ctx, positional(args, [name for name in names if name in SPELLINGS]))
+        taking = {text for one in self.params if not getattr(one, "is_flag", True) for text in one.opts}
+        return super().parse_args(ctx, positional(args, [name for name in names if name in SPELLINGS], taking))
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; a LinnetError leaves with its parameters spelled as this command's options."""
@@ -98,14 +99,19 @@ class Command(TyperCommand):
             raise
 
 
-def positional(args: list[str], names: list[str]) -> list[str]:
+def positional(args: list[str], names: list[str], taking: Collection[str] = ()) -> list[str]:
     """``args`` with the options that stand for the arguments ``names`` put where these arguments belong.
 
-    Nothing behind ``--`` is touched. The first of ``names`` goes to the front, the others behind everything.
+    Nothing behind ``--`` is touched, nor the value of an option in ``taking``. The first of ``names`` goes to the
+    front, the others behind everything.
     """
     end = args.index("--") if "--" in args else len(args)
     left, values, index = [], dict[str, str](), 0
     while index < end:
+        if args[index] in taking:
+            left += args[index : min(index + 2, end)]
+            index += 2
+            continue
         word, equals, value = args[index].partition("=")
         name = next((name for name in names if word in SPELLINGS[name] and name not in values), None)
         if name is None or (equals and not word.startswith("--")) or (not equals and index + 1 >= end):
@@ -122,7 +128,10 @@ def positional(args: list[str], names: list[str]) -> list[str]:
 
 
 def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
-    """``sentence`` with each parameter in ``settings`` replaced by the option that the command takes it from."""
+    """``sentence`` with each parameter in ``settings`` replaced by the option that the command takes it from.
+
+    A part of a path is no parameter, whatever its name.
+    """
     options = {parameter.name: _option(parameter) for parameter in ctx.command.params}
     recipe = ctx.params.get("recipe")
     for setting in sorted(set(settings), key=len, reverse=True):
@@ -132,7 +141,7 @@ def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
         else:
             said = options.get(name) or PHRASES.get(setting, setting.replace("_", " "))
         written = said.replace("\\", r"\\")  # re.sub reads backslashes in what it puts
-        sentence = re.sub(rf"(?<![\w.-]){re.escape(setting)}(?![\w-]|\.\w)", written, sentence)
+        sentence = re.sub(rf"(?<![\w./-]){re.escape(setting)}(?![\w/-]|\.\w)", written, sentence)
     return sentence
 
 

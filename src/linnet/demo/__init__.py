@@ -36,7 +36,8 @@ class Content(Protocol):
 def is_bundled_model(checkpoint: Content) -> bool:
     """Whether this is the bundled model, or was compressed from it."""
     if checkpoint.manifest is not None:
-        source = checkpoint.manifest.get("record", {}).get("fingerprint", {}).get("source")
+        parts = checkpoint.manifest.get("record", {}).get("fingerprint")
+        source = parts.get("source") if isinstance(parts, dict) else None
         return source == MODEL_DIGEST or checkpoint.digest() == MODEL_DIGEST
     config = json.loads((model_directory() / "config.json").read_text(encoding="utf-8"))
     # Only a model of the same shape is read whole for its digest.

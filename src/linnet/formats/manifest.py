@@ -51,6 +51,8 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     for name, value in files.items():
         if not _is_hash(value) or "/" in name or name.startswith("."):
             raise CheckpointError(f"{path}: file {name[:200]!r} needs a plain name and a SHA-256")
+    if not isinstance(manifest.get("record", {}), dict):
+        raise CheckpointError(f"{path}: its record must be an object")
     return manifest
 
 

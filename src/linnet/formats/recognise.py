@@ -215,7 +215,8 @@ def _adapter(directory: Path) -> LinnetError:
 def _base_named_in(directory: Path, config: Mapping[str, Any]) -> str | None:
     """The original that a model card names (``base_model`` in its front matter), else config.json."""
     try:
-        head = (directory / "README.md").open(encoding="utf-8", errors="replace").read(8192)
+        with (directory / "README.md").open(encoding="utf-8", errors="replace") as card:
+            head = card.read(8192)
     except OSError:
         head = ""
     match = re.search(r"^base_model:\s*(?:\n\s*-\s*)?[\"']?(\S+?)[\"']?\s*$", head, re.MULTILINE)

@@ -18,8 +18,8 @@ from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, read_ma
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.shards import INDEX_FILE, OWN_INDEX_FILE
 
-CERTIFICATE_PREFIX = "loss_certificate"
-"""Certificates are Linnet's too: they speak of the very result that is replaced."""
+_CERTIFICATE = re.compile(r"loss_certificate(\.before-\d+)?\.json|\.loss_certificate\.json\.\w+")
+"""Certificates, moved aside and unfinished ones too, are Linnet's: they speak of the very result that is replaced."""
 _SHOWN = 5
 _WEIGHTS = re.compile(r"(model|linnet)(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -113,7 +113,7 @@ def _is_listed(path: Path, manifest: Mapping[str, Any]) -> bool:
     if not stat.S_ISREG(path.lstat().st_mode):
         return False
     name = path.name
-    if name == MANIFEST_FILE or name.lstrip(".").startswith(CERTIFICATE_PREFIX):
+    if name == MANIFEST_FILE or _CERTIFICATE.fullmatch(name):
         return True
     try:
         if name in manifest["files"]:

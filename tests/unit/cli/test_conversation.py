@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation without a terminal: what the model is sent, what stays of a turn, what is computed again."""
 
+import io
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from linnet.api import LLM, SamplingParams
-from linnet.cli.conversation import Conversation
+from linnet.cli.conversation import Conversation, converse
 from linnet.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "e2e"))
@@ -69,10 +70,12 @@ def test_an_interrupted_answer_stays_as_far_as_it_came_and_the_engine_goes_on(ll
     talk = Conversation(llm, SamplingParams(temperature=0.0, ignore_eos=True), 100, press, notes.append)
     talk.take("the cat")
     assert notes == ["the answer was interrupted"]
+    assert talk.interrupted
     assert talk.turns[1]["content"] == "".join(said[:-1])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     talk.take("the rain")
     assert len(talk.turns) == 4
+    assert not talk.interrupted
 
 
 def test_an_answer_that_fills_the_context_says_so(llm: LLM) -> None:
@@ -80,3 +83,31 @@ def test_an_answer_that_fills_the_context_says_so(llm: LLM) -> None:
     talk = conversation(llm, [], notes, most=1000)
     talk.take("the cat")
     assert notes == ["the context of 256 tokens is full: /reset begins a new conversation"]
+
+
+def test_ctrl_c_ends_a_conversation_that_nobody_types(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def press(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    talk = Conversation(llm, SamplingParams(temperature=0.0, ignore_eos=True), 100, press, lambda text: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\nthe rain\n"))
+    with pytest.raises(KeyboardInterrupt):
+        converse(talk, False, lambda text: None)
+    assert [turn["role"] for turn in talk.turns] == ["user", "assistant"]
+
+
+def test_a_pipe_that_is_not_text_is_said(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
+    with pytest.raises(ConfigError, match="standard input is not UTF-8 text"):
+        converse(conversation(llm, [], []), False, lambda text: None)
+
+
+def test_a_home_that_is_not_there_is_said(llm: LLM) -> None:
+    notes: list[str] = []
+    conversation(llm, [], notes).take("/save ~nobody-of-this-name/talk.json")
+    assert len(notes) == 1
+    assert "~nobody-of-this-name/talk.json cannot be written" in notes[0]

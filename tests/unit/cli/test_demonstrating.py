@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from linnet.cli import demonstrating
+from linnet.cli.main import run
+from linnet.demo import MODEL_DIGEST
 from linnet.errors import LinnetError
+from linnet.formats import CheckpointWriter
 
 TALKATIVE = """
 import http.server, json, sys
@@ -60,3 +64,19 @@ def test_a_server_that_does_not_end_is_killed() -> None:
         ready.readline()
         demonstrating._stop(server, 0.2)
     assert server.returncode == -9
+
+
+def test_only_what_an_earlier_demo_made_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source in ("0" * 64, MODEL_DIGEST):
+        with CheckpointWriter(tmp_path / source / "W8A16-rtn") as writer:
+            writer.add("weight", np.zeros((4, 4), np.float32))
+            writer.commit()
+            writer.publish({"model_type": "llama"}, {"fingerprint": {"source": source}})
+    theirs = tmp_path / ("0" * 64) / "W8A16-rtn"
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    assert run(["demo", "-o", str(theirs.parent)]) == 3
+    assert f"{theirs}: made of another model than the demo's" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+    assert list(theirs.parent.iterdir()) == [theirs]
+    demonstrating._check_replaceable(tmp_path / MODEL_DIGEST / "W8A16-rtn")
+    demonstrating._check_replaceable(tmp_path / "nothing")

@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -117,6 +118,10 @@ FOREIGN = {
     "weights under another name": (
         lambda path: (path / "best.safetensors").write_bytes((path / "model.safetensors").read_bytes()),
         "best.safetensors",
+    ),
+    "notes named like a certificate": (
+        lambda path: (path / "loss_certificate_notes.txt").write_text(""),
+        "loss_certificate_notes.txt",
     ),
     "many": (lambda path: [(path / f"f{i}").write_text("") for i in range(8)], "f0, f1, f2, f3, f4 and 3 more"),
 }
@@ -289,3 +294,13 @@ def test_an_exchange_that_fails_is_not_tried_another_way(tmp_path: Path, monkeyp
     with pytest.raises(CheckpointError, match="Input/output error"):
         write_model(target, "W8A16", overwrite=True)
     assert tree(target) == before
+
+
+def test_a_manifest_with_a_strange_record_is_damaged(tmp_path: Path) -> None:
+    target = write_model(tmp_path / "out")
+    path = target / "linnet_manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"record": ["compressed"]}))
+    before = tree(tmp_path)
+    with pytest.raises(CheckpointError, match=r"linnet_manifest\.json: its record must be an object"):
+        CheckpointWriter(target, overwrite=True)
+    assert tree(tmp_path) == before
