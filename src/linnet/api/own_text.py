@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint's own text: from the user's cache, or written now and kept there.
 
-The entry is named by everything that decides the text but the processor: content of the checkpoint, what the tokenizer
-puts around documents, rows, length, seed, purpose and the writer's version. One ``.npz`` (no pickle): tokens int32,
-length and given tokens of every document, and the digest that proves it whole. Damaged or missing, it is written again.
+The entry is named by everything that decides the text but the processor: content of the checkpoint, the program that
+its config makes of it, what the tokenizer puts around documents, rows, length, seed, purpose and the writer's version.
+One ``.npz`` (no pickle): tokens int32, length and given tokens of every document, and the digest that proves it whole.
+Damaged or missing, it is written again.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from linnet.api.llm import LLM
 from linnet.api.writing import SEQUENCES, WRITER_VERSION, Progress, Purpose, chat_frame, document_start, write_own_text
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
+from linnet.program.serialise import digest as program_digest
 from linnet.text import OwnDocument, OwnText, Tokenizer
 from linnet.user_cache import TEXTS, user_cache_directory
 
@@ -47,8 +49,10 @@ def own_text(
     more than it needs. Raises what opening it raises, and LinnetError where it cannot write.
     """
     with Checkpoint.open(directory, verify=False) as checkpoint:
-        length = min(length, load_model(checkpoint).spec.max_positions)
-        decides = {"checkpoint": checkpoint.digest(), "rows": rows, "length": length, "seed": seed, "purpose": purpose}
+        model = load_model(checkpoint)
+        length = min(length, model.spec.max_positions)
+        content = {"checkpoint": checkpoint.digest(), "program": program_digest(model.program)}
+        decides = content | {"rows": rows, "length": length, "seed": seed, "purpose": purpose}
     entry = _entry(decides, Tokenizer.from_directory(directory), cache_directory)
     found = None if entry is None else _read(entry, length, seed)
     if found is not None:
@@ -96,7 +100,7 @@ def _read(entry: Path, length: int, seed: int) -> OwnText | None:
             )
             text = OwnText(documents, length, seed, bool(kept["chats"]), int(kept["cut"]))
             return text if str(kept["digest"]) == text.digest else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

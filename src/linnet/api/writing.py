@@ -81,7 +81,7 @@ def write_own_text(
         _write_documents(llm, unfinished, partial(_tell, progress, kept, rows * length))
         unfinished = [row for row in unfinished if row.left]
     documents = tuple(document for row in everything for document in row.documents)
-    chats = frame is not None and rows > 1
+    chats = any(row.chats for row in everything)
     return OwnText(documents, length, seed, chats, sum(row.cut for row in everything))
 
 
@@ -119,6 +119,7 @@ class _Row:
     documents: list[OwnDocument] = field(default_factory=list)
     begun: int = 0
     cut: int = 0
+    chats: int = 0
     fruitless: int = 0
 
     @property
@@ -159,6 +160,7 @@ def _write_documents(llm: LLM, rows: Sequence[_Row], tokens_done: Callable[[int]
         if row.frame is None or turn is None:
             prompts.append(((_start_of(llm, row),), 1))
         else:
+            row.chats += 1
             prompts.append(((*row.frame.before, *turn, *row.frame.after), len(row.frame.before)))
     writing = [(row, prompt, row.left - len(prompt)) for row, (prompt, _) in zip(rows, prompts, strict=True)]
     outputs = iter(

@@ -28,14 +28,15 @@ class WriteText(Protocol):
 
 
 def row_length(recipe: Recipe, max_positions: int) -> int:
-    """Tokens of a calibration row. ConfigError: longer than the model's context."""
+    """Tokens of a calibration row. ConfigError: a single one, or longer than the model's context."""
     length = recipe.calibration_length or min(DEFAULT_LENGTH_TOKENS, max_positions)
     if length > max_positions:
-        raise ConfigError(
-            f"calibration_length is {length}; this model reaches {max_positions} tokens",
-            settings=["calibration_length"],
-        )
-    return length
+        reason = f"this model reaches {max_positions} tokens"
+    elif length < 2:
+        reason = "accepted is 2 or more"
+    else:
+        return length
+    raise ConfigError(f"calibration_length is {length}; {reason}", settings=["calibration_length"])
 
 
 def read_rows(

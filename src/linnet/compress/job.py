@@ -194,8 +194,8 @@ def _check_source(model: ModelSource) -> None:
             raise UnsupportedError(f"segment {segment.name} reads {len(segment.inputs)} values; one is supported")
 
 
-def check_disk(job: Job, target: Path) -> None:
-    """CapacityError unless the spool, the published files and the row files of a run fit on the target's disk."""
+def check_place(target: Path) -> Path:
+    """The existing directory in which ``target`` will be made; ConfigError unless that is one and writable."""
     place = target.parent
     while not place.exists():
         place = place.parent
@@ -203,6 +203,12 @@ def check_disk(job: Job, target: Path) -> None:
         raise ConfigError(f"{place} is not a directory, so {target} cannot be made there")
     if not os.access(place, os.W_OK):
         raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
+    return place
+
+
+def check_disk(job: Job, target: Path) -> None:
+    """CapacityError unless the spool, the published files and the row files of a run fit on the target's disk."""
+    place = check_place(target)
     output = output_bytes(job)
     rows = 0 if job.rows is None else 2 * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
     needed, free = 2 * output + rows, shutil.disk_usage(place).free

@@ -12,7 +12,7 @@ from typing import Any
 
 from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
-from linnet.compress.job import Job, check, check_disk, fingerprint, output_bytes
+from linnet.compress.job import Job, check, check_disk, check_place, fingerprint, output_bytes
 from linnet.compress.progress import (
     CancelToken,
     Meter,
@@ -27,7 +27,7 @@ from linnet.compress.work import total_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
-from linnet.formats.manifest import MANIFEST_FILE, read_manifest
+from linnet.formats.manifest import read_manifest
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
 from linnet.formats.writer import PARTIAL_NAMES, partial_of
@@ -92,7 +92,7 @@ def compress(
     ``write_text`` has the model write; it is asked only after all cheaper checks.
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
-    shown, target = Path(target), _free_place(target, source, overwrite)
+    shown, target = Path(target), _free_place(target, source, recipe, overwrite)
     _tell(observer, "checking the model and the recipe")
     job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
     _tell(observer, "hashing the model")
@@ -148,15 +148,16 @@ def _name_of(source: str | Path) -> str:
     return path.resolve().name if path.exists() else str(source)
 
 
-def _free_place(target: str | Path, source: str | Path, overwrite: bool) -> Path:
+def _free_place(target: str | Path, source: str | Path, recipe: Recipe, overwrite: bool) -> Path:
     """The target as it really is, if writing there can lose nothing; CheckpointError in a sentence otherwise."""
     with os_errors(Path(target)):
         real, directory = real_target(target), resolve_model(source)
         for place in (real, partial_of(real)):
             check_apart(place, directory)
         check_partial(partial_of(real), PARTIAL_NAMES)
-        if overwrite or not (real / MANIFEST_FILE).exists():  # else it may be this very run's result
+        if overwrite or not _made_by(real, recipe):  # else it may be this very run's result
             check_replaceable(real, overwrite)
+        check_place(real)
     return real
 
 
@@ -206,15 +207,27 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     }
 
 
+def _made_by(target: Path, recipe: Recipe) -> bool:
+    """Whether this recipe made what lies there, of whatever model."""
+    manifest = _published(target)
+    fingerprint = {} if manifest is None else manifest.get("record", {}).get("fingerprint", {})
+    return bool(fingerprint.get("recipe") == recipe.digest())
+
+
 def _already_published(target: Path, identity: str) -> dict[str, Any] | None:
     """The manifest, if exactly this run already published into the target (it was killed right after)."""
-    try:
-        manifest = read_manifest(target)
-    except LinnetError:
-        return None
+    manifest = _published(target)
     if manifest is None or manifest.get("record", {}).get("identity") != identity:
         return None
     return manifest
+
+
+def _published(target: Path) -> dict[str, Any] | None:
+    """The manifest in the target, None without a readable one."""
+    try:
+        return read_manifest(target)
+    except LinnetError:
+        return None
 
 
 def _clean_after(target: Path, identity: str) -> None:

@@ -61,6 +61,8 @@ def document_windows(
     ``given``: how many tokens at the start of each are only read, never scored (at least one; documents of no more
     have nothing to score). ``max_tokens`` bounds the scored tokens of all together. ConfigError if nothing is left.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_tokens is {max_tokens}; accepted is 1 or more", settings=["max_tokens"])
     rows: list[tuple[int, ...]] = []
     starts: list[int] = []
     left = max_tokens
@@ -72,8 +74,6 @@ def document_windows(
         starts += cut.starts
         left = None if left is None else left - cut.scored_tokens
     if not rows:
-        if max_tokens is not None and max_tokens < 1:
-            raise ConfigError(f"max_tokens is {max_tokens}; accepted is 1 or more", settings=["max_tokens"])
         raise ConfigError("the evaluation text is too short; 2 tokens or more are needed, one to read, one to score")
     return Windows(tuple(rows), tuple(starts), context, stride)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from linnet.api import LLM
-from linnet.evals.text_loss import Windows, document_windows, windows
+from linnet.evals.text_loss import Windows, document_windows
 from linnet.text import OwnText
 
 DEFAULT_TOKENS = 16384
@@ -50,8 +50,9 @@ class OwnEvaluationText:
     """Documents that the original (``author``) writes: KL on them is the expected loss under its own distribution.
 
     ``write``: (rows, tokens in each) -> its text; called when it is known how long windows are, after everything that
-    can be refused earlier. Only tokens it wrote count. Its perplexity on them is about the exponential of its own
-    entropy, which says nothing of how good the model is: such perplexities do not compare between models.
+    can be refused earlier. What stands before the first token it wrote does not count. Its perplexity on them is
+    about the exponential of its own entropy, which says nothing of how good the model is: such perplexities do not
+    compare between models.
     """
 
     def __init__(self, author: str, write: Callable[[int, int], OwnText]) -> None:
@@ -73,7 +74,7 @@ class OwnEvaluationText:
     def cut(self, llm: LLM, context: int, stride: int, max_tokens: int | None) -> Windows:
         """The documents' ids as they were written; ``llm`` must share the author's tokenizer."""
         wanted = DEFAULT_TOKENS if max_tokens is None else max_tokens
-        windows((0,) * 2, context, stride, wanted)  # refuses what cannot be cut before anything is written
+        document_windows([(0,) * 2], context, stride, wanted)  # refuses what cannot be cut before anything is written
         self._text = self._write(max(1, math.ceil(wanted / context)), context)
         documents = self._text.documents
         given = [document.given for document in documents]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model writes its own text: rows filled exactly, seeds that decide everything, a cache that is proved whole."""
 
+import io
 import json
 from pathlib import Path
 
@@ -136,15 +137,40 @@ def test_the_cache_answers_without_the_model_and_is_proved(tmp_path: Path) -> No
     write(seed=1)
     assert len(opened) == 2
     assert len(list(tmp_path.iterdir())) == 2
-    for damage in (b"", b"nonsense"):
+    whole = next(tmp_path.iterdir()).read_bytes()
+    flag, method = whole.rindex(b"PK\x01\x02") + 8, whole.index(b"PK\x01\x02") + 10  # "encrypted", "compressed by"
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    damages = (b"", whole[:99], _with(whole, flag, 1), _with(whole, method, 77), array.getvalue(), b"nonsense")
+    for damage in damages:
         for entry in tmp_path.iterdir():
             entry.write_bytes(damage)
         assert write() == first
-    assert len(opened) == 4
+    assert len(opened) == 2 + len(damages)
     entry = next(path for path in tmp_path.iterdir() if path.read_bytes() != b"nonsense")
     with np.load(entry) as kept:
         arrays = dict(kept)
     arrays["tokens"][5] += 1
     np.savez(entry, **arrays)
     assert write() == first
-    assert len(opened) == 5
+    assert len(opened) == 3 + len(damages)
+
+
+def _with(content: bytes, place: int, value: int) -> bytes:
+    return content[:place] + bytes([value]) + content[place + 1 :]
+
+
+def test_another_config_gets_another_text(tmp_path: Path) -> None:
+    """The same tensors under another base of the rotary embedding are another model."""
+    model, cache = write_tiny_llama(tmp_path / "tiny"), tmp_path / "cache"
+    own_text(model, rows=1, length=16, seed=0, cache_directory=cache)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] != 77.0
+    (model / "config.json").write_text(json.dumps(config | {"rope_theta": 77.0}), encoding="utf-8")
+    own_text(model, rows=1, length=16, seed=0, cache_directory=cache)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_rows_too_short_for_a_chat_are_said_to_hold_none(llm: LLM, written: OwnText) -> None:
+    assert written.chats
+    assert not write_own_text(llm, 2, 16, 0, "calibration").chats

@@ -172,6 +172,8 @@ def test_statistics_merge_and_do_not_depend_on_it_being_asked():
     assert torch.allclose(whole.matrix("m"), x.T @ x, rtol=1e-4, atol=1e-2)
     w = weight()
     assert whole.quadratic(w) == pytest.approx(float((x @ w.T).square().sum()), rel=1e-4)
+    many = w.repeat(-(-5000 // len(w)), 1)  # several slices
+    assert whole.quadratic(many) == pytest.approx(float((x @ many.T).square().sum()), rel=1e-4)
 
 
 def test_not_a_number_is_named():

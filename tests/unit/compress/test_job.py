@@ -61,6 +61,7 @@ def changed(model: Path, target: Path, **config) -> Path:
             ConfigError,
             "512; this model reaches 256",
         ),
+        ({"scheme": "W4A16-g16", "calibration_length": 1}, ConfigError, "length is 1; accepted is 2 or more"),
         ({"scheme": "W4A16-g16", "calibration": "/nowhere.txt"}, ConfigError, "cannot be read"),
     ],
 )
@@ -193,6 +194,19 @@ def test_without_a_text_the_model_is_asked_to_write(tiny_model: Path) -> None:
     assert len(asked) == 1
     with pytest.raises(ConfigError, match="gptq needs a calibration text and none is given"):
         check(tiny_model, recipe)
+
+
+def test_nothing_is_written_for_a_target_that_cannot_be(tiny_model: Path, tmp_path: Path) -> None:
+    def write(directory: Path, rows: int, length: int, seed: int) -> OwnText:
+        raise AssertionError("the model was asked to write")
+
+    (tmp_path / "file").write_text("")
+    recipe = make_recipe("W4A16-g16", calibration_rows=3, calibration_length=16)
+    with pytest.raises(ConfigError, match="is not a directory"):
+        compress(tiny_model, tmp_path / "file" / "out", recipe, write_text=write)
+    compress(tiny_model, tmp_path / "out", make_recipe("W4A16-g16", "rtn"))
+    with pytest.raises(CheckpointError, match="overwrit"):
+        compress(tiny_model, tmp_path / "out", recipe, write_text=write)
 
 
 def test_the_town_is_the_bundled_models_alone(tmp_path: Path) -> None:

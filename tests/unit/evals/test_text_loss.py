@@ -72,6 +72,8 @@ def test_own_text_is_written_once_the_windows_are_known() -> None:
     text = OwnEvaluationText("original", write)
     with pytest.raises(ConfigError, match="stride"):
         text.cut(None, 8, 9, 20)
+    with pytest.raises(ConfigError, match="max_tokens is 0"):
+        text.cut(None, 8, 4, 0)
     assert asked == []
     cut = text.cut(None, 8, 4, 20)
     assert asked == [(3, 8)]
