@@ -26,8 +26,9 @@ def made_from(sha256: str) -> str:
 
 
 def convert(gguf: Path, directory: Path) -> None:
-    """Write ``directory``. Raises ImportError when transformers, torch or gguf is not installed."""
-    import gguf as _needed  # noqa: F401  # transformers' own sentence about it does not name the package
+    """Write ``directory``. Raises ImportError when transformers, torch, gguf or accelerate is not installed."""
+    import accelerate as _loads  # noqa: F401  # transformers asks for these two only when it is half-way through
+    import gguf as _reads  # noqa: F401
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
