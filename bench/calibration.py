@@ -73,7 +73,7 @@ def _measure(scheme: str, source: str, candidate: LLM, reference: LLM, texts: di
         loss = compare(candidate, reference, cut, lambda stage, done, total: None)
         kl = loss.kl_mean
         print(
-            f"| {scheme} | {source} | {name} ({loss.tokens:,} tokens) | {kl.value:.4f} | {kl.low:.4f} to {kl.high:.4f} "
+            f"| {scheme} | {source} | {name} ({loss.tokens:,} tokens) | {kl.value:.5f} | {kl.low:.5f} to {kl.high:.5f} "
             f"| {loss.candidate_perplexity.value:.2f} | {loss.reference_perplexity.value:.2f} "
             f"| {loss.top1_agreement.value:.1%} |",
             flush=True,
