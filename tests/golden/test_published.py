@@ -47,7 +47,8 @@ def original(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.parametrize("algorithm", ["rtn", "gptq"])
 def test_transformers_reads_what_we_publish(original: Path, algorithm: str, tmp_path: Path) -> None:
     recipe = make_recipe("W4A16-g32", algorithm, group_size="auto", calibration_rows=8, calibration_length=128)
-    path = compress(original, tmp_path / "packed", recipe).path
+    text = demo.calibration_file().read_text(encoding="utf-8")  # any text will do
+    path = compress(original, tmp_path / "packed", recipe, calibration_text=text).path
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     source = load_model(path)
     prompt = LLM(path, kv_bytes=2**22, max_model_len=256).tokenizer.encode(TEXT)[: stepping.BLOCK_SIZE * 12]
