@@ -41,10 +41,24 @@ def answer(llm: LLM, questions: QuestionSet, progress: Progress) -> Answers:
 
 
 def _prompt_ids(llm: LLM, question: Question, continuation: str = "") -> list[int]:
+    """The tokens of a prompt and its continuation; a whole text stands behind the token that begins one."""
+    tokenizer = llm.tokenizer
     if question.prompt is not None:
-        return llm.tokenizer.encode(question.prompt + continuation)
-    rendered = llm.tokenizer.apply_chat_template(chat_turns(question), add_generation_prompt=True)
-    return llm.tokenizer.encode_chat(rendered + continuation)
+        tokens = tokenizer.encode(question.prompt + continuation)
+        return tokens if question.prompt or tokenizer.adds_bos else [*_beginning(llm), *tokens]
+    if not tokenizer.templates.names:
+        turns = [f"{message.role.title()}: {message.content}\n" for message in question.messages or ()]
+        return tokenizer.encode("".join(turns) + "Assistant:" + (f" {continuation}" if continuation else ""))
+    rendered = tokenizer.apply_chat_template(chat_turns(question), add_generation_prompt=True)
+    return tokenizer.encode_chat(rendered + continuation)
+
+
+def _beginning(llm: LLM) -> list[int]:
+    """What a text begins behind: the model's BOS; failing that the end of another text, failing that a new line."""
+    for token in (llm.tokenizer.bos_token_id, *sorted(llm.tokenizer.eos_token_ids)):
+        if token is not None:
+            return [token]
+    return llm.tokenizer.encode("\n")
 
 
 def _choose(llm: LLM, questions: Sequence[Question], progress: Progress) -> list[int]:

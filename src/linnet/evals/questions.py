@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Question sets: JSON Lines on disk, typed records here. A wrong line is an error naming file and line."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One question. ``choice``: the likeliest continuation wins; ``exact``: greedy text must equal ``answer``.
 
-    Exactly one of ``prompt`` (plain text) and ``messages`` (rendered with the chat template) is set.
+    Exactly one of ``prompt`` (plain text) and ``messages`` (rendered with the chat template) is set. An empty
+    ``prompt`` makes whole texts of the choices. ``level``: how hard, 1 (easy) to 3; 0: not said.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choices: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     max_tokens: int = 32
+    level: int = 0
 
     def problem(self) -> str | None:
         """What is wrong with this question, or None."""
@@ -53,6 +56,11 @@ class QuestionSet:
 
     name: str
     questions: tuple[Question, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the questions in their order, whatever file they came from."""
+        return hashlib.sha256(msgspec.json.encode(self.questions)).hexdigest()
 
     @property
     def abilities(self) -> tuple[str, ...]:
