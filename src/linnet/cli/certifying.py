@@ -45,16 +45,21 @@ def store_certificate(report: "Report", directory: Path) -> str:
 
 
 def _merge(old: "Certificate", new: "Certificate", keep_text: bool, keep_abilities: bool) -> "Certificate":
-    """The new certificate with parts of the old one; ``created`` names both times where it has both."""
+    """The new certificate with parts of the old one, judged anew; ``created`` names both times where it has both."""
+    from linnet.evals import judge
+
     changes: dict[str, object] = {}
     if keep_text:
         changes |= {"text": old.text, "perplexity": old.perplexity, "divergence": old.divergence}
     if keep_abilities:
-        changes |= {"abilities": old.abilities, "verdicts": old.verdicts}
+        changes |= {"abilities": old.abilities, "verdicts": old.verdicts, "pooled": old.pooled}
+        changes |= {"questions": old.questions, "questions_digest": old.questions_digest}
     if changes:
         part = "text" if keep_text else "abilities"
         changes["created"] = f"{new.created}; {part}: {old.created.split(';')[0]}"
-    return msgspec.structs.replace(new, **changes)
+    merged = msgspec.structs.replace(new, **changes)
+    parts = (merged.text, merged.perplexity, merged.divergence, merged.abilities, merged.pooled)
+    return msgspec.structs.replace(merged, judgement=judge(*parts))
 
 
 def _read(path: Path) -> "Certificate | None":

@@ -12,7 +12,7 @@ from rich.text import Text
 from linnet.cli.numbers import human_bytes
 
 if TYPE_CHECKING:
-    from linnet.evals import Report
+    from linnet.evals import AbilityRecord, Report
 
 STYLES = {"worse": "bold red", "same": "green", "better": "bold blue"}
 SIGNS = {"worse": "▼", "same": "=", "better": "▲"}
@@ -33,6 +33,8 @@ class Row:
 
 def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
     """Measures down, models across; every score carries the verdict of its paired test."""
+    from linnet.evals.markdown import detectable
+
     first = rows[0].report
     if first.reference is None or first.perplexity is None or first.perplexity.reference is None:
         raise ValueError("the comparison needs reports against the original")
@@ -40,7 +42,8 @@ def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
         title="[bold]What compression cost[/]",
         caption=(
             "▼ worse  = same  ▲ better: paired test on the same questions, Holm-adjusted, 5 %\n"
-            "± KL that a change of rounding alone makes"
+            "± KL that a change of rounding alone makes\n"
+            "detectable: the loss over all questions that would have been found with 80 % power"
         ),
         box=box.SIMPLE_HEAD,
         header_style="bold",
@@ -69,14 +72,20 @@ def table(rows: Sequence[Row], original_tokens_per_s: float) -> Table:
     for index, ability in enumerate(first.abilities):
         reference = ability.reference
         cells = [_score(row.report, index) for row in rows]
-        last = index == len(first.abilities) - 1
         value = "" if reference is None else f"{reference.value:.1%}"
-        result.add_row(ability.name.replace("_", " "), value, *cells, end_section=last)
+        result.add_row(ability.name.replace("_", " "), value, *cells)
+    pooled = [row.report.pooled for row in rows if row.report.pooled is not None]
+    if pooled and pooled[0].reference is not None:
+        result.add_row("all questions", f"{pooled[0].reference.value:.1%}", *map(_cell, pooled))
+        result.add_row("detectable loss", "", *[f"{detectable(record)}" for record in pooled], end_section=True)
     result.add_row("tokens/s", f"{original_tokens_per_s:,.0f}", *[f"{row.tokens_per_s:,.0f}" for row in rows])
     return result
 
 
 def _score(report: "Report", index: int) -> Text:
-    ability = report.abilities[index]
+    return _cell(report.abilities[index])
+
+
+def _cell(ability: "AbilityRecord") -> Text:
     verdict = ability.verdict or "same"
     return Text(f"{ability.candidate.value:.1%} {SIGNS[verdict]}", style=STYLES[verdict])

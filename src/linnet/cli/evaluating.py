@@ -31,7 +31,8 @@ def evaluate(
     questions: Annotated[
         str | None,
         options.option(
-            help="A .jsonl question set, 'demo', or 'none'.", show_default="demo for the bundled model's kin"
+            help="'general', 'demo', a .jsonl question set, or 'none'.",
+            show_default="general; demo for the bundled model's kin",
         ),
     ] = None,
     max_tokens: Annotated[
@@ -167,18 +168,19 @@ def _text(
 
 
 def _questions(choice: str | None, model: Path, per_ability: int | None) -> "QuestionSet | None":
-    """The demo's questions are asked by default only of models that share the demo model's tokenizer."""
+    """General questions by default; models that share the demo model's tokenizer know only its world."""
     from linnet import demo, evals
 
     if choice == "none":
         return None
     if choice is None:
         ours, theirs = demo.model_directory() / "tokenizer.json", model / "tokenizer.json"
-        if not theirs.exists() or theirs.read_bytes() != ours.read_bytes():
-            return None
-    path = demo.questions_file() if choice in (None, "demo") else Path(choice)
+        choice = "demo" if theirs.exists() and theirs.read_bytes() == ours.read_bytes() else "general"
+    if choice == "general":
+        return evals.subset(evals.general_questions(), per_ability)
+    path = demo.questions_file() if choice == "demo" else Path(choice)
     if not path.exists() and not path.suffix:  # a word, not a file
-        raise unknown_choice("questions", choice, ("demo", "none", "a .jsonl file"))
+        raise unknown_choice("questions", choice, ("general", "demo", "none", "a .jsonl file"))
     return evals.subset(evals.read_questions(path), per_ability)
 
 
@@ -225,7 +227,7 @@ def check_report(name: Path, models: "list[Path]") -> None:
 
 
 def write_report(result: "Report", name: Path) -> list[Path]:
-    """Write NAME.json, NAME.md and, where there are abilities, NAME.png; returns what was written."""
+    """Write NAME.json, NAME.md and NAME.png; returns what was written."""
     from linnet import evals
     from linnet.cli.certifying import replace_file
     from linnet.evals.figure import draw
@@ -234,8 +236,5 @@ def write_report(result: "Report", name: Path) -> list[Path]:
     written = report_files(name)
     replace_file(written[0], evals.to_json(result))
     replace_file(written[1], evals.markdown(result).encode())
-    if result.abilities:
-        draw(result, written[2])
-    else:
-        written.pop()
+    draw(result, written[2])
     return written

@@ -40,6 +40,20 @@ def answer(llm: LLM, questions: QuestionSet, progress: Progress) -> Answers:
     return Answers(correct, generated)
 
 
+def fitting(llm: LLM, questions: QuestionSet, context: int) -> QuestionSet:
+    """The questions that a context of so many tokens holds, answer included. ConfigError if it holds none."""
+    fit = tuple(question for question in questions.questions if _longest(llm, question) <= context)
+    if not fit:
+        raise ConfigError(f"none of the {len(questions.questions):,} questions fits into a context of {context} tokens")
+    return questions if len(fit) == len(questions.questions) else QuestionSet(questions.name, fit)
+
+
+def _longest(llm: LLM, question: Question) -> int:
+    if question.kind == "exact":
+        return len(_prompt_ids(llm, question)) + question.max_tokens
+    return max(len(_prompt_ids(llm, question, choice)) for choice in question.choices)
+
+
 def _prompt_ids(llm: LLM, question: Question, continuation: str = "") -> list[int]:
     """The tokens of a prompt and its continuation; a whole text stands behind the token that begins one."""
     tokenizer = llm.tokenizer

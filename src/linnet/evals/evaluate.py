@@ -10,21 +10,27 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 import linnet
 from linnet.api import LLM
 from linnet.errors import ConfigError
-from linnet.evals.abilities import Answers, Progress, answer
-from linnet.evals.questions import QuestionSet
+from linnet.evals.abilities import Answers, Progress, answer, fitting
+from linnet.evals.judgement import judge
+from linnet.evals.power import detectable_loss
+from linnet.evals.questions import QuestionSet, subset
 from linnet.evals.report import AbilityRecord, DivergenceRecord, ModelRecord, PerplexityRecord, Report, TextRecord
-from linnet.evals.statistics import Interval, holm, paired_test, verdict, wilson_interval
+from linnet.evals.statistics import SIGNIFICANCE, Interval, holm, paired_test, verdict, wilson_interval
 from linnet.evals.text_loss import TextLoss, Windows, compare, perplexity
 from linnet.evals.texts import Text
 from linnet.program.choose_numerics import OWN_KV, known_policy
 
 NOISE_FLOOR_WINDOWS = 4
+NOISE_FLOOR_QUESTIONS = 20
+"""An ability: what rounding alone flips is a rate, known well enough from a part of the questions."""
 DEFAULT_CONTEXT = 512
 
 
@@ -35,6 +41,7 @@ class Baseline:
     answers: Answers | None
     noise_floor: float | None
     noise_floor_flips: int | None
+    noise_floor_questions: int | None = None
 
 
 OpenModel = Callable[..., LLM]
@@ -48,13 +55,16 @@ def measure_baseline(
     """Answers of the reference, and how much rounding alone moves it (its exact arithmetic against ``reference``)."""
     floor = None
     if text is not None:
-        few = Windows(text.rows[:NOISE_FLOOR_WINDOWS], text.starts[:NOISE_FLOOR_WINDOWS], text.context, text.stride)
+        few = text.first(NOISE_FLOOR_WINDOWS)
         floor = compare(reference, exact, few, progress).kl_mean.value
-    answers = flips = None
+    answers = flips = asked = None
     if questions is not None:
         answers = answer(reference, questions, progress)
-        flips = int(np.sum(answers.correct != answer(exact, questions, progress).correct))
-    return Baseline(answers, floor, flips)
+        part = subset(questions, NOISE_FLOOR_QUESTIONS)
+        chosen = {question.id for question in part.questions}
+        ours = answers.correct[[question.id in chosen for question in questions.questions]]
+        flips, asked = int(np.sum(ours != answer(exact, part, progress).correct)), len(part.questions)
+    return Baseline(answers, floor, flips, asked)
 
 
 def evaluate(
@@ -90,6 +100,11 @@ def evaluate(
             reference = stack.enter_context(open_model(reference_path, policy, OWN_KV[known_policy(policy)]))
         if reference is not None:
             _require_same_tokens(candidate, reference)
+        left_out = 0
+        if questions is not None:
+            asked, reach = len(questions.questions), min(llm.max_model_len for llm in (candidate, reference) if llm)
+            questions = fitting(candidate, questions, reach)
+            left_out = asked - len(questions.questions)
         cut = None
         if text is not None:
             reached = min(llm.max_model_len for llm in (candidate, reference) if llm is not None)
@@ -104,15 +119,31 @@ def evaluate(
         elif cut is not None:
             alone = perplexity(candidate, cut, progress)
         answers = None if questions is None else answer(candidate, questions, progress)
+        records: tuple[AbilityRecord, ...] = ()
+        pooled = None
+        if questions is not None and answers is not None:
+            records = ability_records(questions, answers, baseline)
+            pooled = pooled_record(questions, answers, baseline)
+        text_record = None if text is None or cut is None else _text_record(text, cut)
+        perplexities = _perplexity_record(loss, alone)
+        divergence = None if loss is None else _divergence_record(loss, baseline)
+        judgement = None
+        if reference is not None:
+            judgement = judge(text_record, perplexities, divergence, records, pooled)
         return Report(
             candidate=model_record(candidate),
             reference=None if reference is None else model_record(reference),
-            text=None if text is None or cut is None else _text_record(text, cut),
-            perplexity=_perplexity_record(loss, alone),
-            divergence=None if loss is None else _divergence_record(loss, baseline),
-            abilities=() if questions is None or answers is None else ability_records(questions, answers, baseline),
+            text=text_record,
+            perplexity=perplexities,
+            divergence=divergence,
+            abilities=records,
+            pooled=pooled,
             questions=None if questions is None else questions.name,
+            questions_digest=None if questions is None else questions.digest,
+            questions_left_out=left_out,
             noise_floor_flips=None if baseline is None else baseline.noise_floor_flips,
+            noise_floor_questions=None if baseline is None else baseline.noise_floor_questions,
+            judgement=judgement,
             machine=candidate.machine(),
             linnet_version=linnet.__version__,
             created=created,
@@ -145,33 +176,53 @@ def model_record(llm: LLM) -> ModelRecord:
 
 
 def ability_records(questions: QuestionSet, answers: Answers, baseline: Baseline | None) -> tuple[AbilityRecord, ...]:
-    """One record an ability; paired with the baseline's answers where there are any."""
+    """One record an ability; paired with the baseline's answers where there are any, Holm-adjusted over all."""
     abilities = np.array([question.ability for question in questions.questions])
-    reference = None if baseline is None or baseline.answers is None else baseline.answers.correct
-    if reference is None:
-        return tuple(
-            AbilityRecord(name, int(np.sum(abilities == name)), _accuracy(answers.correct[abilities == name]))
-            for name in questions.abilities
-        )
-    tests = [
-        paired_test(reference[abilities == name], answers.correct[abilities == name]) for name in questions.abilities
+    count = len(questions.abilities)
+    records = [
+        _ability_record(name, questions, answers, baseline, abilities == name, tests=count)
+        for name in questions.abilities
     ]
-    adjusted = holm([test.p_value for test in tests])
-    return tuple(
-        AbilityRecord(
-            name=name,
-            questions=int(np.sum(abilities == name)),
-            candidate=_accuracy(answers.correct[abilities == name]),
-            reference=_accuracy(reference[abilities == name]),
-            lost=test.lost,
-            gained=test.gained,
-            p_value=test.p_value,
-            adjusted_p_value=p_value,
-            minimum_detectable_loss=test.minimum_detectable_loss,
-            verdict=verdict(test.difference.value, p_value),
-        )
-        for name, test, p_value in zip(questions.abilities, tests, adjusted, strict=True)
+    if any(record.p_value is None for record in records):
+        return tuple(records)
+    adjusted = holm([record.p_value for record in records if record.p_value is not None])
+    return tuple(_decided(record, p_value) for record, p_value in zip(records, adjusted, strict=True))
+
+
+def pooled_record(questions: QuestionSet, answers: Answers, baseline: Baseline | None) -> AbilityRecord:
+    """All questions together: one test, which sees a small loss that is spread over the abilities."""
+    everything = np.ones(len(questions.questions), dtype=bool)
+    record = _ability_record("all", questions, answers, baseline, everything, tests=1)
+    return record if record.p_value is None else _decided(record, record.p_value)
+
+
+def _ability_record(
+    name: str, questions: QuestionSet, answers: Answers, baseline: Baseline | None, chosen: np.ndarray, tests: int
+) -> AbilityRecord:
+    """The chosen questions, not yet decided: that needs the p values of all abilities."""
+    ours, count = answers.correct[chosen], int(np.sum(chosen))
+    chance = float(np.mean([question.chance for question in questions.questions], where=chosen))
+    if baseline is None or baseline.answers is None:
+        best = detectable_loss(count, 0, SIGNIFICANCE / tests)
+        return AbilityRecord(name, count, _accuracy(ours), minimum_detectable_loss=best, chance=chance)
+    theirs = baseline.answers.correct[chosen]
+    test = paired_test(theirs, ours, tests=tests)
+    return AbilityRecord(
+        name=name,
+        questions=count,
+        candidate=_accuracy(ours),
+        reference=_accuracy(theirs),
+        lost=test.lost,
+        gained=test.gained,
+        p_value=test.p_value,
+        minimum_detectable_loss=test.minimum_detectable_loss,
+        chance=chance,
     )
+
+
+def _decided(record: AbilityRecord, adjusted_p_value: float) -> AbilityRecord:
+    word = verdict(record.gained - record.lost, adjusted_p_value)
+    return msgspec.structs.replace(record, adjusted_p_value=adjusted_p_value, verdict=word)
 
 
 def _accuracy(correct: np.ndarray) -> Interval:
@@ -179,7 +230,10 @@ def _accuracy(correct: np.ndarray) -> Interval:
 
 
 def _text_record(text: Text, cut: Windows) -> TextRecord:
-    return TextRecord(text.name, text.sha256, cut.scored_tokens, cut.context, cut.stride)
+    clusters: Literal["documents", "windows"] = "documents" if cut.enough_documents else "windows"
+    return TextRecord(
+        text.name, text.sha256, cut.scored_tokens, cut.context, cut.stride, cut.document_count, len(cut.rows), clusters
+    )
 
 
 def _perplexity_record(loss: TextLoss | None, alone: Interval | None) -> PerplexityRecord | None:

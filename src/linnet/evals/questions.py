@@ -37,6 +37,11 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 32
     level: int = 0
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets."""
+        return 1 / len(self.choices) if self.kind == "choice" else 0.0
+
     def problem(self) -> str | None:
         """What is wrong with this question, or None."""
         if (self.prompt is None) == (self.messages is None):

@@ -38,6 +38,10 @@ class TextRecord(msgspec.Struct, frozen=True):
     tokens: int
     context: int
     stride: int
+    documents: int = 0
+    windows: int = 0
+    clusters: Literal["documents", "windows"] = "windows"
+    """What the intervals are resampled over."""
 
 
 class DivergenceRecord(msgspec.Struct, frozen=True):
@@ -75,7 +79,26 @@ class AbilityRecord(msgspec.Struct, frozen=True):
     p_value: float | None = None
     adjusted_p_value: float | None = None
     minimum_detectable_loss: float | None = None
+    """Accuracy loss that would have been found with 80 % power; without a reference, at best. 1.0: none would."""
     verdict: Verdict | None = None
+    chance: float = 0.0
+    """What guessing gets."""
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the candidate's interval reaches down to chance."""
+        return self.candidate.low is not None and self.candidate.low <= self.chance
+
+
+Loss = Literal["nothing worse seen", "undecided", "slightly worse", "worse", "ruined"]
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The headline of a comparison: a word, the findings it rests on, and what could not be seen."""
+
+    loss: Loss
+    findings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -92,6 +115,14 @@ class Report(msgspec.Struct, frozen=True):
     divergence: DivergenceRecord | None = None
     questions: str | None = None
     noise_floor_flips: int | None = None
+    noise_floor_questions: int | None = None
+    """Questions of which ``noise_floor_flips`` changed sides by rounding alone."""
+    pooled: AbilityRecord | None = None
+    """All questions together."""
+    questions_digest: str | None = None
+    questions_left_out: int = 0
+    """Questions that did not fit into the models' context."""
+    judgement: Judgement | None = None
     format_version: int = REPORT_VERSION
 
 
@@ -108,6 +139,10 @@ class Certificate(msgspec.Struct, frozen=True):
     perplexity: PerplexityRecord | None = None
     divergence: DivergenceRecord | None = None
     text: TextRecord | None = None
+    pooled: AbilityRecord | None = None
+    questions: str | None = None
+    questions_digest: str | None = None
+    judgement: Judgement | None = None
     format_version: int = REPORT_VERSION
 
 
@@ -126,6 +161,10 @@ def certificate(report: Report) -> Certificate:
         perplexity=report.perplexity,
         divergence=report.divergence,
         text=report.text,
+        pooled=report.pooled,
+        questions=report.questions,
+        questions_digest=report.questions_digest,
+        judgement=report.judgement,
     )
 
 

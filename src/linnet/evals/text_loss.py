@@ -8,6 +8,7 @@ has scored count, so every token after a document's first is scored once, and al
 stride and tokeniser.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ import numpy as np
 from linnet.api import LLM
 from linnet.errors import ConfigError
 from linnet.evals.abilities import Progress
-from linnet.evals.statistics import Interval, bootstrap_interval
+from linnet.evals.statistics import Interval, mean_interval
+
+ENOUGH_DOCUMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,30 @@ class Windows:
     starts: tuple[int, ...]
     context: int
     stride: int
+    documents: tuple[int, ...] = ()
+    """For each row the number of its document; empty: all rows are of one."""
+
+    @property
+    def document_count(self) -> int:
+        """Documents that are scored."""
+        return max(len(set(self.documents)), 1)
+
+    @property
+    def enough_documents(self) -> bool:
+        """Whether intervals can be resampled over documents."""
+        return self.document_count >= ENOUGH_DOCUMENTS
+
+    def first(self, count: int) -> "Windows":
+        """The first windows alone."""
+        return Windows(self.rows[:count], self.starts[:count], self.context, self.stride, self.documents[:count])
+
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """For each row its cluster, what intervals are resampled over: the document; the window where documents are
+        fewer than ENOUGH_DOCUMENTS, and then an interval speaks of these documents only."""
+        if self.enough_documents:
+            return self.documents
+        return tuple(range(len(self.rows)))
 
     @property
     def scored_tokens(self) -> int:
@@ -65,17 +92,20 @@ def document_windows(
         raise ConfigError(f"max_tokens is {max_tokens}; accepted is 1 or more", settings=["max_tokens"])
     rows: list[tuple[int, ...]] = []
     starts: list[int] = []
+    owners: list[int] = []
     left = max_tokens
-    for tokens, first in zip(documents, given or [1] * len(documents), strict=True):
+    firsts = given or [1] * len(documents)
+    for number, (tokens, first) in enumerate(zip(documents, firsts, strict=True)):
         if len(tokens) <= first or left == 0:
             continue
         cut = windows(tokens, context, stride, left, first)
         rows += cut.rows
         starts += cut.starts
+        owners += [number] * len(cut.rows)
         left = None if left is None else left - cut.scored_tokens
     if not rows:
         raise ConfigError("the evaluation text is too short; 2 tokens or more are needed, one to read, one to score")
-    return Windows(tuple(rows), tuple(starts), context, stride)
+    return Windows(tuple(rows), tuple(starts), context, stride, tuple(owners))
 
 
 def windows(
@@ -104,9 +134,9 @@ def windows(
 
 
 def perplexity(llm: LLM, text: Windows, progress: Progress) -> Interval:
-    """Perplexity with a bootstrap interval over windows."""
+    """Perplexity with an interval over documents or windows."""
     scores = llm.score(text.rows, starts=text.starts, progress=lambda done, total: progress("text", done, total))
-    return _perplexity([np.asarray(score, dtype=np.float64) for score in scores])
+    return _perplexity(_by_cluster(text, scores))
 
 
 def compare(candidate: LLM, reference: LLM, text: Windows, progress: Progress) -> TextLoss:
@@ -115,27 +145,30 @@ def compare(candidate: LLM, reference: LLM, text: Windows, progress: Progress) -
         reference, text.rows, starts=text.starts, progress=lambda done, total: progress("text", done, total)
     )
     kl = np.concatenate([window.kl for window in result]).astype(np.float64)
-    ours = [window.logprobs.astype(np.float64) for window in result]
-    theirs = [window.reference_logprobs.astype(np.float64) for window in result]
-    difference = [np.array([mine.sum() - yours.sum(), len(mine)]) for mine, yours in zip(ours, theirs, strict=True)]
+    ours = _by_cluster(text, [window.logprobs for window in result])
+    theirs = _by_cluster(text, [window.reference_logprobs for window in result])
+    difference = [mine - yours for mine, yours in zip(ours, theirs, strict=True)]
     return TextLoss(
         reference_perplexity=_perplexity(theirs),
         candidate_perplexity=_perplexity(ours),
-        perplexity_ratio=bootstrap_interval(difference, lambda t: np.exp(-t[:, 0] / t[:, 1])),
-        kl_mean=_mean([window.kl for window in result]),
+        perplexity_ratio=_perplexity(difference),
+        kl_mean=mean_interval(_by_cluster(text, [window.kl for window in result])).within(0, math.inf),
         kl_median=float(np.median(kl)),
         kl_p99=float(np.quantile(kl, 0.99)),
         kl_max=float(kl.max()),
-        top1_agreement=_mean([window.agree for window in result]),
+        top1_agreement=mean_interval(_by_cluster(text, [window.agree for window in result])).within(0, 1),
         tokens=len(kl),
     )
 
 
 def _perplexity(logprobs: Sequence[np.ndarray]) -> Interval:
-    sums = [np.array([window.sum(), len(window)]) for window in logprobs]
-    return bootstrap_interval(sums, lambda table: np.exp(-table[:, 0] / table[:, 1]))
+    """exp of the mean negative log-probability; of differences, the ratio of two perplexities."""
+    return mean_interval([-cluster for cluster in logprobs]).map(lambda loss: math.exp(min(loss, 700.0)))
 
 
-def _mean(samples: Sequence[np.ndarray]) -> Interval:
-    sums = [np.array([np.sum(window, dtype=np.float64), len(window)]) for window in samples]
-    return bootstrap_interval(sums, lambda table: table[:, 0] / table[:, 1])
+def _by_cluster(text: Windows, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The numbers of every cluster's windows together, one array a cluster."""
+    together: dict[int, list[np.ndarray]] = {}
+    for cluster, sample in zip(text.clusters, samples, strict=True):
+        together.setdefault(cluster, []).append(np.asarray(sample, dtype=np.float64))
+    return [np.concatenate(parts) for parts in together.values()]

@@ -100,4 +100,4 @@ def test_a_report_harms_no_file(tmp_path: Path) -> None:
     write_report(report(100, 0), tmp_path / "out" / "r")
     check_report(tmp_path / "out" / "r", [model])
     write_report(report(200, 0), tmp_path / "out" / "r")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["r.json", "r.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["r.json", "r.md", "r.png"]

@@ -49,7 +49,7 @@ TRIES = 200
 
 
 def general_questions(seed: int = 0) -> QuestionSet:
-    """The set of this seed, 2,100 questions. Within an ability kinds and levels alternate, so any first n are a fair part."""
+    """The set of this seed, 2,100 questions. Within an ability kinds and levels alternate, so any first n are fair."""
     questions: list[Question] = []
     for ability, makers, count in KINDS:
         random = Random(f"linnet general {VERSION} {seed} {ability}")

@@ -4,24 +4,31 @@
 from collections.abc import Sequence
 from random import Random
 
-from linnet.evals.general.item import Item, Maker, near
+from linnet.evals.general.item import Item, Maker, near, spaced
 from linnet.evals.general.words import ANIMALS, COLOURS, THINGS
 
-SHOWN = ">>> n = 5\n>>> print(n)\n5\n>>> 'ab' + 'c'\n'abc'\n"
+SHOWN = "n = 5\nprint(n)\n# prints: 5\n\nprint('ab' + 'c')\n# prints: abc\n\n"
 """Shown first, so that a base model sees the form."""
 STEPS = (1, 2, 3, 4)
 
 
 def _trace(random: Random, lines: Sequence[str], value: int, level: int, others: Sequence[int] = ()) -> Item:
-    """The lines as typed into Python's prompt; ``others`` are values a careless reader would give."""
+    """A program and what it prints; ``others`` are values a careless reader would give."""
     wrong = [number for number in dict.fromkeys(others) if number != value]
     wrong += [number for number in near(random, value, STEPS, 6) if number not in wrong]
     return _shown(lines, str(value), [str(number) for number in wrong[:3]], level)
 
 
 def _shown(lines: Sequence[str], value: str, wrong: Sequence[str], level: int) -> Item:
-    prompt = SHOWN + "".join(f"{line if line.startswith('... ') else '>>> ' + line}\n" for line in lines)
-    return Item(prompt, f"{value}\n", tuple(f"{other}\n" for other in wrong), level)
+    return Item(f"{SHOWN}{chr(10).join(lines)}\n# prints:", f" {value}", spaced(*wrong), level)
+
+
+def named(random: Random) -> Item:
+    """x = 'dog', y = 'cat', print one of them."""
+    names, words = random.sample("abcdxyz", 3), random.sample(ANIMALS + COLOURS, 3)
+    lines = [f"{name} = '{word}'" for name, word in zip(names, words, strict=True)]
+    asked = random.randrange(3)
+    return _shown([*lines, f"print({names[asked]})"], words[asked], [w for w in words if w != words[asked]], 1)
 
 
 def assigned(random: Random) -> Item:
@@ -31,7 +38,7 @@ def assigned(random: Random) -> Item:
     lines = [f"{name} = {value}" for name, value in zip(names, values, strict=False)]
     asked = random.randrange(3)
     others = [value for number, value in enumerate(values) if number != asked]
-    return _trace(random, [*lines, f"print({names[asked]})"], values[asked], 1, others)
+    return _trace(random, [*lines, f"print({names[asked]})"], values[asked], 2, others)
 
 
 def reassigned(random: Random) -> Item:
@@ -61,8 +68,8 @@ def indexed(random: Random) -> Item:
     words = random.sample(ANIMALS + COLOURS, 4)
     index = random.choice((0, 1, 2, -1))
     shown = ", ".join(f"'{word}'" for word in words)
-    wrong = [f"'{word}'" for word in words if word != words[index]]
-    return _shown([f"words = [{shown}]", f"words[{index}]"], f"'{words[index]}'", wrong, 1 if index in (0, -1) else 2)
+    wrong = [word for word in words if word != words[index]]
+    return _shown([f"words = [{shown}]", f"print(words[{index}])"], words[index], wrong, 1 if index == 0 else 2)
 
 
 def key(random: Random) -> Item:
@@ -71,16 +78,16 @@ def key(random: Random) -> Item:
     asked = random.randrange(4)
     shown = ", ".join(f"'{name}': {value}" for name, value in zip(names, values, strict=True))
     others = [value for value in values if value != values[asked]]
-    return _trace(random, [f"age = {{{shown}}}", f"age['{names[asked]}']"], values[asked], 1, others)
+    return _trace(random, [f"age = {{{shown}}}", f"print(age['{names[asked]}'])"], values[asked], 2, others)
 
 
 def length(random: Random) -> Item:
     """len of a word or a list."""
     if random.random() < 0.5:
         word = random.choice(THINGS + ANIMALS)
-        return _trace(random, [f"len('{word}')"], len(word), 2)
+        return _trace(random, [f"print(len('{word}'))"], len(word), 2)
     numbers = [random.randint(0, 9) for _ in range(random.randint(2, 8))]
-    return _trace(random, [f"x = {numbers}", "len(x)"], len(numbers), 2)
+    return _trace(random, [f"x = {numbers}", "print(len(x))"], len(numbers), 2)
 
 
 def extreme(random: Random) -> Item:
@@ -88,7 +95,7 @@ def extreme(random: Random) -> Item:
     numbers = random.sample(range(10, 100), 4)
     what, value = random.choice((("max", max(numbers)), ("min", min(numbers))))
     others = [number for number in numbers if number != value]
-    return _trace(random, [f"x = {numbers}", f"{what}(x)"], value, 2, others)
+    return _trace(random, [f"x = {numbers}", f"print({what}(x))"], value, 2, others)
 
 
 def string_method(random: Random) -> Item:
@@ -103,7 +110,7 @@ def string_method(random: Random) -> Item:
         "slice": (f"'{word}'[:3]", word[:3], [part for part in dict.fromkeys(slices) if part != word[:3]][:3], 2),
         "reverse": (f"'{word}'[::-1]", word[::-1], [word, word[0] + word[:0:-1], word[-1] + word[:-1]], 3),
     }[what]
-    return _shown([line], f"'{value}'", [f"'{part}'" for part in dict.fromkeys(wrong) if part != value], level)
+    return _shown([f"print({line})"], value, [part for part in dict.fromkeys(wrong) if part != value], level)
 
 
 def truth(random: Random) -> Item:
@@ -112,7 +119,7 @@ def truth(random: Random) -> Item:
     sign, value = random.choice(((">", x > y), ("<", x < y), ("==", x == y), ("!=", x != y)))
     if sign in ("==", "!=") and random.random() < 0.5:
         y, value = x, sign == "=="
-    return _shown([f"x = {x}", f"y = {y}", f"x {sign} y"], str(value), [str(not value)], 2)
+    return _shown([f"x = {x}", f"y = {y}", f"print(x {sign} y)"], str(value), [str(not value)], 2)
 
 
 def branch(random: Random) -> Item:
@@ -127,17 +134,18 @@ def branch(random: Random) -> Item:
 def loop(random: Random) -> Item:
     """A loop that adds up."""
     count, step, start = random.randint(2, 5), random.randint(2, 6), random.randint(0, 5)
-    lines = [f"x = {start}", f"for i in range({count}):", f"...     x += {step}", "... ", "x"]
+    lines = [f"x = {start}", f"for i in range({count}):", f"    x += {step}", "print(x)"]
     return _trace(random, lines, start + count * step, 3, [count * step, start + (count - 1) * step, start + step])
 
 
 def called(random: Random) -> Item:
     """A function of one line."""
     x, y, z = random.randint(2, 9), random.randint(2, 5), random.randint(1, 9)
-    lines = [f"def f(x): return x * {y} + {z}", "... ", f"f({x})"]
+    lines = ["def f(x):", f"    return x * {y} + {z}", "", f"print(f({x}))"]
     return _trace(random, lines, x * y + z, 3, [x * y, x + y + z, x * (y + z)])
 
 
 MAKERS: tuple[Maker, ...] = (
+    named,
     assigned, indexed, added, key, string_method, updated, reassigned, length, extreme, branch, truth, loop, called,
 )  # fmt: skip

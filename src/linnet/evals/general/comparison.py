@@ -3,14 +3,14 @@
 
 from random import Random
 
-from linnet.evals.general.item import Item, Maker, a, spaced
+from linnet.evals.general.item import Item, Maker, a, spaced, words
 from linnet.evals.general.words import NAMES
 
-SIZES = tuple(["ant", "bee", "mouse", "cat", "sheep", "cow", "elephant", "whale"])
-HEAVY = tuple(["feather", "coin", "apple", "chair", "piano", "car", "ship"])
-FAST = tuple(["snail", "turtle", "human", "horse", "train", "rocket"])
-FAR = tuple(["hand", "room", "street", "city", "country", "continent", "planet", "galaxy"])
-LONG = tuple(["second", "minute", "hour", "day", "week", "month", "year", "century"])
+SIZES = words("ant bee mouse cat sheep cow elephant whale")
+HEAVY = words("feather coin apple chair piano car ship")
+FAST = words("snail turtle human horse train rocket")
+FAR = words("hand room street city country continent planet galaxy")
+LONG = words("second minute hour day week month year century")
 SCALES = (
     (SIZES, "bigger", "smaller"),
     (HEAVY, "heavier", "lighter"),

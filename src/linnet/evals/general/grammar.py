@@ -3,35 +3,38 @@
 
 from random import Random
 
-from linnet.evals.general.item import Item, Maker, a, table
+from linnet.evals.general.item import Item, Maker, a, table, words
 from linnet.evals.general.words import ADJECTIVES, ANIMALS, BOYS, GIRLS, NAMES, PEOPLE, PLACES, THINGS, VERBS
 
 PAST = table(
-    """went home = goed home; ate the bread = eated the bread; saw the sea = seed the sea; came late = comed late
-    bought a hat = buyed a hat; caught the ball = catched the ball; took the bus = taked the bus
-    broke the cup = breaked the cup; wrote a letter = writed a letter; found a coin = finded a coin
-    knew the answer = knowed the answer; sang a song = singed a song; swam across = swimmed across
-    drank the milk = drinked the milk; told a story = telled a story; left early = leaved early
-    thought about it = thinked about it; fell down = falled down; ran away = runned away; slept well = sleeped well"""
+    """went home = goed home; ate the bread = eated the bread; saw the sea = seed the sea
+    came late = comed late; bought a hat = buyed a hat; caught the ball = catched the ball
+    took the bus = taked the bus; broke the cup = breaked the cup; wrote a letter = writed a letter
+    found a coin = finded a coin; knew the answer = knowed the answer; sang a song = singed a song
+    swam across = swimmed across; drank the milk = drinked the milk; told a story = telled a story
+    left early = leaved early; thought about it = thinked about it; fell down = falled down
+    ran away = runned away; slept well = sleeped well"""
 )
 PARTICIPLES = table(
     """written a letter = wrote a letter; eaten the cake = ate the cake; seen the film = saw the film
     taken the train = took the train; broken the window = broke the window; spoken to us = spoke to us
     drunk the water = drank the water; begun the work = began the work; chosen a name = chose a name
     forgotten the keys = forgot the keys; gone to town = went to town; driven home = drove home
-    given it away = gave it away; known her = knew her; sung the song = sang the song; swum here = swam here
-    worn the coat = wore the coat; stolen the car = stole the car; flown to Rome = flew to Rome; done it = did it"""
+    given it away = gave it away; known her = knew her; sung the song = sang the song
+    swum here = swam here; worn the coat = wore the coat; stolen the car = stole the car
+    flown to Rome = flew to Rome; done it = did it"""
 )
-WOMEN = tuple(["girl", "woman", "queen", "mother", "sister", "aunt", "daughter", "grandmother", "princess"])
-MEN = tuple(["boy", "man", "king", "father", "brother", "uncle", "son", "grandfather", "prince"])
-MASS = tuple(["water", "milk", "money", "rice", "bread", "sand", "sugar", "coffee", "music", "snow"])
+WOMEN = words("girl woman queen mother sister aunt daughter grandmother princess")
+MEN = words("boy man king father brother uncle son grandfather prince")
+MASS = words("water milk money rice bread sand sugar coffee music snow")
 COMPARED = table(
     "taller = tall; older = old; bigger = big; faster = fast; cheaper = cheap; smaller = small; longer = long"
 )
-VOWELS = tuple(["apple", "orange", "egg", "umbrella", "onion", "island", "elephant", "engine", "actor", "envelope", "uncle", "axe"])
+VOWELS = words("apple orange egg umbrella onion island elephant engine actor envelope uncle axe")
 DOINGS = table(
-    """visit = visited; help = helped; call = called; paint the door = painted the door; cook dinner = cooked dinner
-    clean the room = cleaned the room; open the shop = opened the shop; wash the car = washed the car"""
+    """visit = visited; help = helped; call = called; paint the door = painted the door
+    cook dinner = cooked dinner; clean the room = cleaned the room; open the shop = opened the shop
+    wash the car = washed the car"""
 )
 
 

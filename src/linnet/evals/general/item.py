@@ -49,6 +49,11 @@ def spaced(*words: str) -> tuple[str, ...]:
     return tuple(" " + word for word in words)
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list that is written with spaces."""
+    return tuple(text.split())
+
+
 def table(text: str) -> tuple[tuple[str, ...], ...]:
     """Rows of ``a = b = c``, one a line or separated by semicolons."""
     rows = [row.strip() for line in text.splitlines() for row in line.split(";")]

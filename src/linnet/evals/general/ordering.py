@@ -10,9 +10,10 @@ from linnet.evals.general.words import ANIMALS, COLOURS, DAYS, MONTHS, NAMES, TH
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 DOINGS = table(
     """washed the car = washing the car; cooked dinner = cooking dinner; read a book = reading a book
-    called a friend = calling a friend; fed the dog = feeding the dog; cleaned the house = cleaning the house
-    watched a film = watching a film; wrote a letter = writing a letter; went shopping = going shopping
-    took a bath = taking a bath; drank some tea = drinking some tea; painted the wall = painting the wall"""
+    called a friend = calling a friend; fed the dog = feeding the dog
+    cleaned the house = cleaning the house; watched a film = watching a film
+    wrote a letter = writing a letter; went shopping = going shopping; took a bath = taking a bath
+    drank some tea = drinking some tea; painted the wall = painting the wall"""
 )
 
 
@@ -24,7 +25,8 @@ def _neighbour(random: Random, row: Sequence[str], what: str, level: int) -> Ite
     others = [row[(here + step) % len(row)] for step in (-3, -2, -1, 1, 2, 3) if step != steps]
     wrong = random.sample([other for other in others if other != right], 3)
     count = "" if abs(steps) == 1 else "two " if abs(steps) == 2 else "three "
-    prompt = f"The {what} that comes {count}{what + 's ' if count else ''}{'after' if steps > 0 else 'before'} {row[here]} is"
+    count += f"{what}s " if count else ""
+    prompt = f"The {what} that comes {count}{'after' if steps > 0 else 'before'} {row[here]} is"
     return Item(prompt, f" {right}", spaced(*wrong), level if abs(steps) == 1 else 3)
 
 
@@ -58,7 +60,8 @@ def alphabet(random: Random) -> Item:
     first = random.random() < 0.5
     right = min(words) if first else max(words)
     wrong = tuple(f" {word}" for word in words if word != right)
-    prompt = f"Words: {', '.join(words)}\nQuestion: Which word comes {'first' if first else 'last'} in the alphabet?\nAnswer:"
+    question = f"Question: Which word comes {'first' if first else 'last'} in the alphabet?"
+    prompt = f"Words: {', '.join(words)}\n{question}\nAnswer:"
     return Item(prompt, f" {right}", wrong, 3)
 
 
