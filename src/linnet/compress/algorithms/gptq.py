@@ -42,7 +42,7 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     damping: float = 0.01
-    act_order: bool = True
+    act_order: bool = False
     scales: Literal["minmax", "mse"] = "mse"
 
     def __post_init__(self) -> None:
