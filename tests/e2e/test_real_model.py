@@ -46,3 +46,15 @@ def test_its_template_names_the_assistant_and_adds_no_second_bos(llm: LLM) -> No
     ids = llm.tokenizer.encode_chat(text)
     assert [ids.count(token_id) for token_id in (1, 2)] == [3, 2]  # <|im_start|>, <|im_end|>
     assert llm.tokenizer.eos_token_ids == (2,)
+
+
+def test_it_answers_general_questions_better_than_guessing(real_model: Path) -> None:
+    """A small part of the set; the whole takes minutes."""
+    from linnet import evals
+    from linnet.evals.abilities import answer
+
+    questions = evals.subset(evals.general_questions(), 6)
+    with LLM(real_model, max_model_len=1024, tile_cache=False) as llm:
+        correct = answer(llm, questions, lambda *_: None).correct
+    guessed = sum(question.chance for question in questions.questions) / len(questions.questions)
+    assert guessed + 0.1 < correct.mean() < 0.95
