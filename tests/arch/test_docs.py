@@ -63,6 +63,10 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert set(PAGES) == reachable(INDEX)
 
 
+def test_the_readme_leads_to_the_index() -> None:
+    assert INDEX in {target for target, _ in links(ROOT / "README.md")}
+
+
 def test_no_page_shows_a_path_of_the_machine_it_was_written_on() -> None:
     for page in ALL:
         assert not re.search(r"(?<![\w.~])/(tmp|root|work|home)/\w", page.read_text(encoding="utf-8")), page.name
