@@ -49,7 +49,8 @@ def chat(
 
     from linnet.api import CHAT_MAX_TOKENS, read_sampling_defaults
     from linnet.cli.conversation import Conversation, converse
-    from linnet.cli.terminal import notices, standard_input
+    from linnet.cli.standard_input import standard_input
+    from linnet.cli.terminal import notices
     from linnet.formats import resolve_model
 
     directory = resolve_model(model, revision)

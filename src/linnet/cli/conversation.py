@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from linnet.cli.terminal import standard_input
+from linnet.cli.standard_input import standard_input
 from linnet.errors import ConfigError, LinnetError
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ def generate(
       cat letter.txt | linnet generate ./my-model -
     """
     from linnet.api import new_tokens, read_sampling_defaults
-    from linnet.cli.terminal import standard_input
+    from linnet.cli.standard_input import standard_input
     from linnet.formats import resolve_model
 
     text = "".join(standard_input()) if prompt == "-" else prompt

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from linnet.cli.numbers import human_bytes, human_duration
-from linnet.errors import ConfigError
 
 PLAIN_INTERVAL_S = 10.0
 _SHORTEST_S = 0.2
@@ -32,14 +31,6 @@ def output() -> Console:
 def notices() -> Console:
     """Where everything else goes."""
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
-
-
-def standard_input() -> Iterator[str]:
-    """The lines of standard input, with their ends. ConfigError where they are not text."""
-    try:
-        yield from sys.stdin
-    except UnicodeDecodeError:
-        raise ConfigError("standard input is not UTF-8 text") from None
 
 
 def peak_memory_bytes() -> int:
