@@ -188,7 +188,7 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> int:
-    """See the module."""
+    """Read the command line and do what it asks; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", choices=MODELS_BY_NAME, default="smollm2")
     name = parser.parse_args().model

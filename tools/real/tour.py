@@ -107,7 +107,7 @@ def _wait(server: "subprocess.Popen[bytes]", base: str) -> None:
 
 
 def main() -> int:
-    """See the module."""
+    """Read the command line and do what it asks; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help=f"some of {','.join(STEPS)}, comma-separated, on what lies there already")
     only = parser.parse_args().only

@@ -103,7 +103,7 @@ def compress(
         raise ConfigError(f"--recipe decides everything that {', '.join(given)} would; write it into {recipe} instead")
     started = time.monotonic()
     with stages() as progress:
-        progress.update("compress", 0, 1, "starting")
+        progress.begin("compress", "checking the model and the recipe")
         try:
             from linnet import compress as room
         except ImportError as error:

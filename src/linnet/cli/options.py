@@ -78,28 +78,13 @@ TokenBudget = Annotated[
     int,
     option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
 ]
-MaxTokens = Annotated[
-    int | None,
-    option(
-        "--max-tokens",
-        "-n",
-        parser=parse_count,
-        metavar="TOKENS",
-        help="Stop after this many tokens.",
-        show_default="the model's, else 128",
-    ),
-]
-ChatMaxTokens = Annotated[
-    int | None,
-    option(
-        "--max-tokens",
-        "-n",
-        parser=parse_count,
-        metavar="TOKENS",
-        help="Longest answer.",
-        show_default="the model's, else 4096",
-    ),
-]
+def _max_tokens(help_text: str, bound: int) -> Any:
+    settings = {"help": help_text, "show_default": f"the model's, else {bound}"}
+    return option("--max-tokens", "-n", parser=parse_count, metavar="TOKENS", **settings)
+
+
+MaxTokens = Annotated[int | None, _max_tokens("Stop after this many tokens.", 128)]
+ChatMaxTokens = Annotated[int | None, _max_tokens("Longest answer.", 4096)]
 Temperature = Annotated[
     float | None,
     option(

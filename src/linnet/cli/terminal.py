@@ -86,6 +86,12 @@ class Stages:
         self._tasks.clear()
         self._pace.clear()
 
+    def begin(self, stage: str, detail: str) -> None:
+        """A bar before anything is known of the work, on a terminal only: in plain lines a mistake that is found within
+        moments stands alone."""
+        if self._live:
+            self.update(stage, 0, 1, detail)
+
     def update(self, stage: str, done: float, total: float, detail: str = "", eta_s: float | None = None) -> None:
         """Stage ``stage`` has finished ``done`` of ``total`` units and is at ``detail``.
 

@@ -93,7 +93,6 @@ def compress(
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
     shown, target = Path(target), _free_place(target, source, recipe, overwrite)
-    _tell(observer, "checking the model and the recipe")
     job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
     _tell(observer, "hashing the model")
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
