@@ -78,6 +78,8 @@ TokenBudget = Annotated[
     int,
     option("--max-num-batched-tokens", parser=parse_count, metavar="TOKENS", help="Tokens computed in one step."),
 ]
+
+
 def _max_tokens(help_text: str, bound: int) -> Any:
     settings = {"help": help_text, "show_default": f"the model's, else {bound}"}
     return option("--max-tokens", "-n", parser=parse_count, metavar="TOKENS", **settings)
