@@ -161,12 +161,17 @@ def test_a_second_writer_is_refused_and_the_first_finishes(model, whole, tmp_pat
     assert hashes(tmp_path / "out") == whole[0]
 
 
+DISK_BYTES = 2 << 20
+"""A run needs less, and more than half: rows lie there before and after a block, and what passes between its stages."""
+FILLER_BYTES = DISK_BYTES - 148_576
+
+
 @pytest.fixture
 def small_disk(tmp_path):
-    """A tmpfs of one megabyte; needs the right to mount."""
+    """A tmpfs of DISK_BYTES; needs the right to mount."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield place
@@ -178,7 +183,7 @@ def test_a_full_disk_ends_in_one_line_and_resumes(model, whole, small_disk, monk
 
     monkeypatch.setattr(run, "check_disk", lambda job, target: None)  # as if somebody else filled it meanwhile
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(900_000))
+    filler.write_bytes(bytes(FILLER_BYTES))
     with pytest.raises(CheckpointError, match="No space left on device; finished layers are kept") as caught:
         here(model, small_disk / "out")
     assert "\n" not in str(caught.value)
@@ -188,7 +193,7 @@ def test_a_full_disk_ends_in_one_line_and_resumes(model, whole, small_disk, monk
 
 
 def test_a_full_disk_is_foreseen(model, small_disk):
-    (small_disk / "filler").write_bytes(bytes(900_000))
+    (small_disk / "filler").write_bytes(bytes(FILLER_BYTES))
     with pytest.raises(LinnetError, match="MiB are free"):
         here(model, small_disk / "out")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]

@@ -223,7 +223,7 @@ def test_choosing_a_backend_collects_every_refusal():
     with pytest.raises(UnsupportedError, match=r"reference: write and 1 more: .*stores KV as") as caught:
         choose_backend("reference", hostile)
     assert len(caught.value.reasons) == 1
-    with pytest.raises(UnsupportedError, match="concerns the cpu backend"):
+    with pytest.raises(UnsupportedError, match="isa is 'avx2', which only the cpu backend has"):
         choose_backend("reference", isa="avx2")
 
 
