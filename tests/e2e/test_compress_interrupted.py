@@ -171,7 +171,9 @@ def small_disk(tmp_path):
     """A tmpfs of DISK_BYTES; needs the right to mount."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield place
