@@ -23,7 +23,9 @@ LINNET_INLINE Mask equal(Ints x, Ints y) { return {_mm256_cmpeq_epi32(x.a, y.a),
 LINNET_INLINE Mask first_lanes(int64_t n) { return less(lane_numbers(), splat_int(int32_t(n > 16 ? 16 : n))); }
 
 LINNET_INLINE Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+// All sixteen is the common case, and Zen's masked stores take dozens of operations.
 LINNET_INLINE Floats load_first(const float* p, int64_t n) {
+    if (n >= 16) return load(p);
     const Mask m = first_lanes(n);
     return {_mm256_maskload_ps(p, m.a), _mm256_maskload_ps(p + 8, m.b)};
 }
@@ -32,6 +34,7 @@ LINNET_INLINE void store(float* p, Floats x) {
     _mm256_storeu_ps(p + 8, x.b);
 }
 LINNET_INLINE void store_first(float* p, int64_t n, Floats x) {
+    if (n >= 16) return store(p, x);
     const Mask m = first_lanes(n);
     _mm256_maskstore_ps(p, m.a, x.a);
     _mm256_maskstore_ps(p + 8, m.b, x.b);
@@ -109,8 +112,9 @@ LINNET_INLINE Halves load_halves(const uint16_t* p) {
     return {_mm_loadu_si128((const __m128i*)p), _mm_loadu_si128((const __m128i*)(p + 8))};
 }
 LINNET_INLINE Halves load_halves_first(const uint16_t* p, int64_t n) {
+    if (n >= 16) return load_halves(p);
     alignas(32) uint16_t buffer[16] = {};
-    std::memcpy(buffer, p, size_t(n > 16 ? 16 : n) * 2);
+    std::memcpy(buffer, p, size_t(n) * 2);
     return load_halves(buffer);
 }
 LINNET_INLINE void store_halves(uint16_t* p, Halves h) {
@@ -118,9 +122,10 @@ LINNET_INLINE void store_halves(uint16_t* p, Halves h) {
     _mm_storeu_si128((__m128i*)(p + 8), h.b);
 }
 LINNET_INLINE void store_halves_first(uint16_t* p, int64_t n, Halves h) {
+    if (n >= 16) return store_halves(p, h);
     alignas(32) uint16_t buffer[16];
     store_halves(buffer, h);
-    std::memcpy(p, buffer, size_t(n > 16 ? 16 : n) * 2);
+    std::memcpy(p, buffer, size_t(n) * 2);
 }
 LINNET_INLINE __m256 widen_bf16(__m128i h) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));

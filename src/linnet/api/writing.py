@@ -76,17 +76,27 @@ def write_own_text(
     name = f"{purpose} {seed}"
     everything = [_Row(f"{name} {index}", length, frame if index % 2 else None) for index in range(rows)]
     unfinished: list[_Row] = everything
+    told = _Told(progress, rows * length)
     while unfinished:
         kept = rows * length - sum(row.left for row in everything)
-        _write_documents(llm, unfinished, partial(_tell, progress, kept, rows * length))
+        _write_documents(llm, unfinished, partial(told.tell, kept))
         unfinished = [row for row in unfinished if row.left]
     documents = tuple(document for row in everything for document in row.documents)
     chats = any(row.chats for row in everything)
     return OwnText(documents, length, seed, chats, sum(row.cut for row in everything))
 
 
-def _tell(progress: Progress, kept: int, total: int, tokens: int) -> None:
-    progress("write", kept + tokens, total)
+@dataclass
+class _Told:
+    """How much has been said to be written: never less than before, although repetitions are cut afterwards."""
+
+    progress: Progress
+    total: int
+    most: int = 0
+
+    def tell(self, kept: int, tokens: int) -> None:
+        self.most = max(self.most, kept + tokens)
+        self.progress("write", self.most, self.total)
 
 
 def document_start(tokenizer: Tokenizer) -> int | None:
@@ -151,7 +161,8 @@ class _Row:
 
 def _write_documents(llm: LLM, rows: Sequence[_Row], tokens_done: Callable[[int], object]) -> None:
     """One more document for every row."""
-    turns = _user_turns(llm, [row for row in rows if row.chat_room()])
+    turns = _user_turns(llm, [row for row in rows if row.chat_room()], tokens_done)
+    asked = sum(map(len, turns.values()))
     prompts: list[tuple[tuple[int, ...], int]] = []
     for row in rows:
         if row.fruitless > MOST_FRUITLESS:
@@ -167,14 +178,14 @@ def _write_documents(llm: LLM, rows: Sequence[_Row], tokens_done: Callable[[int]
         llm.generate(
             [prompt for _, prompt, room in writing if room],
             [_parameters(room, LEAST_TOKENS, row.seed("document")) for row, _, room in writing if room],
-            tokens_done=tokens_done,
+            tokens_done=lambda tokens: tokens_done(asked + tokens),
         )
     )
     for (row, prompt, room), (_, given) in zip(writing, prompts, strict=True):
         row.take(prompt, given, next(outputs).outputs[0].token_ids if room else ())
 
 
-def _user_turns(llm: LLM, rows: Sequence[_Row]) -> dict[str, tuple[int, ...]]:
+def _user_turns(llm: LLM, rows: Sequence[_Row], tokens_done: Callable[[int], object]) -> dict[str, tuple[int, ...]]:
     """Row name -> what the model says as the user, without the token that ends the turn."""
     prompts, parameters = [], []
     for row in rows:
@@ -183,7 +194,7 @@ def _user_turns(llm: LLM, rows: Sequence[_Row]) -> dict[str, tuple[int, ...]]:
         most = min(MOST_USER_TOKENS, row.chat_room() // 2)
         parameters.append(_parameters(most, 1, row.seed("user"), stops=row.frame.after[:1]))
     turns = {}
-    for row, output in zip(rows, llm.generate(prompts, parameters), strict=True):
+    for row, output in zip(rows, llm.generate(prompts, parameters, tokens_done=tokens_done), strict=True):
         written = output.outputs[0]
         ended = written.finish_reason == "stop"
         turns[row.name] = written.token_ids[:-1] if ended else written.token_ids

@@ -19,8 +19,8 @@ from rich.text import Text
 from linnet.cli.numbers import human_bytes, human_duration
 
 PLAIN_INTERVAL_S = 10.0
-_SHORTEST_S = 0.2
-"""Less than this says nothing about speed."""
+_SHORTEST_S, _SMALLEST_SHARE = 0.2, 0.005
+"""Less than this says nothing about speed: what happens once, at the start, would be multiplied."""
 
 
 def output() -> Console:
@@ -131,7 +131,9 @@ class _Pace:
     def left_s(self, now: float, total: float) -> float | None:
         """None while too little is known."""
         elapsed = now - self.began
-        return elapsed / self.done * (total - self.done) if self.done > 0 and elapsed >= _SHORTEST_S else None
+        if elapsed < _SHORTEST_S or self.done <= _SMALLEST_SHARE * total:
+            return None
+        return elapsed / self.done * (total - self.done)
 
 
 @contextmanager
