@@ -11,7 +11,9 @@ from linnet.models.families import ALIASES, FAMILIES, MODEL_TYPES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "linnet"
 ALLOWED = {"models/families.py"}
-BRANDS = re.compile(r"llama(?!3\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon", re.IGNORECASE)
+BRANDS = re.compile(
+    r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon", re.IGNORECASE
+)
 
 
 def _code_names(path: Path) -> list[tuple[int, str]]:
@@ -47,3 +49,4 @@ def test_the_rule_would_notice() -> None:
     assert BRANDS.search("Qwen2ForCausalLM")
     assert BRANDS.search("is_llama")
     assert not BRANDS.search("llama3"), "the name of a rope rule in config.json"
+    assert not BRANDS.search("as llama.cpp reads it"), "the name of a program"

@@ -4,7 +4,6 @@
 import contextlib
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.errors import CheckpointError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.formats.header import TensorInfo, check_header_length, parse_header
+from linnet.mapping import map_read_only
 
 
 @contextlib.contextmanager
@@ -30,32 +29,16 @@ def map_bytes(path: Path) -> Iterator[memoryview]:
 
 
 class MappedFile:
-    """Side effects of opening: open, stat, read the header, map, close the descriptor; data pages stay untouched."""
+    """Side effects of opening: open, map, close the descriptor, read the header; data pages stay untouched."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         where = str(path)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise CheckpointError(f"{where}: cannot be opened: {error.strerror}") from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{where}: not a regular file")
-            length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-            check_header_length(length, status.st_size, where)
-            text = os.pread(descriptor, length, 8)
-            if len(text) != length:
-                raise CheckpointError(f"{where}: the header ends after {len(text)} of {length} bytes")
-            self.tensors = parse_header(text, status.st_size, path.name, where)
-            self._mapping = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-            with contextlib.suppress(OSError):  # what is not in the page cache yet then comes in large pages, if it can
-                self._mapping.madvise(mmap.MADV_HUGEPAGE)
-        except OSError as error:
-            raise CheckpointError(f"{where}: cannot be mapped: {error.strerror}") from None
-        finally:
-            os.close(descriptor)
+        self._mapping = map_read_only(path, "safetensors")
+        size = len(self._mapping)
+        length = int.from_bytes(self._mapping[:8], "little")
+        check_header_length(length, size, where)
+        self.tensors = parse_header(self._mapping[8 : 8 + length], size, path.name, where)
 
     def view(self, info: TensorInfo) -> npt.NDArray[Any]:
         """A read-only array over the mapped bytes.

@@ -1,6 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container of GGUF files: metadata, tensor table, mapped bytes. What they mean is said in formats and text."""
 
+from linnet.gguf.container import PLAIN_DTYPES, GgufPart, is_gguf
+from linnet.gguf.metadata import Metadata
+from linnet.gguf.model import GgufModel, split_set
+from linnet.gguf.table import GgufTensor
 from linnet.gguf.types import NAMED_TYPES, TENSOR_TYPES, TensorType
 
-__all__ = ["NAMED_TYPES", "TENSOR_TYPES", "TensorType"]
+__all__ = [
+    "NAMED_TYPES",
+    "PLAIN_DTYPES",
+    "TENSOR_TYPES",
+    "GgufModel",
+    "GgufPart",
+    "GgufTensor",
+    "Metadata",
+    "TensorType",
+    "is_gguf",
+    "split_set",
+]
