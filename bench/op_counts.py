@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from linnet.backends.cases import Steps
+from conformance import Steps
 from linnet.program.attributes import Attention
 from linnet.program.plan_buffers import resolve_shape
 from linnet.program.program import Op, Program, Value

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from conformance import CaseSource, OpCase, RandomSource, Steps
 from limits import MachineLimits
-from linnet.backends.cases import CaseSource, OpCase, RandomSource, Steps
 from linnet.backends.cpu.backend import CpuBackend, CpuExecutable
 from linnet.backends.cpu.tile_cache import TileCache
 from linnet.backends.interface import KVCache, Policy, SamplingBatch

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from conformance import speed_cases
 from limits import MachineLimits
-from linnet.backends.case_tables import speed_cases
 from linnet.backends.cpu import _native
 from op_counts import Work
 from op_runs import Timed, TimedSampling, layers, op_case, sampling

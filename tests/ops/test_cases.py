@@ -9,8 +9,9 @@ import pytest
 pytest.importorskip("torch", reason="the reference backend needs PyTorch")
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
-from linnet.backends.case_tables import conformance_cases, speed_cases
-from linnet.backends.cases import RESULT, CaseSource, Kind, OpCase
+from op_case_tables import conformance_cases, speed_cases
+from op_cases import RESULT, CaseSource, Kind, OpCase
+
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.backend import CpuBackend
 from linnet.backends.interface import Backend

@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
-from linnet.backends.cases import DENSE_DTYPES, CaseSource, OpCase
+from op_cases import DENSE_DTYPES, CaseSource, OpCase
+
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.weights import WeightTable
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random tiny models of several families and storages, for tests of the cpu backend against its own laws."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +16,8 @@ from linnet.program.program import Program, Weight, WeightRef
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ops"))  # the op cases
 
 DENSE = {"fp32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
 

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
-from linnet.backends.cases import RESULT, CaseSource, OpCase
+from op_cases import RESULT, CaseSource, OpCase
+
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.backend import ISAS, CpuBackend
 from linnet.backends.interface import Batch, Limits, SamplingBatch

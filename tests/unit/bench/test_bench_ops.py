@@ -5,10 +5,11 @@ import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
+from op_cases import OpCase, Steps, build
+
 import op_runs
 import ops
 from limits import MachineLimits
-from linnet.backends.cases import OpCase, Steps, build
 from linnet.backends.interface import Policy
 from linnet.program.attributes import Attention, Norm
 from linnet.program.choose_numerics import choose_numerics

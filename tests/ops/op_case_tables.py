@@ -5,7 +5,8 @@ import itertools
 from dataclasses import replace
 from typing import get_args
 
-from linnet.backends.cases import Inputs, OpCase
+from op_cases import Inputs, OpCase
+
 from linnet.backends.interface import KVCache, Policy
 from linnet.program import attributes as a
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OpCase: one op as a small Program that every backend can execute through its door. Tables: ``case_tables``.
+"""An OpCase: one op as a small Program that every backend can execute through its door. Tables: ``op_case_tables``.
 
 tests/ops compares backends on them, bench/ops.py times them. A case's activations come from an embedding table (token i
 reads row i), so no backend needs a side entrance.
