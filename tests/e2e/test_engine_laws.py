@@ -23,6 +23,7 @@ from engine_workload import Result, random_submits, renamed, run
 from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.backends.select import choose_backend
+from linnet.backends.settings import CpuSettings
 from linnet.engine import Engine, Submit, derive_seed, limits_of
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
@@ -160,7 +161,7 @@ def build(name: str, directory: Path) -> Machine:
     if name == "digest":
         return Machine(name, [DigestExecutable(97, BLOCK)], 97)
     try:
-        backends = [choose_backend("cpu", threads=threads) for threads in (2, 1)]
+        backends = [choose_backend(CpuSettings(threads)) for threads in (2, 1)]
     except UnsupportedError as error:
         pytest.skip(f"the cpu backend is not built here: {error}")
     from linnet.models import load_model

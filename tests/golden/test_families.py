@@ -22,6 +22,7 @@ from tiny_models import TINY_MODELS, VOCABULARY, TinyModel, reference_logits, wr
 
 from linnet.backends.interface import Backend, Limits
 from linnet.backends.select import choose_backend
+from linnet.backends.settings import CpuSettings
 from linnet.models.build import build_program
 from linnet.models.load import ModelSource, load_model, stored_type
 from linnet.models.spec import ArchSpec
@@ -48,7 +49,7 @@ def backend_named(name: str) -> Backend:
     if name == "reference":
         return choose_backend(name)
     pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
-    return choose_backend("cpu", isa=None if name == "cpu" else name)
+    return choose_backend(CpuSettings(isa=None if name == "cpu" else name))
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import numpy as np
 
 from linnet.api.describe import machine_record, scheme_name
 from linnet.api.generation import Dispatcher, Progress, Sample, TokensDone, request_output
-from linnet.api.loading import load
+from linnet.api.loading import load, tile_directory
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison, common_config, score_rows
 from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import KVCache, Policy
+from linnet.backends.settings import backend_settings
 from linnet.engine import (
     Engine,
     Lockstep,
@@ -98,7 +99,13 @@ class LLM:
             self.path,
             policy=policy,
             kv_cache=kv_cache,
-            backend=backend,
+            backend=backend_settings(
+                backend,
+                threads=threads,
+                isa=isa,
+                tile_directory=tile_directory(tile_cache),
+                large_pages=large_pages,
+            ),
             max_model_len=max_model_len,
             kv_bytes=kv_bytes,
             num_blocks=num_blocks,
@@ -111,13 +118,9 @@ class LLM:
             preempt_every=preempt_every,
             scheduling=scheduling,
             max_waiting_requests=max_waiting_requests,
-            threads=threads,
-            isa=isa,
-            tile_cache=tile_cache,
-            large_pages=large_pages,
             keep=keep,
         )
-        warming = Warming(loaded.weights, tokenizer_reading_bytes(self.path))
+        warming = Warming(loaded.executable.mapped, tokenizer_reading_bytes(self.path))
         self.tokenizer = Tokenizer.from_directory(self.path, clock=clock)
         warming.finish()
         self.source = loaded.source

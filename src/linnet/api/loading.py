@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from linnet.api.memory import CachePlan, available_bytes, machine_bytes, plan_cache
 from linnet.backends.interface import Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
+from linnet.backends.settings import BackendSettings
 from linnet.engine import limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
@@ -33,8 +32,6 @@ class Loaded:
     executable: Executable
     backend_name: str
     config: SchedulerConfig
-    weights: tuple[np.ndarray, ...]
-    """The mapped bytes that a step reads."""
 
 
 def load(
@@ -42,7 +39,7 @@ def load(
     *,
     policy: Policy,
     kv_cache: KVCache,
-    backend: str,
+    backend: Sequence[BackendSettings],
     max_model_len: int | None,
     kv_bytes: int | None,
     num_blocks: int | None,
@@ -55,13 +52,12 @@ def load(
     preempt_every: int | None,
     scheduling: str,
     max_waiting_requests: int,
-    threads: int | None,
-    isa: str | None,
-    tile_cache: bool | Path,
-    large_pages: bool,
     keep: Sequence[str],
 ) -> Loaded:
-    """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
+    """See ``LLM`` for the arguments; ``backend``: the backends to try, in order.
+
+    Raises LinnetError subclasses with one sentence each.
+    """
     if policy not in POLICIES:
         raise unknown_choice("policy", policy, POLICIES)
     if kv_cache not in KV_CACHES:
@@ -73,7 +69,7 @@ def load(
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)
-    chosen = choose_backend(backend, program, threads=threads, isa=isa, tile_directory=_tile_directory(tile_cache))
+    chosen = choose_backend(backend, program)
     cache = _plan(
         plan_cache(
             bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
@@ -103,17 +99,12 @@ def load(
         policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=preempt_every,
     )
-    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache)
-    weights = source.checkpoint.mapped()
-    if executable.tiles is not None:
-        source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
-        weights = (executable.tiles,)
-    elif large_pages and (count := source.checkpoint.read_in_large_pages()):
-        logger.info("%s: %d files lay in small pages of memory and are read anew", source.checkpoint.path, count)
-    return Loaded(source, executable, chosen.name, config, weights)
+    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache, program)
+    return Loaded(source, executable, chosen.name, config)
 
 
-def _tile_directory(wanted: bool | Path) -> Path | None:
+def tile_directory(wanted: bool | Path) -> Path | None:
+    """Where tiles may lie: nowhere, in the folder given, or in the user's cache where there is one."""
     if not wanted or isinstance(wanted, Path):
         return wanted or None
     try:

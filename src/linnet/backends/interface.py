@@ -47,6 +47,17 @@ class StampedSource(Source, Protocol):
         """The pages read so far are wanted no more: they need not stay resident."""
 
 
+@runtime_checkable
+class MappedSource(StampedSource, Protocol):
+    """A source whose weights are views of mapped files."""
+
+    def mapped(self) -> tuple[np.ndarray, ...]:
+        """The bytes of every file; they stay mapped while one of these arrays lives."""
+
+    def read_in_large_pages(self) -> int:
+        """Have files that lie in small pages of memory, and need not, read anew in large ones -> how many."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """The bounds a prepared model must serve; they size its arena."""
@@ -210,8 +221,8 @@ class Executable(Protocol):
         """Of all states together."""
 
     @property
-    def tiles(self) -> np.ndarray | None:
-        """Mapped bytes that are read instead of most of the source's weights, where there are any."""
+    def mapped(self) -> tuple[np.ndarray, ...]:
+        """The mapped bytes that a step reads, in the order in which they are worth bringing into memory."""
 
     def allocate_states(self, num_blocks: int) -> object:
         """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""
@@ -253,10 +264,12 @@ class Backend(Protocol):
         limits: Limits,
         keep: Sequence[str] = (),
         kv_cache: KVCache = "auto",
+        chosen: Program | None = None,
     ) -> Executable:
         """Choose numerics and kernels and load the weights. UnsupportedError lists every refusal with its reason.
 
-        ``keep`` names values to be read by ``tap`` after a step; ``kv_cache``: what KV stores, see ``choose_numerics``.
+        ``keep`` names values to be read by ``tap`` after a step; ``kv_cache``: what KV stores, see ``choose_numerics``;
+        ``chosen``: what that made of the source's program, where the caller has it already.
         """
 
 

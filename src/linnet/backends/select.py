@@ -2,14 +2,15 @@
 """Which backend executes a model: chosen once, at load. Every refusal is collected and told. Imports are lazy."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from linnet.backends.interface import Backend
-from linnet.errors import LinnetError, UnsupportedError, unknown_choice
+from linnet.backends.settings import NAMES, BackendSettings, backend_settings
+from linnet.errors import LinnetError, UnsupportedError
 from linnet.extras import install_command
 from linnet.program.program import Program
 
@@ -17,43 +18,40 @@ logger = logging.getLogger(__name__)
 
 
 def choose_backend(
-    name: str = "auto",
-    program: Program | None = None,
-    *,
-    threads: int | None = None,
-    isa: str | None = None,
-    tile_directory: Path | None = None,
+    wanted: str | BackendSettings | Sequence[BackendSettings] = "auto", program: Program | None = None
 ) -> Backend:
-    """``auto`` is the first of cpu, reference that can execute ``program`` (after choose_numerics), if one is given.
+    """The first of the wanted backends that can execute ``program`` (after choose_numerics), if one is given.
 
-    ``threads`` and ``isa`` (portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni; None: the best this machine
-    has) configure cpu, and so does ``tile_directory``: where it may keep weights in the order it reads them (None:
-    nowhere). What ``auto`` passed over is logged as a warning, since the reference is slow.
+    ``wanted`` is a name, whose backends get default settings, or the settings themselves (see ``settings``). What was
+    passed over is logged as a warning, since the reference is slow.
     ConfigError for an unknown name; UnsupportedError with every backend's reason if none will do; LinnetError for
-    native kernels that are there and damaged, which ``auto`` does not pass over.
+    native kernels that are there and damaged, which are not passed over.
     """
-    if name != "auto" and name not in _BACKENDS:
-        raise unknown_choice("backend", name, ("auto", *_BACKENDS))
+    if isinstance(wanted, str):
+        wanted = backend_settings(wanted)
+    candidates = (wanted,) if isinstance(wanted, BackendSettings) else tuple(wanted)
     refusals: list[str] = []
-    for candidate in _BACKENDS if name == "auto" else (name,):
+    for settings in candidates:
+        name = NAMES[type(settings)]
         try:
-            backend = _BACKENDS[candidate](threads, isa, tile_directory)
+            backend = _BACKENDS[name](settings)
         except ImportError as error:
-            refusals.append(f"{candidate}: {error}")
+            refusals.append(f"{name}: {error}")
             continue
         except UnsupportedError as error:
             if error.settings:  # not the backend's limit but a setting that somebody chose
                 raise
-            refusals.append(f"{candidate}: {error}")
+            refusals.append(f"{name}: {error}")
             continue
         reasons = refused_ops(backend, program) if program is not None else []
         if not reasons:
             if refusals:
-                logger.warning("executing with the slow %s backend: %s", candidate, "; ".join(refusals))
+                logger.warning("executing with the slow %s backend: %s", name, "; ".join(refusals))
             return backend
-        refusals.extend(f"{candidate}: {reason}" for reason in reasons)
-    asked = "no backend can execute this model" if name == "auto" else f"backend {name!r} cannot execute this model"
-    raise UnsupportedError(asked, refusals)
+        refusals.extend(f"{name}: {reason}" for reason in reasons)
+    names = [NAMES[type(settings)] for settings in candidates]
+    asked = f"backend {names[0]!r}" if len(names) == 1 else "no backend"
+    raise UnsupportedError(f"{asked} {'cannot' if len(names) == 1 else 'can'} execute this model", refusals)
 
 
 def refused_ops(backend: Backend, program: Program) -> list[str]:
@@ -84,26 +82,26 @@ def native_kernels() -> ModuleType:
         ) from error
 
 
-def _cpu(threads: int | None, isa: str | None, tile_directory: Path | None) -> Backend:
+def _cpu(settings: Any) -> Backend:
     native_kernels()
     from linnet.backends.cpu.backend import CpuBackend
     from linnet.backends.cpu.tile_cache import TileCache
 
-    return CpuBackend(threads, isa, None if tile_directory is None else TileCache(tile_directory))
+    directory = settings.tile_directory
+    tiles = None if directory is None else TileCache(directory)
+    return CpuBackend(settings.threads, settings.isa, tiles, settings.large_pages)
 
 
-def _reference(threads: int | None, isa: str | None, tile_directory: Path | None) -> Backend:
-    if isa is not None:
-        raise UnsupportedError(f"isa is {isa!r}, which only the cpu backend has", settings=["isa"])
+def _reference(settings: Any) -> Backend:
     try:
         import torch
     except ImportError as error:
         raise ImportError(f"PyTorch is not installed: {install_command('compress')}") from error
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     from linnet.backends.reference.backend import ReferenceBackend
 
     return ReferenceBackend()
 
 
-_BACKENDS: dict[str, Callable[[int | None, str | None, Path | None], Backend]] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: dict[str, Callable[[Any], Backend]] = {"cpu": _cpu, "reference": _reference}

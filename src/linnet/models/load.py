@@ -82,8 +82,16 @@ class ModelSource:
 
     def release(self) -> None:
         """Take the files' pages out of the page table; they come back when touched."""
-        for file in self.checkpoint.mapped():
+        for file in self.mapped():
             residency.release(file)
+
+    def mapped(self) -> tuple["np.ndarray[Any, Any]", ...]:
+        """The bytes of every file of the checkpoint."""
+        return self.checkpoint.mapped()
+
+    def read_in_large_pages(self) -> int:
+        """See Checkpoint.read_in_large_pages."""
+        return self.checkpoint.read_in_large_pages()
 
     def for_context(self, tokens: int) -> "ModelSource":
         """This model set up for contexts of ``tokens``: itself, or with the frequencies that reach that far.

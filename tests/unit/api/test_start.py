@@ -13,7 +13,7 @@ from tiny_llama import write_tiny_llama
 
 from linnet.api import LLM, loading, warming
 from linnet.api import llm as llm_module
-from linnet.api.loading import _tile_directory
+from linnet.api.loading import tile_directory
 from linnet.api.warming import Warming
 from linnet.formats import Checkpoint
 from linnet.formats.residency import populate, release, will_need
@@ -141,8 +141,8 @@ def test_a_user_without_a_home_has_no_tiles(monkeypatch: pytest.MonkeyPatch, tmp
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    assert _tile_directory(False) is None
-    assert _tile_directory(tmp_path) == tmp_path
-    assert _tile_directory(True) == Path.home() / ".cache" / "linnet" / "tiles"
+    assert tile_directory(False) is None
+    assert tile_directory(tmp_path) == tmp_path
+    assert tile_directory(True) == Path.home() / ".cache" / "linnet" / "tiles"
     monkeypatch.setattr(Path, "home", homeless)
-    assert _tile_directory(True) is None
+    assert tile_directory(True) is None

@@ -17,6 +17,7 @@ from linnet.backends.reference.backend import ReferenceBackend
 from linnet.backends.reference.interpreter import run_ops, run_segment, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
 from linnet.backends.select import choose_backend
+from linnet.backends.settings import CpuSettings, ReferenceSettings, backend_settings
 from linnet.errors import ConfigError, LinnetError, UnsupportedError
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
@@ -188,7 +189,7 @@ def test_a_batch_outside_its_buffers_is_refused(change, message):
 
 
 def test_auto_says_what_it_passed_over(monkeypatch, caplog):
-    def missing(threads, isa, tile_directory):
+    def missing(settings):
         raise ImportError("the native extension is not built")
 
     monkeypatch.setitem(select._BACKENDS, "cpu", missing)
@@ -224,7 +225,9 @@ def test_choosing_a_backend_collects_every_refusal():
         choose_backend("reference", hostile)
     assert len(caught.value.reasons) == 1
     with pytest.raises(UnsupportedError, match="isa is 'avx2', which only the cpu backend has"):
-        choose_backend("reference", isa="avx2")
+        backend_settings("reference", isa="avx2")
+    assert backend_settings("auto", isa="avx2", threads=2) == (CpuSettings(2, "avx2"),)
+    assert backend_settings(threads=3) == (CpuSettings(3), ReferenceSettings(3))
 
 
 class PackedSource(Source):

@@ -23,6 +23,7 @@ from linnet.backends.interface import (
     Executable,
     KVCache,
     Limits,
+    MappedSource,
     Numerics,
     Policy,
     SampleResult,
@@ -53,12 +54,18 @@ class CpuBackend:
     """Executes Programs with the native kernels. ``isa`` forces a tier, ``threads`` the size of the pool.
 
     The default is the best tier of this machine and one thread per physical core this process may use. Bits depend on
-    the tier, never on ``threads``. Executables of one backend share its pool.
+    the tier, never on ``threads``. Executables of one backend share its pool. ``large_pages``: see CpuSettings.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None, isa: str | None = None, tile_cache: TileCache | None = None) -> None:
+    def __init__(
+        self,
+        threads: int | None = None,
+        isa: str | None = None,
+        tile_cache: TileCache | None = None,
+        large_pages: bool = False,
+    ) -> None:
         available = _native.available_isas()
         if isa is not None and isa not in ISAS:
             raise unknown_choice("isa", isa, ISAS)
@@ -72,7 +79,7 @@ class CpuBackend:
             _say_portable()
         self.isa: str = isa or available[0]
         self.threads: int = threads or _native.default_threads()
-        self.tile_cache = tile_cache
+        self.tile_cache, self.large_pages = tile_cache, large_pages
 
     @cached_property
     def pool(self) -> Any:
@@ -96,9 +103,10 @@ class CpuBackend:
         limits: Limits,
         keep: Sequence[str] = (),
         kv_cache: KVCache = "auto",
+        chosen: Program | None = None,
     ) -> "CpuExecutable":
         """See Backend.prepare. Weights stay where the source mapped them."""
-        program = choose_numerics(source.program, policy, kv_cache)
+        program = choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen
         reasons = refusals(program)
         if reason := _refuse_block_size(limits.block_size):
             reasons.append(reason)
@@ -148,7 +156,7 @@ class CpuExecutable:
         self._keep = keep
         self._weights = WeightTable(program, source)
         linears, refused = self._load_linears(program)
-        self.tiles = self._attach_tiles(backend, source, program, linears, refused)
+        tiles = self._attach_tiles(backend, source, program, linears, refused)
         widened = widen_inputs(program, refused)
         self.program = fuse(gather_early(widened, keep), keep)
         buffers = plan(self.program, limits, keep, self.isa)
@@ -162,7 +170,8 @@ class CpuExecutable:
         self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
-        self.tile_bytes: int = 0 if self.tiles is None else self.tiles.nbytes
+        self.tile_bytes: int = 0 if tiles is None else tiles.nbytes
+        self.mapped = _mapped(source, tiles, backend.large_pages)
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
         self.numerics = Numerics(f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened)
@@ -278,6 +287,18 @@ class CpuExecutable:
     def _check_executed(self) -> None:
         if not self._executed:
             raise ConfigError("no step has been executed yet")
+
+
+def _mapped(source: Source, tiles: np.ndarray | None, large_pages: bool) -> tuple[np.ndarray, ...]:
+    """What a step reads: the tiles, else the source's files, in large pages if those are wanted."""
+    if not isinstance(source, MappedSource):
+        return () if tiles is None else (tiles,)
+    if tiles is not None:
+        source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
+        return (tiles,)
+    if large_pages and (count := source.read_in_large_pages()):
+        logger.info("%d files of weights lay in small pages of memory and are read anew", count)
+    return source.mapped()
 
 
 def _vocabulary(program: Program) -> int:

@@ -56,9 +56,10 @@ class ReferenceBackend:
         limits: Limits,
         keep: Sequence[str] = (),
         kv_cache: KVCache = "auto",
+        chosen: Program | None = None,
     ) -> "ReferenceExecutable":
         """See Backend.prepare."""
-        program = choose_numerics(source.program, policy, kv_cache)
+        program = choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen
         reasons = [f"{op.name}: {why}" for op in program.ops if (why := self.supports(op, program)) is not None]
         if reasons:
             raise UnsupportedError("the reference backend cannot execute this model", reasons)
@@ -82,7 +83,7 @@ class ReferenceExecutable:
         unknown = sorted(set(keep) - produced)
         if unknown:
             raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
-        self.tiles: np.ndarray | None = None
+        self.mapped: tuple[np.ndarray, ...] = ()  # every weight has been copied into torch's own memory
         self.kv_bytes_per_block = limits.block_size * sum(state.bytes_per_token for state in program.states)
         self._keep = tuple(keep)
         self._weights = WeightTable(program, source, cache=True)
