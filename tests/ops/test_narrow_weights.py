@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
 from linnet.backends.cpu import _native
-from linnet.schemes.codecs import NF4_VALUES
+from linnet.schemes import ELEMENTS
 
 POOL = _native.ThreadPool(1)
 COLUMNS = 70
+NF4 = ELEMENTS["nf4"].values
+assert NF4 is not None
 
 
 def products(isa: str, storage: Any, codes: np.ndarray, scales: np.ndarray, rows: int, **more: Any) -> np.ndarray:
@@ -52,8 +54,8 @@ def test_every_index_of_a_codebook(isa: str, rows: int) -> None:
     indices = np.arange(COLUMNS) % 16
     codes = np.tile((indices[0::2] | indices[1::2] << 4).astype(np.uint8), (40, 1))
     scales = np.linspace(0.01, 7, 40, dtype=np.float32)
-    y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4_VALUES)
-    expected = (NF4_VALUES[indices[:rows], None] * scales).astype(ml_dtypes.bfloat16).astype(np.float32)
+    y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4)
+    expected = (NF4[indices[:rows], None] * scales).astype(ml_dtypes.bfloat16).astype(np.float32)
     assert (y == expected).all()
 
 
@@ -64,7 +66,7 @@ def test_what_rounds_to_the_smallest_normal_number_does_so_for_any_number_of_row
     codes = np.full((40, COLUMNS // 2), 0xFF, np.uint8)
     found = []
     for rows in (1, 8, 33):
-        y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4_VALUES)
+        y = products(isa, _native.Storage.codebook, codes, scales, rows, codebook=NF4)
         found.append(y[:1].view(np.uint32))
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()

@@ -30,7 +30,7 @@ from linnet.models.families import arch_spec
 from linnet.models.inventory import required_tensors
 from linnet.models.load import ModelSource, load_model
 from linnet.plan import Ledger, output_rows, predict
-from linnet.schemes.layout import StoredTensor, stored_tensors
+from linnet.schemes.layouts import StoredTensor, stored_tensors
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
 

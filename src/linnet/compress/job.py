@@ -27,7 +27,7 @@ from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
 from linnet.schemes.groups import check_columns
-from linnet.schemes.layout import stored_bytes
+from linnet.schemes.layouts import stored_bytes
 from linnet.schemes.presets import SchemePreset, parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups

@@ -8,12 +8,13 @@ a scale per row is a plain vector.
 import numpy as np
 import torch
 
-from linnet.schemes import codecs
+from linnet.schemes import ELEMENTS, codecs
 from linnet.schemes.scheme import Scheme
 
 _CODEBOOKS = {
-    element: (torch.from_numpy(values.copy()), torch.from_numpy(codecs.CODEBOOK_MIDPOINTS[element].copy()))
-    for element, values in codecs.CODEBOOKS.items()
+    name: (torch.from_numpy(element.values.copy()), torch.from_numpy(element.midpoints.copy()))
+    for name, element in ELEMENTS.items()
+    if element.values is not None and element.midpoints is not None
 }
 
 
@@ -29,7 +30,7 @@ def round_into(
     if zero_point is not None:
         out.add_(zero_point)
     out.clamp_(*codecs.code_range(scheme))
-    if scheme.element == "fp8_e4m3":
+    if scheme.numbers.kind == "float":
         return torch.mul(out.to(torch.float8_e4m3fn).float(), scale, out=out)
     out.round_()
     if zero_point is not None:

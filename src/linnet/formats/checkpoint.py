@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.formats.forms import Form
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
-from linnet.formats.mapped_file import MappedFile
-from linnet.formats.packed_linear import is_packed, read_packed, stored_scheme
-from linnet.formats.quantization import Quantization, read_quantization, undisguise
+from linnet.formats.prescription import Quantization
+from linnet.formats.quantization import form_of, read_quantization, undisguise
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
-from linnet.formats.shards import open_files
+from linnet.formats.tensor_files import SafetensorsFiles, TensorFiles
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
 
@@ -40,17 +40,17 @@ class Checkpoint:
         self,
         path: Path,
         config: dict[str, Any],
-        files: dict[str, MappedFile],
-        tensors: dict[str, TensorInfo],
+        files: TensorFiles,
         manifest: dict[str, Any] | None,
         quantization: Quantization,
+        form: Form,
     ) -> None:
         self.path = path
         self.config = config
         self.manifest = manifest
         self.quantization = quantization
-        self._files = files
-        self._tensors = tensors
+        self._files, self._tensors = files, files.tensors
+        self._form = form
         self._schemes: dict[str, LinearScheme | None] = {}
 
     @classmethod
@@ -81,8 +81,9 @@ class Checkpoint:
         if not config_path.exists():
             raise no_config(directory)
         config = undisguise(read_json_object(config_path, MAX_CONFIG_BYTES))
-        quantization = read_quantization(config, str(config_path))
-        files, tensors = open_files(directory)
+        quantization, form = read_quantization(config, str(config_path)), form_of(config, str(config_path))
+        files = SafetensorsFiles(directory)
+        tensors = files.tensors
         if not tensors:
             raise CheckpointError(f"{directory}: the model has no tensors")
         manifest = read_manifest(directory)
@@ -94,7 +95,7 @@ class Checkpoint:
                 "verified",
                 *(directory, MANIFEST_FILE, len(tensors)),
             )
-        return cls(directory, config, files, tensors, manifest, quantization)
+        return cls(directory, config, files, manifest, quantization, form)
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""
@@ -105,7 +106,7 @@ class Checkpoint:
         verify(self.path, self.manifest, self._tensors, self._raw)
 
     def _verify_once(self, manifest: dict[str, Any]) -> None:
-        paths = [self.path / name for name in (MANIFEST_FILE, *manifest["files"], *self._files)]
+        paths = [*(self.path / name for name in (MANIFEST_FILE, *manifest["files"])), *self._files.paths()]
         before = identity(paths)
         if is_remembered(self.path, before):
             return
@@ -134,8 +135,8 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Array:
         """The stored array: a read-only mapped view (ml_dtypes for bf16 and fp8)."""
-        info = self.info(name)
-        return self._files[info.file].view(info)
+        self.info(name)
+        return self._files.view(name)
 
     def linear(self, module: str) -> Array | PackedWeight:
         """A module's weight (``module`` without ``.weight``): the dense array, or the checked quantised weight.
@@ -145,7 +146,7 @@ class Checkpoint:
         scheme = self.scheme_of(module)
         if scheme is None:
             return self.tensor(f"{module}.weight")
-        return read_packed(module, scheme, self._tensors, self.tensor, self._where(module))
+        return self._form.read(module, scheme, self._tensors, self.tensor, self._where(module))
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """How a module's weight is stored; None = dense. Tensors decide whether, config.json decides how."""
@@ -154,14 +155,13 @@ class Checkpoint:
         return self._schemes[module]
 
     def _find_scheme(self, module: str) -> LinearScheme | None:
-        if not is_packed(module, self._tensors):
+        if not self._form.claims(module, self._tensors):
             return None
-        scheme = self.quantization.scheme_of(module)
-        if scheme is None:
-            raise CheckpointError(
-                f"{self._where(module)}: {module} is stored quantised but no group of quantization_config targets it"
-            )
-        return stored_scheme(module, scheme, self._tensors, self._where(module))
+        return self._form.scheme(module, self.quantization.scheme_of(module), self._tensors, self._where(module))
+
+    def holds(self, module: str) -> bool:
+        """Whether a module's weight is there, dense or quantised."""
+        return f"{module}.weight" in self._tensors or self.scheme_of(module) is not None
 
     def digest(self) -> str:
         """SHA-256 over the sorted tensor hashes: the manifest's, or computed now by reading everything."""
@@ -175,22 +175,21 @@ class Checkpoint:
         Unlike ``digest`` it reads no tensor.
         """
         seen = hashlib.sha256()
-        for path in (self.path / "config.json", *(self.path / name for name in sorted(self._files))):
+        for path in (self.path / CONFIG_FILE, *sorted(self._files.paths())):
             seen.update(file_facts(path, path.stat()))
         return seen.hexdigest()
 
     def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
         """The bytes of every file; while one of these arrays lives, its file stays mapped."""
-        return tuple(file.whole() for file in self._files.values())
+        return self._files.mapped()
 
     def read_in_large_pages(self) -> int:
         """Have the page cache read files anew that lie there in small pages and need not -> how many."""
-        return sum(read_in_large_pages(file.whole(), file.path) for file in self._files.values())
+        return sum(map(read_in_large_pages, self._files.mapped(), self._files.paths()))
 
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""
-        for file in self._files.values():
-            file.close()
+        self._files.close()
 
     def __enter__(self) -> "Checkpoint":
         return self
@@ -201,11 +200,10 @@ class Checkpoint:
         self.close()
 
     def _raw(self, name: str) -> memoryview:
-        info = self._tensors[name]
-        return self._files[info.file].raw(info)
+        return self._files.raw(name)
 
     def _where(self, module: str) -> str:
-        for suffix in ("weight_packed", "weight"):
+        for suffix in self._form.suffixes:
             info = self._tensors.get(f"{module}.{suffix}")
             if info is not None:
                 return str(self.path / info.file)

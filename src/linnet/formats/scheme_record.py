@@ -4,8 +4,7 @@
 from typing import Any, cast
 
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.schemes import ELEMENT_BITS, LinearScheme, Scheme
-from linnet.schemes.codecs import CODEBOOKS
+from linnet.schemes import ELEMENTS, LinearScheme, Scheme
 from linnet.schemes.scheme import Granularity
 
 _KNOWN_KEYS = {
@@ -14,7 +13,7 @@ _KNOWN_KEYS = {
 }  # fmt: skip
 
 
-OUR_ELEMENTS = ("ternary", *CODEBOOKS)
+OUR_ELEMENTS = ("ternary", "nf4")
 """Elements that are types of our own in a record, under their own name (quant_method "linnet" only)."""
 
 STRATEGIES = {
@@ -27,10 +26,10 @@ STRATEGIES = {
 
 def scheme_to_record(scheme: Scheme) -> dict[str, Any]:
     """A ``QuantizationArgs`` object, or the same with a type of our own."""
-    kind = "float" if scheme.element == "fp8_e4m3" else "int"
+    kind = scheme.element if scheme.element in OUR_ELEMENTS else "float" if scheme.numbers.kind == "float" else "int"
     record: dict[str, Any] = {
         "num_bits": scheme.bits,
-        "type": scheme.element if scheme.element in OUR_ELEMENTS else kind,
+        "type": kind,
         "symmetric": scheme.symmetric,
         "strategy": scheme.granularity,
         "group_size": scheme.group_size,
@@ -97,9 +96,9 @@ def _element(bits: Any, kind: Any, scale_dtype: Any, where: str, ours: bool) -> 
             return f"int{bits}"
         if kind == "float" and bits == 8:
             return "fp8_e4m3"
-        if ours and kind in OUR_ELEMENTS and bits == ELEMENT_BITS[kind]:
+        if ours and kind in OUR_ELEMENTS and bits == ELEMENTS[kind].bits:
             return kind
-    own = [f"{name} {ELEMENT_BITS[name]}" for name in OUR_ELEMENTS] if ours else []
+    own = [f"{name} {ELEMENTS[name].bits}" for name in OUR_ELEMENTS] if ours else []
     supported = ", ".join(["int 2, 3, 4, 8", "float 8", *own])
     raise UnsupportedError(f"{where}: {bits!r:.20}-bit {kind!r:.20} is not supported; supported: {supported}")
 

@@ -126,7 +126,7 @@ class CheckpointWriter:
     def add_packed(self, module: str, packed: PackedWeight) -> None:
         """Stream a quantised weight in its canonical layout (converted first if it came in another one)."""
         packed.check(module)
-        if packed.layout != layout_of(packed.scheme):
+        if packed.layout.name != layout_of(packed.scheme).name:
             inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
             packed = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
             packed = replace(packed, arrays={**packed.arrays, **inputs})

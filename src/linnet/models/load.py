@@ -166,21 +166,14 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
     return DENSE_TYPES[dtype]
 
 
-def _holds(checkpoint: Checkpoint, names: frozenset[str], module: str) -> bool:
-    """Whether a module's weight is there, dense or packed."""
-    return f"{module}.weight" in names or (
-        checkpoint.scheme_of(module) is not None and any(name.startswith(f"{module}.weight") for name in names)
-    )
-
-
 def _resolve_head(spec: ArchSpec, checkpoint: Checkpoint, names: frozenset[str]) -> tuple[ArchSpec, list[str]]:
     """A config may say "tied" while the files disagree; follow the files, as transformers does.
 
     Both there and equal: tied. Both there and different (or the head packed): not tied. Only the head: it is both.
     """
-    if not spec.tied_head or not _holds(checkpoint, names, spec.head):
+    if not spec.tied_head or not checkpoint.holds(spec.head):
         return spec, []
-    if not _holds(checkpoint, names, spec.embedding):
+    if not checkpoint.holds(spec.embedding):
         return replace(spec, embedding=spec.head), []
     head, embedding = f"{spec.head}.weight", f"{spec.embedding}.weight"
     if {head, embedding} <= names and checkpoint.info(head).dtype == checkpoint.info(embedding).dtype:

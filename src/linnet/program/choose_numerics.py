@@ -17,8 +17,8 @@ from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.program import Op, Program, Value, Weight
-from linnet.schemes.codecs import CODEBOOKS
-from linnet.schemes.scheme import INTEGER_ELEMENTS, DenseType, ElementName, LinearScheme, Scheme
+from linnet.schemes.elements import ElementName
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
 Policy = Literal["exact", "fast"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -67,11 +67,11 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     stored = weight.dtype.weight
     if policy == "exact":
         return "fp32"
-    if stored.element in CODEBOOKS:
+    if stored.numbers.kind == "codebook":
         return "bf16"
-    if stored.element not in INTEGER_ELEMENTS:  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
+    if not stored.numbers.integer:  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
         return "bf16" if stored.granularity in ("channel", "tensor") else "fp32"
-    group_size = stored.group_size or (stored.block[1] if stored.block else None)
+    group_size = stored.columns_per_scale
     if group_size is None:
         group_size = WIDE_GROUP_SIZE if weight.shape[1] >= WIDE_COLUMNS else NARROW_GROUP_SIZE
     return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from linnet.errors import ConfigError
@@ -67,7 +67,11 @@ def _plain(value: object, annotation: Any = None) -> Any:
     """Plain lists and objects; a whole number in a float field is written as a float, so that equal means equal."""
     if is_dataclass(value) and not isinstance(value, type):
         hints = _hints(type(value))
-        plain = {field.name: _plain(getattr(value, field.name), hints[field.name]) for field in fields(value)}
+        plain = {
+            field.name: _plain(getattr(value, field.name), hints[field.name])
+            for field in fields(value)
+            if not (_may_be_left_out(field) and getattr(value, field.name) == field.default)
+        }
         if type(value) in RECORDS.values():
             plain["type"] = type(value).__name__
         return plain
@@ -78,6 +82,11 @@ def _plain(value: object, annotation: Any = None) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ProgramError(f"a program cannot hold {value!r}")
     return value
+
+
+def _may_be_left_out(field: "Field[Any]") -> bool:
+    """Fields younger than the programs that are written (schemes.scheme.LATER)."""
+    return bool(field.metadata.get("written_if_set"))
 
 
 def _record(cls: type, raw: Any, where: str) -> object:
@@ -97,6 +106,7 @@ def _record(cls: type, raw: Any, where: str) -> object:
         if not isinstance(kind, str) or kind not in ATTRIBUTES:
             raise ProgramError(f"{where}: unknown op kind {kind!r}; known are {', '.join(ATTRIBUTES)}")
         hints["attributes"] = ATTRIBUTES[kind]
+    raw = {field.name: field.default for field in fields(cls) if _may_be_left_out(field)} | raw
     for name in names:
         if name not in raw:
             raise ProgramError(f"{where}: field {name!r} is missing")

@@ -2,19 +2,21 @@
 """What quantised numbers look like: scheme values, presets, codecs, packed weights, exact bit accounting."""
 
 from linnet.schemes.codecs import compute_scales, dequantize, quantize, round_scale
+from linnet.schemes.elements import ELEMENTS, Element
 from linnet.schemes.groups import fitting_groups, largest_fitting_group
-from linnet.schemes.layout import Layout, StoredTensor, bits_per_weight, layout_of, stored_bytes, stored_tensors
+from linnet.schemes.layouts import Layout, StoredTensor, bits_per_weight, layout_of, stored_bytes, stored_tensors
 from linnet.schemes.packed_weight import PackedWeight, pack, quantize_weight
 from linnet.schemes.presets import PRESETS, SUFFIXES, SchemePreset, parse_scheme
-from linnet.schemes.scheme import DENSE_BITS, ELEMENT_BITS, DenseType, LinearScheme, Scheme
+from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 
 __all__ = [
     "DENSE_BITS",
-    "ELEMENT_BITS",
+    "ELEMENTS",
     "PRESETS",
     "SUFFIXES",
     "DenseType",
+    "Element",
     "Layout",
     "LinearScheme",
     "PackedWeight",

@@ -25,34 +25,19 @@ FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "fp16": np.dtype(np.float16),
+    "fp8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "e8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
-FP8_MAX = 448.0
+"""What scales are stored as."""
 _CHUNK_ELEMENTS = 1 << 20  # temporaries stay in cache and small
-
-NF4_VALUES: Array = np.array(
-    [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-    ],
-    dtype=np.float32,
-)  # fmt: skip
-"""NormalFloat4: quantiles of the normal distribution scaled to [-1, 1] (QLoRA, Dettmers et al. 2023, appendix E)."""
-CODEBOOKS: dict[str, Array] = {"nf4": NF4_VALUES}
-"""Elements whose codes are indices into a table of 2 ** bits values: ascending, the greatest magnitude is 1."""
-CODEBOOK_MIDPOINTS: dict[str, Array] = {name: (values[1:] + values[:-1]) / 2 for name, values in CODEBOOKS.items()}
-"""A value between two midpoints is nearest to the table's value between them."""
 
 
 def code_range(scheme: Scheme) -> tuple[float, float]:
     """Smallest and largest code: integers, the finite range of fp8, or indices into a codebook."""
-    if scheme.element in CODEBOOKS:
-        return 0.0, 2.0**scheme.bits - 1
-    if scheme.element == "ternary":
-        return -1.0, 1.0
-    if scheme.element == "fp8_e4m3":
-        return -FP8_MAX, FP8_MAX
-    return -(2.0 ** (scheme.bits - 1)), 2.0 ** (scheme.bits - 1) - 1
+    numbers = scheme.numbers
+    if scheme.minimum:
+        return 0.0, numbers.largest - numbers.smallest
+    return numbers.smallest, numbers.largest
 
 
 def scale_shape(scheme: Scheme, shape: tuple[int, int]) -> tuple[int, int]:
@@ -97,10 +82,8 @@ def scales_of_range(low: Array, high: Array, scheme: Scheme) -> tuple[Array, Arr
     low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
     smallest, largest = code_range(scheme)
     zero_point: Array | None = None
-    if scheme.element in CODEBOOKS:
-        scale = np.maximum(-low, high)
-    elif scheme.symmetric:
-        scale = np.maximum(-low, high) / np.float32((largest - smallest) / 2)
+    if scheme.symmetric:
+        scale = np.maximum(-low, high) / np.float32(scheme.numbers.half_range)
     else:
         scale = (high - low) / np.float32(largest - smallest)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,10 +153,7 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         raise ConfigError(f"scale of shape {list(scale.shape)} does not fit, {list(expected)} is needed")
     if not scheme.symmetric and zero_point is None:
         raise ConfigError("an asymmetric scheme needs a zero point with its scale")
-    dtype: Any = {"fp8_e4m3": ml_dtypes.float8_e4m3fn}.get(scheme.element, np.int8)
-    midpoints = CODEBOOK_MIDPOINTS.get(scheme.element)
-    if midpoints is not None:
-        dtype = np.uint8
+    dtype, midpoints = scheme.numbers.code_type, scheme.numbers.midpoints
     codes = np.empty((rows, columns), dtype=dtype)
     smallest, largest = code_range(scheme)
     wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
@@ -192,22 +172,27 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         # without a zero point still + 0, as compressed-tensors does: no code is minus zero
         block += np.float32(0) if wide_zero is None else wide_zero[own]
         np.clip(block, np.float32(smallest), np.float32(largest), out=block)
-        out[...] = block.astype(dtype) if scheme.element == "fp8_e4m3" else np.rint(block, out=block)
+        out[...] = np.rint(block, out=block) if scheme.numbers.integer else block.astype(dtype)
     return codes
 
 
-def dequantize(codes: Array, scheme: Scheme, scale: Array, zero_point: Array | None = None) -> Array:
-    """codes [rows, columns] -> fp32 [rows, columns]: (code - zero point) * scale, one fp32 product per element."""
+def dequantize(
+    codes: Array, scheme: Scheme, scale: Array, zero_point: Array | None = None, minimum: Array | None = None
+) -> Array:
+    """codes [rows, columns] -> fp32 [rows, columns]: (code - zero point) * scale, one fp32 product per element, or
+    code * scale - minimum, a product and a difference. ``minimum`` is fp32 in the scale's shape."""
     rows, columns = codes.shape
     wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
     wide_zero = None if zero_point is None else expand(zero_point.astype(np.float32), scheme, (rows, columns))
     output = np.empty((rows, columns), dtype=np.float32)
     grouped = output.reshape(rows, wide_scale.shape[1], -1)
-    if scheme.element in CODEBOOKS:
-        np.take(CODEBOOKS[scheme.element], codes, out=output)
+    if scheme.numbers.values is not None:
+        np.take(scheme.numbers.values, codes, out=output)
     else:
         output[...] = codes
     if wide_zero is not None:
         grouped -= wide_zero
     grouped *= wide_scale
+    if minimum is not None:
+        grouped -= expand(minimum, scheme, (rows, columns))
     return output

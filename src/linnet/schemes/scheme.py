@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What quantised numbers look like: element type, granularity, zero point. Values only, no tensors."""
+"""What quantised numbers look like: element type, granularity, zero point or minimum. Values only, no tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from linnet.errors import ConfigError
+from linnet.schemes.elements import ELEMENTS, Element, ElementName
 
-ElementName = Literal["ternary", "int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]
 Granularity = Literal["tensor", "channel", "group", "token", "head", "block"]
 DenseType = Literal["fp32", "bf16", "fp16", "int32"]
-ScaleType = Literal["fp32", "bf16", "fp16"]
+ScaleType = Literal["fp32", "bf16", "fp16", "fp8_e4m3", "e8m0"]
 
-ELEMENT_BITS: dict[str, int] = {"ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8, "fp8_e4m3": 8, "nf4": 4}
-INTEGER_ELEMENTS = ("ternary", "int2", "int3", "int4", "int8")
-"""Codes are signed integers: such weights can be multiplied by integer activations."""
 DENSE_BITS: dict[str, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int32": 32}
+
+LATER: dict[str, bool] = {"written_if_set": True}
+"""Metadata of fields that came after records had been published: left out of them while they have their default, so
+that the digest of a Program without them stays what it was."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Scheme:
     ``group_size`` consecutive columns of a row, or a ``block`` of rows x columns. Activations ``[tokens, columns]``:
     a token (row) or ``group_size`` consecutive columns of a token (the last group may be shorter). KV caches: a head of
     a token, key and value apart. ``dynamic`` scales are computed from the data when it passes; static ones are stored.
+    ``minimum``: a weight is code * scale - minimum with codes from 0, instead of (code - zero point) * scale.
+    ``scale_bits``: scales (and minimums) are codes of so many bits themselves, and ``super_group_size`` columns share
+    one scale of scales, which then is what ``scale_dtype`` speaks of.
     """
 
     element: ElementName
@@ -34,10 +38,13 @@ class Scheme:
     symmetric: bool = True
     dynamic: bool = False
     scale_dtype: ScaleType = "bf16"
+    minimum: bool = field(default=False, metadata=LATER)
+    scale_bits: int | None = field(default=None, metadata=LATER)
+    super_group_size: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.element not in ELEMENT_BITS:
-            raise ConfigError(f"unknown element type {self.element!r}; accepted: {', '.join(ELEMENT_BITS)}")
+        if self.element not in ELEMENTS:
+            raise ConfigError(f"unknown element type {self.element!r}; accepted: {', '.join(ELEMENTS)}")
         for kind, value, accepted in (
             ("granularity", self.granularity, get_args(Granularity)),
             ("scale type", self.scale_dtype, get_args(ScaleType)),
@@ -50,13 +57,35 @@ class Scheme:
             raise ConfigError(f"block {self.block} goes with granularity 'block', not {self.granularity!r}")
         if self.group_size is not None and self.group_size <= 0:
             raise ConfigError(f"group_size must be positive, not {self.group_size}")
-        if not self.symmetric and not self.element.startswith("int"):
+        if not self.symmetric and not self.numbers.affine:
             raise ConfigError(f"element type {self.element} has no zero point; only int types may be asymmetric")
+        if self.minimum and (self.symmetric or self.group_size is None):
+            raise ConfigError("a minimum needs an asymmetric scheme with groups")
+        self._check_super_groups()
+
+    def _check_super_groups(self) -> None:
+        size, group = self.super_group_size, self.group_size
+        if (size is None) != (self.scale_bits is None):
+            raise ConfigError(f"scale_bits {self.scale_bits} goes with a super_group_size, not with {size}")
+        if size is not None and (group is None or size % group or size <= 0):
+            raise ConfigError(f"super_group_size {size} must be a multiple of the group size, {group}")
+        if self.scale_bits is not None and not 2 <= self.scale_bits <= 8:
+            raise ConfigError(f"scale_bits is {self.scale_bits}; accepted is 2 to 8")
+
+    @property
+    def numbers(self) -> Element:
+        """The row of the element table."""
+        return ELEMENTS[self.element]
 
     @property
     def bits(self) -> int:
         """Bits of one code, scales not counted."""
-        return ELEMENT_BITS[self.element]
+        return self.numbers.bits
+
+    @property
+    def columns_per_scale(self) -> int | None:
+        """How many neighbouring columns share a scale; None: all of a row."""
+        return self.block[1] if self.block is not None else self.group_size
 
 
 @dataclass(frozen=True)

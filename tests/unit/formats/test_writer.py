@@ -19,6 +19,7 @@ from model_files import CONFIG, tensors, write_model
 from linnet.errors import CheckpointError, ConfigError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.schemes import PackedWeight, parse_scheme, quantize_weight
+from linnet.schemes.layouts import INT_QUANTIZED
 
 
 def hashes(directory: Path) -> dict[str, str]:
@@ -120,14 +121,14 @@ def test_other_layouts_are_converted(tmp_path: Path) -> None:
 
     scheme = parse_scheme("W4A8-g16").linear
     canonical = quantize_weight(tensors()["layers.0.up.weight"], scheme)
-    loose = pack(canonical.codes(), canonical.scales(), None, scheme, layout="int-quantized")
+    loose = pack(canonical.codes(), canonical.scales(), None, scheme, layout=INT_QUANTIZED)
     with CheckpointWriter(tmp_path / "m") as writer:
         writer.add_packed("up", loose)
         writer.publish(CONFIG)
     with Checkpoint.open(tmp_path / "m") as checkpoint:
         back = checkpoint.linear("up")
         assert isinstance(back, PackedWeight)
-        assert back.layout == "pack-quantized"
+        assert back.layout.name == "pack-quantized"
         assert np.array_equal(back.dequantize(), canonical.dequantize())
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes import (
+    ELEMENTS,
     LinearScheme,
     PackedWeight,
     Scheme,
@@ -24,8 +25,12 @@ from linnet.schemes import (
     round_scale,
     stored_bytes,
 )
-from linnet.schemes.codecs import NF4_VALUES, code_range, scale_shape, ternary_scales
+from linnet.schemes.codecs import code_range, scale_shape, ternary_scales
+from linnet.schemes.layouts import INT_QUANTIZED
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
+
+NF4 = ELEMENTS["nf4"].values
+assert NF4 is not None
 
 
 @given(
@@ -115,10 +120,10 @@ def test_nf4_takes_the_nearest_of_the_table() -> None:
     scheme = LinearScheme(Scheme("nf4", "group", 64, scale_dtype="fp32"))
     packed = quantize_weight(weight, scheme)
     scaled = weight / np.repeat(packed.scales(), 64, axis=1)
-    nearest = np.abs(scaled[:, :, None] - NF4_VALUES).min(axis=2)
-    assert np.allclose(np.abs(NF4_VALUES[packed.codes()] - scaled), nearest, atol=1e-6)
-    assert NF4_VALUES[7] == 0
-    assert (NF4_VALUES[0], NF4_VALUES[15]) == (-1, 1)
+    nearest = np.abs(scaled[:, :, None] - NF4).min(axis=2)
+    assert np.allclose(np.abs(NF4[packed.codes()] - scaled), nearest, atol=1e-6)
+    assert NF4[7] == 0
+    assert (NF4[0], NF4[15]) == (-1, 1)
 
 
 @given(
@@ -213,7 +218,7 @@ def test_check_names_what_is_wrong() -> None:
         broken(packed, "weight_scale", scale).check("layer")
     with pytest.raises(CheckpointError, match=r"layer\.weight_packed is int32"):
         broken(packed, "weight_packed", packed.arrays["weight_packed"][:, 1:]).check("layer")
-    narrow = pack(packed.codes(), packed.scales(), None, packed.scheme, layout="int-quantized")
+    narrow = pack(packed.codes(), packed.scales(), None, packed.scheme, layout=INT_QUANTIZED)
     codes = narrow.arrays["weight"].copy()
     codes[0, 0] = 9
     with pytest.raises(CheckpointError, match=r"layer.weight holds 9, out of range \[-8, 7\]"):

@@ -15,7 +15,6 @@ from linnet.backends.cpu import _native
 from linnet.backends.interface import Source
 from linnet.errors import UnsupportedError
 from linnet.program.program import Program, Weight
-from linnet.schemes.codecs import CODEBOOKS
 from linnet.schemes.packed_weight import PackedWeight
 
 Array = npt.NDArray[Any]
@@ -102,9 +101,9 @@ class WeightTable:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
         if "weight_packed" in stored.arrays:
             codes = stored.arrays["weight_packed"]
-            storage = _native.Storage.codebook if scheme.element in CODEBOOKS else _native.Storage.packed_int
+            storage = _native.Storage.codebook if scheme.numbers.kind == "codebook" else _native.Storage.packed_int
             bits = scheme.bits
-        elif scheme.element == "fp8_e4m3":
+        elif not scheme.numbers.integer:
             codes, storage, bits = stored.arrays["weight"], _native.Storage.fp8_e4m3, 8
         else:
             codes, storage, bits = stored.arrays["weight"], _native.Storage.plain_int8, 8
@@ -115,7 +114,7 @@ class WeightTable:
             scales = np.repeat(scales, scheme.block[0], axis=0)[:rows]
             if zero_points is not None:
                 zero_points = np.repeat(zero_points, scheme.block[0], axis=0)[:rows]
-        group_size = scheme.block[1] if scheme.block is not None else scheme.group_size or columns
+        group_size = scheme.columns_per_scale or columns
         groups = -(-columns // group_size)
         if zero_points is not None:
             zero_points = np.broadcast_to(zero_points, (rows, groups))
@@ -133,5 +132,5 @@ class WeightTable:
             scale_group_stride=1,
             zero_points=None if zero_points is None else self._bytes(zero_points),
             bias=bias,
-            codebook=CODEBOOKS.get(scheme.element),
+            codebook=scheme.numbers.values,
         )

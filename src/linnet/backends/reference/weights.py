@@ -11,8 +11,6 @@ import torch
 from linnet.backends.interface import Source
 from linnet.program.program import Program, Weight
 from linnet.program.traverse import plain_ops
-from linnet.schemes.codecs import CODEBOOKS
-from linnet.schemes.scheme import INTEGER_ELEMENTS
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -50,10 +48,10 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if isinstance(stored, np.ndarray):
         return to_torch(stored)
     scheme = stored.scheme.weight
-    if not keep_codes or scheme.element not in INTEGER_ELEMENTS:
+    if not keep_codes or not scheme.numbers.integer or scheme.minimum:
         return to_torch(stored.dequantize())
     rows, columns = stored.shape
-    group_size = scheme.block[1] if scheme.block is not None else scheme.group_size or columns
+    group_size = scheme.columns_per_scale or columns
     codes = torch.from_numpy(stored.codes().astype(np.int16))
     scales = _per_row(to_torch(stored.scales()), rows, scheme.block)
     zero_points = stored.zero_points()
@@ -102,7 +100,11 @@ class WeightTable:
             raise KeyError(f"weight {name} was not given and there is no source to read it from")
         stored = override if override is not None else self._source.weight(self._declared[name].ref)  # type: ignore[union-attr]
         loaded = load_weight(stored, name in self._with_codes)
-        if name in self._narrow and not isinstance(stored, np.ndarray) and stored.scheme.weight.element in CODEBOOKS:
+        if (
+            name in self._narrow
+            and not isinstance(stored, np.ndarray)
+            and stored.scheme.weight.numbers.kind == "codebook"
+        ):
             assert isinstance(loaded, torch.Tensor)
             loaded = loaded.bfloat16().float()
         shape = tuple(loaded.codes.shape if isinstance(loaded, QuantisedWeight) else loaded.shape)

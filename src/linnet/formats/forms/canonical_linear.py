@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.header import TensorInfo
-from linnet.schemes import Layout, LinearScheme, PackedWeight
-from linnet.schemes.codecs import CODEBOOKS
+from linnet.schemes import LinearScheme, PackedWeight
+from linnet.schemes.layouts import FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
 from linnet.schemes.packing import pack_rows, packed_columns
 
 Array = npt.NDArray[Any]
@@ -58,14 +58,14 @@ def read_packed(
             raise CheckpointError(f"{shown}.weight_zero_point is not zero although the scheme is symmetric")
         del arrays["weight_zero_point"]
     if f"{module}.weight_packed" in tensors:
-        layout: Layout = "linnet" if scheme.weight.element in CODEBOOKS else "pack-quantized"
+        layout = OWN if scheme.weight.numbers.kind == "codebook" else PACK_QUANTIZED
         arrays["weight_packed"] = tensor(f"{module}.weight_packed")
         shape = _packed_shape(arrays, scheme, shown)
     else:
         weight = arrays["weight"] = tensor(f"{module}.weight")
-        layout = "float-quantized" if tensors[f"{module}.weight"].dtype == "fp8_e4m3" else "int-quantized"
+        layout = FLOAT_QUANTIZED if tensors[f"{module}.weight"].dtype == "fp8_e4m3" else INT_QUANTIZED
         arrays.pop("weight_shape", None)
-        if weight.ndim != 2 or (layout == "float-quantized") != (scheme.weight.element == "fp8_e4m3"):
+        if weight.ndim != 2 or (layout is INT_QUANTIZED) != scheme.weight.numbers.integer:
             raise CheckpointError(
                 f"{shown}.weight is {tensors[f'{module}.weight'].dtype} {list(weight.shape)}, "
                 f"its scheme says {scheme.weight.element} in two dimensions"
@@ -89,7 +89,7 @@ def _packed_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) ->
         raise CheckpointError(
             f"{shown}.weight_packed is {packed.dtype} {list(packed.shape)}, int32 [rows, words] is needed"
         )
-    if scheme.weight.element == "fp8_e4m3":
+    if not scheme.weight.numbers.packable:
         raise CheckpointError(f"{shown}.weight_packed holds packed integers, its scheme says fp8")
     rows, words = packed.shape
     stated = arrays.get("weight_shape")

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forms in which quantised models are published, one object each, asked in order."""
+
+from linnet.formats.forms.base import Form
+from linnet.formats.forms.compressed_tensors import CompressedTensors
+
+FORMS: tuple[Form, ...] = (CompressedTensors(),)
+"""The first is also who looks at tensors where a config says nothing."""
+
+__all__ = ["FORMS", "Form"]

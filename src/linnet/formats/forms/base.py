@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a form in which quantised models are published must be able to say of a config and of a module's tensors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from linnet.formats.header import TensorInfo
+from linnet.formats.prescription import Quantization
+from linnet.schemes import LinearScheme, PackedWeight
+
+Tensors = Mapping[str, TensorInfo]
+ReadTensor = Callable[[str], npt.NDArray[Any]]
+"""Tensor name -> the stored array, usually a mapped view."""
+
+
+class Form(Protocol):
+    """One published form. ``where`` names a file, and a module, in errors. Stateless."""
+
+    methods: tuple[str, ...]
+    """The values of ``quant_method`` that it answers to."""
+    suffixes: tuple[str, ...]
+    """Names, relative to the module, one of which holds the codes."""
+
+    def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
+        """The ``quantization_config`` record. CheckpointError: malformed; UnsupportedError: nothing here reads it."""
+
+    def claims(self, module: str, tensors: Tensors) -> bool:
+        """Whether this module's weight lies quantised in this form, by its tensors alone."""
+
+    def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
+        """How a claimed module is stored: what the config prescribes, with the types that lie on disk."""
+
+    def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
+        """A claimed module, assembled and checked; ``scheme`` comes from ``scheme``."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""compressed-tensors, and our own layout, which is the same record with words compressed-tensors lacks
+(docs/FORMAT.md)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.forms.base import ReadTensor, Tensors
+from linnet.formats.forms.canonical_linear import is_packed, read_packed, stored_scheme
+from linnet.formats.name_pattern import check_pattern
+from linnet.formats.prescription import Quantization, SchemeGroup
+from linnet.formats.scheme_record import scheme_from_record
+from linnet.schemes import LinearScheme, PackedWeight
+from linnet.schemes.elements import ElementName
+
+METHOD, OWN_METHOD = "compressed-tensors", "linnet"
+OWN_VERSION = 2
+OWN_VERSIONS = (1, 2)
+READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
+
+
+class CompressedTensors:
+    """Implements ``Form``."""
+
+    methods: tuple[str, ...] = (METHOD, OWN_METHOD)
+    suffixes: tuple[str, ...] = ("weight_packed", "weight")
+
+    def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
+        """See Form.read_config."""
+        method = record.get("quant_method", METHOD)
+        if method == "linnet" and record.get("version") not in OWN_VERSIONS:
+            raise UnsupportedError(
+                f"{where}: linnet layout version {record.get('version')!r:.80} is not known; known: "
+                f"{', '.join(map(str, OWN_VERSIONS))}"
+            )
+        if record.get("moe_sparsity_config") is not None:
+            raise UnsupportedError(f"{where}: moe_sparsity_config is set, expert sparsity is not supported")
+        cache = record.get("kv_cache_scheme")
+        kv_element = None if cache is None else _kv_element(cache, where)
+        sparsity = record.get("sparsity_config")
+        if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
+            raise UnsupportedError(f"{where}: sparsity format {sparsity['format']!r:.80} is not supported")
+        transforms = record.get("transform_config")
+        if isinstance(transforms, dict) and transforms.get("config_groups"):
+            raise UnsupportedError(f"{where}: transform_config (rotations at run time) is not supported")
+        _check_format(record.get("format", "dense"), where, method)
+        groups = record.get("config_groups")
+        if not isinstance(groups, dict):
+            raise CheckpointError(f"{where}.config_groups must be an object, not {groups!r:.80}")
+        ignore = record.get("ignore") or []
+        return Quantization(
+            method,
+            tuple(_read_group(name, group, where, method) for name, group in groups.items()),
+            _patterns(ignore, f"{where}.ignore"),
+            kv_element,
+        )
+
+    def claims(self, module: str, tensors: Tensors) -> bool:
+        """See Form.claims."""
+        return is_packed(module, tensors)
+
+    def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
+        """See Form.scheme."""
+        if prescribed is None:
+            raise CheckpointError(
+                f"{where}: {module} is stored quantised but no group of quantization_config targets it"
+            )
+        return stored_scheme(module, prescribed, tensors, where)
+
+    def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
+        """See Form.read."""
+        return read_packed(module, scheme, tensors, tensor, where)
+
+
+def _kv_element(record: Any, where: str) -> ElementName:
+    """What shares a scale does not matter: Linnet computes one per token and head, which is finer than any."""
+    scheme = scheme_from_record(record, where, "kv_cache_scheme", ours=False)
+    if scheme.element not in KV_ELEMENTS or not scheme.symmetric:
+        raise UnsupportedError(
+            f"{where}.kv_cache_scheme: {'' if scheme.symmetric else 'asymmetric '}{scheme.element} is not supported; "
+            f"supported: symmetric {', '.join(KV_ELEMENTS)}"
+        )
+    return scheme.element
+
+
+def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:
+    where = f"{where}.config_groups.{name[:80]}"
+    if isinstance(group, list):
+        raise UnsupportedError(f"{where}: a scheme by name is not supported, an object with targets and weights is")
+    if not isinstance(group, dict):
+        raise CheckpointError(f"{where} must be an object, not {group!r:.80}")
+    if group.get("output_activations") is not None:
+        raise UnsupportedError(f"{where}: output_activations are not supported")
+    if group.get("weights") is None:
+        raise UnsupportedError(f"{where}: a group without weights is not supported")
+    if group.get("format") is not None:
+        _check_format(group["format"], where, method)
+    ours = method == "linnet"
+    weight = scheme_from_record(group["weights"], where, "weights", ours)
+    activations = group.get("input_activations")
+    inputs = None if activations is None else scheme_from_record(activations, where, "input_activations", ours)
+    return SchemeGroup(_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs))
+
+
+def _check_format(name: Any, where: str, method: str) -> None:
+    if name not in READABLE_FORMATS and name != "fakequant" and not (name == method == "linnet"):
+        raise UnsupportedError(
+            f"{where}: format {name!r:.80} is not supported; supported: {', '.join(READABLE_FORMATS)}"
+        )
+
+
+def _patterns(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+        raise CheckpointError(f"{where} must be a list of strings, not {value!r:.80}")
+    for pattern in value:
+        if pattern.startswith("re:"):
+            try:
+                check_pattern(pattern[3:])
+            except CheckpointError as error:
+                raise CheckpointError(f"{where}: the pattern {pattern!r:.80} is refused: {error}") from None
+    return tuple(value)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config prescribes for a model's modules, whatever form it was written in."""
+
+from dataclasses import dataclass
+
+from linnet.formats.name_pattern import matches_name
+from linnet.schemes import LinearScheme
+from linnet.schemes.elements import ElementName
+from linnet.schemes.scheme_map import CLASS_TARGETS
+
+
+@dataclass(frozen=True)
+class SchemeGroup:
+    """Modules that match one of ``targets`` are stored with ``scheme``."""
+
+    targets: tuple[str, ...]
+    scheme: LinearScheme
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What config.json says about quantised modules. ``groups`` is empty for a dense model.
+
+    ``method`` is the config's ``quant_method``, or ``dense``. Targets are compressed-tensors': exact names, ``re:`` and
+    a pattern, or a class; other forms say the same with them.
+    """
+
+    method: str
+    groups: tuple[SchemeGroup, ...] = ()
+    ignore: tuple[str, ...] = ()
+    kv_element: ElementName | None = None
+    """What the file wants keys and values of a cache to be stored as. Its scales for them are not used."""
+
+    def scheme_of(self, module: str) -> LinearScheme | None:
+        """The scheme prescribed for a module that is a linear or an embedding; None if it is ignored or no target.
+
+        As compressed-tensors decides it: exact names first, then regular expressions, then classes.
+        """
+        if any(_matches(pattern, module) for pattern in self.ignore):
+            return None
+        candidates = [(target, group.scheme) for group in self.groups for target in group.targets]
+        for rank in (_is_exact, _is_pattern, _is_class):
+            for target, scheme in candidates:
+                if rank(target) and (target in CLASS_TARGETS or _matches(target, module)):
+                    return scheme
+        return None
+
+
+def _matches(target: str, module: str) -> bool:
+    return matches_name(target[3:], module) if _is_pattern(target) else target == module
+
+
+def _is_exact(target: str) -> bool:
+    return not _is_pattern(target) and not _is_class(target)
+
+
+def _is_pattern(target: str) -> bool:
+    return target.startswith("re:")
+
+
+def _is_class(target: str) -> bool:
+    return target in CLASS_TARGETS

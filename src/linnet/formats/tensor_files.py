@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies under a Checkpoint: named tensors in mapped files, and a config. It need not know which kind of file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.formats.header import TensorInfo
+from linnet.formats.mapped_file import MappedFile
+from linnet.formats.shards import open_files
+
+Array = npt.NDArray[Any]
+
+
+class TensorFiles(Protocol):
+    """Tensors by name, sorted by name, under the names and in the row order of Hugging Face's files."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """What there is."""
+
+    def view(self, name: str) -> Array:
+        """The stored array: a read-only mapped view wherever the bytes lie as they are meant. A tensor of blocks is
+        uint8 [rows, bytes of a row]."""
+
+    def raw(self, name: str) -> memoryview:
+        """The tensor's stored bytes."""
+
+    def paths(self) -> tuple[Path, ...]:
+        """Every file."""
+
+    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """The bytes of every file; while one of these arrays lives, its file stays mapped. In the order of paths."""
+
+    def close(self) -> None:
+        """Unmap; views still alive stay valid until they die."""
+
+
+class SafetensorsFiles:
+    """The .safetensors files of a model directory. Implements ``TensorFiles``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files, self.tensors = open_files(directory)
+
+    def view(self, name: str) -> Array:
+        """See TensorFiles.view."""
+        return self._file(name).view(self.tensors[name])
+
+    def raw(self, name: str) -> memoryview:
+        """See TensorFiles.raw."""
+        return self._file(name).raw(self.tensors[name])
+
+    def paths(self) -> tuple[Path, ...]:
+        """See TensorFiles.paths."""
+        return tuple(file.path for file in self._files.values())
+
+    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """See TensorFiles.mapped."""
+        return tuple(file.whole() for file in self._files.values())
+
+    def close(self) -> None:
+        """See TensorFiles.close."""
+        for file in self._files.values():
+            file.close()
+
+    def _file(self, name: str) -> MappedFile:
+        return self._files[self.tensors[name].file]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one code can be: a row per element type. Whoever needs to know something of an element asks its row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+ElementName = Literal[
+    "ternary", "int2", "int3", "int4", "int5", "int6", "int8", "fp8_e4m3", "nf4", "iq4_nl", "fp4_e2m1"
+]
+Kind = Literal["integer", "float", "codebook"]
+
+
+@dataclass(frozen=True, eq=False)
+class Element:
+    """One element type.
+
+    ``kind``: integer codes (int8, signed unless their scheme has a minimum), floats (the values themselves), or
+    ``codebook`` indices (uint8) into ``values``, ascending fp32 [2 ** bits]. ``smallest`` and ``largest`` bound the
+    codes. ``affine``: may have a zero point or a minimum. ``own``: compressed-tensors has no word for it.
+    """
+
+    name: str
+    bits: int
+    kind: Kind
+    smallest: float
+    largest: float
+    code_type: np.dtype[Any]
+    affine: bool = False
+    own: bool = False
+    values: Array | None = None
+    midpoints: Array | None = None
+    """Of a codebook: a value between two midpoints is nearest to the table's value between them."""
+    packable: bool = True
+    """Whether codes are packed into words where they are stored; floats lie one by one."""
+
+    @property
+    def integer(self) -> bool:
+        """Codes are integers: such weights can be multiplied by integer activations."""
+        return self.kind == "integer"
+
+    @property
+    def half_range(self) -> float:
+        """What the greatest magnitude of a weight is divided by to make a symmetric scale."""
+        if self.values is not None:
+            return float(np.abs(self.values).max())
+        return (self.largest - self.smallest) / 2
+
+
+def _integer(bits: int) -> Element:
+    half = 2.0 ** (bits - 1)
+    own = bits in (5, 6)
+    return Element(f"int{bits}", bits, "integer", -half, half - 1, np.dtype(np.int8), affine=True, own=own)
+
+
+def _codebook(name: str, values: list[float]) -> Element:
+    table = np.array(sorted(values), np.float32)
+    table.setflags(write=False)
+    middle = (table[1:] + table[:-1]) / 2
+    bits = len(values).bit_length() - 1
+    return Element(
+        name, bits, "codebook", 0.0, len(values) - 1.0, np.dtype(np.uint8), own=True, values=table, midpoints=middle
+    )
+
+
+_NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+"""NormalFloat4: quantiles of the normal distribution scaled to [-1, 1] (QLoRA, Dettmers et al. 2023, appendix E)."""
+
+_IQ4_NL = [-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+"""ggml's non-linear 4-bit table (kvalues_iq4nl)."""
+
+_E2M1 = [sign * value for sign in (-1.0, 1.0) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
+"""OCP Microscaling Formats 1.0, section 5.3.3; both zeros are kept, so that sixteen codes have a place."""
+
+_ROWS = (
+    Element("ternary", 2, "integer", -1.0, 1.0, np.dtype(np.int8), own=True),
+    *map(_integer, (2, 3, 4, 5, 6, 8)),
+    Element("fp8_e4m3", 8, "float", -448.0, 448.0, np.dtype(ml_dtypes.float8_e4m3fn), packable=False),
+    _codebook("nf4", _NF4),
+    _codebook("iq4_nl", _IQ4_NL),
+    _codebook("fp4_e2m1", _E2M1),
+)
+ELEMENTS: Mapping[str, Element] = MappingProxyType({row.name: row for row in _ROWS})

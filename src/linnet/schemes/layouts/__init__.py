@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forms in which a quantised weight lies on disk, one object each."""
+
+from linnet.schemes.layouts.base import Layout, StoredTensor
+from linnet.schemes.layouts.canonical import (
+    FLOAT_QUANTIZED,
+    INT_QUANTIZED,
+    OWN,
+    PACK_QUANTIZED,
+    CanonicalLayout,
+    bits_per_weight,
+    layout_of,
+    stored_bytes,
+    stored_tensors,
+)
+
+__all__ = [
+    "FLOAT_QUANTIZED",
+    "INT_QUANTIZED",
+    "OWN",
+    "PACK_QUANTIZED",
+    "CanonicalLayout",
+    "Layout",
+    "StoredTensor",
+    "bits_per_weight",
+    "layout_of",
+    "stored_bytes",
+    "stored_tensors",
+]

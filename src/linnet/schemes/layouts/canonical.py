@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The canonical layouts: compressed-tensors' own (``pack-quantized``, ``int-quantized``, ``float-quantized``) and, for
+what it has no word for, ``linnet`` (docs/FORMAT.md), which packs as ``pack-quantized`` does.
+
+Codes lie in ``weight`` one by one, or in ``weight_packed`` as words of unsigned codes (code + 2 ** (bits - 1)).
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.schemes import codecs
+from linnet.schemes.groups import check_columns
+from linnet.schemes.layouts.base import STORED_TYPES, Array, Arrays, RowRanges, Shape, StoredTensor, take
+from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+CODES_STAY_IN_BYTES = 8
+
+
+@dataclass(frozen=True)
+class CanonicalLayout:
+    """``packed``: codes in words; else one by one. Implements ``Layout``."""
+
+    name: str
+    packed: bool
+
+    def stored(self, scheme: LinearScheme, shape: Shape) -> dict[str, StoredTensor]:
+        """See Layout.stored."""
+        weight = scheme.weight
+        check_columns("weight", shape[1], weight)
+        rows, columns = shape
+        scales = stored_scale_shape(weight, shape)
+        if self.packed:
+            tensors = {"weight_packed": StoredTensor("int32", (rows, packed_columns(columns, weight.bits)))}
+        else:
+            tensors = {"weight": StoredTensor("int8" if weight.numbers.integer else weight.element, shape)}
+        tensors["weight_scale"] = StoredTensor(weight.scale_dtype, scales)
+        if not weight.symmetric:
+            if self.name == PACK_QUANTIZED.name and weight.granularity in ("group", "channel"):
+                tensors["weight_zero_point"] = StoredTensor("int32", (packed_columns(rows, weight.bits), scales[1]))
+            else:
+                tensors["weight_zero_point"] = StoredTensor("int8", scales)
+        if self.packed:
+            tensors["weight_shape"] = StoredTensor("int64", (2,))
+        return tensors
+
+    def codes(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
+        """See Layout.codes."""
+        if not self.packed:
+            return arrays["weight"]
+        weight = scheme.weight
+        codes = unpack_rows(arrays["weight_packed"], weight.bits, shape[1], _offset(weight))
+        return codes.view(weight.numbers.code_type)
+
+    def scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
+        """See Layout.scales."""
+        return arrays["weight_scale"].astype(np.float32).reshape(codecs.scale_shape(scheme.weight, shape))
+
+    def zero_points(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array | None:
+        """See Layout.zero_points."""
+        stored = arrays.get("weight_zero_point")
+        if stored is None:
+            return None
+        wanted = codecs.scale_shape(scheme.weight, shape)
+        if stored.dtype == np.int32:  # packed along the rows
+            bits = scheme.weight.bits
+            return np.ascontiguousarray(unpack_rows(stored.T, bits, wanted[0], 2 ** (bits - 1)).T)
+        return stored.reshape(wanted)
+
+    def minimums(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array | None:
+        """No canonical layout has any."""
+        return None
+
+    def take_rows(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, ranges: RowRanges) -> dict[str, Array]:
+        """See Layout.take_rows."""
+        weight, rows = scheme.weight, sum(stop - start for start, stop in ranges)
+        taken: dict[str, Array] = {}
+        for name, array in arrays.items():
+            if name in ("weight", "weight_packed"):
+                taken[name] = take(array, ranges)
+            elif name == "weight_shape":
+                taken[name] = np.array([rows, shape[1]], dtype=np.int64)
+            elif name == "weight_zero_point" and array.dtype == np.int32:
+                zero_points = self.zero_points(arrays, scheme, shape)
+                assert zero_points is not None
+                taken[name] = pack_zero_points(take(zero_points, ranges), weight.bits)
+            elif name.startswith("input_") or weight.granularity == "tensor":
+                taken[name] = array
+            elif weight.block is not None:
+                taken[name] = take(array, _block_ranges(ranges, weight.block[0], shape[0]))
+            else:
+                taken[name] = take(array, ranges)
+        return taken
+
+    def check(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, where: str) -> None:
+        """See Layout.check. Reads scales and zero points, and codes only where one could be out of range."""
+        for name, stored in self.stored(scheme, shape).items():
+            array = arrays.get(name)
+            if array is None:
+                raise CheckpointError(f"{where}.{name} is missing, its scheme needs it")
+            if array.dtype != STORED_TYPES[stored.dtype] or array.shape != stored.shape:
+                raise CheckpointError(
+                    f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs "
+                    f"{stored.dtype} {list(stored.shape)}"
+                )
+        if not np.isfinite(arrays["weight_scale"].astype(np.float32)).all():
+            raise CheckpointError(f"{where}.weight_scale holds NaN or infinity")
+        smallest, largest = codecs.code_range(scheme.weight)
+        for name in ("weight_zero_point", "weight"):
+            array = arrays.get(name)
+            fills_bytes = scheme.weight.bits == CODES_STAY_IN_BYTES and name == "weight"
+            if array is None or array.dtype != np.int8 or fills_bytes:
+                continue
+            low, high = int(array.min()), int(array.max())
+            if low < smallest or high > largest:
+                value = low if low < smallest else high
+                raise CheckpointError(f"{where}.{name} holds {value}, out of range [{smallest:.0f}, {largest:.0f}]")
+
+    def pack(self, codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme) -> dict[str, Array]:
+        """Arrays for codes [rows, columns] with their scale and zero point (codec shapes).
+
+        ``scale`` is rounded to ``scheme.weight.scale_dtype``; codes must have been computed with the rounded scale.
+        """
+        weight, shape = scheme.weight, (codes.shape[0], codes.shape[1])
+        stored = self.stored(scheme, shape)
+        if self.packed:
+            unsigned = codes.view(np.uint8) + np.uint8(_offset(weight))
+            arrays = {"weight_packed": pack_rows(unsigned, weight.bits)}
+        else:
+            arrays = {"weight": np.ascontiguousarray(codes)}
+        dtype = codecs.FLOAT_DTYPES[weight.scale_dtype]
+        arrays["weight_scale"] = np.ascontiguousarray(scale.astype(dtype).reshape(stored["weight_scale"].shape))
+        if not weight.symmetric:
+            if zero_point is None:
+                raise ValueError("an asymmetric scheme needs a zero point")
+            wanted = stored["weight_zero_point"]
+            if wanted.dtype == "int32":
+                arrays["weight_zero_point"] = pack_zero_points(zero_point, weight.bits)
+            else:
+                arrays["weight_zero_point"] = np.ascontiguousarray(zero_point.astype(np.int8).reshape(wanted.shape))
+        if self.packed:
+            arrays["weight_shape"] = np.array(shape, dtype=np.int64)
+        return arrays
+
+
+PACK_QUANTIZED = CanonicalLayout("pack-quantized", packed=True)
+INT_QUANTIZED = CanonicalLayout("int-quantized", packed=False)
+FLOAT_QUANTIZED = CanonicalLayout("float-quantized", packed=False)
+OWN = CanonicalLayout("linnet", packed=True)
+
+
+def layout_of(scheme: LinearScheme) -> CanonicalLayout:
+    """The canonical layout a scheme is written in."""
+    numbers = scheme.weight.numbers
+    if numbers.kind == "codebook":
+        return OWN
+    if not numbers.packable:
+        return FLOAT_QUANTIZED
+    bytes_that_meet_bytes = numbers.bits == CODES_STAY_IN_BYTES and scheme.input is not None
+    return INT_QUANTIZED if bytes_that_meet_bytes else PACK_QUANTIZED
+
+
+def stored_scale_shape(scheme: Scheme, shape: Shape) -> tuple[int, ...]:
+    """On disk a per-tensor scale is [1]; every other shape is the codec's."""
+    return (1,) if scheme.granularity == "tensor" else codecs.scale_shape(scheme, shape)
+
+
+def pack_zero_points(zero_point: Array, bits: int) -> Array:
+    """int8 [rows, groups] -> int32 [words of rows, groups], as pack-quantized stores them."""
+    unsigned = (zero_point.astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)
+    return np.ascontiguousarray(pack_rows(np.ascontiguousarray(unsigned.T), bits).T)
+
+
+def stored_tensors(scheme: LinearScheme, shape: Shape) -> dict[str, StoredTensor]:
+    """Suffix (``weight_packed`` ...) -> dtype and shape of every tensor stored canonically for a linear."""
+    return layout_of(scheme).stored(scheme, shape)
+
+
+def stored_bytes(scheme: LinearScheme, shape: Shape) -> int:
+    """Bytes of all tensors of a linear on disk, exact; file headers and alignment not counted."""
+    return sum(tensor.nbytes for tensor in stored_tensors(scheme, shape).values())
+
+
+def bits_per_weight(scheme: LinearScheme, shape: Shape) -> float:
+    """Stored bits per element, scales, zero points and the shape record included."""
+    return 8 * stored_bytes(scheme, shape) / prod(shape)
+
+
+def _offset(weight: Scheme) -> int:
+    """What makes a code unsigned; indices are already."""
+    return 0 if weight.numbers.kind == "codebook" else 2 ** (weight.bits - 1)
+
+
+def _block_ranges(ranges: RowRanges, height: int, total: int) -> list[tuple[int, int]]:
+    for position, (start, stop) in enumerate(ranges):
+        last = position == len(ranges) - 1
+        if start % height or (stop % height and not (last and stop == total)):
+            raise UnsupportedError(f"rows [{start}, {stop}) cut a block of {height} rows that shares one scale")
+    return [(start // height, -(-stop // height)) for start, stop in ranges]
