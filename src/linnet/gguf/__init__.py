@@ -6,6 +6,7 @@ from linnet.gguf.metadata import Metadata
 from linnet.gguf.model import GgufModel, split_set
 from linnet.gguf.table import GgufTensor
 from linnet.gguf.types import NAMED_TYPES, TENSOR_TYPES, TensorType
+from linnet.gguf.writer import GgufWriter, PlannedTensor, file_bytes
 
 __all__ = [
     "NAMED_TYPES",
@@ -14,8 +15,11 @@ __all__ = [
     "GgufModel",
     "GgufPart",
     "GgufTensor",
+    "GgufWriter",
     "Metadata",
+    "PlannedTensor",
     "TensorType",
+    "file_bytes",
     "is_gguf",
     "split_set",
 ]
