@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing a GGUF file, version 3: what it will hold is planned first, then the tensors' bytes stream by, one at a time.
 
-Order of side effects: the header, the metadata and the tensor table on construction, each tensor as it comes, zeros up to
-the alignment after each. Publishing the file is the caller's business, who hands over an open file.
+Order of side effects: the header, the metadata and the tensor table on construction, each tensor as it comes, zeros up
+to the alignment after each. Publishing the file is the caller's business, who hands over an open file.
 """
 
 import math
@@ -68,9 +68,10 @@ class GgufWriter:
         tensor = self._coming.pop(0)
         written = 0
         for piece in pieces:
-            data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8) if isinstance(piece, np.ndarray) else piece
-            written += memoryview(data).nbytes
-            self._file.write(data)
+            if isinstance(piece, np.ndarray):  # bf16 has no buffer of its own
+                piece = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            written += memoryview(piece).nbytes
+            self._file.write(piece)
         if written != tensor.nbytes:
             raise ConfigError(f"tensor {name!r} has {written} bytes, {tensor.nbytes} were announced")
         self._pad(written)
@@ -118,8 +119,8 @@ def _check(tensor: PlannedTensor, names: set[str]) -> None:
         )
     if tensor.shape[-1] % tensor.type.block_elements:
         raise ConfigError(
-            f"tensor {tensor.name!r} has {tensor.shape[-1]} columns, no multiple of the {tensor.type.block_elements} of a "
-            f"{tensor.type.name} block"
+            f"tensor {tensor.name!r} has {tensor.shape[-1]} columns, no multiple of the {tensor.type.block_elements} "
+            f"of a {tensor.type.name} block"
         )
 
 

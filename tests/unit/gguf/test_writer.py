@@ -66,9 +66,16 @@ def test_ggml_reads_it(tmp_path: Path) -> None:
     kinds = {key: [kind.name for kind in reader.fields[key].types] for key in METADATA}
     assert kinds["llama.block_count"] == ["UINT32"]
     assert kinds["llama.rope.freq_base"] == ["FLOAT32"]
-    assert [kinds[f"a.{key}"][0] for key in ("flag", "negative", "large", "very_negative", "byte", "short", "double")] == [
-        "BOOL", "INT32", "UINT64", "INT64", "UINT8", "INT16", "FLOAT64",
-    ]  # fmt: skip
+    numbers = ("flag", "negative", "large", "very_negative", "byte", "short", "double")
+    assert [kinds[f"a.{key}"][0] for key in numbers] == [
+        "BOOL",
+        "INT32",
+        "UINT64",
+        "INT64",
+        "UINT8",
+        "INT16",
+        "FLOAT64",
+    ]
     assert kinds["tokenizer.ggml.token_type"] == ["ARRAY", "INT32"]
     assert kinds["tokenizer.ggml.scores"] == ["ARRAY", "FLOAT32"]
     for key in ("general.name", "a.large", "a.double", "tokenizer.ggml.tokens", "a.flags"):
