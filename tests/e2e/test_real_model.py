@@ -24,10 +24,11 @@ def llm(real_model: Path, request: pytest.FixtureRequest) -> Iterator[LLM]:
 def test_its_shape_is_the_published_one(real_model: Path) -> None:
     source = load_model(real_model)
     spec = source.spec
-    assert (spec.hidden_size, spec.intermediate_size, spec.layers) == (576, 1536, 30)
-    assert (spec.attention.heads, spec.attention.kv_heads, spec.attention.head_size) == (9, 3, 64)
+    layer = spec.layers[0]
+    assert (spec.hidden_size, layer.feed_forward.up.outputs, len(spec.layers)) == (576, 1536, 30)
+    assert (layer.mixer.heads, layer.mixer.kv_heads, layer.mixer.head_size) == (9, 3, 64)
     assert (spec.vocabulary_size, spec.tied_head, spec.max_positions) == (49152, True, 8192)
-    assert spec.norm.epsilon == 1e-5
+    assert spec.final_norm.epsilon == 1e-5
     assert source.parameters == 134_515_008
     source.checkpoint.close()
 

@@ -25,7 +25,7 @@ from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
 from linnet.models.build import build_program
 from linnet.models.load import ModelSource, load_model, stored_type
-from linnet.models.spec import ArchSpec
+from linnet.models.spec import ArchSpec, AttentionSpec
 from linnet.program.check import check
 
 TOLERANCE = 1e-4
@@ -100,29 +100,47 @@ def test_logits_equal_transformers(tiny: TinyModel, backend: str, golden: Any, r
 
 
 def _attention(**changes: Any) -> Any:
-    return lambda spec: replace(spec, attention=replace(spec.attention, **changes))
+    return _mixers(lambda mixer: replace(mixer, **changes))
 
 
-def _norm(**changes: Any) -> Any:
-    return lambda spec: replace(spec, norm=replace(spec.norm, **changes))
-
-
-def _windows(spec: ArchSpec) -> ArchSpec:
-    return replace(spec, windows=tuple(None if window is None else window + 1 for window in spec.windows))
-
-
-def _rope(**changes: Any) -> Any:
+def _mixers(change: Callable[[AttentionSpec], AttentionSpec]) -> Any:
     def wrong(spec: ArchSpec) -> ArchSpec:
-        assert spec.attention.rope is not None
-        rope = replace(spec.attention.rope, **changes)
-        return replace(spec, attention=replace(spec.attention, rope=rope))
+        return replace(spec, layers=tuple(replace(layer, mixer=change(layer.mixer)) for layer in spec.layers))
 
     return wrong
 
 
-def _swapped(spec: ArchSpec) -> ArchSpec:
-    attention = spec.attention
-    return replace(spec, attention=replace(attention, key=attention.value, value=attention.key))
+def _mlp(**changes: Any) -> Any:
+    def wrong(spec: ArchSpec) -> ArchSpec:
+        layers = (replace(layer, feed_forward=replace(layer.feed_forward, **changes)) for layer in spec.layers)
+        return replace(spec, layers=tuple(layers))
+
+    return wrong
+
+
+def _no_offset(spec: ArchSpec) -> ArchSpec:
+    """One norm of many: the first of every block."""
+    return _mixers(lambda mixer: replace(mixer, norm=replace(mixer.norm, offset=0.0)))(spec)
+
+
+def _wider(mixer: AttentionSpec) -> AttentionSpec:
+    return replace(mixer, window=None if mixer.window is None else mixer.window + 1)
+
+
+def _rope(**changes: Any) -> Any:
+    def wrong(mixer: AttentionSpec) -> AttentionSpec:
+        assert mixer.rope is not None
+        return replace(mixer, rope=replace(mixer.rope, **changes))
+
+    return _mixers(wrong)
+
+
+def _sequential(spec: ArchSpec) -> ArchSpec:
+    return replace(spec, layers=tuple(replace(layer, parallel_residual=False) for layer in spec.layers))
+
+
+_windows = _mixers(_wider)
+_swapped = _mixers(lambda mixer: replace(mixer, key=mixer.value, value=mixer.key))
 
 
 WRONG: tuple[tuple[str, str, Any], ...] = (
@@ -131,17 +149,17 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("gemma-2", "window off by one", _windows),
     ("gemma-2", "no attention softcap", _attention(softcap=None)),
     ("gemma-2", "no logits softcap", lambda spec: replace(spec, logits_softcap=None)),
-    ("gemma-2", "gain without one", _norm(offset=0.0)),
+    ("gemma-2", "gain without one", _no_offset),
     ("gemma-2", "no embedding scale", lambda spec: replace(spec, embedding_scale=None)),
     ("gemma-2", "usual attention scale", _attention(scale=16**-0.5)),
     ("llama-3-tied", "interleaved rope", _rope(style="interleaved")),
     ("llama-yarn", "no attention factor", _rope(attention_factor=1.0)),
     ("phi-3-long-rope-long", "no attention factor", _rope(attention_factor=1.0)),
     ("phi-3", "key and value swapped", _swapped),
-    ("qwen3", "no head norm", _attention(head_norm=None)),
-    ("gpt-neox", "sequential residual", lambda spec: replace(spec, parallel_residual=False)),
-    ("gpt-neox", "gelu by tanh", lambda spec: replace(spec, mlp=replace(spec.mlp, activation="gelu_tanh"))),
-    ("bloom", "gelu by erf", lambda spec: replace(spec, mlp=replace(spec.mlp, activation="gelu"))),
+    ("qwen3", "no head norm", _attention(query_norm=None, key_norm=None)),
+    ("gpt-neox", "sequential residual", _sequential),
+    ("gpt-neox", "gelu by tanh", _mlp(activation="gelu_tanh")),
+    ("bloom", "gelu by erf", _mlp(activation="gelu")),
     ("bloom", "no alibi", _attention(alibi_slopes=None)),
     ("bloom", "no embedding norm", lambda spec: replace(spec, embedding_norm=None)),
     ("bloom", "key and value swapped", _swapped),

@@ -7,7 +7,7 @@ and after it. Rounding is not decided here: see ``program.choose_numerics``.
 
 from collections.abc import Callable
 
-from linnet.models.spec import ArchSpec, NormSpec, Projection, RopeSpec, RowRanges
+from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundary
@@ -60,10 +60,18 @@ class _Builder:
         return name
 
     def norm(
-        self, name: str, x: str, module: str, spec: NormSpec, width: int, size: int | None = None, rows: str = "tokens"
+        self,
+        name: str,
+        x: str,
+        spec: NormSpec,
+        width: int,
+        layer: int = 0,
+        size: int | None = None,
+        rows: str = "tokens",
     ) -> str:
         """Normalise runs of ``size`` elements (all of the row by default)."""
         size = size or width
+        module = spec.module.format(layer=layer)
         weights = [self.weight(f"{name}.weight", f"{module}.weight", (size,))]
         if spec.bias:
             weights.append(self.weight(f"{name}.bias", f"{module}.bias", (size,)))
@@ -83,25 +91,24 @@ class _Builder:
         return self.op("rope", name, (x, "positions"), attributes, width)
 
 
-def _attention(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
+def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, hidden: int) -> str:
     """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
-    attention = spec.attention
     here = f"layers.{layer}.attention"
     heads, size = attention.kv_heads, attention.head_size
     state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, builder.kv_type)
     builder.states.append(state)
-    normed = builder.norm(f"{here}.norm", x, attention.norm.format(layer=layer), spec.norm, spec.hidden_size)
+    normed = builder.norm(f"{here}.norm", x, attention.norm, hidden, layer)
     query = builder.linear(f"{here}.query", normed, attention.query, layer)
     key = builder.linear(f"{here}.key", normed, attention.key, layer)
     value = builder.linear(f"{here}.value", normed, attention.value, layer)
-    widths = {"query": attention.query.outputs, "key": attention.key.outputs}
-    if attention.head_norm is not None and attention.query_norm is not None and attention.key_norm is not None:
-        names = (attention.query_norm.format(layer=layer), attention.key_norm.format(layer=layer))
-        query = builder.norm(f"{here}.query_norm", query, names[0], attention.head_norm, widths["query"], size)
-        key = builder.norm(f"{here}.key_norm", key, names[1], attention.head_norm, widths["key"], size)
+    queries, keys = attention.query.outputs, attention.key.outputs
+    if attention.query_norm is not None:
+        query = builder.norm(f"{here}.query_norm", query, attention.query_norm, queries, layer, size)
+    if attention.key_norm is not None:
+        key = builder.norm(f"{here}.key_norm", key, attention.key_norm, keys, layer, size)
     if attention.rope is not None:
-        query = builder.rope(f"{here}.query_rope", query, attention.rope, size, widths["query"])
-        key = builder.rope(f"{here}.key_rope", key, attention.rope, size, widths["key"])
+        query = builder.rope(f"{here}.query_rope", query, attention.rope, size, queries)
+        key = builder.rope(f"{here}.key_rope", key, attention.rope, size, keys)
     written = (key, value, "kv_slots")
     builder.ops.append(Op("kv_write", f"{here}.kv_write", written, (), a.KVWrite(), states=(state.name,)))
     attributes = a.Attention(
@@ -109,7 +116,7 @@ def _attention(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
         attention.kv_heads,
         size,
         attention.scale,
-        spec.windows[layer],
+        attention.window,
         attention.softcap,
         attention.alibi_slopes,
     )
@@ -118,16 +125,14 @@ def _attention(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
     context = builder.op("attention", f"{here}.context", inputs, attributes, width, states=(state.name,))
     output = builder.linear(f"{here}.output", context, attention.output, layer)
     if attention.post_norm is not None:
-        module = attention.post_norm.format(layer=layer)
-        output = builder.norm(f"{here}.post_norm", output, module, spec.norm, spec.hidden_size)
+        output = builder.norm(f"{here}.post_norm", output, attention.post_norm, hidden, layer)
     return output
 
 
-def _mlp(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
+def _mlp(builder: _Builder, mlp: MlpSpec, layer: int, x: str, hidden: int) -> str:
     """Norm, feed-forward; the result is not yet added to the stream."""
-    mlp = spec.mlp
     here = f"layers.{layer}.mlp"
-    normed = builder.norm(f"{here}.norm", x, mlp.norm.format(layer=layer), spec.norm, spec.hidden_size)
+    normed = builder.norm(f"{here}.norm", x, mlp.norm, hidden, layer)
     inputs: tuple[str, ...] = ()
     if mlp.gate is not None:
         inputs = (builder.linear(f"{here}.gate", normed, mlp.gate, layer),)
@@ -135,9 +140,16 @@ def _mlp(builder: _Builder, spec: ArchSpec, layer: int, x: str) -> str:
     activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
     output = builder.linear(f"{here}.down", activated, mlp.down, layer)
     if mlp.post_norm is not None:
-        module = mlp.post_norm.format(layer=layer)
-        output = builder.norm(f"{here}.post_norm", output, module, spec.norm, spec.hidden_size)
+        output = builder.norm(f"{here}.post_norm", output, mlp.post_norm, hidden, layer)
     return output
+
+
+def _block(builder: _Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
+    """Both halves with their residual sums."""
+    attended = _attention(builder, spec.mixer, layer, x, hidden)
+    residual = builder.op("add", f"layers.{layer}.attention.residual", (x, attended), a.Add(), hidden)
+    output = _mlp(builder, spec.feed_forward, layer, x if spec.parallel_residual else residual, hidden)
+    return builder.op("add", f"layers.{layer}.mlp.residual", (residual, output), a.Add(), hidden)
 
 
 def _embed(builder: _Builder, spec: ArchSpec) -> str:
@@ -147,7 +159,7 @@ def _embed(builder: _Builder, spec: ArchSpec) -> str:
     if spec.embedding_scale is not None:
         x = builder.op("scale", "embed.scaled", (x,), a.Scale(spec.embedding_scale), width)
     if spec.embedding_norm is not None:
-        x = builder.norm("embed.norm", x, spec.embedding_norm, spec.norm, width)
+        x = builder.norm("embed.norm", x, spec.embedding_norm, width)
     return x
 
 
@@ -155,7 +167,7 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
     """Rows that want logits first, so that norm and projection touch only those."""
     width, vocabulary = spec.hidden_size, spec.vocabulary_size
     x = builder.op("gather", "head.rows", (x, "output_rows"), a.Gather(), width, rows="outputs")
-    x = builder.norm("head.norm", x, spec.final_norm, spec.norm, width, rows="outputs")
+    x = builder.norm("head.norm", x, spec.final_norm, width, rows="outputs")
     if spec.tied_head:
         weight = builder.weight("embed.weight", f"{spec.embedding}.weight", (vocabulary, width))
     else:
@@ -176,13 +188,9 @@ def build_program(spec: ArchSpec, weight_types: WeightTypes, kv_type: DenseType 
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))
-    for layer in range(spec.layers):
+    for layer, block in enumerate(spec.layers):
         start = len(builder.ops)
-        width = spec.hidden_size
-        attended = _attention(builder, spec, layer, x)
-        residual = builder.op("add", f"layers.{layer}.attention.residual", (x, attended), a.Add(), width)
-        output = _mlp(builder, spec, layer, x if spec.parallel_residual else residual)
-        x = builder.op("add", f"layers.{layer}.mlp.residual", (residual, output), a.Add(), width)
+        x = _block(builder, block, layer, x, spec.hidden_size)
         ranges.append((f"layers.{layer}", "block", start, len(builder.ops)))
     start = len(builder.ops)
     _head(builder, spec, x)

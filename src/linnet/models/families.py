@@ -7,6 +7,7 @@ understood, and anything left that could change the mathematics is refused by na
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
@@ -17,6 +18,7 @@ from linnet.models.parts import (
     GatedParts,
     Windows,
     alibi_slopes,
+    alike,
     interleaved_attention,
     plain_mlp,
     read_layers,
@@ -24,7 +26,7 @@ from linnet.models.parts import (
     read_windows,
 )
 from linnet.models.rope import read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, MlpSpec, NormSpec, Projection
+from linnet.models.spec import ArchSpec, AttentionSpec, NormSpec
 
 
 def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -34,7 +36,7 @@ def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
     mlp = parts.mlp(config.flag("mlp_bias"))
     config.require_off("rope_interleaved")
     config.ignore("is_llama_config")
-    return parts.spec("LlamaForCausalLM", (None,) * parts.layers, parts.attention(bias, bias), mlp)
+    return parts.spec("LlamaForCausalLM", alike(parts.attention(bias, bias), mlp, (None,) * parts.layers))
 
 
 def _window(config: ConfigReader, default: int) -> int | None:
@@ -46,7 +48,7 @@ def _mistral(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Mistral: every layer looks back ``sliding_window`` tokens unless it is null."""
     parts = GatedParts(config, max_context, max_positions=4096 * 32)
     windows = read_windows(config, parts.layers, _window(config, 4096), lambda _: True)
-    return parts.spec("MistralForCausalLM", windows, parts.attention(), parts.mlp())
+    return parts.spec("MistralForCausalLM", alike(parts.attention(), parts.mlp(), windows))
 
 
 def _optional_windows(config: ConfigReader, layers: int) -> Windows:
@@ -65,7 +67,7 @@ def _qwen2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts = GatedParts(config, max_context, max_positions=32768)
     config.require_off("use_mrope")
     windows = _optional_windows(config, parts.layers)
-    return parts.spec("Qwen2ForCausalLM", windows, parts.attention(qkv_bias=True), parts.mlp())
+    return parts.spec("Qwen2ForCausalLM", alike(parts.attention(qkv_bias=True), parts.mlp(), windows))
 
 
 def _qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -74,18 +76,18 @@ def _qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     bias = config.flag("attention_bias")
     attention = replace(
         parts.attention(bias, bias),
-        query_norm="model.layers.{layer}.self_attn.q_norm",
-        key_norm="model.layers.{layer}.self_attn.k_norm",
-        head_norm=parts.norm,
+        query_norm=parts.block_norm("self_attn.q_norm"),
+        key_norm=parts.block_norm("self_attn.k_norm"),
     )
-    return parts.spec("Qwen3ForCausalLM", _optional_windows(config, parts.layers), attention, parts.mlp())
+    return parts.spec("Qwen3ForCausalLM", alike(attention, parts.mlp(), _optional_windows(config, parts.layers)))
 
 
 def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Gemma 2: gains stored minus one, norms after both halves, soft caps, every second layer slides."""
     activation = (("hidden_activation",), "gelu_pytorch_tanh")
-    parts = GatedParts(config, max_context, tied=True, activation=activation, head_size=256, max_positions=8192)
-    parts.norm = replace(parts.norm, offset=1.0)
+    parts = GatedParts(
+        config, max_context, tied=True, norm_offset=1.0, activation=activation, head_size=256, max_positions=8192
+    )
     config.require_off("use_bidirectional_attention")
     config.ignore("hidden_act", "sliding_window_size")
     windows = read_windows(config, parts.layers, _window(config, 4096), lambda layer: layer % 2 == 0)
@@ -94,15 +96,15 @@ def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
         parts.attention(bias, bias),
         scale=config.number("query_pre_attn_scalar", default=256.0) ** -0.5,
         softcap=read_softcap(config, "attn_logit_softcapping", 50.0),
-        post_norm="model.layers.{layer}.post_attention_layernorm",
+        post_norm=parts.block_norm("post_attention_layernorm"),
     )
     mlp = replace(
         parts.mlp(),
-        norm="model.layers.{layer}.pre_feedforward_layernorm",
-        post_norm="model.layers.{layer}.post_feedforward_layernorm",
+        norm=parts.block_norm("pre_feedforward_layernorm"),
+        post_norm=parts.block_norm("post_feedforward_layernorm"),
     )
     return replace(
-        parts.spec("Gemma2ForCausalLM", windows, attention, mlp),
+        parts.spec("Gemma2ForCausalLM", alike(attention, mlp, windows)),
         embedding_scale=parts.hidden**0.5,
         logits_softcap=read_softcap(config, "final_logit_softcapping", 30.0),
     )
@@ -135,7 +137,7 @@ def _phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     )
     window = config.optional_size("sliding_window")
     windows = read_windows(config, parts.layers, window, lambda _: True)
-    return parts.spec("Phi3ForCausalLM", windows, attention, mlp)
+    return parts.spec("Phi3ForCausalLM", alike(attention, mlp, windows))
 
 
 def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -156,23 +158,24 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
         default_fraction=0.25,
     )
     activation = config.choice("hidden_act", accepted=ACTIVATIONS, default="gelu")
+    norm = partial(
+        NormSpec, flavour="layer", epsilon=config.number("layer_norm_eps", default=1e-5, high=1.0), bias=True
+    )
+    attention = AttentionSpec(norm(f"{block}.input_layernorm"), rope=rope, **fields)
+    mlp = plain_mlp(block, norm(f"{block}.post_attention_layernorm"), hidden, intermediate, activation)
+    parallel = config.flag("use_parallel_residual", default=True)
     return ArchSpec(
         family="GPTNeoXForCausalLM",
         prefix="gpt_neox.",
         vocabulary_size=config.size("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=intermediate,
         max_positions=max_positions,
         longest_positions=longest,
-        windows=(None,) * read_layers(config),
-        norm=NormSpec("layer", config.number("layer_norm_eps", default=1e-5, high=1.0), bias=True),
+        layers=alike(attention, mlp, (None,) * read_layers(config), parallel),
         embedding="gpt_neox.embed_in",
-        final_norm="gpt_neox.final_layer_norm",
+        final_norm=norm("gpt_neox.final_layer_norm"),
         head="embed_out",
         tied_head=config.flag("tie_word_embeddings"),
-        attention=AttentionSpec(norm=f"{block}.input_layernorm", rope=rope, **fields),
-        mlp=plain_mlp(block, hidden, intermediate, activation),
-        parallel_residual=config.flag("use_parallel_residual", default=True),
     )
 
 
@@ -188,24 +191,25 @@ def _bloom(config: ConfigReader, max_context: int | None) -> ArchSpec:
     config.ignore("offset_alibi", "skip_bias_add", "skip_bias_add_qkv")
     block = "transformer.h.{layer}"
     fields = interleaved_attention(config, f"{block}.self_attention", hidden, heads, True)
+    norm = partial(
+        NormSpec, flavour="layer", epsilon=config.number("layer_norm_epsilon", default=1e-5, high=1.0), bias=True
+    )
+    attention = AttentionSpec(norm(f"{block}.input_layernorm"), alibi_slopes=alibi_slopes(heads), **fields)
+    mlp = plain_mlp(block, norm(f"{block}.post_attention_layernorm"), hidden, intermediate, "gelu_tanh")
     longest = config.size("seq_length", "max_position_embeddings", default=2048, maximum=MAXIMUM_POSITIONS)
     return ArchSpec(
         family="BloomForCausalLM",
         prefix="transformer.",
         vocabulary_size=config.size("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=intermediate,
         max_positions=longest,
         longest_positions=longest,
-        windows=(None,) * read_layers(config, "n_layer", "num_hidden_layers"),
-        norm=NormSpec("layer", config.number("layer_norm_epsilon", default=1e-5, high=1.0), bias=True),
+        layers=alike(attention, mlp, (None,) * read_layers(config, "n_layer", "num_hidden_layers")),
         embedding="transformer.word_embeddings",
-        embedding_norm="transformer.word_embeddings_layernorm",
-        final_norm="transformer.ln_f",
+        embedding_norm=norm("transformer.word_embeddings_layernorm"),
+        final_norm=norm("transformer.ln_f"),
         head="lm_head",
         tied_head=config.flag("tie_word_embeddings", default=True),
-        attention=AttentionSpec(norm=f"{block}.input_layernorm", alibi_slopes=alibi_slopes(heads), **fields),
-        mlp=plain_mlp(block, hidden, intermediate, "gelu_tanh"),
     )
 
 
@@ -265,18 +269,3 @@ def arch_spec(config: Mapping[str, Any], max_context: int | None = None) -> Arch
     spec = FAMILIES[architecture(config)](reader, max_context)
     reader.finish()
     return spec
-
-
-def with_prefix(spec: ArchSpec, prefix: str) -> ArchSpec:
-    """The same spec for a checkpoint whose names begin with ``prefix`` instead of ``spec.prefix``."""
-
-    def changes(record: object) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
-        for name, value in vars(record).items():
-            if isinstance(value, str) and value.startswith(spec.prefix):
-                changed[name] = prefix + value.removeprefix(spec.prefix)
-            elif isinstance(value, AttentionSpec | MlpSpec | Projection):
-                changed[name] = replace(value, **changes(value))
-        return changed
-
-    return replace(spec, **changes(spec))

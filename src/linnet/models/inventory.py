@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a spec says must be in the checkpoint: every tensor with its shape, and every linear with its tap."""
+"""What a program reads from the checkpoint: every tensor with its shape, and every linear with its tap."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from linnet.models.spec import ArchSpec, NormSpec, Projection
+from linnet.models.build import build_program
+from linnet.models.spec import ArchSpec
 from linnet.program.program import Program
 
 
@@ -26,41 +27,23 @@ class LinearInfo:
     operations: tuple[str, ...]
 
 
-def _projections(spec: ArchSpec) -> tuple[Projection, ...]:
-    attention, mlp = spec.attention, spec.mlp
-    gate = () if mlp.gate is None else (mlp.gate,)
-    return (attention.query, attention.key, attention.value, attention.output, *gate, mlp.up, mlp.down)
+def checkpoint_tensors(program: Program) -> dict[str, tuple[int, ...]]:
+    """Dense tensor name -> shape of the whole checkpoint tensor, in the order the program declares its weights.
+
+    The rows that several weights take of one fused tensor cover it: it is as long as the furthest of them reaches.
+    """
+    tensors: dict[str, tuple[int, ...]] = {}
+    for weight in program.weights:
+        name, rows = weight.ref.checkpoint_name, weight.ref.rows
+        shape = weight.shape[::-1] if weight.ref.transposed else weight.shape
+        length = shape[0] if rows is None else max(stop for _, stop in rows)
+        tensors[name] = (max(length, tensors.get(name, (0,))[0]), *shape[1:])
+    return tensors
 
 
 def required_tensors(spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """Dense tensor name -> shape of the whole checkpoint tensor, in the order the program reads them."""
-    tensors: dict[str, tuple[int, ...]] = {}
-
-    def norm(module: str | None, rule: NormSpec, size: int, layer: int = 0) -> None:
-        if module is not None:
-            name = module.format(layer=layer)
-            tensors[f"{name}.weight"] = (size,)
-            if rule.bias:
-                tensors[f"{name}.bias"] = (size,)
-
-    hidden, attention, mlp = spec.hidden_size, spec.attention, spec.mlp
-    tensors[f"{spec.embedding}.weight"] = (spec.vocabulary_size, hidden)
-    norm(spec.embedding_norm, spec.norm, hidden)
-    for layer in range(spec.layers):
-        for module in (attention.norm, attention.post_norm, mlp.norm, mlp.post_norm):
-            norm(module, spec.norm, hidden, layer)
-        if attention.head_norm is not None:
-            norm(attention.query_norm, attention.head_norm, attention.head_size, layer)
-            norm(attention.key_norm, attention.head_norm, attention.head_size, layer)
-        for projection in _projections(spec):
-            name = projection.module.format(layer=layer)
-            tensors[f"{name}.weight"] = (projection.tensor_rows, projection.columns)
-            if projection.bias:
-                tensors[f"{name}.bias"] = (projection.tensor_rows,)
-    norm(spec.final_norm, spec.norm, hidden)
-    if not spec.tied_head:
-        tensors[f"{spec.head}.weight"] = (spec.vocabulary_size, hidden)
-    return tensors
+    """What must be in a checkpoint of this spec: ``checkpoint_tensors`` of its program."""
+    return checkpoint_tensors(build_program(spec, lambda _: "fp32"))
 
 
 def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
@@ -68,7 +51,7 @@ def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
 
     ``program`` is the built one, before choose_numerics, so that taps are the unrounded values.
     """
-    shapes = required_tensors(spec)
+    shapes = checkpoint_tensors(program)
     refs = {weight.name: weight.ref for weight in program.weights}
     found: dict[str, LinearInfo] = {}
     for index, segment in enumerate(program.segments):

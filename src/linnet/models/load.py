@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """load_model: a checkpoint directory -> ModelSource (spec, Program, weights by reference).
 
-Order: config -> spec; every tensor the spec needs is there with the right shape and a type that can be read; nothing
+Order: config -> spec; every tensor its program reads is there with the right shape and a type that can be read; nothing
 is left over that could have mattered; then the program is built. No weight is read before all that holds.
 """
 
@@ -18,8 +18,9 @@ import numpy as np
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint, residency
 from linnet.models.build import build_program
-from linnet.models.families import arch_spec, with_prefix
-from linnet.models.inventory import LinearInfo, list_linears, required_tensors
+from linnet.models.families import arch_spec
+from linnet.models.inventory import LinearInfo, checkpoint_tensors, list_linears, required_tensors
+from linnet.models.prefixes import with_prefix
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
 from linnet.program.program import Program, WeightRef
@@ -127,7 +128,7 @@ class ModelSource:
     @cached_property
     def parameters(self) -> int:
         """How many numbers the model has, whatever they are stored as; a tied head counts once."""
-        return sum(math.prod(shape) for shape in required_tensors(self.spec).values())
+        return sum(math.prod(shape) for shape in checkpoint_tensors(self.program).values())
 
 
 def load_model(source: "str | Path | Checkpoint", max_context: int | None = None) -> ModelSource:

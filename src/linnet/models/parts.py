@@ -9,7 +9,7 @@ from typing import Any
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_LAYERS, MAXIMUM_POSITIONS, ConfigReader
 from linnet.models.rope import read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
+from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
 from linnet.program.attributes import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -71,6 +71,16 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
     return tuple(slopes + [second**exponent for exponent in range(1, 2 * (heads - power) + 1, 2)])
 
 
+def alike(
+    mixer: AttentionSpec, feed_forward: MlpSpec, windows: Windows, parallel_residual: bool = False
+) -> tuple[LayerSpec, ...]:
+    """Blocks that differ in their windows only; those of one window are one object."""
+    kinds = {
+        window: LayerSpec(replace(mixer, window=window), feed_forward, parallel_residual) for window in set(windows)
+    }
+    return tuple(kinds[window] for window in windows)
+
+
 class GatedParts:
     """What the gated-RMS families share: names, sizes, heads, norms and the gated feed-forward."""
 
@@ -81,6 +91,7 @@ class GatedParts:
         *,
         tied: bool = False,
         epsilon: float = 1e-6,
+        norm_offset: float = 0.0,
         activation: tuple[tuple[str, ...], str] = (("hidden_act",), "silu"),
         head_size: int | None = None,
         max_positions: int | None = None,
@@ -97,12 +108,18 @@ class GatedParts:
         if head_size is None and config.fields.get("head_dim") is None:
             head_size = divides(config, "hidden_size", self.hidden, "num_attention_heads", self.heads)
         self.head_size = config.size("head_dim", default=head_size, maximum=1 << 14)
-        self.norm = NormSpec("rms", config.number("rms_norm_eps", default=epsilon, high=1.0))
+        self.epsilon, self.norm_offset = config.number("rms_norm_eps", default=epsilon, high=1.0), norm_offset
         self.tied = config.flag("tie_word_embeddings", default=tied)
         self.activation = config.choice(*activation[0], accepted=ACTIVATIONS, default=activation[1])
         self.longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
         self.rope: RopeSpec
         self.rope, self.max_positions = read_rope(config, self.head_size, self.longest, max_context, **(rope or {}))
+
+    def norm(self, module: str) -> NormSpec:
+        return NormSpec(f"model.{module}", "rms", self.epsilon, self.norm_offset)
+
+    def block_norm(self, name: str) -> NormSpec:
+        return self.norm(f"layers.{{layer}}.{name}")
 
     def projection(self, name: str, outputs: int, columns: int, bias: bool = False) -> Projection:
         return Projection(f"model.layers.{{layer}}.{name}", outputs, columns, bias)
@@ -110,7 +127,7 @@ class GatedParts:
     def attention(self, qkv_bias: bool = False, output_bias: bool = False) -> AttentionSpec:
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
         return AttentionSpec(
-            norm="model.layers.{layer}.input_layernorm",
+            norm=self.block_norm("input_layernorm"),
             query=self.projection("self_attn.q_proj", queries, self.hidden, qkv_bias),
             key=self.projection("self_attn.k_proj", keys, self.hidden, qkv_bias),
             value=self.projection("self_attn.v_proj", keys, self.hidden, qkv_bias),
@@ -124,30 +141,26 @@ class GatedParts:
 
     def mlp(self, bias: bool = False) -> MlpSpec:
         return MlpSpec(
-            norm="model.layers.{layer}.post_attention_layernorm",
+            norm=self.block_norm("post_attention_layernorm"),
             gate=self.projection("mlp.gate_proj", self.intermediate, self.hidden, bias),
             up=self.projection("mlp.up_proj", self.intermediate, self.hidden, bias),
             down=self.projection("mlp.down_proj", self.hidden, self.intermediate, bias),
             activation=self.activation,
         )
 
-    def spec(self, family: str, windows: Windows, attention: AttentionSpec, mlp: MlpSpec) -> ArchSpec:
+    def spec(self, family: str, layers: tuple[LayerSpec, ...]) -> ArchSpec:
         return ArchSpec(
             family=family,
             prefix="model.",
             vocabulary_size=self.vocabulary,
             hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
             max_positions=self.max_positions,
             longest_positions=self.longest,
-            windows=windows,
-            norm=self.norm,
+            layers=layers,
             embedding="model.embed_tokens",
-            final_norm="model.norm",
+            final_norm=self.norm("norm"),
             head="lm_head",
             tied_head=self.tied,
-            attention=attention,
-            mlp=mlp,
         )
 
 
@@ -166,9 +179,9 @@ def interleaved_attention(config: ConfigReader, module: str, hidden: int, heads:
     return {"query": query, "key": key, "value": value, "output": output, **common}
 
 
-def plain_mlp(block: str, hidden: int, intermediate: int, activation: Activation) -> MlpSpec:
+def plain_mlp(block: str, norm: NormSpec, hidden: int, intermediate: int, activation: Activation) -> MlpSpec:
     return MlpSpec(
-        norm=f"{block}.post_attention_layernorm",
+        norm=norm,
         gate=None,
         up=Projection(f"{block}.mlp.dense_h_to_4h", intermediate, hidden, True),
         down=Projection(f"{block}.mlp.dense_4h_to_h", hidden, intermediate, True),

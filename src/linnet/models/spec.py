@@ -12,8 +12,9 @@ RowRanges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class NormSpec:
-    """One kind of norm, shared by all norms over the hidden state. See ``program.attributes.Norm``."""
+    """One norm: the checkpoint module of its gain and its rule, see ``program.attributes.Norm``."""
 
+    module: str
     flavour: Literal["rms", "layer"]
     epsilon: float
     offset: float = 0.0
@@ -52,9 +53,12 @@ class Projection:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """The attention half of a block. ``scale`` multiplies q.k; ``softcap`` and ``alibi_slopes`` as in the op."""
+    """A mixer that attends. ``scale`` multiplies q.k; ``window``: how many last keys a query sees, None for all.
 
-    norm: str
+    ``query_norm`` and ``key_norm`` normalise every head by itself; ``softcap`` and ``alibi_slopes`` as in the op.
+    """
+
+    norm: NormSpec
     query: Projection
     key: Projection
     value: Projection
@@ -63,33 +67,54 @@ class AttentionSpec:
     kv_heads: int
     head_size: int
     scale: float
-    query_norm: str | None = None
-    key_norm: str | None = None
-    head_norm: NormSpec | None = None
+    window: int | None = None
+    query_norm: NormSpec | None = None
+    key_norm: NormSpec | None = None
     rope: RopeSpec | None = None
     alibi_slopes: tuple[float, ...] | None = None
     softcap: float | None = None
-    post_norm: str | None = None
+    post_norm: NormSpec | None = None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linears, in the order they run."""
+        return (self.query, self.key, self.value, self.output)
 
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """The feed-forward half: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate."""
+    """A dense feed-forward: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate."""
 
-    norm: str
+    norm: NormSpec
     gate: Projection | None
     up: Projection
     down: Projection
     activation: Activation
-    post_norm: str | None = None
+    post_norm: NormSpec | None = None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linears, in the order they run."""
+        return (*(() if self.gate is None else (self.gate,)), self.up, self.down)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One block: a mixer and a feed-forward, each with its own norms; both add to the residual stream.
+
+    ``parallel_residual``: both read the block's input and their outputs are summed.
+    """
+
+    mixer: AttentionSpec
+    feed_forward: MlpSpec
+    parallel_residual: bool = False
 
 
 @dataclass(frozen=True)
 class ArchSpec:
     """A decoder-only transformer. Names are checkpoint modules; ``{layer}`` stands for the block's index.
 
-    ``windows`` has one entry per block: how many last keys a query sees, or None for all. ``parallel_residual``:
-    both halves of a block read its input and their outputs are summed. ``prefix`` is the part of the names that a
+    ``layers`` has one entry per block; blocks that are alike share one. ``prefix`` is the part of the names that a
     checkpoint of the bare model (without the head) leaves out. ``max_positions`` is the longest context this spec
     serves; ``longest_positions`` what the family could reach if it were asked for (they differ for long rope only).
     """
@@ -98,23 +123,13 @@ class ArchSpec:
     prefix: str
     vocabulary_size: int
     hidden_size: int
-    intermediate_size: int
     max_positions: int
     longest_positions: int
-    windows: tuple[int | None, ...]
-    norm: NormSpec
+    layers: tuple[LayerSpec, ...]
     embedding: str
-    final_norm: str
+    final_norm: NormSpec
     head: str
     tied_head: bool
-    attention: AttentionSpec
-    mlp: MlpSpec
     embedding_scale: float | None = None
-    embedding_norm: str | None = None
-    parallel_residual: bool = False
+    embedding_norm: NormSpec | None = None
     logits_softcap: float | None = None
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.windows)

@@ -72,28 +72,29 @@ def describe(
         max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
     )
     ledger = predict(source, limits, policy, _native_backend())
-    attention = spec.attention
+    mixers = [layer.mixer for layer in spec.layers]
+    heads = dict.fromkeys(f"{mixer.heads} (KV {mixer.kv_heads}) of size {mixer.head_size}" for mixer in mixers)
     schemes = Counter(
         scheme_text(stored_type(source.checkpoint, linear.tensor))
         for linear in source.linears()
         if linear.kind == "linear"
     )
     head = scheme_text(stored_type(source.checkpoint, f"{spec.embedding if spec.tied_head else spec.head}.weight"))
-    windows = sorted({window for window in spec.windows if window is not None})
+    windows = sorted({mixer.window for mixer in mixers if mixer.window is not None})
     facts: dict[str, Any] = {
         "family": spec.family,
         "parameters": source.parameters,
-        "layers": spec.layers,
+        "layers": len(spec.layers),
         "hidden_size": spec.hidden_size,
-        "heads": f"{attention.heads} (KV {attention.kv_heads}) of size {attention.head_size}",
+        "heads": ", ".join(heads),
         "vocabulary": spec.vocabulary_size,
         "context_tokens": spec.max_positions,
     }
     if longest > spec.max_positions:
         facts["longest_context_tokens"] = longest
     if windows:
-        sliding = sum(window is not None for window in spec.windows)
-        facts["sliding_window"] = f"{', '.join(map(str, windows))} tokens in {sliding} of {spec.layers} layers"
+        sliding = sum(mixer.window is not None for mixer in mixers)
+        facts["sliding_window"] = f"{', '.join(map(str, windows))} tokens in {sliding} of {len(spec.layers)} layers"
     facts["linears"] = dict(sorted(schemes.items()))
     facts["embedding"] = scheme_text(stored_type(source.checkpoint, f"{spec.embedding}.weight"))
     facts["head"] = f"{head}, tied to the embedding" if spec.tied_head else head

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
+from linnet.program.attributes import Attention
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
@@ -150,14 +151,24 @@ def predict(
         step_arena_bytes=plan_buffers(fused, bounds | {"outputs": limits.max_sequences}).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
         process_bytes=PROCESS_BYTES + TOKENIZER_READ * _tokenizer_bytes(source),
-        kv_layers=tuple(
-            KVLayer(kv_bytes_per_token(state, limits.block_size, backend), window)
-            for state, window in zip(program.states, source.spec.windows, strict=True)
-        ),
+        kv_layers=_kv_layers(program, limits.block_size, backend),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
         multiplications=sum(multiplications.values()),
         prompt_multiplications=multiplications["tokens"],
-        attention_width=source.spec.attention.heads * source.spec.attention.head_size * source.spec.layers,
+        attention_width=sum(attention.heads * attention.head_size for attention in _attentions(program).values()),
+    )
+
+
+def _attentions(program: Program) -> dict[str, Attention]:
+    """State -> the attention that reads it."""
+    return {op.states[0]: op.attributes for op in program.ops if isinstance(op.attributes, Attention)}
+
+
+def _kv_layers(program: Program, block_size: int, backend: Backend | None) -> tuple[KVLayer, ...]:
+    attentions = _attentions(program)
+    return tuple(
+        KVLayer(kv_bytes_per_token(state, block_size, backend), attentions[state.name].window)
+        for state in program.states
     )
 
 

@@ -22,9 +22,10 @@ from published_configs import (
 from linnet.errors import CheckpointError, ConfigError, LinnetError, UnsupportedError
 from linnet.models import arch_spec, supported_architectures
 from linnet.models.build import build_program
-from linnet.models.families import with_prefix
 from linnet.models.inventory import list_linears, required_tensors
 from linnet.models.parts import alibi_slopes
+from linnet.models.prefixes import with_prefix
+from linnet.models.spec import ArchSpec
 from linnet.program.check import check
 
 
@@ -70,35 +71,42 @@ def test_old_and_new_spelling_mean_the_same() -> None:
     assert arch_spec(bloom | {"hidden_size": 1024, "n_head": 16}) == arch_spec(BLOOM_560M)
 
 
+def windows(spec: ArchSpec) -> tuple[int | None, ...]:
+    return tuple(layer.mixer.window for layer in spec.layers)
+
+
 def test_windows() -> None:
-    assert set(arch_spec(MISTRAL_7B).windows) == {4096}
-    assert set(arch_spec(MISTRAL_7B | {"sliding_window": None}).windows) == {None}
+    assert set(windows(arch_spec(MISTRAL_7B))) == {4096}
+    assert set(windows(arch_spec(MISTRAL_7B | {"sliding_window": None}))) == {None}
     silent = {name: value for name, value in MISTRAL_7B.items() if name != "sliding_window"}
-    assert set(arch_spec(silent).windows) == {4096}, "transformers' default, not none"
+    assert set(windows(arch_spec(silent))) == {4096}, "transformers' default, not none"
     no_width = QWEN_2_5_HALF_B | {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}
-    assert set(arch_spec(no_width).windows) == {None}
-    assert arch_spec(GEMMA_2_2B).windows[:4] == (4096, None, 4096, None)
-    assert set(arch_spec(QWEN_2_5_HALF_B).windows) == {None}, "use_sliding_window is off"
+    assert set(windows(arch_spec(no_width))) == {None}
+    assert windows(arch_spec(GEMMA_2_2B))[:4] == (4096, None, 4096, None)
+    assert set(windows(arch_spec(QWEN_2_5_HALF_B))) == {None}, "use_sliding_window is off"
     sliding = arch_spec(QWEN_2_5_HALF_B | {"use_sliding_window": True})
-    assert sliding.windows == (None,) * 21 + (32768,) * 3
+    assert windows(sliding) == (None,) * 21 + (32768,) * 3
     kinds = ["full_attention", "sliding_attention"] * 12
     listed = arch_spec(QWEN_2_5_HALF_B | {"use_sliding_window": True, "layer_types": kinds})
-    assert listed.windows == (None, 32768) * 12
+    assert windows(listed) == (None, 32768) * 12
 
 
 def test_phi_3_rows_of_fused_tensors() -> None:
     spec = arch_spec(PHI_3_MINI_4K | {"num_key_value_heads": 8})
-    attention = spec.attention
+    attention = spec.layers[0].mixer
     assert attention.query.tensor_rows == attention.key.tensor_rows == 32 * 96 + 2 * 8 * 96
     assert attention.query.rows == ((0, 3072),)
     assert attention.key.rows == ((3072, 3840),)
     assert attention.value.rows == ((3840, 4608),)
-    assert spec.mlp.gate is not None
-    assert (spec.mlp.gate.rows, spec.mlp.up.rows) == (((0, 8192),), ((8192, 16384),))
+    assert spec.layers[0].feed_forward.gate is not None
+    assert (spec.layers[0].feed_forward.gate.rows, spec.layers[0].feed_forward.up.rows) == (
+        ((0, 8192),),
+        ((8192, 16384),),
+    )
 
 
 def test_interleaved_rows() -> None:
-    attention = arch_spec(PYTHIA_70M).attention
+    attention = arch_spec(PYTHIA_70M).layers[0].mixer
     assert attention.query.rows is not None
     assert attention.query.rows[:2] == ((0, 64), (192, 256))
     assert attention.key.rows is not None
@@ -115,12 +123,12 @@ def test_long_rope_has_two_tables_and_says_where_the_first_ends() -> None:
     assert short == at_limit
     assert (short.max_positions, long.max_positions) == (4096, 131072)
     assert short.longest_positions == long.longest_positions == 131072
-    assert short.attention.rope is not None
-    assert long.attention.rope is not None
-    assert short.attention.rope.inverse_frequencies[0] == long.attention.rope.inverse_frequencies[0]
-    assert short.attention.rope.inverse_frequencies[-1] > 10 * long.attention.rope.inverse_frequencies[-1]
+    assert short.layers[0].mixer.rope is not None
+    assert long.layers[0].mixer.rope is not None
+    assert short.layers[0].mixer.rope.inverse_frequencies[0] == long.layers[0].mixer.rope.inverse_frequencies[0]
+    assert short.layers[0].mixer.rope.inverse_frequencies[-1] > 10 * long.layers[0].mixer.rope.inverse_frequencies[-1]
     expected = math.sqrt(1 + math.log(32) / math.log(4096))
-    assert short.attention.rope.attention_factor == long.attention.rope.attention_factor == expected
+    assert short.layers[0].mixer.rope.attention_factor == long.layers[0].mixer.rope.attention_factor == expected
     with pytest.raises(ConfigError, match="131072"):
         arch_spec(PHI_3_MINI_128K, 131073)
 
@@ -229,7 +237,7 @@ def test_every_field_survives_nonsense(name: str) -> None:
                 spec = arch_spec(config | {field: nonsense})
             except LinnetError:
                 continue
-            assert spec.layers <= 4096
+            assert len(spec.layers) <= 4096
 
 
 ROPE_RULES = ("default", "linear", "llama3", "yarn", "longrope", "su", "dynamic")
@@ -253,8 +261,10 @@ def test_any_rope_is_finite_or_refused(seed: int) -> None:
         )
     except LinnetError:
         return
-    assert spec.attention.rope is not None
-    assert all(map(math.isfinite, (*spec.attention.rope.inverse_frequencies, spec.attention.rope.attention_factor)))
+    assert spec.layers[0].mixer.rope is not None
+    assert all(
+        map(math.isfinite, (*spec.layers[0].mixer.rope.inverse_frequencies, spec.layers[0].mixer.rope.attention_factor))
+    )
 
 
 def test_bare_names_lose_the_prefix_everywhere() -> None:

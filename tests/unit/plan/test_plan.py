@@ -60,7 +60,7 @@ def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
     ledger = predict(source, LIMITS, policy)
     assert ledger.weight_bytes == source.checkpoint.nbytes == 2 * source.parameters
     element = 4 if policy == "exact" else 2
-    attention = source.spec.attention
+    attention = source.spec.layers[0].mixer
     assert ledger.kv_bytes_per_token == 2 * 2 * attention.kv_heads * attention.head_size * element
     assert ledger.kv_bytes_per_block == 4 * ledger.kv_bytes_per_token
     assert ledger.kv_bytes == 3 * 16 * ledger.kv_bytes_per_block
@@ -130,7 +130,7 @@ def test_describe_reaches_as_far_as_the_family_can(tmp_path: Path) -> None:
     longer = describe(source, context=40)
     assert (longer["context_tokens"], longer["predicted_memory"]["context_tokens"]) == (64, 40)
     assert source.for_context(16) is source
-    assert source.for_context(17).spec.attention.rope != source.spec.attention.rope
+    assert source.for_context(17).spec.layers[0].mixer.rope != source.spec.layers[0].mixer.rope
     with pytest.raises(ConfigError, match="64"):
         source.for_context(65)
 
