@@ -12,9 +12,9 @@ from linnet.schemes import ELEMENTS, codecs
 from linnet.schemes.scheme import Scheme
 
 _CODEBOOKS = {
-    name: (torch.from_numpy(element.values.copy()), torch.from_numpy(element.midpoints.copy()))
+    name: (torch.from_numpy(element.values[element.ascending]), torch.from_numpy(element.midpoints.copy()))
     for name, element in ELEMENTS.items()
-    if element.values is not None and element.midpoints is not None
+    if element.values is not None
 }
 
 

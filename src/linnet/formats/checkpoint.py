@@ -14,20 +14,16 @@ from linnet.errors import CheckpointError
 from linnet.formats.forms import Form
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
-from linnet.formats.json_file import read_json_object
 from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.prescription import Quantization
-from linnet.formats.quantization import form_of, read_quantization, undisguise
-from linnet.formats.recognise import no_config, no_such_path, not_a_directory
-from linnet.formats.tensor_files import SafetensorsFiles, TensorFiles
+from linnet.formats.quantization import form_of, read_quantization
+from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
-MAX_CONFIG_BYTES = 4 << 20
 VERIFY_BELOW_BYTES = 512 << 20
 
 Array = npt.NDArray[Any]
@@ -75,21 +71,15 @@ class Checkpoint:
 
     @classmethod
     def _open(cls, directory: Path) -> "Checkpoint":
-        if not directory.is_dir():
-            raise not_a_directory(directory) if directory.exists() else CheckpointError(no_such_path(str(directory)))
-        config_path = directory / CONFIG_FILE
-        if not config_path.exists():
-            raise no_config(directory)
-        config = undisguise(read_json_object(config_path, MAX_CONFIG_BYTES))
-        quantization, form = read_quantization(config, str(config_path)), form_of(config, str(config_path))
-        files = SafetensorsFiles(directory)
-        tensors = files.tensors
+        files = open_files(directory)
+        config, where, tensors = files.config, str(files.described_by), files.tensors
+        quantization, form = read_quantization(config, where), form_of(config, where)
         if not tensors:
             raise CheckpointError(f"{directory}: the model has no tensors")
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory) if directory.is_dir() else None
         if manifest is not None:
             check_structure(directory, manifest, tensors)
-        elif lost_manifest(directory):
+        elif directory.is_dir() and lost_manifest(directory):
             logger.warning(
                 "%s: its %s is gone, so whether its %d tensors and its other files are as they were published is not "
                 "verified",
@@ -175,7 +165,7 @@ class Checkpoint:
         Unlike ``digest`` it reads no tensor.
         """
         seen = hashlib.sha256()
-        for path in (self.path / CONFIG_FILE, *sorted(self._files.paths())):
+        for path in sorted({self._files.described_by, *self._files.paths()}):
             seen.update(file_facts(path, path.stat()))
         return seen.hexdigest()
 

@@ -16,7 +16,7 @@ OWN_INDEX_FILE = "linnet_weights.json"
 """Names that no other loader looks for, nor finds by a pattern (accelerate takes any *.index.json): K18."""
 
 
-def open_files(directory: Path) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
+def open_shards(directory: Path) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
     """Map every file of the model -> files by name, tensors by name (sorted by name)."""
     own = not (directory / SINGLE_FILE).exists() and (directory / OWN_INDEX_FILE).exists()
     index_path = directory / (OWN_INDEX_FILE if own else INDEX_FILE)

@@ -8,9 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from linnet.errors import CheckpointError
 from linnet.formats.header import TensorInfo
+from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
-from linnet.formats.shards import open_files
+from linnet.formats.quantization import undisguise
+from linnet.formats.recognise import no_config, no_such_path, not_a_directory
+from linnet.formats.shards import open_shards
+
+CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 4 << 20
 
 Array = npt.NDArray[Any]
 
@@ -21,6 +28,15 @@ class TensorFiles(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """What there is."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a Hugging Face config.json would say; where no config prescribes how tensors lie, its
+        ``quantization_config`` has the ``quant_method`` of the form that reads them."""
+
+    @property
+    def described_by(self) -> Path:
+        """The file that the config comes from."""
 
     def view(self, name: str) -> Array:
         """The stored array: a read-only mapped view wherever the bytes lie as they are meant. A tensor of blocks is
@@ -40,10 +56,19 @@ class TensorFiles(Protocol):
 
 
 class SafetensorsFiles:
-    """The .safetensors files of a model directory. Implements ``TensorFiles``."""
+    """config.json and the .safetensors files of a model directory. Implements ``TensorFiles``.
+
+    Raises CheckpointError: no directory, no config, no or damaged weights; UnsupportedError: another kind of path.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._files, self.tensors = open_files(directory)
+        if not directory.is_dir():
+            raise not_a_directory(directory) if directory.exists() else CheckpointError(no_such_path(str(directory)))
+        self.described_by = directory / CONFIG_FILE
+        if not self.described_by.exists():
+            raise no_config(directory)
+        self.config = undisguise(read_json_object(self.described_by, MAX_CONFIG_BYTES))
+        self._files, self.tensors = open_shards(directory)
 
     def view(self, name: str) -> Array:
         """See TensorFiles.view."""
@@ -68,3 +93,8 @@ class SafetensorsFiles:
 
     def _file(self, name: str) -> MappedFile:
         return self._files[self.tensors[name].file]
+
+
+def open_files(path: Path) -> TensorFiles:
+    """The files of whatever kind of model lies at ``path``."""
+    return SafetensorsFiles(path)

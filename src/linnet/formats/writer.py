@@ -18,7 +18,6 @@ from typing import Any
 import numpy.typing as npt
 
 from linnet.errors import ConfigError
-from linnet.formats.checkpoint import CONFIG_FILE
 from linnet.formats.durable import (
     REPLACED,
     DirectoryLock,
@@ -36,6 +35,7 @@ from linnet.formats.shard_writer import write_shards
 from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
 from linnet.formats.spool import Spool
 from linnet.formats.target import check_partial, check_replaceable, real_target, remove_replaced
+from linnet.formats.tensor_files import CONFIG_FILE
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
 
 DEFAULT_SHARD_BYTES = 4 << 30

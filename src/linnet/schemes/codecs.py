@@ -153,8 +153,8 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         raise ConfigError(f"scale of shape {list(scale.shape)} does not fit, {list(expected)} is needed")
     if not scheme.symmetric and zero_point is None:
         raise ConfigError("an asymmetric scheme needs a zero point with its scale")
-    dtype, midpoints = scheme.numbers.code_type, scheme.numbers.midpoints
-    codes = np.empty((rows, columns), dtype=dtype)
+    numbers = scheme.numbers
+    codes = np.empty((rows, columns), dtype=numbers.code_type)
     smallest, largest = code_range(scheme)
     wide_scale = expand(scale.astype(np.float32), scheme, (rows, columns))
     wide_zero = None if zero_point is None else expand(zero_point.astype(np.float32), scheme, (rows, columns))
@@ -166,13 +166,13 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         block = weight[part].astype(np.float32).reshape(part.stop - start, groups, -1)
         block /= wide_scale[own]
         out = codes[part].reshape(block.shape)
-        if midpoints is not None:
-            out[...] = np.searchsorted(midpoints, block, side="left")
+        if numbers.values is not None:
+            out[...] = numbers.ascending[np.searchsorted(numbers.midpoints, block, side="left")]
             continue
         # without a zero point still + 0, as compressed-tensors does: no code is minus zero
         block += np.float32(0) if wide_zero is None else wide_zero[own]
         np.clip(block, np.float32(smallest), np.float32(largest), out=block)
-        out[...] = np.rint(block, out=block) if scheme.numbers.integer else block.astype(dtype)
+        out[...] = np.rint(block, out=block) if numbers.integer else block.astype(numbers.code_type)
     return codes
 
 

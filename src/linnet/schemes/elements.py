@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ class Element:
     """One element type.
 
     ``kind``: integer codes (int8, signed unless their scheme has a minimum), floats (the values themselves), or
-    ``codebook`` indices (uint8) into ``values``, ascending fp32 [2 ** bits]. ``smallest`` and ``largest`` bound the
+    ``codebook`` indices (uint8) into ``values``, fp32 [2 ** bits]. ``smallest`` and ``largest`` bound the
     codes. ``affine``: may have a zero point or a minimum. ``own``: compressed-tensors has no word for it.
     """
 
@@ -36,8 +37,6 @@ class Element:
     affine: bool = False
     own: bool = False
     values: Array | None = None
-    midpoints: Array | None = None
-    """Of a codebook: a value between two midpoints is nearest to the table's value between them."""
     packable: bool = True
     """Whether codes are packed into words where they are stored; floats lie one by one."""
 
@@ -45,6 +44,19 @@ class Element:
     def integer(self) -> bool:
         """Codes are integers: such weights can be multiplied by integer activations."""
         return self.kind == "integer"
+
+    @cached_property
+    def ascending(self) -> Array:
+        """Of a codebook: the codes in the order of their values, uint8."""
+        assert self.values is not None
+        return np.argsort(self.values, kind="stable").astype(np.uint8)
+
+    @cached_property
+    def midpoints(self) -> Array:
+        """Of a codebook: a number between two of them is nearest to the ascending table's value between them."""
+        assert self.values is not None
+        table = self.values[self.ascending]
+        return (table[1:] + table[:-1]) / 2
 
     @property
     def half_range(self) -> float:
@@ -61,13 +73,10 @@ def _integer(bits: int) -> Element:
 
 
 def _codebook(name: str, values: list[float]) -> Element:
-    table = np.array(sorted(values), np.float32)
+    table = np.array(values, np.float32)
     table.setflags(write=False)
-    middle = (table[1:] + table[:-1]) / 2
     bits = len(values).bit_length() - 1
-    return Element(
-        name, bits, "codebook", 0.0, len(values) - 1.0, np.dtype(np.uint8), own=True, values=table, midpoints=middle
-    )
+    return Element(name, bits, "codebook", 0.0, len(values) - 1.0, np.dtype(np.uint8), own=True, values=table)
 
 
 _NF4 = [
@@ -80,8 +89,8 @@ _NF4 = [
 _IQ4_NL = [-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 """ggml's non-linear 4-bit table (kvalues_iq4nl)."""
 
-_E2M1 = [sign * value for sign in (-1.0, 1.0) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
-"""OCP Microscaling Formats 1.0, section 5.3.3; both zeros are kept, so that sixteen codes have a place."""
+_E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+"""OCP Microscaling Formats 1.0, section 5.3.3: sign and magnitude; minus zero counts as zero."""
 
 _ROWS = (
     Element("ternary", 2, "integer", -1.0, 1.0, np.dtype(np.int8), own=True),

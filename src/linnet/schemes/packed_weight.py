@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from linnet.schemes import codecs
+from linnet.schemes.gguf_blocks import BlockScales
 from linnet.schemes.layouts import CanonicalLayout, Layout, layout_of
 from linnet.schemes.scheme import LinearScheme
 
@@ -49,6 +50,10 @@ class PackedWeight:
     def minimums(self) -> Array | None:
         """fp32 minimums in the shape of ``scales()``; None if there are none."""
         return self.layout.minimums(self.arrays, self.scheme, self.shape)
+
+    def stored_scales(self) -> BlockScales | None:
+        """Scales and minimums of both levels as stored, if the scheme has minimums or two levels; else None."""
+        return self.layout.stored_scales(self.arrays, self.scheme, self.shape)
 
     def dequantize(self) -> Array:
         """fp32 [rows, columns]: (code - zero point) * scale, or code * scale - minimum, in that order."""

@@ -3,8 +3,9 @@
 
 from linnet.formats.forms.base import Form
 from linnet.formats.forms.compressed_tensors import CompressedTensors
+from linnet.formats.forms.gguf import Gguf
 
-FORMS: tuple[Form, ...] = (CompressedTensors(),)
+FORMS: tuple[Form, ...] = (CompressedTensors(), Gguf())
 """The first is also who looks at tensors where a config says nothing."""
 
 __all__ = ["FORMS", "Form"]

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from linnet.schemes.gguf_blocks import BlockScales
 from linnet.schemes.scheme import LinearScheme
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,9 @@ class Layout(Protocol):
 
     def minimums(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array | None:
         """fp32 in the shape of ``scales``; None where the scheme has none."""
+
+    def stored_scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> BlockScales | None:
+        """Scales and minimums of both levels as stored, for a scheme that has minimums or two levels; else None."""
 
     def take_rows(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, ranges: RowRanges) -> dict[str, Array]:
         """The arrays of those rows. Exact; one range is a view where rows lie apart. UnsupportedError where scales

@@ -74,6 +74,9 @@ class CanonicalLayout:
         """No canonical layout has any."""
         return None
 
+    def stored_scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> None:
+        """Every canonical scale stands for itself."""
+
     def take_rows(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, ranges: RowRanges) -> dict[str, Array]:
         """See Layout.take_rows."""
         weight, rows = scheme.weight, sum(stop - start for start, stop in ranges)
