@@ -2,7 +2,7 @@
 """The container of GGUF files: metadata, tensor table, mapped bytes. What they mean is said in formats and text."""
 
 from linnet.gguf.container import PLAIN_DTYPES, GgufPart, is_gguf
-from linnet.gguf.metadata import Metadata
+from linnet.gguf.metadata import Metadata, shown
 from linnet.gguf.model import GgufModel, split_set
 from linnet.gguf.table import GgufTensor
 from linnet.gguf.types import NAMED_TYPES, TENSOR_TYPES, TensorType
@@ -21,5 +21,6 @@ __all__ = [
     "TensorType",
     "file_bytes",
     "is_gguf",
+    "shown",
     "split_set",
 ]

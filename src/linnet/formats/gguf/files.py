@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GGUF file under a Checkpoint: the same tensors as in the model's Hugging Face directory, by the same names.
+
+Everything is a view of the mapped file except what converters changed: query and key rows of files that pair them are
+gathered back when asked for, gains that carry a 1 have it subtracted. A quantised tensor is its blocks, uint8
+[rows, bytes of a row]; its TensorInfo says ggml's name of the type as dtype and the shape in elements.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.dtypes import NUMPY_TO_NAME
+from linnet.formats.gguf.config import ROPE_TENSORS, architecture_of, config_of
+from linnet.formats.gguf.names import Named, halved_rows, to_hugging_face
+from linnet.formats.header import TensorInfo
+from linnet.gguf import PLAIN_DTYPES, GgufModel, GgufTensor
+
+Array = npt.NDArray[Any]
+
+_NOT_WEIGHTS = (*ROPE_TENSORS, "rope.freqs")
+
+
+class GgufFiles:
+    """Implements ``TensorFiles``; ``config`` is what config.json would say."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises CheckpointError (damaged, lying) and UnsupportedError (nothing here runs it)."""
+        self.model = GgufModel(path)
+        self.config = config_of(self.model)
+        architecture = architecture_of(self.model)
+        self._named: dict[str, Named] = {}
+        self._theirs: dict[str, str] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for theirs, tensor in self.model.tensors.items():
+            if theirs in _NOT_WEIGHTS or theirs.endswith(".attn_rot_embd"):
+                continue
+            named = to_hugging_face(architecture, theirs)
+            if named is None:
+                raise UnsupportedError(
+                    f"{self.model.path}: tensor {theirs!r} is none that the architecture {architecture.name} has here"
+                )
+            self._named[named.name], self._theirs[named.name] = named, theirs
+            tensors[named.name] = self._info(named, tensor)
+        self.tensors = dict(sorted(tensors.items()))
+
+    def view(self, name: str) -> Array:
+        """The stored array, a read-only mapped view; gathered or subtracted (a new array) where the file differs."""
+        array = self.model.view(self._theirs[name])
+        change = self._named[name].change
+        if change == "paired rows":
+            array = array[halved_rows(len(array), self._heads(name))]
+        elif change == "plus one":
+            array = array.astype(np.float32) - np.float32(1)
+        array.setflags(write=False)
+        return array
+
+    def raw(self, name: str) -> memoryview:
+        """The tensor's bytes as they are stored, with nothing undone."""
+        return self.model.raw(self._theirs[name])
+
+    def paths(self) -> tuple[Path, ...]:
+        """Every file."""
+        return tuple(part.path for part in self.model.parts)
+
+    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """The bytes of every file, in the order of ``paths``."""
+        return tuple(part.whole() for part in self.model.parts)
+
+    def close(self) -> None:
+        """Unmap; views still alive stay valid until they die."""
+        self.model.close()
+
+    def _heads(self, name: str) -> int:
+        which = "num_attention_heads" if ".q_proj." in name else "num_key_value_heads"
+        return int(self.config[which])
+
+    def _info(self, named: Named, tensor: GgufTensor) -> TensorInfo:
+        label = f"{self.model.path}: tensor {tensor.name!r}"
+        plain = tensor.type.plain
+        dtype = NUMPY_TO_NAME[PLAIN_DTYPES[tensor.type.name]] if plain else tensor.type.name
+        nbytes = tensor.nbytes
+        if named.change == "paired rows":
+            heads = self._heads(named.name)
+            if tensor.shape[0] % (2 * heads):
+                raise CheckpointError(f"{label}: {tensor.shape[0]} rows are not {heads} heads of an even size")
+        elif named.change == "plus one":
+            if not plain:
+                raise UnsupportedError(f"{label}: a norm stored as {tensor.type.name}; plain numbers are supported")
+            dtype, nbytes = "fp32", 4 * math.prod(tensor.shape)
+        return TensorInfo(dtype, tensor.shape, nbytes, tensor.file, tensor.offset)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ggml's tensor names <-> Hugging Face's, and what converters do to a tensor on the way, to be undone and redone."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.formats.gguf.architectures import Architecture
+
+Change = Literal["", "paired rows", "plus one"]
+
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z_]+)\.(weight|bias)")
+_LAYER = re.compile(r"model\.layers\.(0|[1-9]\d{0,4})\.([a-z_.]+)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``) or 1 added."""
+
+    name: str
+    change: Change
+
+
+def to_hugging_face(architecture: Architecture, name: str) -> Named | None:
+    """What a tensor of a GGUF file is called in a Hugging Face directory; None for a name nobody here knows."""
+    stem, _, kind = name.rpartition(".")
+    if stem in _OUTER and kind in ("weight", "bias"):
+        return Named(f"{_OUTER[stem]}.{kind}", _change(architecture, stem, kind))
+    match = _BLOCK.fullmatch(name)
+    inner = architecture.block.get(match[2]) if match else None
+    if match is None or inner is None:
+        return None
+    return Named(f"model.layers.{int(match[1])}.{inner}.{match[3]}", _change(architecture, match[2], match[3]))
+
+
+def to_ggml(architecture: Architecture, name: str) -> Named | None:
+    """The inverse of ``to_hugging_face``."""
+    stem, _, kind = name.rpartition(".")
+    for theirs, ours in _OUTER.items():
+        if stem == ours and kind in ("weight", "bias"):
+            return Named(f"{theirs}.{kind}", _change(architecture, theirs, kind))
+    match = _LAYER.fullmatch(name)
+    inner = next((key for key, value in architecture.block.items() if match and value == match[2]), None)
+    if match is None or inner is None:
+        return None
+    return Named(f"blk.{int(match[1])}.{inner}.{match[3]}", _change(architecture, inner, match[3]))
+
+
+def _change(architecture: Architecture, stem: str, kind: str) -> Change:
+    if architecture.paired_rows and stem in ("attn_q", "attn_k"):
+        return "paired rows"
+    if architecture.norms_plus_one and stem.endswith("_norm") and kind == "weight":
+        return "plus one"
+    return ""
+
+
+def halved_rows(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """Indices [rows] that gather paired rows into halves: row h*d + j*d/2 + i comes from h*d + 2*i + j.
+
+    ``rows`` must be ``heads`` times an even size.
+    """
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(rows)
+
+
+def paired_rows(rows: int, heads: int) -> npt.NDArray[np.intp]:
+    """The inverse of ``halved_rows``: gathers halves into pairs."""
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
