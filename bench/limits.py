@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine allows: read bandwidth and multiply-add peaks, measured natively (csrc/linear/limits.cpp).
+"""What this machine allows: read bandwidth and multiply-add peaks, measured natively (csrc/roofs/limits.cpp).
 
     python bench/limits.py [--threads N] [--isa NAME] [--repeats 7] [--json]
 

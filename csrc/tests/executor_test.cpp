@@ -10,8 +10,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "isa.h"
-#include "operations.h"
+#include "executor/operations.h"
+#include "kernels/isa.h"
 
 using namespace linnet;
 

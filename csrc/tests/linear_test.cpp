@@ -10,12 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../linear.h"
-
-#if defined(LINNET_ARM_TIERS)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
+#include "kernels/isa.h"
 
 using namespace linnet;
 
@@ -303,21 +298,7 @@ void test_tier(const char* tier, const LinearKernels& k, int trials) {
 int main() {
     const char* set = std::getenv("LINNET_FUZZ_TRIALS");
     const int trials = set != nullptr ? std::atoi(set) : 20;
-    test_tier("portable", portable::linear_kernels(), trials);
-#if defined(LINNET_X86_TIERS)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        test_tier("avx2", avx2::linear_kernels(), trials);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avxvnni"))
-        test_tier("avx2_vnni", avx2_vnni::linear_kernels(), trials);
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        test_tier("avx512", avx512::linear_kernels(), trials);
-        if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-            __builtin_cpu_supports("avx512vbmi"))
-            test_tier("avx512_vnni", avx512_vnni::linear_kernels(), trials);
-    }
-#elif defined(LINNET_ARM_TIERS)
-    if ((getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0) test_tier("neon_i8mm", neon_i8mm::linear_kernels(), trials);
-#endif
+    for (const std::string& tier : available_tiers()) test_tier(tier.c_str(), *kernel_table(tier).linear, trials);
     std::printf("linear kernels: %d failures\n", failures);
     return failures == 0 ? 0 : 1;
 }

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "../isa.h"
-#include "../sampling/sampling_host.h"
+#include "kernels/isa.h"
+#include "kernels/sampling/sampling_host.h"
 
 using namespace linnet;
 

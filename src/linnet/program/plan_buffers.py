@@ -58,7 +58,7 @@ def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
 
     A quantised value [rows, width] is three arrays one after another, each 64-byte aligned: int8 codes (a backend may
     pad every group to 64 codes and every row to 128), fp32 scales [rows, groups] and int32 sums of codes
-    [rows, groups] (the sums correct weights stored unsigned or with zero points). See csrc/linear.h, QuantisedRows.
+    [rows, groups] (the sums correct weights stored unsigned or with zero points). See csrc/kernels/linear.h, QuantisedRows.
     """
     shape = resolve_shape(value, bounds)
     if not isinstance(value.dtype, Scheme):

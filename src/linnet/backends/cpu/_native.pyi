@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of the native module. Arrays are C-contiguous; csrc/*bind.cpp says what each is and checks type and size.
+"""Types of the native module. Arrays are C-contiguous; csrc/*/*bind.cpp says what each is and checks type and size.
 
 A test compares every name and parameter with the built module.
 """

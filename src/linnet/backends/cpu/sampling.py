@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling and scoring of a step's logits on native kernels (csrc/sampling); batches in, results out."""
+"""Sampling and scoring of a step's logits on native kernels (csrc/kernels/sampling); batches in, results out."""
 
 from typing import Any
 

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python face of the executor: one typed method per op kind. Arrays come as flat bytes (numpy has no bf16 of its
+// own), their sizes are checked here, and the Python side keeps them alive.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <stdexcept>
+
+#include "kernels/isa.h"
+#include "operations.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace linnet;
+
+void bind_sampling(nb::module_& module);
+void bind_linear_run(nb::module_& module);
+void bind_limits(nb::module_& module);
+
+namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Integers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void require_size(const char* what, int64_t found, int64_t needed) {
+    if (found >= needed) return;
+    throw std::invalid_argument(std::string(what) + " has " + std::to_string(found) + " elements, " +
+                                std::to_string(needed) + " are needed");
+}
+
+const float* floats(const char* what, const std::optional<Floats>& array, int64_t size) {
+    if (!array) return nullptr;
+    require_size(what, int64_t(array->size()), size);
+    return array->data();
+}
+
+LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t columns, const Bytes& codes,
+                         int64_t code_row_bytes, int64_t group_size, const std::optional<Bytes>& scales,
+                         ScaleType scale_type, int64_t scale_row_stride, int64_t scale_group_stride,
+                         const std::optional<Bytes>& zero_points, const std::optional<Floats>& bias,
+                         const std::optional<Floats>& codebook) {
+    if (rows < 1 || columns < 1 || group_size < 1 || code_row_bytes < 1) {
+        throw std::invalid_argument("a weight needs rows, columns, group_size and code_row_bytes of at least 1");
+    }
+    LinearWeight weight;
+    weight.storage = storage;
+    weight.bits = bits;
+    weight.rows = rows;
+    weight.columns = columns;
+    weight.group_size = group_size;
+    weight.code_row_bytes = code_row_bytes;
+    require_size("codes", int64_t(codes.size()), rows * code_row_bytes);
+    require_size("a row of codes", code_row_bytes * 8, columns * bits);
+    weight.codes = codes.data();
+    const int64_t groups = (columns + group_size - 1) / group_size;
+    if (scales) {
+        const int64_t bytes = scale_type == ScaleType::fp32 ? 4 : 2;
+        require_size("scales", int64_t(scales->size()),
+                     ((rows - 1) * scale_row_stride + (groups - 1) * scale_group_stride + 1) * bytes);
+        weight.scales = scales->data();
+        weight.scale_type = scale_type;
+        weight.scale_row_stride = scale_row_stride;
+        weight.scale_group_stride = scale_group_stride;
+    } else if (storage != Storage::fp32 && storage != Storage::bf16 && storage != Storage::fp16) {
+        throw std::invalid_argument("a quantised weight needs scales");
+    }
+    if (zero_points) {
+        require_size("zero_points", int64_t(zero_points->size()), rows * groups);
+        weight.zero_points = reinterpret_cast<const int8_t*>(zero_points->data());
+        weight.zero_point_row_stride = groups;
+    }
+    weight.bias = floats("bias", bias, rows);
+    weight.codebook = floats("codebook", codebook, 16);
+    require((weight.codebook != nullptr) == (storage == Storage::codebook),
+            "a codebook weight comes with its codebook");
+    return weight;
+}
+
+Batch make_batch(const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
+                 const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
+                 const Integers& output_rows) {
+    Batch batch;
+    batch.tokens = int64_t(token_ids.size());
+    batch.sequences = int64_t(context_lengths.size());
+    batch.outputs = int64_t(output_rows.size());
+    batch.blocks = int64_t(block_tables.shape(1));
+    const auto same = [](const char* field, size_t found, int64_t expected) {
+        if (int64_t(found) == expected) return;
+        throw std::invalid_argument(std::string("batch: ") + field + " has " + std::to_string(found) +
+                                    " entries, not " + std::to_string(expected));
+    };
+    same("positions", positions.size(), batch.tokens);
+    same("kv_slots", kv_slots.size(), batch.tokens);
+    same("query_start", query_start.size(), batch.sequences + 1);
+    same("block_tables", block_tables.shape(0), batch.sequences);
+    batch.token_ids = token_ids.data();
+    batch.positions = positions.data();
+    batch.kv_slots = kv_slots.data();
+    batch.query_start = query_start.data();
+    batch.context_lengths = context_lengths.data();
+    batch.block_tables = block_tables.data();
+    batch.output_rows = output_rows.data();
+    return batch;
+}
+
+void bind_enums(nb::module_& m) {
+    nb::enum_<Storage>(m, "Storage")
+        .value("fp32", Storage::fp32)
+        .value("bf16", Storage::bf16)
+        .value("fp16", Storage::fp16)
+        .value("packed_int", Storage::packed_int)
+        .value("plain_int8", Storage::plain_int8)
+        .value("fp8_e4m3", Storage::fp8_e4m3)
+        .value("codebook", Storage::codebook);
+    nb::enum_<ScaleType>(m, "ScaleType")
+        .value("fp32", ScaleType::fp32)
+        .value("bf16", ScaleType::bf16)
+        .value("fp16", ScaleType::fp16);
+    nb::enum_<InputType>(m, "InputType")
+        .value("fp32", InputType::fp32)
+        .value("bf16", InputType::bf16)
+        .value("int8", InputType::int8);
+    nb::enum_<ValueType>(m, "ValueType")
+        .value("fp32", ValueType::fp32)
+        .value("bf16", ValueType::bf16)
+        .value("fp16", ValueType::fp16)
+        .value("int8", ValueType::int8);
+    nb::enum_<KVStorage>(m, "KVStorage")
+        .value("fp32", KVStorage::fp32)
+        .value("bf16", KVStorage::bf16)
+        .value("int8", KVStorage::int8)
+        .value("fp8", KVStorage::fp8)
+        .value("int4", KVStorage::int4);
+    nb::enum_<RowCount>(m, "RowCount").value("tokens", RowCount::tokens).value("outputs", RowCount::outputs);
+    nb::enum_<Activation>(m, "Activation")
+        .value("silu", Activation::silu)
+        .value("gelu", Activation::gelu)
+        .value("gelu_tanh", Activation::gelu_tanh)
+        .value("relu", Activation::relu);
+}
+
+void bind_executor(nb::module_& m) {
+    nb::class_<ThreadPool>(m, "ThreadPool")
+        .def(nb::init<int>(), "threads"_a)
+        .def_prop_ro("threads", &ThreadPool::threads)
+        .def(
+            "region_s",
+            [](ThreadPool& pool, int64_t items, int64_t regions) {
+                nb::gil_scoped_release release;
+                const auto start = std::chrono::steady_clock::now();
+                for (int64_t i = 0; i < regions; ++i) pool.run(items, [](int64_t, int) {});
+                const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+                return spent.count() / double(regions);
+            },
+            "items"_a, "regions"_a, "Seconds per parallel region of `items` items that do nothing.");
+
+    nb::class_<LinearWeight>(m, "LinearWeight")
+        .def_ro("rows", &LinearWeight::rows)
+        .def_ro("columns", &LinearWeight::columns)
+        .def(
+            "use_tiles",
+            [](LinearWeight& weight, const std::string& isa, const Bytes& tiles) {
+                require_size("tiles", int64_t(tiles.size()), kernel_table(isa).linear->tile_bytes(weight));
+                require(reinterpret_cast<uintptr_t>(tiles.data()) % 64 == 0, "tiles must be 64-byte aligned");
+                weight.tiles = tiles.data();
+            },
+            "isa"_a, "tiles"_a, "Read tiles that make_tiles of the same build and tier wrote; they must outlive it.");
+    m.def(
+        "tile_bytes",
+        [](const std::string& isa, const LinearWeight& weight) { return kernel_table(isa).linear->tile_bytes(weight); },
+        "isa"_a, "weight"_a, "Bytes of a weight in the tier's order of reading; 0 where that is the stored one.");
+    m.def(
+        "make_tiles",
+        [](const std::string& isa, ThreadPool& pool, const LinearWeight& weight, const WritableBytes& tiles) {
+            const LinearKernels& kernels = *kernel_table(isa).linear;
+            require_size("tiles", int64_t(tiles.size()), kernels.tile_bytes(weight));
+            nb::gil_scoped_release release;
+            const int64_t run = 8 * kernels.column_unit(weight, InputType::int8);
+            pool.run((weight.rows + run - 1) / run, [&](int64_t item, int) {
+                const int64_t begin = item * run, end = begin + run;
+                kernels.make_tiles(weight, tiles.data(), begin, end < weight.rows ? end : weight.rows);
+            });
+        },
+        "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "Write the tiles of a weight, on every thread.");
+    m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
+          "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
+          "zero_points"_a.none(), "bias"_a.none(), "codebook"_a.none() = nb::none());
+    m.def("refuse_linear", [](const std::string& isa, const LinearWeight& weight, InputType input, int64_t group_size) {
+        const char* reason = kernel_table(isa).linear->refuse(weight, input, group_size);
+        return reason ? std::optional<std::string>(reason) : std::nullopt;
+    });
+    m.def("linear_name", [](const std::string& isa, const LinearWeight& weight, InputType input) {
+        return std::string(kernel_table(isa).linear->name(weight, input));
+    });
+    m.def("value_bytes", [](const std::string& isa, ValueType type, int64_t rows, int64_t width, int64_t group_size) {
+        return value_bytes(kernel_table(isa), type, rows, width, group_size);
+    });
+
+    m.def(
+        "kv_bytes_per_block",
+        [](KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size, int64_t block_size) {
+            return KVLayout{storage, kv_heads, head_size, value_head_size, block_size}.block_bytes();
+        },
+        "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a, "block_size"_a,
+        "Bytes of one block of a layer's KV.");
+
+    using E = Executor;
+    nb::class_<E>(m, "Executor")
+        .def(
+            "__init__",
+            [](E* self, const std::string& isa, std::shared_ptr<ThreadPool> pool, int64_t max_tokens,
+               int64_t max_sequences, int64_t max_outputs, int64_t block_size, int64_t max_blocks, int64_t vocabulary,
+               int64_t arena_bytes) {
+                const Limits limits{max_tokens, max_sequences, max_outputs, block_size, max_blocks, vocabulary};
+                new (self) E(kernel_table(isa), std::move(pool), limits, arena_bytes);
+            },
+            "isa"_a, "pool"_a, "max_tokens"_a, "max_sequences"_a, "max_outputs"_a, "block_size"_a, "max_blocks"_a,
+            "vocabulary"_a, "arena_bytes"_a)
+        .def(
+            "add_value",
+            [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
+                return e.add_value({offset, rows, 0, width, type, group_size, 0});
+            },
+            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a)
+        .def(
+            "add_state",
+            [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
+                return e.add_state({storage, kv_heads, head_size, value_head_size, e.limits().block_size});
+            },
+            "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
+        .def("begin_chain", &E::begin_chain, "name"_a)
+        .def(
+            "add_local",
+            [](E& e, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
+                return e.add_local({0, rows, 0, width, type, group_size, 0});
+            },
+            "rows"_a, "width"_a, "type"_a, "group_size"_a)
+        .def("end_chain", &E::end_chain)
+        .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
+        .def("embed", [](E& e, std::string name, int output,
+                         const LinearWeight& table) { e.add(std::move(name), make_embed(e, output, table)); })
+        .def(
+            "norm",
+            [](E& e, std::string name, int input, int output, bool layer, int64_t size, float epsilon, float offset,
+               const Floats& gain, const std::optional<Floats>& bias) {
+                NormAttributes a{
+                    layer ? NormFlavour::layer : NormFlavour::rms, size, epsilon, offset, nullptr, nullptr};
+                require_size("gain", int64_t(gain.size()), size);
+                a.gain = gain.data();
+                a.bias = floats("bias", bias, size);
+                e.add(std::move(name), make_norm(e, input, output, a));
+            },
+            "name"_a, "input"_a, "output"_a, "layer"_a, "size"_a, "epsilon"_a, "offset"_a, "gain"_a, "bias"_a.none())
+        .def("add", [](E& e, std::string name, int a, int b,
+                       int output) { e.add(std::move(name), make_add(e, a, b, output)); })
+        .def("scale", [](E& e, std::string name, int input, int output,
+                         float factor) { e.add(std::move(name), make_scale(e, input, output, factor)); })
+        .def("softcap", [](E& e, std::string name, int input, int output,
+                           float limit) { e.add(std::move(name), make_softcap(e, input, output, limit)); })
+        .def("gate", [](E& e, std::string name, int input, int up, int output,
+                        Activation activation) { e.add(std::move(name), make_gate(e, input, up, output, activation)); })
+        .def("rope",
+             [](E& e, std::string name, int input, int output, int64_t head_size, int64_t rotary_size, bool interleaved,
+                int table) {
+                 const RopeAttributes a{head_size, rotary_size, interleaved ? RopeStyle::interleaved : RopeStyle::half,
+                                        table};
+                 e.add(std::move(name), make_rope(e, input, output, a));
+             })
+        .def("gather", [](E& e, std::string name, int input,
+                          int output) { e.add(std::move(name), make_gather(e, input, output)); })
+        .def("cast",
+             [](E& e, std::string name, int input, int output) { e.add(std::move(name), make_cast(e, input, output)); })
+        .def("quantise", [](E& e, std::string name, int input,
+                            int output) { e.add(std::move(name), make_quantise(e, input, output)); })
+        .def("dequantise", [](E& e, std::string name, int input,
+                              int output) { e.add(std::move(name), make_dequantise(e, input, output)); })
+        .def("linear",
+             [](E& e, std::string name, int input, const std::vector<int>& outputs,
+                const std::vector<LinearWeight>& weights) {
+                 e.add(std::move(name), make_linear(e, input, outputs, weights));
+             })
+        .def("gated_linear",
+             [](E& e, std::string name, int input, int output, const std::vector<LinearWeight>& weights,
+                Activation activation) {
+                 e.add(std::move(name), make_gated_linear(e, input, output, weights, activation));
+             })
+        .def("kv_write", [](E& e, std::string name, int key, int value,
+                            int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })
+        .def(
+            "attention",
+            [](E& e, std::string name, int query, int output, int state, int64_t heads, bool rounded, float scale,
+               int64_t window, float softcap, const std::optional<Floats>& alibi_slopes) {
+                const float* slopes = floats("alibi_slopes", alibi_slopes, heads);
+                const AttentionAttributes a{heads, rounded, scale, window, softcap, slopes};
+                e.add(std::move(name), make_attention(e, query, output, state, a));
+            },
+            "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "rounded"_a, "scale"_a, "window"_a, "softcap"_a,
+            "alibi_slopes"_a.none())
+        .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
+        .def(
+            "execute",
+            [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
+               const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
+               const Integers& output_rows, const WritableBytes& states, int64_t num_blocks) {
+                const Batch batch =
+                    make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
+                require_size("states", int64_t(states.size()), num_blocks * e.kv_bytes_per_block());
+                nb::gil_scoped_release release;
+                e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks);
+            },
+            "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
+            "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
+            "states"_a.noconvert(), "num_blocks"_a)
+        .def("rows", &E::rows_of_last_step, "value"_a)
+        .def(
+            "read",
+            [](const E& e, int value, nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out) {
+                require_size("out", int64_t(out.size()), e.rows_of_last_step(value) * e.value(value).width);
+                nb::gil_scoped_release release;
+                e.read(value, out.data());
+            },
+            "value"_a, "out"_a.noconvert())
+        .def(
+            "view",
+            [](const E& e, int value) {
+                require(e.value(value).type == ValueType::fp32, "only fp32 values can be viewed");
+                const size_t shape[2] = {size_t(e.rows_of_last_step(value)), size_t(e.value(value).width)};
+                auto* data = reinterpret_cast<const float*>(e.arena() + e.value(value).offset);
+                return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(data, 2, shape, nb::handle());
+            },
+            nb::rv_policy::reference_internal, "value"_a)
+        .def("set_profiling", &E::set_profiling, "on"_a)
+        .def("profile", &E::profile);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.attr("build_id") = LINNET_BUILD_ID;
+    m.def("available_isas", &available_tiers, "Tiers this machine can run, best first.");
+    m.def("default_threads", &ThreadPool::default_threads, "Physical cores this process may run on.");
+    bind_enums(m);
+    bind_executor(m);
+    bind_sampling(m);
+    bind_linear_run(m);
+    bind_limits(m);
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// The functions of one instruction-set tier, as the executor sees them. Plain data only; rows are [rows, width] fp32
+// unless said otherwise, ld is the distance between rows in elements. No function depends on how rows are split.
+#pragma once
+
+#include "linear.h"
+
+namespace linnet {
+
+enum class Activation : int32_t { silu, gelu, gelu_tanh, relu };
+enum class RopeStyle : int32_t { half, interleaved };
+
+// Keys of a softmax partial: partitions start at absolute multiples of this, whatever the chunking.
+constexpr int64_t PARTITION_KEYS = 256;
+// Query vectors (rows x heads of a group) of one kv head up to which a task reads several kv heads side by side.
+constexpr int64_t FEW_VECTORS = 8;
+// Keys lie in tiles of this many, one lane each.
+constexpr int64_t TILE_KEYS = 16;
+
+enum class KVStorage : int32_t { fp32, bf16, int8, fp8, int4 };
+
+// One layer's paged KV. Its unit is a pair vector: 16 lanes of two elements. Keys: a lane is one of 16 keys and the two
+// elements are neighbouring dimensions; values: a lane is one of 16 dimensions and the two elements are the keys 2i and
+// 2i + 1. So scores of 16 keys, and 16 dimensions of the output, are chains of (pair) dot products without a horizontal
+// sum. The keys of all blocks come first, then the values of all blocks, then the scales, so that neighbouring blocks
+// are read in one go. Of one block
+//   keys     [kv_heads][key tiles][key_pairs] pair vectors
+//   values   [kv_heads][pairs of keys][value_chunks] pair vectors
+//   scales   [kv_heads][key tiles][key, value][16] fp32, of quantised storage: value = code * scale, per token and head
+// and each starts at a multiple of 64 bytes. A pair vector of
+//   fp32     128 bytes: the 16 first elements, then the 16 second ones
+//   bf16     64 bytes: (first, second) per lane
+//   int8     32 bytes: (first, second) per lane; fp8 (e4m3) too
+//   int4     two of them in 32 bytes: (first, second) per lane, the low nibbles are the even pair vector's
+// so that no two tokens share a byte.
+struct KVLayout {
+    KVStorage storage = KVStorage::fp32;
+    int64_t kv_heads = 0;
+    int64_t head_size = 0;  // of keys
+    int64_t value_head_size = 0;
+    int64_t block_size = 0;  // tokens; a multiple of 16, or a power of two below it
+
+    bool quantised() const { return storage != KVStorage::fp32 && storage != KVStorage::bf16; }
+    int64_t pair_bytes() const {
+        constexpr int64_t bytes[] = {128, 64, 32, 32, 16};
+        return bytes[int32_t(storage)];
+    }
+    int64_t even(int64_t pair_vectors) const {
+        return storage == KVStorage::int4 ? (pair_vectors + 1) / 2 * 2 : pair_vectors;
+    }
+    int64_t key_tiles() const { return (block_size + TILE_KEYS - 1) / TILE_KEYS; }
+    int64_t key_pairs() const { return even((head_size + 1) / 2); }
+    int64_t tile_bytes() const { return key_pairs() * pair_bytes(); }
+    int64_t value_rows() const { return (block_size + 1) / 2; }
+    int64_t value_chunks() const { return even((value_head_size + 15) / 16); }
+    int64_t value_row_bytes() const { return value_chunks() * pair_bytes(); }
+    int64_t value_stride() const { return value_chunks() * 16; }  // of an output row, in floats
+    int64_t key_block_bytes() const { return aligned(kv_heads * key_tiles() * tile_bytes()); }
+    int64_t value_block_bytes() const { return aligned(kv_heads * value_rows() * value_row_bytes()); }
+    int64_t scale_block_bytes() const { return quantised() ? kv_heads * key_tiles() * (2 * TILE_KEYS * 4) : 0; }
+    int64_t block_bytes() const { return key_block_bytes() + value_block_bytes() + scale_block_bytes(); }
+
+    // Bytes from the start of a block's part.
+    int64_t key_tile_at(int64_t head, int64_t offset) const {
+        return (head * key_tiles() + offset / TILE_KEYS) * tile_bytes();
+    }
+    int64_t value_row_at(int64_t head, int64_t offset) const {
+        return (head * value_rows() + offset / 2) * value_row_bytes();
+    }
+    int64_t scales_at(int64_t head, int64_t offset) const {
+        return (head * key_tiles() + offset / TILE_KEYS) * (2 * TILE_KEYS * 4);
+    }
+
+  private:
+    static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+};
+
+// One layer's pool of `blocks` blocks.
+struct KVMemory {
+    char *keys = nullptr, *values = nullptr, *scales = nullptr;
+
+    KVMemory() = default;
+    KVMemory(const KVLayout& layout, char* start, int64_t blocks)
+        : keys(start),
+          values(keys + blocks * layout.key_block_bytes()),
+          scales(values + blocks * layout.value_block_bytes()) {}
+};
+
+struct AttentionCall {
+    KVLayout kv;
+    int64_t heads = 0;
+    bool rounded = false;  // queries and weights are rounded to bf16; storage is exact in bf16 then
+    float scale = 1.0f;
+    int64_t window = 0;                   // 0: none
+    float softcap = 0.0f;                 // 0: none
+    const float* alibi_slopes = nullptr;  // [heads] or null
+
+    // Few query rows are bound by memory, which is fastest read in the order in which it lies: all kv heads of a block
+    // before the next block. Blocks of one token store half a pair and are not worth it.
+    bool few(int64_t rows) const { return rows * (heads / kv.kv_heads) <= FEW_VECTORS && kv.block_size > 1; }
+    // kv heads that a task of few rows takes at most: a partition's scores stay in the second cache.
+    int64_t heads_abreast(int64_t rows) const {
+        constexpr int64_t PARTITION_BYTES = 512 << 10;
+        if (!few(rows)) return 1;
+        const int64_t head_bytes = PARTITION_KEYS / kv.block_size * kv.block_bytes() / kv.kv_heads;
+        const int64_t heads_at_once = PARTITION_BYTES / (head_bytes > 0 ? head_bytes : PARTITION_BYTES);
+        return heads_at_once < 1 ? 1 : heads_at_once < kv.kv_heads ? heads_at_once : kv.kv_heads;
+    }
+};
+
+// Query rows of one sequence and some kv heads against the partitions [first_partition, last_partition).
+struct AttentionTask {
+    KVMemory memory;
+    const int32_t* block_table = nullptr;
+    const float* query = nullptr;  // row 0 of the task, all heads
+    int64_t ld_query = 0;
+    int64_t rows = 0;
+    int64_t first_position = 0;         // of row 0
+    int64_t kv_head = 0, kv_heads = 1;  // more than one only where few(rows)
+    int64_t first_partition = 0, last_partition = 0;
+    float* output = nullptr;  // row 0, all heads; written when partials is null
+    int64_t ld_output = 0;
+    // Else unmerged partials: [kv_heads][rows * group][value_stride + 2]: values, maximum, sum; those of the next
+    // partition are ld_partials further on.
+    float* partials = nullptr;
+    int64_t ld_partials = 0;
+};
+
+struct KernelTable {
+    const char* isa;
+    const LinearKernels* linear;
+
+    // size divides width; gain [size]; bias [size] or null.
+    void (*rms_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
+                     float offset, float epsilon);
+    void (*layer_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
+                       const float* bias, float offset, float epsilon);
+    void (*add)(const float* a, const float* b, float* y, int64_t n);
+    void (*scale)(const float* x, float* y, int64_t n, float factor);
+    void (*softcap)(const float* x, float* y, int64_t n, float limit);
+    // up is null for one input.
+    void (*gate)(const float* x, const float* up, float* y, int64_t n, Activation activation);
+    // tables: cosine and sine [positions, rotary_size / 2]. Elements from rotary_size on are copied.
+    void (*rope)(const float* x, float* y, int64_t rows, int64_t width, int64_t head_size, int64_t rotary_size,
+                 RopeStyle style, const int32_t* positions, const float* cosine, const float* sine);
+    // key, value: rows of all kv heads; slots [rows] = block * block_size + offset.
+    void (*kv_write)(const KVLayout& kv, const KVMemory& memory, const float* key, const float* value,
+                     const int32_t* slots, int64_t rows);
+    // Scratch for a task of `rows` query rows (64-byte aligned).
+    int64_t (*attention_scratch_bytes)(const AttentionCall& call, int64_t rows);
+    void (*attention)(const AttentionCall& call, const AttentionTask& task, void* scratch);
+    // Merges the partials of a task of one kv head, left to right, into task.output (task.partials is read).
+    void (*attention_merge)(const AttentionCall& call, const AttentionTask& task);
+};
+
+LINNET_TIERS(LINNET_DECLARE_TABLE, KernelTable, kernel_table)
+
+}  // namespace linnet
