@@ -28,9 +28,9 @@ from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
 from linnet.formats.manifest import read_manifest
+from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
-from linnet.formats.writer import PARTIAL_NAMES, partial_of
 
 RECORD_VERSION = 1
 _JOB_FILE = "job.json"

@@ -8,7 +8,6 @@ interruptions.
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,38 +17,22 @@ from typing import Any
 import numpy.typing as npt
 
 from linnet.errors import ConfigError
-from linnet.formats.durable import (
-    REPLACED,
-    DirectoryLock,
-    os_errors,
-    publish_directory,
-    restore_replaced,
-    sync_directory,
-    write_durable,
-)
+from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest
+from linnet.formats.partial import PartialOutput
 from linnet.formats.quantization import disguise, quantization_record
 from linnet.formats.shard_writer import write_shards
 from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
-from linnet.formats.spool import Spool
-from linnet.formats.target import check_partial, check_replaceable, real_target, remove_replaced
+from linnet.formats.target import check_replaceable, real_target, remove_replaced
 from linnet.formats.tensor_files import CONFIG_FILE
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
 
 DEFAULT_SHARD_BYTES = 4 << 30
-PARTIAL_SUFFIX = ".linnet-partial"
 _WEIGHT_NAMES = (SINGLE_FILE, OWN_SINGLE_FILE, OWN_INDEX_FILE)
-PARTIAL_NAMES = ("lock", "journal.jsonl", "pieces", "scratch", "publish", REPLACED)
-"""What lies in a partial directory."""
 logger = logging.getLogger(__name__)
 _MODULE_KEY = "linnet_modules"
-
-
-def partial_of(target: Path) -> Path:
-    """The directory in which ``target`` (as ``real_target`` gives it) is made."""
-    return target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
 
 
 class CheckpointWriter:
@@ -80,22 +63,8 @@ class CheckpointWriter:
         self._resume = resume
         with os_errors(self.target):
             check_replaceable(self.target, overwrite)
-        self._partial = partial_of(self.target)
-        with os_errors(self._partial):
-            check_partial(self._partial, PARTIAL_NAMES)
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-        self._lock: DirectoryLock | None = DirectoryLock(self._partial, self.target)
-        try:
-            with os_errors(self._partial):
-                restore_replaced(self._partial, self.target)
-                check_replaceable(self.target, overwrite)
-                if not resume:
-                    self._clear()
-                self._spool = Spool(self._partial, identity, resume)
-                self.scratch.mkdir(exist_ok=True)
-        except BaseException:
-            self._release(remove=False)
-            raise
+        self._output = PartialOutput(self.target, lambda: check_replaceable(self.target, overwrite), resume, identity)
+        self._partial, self._spool = self._output.directory, self._output.spool
         self._modules: dict[str, LinearScheme] = {}
         for note in self._spool.notes:
             for module, record in note.get(_MODULE_KEY, {}).items():
@@ -116,7 +85,7 @@ class CheckpointWriter:
     @property
     def scratch(self) -> Path:
         """A directory for the caller's own resume files; it lives and dies with the partial directory."""
-        return self._partial / "scratch"
+        return self._output.scratch
 
     def add(self, name: str, array: npt.NDArray[Any]) -> None:
         """Stream one dense tensor to the disk. ConfigError if the name was already written."""
@@ -167,10 +136,8 @@ class CheckpointWriter:
             self.commit()
         if not self._spool.finished:
             raise ConfigError(f"{self.target}: no tensor was added")
-        staged = self._partial / "publish"
         with os_errors(self._partial):
-            shutil.rmtree(staged, ignore_errors=True)
-            staged.mkdir()
+            staged = self._output.staged()
             final = self._final_config(config)
             own = final.get("quantization_config", {}).get("quant_method") == "linnet"
             placed = write_shards(staged, self._spool, self._shard_bytes, own_names=own)
@@ -187,16 +154,16 @@ class CheckpointWriter:
             kept = remove_replaced(staged, replaced, self.target) if staged.exists() else None
             if kept is not None:
                 logger.warning("%s appeared in the old %s meanwhile and is kept", kept, self.target)
-        self._release(remove=True)
+        self._output.release(remove=True)
         return manifest
 
     def close(self) -> None:
         """Give the lock back and keep what was committed, for a later ``resume``."""
-        self._release(remove=False)
+        self._output.release(remove=False)
 
     def abandon(self) -> None:
         """Delete everything written so far; the target stays as it was."""
-        self._release(remove=True)
+        self._output.release(remove=True)
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -204,24 +171,7 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._release(remove=not self._resume)
-
-    def _release(self, remove: bool) -> None:
-        if self._lock is None:
-            return
-        if hasattr(self, "_spool"):
-            self._spool.close()
-        self._lock.release(remove)
-        self._lock = None
-
-    def _clear(self) -> None:
-        for path in self._partial.iterdir():
-            if path.name == "lock":
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        self._output.release(remove=not self._resume)
 
     def _stage(self, filename: str, data: bytes) -> None:
         reserved = (CONFIG_FILE, MANIFEST_FILE)

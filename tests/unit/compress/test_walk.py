@@ -21,7 +21,8 @@ from linnet.compress.rows import RowStore
 from linnet.compress.run import carried_files
 from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats import Checkpoint
+from linnet.formats.partial import PartialOutput
 from linnet.models.load import load_model
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
@@ -276,9 +277,9 @@ def test_a_published_run_leaves_the_unfinished_run_of_another_recipe_alone(tiny_
 def test_a_published_run_cleans_up_after_itself(tiny_model, tmp_path, monkeypatch):
     """Killed between the rename and the end: the next run finds its own remains and deletes them."""
     target, partial, recipe = tmp_path / "out", tmp_path / ".out.linnet-partial", make_recipe("W8A16", "rtn")
-    release = CheckpointWriter._release
+    release = PartialOutput.release
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointWriter, "_release", lambda self, remove: release(self, remove=False))
+        patch.setattr(PartialOutput, "release", lambda self, remove: release(self, remove=False))
         compress(tiny_model, target, recipe)
     assert partial.exists()
     assert compress(tiny_model, target, recipe).resumed
