@@ -44,6 +44,9 @@ def test_generate_prints_prompt_and_text_and_keeps_facts_off_the_output(model: P
     assert re.search(r"\d+ prompt tokens, [1-5] generated", result.stderr)
     again = linnet("generate", str(model), "Hello", "--max-tokens", "5", "--no-stats")
     assert (again.stdout, again.stderr) == (result.stdout, "")
+    refused = linnet("generate", str(model), "Hello", "--max-tokens", "900000")
+    assert refused.returncode != 0
+    assert refused.stdout == ""  # a refusal stands alone
 
 
 def test_generate_follows_what_the_checkpoint_recommends(model: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@
 import os
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
 from linnet.cli.numbers import parse_count
-from linnet.errors import ConfigError, unknown_choice
+from linnet.errors import ConfigError, UnsupportedError, unknown_choice
+from linnet.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,11 +205,14 @@ def report_files(name: Path) -> list[Path]:
 def check_report(name: Path, models: "list[Path]") -> None:
     """Before anything is measured: CheckpointError unless a report can be written without harm.
 
-    Not into a model's directory, and over nothing but an earlier report of Linnet's.
+    Not into a model's directory, over nothing but an earlier report of Linnet's, and with what draws its picture
+    (UnsupportedError).
     """
     from linnet.errors import CheckpointError
     from linnet.evals import read_report
 
+    if find_spec("matplotlib") is None:
+        raise UnsupportedError(f"--report draws a picture, which needs matplotlib: {install_command('report')}")
     real = Path(os.path.realpath(name.parent))
     for model in models:
         if Path(os.path.realpath(model)) in (real, *real.parents):

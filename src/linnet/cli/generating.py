@@ -89,13 +89,15 @@ def generate(
             prompt_ids = llm.tokenizer.encode_chat(rendered)
         else:
             prompt_ids = llm.tokenizer.encode(text)
-            print(text, end="", flush=True)
         room = llm.max_model_len - len(prompt_ids)
         most = new_tokens(parameters, room, recommended.max_tokens or MAX_TOKENS)
         parameters = replace(parameters, max_tokens=max(most, 1))
         started = first = time.perf_counter()
         count = 0
-        for piece in llm.stream(prompt_ids, parameters):
+        pieces = llm.stream(prompt_ids, parameters)
+        if not chat:  # only now, so that a refusal stands alone
+            print(text, end="", flush=True)
+        for piece in pieces:
             if not count:
                 first = time.perf_counter()
             count += len(piece.token_ids)

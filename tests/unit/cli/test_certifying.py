@@ -8,7 +8,7 @@ import pytest
 
 from linnet.cli.certifying import store_certificate
 from linnet.cli.evaluating import check_report, write_report
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, UnsupportedError
 from linnet.evals.report import CERTIFICATE_FILE, AbilityRecord, Certificate, ModelRecord, Report, TextRecord
 from linnet.evals.statistics import Interval
 
@@ -101,3 +101,13 @@ def test_a_report_harms_no_file(tmp_path: Path) -> None:
     check_report(tmp_path / "out" / "r", [model])
     write_report(report(200, 0), tmp_path / "out" / "r")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["r.json", "r.md", "r.png"]
+
+
+def test_a_report_without_its_drawing_library_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.cli.evaluating.find_spec", lambda name: None)
+    with pytest.raises(
+        UnsupportedError, match=r"--report draws a picture, which needs matplotlib: .* install .*report"
+    ):
+        check_report(tmp_path / "r", [])
