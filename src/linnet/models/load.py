@@ -23,6 +23,7 @@ from linnet.models.inventory import LinearInfo, checkpoint_tensors, list_linears
 from linnet.models.prefixes import with_prefix
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
+from linnet.program.prescribed import INPUT_SCALE, INPUT_ZERO_POINT
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
@@ -63,6 +64,11 @@ class ModelSource:
 
     def weight(self, ref: WeightRef) -> "np.ndarray[Any, Any] | PackedWeight":
         """The weight as stored: all rows or ``ref.rows`` in order; a view of the file where the rows lie together."""
+        module, _, leaf = ref.checkpoint_name.rpartition(".")
+        if leaf in (INPUT_SCALE, INPUT_ZERO_POINT):
+            packed = self.checkpoint.linear(module)
+            assert isinstance(packed, PackedWeight)
+            return packed.arrays[leaf]
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
             packed = self.checkpoint.linear(module)

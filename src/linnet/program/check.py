@@ -52,8 +52,10 @@ def _check_value(value: Value) -> None:
         good = dimension in SYMBOLS if isinstance(dimension, str) else dimension > 0
         require(good, f"value {value.name}: dimension {dimension!r} is no symbol of {', '.join(SYMBOLS)} and no size")
     if isinstance(value.dtype, Scheme):
-        per_row = value.dtype.granularity in ("token", "group")
-        require(value.dtype.dynamic and per_row, f"value {value.name}: activations are quantised per token or group")
+        accepted = ("token", "group") if value.dtype.dynamic else ("tensor",)
+        kind = "dynamic" if value.dtype.dynamic else "static"
+        good = value.dtype.granularity in accepted
+        require(good, f"value {value.name}: {kind} activations are quantised per {' or '.join(accepted)}")
 
 
 def _check_weight(weight: Weight) -> None:

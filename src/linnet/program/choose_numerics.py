@@ -4,7 +4,7 @@
 ``exact``: dequantised weights, fp32 activations, fp32 KV: what is compared with other implementations.
 ``fast``: int8 activations (dynamic, per token and group) in front of integer weights, bf16 activations in front of
 16-bit weights, fp8 and codebooks (whose scaled values are then rounded to bf16, as QLoRA computes), bf16 KV, and
-attention with queries and weights rounded to bf16. A checkpoint that prescribes its activations (W8A8, W4A8) is
+attention with queries and weights rounded to bf16. A checkpoint that prescribes its activations (W8A8, W4A8, FP8) is
 executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy: with ``exact``, attention's
 arithmetic stays fp32 on whatever is stored. A KV type that a checkpoint prescribes (its states are quantised from the
 start) holds with both policies, unless another is chosen.
@@ -13,9 +13,10 @@ start) holds with both policies, unless another is chosen.
 from dataclasses import replace
 from typing import Literal, get_args
 
-from linnet.errors import ConfigError, UnsupportedError, unknown_choice
+from linnet.errors import ConfigError, unknown_choice
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
+from linnet.program.prescribed import prescribed_scheme, static_parameters
 from linnet.program.program import Op, Program, Value, Weight
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
@@ -53,17 +54,9 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     """What a projection's input becomes in front of this weight; fp32 means that nothing is inserted."""
     if not isinstance(weight.dtype, LinearScheme):
         return "bf16" if policy == "fast" and weight.dtype in ("bf16", "fp16") else "fp32"
-    prescribed = weight.dtype.input
+    prescribed = prescribed_scheme(weight)
     if prescribed is not None:
-        per_row = prescribed.granularity in ("token", "group")
-        if prescribed.element != "int8" or not (prescribed.dynamic and prescribed.symmetric and per_row):
-            kind = "dynamic" if prescribed.dynamic else "static"
-            kind += " symmetric" if prescribed.symmetric else " asymmetric"
-            raise UnsupportedError(
-                f"weight {weight.ref.checkpoint_name} prescribes {kind} {prescribed.element} activations per "
-                f"{prescribed.granularity}; supported are dynamic symmetric int8 activations per token or group"
-            )
-        return replace(prescribed, scale_dtype="fp32")
+        return prescribed
     stored = weight.dtype.weight
     if policy == "exact":
         return "fp32"
@@ -82,10 +75,11 @@ OWN_KV: dict[Policy, Literal["fp32", "bf16"]] = {"exact": "fp32", "fast": "bf16"
 
 
 def rounded_name(name: str, target: DenseType | Scheme) -> str:
-    """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``."""
+    """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``, ``x.int8_token_asym``."""
     if not isinstance(target, Scheme):
         return f"{name}.{target}"
-    return f"{name}.{target.element}_" + (f"g{target.group_size}" if target.group_size else target.granularity)
+    shared = f"g{target.group_size}" if target.group_size else target.granularity
+    return f"{name}.{target.element}_{shared}{'' if target.symmetric else '_asym'}"
 
 
 def kv_scheme(policy: Policy, kv_cache: KVCache) -> DenseType | Scheme:
@@ -131,7 +125,10 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
             return None
         value = Value(rounded_name(source.name, target), source.shape, target)
         if isinstance(target, Scheme):
-            return Conversion(value, "quantise", Quantise(target))
+            weight = weights[op.weights[0]]
+            if not target.dynamic:  # another scale for every linear
+                value = replace(value, name=rounded_name(f"{source.name}.{weight.name}", target))
+            return Conversion(value, "quantise", Quantise(target), static_parameters(weight, target))
         return Conversion(value, "cast", Cast())
 
     rounded = convert_inputs(program, rounding)

@@ -4,17 +4,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from linnet.program.program import Op, Program, Value
+from linnet.program.program import Op, Program, Value, Weight
 from linnet.program.traverse import declarations, rebuilt
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What an op's first input becomes: the new value's name and dtype, and the op that makes it."""
+    """What an op's first input becomes: the new value's name and dtype, and the op that makes it from ``weights``."""
 
     value: Value
     kind: str
     attributes: object
+    weights: tuple[Weight, ...] = ()
 
 
 def convert_inputs(program: Program, wanted: Callable[[Op, Value], Conversion | None]) -> Program:
@@ -25,6 +26,7 @@ def convert_inputs(program: Program, wanted: Callable[[Op, Value], Conversion | 
     """
     declared = declarations(program)
     values: list[Value] = []
+    weights = {weight.name: weight for weight in program.weights}
     made: set[str] = set()
 
     def converted(ops: Sequence[Op]) -> list[Op]:
@@ -37,11 +39,13 @@ def convert_inputs(program: Program, wanted: Callable[[Op, Value], Conversion | 
                 if name not in made:
                     made.add(name)
                     values.append(conversion.value)
-                    out.append(Op(conversion.kind, name, (source.name,), (name,), conversion.attributes))
+                    used = tuple(weight.name for weight in conversion.weights)
+                    weights.update((weight.name, weight) for weight in conversion.weights)
+                    out.append(Op(conversion.kind, name, (source.name,), (name,), conversion.attributes, used))
                 op = replace(op, inputs=(name, *op.inputs[1:]))
             values.extend(declared[name] for name in op.outputs)
             out.append(op)
         return out
 
     changed = rebuilt(program, converted)
-    return replace(changed, values=tuple(values))
+    return replace(changed, values=tuple(values), weights=tuple(weights.values()))

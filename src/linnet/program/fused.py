@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 
 from linnet.program.attributes import FUSED_KINDS, ROW_KINDS
+from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Dimension, Op, Value
 from linnet.program.signatures import require
 from linnet.schemes.scheme import Scheme
@@ -40,7 +41,8 @@ def fused_name(run: Sequence[Op]) -> str:
 def is_gated(run: Sequence[Op], declared: Mapping[str, Value]) -> bool:
     """One or two linears of one input, the activation of exactly their outputs, and at most one rounding of it.
 
-    The rounding must not look further than a few outputs: a scale for a whole row needs all of them.
+    The rounding must not look further than a few outputs: a scale for a whole row needs all of them. One whose result
+    is not multiplied as integers is a step of its own.
     """
     linears = [op for op in run if op.kind == "linear"]
     rest = list(run[len(linears) :])
@@ -51,7 +53,8 @@ def is_gated(run: Sequence[Op], declared: Mapping[str, Value]) -> bool:
     if len(rest) == 1:
         return True
     scheme = declared[rest[1].outputs[0]].dtype if rest[1].outputs else None
-    few = not isinstance(scheme, Scheme) or (scheme.group_size or WIDEST_GROUP + 1) <= WIDEST_GROUP
+    narrow = isinstance(scheme, Scheme) and keeps_codes(scheme) and (scheme.group_size or 1 << 30) <= WIDEST_GROUP
+    few = narrow or not isinstance(scheme, Scheme)
     return rest[1].kind in ("quantise", "cast") and rest[1].inputs == rest[0].outputs and few
 
 

@@ -12,6 +12,7 @@ from math import prod
 from types import MappingProxyType
 
 from linnet.errors import ConfigError
+from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Program, Value
 from linnet.program.traverse import declarations, last_reads
 from linnet.schemes.scheme import DENSE_BITS, Scheme
@@ -58,9 +59,12 @@ def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
 
     A quantised value [rows, width] is three arrays one after another, each 64-byte aligned: int8 codes (a backend may
     pad every group to 64 codes and every row to 128), fp32 scales [rows, groups] and int32 sums of codes
-    [rows, groups] (the sums correct weights stored unsigned or with zero points). See csrc/kernels/linear.h, QuantisedRows.
+    [rows, groups] (the sums correct weights stored unsigned or with zero points), QuantisedRows of
+    csrc/kernels/linear.h. One that is not multiplied as integers takes no more as the fp32 numbers it stands for.
     """
     shape = resolve_shape(value, bounds)
+    if isinstance(value.dtype, Scheme) and not keeps_codes(value.dtype):
+        return prod(shape) * 4
     if not isinstance(value.dtype, Scheme):
         return prod(shape) * DENSE_BITS[value.dtype] // 8
     rows, width = prod(shape[:-1]), shape[-1]

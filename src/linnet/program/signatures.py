@@ -167,7 +167,11 @@ def _cast(s: _Signature, _: Any) -> None:
 
 
 def _quantise(s: _Signature, quantise: a.Quantise) -> None:
-    s.counts(1)
+    parameters = 0 if quantise.scheme.dynamic else 1 if quantise.scheme.symmetric else 2
+    s.counts(1, weights=(parameters, parameters))
+    for weight in s.weights:
+        s.shape(weight, (1,))
+        s.dense(weight)
     s.dtype(s.inputs[0], "fp32")
     s.shape(s.outputs[0], tuple(s.inputs[0].shape))
     require(s.outputs[0].dtype == quantise.scheme, f"op {s.op.name}: {s.outputs[0].name} has another scheme")

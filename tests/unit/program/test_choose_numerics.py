@@ -12,6 +12,7 @@ from linnet.program.attributes import Attention
 from linnet.program.check import check
 from linnet.program.choose_numerics import KV_CACHES, choose_numerics, numerics_name, quantised_kv
 from linnet.program.program import Program
+from linnet.program.serialise import from_json, to_json
 from linnet.schemes.scheme import LinearScheme, Scheme
 
 
@@ -66,16 +67,52 @@ def test_prescribed_activations_are_executed_as_prescribed(policy: Any) -> None:
 @pytest.mark.parametrize(
     "prescribed",
     [
-        Scheme("int8", "tensor"),
-        Scheme("int8", "tensor", dynamic=True),
-        Scheme("int8", "token", dynamic=True, symmetric=False),
-        Scheme("fp8_e4m3", "token", dynamic=True),
+        Scheme("int8", "token"),
+        Scheme("int4", "token", dynamic=True),
+        Scheme("fp8_e4m3", "group", group_size=128),
     ],
 )
 def test_activations_nobody_can_execute_are_refused_by_name(prescribed: Scheme) -> None:
     stored = LinearScheme(Scheme("int8", "channel"), prescribed)
     with pytest.raises(UnsupportedError, match=r"q_proj.*supported"):
         choose_numerics(program("gated", stored), "fast")
+
+
+@pytest.mark.parametrize("policy", ["exact", "fast"])
+@pytest.mark.parametrize(
+    ("prescribed", "computed"),
+    [
+        (Scheme("fp8_e4m3", "token", dynamic=True), Scheme("fp8_e4m3", "token", dynamic=True, scale_dtype="fp32")),
+        # a scale of all rows of a step would make an answer depend on its neighbours
+        (Scheme("fp8_e4m3", "tensor", dynamic=True), Scheme("fp8_e4m3", "token", dynamic=True, scale_dtype="fp32")),
+        (
+            Scheme("int8", "token", dynamic=True, symmetric=False),
+            Scheme("int8", "token", dynamic=True, symmetric=False, scale_dtype="fp32"),
+        ),
+    ],
+)
+def test_dynamic_activations_of_every_kind(policy: Any, prescribed: Scheme, computed: Scheme) -> None:
+    stored = LinearScheme(Scheme("fp8_e4m3", "channel"), prescribed)
+    chosen = choose_numerics(program("gated", stored), policy)
+    check(chosen)
+    found = inputs_of_linears(chosen)
+    found.pop("logits")
+    assert set(found.values()) == {computed}
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_static_activation_has_the_scale_of_its_own_linear(symmetric: bool) -> None:
+    prescribed = Scheme("int8", "tensor", symmetric=symmetric)
+    chosen = choose_numerics(program("gated", LinearScheme(Scheme("int8", "channel"), prescribed)), "fast")
+    check(chosen)
+    assert from_json(to_json(chosen)) == chosen
+    leaves = ["input_scale"] if symmetric else ["input_scale", "input_zero_point"]
+    refs = {weight.name: weight.ref.checkpoint_name for weight in chosen.weights}
+    rounded = {op.outputs[0]: op for op in chosen.ops if op.kind == "quantise"}
+    for op in chosen.ops:
+        if op.kind == "linear":
+            module = refs[op.weights[0]].removesuffix(".weight")
+            assert [refs[name] for name in rounded[op.inputs[0]].weights] == [f"{module}.{leaf}" for leaf in leaves]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

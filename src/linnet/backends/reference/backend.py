@@ -22,6 +22,7 @@ from linnet.backends.interface import (
 from linnet.backends.reference import sampling as sampler
 from linnet.backends.reference.attention import PagedMemory, refuse_state
 from linnet.backends.reference.interpreter import run_ops
+from linnet.backends.reference.ops import refuse_rounding
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
@@ -44,9 +45,7 @@ class ReferenceBackend:
             if (why := self.supports(inner, program)) is not None:
                 return f"{inner.name}: {why}"
         if op.kind == "quantise":
-            scheme = op.attributes.scheme  # type: ignore[attr-defined]
-            if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
-                return f"activations are quantised to dynamic symmetric int8, not {scheme.element}"
+            return refuse_rounding(op.attributes.scheme)  # type: ignore[attr-defined]
         return None
 
     def prepare(

@@ -148,7 +148,7 @@ def _compute(
         case "cast":
             return x[0].to(ops.TORCH_TYPES[cast(DenseType, dtypes[op.outputs[0]])])
         case "quantise":
-            return ops.quantise(x[0], attributes.scheme)
+            return ops.quantise(x[0], attributes.scheme, *(weights.dense(name) for name in op.weights))
         case "rope":
             return ops.rope(x[0], x[1], attributes)
         case "kv_write":

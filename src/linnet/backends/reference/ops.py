@@ -12,6 +12,8 @@ import torch
 from linnet.backends.reference.weights import LoadedWeight, QuantisedWeight
 from linnet.errors import UnsupportedError
 from linnet.program.attributes import Gate, Norm, Rope
+from linnet.program.prescribed import keeps_codes
+from linnet.schemes.codecs import code_range
 from linnet.schemes.scheme import Scheme
 
 TORCH_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int32": torch.int32}
@@ -19,11 +21,13 @@ TORCH_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 
 @dataclass(frozen=True)
 class QuantisedValue:
-    """A dynamically quantised activation: value = code * scale of its group."""
+    """A quantised activation: value = (code - zero point) * scale of its group."""
 
-    codes: torch.Tensor  # int8 [rows, width]
+    codes: torch.Tensor  # int8 [rows, width], or fp8's numbers as fp32
     scales: torch.Tensor  # fp32 [rows, groups]
-    group_size: int  # the last group may be shorter; the whole row for granularity token
+    group_size: int  # the last group may be shorter; the whole row for granularity token and tensor
+    zero_points: torch.Tensor | None = None  # fp32 [rows, groups]
+    integer: bool = True  # whether a linear multiplies its codes
 
 
 def embed(token_ids: torch.Tensor, table: LoadedWeight) -> torch.Tensor:
@@ -47,7 +51,12 @@ def norm(x: torch.Tensor, attributes: Norm, gain: torch.Tensor, bias: torch.Tens
 
 
 def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """x @ weight.T + bias; with a quantised input exact integer dots per group, scaled and added in group order."""
+    """x @ weight.T + bias; of integer codes exact dots per group, scaled and added in group order.
+
+    Any other quantised input is the numbers it stands for.
+    """
+    if isinstance(x, QuantisedValue) and not x.integer:
+        x = dequantise(x)
     if isinstance(x, QuantisedValue):
         if not isinstance(weight, QuantisedWeight):
             raise UnsupportedError("a linear with a quantised input needs a weight of integer codes")
@@ -77,31 +86,64 @@ def _integer_linear(x: QuantisedValue, weight: QuantisedWeight, bias: torch.Tens
     return result
 
 
-def quantise(x: torch.Tensor, scheme: Scheme) -> QuantisedValue:
-    """Dynamic symmetric int8: scale = max |x| / 127.5 (fp32), code = clamp(round_to_even(x / scale), -128, 127).
+def quantise(
+    x: torch.Tensor, scheme: Scheme, scale: torch.Tensor | None = None, zero_point: torch.Tensor | None = None
+) -> QuantisedValue:
+    """See attributes.Quantise; compressed-tensors' definition, as for weights. ``scale``, ``zero_point``: static ones.
 
-    This is compressed-tensors' definition, as for weights. A group of zeros has scale 0 and codes 0. Dynamic scales
-    are fp32 whatever ``scale_dtype`` says: they are never stored.
+    A group of zeros has scale 0 and codes 0. Dynamic scales are fp32 whatever ``scale_dtype`` says: they are never
+    stored.
     """
-    if scheme.element != "int8" or not scheme.symmetric or not scheme.dynamic:
-        raise UnsupportedError(f"activations can be quantised to dynamic symmetric int8, not {scheme}")
-    if scheme.granularity not in ("token", "group"):
-        raise UnsupportedError(f"activations are quantised per token or group, not per {scheme.granularity}")
+    if (reason := refuse_rounding(scheme)) is not None:
+        raise UnsupportedError(reason)
     x = x.float()
     rows, width = x.shape
     group = min(scheme.group_size or width, width)
     groups = math.ceil(width / group)
     padded = torch.nn.functional.pad(x, (0, groups * group - width)).reshape(rows, groups, group)
-    scales = padded.abs().amax(dim=-1) / torch.tensor(127.5)
-    divisor = torch.where(scales == 0, torch.ones_like(scales), scales)
-    codes = torch.round(padded / divisor[..., None]).clamp(-128, 127).to(torch.int8)
-    return QuantisedValue(codes.reshape(rows, groups * group)[:, :width].contiguous(), scales, group)
+    smallest, largest = code_range(scheme)
+    zero_points = None
+    if not scheme.dynamic:
+        assert scale is not None
+        scales = scale.float().reshape(1, 1).expand(rows, groups)
+        zero_points = None if zero_point is None else zero_point.float().reshape(1, 1).expand(rows, groups)
+    elif scheme.symmetric:
+        scales = padded.abs().amax(dim=-1) / torch.tensor((largest - smallest) / 2)
+    else:
+        low, high = padded.amin(dim=-1).clamp(max=0), padded.amax(dim=-1).clamp(min=0)
+        scales = (high - low) / torch.tensor(largest - smallest)
+        zero_points = torch.round(smallest - low / _nonzero(scales)).clamp(smallest, largest)
+    ratio = padded / _nonzero(scales)[..., None]
+    if zero_points is not None:
+        ratio = ratio + zero_points[..., None]
+    ratio = ratio.clamp(smallest, largest)
+    fp8 = scheme.element == "fp8_e4m3"
+    codes = ratio.to(torch.float8_e4m3fn).float() if fp8 else torch.round(ratio).to(torch.int8)
+    codes = codes.reshape(rows, groups * group)[:, :width].contiguous()
+    return QuantisedValue(codes, scales, group, zero_points, keeps_codes(scheme))
+
+
+def _nonzero(scales: torch.Tensor) -> torch.Tensor:
+    return torch.where(scales == 0, torch.ones_like(scales), scales)
+
+
+def refuse_rounding(scheme: Scheme) -> str | None:
+    """None, or why activations cannot be rounded like this."""
+    if scheme.element not in ("int8", "fp8_e4m3"):
+        return f"activations are quantised to int8 or fp8_e4m3, not {scheme.element}"
+    accepted = ("token", "group") if scheme.dynamic else ("tensor",)
+    if scheme.granularity not in accepted:
+        kind = "dynamic" if scheme.dynamic else "static"
+        return f"{kind} activations are quantised per {' or '.join(accepted)}, not per {scheme.granularity}"
+    return None
 
 
 def dequantise(x: QuantisedValue) -> torch.Tensor:
-    """code * scale."""
-    width = x.codes.shape[1]
-    return x.codes.float() * x.scales.repeat_interleave(x.group_size, dim=1)[:, :width]
+    """(code - zero point) * scale."""
+    width, codes = x.codes.shape[1], x.codes.float()
+    if x.zero_points is not None:
+        codes = codes - x.zero_points.repeat_interleave(x.group_size, dim=1)[:, :width]
+    return codes * x.scales.repeat_interleave(x.group_size, dim=1)[:, :width]
 
 
 def rope(x: torch.Tensor, positions: torch.Tensor, attributes: Rope) -> torch.Tensor:

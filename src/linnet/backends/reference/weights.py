@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from linnet.backends.interface import Source
+from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Program, Weight
 from linnet.program.traverse import plain_ops
+from linnet.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -121,8 +123,8 @@ class WeightTable:
 
 
 def _weights_of_quantised_inputs(program: Program) -> frozenset[str]:
-    """Weights (first of their op) whose op reads a quantised activation: integer arithmetic needs their codes."""
-    quantised = {value.name for value in program.values if not isinstance(value.dtype, str)}
+    """Weights (first of their op) whose op reads codes of an activation: integer arithmetic needs the weight's too."""
+    quantised = {value.name for value in program.values if isinstance(value.dtype, Scheme) and keeps_codes(value.dtype)}
     return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in quantised)
 
 

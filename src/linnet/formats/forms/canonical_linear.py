@@ -36,6 +36,8 @@ def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, Tenso
         )
     if info.dtype not in ("fp32", "bf16", "fp16"):
         raise CheckpointError(f"{where}: {module}.weight_scale is {info.dtype}; scales are fp32, bf16 or fp16")
+    if scheme.input is not None and not scheme.input.dynamic and f"{module}.input_scale" not in tensors:
+        raise CheckpointError(f"{where}: {module}.input_scale is missing, static activations need it")
     return replace(scheme, weight=replace(scheme.weight, scale_dtype=cast(Any, info.dtype)))
 
 
@@ -77,6 +79,7 @@ def read_packed(
     if group is not None and shape[1] % group:
         raise CheckpointError(f"{shown}: group size {group} does not divide its {shape[1]} columns")
     _canonical_shapes(arrays, scheme, shape)
+    check_static_input(arrays, scheme, shown)
     packed = PackedWeight(scheme, shape, layout, arrays)
     packed.check(shown)
     return packed
@@ -133,6 +136,26 @@ def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tup
             unsigned = (zero_point.astype(np.int16) + limit).astype(np.uint8)
             zero_point = np.ascontiguousarray(pack_rows(np.ascontiguousarray(unsigned.T), weight.bits).T)
         arrays["weight_zero_point"] = zero_point
+
+
+def check_static_input(arrays: dict[str, Array], scheme: LinearScheme, shown: str) -> None:
+    """One scale, and one zero point if asymmetric (0 where none is stored), for all activations; else neither."""
+    scale, zero_point = arrays.pop("input_scale", None), arrays.pop("input_zero_point", None)
+    prescribed = scheme.input
+    if prescribed is None or prescribed.dynamic or prescribed.granularity != "tensor" or scale is None:
+        return
+    value = scale.reshape(-1).astype(np.float32)
+    if value.size != 1 or not np.isfinite(value[0]) or value[0] <= 0:
+        raise CheckpointError(f"{shown}.input_scale must be one positive number, not {value[:4].tolist()}")
+    arrays["input_scale"] = value
+    if prescribed.symmetric:
+        return
+    zero = np.zeros(1, np.float32) if zero_point is None else zero_point.reshape(-1).astype(np.float32)
+    if zero.size != 1 or not prescribed.numbers.smallest <= zero[0] <= prescribed.numbers.largest:
+        raise CheckpointError(
+            f"{shown}.input_zero_point must be one number of its codes' range, not {zero[:4].tolist()}"
+        )
+    arrays["input_zero_point"] = zero
 
 
 def _check_order(

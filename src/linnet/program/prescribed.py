@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations as a checkpoint prescribes them: what can be computed, and what each kind is in a Program."""
+
+from dataclasses import replace
+
+from linnet.errors import UnsupportedError
+from linnet.program.program import Weight, WeightRef
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+INPUT_SCALE, INPUT_ZERO_POINT = "input_scale", "input_zero_point"
+"""Leaves of the names under which a source gives a linear's static scale and zero point, one number each."""
+
+
+def keeps_codes(scheme: Scheme) -> bool:
+    """Whether a rounded activation is multiplied as the integers it is made of, not as the numbers they stand for."""
+    return scheme.element == "int8" and scheme.symmetric and scheme.dynamic
+
+
+def prescribed_scheme(weight: Weight) -> Scheme | None:
+    """What this weight's checkpoint wants its input rounded to; None: nothing. Dynamic scales are fp32.
+
+    A dynamic scale for all rows of a step would make a token's answer depend on its neighbours: it is computed per
+    token, which is finer. UnsupportedError for what nothing here can execute.
+    """
+    if not isinstance(weight.dtype, LinearScheme) or weight.dtype.input is None:
+        return None
+    wanted = weight.dtype.input
+    known = wanted.element in ("int8", "fp8_e4m3")
+    if known and not wanted.dynamic and wanted.granularity == "tensor":
+        return wanted
+    if known and wanted.dynamic and wanted.granularity in ("tensor", "token", "group"):
+        granularity = "token" if wanted.granularity == "tensor" else wanted.granularity
+        return replace(wanted, granularity=granularity, scale_dtype="fp32")
+    kind = ("dynamic" if wanted.dynamic else "static") + (" symmetric" if wanted.symmetric else " asymmetric")
+    raise UnsupportedError(
+        f"weight {weight.ref.checkpoint_name} prescribes {kind} {wanted.element} activations per {wanted.granularity}; "
+        "supported are int8 and fp8_e4m3 activations, dynamic per token, group or tensor, or static per tensor"
+    )
+
+
+def static_parameters(weight: Weight, scheme: Scheme) -> tuple[Weight, ...]:
+    """The scale, and the zero point of an asymmetric scheme, that a static rounding in front of ``weight`` reads."""
+    if scheme.dynamic:
+        return ()
+    module = weight.ref.checkpoint_name.removesuffix(".weight")
+    leaves = (INPUT_SCALE,) if scheme.symmetric else (INPUT_SCALE, INPUT_ZERO_POINT)
+    return tuple(Weight(f"{weight.name}.{leaf}", WeightRef(f"{module}.{leaf}"), (1,), "fp32") for leaf in leaves)
