@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.formats.gguf.files import GgufFiles
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.quantization import undisguise
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_shards
+from linnet.gguf import is_gguf
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 4 << 20
@@ -96,5 +98,5 @@ class SafetensorsFiles:
 
 
 def open_files(path: Path) -> TensorFiles:
-    """The files of whatever kind of model lies at ``path``."""
-    return SafetensorsFiles(path)
+    """The files of whatever kind of model lies at ``path``: a GGUF file, else a directory."""
+    return GgufFiles(path) if path.is_file() and is_gguf(path) else SafetensorsFiles(path)

@@ -31,7 +31,8 @@ class GgufFiles:
     def __init__(self, path: str | Path) -> None:
         """Raises CheckpointError (damaged, lying) and UnsupportedError (nothing here runs it)."""
         self.model = GgufModel(path)
-        self.config = config_of(self.model)
+        self.config = config_of(self.model) | {"quantization_config": {"quant_method": "gguf"}}
+        self.described_by = self.model.path
         architecture = architecture_of(self.model)
         self._named: dict[str, Named] = {}
         self._theirs: dict[str, str] = {}
