@@ -86,8 +86,8 @@ def test_the_card_says_who_loads_it(packed: Path) -> None:
     ("scheme", "said"),
     [
         ("W4A16-g32", "Linnet; transformers with compressed-tensors; vLLM"),
-        ("W3A16-g32", "vLLM has no kernels for 2 and 3 bits"),
-        ("W2A16-g32", "vLLM has no kernels for 2 and 3 bits"),
+        ("W3A16-g32", "Linnet; transformers with compressed-tensors (vLLM: it has no kernels for 3 bits)"),
+        ("W2A16-g32", "vLLM: it has no kernels for 2 bits"),
         ("W4A16-g32-asym", "dequantize=True"),
     ],
 )

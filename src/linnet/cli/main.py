@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 import linnet
-from linnet.cli import caching, chatting, compressing, demonstrating, evaluating, generating, inspecting, serving
+from linnet.cli import (
+    caching,
+    chatting,
+    compressing,
+    demonstrating,
+    doctoring,
+    evaluating,
+    generating,
+    inspecting,
+    serving,
+)
 from linnet.cli.words import Command, Group, UsageError, refusal
 from linnet.errors import LinnetError
 
@@ -35,6 +45,7 @@ app.command("chat", cls=Command)(chatting.chat)
 app.command("run", cls=Command, help="The same as chat.")(chatting.chat)
 app.command("serve", cls=Command)(serving.serve)
 app.command("inspect", cls=Command)(inspecting.inspect)
+app.command("doctor", cls=Command)(doctoring.doctor)
 app.command("env", cls=Command)(inspecting.environment)
 app.command("demo", cls=Command)(demonstrating.demo)
 app.add_typer(caching.cache, name="cache")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import linnet
+from linnet.formats.programs import Model, verdicts
 from linnet.formats.quantization import is_own
 from linnet.schemes import LinearScheme
 
@@ -15,12 +16,16 @@ def loaders(schemes: Mapping[str, LinearScheme]) -> str:
     """Which programs read a model whose modules are stored so."""
     if is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
-    weights = [scheme.weight for scheme in schemes.values()]
-    if not all(weight.symmetric for weight in weights):
-        return "Linnet; transformers with CompressedTensorsConfig(dequantize=True)"
-    if any(weight.element in ("int2", "int3") for weight in weights):
-        return "Linnet; transformers with compressed-tensors (vLLM has no kernels for 2 and 3 bits)"
-    return "Linnet; transformers with compressed-tensors; vLLM"
+    found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
+    read = [
+        verdict.program + (f" {verdict.why}" if verdict.why.startswith("with ") else "")
+        for verdict in found
+        if verdict.loads
+    ]
+    refused = [
+        f"{verdict.program}: {verdict.why}" for verdict in found if not verdict.loads and verdict.program == "vLLM"
+    ]
+    return "; ".join(["Linnet", *read]) + (f" ({refused[0]})" if refused else "")
 
 
 def model_card(

@@ -149,6 +149,12 @@ class Checkpoint:
             return None
         return self._form.scheme(module, self.quantization.scheme_of(module), self._tensors, self._where(module))
 
+    def schemes(self) -> dict[str, LinearScheme]:
+        """How every quantised module is stored, by module."""
+        modules = {name.rpartition(".")[0] for name in self._tensors}
+        found = {module: self.scheme_of(module) for module in sorted(modules)}
+        return {module: scheme for module, scheme in found.items() if scheme is not None}
+
     def holds(self, module: str) -> bool:
         """Whether a module's weight is there, dense or quantised."""
         return f"{module}.weight" in self._tensors or self.scheme_of(module) is not None

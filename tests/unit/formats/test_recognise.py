@@ -65,13 +65,13 @@ def model_with(path: Path, name: str) -> Path:
 FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
     "gguf file": (
         lambda p: folder(p, m_dot_gguf=gguf({"general.architecture": "llama", "general.name": "Tiny"})) / "m.gguf",
-        UnsupportedError,
-        r"m\.gguf: a GGUF file \(llama, Tiny\), which this version does not read; give the directory of the original",
+        CheckpointError,
+        r"m\.gguf: llama\.attention\.head_count is missing",
     ),
-    "gguf under another name, with its base": (
+    "gguf under another name": (
         lambda p: folder(p, blob=gguf({"general.base_model.0.repo_url": "https://huggingface.co/owner/base"})) / "blob",
-        UnsupportedError,
-        "a GGUF file, .*, here owner/base$",
+        CheckpointError,
+        r"blob: general\.architecture is missing, which says what model this is",
     ),
     "gguf in a directory": (lambda p: folder(p, m_dot_gguf=gguf({})), UnsupportedError, "a GGUF file"),
     "gguf beside a config": (

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``linnet doctor``: which programs read a model, why not, and what to type instead."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from linnet.cli import options
+from linnet.errors import LinnetError
+
+if TYPE_CHECKING:
+    from linnet.formats import Checkpoint
+    from linnet.formats.programs import Verdict
+
+
+def doctor(
+    model: options.Model,
+    as_json: Annotated[bool, options.option("--json", help="Print one JSON array.")] = False,
+    revision: options.Revision = None,
+) -> None:
+    """Say which of Linnet, transformers, vLLM and llama.cpp read a model, why not, and what to type instead.
+
+    Of Linnet it is tried: files, tensors, and whether there is a kernel for everything. Of the others it is known.
+
+    [dim]Examples[/]
+
+      linnet doctor ./my-model
+      linnet doctor model.gguf --json
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from linnet.cli.terminal import output
+    from linnet.formats import resolve_model
+
+    path = resolve_model(model, revision)
+    found = examine(path)
+    if as_json:
+        print(json.dumps([asdict(verdict) for verdict in found], indent=2))
+        return
+    table = Table(
+        show_header=False, box=None, padding=(0, 2, 0, 0), title=f"[bold]{path.name}[/]", title_justify="left"
+    )
+    for verdict in found:
+        remedy = f"\ninstead: {verdict.instead}" if verdict.instead else ""
+        answer = "[green]yes[/]" if verdict.loads else "[red]no[/]"
+        table.add_row(verdict.program, answer, escape(f"{verdict.why}{remedy}"))
+    output().print(table)
+
+
+def examine(path: Path) -> "list[Verdict]":
+    """Linnet's verdict first. Raises what opening raises where nothing says what model lies at ``path``."""
+    from linnet.formats import Checkpoint
+    from linnet.formats.programs import Verdict, identify, verdicts
+
+    try:
+        with Checkpoint.open(path, verify=False) as checkpoint:
+            loads, why = _linnet(checkpoint)
+            schemes = checkpoint.schemes()
+    except LinnetError as error:
+        loads, why, schemes = False, str(error), {}
+        model = identify(path, schemes)
+        if model is None:
+            raise
+    else:
+        model = identify(path, schemes)
+        assert model is not None
+    return [Verdict("Linnet", loads, why), *verdicts(model, str(path))]
+
+
+def _linnet(checkpoint: "Checkpoint") -> tuple[bool, str]:
+    """Whether it runs here, and why or why not."""
+    from linnet.backends.select import choose_backend
+    from linnet.models import load_model
+    from linnet.program.choose_numerics import choose_numerics
+
+    try:
+        backend = choose_backend(program=choose_numerics(load_model(checkpoint).program, "fast"))
+    except LinnetError as error:
+        return False, str(error)
+    return True, f"the {backend.name} backend runs it as it lies"

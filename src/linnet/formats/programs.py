@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which other programs read a model, and why not: what is known of transformers, vLLM and llama.cpp, as rules.
+
+What a rule says of transformers is tested with transformers itself (tests/golden/test_programs.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from linnet.errors import CheckpointError, LinnetError
+from linnet.formats.json_file import read_json_object
+from linnet.formats.tensor_files import CONFIG_FILE, MAX_CONFIG_BYTES
+from linnet.gguf import GgufModel, is_gguf
+from linnet.schemes import LinearScheme
+
+Kind = Literal["directory", "gguf"]
+
+VLLM_BITS = (4, 8)
+"""Widths of packed integers that vLLM has kernels for."""
+VLLM_METHODS = ("gptq", "awq", "bitsandbytes", "fp8", "fbgemm_fp8", "mxfp4", "modelopt", "torchao")
+TRANSFORMERS_METHODS: Mapping[str, str] = {
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "fp8": "a GPU",
+    "fbgemm_fp8": "a GPU",
+    "mxfp4": "kernels for it, or it dequantises",
+    "hqq": "hqq",
+    "quanto": "optimum-quanto",
+    "torchao": "torchao",
+}
+"""``quant_method`` -> what transformers needs beside itself."""
+LLAMA_CPP_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gptneox", "bloom")
+"""Of those that Linnet knows, what llama.cpp runs, as a GGUF file calls them."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the rules look at. ``method``: a config's ``quant_method``, or ``dense``; ``schemes``: of its modules, where
+    Linnet reads them; ``architecture``: as the file calls it."""
+
+    kind: Kind
+    method: str
+    architecture: str
+    schemes: Mapping[str, LinearScheme]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``instead``: what to type for a form that the program reads; None where it reads this one or nothing helps."""
+
+    program: str
+    loads: bool
+    why: str
+    instead: str | None = None
+
+
+def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
+    """What a path says it is, whoever can read it; None where nothing says so."""
+    if path.is_file() and is_gguf(path):
+        try:
+            with GgufModel(path) as model:
+                return Model("gguf", "gguf", model.metadata.text("general.architecture") or "unnamed", schemes)
+        except LinnetError:
+            return None
+    try:
+        config = read_json_object(path / CONFIG_FILE, MAX_CONFIG_BYTES)
+    except (CheckpointError, OSError):
+        return None
+    record = config.get("quantization_config", config.get("compression_config"))
+    method = record.get("quant_method", "compressed-tensors") if isinstance(record, dict) else "dense"
+    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes)
+
+
+def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
+    """Of transformers, vLLM and llama.cpp, in that order. ``path`` is what to write in the commands proposed."""
+    return _transformers(model), _vllm(model), _llama_cpp(model, path)
+
+
+def _transformers(model: Model) -> Verdict:
+    name = "transformers"
+    if model.kind == "gguf":
+        return Verdict(name, True, "with gguf installed it dequantises the file to 16 or 32 bits when it loads it")
+    if model.method == "dense":
+        return Verdict(name, True, "dense safetensors are its own form")
+    if model.method == "linnet":
+        return Verdict(name, False, "Linnet's own layout, which it refuses", _again())
+    if model.method == "compressed-tensors":
+        if all(scheme.weight.symmetric for scheme in model.schemes.values()):
+            return Verdict(name, True, "with compressed-tensors")
+        return Verdict(name, True, "with CompressedTensorsConfig(dequantize=True), because of the zero points")
+    needs = TRANSFORMERS_METHODS.get(model.method)
+    if needs is None:
+        return Verdict(name, False, f"it has no reader for quant_method {model.method!r}")
+    return Verdict(name, True, f"it needs {needs}")
+
+
+def _vllm(model: Model) -> Verdict:
+    name = "vLLM"
+    if model.kind == "gguf":
+        return Verdict(name, True, "its GGUF support is experimental; it wants the original's tokenizer (--tokenizer)")
+    if model.method == "dense":
+        return Verdict(name, True, "dense safetensors are its own form")
+    if model.method == "linnet":
+        return Verdict(name, False, "Linnet's own layout, which it refuses", _again())
+    if model.method != "compressed-tensors":
+        if model.method in VLLM_METHODS:
+            return Verdict(name, True, f"{model.method} is one of its forms; kernels depend on the machine")
+        return Verdict(name, False, f"it has no reader for quant_method {model.method!r}")
+    weights = [scheme.weight for scheme in model.schemes.values()]
+    narrow = sorted({weight.bits for weight in weights if weight.numbers.integer and weight.bits not in VLLM_BITS})
+    if narrow:
+        widths = " and ".join(map(str, narrow))
+        return Verdict(name, False, f"it has no kernels for {widths} bits", _again())
+    if not all(weight.symmetric for weight in weights):
+        return Verdict(name, False, "packed zero points of compressed-tensors have no kernel there", _again())
+    return Verdict(name, True, "compressed-tensors is its own form")
+
+
+def _llama_cpp(model: Model, path: str) -> Verdict:
+    name = "llama.cpp"
+    if model.kind == "gguf":
+        return Verdict(name, True, "GGUF is its own form")
+    if model.architecture not in LLAMA_CPP_ARCHITECTURES:
+        return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
+    target = f"{path.rstrip('/').rsplit('/', 1)[-1] or 'model'}.gguf"
+    return Verdict(name, False, "it reads GGUF files only", f"linnet convert {path} {target} --to gguf:Q8_0")
+
+
+def _again() -> str:
+    return "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"

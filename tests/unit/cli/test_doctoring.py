@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ten things a person may have on a disk: who reads them, why not, and what to type instead."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linnet import demo
+from linnet.cli.doctoring import examine
+from linnet.compress import compress, make_recipe
+from linnet.errors import LinnetError
+from linnet.formats.programs import Model, verdicts
+from linnet.schemes import parse_scheme
+
+PROGRAMS = ["Linnet", "transformers", "vLLM", "llama.cpp"]
+
+
+def answers(path: Path) -> list[bool]:
+    found = examine(path)
+    assert [verdict.program for verdict in found] == PROGRAMS
+    assert all(verdict.why for verdict in found)
+    return [verdict.loads for verdict in found]
+
+
+def with_config(path: Path, **config: Any) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scheme", "loads"),
+    [
+        ("W4A16-g32", [True, True, True, False]),
+        ("W3A16-g32", [True, True, False, False]),
+        ("W8A8", [True, True, True, False]),
+        ("NF4", [True, False, False, False]),
+        ("W4A16-g32-head8", [True, False, False, False]),
+    ],
+)
+def test_what_compress_makes(tmp_path: Path, scheme: str, loads: list[bool]) -> None:
+    compress(demo.model_directory(), tmp_path / "out", make_recipe(scheme, "rtn"))
+    assert answers(tmp_path / "out") == loads
+
+
+def test_a_dense_directory_and_the_command_that_makes_it_a_gguf() -> None:
+    assert answers(demo.model_directory()) == [True, True, True, False]
+    llama_cpp = examine(demo.model_directory())[-1]
+    assert llama_cpp.instead == f"linnet convert {demo.model_directory()} model.gguf --to gguf:Q8_0"
+
+
+@pytest.mark.parametrize("method", ["aqlm", "quip", "exl2"])
+def test_a_quantisation_nobody_here_reads_is_named(tmp_path: Path, method: str) -> None:
+    path = with_config(tmp_path / "model", quantization_config={"quant_method": method})
+    found = examine(path)
+    assert not any(verdict.loads for verdict in found)
+    assert method in found[0].why.lower()
+    assert method in found[2].why
+
+
+def test_an_unknown_architecture_is_linnets_limit_alone(tmp_path: Path) -> None:
+    path = with_config(tmp_path / "model", architectures=["MambaForCausalLM"], model_type="mamba")
+    (path / "model.safetensors").write_bytes((demo.model_directory() / "model.safetensors").read_bytes())
+    linnet, transformers, vllm, llama_cpp = examine(path)
+    assert "MambaForCausalLM" in linnet.why
+    assert (linnet.loads, transformers.loads, vllm.loads, llama_cpp.loads) == (False, True, True, False)
+
+
+def test_what_is_no_model_is_said_as_everywhere(tmp_path: Path) -> None:
+    with pytest.raises(LinnetError, match="empty directory"):
+        examine(tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(LinnetError, match="pickle"):
+        examine(tmp_path / "model.bin")
+
+
+def test_gguf_is_llama_cpps_own() -> None:
+    found = verdicts(Model("gguf", "gguf", "llama", {}), "m.gguf")
+    assert [verdict.loads for verdict in found] == [True, True, True]
+
+
+def test_zero_points_are_said() -> None:
+    schemes = {"layers.0.up": parse_scheme("W4A16-g32-asym").linear}
+    transformers, vllm, _ = verdicts(Model("directory", "compressed-tensors", "llama", schemes), "m")
+    assert "dequantize=True" in transformers.why
+    assert not vllm.loads
