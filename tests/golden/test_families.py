@@ -139,6 +139,10 @@ def _sequential(spec: ArchSpec) -> ArchSpec:
     return replace(spec, layers=tuple(replace(layer, parallel_residual=False) for layer in spec.layers))
 
 
+def _one_rope(spec: ArchSpec) -> ArchSpec:
+    return _mixers(lambda mixer: replace(mixer, rope=spec.layers[0].mixer.rope))(spec)
+
+
 _windows = _mixers(_wider)
 _swapped = _mixers(lambda mixer: replace(mixer, key=mixer.value, value=mixer.key))
 
@@ -152,6 +156,11 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("gemma-2", "gain without one", _no_offset),
     ("gemma-2", "no embedding scale", lambda spec: replace(spec, embedding_scale=None)),
     ("gemma-2", "usual attention scale", _attention(scale=16**-0.5)),
+    ("gemma-3", "window off by one", _windows),
+    ("gemma-3", "no head norm", _attention(query_norm=None, key_norm=None)),
+    ("gemma-3", "no embedding scale", lambda spec: replace(spec, embedding_scale=None)),
+    ("gemma-3", "usual attention scale", _attention(scale=16**-0.5)),
+    ("gemma-3-ropes", "one rope for all layers", _one_rope),
     ("llama-3-tied", "interleaved rope", _rope(style="interleaved")),
     ("llama-yarn", "no attention factor", _rope(attention_factor=1.0)),
     ("phi-3-long-rope-long", "no attention factor", _rope(attention_factor=1.0)),

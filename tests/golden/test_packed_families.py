@@ -25,7 +25,7 @@ from linnet.program.check import check
 from linnet.schemes import quantize_weight
 from linnet.schemes.scheme import LinearScheme, Scheme
 
-ONE_PER_FAMILY = ("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "phi-3", "gpt-neox", "bloom")
+ONE_PER_FAMILY = ("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom")
 SCHEME = LinearScheme(Scheme("int4", "group", group_size=16))
 TOLERANCE = 1e-4
 SEED = 11

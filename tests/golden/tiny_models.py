@@ -73,6 +73,14 @@ GEMMA2 = {
     "attn_logit_softcapping": 4.0,
     "final_logit_softcapping": 6.0,
 }
+LEFT_AT_ORIGINAL = rope("yarn", factor=4.0, original_max_position_embeddings=16, attn_factor=0.878)
+LONG_WITH_MSCALES = LONG | {"short_mscale": 1.1, "long_mscale": 1.3}
+GEMMA3 = {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "tie_word_embeddings": True}
+GEMMA3_ROPES = {
+    "full_attention": rope("linear", theta=1e6, factor=8.0),
+    "sliding_attention": rope(theta=100.0),
+}
+GEMMA3_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 t = transformers
 
 TINY_MODELS: tuple[TinyModel, ...] = (
@@ -91,11 +99,29 @@ TINY_MODELS: tuple[TinyModel, ...] = (
         lambda: t.Qwen2Config(**gated(use_sliding_window=True, sliding_window=6, max_window_layers=1)),
     ),
     TinyModel("qwen3", lambda: t.Qwen3Config(**gated(head_dim=16, rope_parameters=rope(theta=1e6)))),
+    TinyModel(
+        "qwen3-yarn",
+        lambda: t.Qwen3Config(**gated(head_dim=16, max_position_embeddings=16, rope_parameters=LEFT_AT_ORIGINAL)),
+        (40, 3, 16, 1),
+    ),
     TinyModel("gemma-2", lambda: t.Gemma2Config(**gated(**GEMMA2))),
+    TinyModel("gemma-3", lambda: t.Gemma3TextConfig(**gated(**GEMMA3, num_hidden_layers=7))),
+    TinyModel(
+        "gemma-3-ropes",
+        lambda: t.Gemma3TextConfig(
+            **gated(**GEMMA3, rope_parameters=GEMMA3_ROPES, layer_types=GEMMA3_KINDS, final_logit_softcapping=6.0)
+        ),
+    ),
     TinyModel("phi-3", lambda: t.Phi3Config(**gated(sliding_window=9))),
     TinyModel("phi-3-partial", lambda: t.Phi3Config(**gated(rope_parameters=rope(partial_rotary_factor=0.5)))),
     TinyModel("phi-3-long-rope-short", lambda: t.Phi3Config(**PHI3_LONG), (15, 3, 8)),
     TinyModel("phi-3-long-rope-long", lambda: t.Phi3Config(**PHI3_LONG), (29, 17, 24), max_context=64),
+    TinyModel(
+        "phi-3-long-rope-mscales",
+        lambda: t.Phi3Config(**gated(rope_parameters=LONG_WITH_MSCALES, original_max_position_embeddings=16)),
+        (29, 17, 24),
+        max_context=64,
+    ),
     TinyModel("gpt-neox", lambda: t.GPTNeoXConfig(**NEOX)),
     TinyModel(
         "gpt-neox-sequential",

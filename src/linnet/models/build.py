@@ -10,7 +10,7 @@ from collections.abc import Callable
 from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
-from linnet.program.traverse import boundary
+from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
 WeightTypes = Callable[[str], DenseType | LinearScheme]
@@ -199,9 +199,10 @@ def build_program(spec: ArchSpec, weight_types: WeightTypes, kv_type: DenseType 
     ops = tuple(builder.ops)
     outputs = ("logits",)
     given = tuple(value.name for value in INPUTS)
+    crossings = boundaries(ops, [(start, stop) for _, _, start, stop in ranges], given, outputs)
     segments = tuple(
-        Segment(name, kind, start, stop, *boundary(ops, start, stop, given, outputs))  # type: ignore[arg-type]
-        for name, kind, start, stop in ranges
+        Segment(*where, *crossing)  # type: ignore[arg-type]
+        for where, crossing in zip(ranges, crossings, strict=True)
     )
     weights = tuple(builder.weights.values())
     return Program(INPUTS, tuple(builder.values), weights, tuple(builder.states), ops, segments, outputs)

@@ -6,7 +6,7 @@ here understands: ``finish`` refuses it by name.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from linnet.errors import CheckpointError, UnsupportedError
@@ -35,16 +35,52 @@ HARMLESS: frozenset[str] = frozenset(_HARMLESS.split())
 HARMLESS_BEGINNINGS = ("_", "transformers")
 HARMLESS_ENDINGS = ("_version", "_fixed", "_dropout", "_pdrop", "_dropout_prob", "_token_id")
 
+Neutral = Callable[[Any, Mapping[str, Any]], bool]
+
+
+def _no_windows(_: Any, fields: Mapping[str, Any]) -> bool:
+    return fields.get("use_sliding_window") is False or fields.get("sliding_window") is None
+
+
+def _one(value: Any, _: Mapping[str, Any]) -> bool:
+    return bool(value == 1)
+
+
+NEUTRAL: dict[str, Neutral] = {
+    "sliding_window": lambda _, fields: fields.get("use_sliding_window") is False,
+    "sliding_window_pattern": _no_windows,
+    "max_window_layers": lambda _, fields: not fields.get("use_sliding_window"),
+    "layer_types": lambda value, _: isinstance(value, list) and set(value) == {"full_attention"},
+    "partial_rotary_factor": _one,
+    "residual_multiplier": _one,
+    "embedding_multiplier": _one,
+    "scale_emb": _one,
+    "logits_scaling": _one,
+    "logit_scale": _one,
+}
+"""Fields of some families that a converter may leave in the config of another: (value, whole config) -> whether it says
+no more than the absence of the field."""
+
 
 class ConfigReader:
-    """Reads fields of one JSON object; ``where`` begins every message (``config.json``)."""
+    """Reads fields of one JSON object; ``where`` begins every message (``config.json``).
 
-    def __init__(self, fields: Mapping[str, Any], where: str = "config.json") -> None:
+    ``warnings`` collects what the user should hear of; the readers of objects within share it.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Any], where: str = "config.json", warnings: list[str] | None = None
+    ) -> None:
         if not isinstance(fields, Mapping):
             raise CheckpointError(f"{where}: expected an object, found {type(fields).__name__}")
         self.fields = fields
         self.where = where
         self.understood: set[str] = set()
+        self.warnings: list[str] = [] if warnings is None else warnings
+
+    def within(self, name: str, fields: Mapping[str, Any]) -> "ConfigReader":
+        """The reader of an object that lies in the field ``name``."""
+        return ConfigReader(fields, f"{self.where}: {name}", self.warnings)
 
     def find(self, names: Iterable[str]) -> tuple[str, Any]:
         """The first of several spellings that is present and not null, with its value; all count as understood."""
@@ -138,8 +174,15 @@ class ConfigReader:
         """Fields this family's mathematics does not read."""
         self.understood.update(names)
 
+    def pass_over(self, name: str, reason: str) -> None:
+        """A field that other programs may read and this one does not: a warning, unless it is null or one."""
+        self.understood.add(name)
+        value = self.fields.get(name)
+        if value is not None and value != 1:
+            self.warnings.append(f"{self.where}: {name} = {_brief(value)} is not used: {reason}")
+
     def finish(self) -> None:
-        """Refuse every field that nobody understood and that is not empty."""
+        """Refuse every field that nobody understood and that is neither empty nor neutral."""
         unknown = [
             f"{name} = {_brief(value)}"
             for name, value in sorted(self.fields.items())
@@ -148,6 +191,7 @@ class ConfigReader:
             and not name.startswith(HARMLESS_BEGINNINGS)
             and not name.endswith(HARMLESS_ENDINGS)
             and value not in (None, False, "", [], {})
+            and not (name in NEUTRAL and NEUTRAL[name](value, self.fields))
         ]
         if unknown:
             raise UnsupportedError(f"{self.where} has fields that may change what this model computes", unknown)

@@ -25,8 +25,9 @@ from linnet.models.parts import (
     read_softcap,
     read_windows,
 )
+from linnet.models.prefixes import with_prefix
 from linnet.models.rope import read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, NormSpec
+from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, NormSpec
 
 
 def _llama(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -82,11 +83,13 @@ def _qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     return parts.spec("Qwen3ForCausalLM", alike(attention, parts.mlp(), _optional_windows(config, parts.layers)))
 
 
+GELU = (("hidden_activation",), "gelu_pytorch_tanh")
+
+
 def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Gemma 2: gains stored minus one, norms after both halves, soft caps, every second layer slides."""
-    activation = (("hidden_activation",), "gelu_pytorch_tanh")
     parts = GatedParts(
-        config, max_context, tied=True, norm_offset=1.0, activation=activation, head_size=256, max_positions=8192
+        config, max_context, tied=True, norm_offset=1.0, activation=GELU, head_size=256, max_positions=8192
     )
     config.require_off("use_bidirectional_attention")
     config.ignore("hidden_act", "sliding_window_size")
@@ -96,18 +99,74 @@ def _gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
         parts.attention(bias, bias),
         scale=config.number("query_pre_attn_scalar", default=256.0) ** -0.5,
         softcap=read_softcap(config, "attn_logit_softcapping", 50.0),
-        post_norm=parts.block_norm("post_attention_layernorm"),
-    )
-    mlp = replace(
-        parts.mlp(),
-        norm=parts.block_norm("pre_feedforward_layernorm"),
-        post_norm=parts.block_norm("post_feedforward_layernorm"),
     )
     return replace(
-        parts.spec("Gemma2ForCausalLM", alike(attention, mlp, windows)),
+        parts.spec("Gemma2ForCausalLM", alike(*parts.between_norms(attention, parts.mlp()), windows)),
         embedding_scale=parts.hidden**0.5,
         logits_softcap=read_softcap(config, "final_logit_softcapping", 30.0),
     )
+
+
+def _gemma3(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Gemma 3, text: Gemma 2's norms and one per query and key head; five sliding layers with a rope of their own,
+    then one that sees everything; no soft caps unless the config sets the last one.
+    """
+    thetas = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_local_base_freq", 1e4)}
+    parts = GatedParts(
+        config,
+        max_context,
+        tied=True,
+        norm_offset=1.0,
+        activation=GELU,
+        head_size=256,
+        max_positions=131072,
+        layer_thetas=thetas,
+    )
+    config.require_off("use_bidirectional_attention", "attn_logit_softcapping")
+    config.ignore("hidden_act")
+    window, pattern = _window(config, 4096), config.size("sliding_window_pattern", default=6)
+    if window is None:
+        raise CheckpointError(f"{config.where}: sliding_window is null; accepted is a whole number from 1")
+    windows = read_windows(config, parts.layers, window, lambda layer: (layer + 1) % pattern > 0)
+    bias = config.flag("attention_bias")
+    attention = replace(
+        parts.attention(bias, bias),
+        scale=config.number("query_pre_attn_scalar", default=256.0) ** -0.5,
+        query_norm=parts.block_norm("self_attn.q_norm"),
+        key_norm=parts.block_norm("self_attn.k_norm"),
+    )
+    full, mlp = parts.between_norms(attention, parts.mlp())
+    sliding = replace(full, rope=parts.ropes["sliding_attention"], window=window)
+    kinds = {None: LayerSpec(full, mlp), window: LayerSpec(sliding, mlp)}
+    return replace(
+        parts.spec("Gemma3ForCausalLM", tuple(kinds[window] for window in windows)),
+        embedding_scale=parts.hidden**0.5,
+        logits_softcap=read_softcap(config, "final_logit_softcapping", None),
+    )
+
+
+GEMMA3_SIZES = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+"""What published configs of the pair leave out."""
+
+
+def _gemma3_pair(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Gemma 3 with its image encoder: the text model alone; images are not read."""
+    _, fields = config.find(("text_config",))
+    if not isinstance(fields, Mapping):
+        raise CheckpointError(f"{config.where}: text_config is {fields!r}; accepted is an object")
+    tied = config.flag("tie_word_embeddings", default=True)
+    text = config.within("text_config", {**GEMMA3_SIZES, "tie_word_embeddings": tied, **fields})
+    spec = _gemma3(text, max_context)
+    text.finish()
+    config.ignore("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index")
+    return with_prefix(replace(spec, family="Gemma3ForConditionalGeneration"), "model.language_model.")
 
 
 def _phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -148,7 +207,7 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
     bias = config.flag("attention_bias", default=True)
     fields = interleaved_attention(config, f"{block}.attention", hidden, heads, bias)
     longest = config.size("max_position_embeddings", default=2048, maximum=MAXIMUM_POSITIONS)
-    rope, max_positions = read_rope(
+    positions = read_rope(
         config,
         fields["head_size"],
         longest,
@@ -161,7 +220,7 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
     norm = partial(
         NormSpec, flavour="layer", epsilon=config.number("layer_norm_eps", default=1e-5, high=1.0), bias=True
     )
-    attention = AttentionSpec(norm(f"{block}.input_layernorm"), rope=rope, **fields)
+    attention = AttentionSpec(norm(f"{block}.input_layernorm"), rope=positions.rope, **fields)
     mlp = plain_mlp(block, norm(f"{block}.post_attention_layernorm"), hidden, intermediate, activation)
     parallel = config.flag("use_parallel_residual", default=True)
     return ArchSpec(
@@ -169,8 +228,8 @@ def _gpt_neox(config: ConfigReader, max_context: int | None) -> ArchSpec:
         prefix="gpt_neox.",
         vocabulary_size=config.size("vocab_size"),
         hidden_size=hidden,
-        max_positions=max_positions,
-        longest_positions=longest,
+        max_positions=positions.usable,
+        longest_positions=positions.longest,
         layers=alike(attention, mlp, (None,) * read_layers(config), parallel),
         embedding="gpt_neox.embed_in",
         final_norm=norm("gpt_neox.final_layer_norm"),
@@ -219,6 +278,8 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "Qwen2ForCausalLM": _qwen2,
     "Qwen3ForCausalLM": _qwen3,
     "Gemma2ForCausalLM": _gemma2,
+    "Gemma3ForCausalLM": _gemma3,
+    "Gemma3ForConditionalGeneration": _gemma3_pair,
     "Phi3ForCausalLM": _phi3,
     "GPTNeoXForCausalLM": _gpt_neox,
     "BloomForCausalLM": _bloom,
@@ -232,6 +293,8 @@ MODEL_TYPES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
     "phi3": "Phi3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
     "bloom": "BloomForCausalLM",
@@ -258,8 +321,8 @@ def architecture(config: Mapping[str, Any]) -> str:
     return named
 
 
-def arch_spec(config: Mapping[str, Any], max_context: int | None = None) -> ArchSpec:
-    """The ArchSpec of a parsed config.json.
+def read_spec(config: Mapping[str, Any], max_context: int | None = None) -> tuple[ArchSpec, tuple[str, ...]]:
+    """The ArchSpec of a parsed config.json, and warnings about what of it is passed over.
 
     ``max_context`` (tokens) only matters where rotary frequencies depend on it, see ``rope.read_rope``. Raises
     UnsupportedError for an architecture, option or field that nobody here understands, CheckpointError for a value
@@ -268,4 +331,9 @@ def arch_spec(config: Mapping[str, Any], max_context: int | None = None) -> Arch
     reader = ConfigReader(config)
     spec = FAMILIES[architecture(config)](reader, max_context)
     reader.finish()
-    return spec
+    return spec, tuple(reader.warnings)
+
+
+def arch_spec(config: Mapping[str, Any], max_context: int | None = None) -> ArchSpec:
+    """``read_spec`` without its warnings."""
+    return read_spec(config, max_context)[0]

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """load_model: a checkpoint directory -> ModelSource (spec, Program, weights by reference).
 
-Order: config -> spec; every tensor its program reads is there with the right shape and a type that can be read; nothing
-is left over that could have mattered; then the program is built. No weight is read before all that holds.
+Order: config -> spec; the files settle what they know better; every tensor its program reads is there with the right
+shape and a type that can be read; nothing is left over that could have mattered; then the program is built. No weight
+is used before all that holds.
 """
 
 import logging
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import numpy as np
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint, residency
 from linnet.models.build import build_program
-from linnet.models.families import arch_spec
+from linnet.models.families import read_spec
 from linnet.models.inventory import LinearInfo, checkpoint_tensors, list_linears, required_tensors
-from linnet.models.prefixes import with_prefix
+from linnet.models.settle import settle, some
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
 from linnet.program.prescribed import INPUT_SCALE, INPUT_ZERO_POINT
@@ -42,15 +43,15 @@ DENSE_TYPES: dict[str, DenseType] = {
     "fp16": "fp16",
 }
 
-DERIVED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attention\.bias|attention\.masked_bias)$")
+DERIVED = re.compile(
+    r"(^|\.)(rotary_emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|attention\.bias|attention\.masked_bias)$"
+)
 """Tensors that old checkpoints carry although they follow from the config."""
 
 CACHE_SCALES = re.compile(
     r"\.(k_scale|v_scale|q_scale|k_proj\.output_scale|v_proj\.output_scale|qkv_proj\.output_scale)$"
 )
 """Static scales for a quantised KV cache; Linnet computes one per token and head, which loses less."""
-
-SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,11 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     """
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(Path(source))
     names = frozenset(checkpoint.names())
-    spec = arch_spec(checkpoint.config, max_context)
-    if not any(name.startswith(spec.prefix) for name in names):
-        spec = with_prefix(spec, "")
-    spec, warnings = _resolve_head(spec, checkpoint, names)
+    spec, passed_over = read_spec(checkpoint.config, max_context)
+    spec, settled = settle(spec, checkpoint)
     required = required_tensors(spec)
     _check_present(checkpoint, names, required)
-    warnings += _explain_the_rest(spec, checkpoint, names, required)
+    warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, names, required)]
     element = checkpoint.quantization.kv_element
     kv_type: DenseType | Scheme = "fp32" if element is None else quantised_kv(element)
     program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type)
@@ -173,32 +172,6 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
     return DENSE_TYPES[dtype]
 
 
-def _resolve_head(spec: ArchSpec, checkpoint: Checkpoint, names: frozenset[str]) -> tuple[ArchSpec, list[str]]:
-    """A config may say "tied" while the files disagree; follow the files, as transformers does.
-
-    Both there and equal: tied. Both there and different (or the head packed): not tied. Only the head: it is both.
-    """
-    if not spec.tied_head or not checkpoint.holds(spec.head):
-        return spec, []
-    if not checkpoint.holds(spec.embedding):
-        return replace(spec, embedding=spec.head), []
-    head, embedding = f"{spec.head}.weight", f"{spec.embedding}.weight"
-    if {head, embedding} <= names and checkpoint.info(head).dtype == checkpoint.info(embedding).dtype:
-        first, second = checkpoint.tensor(head), checkpoint.tensor(embedding)
-        if first.shape == second.shape and np.array_equal(_bits(first), _bits(second)):
-            return spec, []
-    note = f"the config ties {spec.head} to {spec.embedding} but the file holds a different {spec.head}; it is used"
-    return replace(spec, tied_head=False), [note]
-
-
-def _bits(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
-
-
-def _some(items: list[str]) -> list[str]:
-    return items if len(items) <= SHOWN else [*items[:SHOWN], f"... and {len(items) - SHOWN} more"]
-
-
 def _check_present(checkpoint: Checkpoint, names: frozenset[str], required: dict[str, tuple[int, ...]]) -> None:
     """Every required tensor exists, dense or packed, with the required shape and a readable type."""
     faults = []
@@ -215,7 +188,7 @@ def _check_present(checkpoint: Checkpoint, names: frozenset[str], required: dict
         if found != shape:
             faults.append(f"{name} has shape {list(found)}; the config leads to {list(shape)}")
     if faults:
-        raise CheckpointError(f"{checkpoint.path}: the tensors do not fit config.json: " + "; ".join(_some(faults)))
+        raise CheckpointError(f"{checkpoint.path}: the tensors do not fit config.json: " + "; ".join(some(faults)))
 
 
 def _explain_the_rest(
@@ -226,11 +199,8 @@ def _explain_the_rest(
     Inside means under the model's prefix or the head: a bias, a norm or a layer that would have changed the result.
     A bias of zeros changes nothing and is a warning.
     """
-    packed = {
-        name.removesuffix(".weight")
-        for name in required
-        if name.endswith(".weight") and checkpoint.scheme_of(name.removesuffix(".weight")) is not None
-    }
+    modules = {name.removesuffix(".weight") for name in required if name.endswith(".weight")}
+    packed = {module for module in (*modules, spec.head) if checkpoint.scheme_of(module) is not None}
     inside: list[str] = []
     unused: list[str] = []
     scales: list[str] = []
@@ -250,12 +220,11 @@ def _explain_the_rest(
             unused.append(name)
     if inside:
         raise CheckpointError(
-            f"{checkpoint.path}: tensors of the model that config.json does not account for: "
-            + ", ".join(_some(inside))
+            f"{checkpoint.path}: tensors of the model that config.json does not account for: " + ", ".join(some(inside))
         )
     warnings = []
     if unused:
-        warnings.append("tensors outside the model are ignored: " + ", ".join(_some(unused)))
+        warnings.append("tensors outside the model are ignored: " + ", ".join(some(unused)))
     element = checkpoint.quantization.kv_element
     if element is not None:
         ignored = "; the scales stored for it are ignored" if scales else ""
@@ -264,5 +233,5 @@ def _explain_the_rest(
             f"are stored{ignored}; --kv-cache (kv_cache=) chooses another"
         )
     elif scales:
-        warnings.append("scales for a quantised KV cache are ignored: " + ", ".join(_some(scales)))
+        warnings.append("scales for a quantised KV cache are ignored: " + ", ".join(some(scales)))
     return warnings

@@ -8,7 +8,7 @@ from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_LAYERS, MAXIMUM_POSITIONS, ConfigReader
-from linnet.models.rope import read_rope
+from linnet.models.rope import read_layer_ropes, read_rope
 from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
 from linnet.program.attributes import Activation
 
@@ -96,6 +96,7 @@ class GatedParts:
         head_size: int | None = None,
         max_positions: int | None = None,
         rope: Mapping[str, Any] | None = None,
+        layer_thetas: Mapping[str, tuple[str, float]] | None = None,
     ) -> None:
         self.config = config
         self.vocabulary = config.size("vocab_size")
@@ -111,9 +112,15 @@ class GatedParts:
         self.epsilon, self.norm_offset = config.number("rms_norm_eps", default=epsilon, high=1.0), norm_offset
         self.tied = config.flag("tie_word_embeddings", default=tied)
         self.activation = config.choice(*activation[0], accepted=ACTIVATIONS, default=activation[1])
-        self.longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
-        self.rope: RopeSpec
-        self.rope, self.max_positions = read_rope(config, self.head_size, self.longest, max_context, **(rope or {}))
+        longest = config.size("max_position_embeddings", default=max_positions, maximum=MAXIMUM_POSITIONS)
+        if layer_thetas is None:
+            found = {"": read_rope(config, self.head_size, longest, max_context, **(rope or {}))}
+        else:
+            found = read_layer_ropes(config, self.head_size, longest, max_context, layer_thetas)
+        self.ropes: dict[str, RopeSpec] = {kind: positions.rope for kind, positions in found.items()}
+        self.rope = next(iter(self.ropes.values()))
+        self.max_positions = min(positions.usable for positions in found.values())
+        self.longest = min(positions.longest for positions in found.values())
 
     def norm(self, module: str) -> NormSpec:
         return NormSpec(f"model.{module}", "rms", self.epsilon, self.norm_offset)
@@ -148,6 +155,13 @@ class GatedParts:
             activation=self.activation,
         )
 
+    def between_norms(self, attention: AttentionSpec, mlp: MlpSpec) -> tuple[AttentionSpec, MlpSpec]:
+        """Both halves with a norm before and one after, the names shifted as the files have them."""
+        middle = self.block_norm("post_attention_layernorm")
+        before = self.block_norm("pre_feedforward_layernorm")
+        last = self.block_norm("post_feedforward_layernorm")
+        return replace(attention, post_norm=middle), replace(mlp, norm=before, post_norm=last)
+
     def spec(self, family: str, layers: tuple[LayerSpec, ...]) -> ArchSpec:
         return ArchSpec(
             family=family,
@@ -164,7 +178,7 @@ class GatedParts:
         )
 
 
-def read_softcap(config: ConfigReader, name: str, default: float) -> float | None:
+def read_softcap(config: ConfigReader, name: str, default: float | None) -> float | None:
     """Absent means the family's default; an explicit null means no cap."""
     return config.optional_number(name) if name in config.fields else default
 

@@ -8,7 +8,7 @@ cpu backend keeps it in double; at position p their angles differ by up to p * 2
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,9 @@ def _yarn(
     factor = scaling.optional_number("factor") or longest / original
     fast, slow = scaling.number("beta_fast", default=32.0), scaling.number("beta_slow", default=1.0)
     attention = scaling.optional_number("attention_factor")
+    scaling.pass_over(
+        "attn_factor", "transformers derives the attention factor from the other values, and so does Linnet"
+    )
     mscale, mscale_all = scaling.optional_number("mscale"), scaling.optional_number("mscale_all_dim")
 
     def warmth(multiplier: float) -> float:
@@ -82,10 +85,20 @@ def _longrope(
     attention = scaling.optional_number("attention_factor")
     if attention is None:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    for name in ("short_mscale", "long_mscale"):
+        scaling.pass_over(name, "transformers derives one attention factor for both tables, and so does Linnet")
     short = scaling.numbers("short_factor", len(wavelengths))
     long = scaling.numbers("long_factor", len(wavelengths))
     stretch = np.array(long if context > original else short, dtype=np.float32)
     return (1 / (stretch * wavelengths)).astype(np.float32), attention
+
+
+class Positions(NamedTuple):
+    """A rope and how far it reaches, in tokens: as set up, and if a longer context were asked for."""
+
+    rope: RopeSpec
+    usable: int
+    longest: int
 
 
 def read_rope(
@@ -98,13 +111,14 @@ def read_rope(
     default_fraction: float = 1.0,
     type_aliases: Mapping[str, str] | None = None,
     default_original: int | None = None,
-) -> tuple[RopeSpec, int]:
+) -> Positions:
     """Rope of a config, old spelling (rope_theta, rope_scaling) or new (rope_parameters), and the usable context.
 
     ``longest`` is max_position_embeddings. ``max_context`` is what the caller wants to reach; it only matters to
     longrope, whose frequencies depend on it: None or at most the original context takes the short table and makes the
     original context the limit; more takes the long table for every position (a sequence cannot change tables half
-    way, since its keys are cached rotated). Raises UnsupportedError for another rope type.
+    way, since its keys are cached rotated). Yarn reaches factor times its original context, also where
+    max_position_embeddings was left at the original. Raises UnsupportedError for another rope type.
     """
     name, found = config.find(("rope_parameters", "rope_scaling"))
     nested: Mapping[str, Any] = {} if found is None else found
@@ -112,12 +126,9 @@ def read_rope(
         raise UnsupportedError(f"{config.where}: {name} differs by layer type; supported is one rope for all layers")
     older = config.fields.get("rope_scaling")
     if older and found and older != found:
-        raise CheckpointError(
-            f"{config.where}: rope_parameters and rope_scaling are both there and differ; one is needed"
-        )
-    scaling = ConfigReader(nested, f"{config.where}: {name}")
+        raise _both(config)
+    scaling = config.within(name, nested)
     theta = config.number(*theta_names, default=10000.0, low=1.0)
-    theta = scaling.number("rope_theta", default=theta, low=1.0)
     fraction = config.number(*fraction_names, default=default_fraction, high=1.0) if fraction_names else 1.0
     fraction = scaling.number("partial_rotary_factor", default=fraction, high=1.0)
     if fraction != 1.0 and not fraction_names:
@@ -127,17 +138,67 @@ def read_rope(
         raise CheckpointError(
             f"{config.where}: {fraction} of a head of {head_size} is {size} rotary elements; they must come in pairs"
         )
-    kinds = {kind: kind for kind in ROPE_TYPES} | dict(type_aliases or {})
-    kind = scaling.choice("rope_type", "type", accepted=kinds, default="default")
     config.understood.add("original_max_position_embeddings")
+    outside = config.optional_size("original_max_position_embeddings", maximum=MAXIMUM_POSITIONS) or default_original
+    return _positions(scaling, theta, size, longest, max_context, outside, type_aliases or {})
+
+
+def read_layer_ropes(
+    config: ConfigReader, head_size: int, longest: int, max_context: int | None, thetas: Mapping[str, tuple[str, float]]
+) -> dict[str, Positions]:
+    """A rope per layer type, for families whose layers differ in it; whole heads turn.
+
+    ``thetas``: layer type -> (the field that holds its theta in the old spelling, the default). rope_scaling, the old
+    spelling, belongs to the first of them; the new one nests rope_parameters by layer type.
+    """
+    _, found = config.find(("rope_parameters",))
+    _, older = config.find(("rope_scaling",))
+    given: Mapping[str, Any] = {} if found is None else found
+    if not isinstance(given, Mapping) or not given.keys() <= thetas.keys():
+        raise UnsupportedError(
+            f"{config.where}: rope_parameters is {given!r}; supported is an object with {' and '.join(thetas)}"
+        )
+    first = next(iter(thetas))
+    inner = given.get(first)
+    if older and isinstance(inner, Mapping) and older != {key: inner[key] for key in inner if key != "rope_theta"}:
+        raise _both(config)
+    ropes = {}
+    for kind, (field, default) in thetas.items():
+        name, fields = f"rope_parameters: {kind}", given.get(kind)
+        if fields is None and kind == first and older:
+            name, fields = "rope_scaling", older
+        theta = config.number(field, default=default, low=1.0)
+        scaling = config.within(name, {} if fields is None else fields)
+        ropes[kind] = _positions(scaling, theta, head_size, longest, max_context, None, {})
+    return ropes
+
+
+def _both(config: ConfigReader) -> CheckpointError:
+    return CheckpointError(f"{config.where}: rope_parameters and rope_scaling are both there and differ; one is needed")
+
+
+def _positions(
+    scaling: ConfigReader,
+    theta: float,
+    size: int,
+    longest: int,
+    max_context: int | None,
+    outside: int | None,
+    type_aliases: Mapping[str, str],
+) -> Positions:
+    """The rope that ``scaling`` describes for ``size`` rotary elements.
+
+    ``theta`` and ``outside`` (the original context) are what the config says outside of it, if anything.
+    """
+    theta = scaling.number("rope_theta", default=theta, low=1.0)
+    kind = scaling.choice(
+        "rope_type", "type", accepted={kind: kind for kind in ROPE_TYPES} | dict(type_aliases), default="default"
+    )
     original = longest
     if kind in ("llama3", "yarn", "longrope"):
         inside = scaling.size("original_max_position_embeddings", default=longest, maximum=MAXIMUM_POSITIONS)
-        original = config.size(
-            "original_max_position_embeddings", default=default_original or inside, maximum=MAXIMUM_POSITIONS
-        )
-
-    attention, usable = 1.0, longest
+        original = outside or inside
+    attention, usable = 1.0, None
     with np.errstate(all="ignore"):
         wavelengths = base_wavelengths(theta, size)
         frequencies = np.float32(1) / wavelengths
@@ -147,6 +208,8 @@ def read_rope(
             frequencies = _llama3(frequencies, scaling, original)
         elif kind == "yarn":
             frequencies, attention = _yarn(wavelengths, scaling, original, longest, theta)
+            factor = scaling.optional_number("factor") or 1.0
+            longest = max(longest, int(min(factor * original, MAXIMUM_POSITIONS)))
         elif kind == "longrope":
             context = min(original, longest) if max_context is None else max_context
             frequencies, attention = _longrope(wavelengths, scaling, original, longest, context)
@@ -161,4 +224,5 @@ def read_rope(
     if kind == "default":
         scaling.ignore("factor")
     scaling.finish()
-    return RopeSpec(size, "half", tuple(float(value) for value in frequencies), attention), usable
+    rope = RopeSpec(size, "half", tuple(float(value) for value in frequencies), attention)
+    return Positions(rope, longest if usable is None else usable, longest)

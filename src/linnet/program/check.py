@@ -12,7 +12,7 @@ from typing import Any
 from linnet.program.fused import check_fused
 from linnet.program.program import PROGRAM_VERSION, PagedState, Program, Value, Weight
 from linnet.program.signatures import check_op, require
-from linnet.program.traverse import boundary
+from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import Scheme
 
 SYMBOLS = ("tokens", "sequences", "sequences_plus_one", "blocks", "outputs")
@@ -121,11 +121,12 @@ def _check_segments(program: Program) -> None:
     given = [value.name for value in program.inputs]
     position = 0
     _declared("segment", program.segments)
-    for segment in program.segments:
+    ranges = [(segment.start, segment.stop) for segment in program.segments]
+    crossings = boundaries(program.ops, ranges, given, program.outputs)
+    for segment, crossing in zip(program.segments, crossings, strict=True):
         in_order = segment.start == position and segment.stop > segment.start
         require(in_order, f"segment {segment.name} is [{segment.start}, {segment.stop}), expected start {position}")
         position = segment.stop
-        crossing = boundary(program.ops, segment.start, segment.stop, given, program.outputs)
         for side, declared, found in zip(("in", "out"), (segment.inputs, segment.outputs), crossing, strict=True):
             same = set(declared) == set(found) and len(declared) == len(found)
             require(same, f"segment {segment.name}: values {found} cross {side}, it declares {declared}")

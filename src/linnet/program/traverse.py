@@ -30,21 +30,32 @@ def writers(program: Program) -> dict[str, int]:
     return {name: index for index, op in enumerate(program.ops) for name in op.outputs}
 
 
-def boundary(
-    ops: tuple[Op, ...], start: int, stop: int, program_inputs: Iterable[str], program_outputs: Iterable[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Values crossing into and out of ops[start:stop), each in order of first use.
+Crossing = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of the values that enter a range of ops, and of those that leave it."""
+
+
+def boundaries(
+    ops: Sequence[Op],
+    ranges: Iterable[tuple[int, int]],
+    program_inputs: Iterable[str],
+    program_outputs: Iterable[str],
+) -> list[Crossing]:
+    """Values crossing into and out of ops[start:stop) for each range, in order of first use.
 
     Program inputs are available everywhere and are not listed; a program output written inside counts as crossing out.
     """
-    given = set(program_inputs)
-    inside = {name for op in ops[start:stop] for name in op.outputs}
-    entering = dict.fromkeys(
-        name for op in ops[start:stop] for name in op.inputs if name not in inside and name not in given
-    )
-    read_later = {name for op in ops[stop:] for name in op.inputs} | set(program_outputs)
-    leaving = dict.fromkeys(name for op in ops[start:stop] for name in op.outputs if name in read_later)
-    return tuple(entering), tuple(leaving)
+    given, wanted = set(program_inputs), set(program_outputs)
+    last_read = {name: index for index, op in enumerate(ops) for name in op.inputs}
+    found = []
+    for start, stop in ranges:
+        here = ops[start:stop]
+        inside = {name for op in here for name in op.outputs}
+        entering = dict.fromkeys(name for op in here for name in op.inputs if name not in inside and name not in given)
+        leaving = dict.fromkeys(
+            name for op in here for name in op.outputs if name in wanted or last_read.get(name, -1) >= stop
+        )
+        found.append((tuple(entering), tuple(leaving)))
+    return found
 
 
 def rebuilt(program: Program, change: Callable[[Sequence[Op]], list[Op]]) -> Program:
@@ -56,8 +67,9 @@ def rebuilt(program: Program, change: Callable[[Sequence[Op]], list[Op]]) -> Pro
         ops += change(program.ops[segment.start : segment.stop])
         ranges.append((segment, start, len(ops)))
     given = tuple(value.name for value in program.inputs)
-    segments = []
-    for segment, start, stop in ranges:
-        entering, leaving = boundary(tuple(ops), start, stop, given, program.outputs)
-        segments.append(replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving))
-    return replace(program, ops=tuple(ops), segments=tuple(segments))
+    crossings = boundaries(ops, [(start, stop) for _, start, stop in ranges], given, program.outputs)
+    segments = tuple(
+        replace(segment, start=start, stop=stop, inputs=entering, outputs=leaving)
+        for (segment, start, stop), (entering, leaving) in zip(ranges, crossings, strict=True)
+    )
+    return replace(program, ops=tuple(ops), segments=segments)

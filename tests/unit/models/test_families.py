@@ -10,6 +10,8 @@ import pytest
 from published_configs import (
     BLOOM_560M,
     GEMMA_2_2B,
+    GEMMA_3_4B,
+    GEMMA_3_270M,
     LLAMA_3_2_1B,
     MISTRAL_7B,
     PHI_3_MINI_4K,
@@ -82,6 +84,10 @@ def test_windows() -> None:
     assert set(windows(arch_spec(silent))) == {4096}, "transformers' default, not none"
     no_width = QWEN_2_5_HALF_B | {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}
     assert set(windows(arch_spec(no_width))) == {None}
+    assert windows(arch_spec(GEMMA_3_270M)) == (*(512,) * 5, None) * 3
+    by_rule = {name: value for name, value in GEMMA_3_270M.items() if name != "layer_types"}
+    assert arch_spec(by_rule) == arch_spec(GEMMA_3_270M)
+    assert windows(arch_spec(by_rule | {"sliding_window_pattern": 2})) == (512, None) * 9
     assert windows(arch_spec(GEMMA_2_2B))[:4] == (4096, None, 4096, None)
     assert set(windows(arch_spec(QWEN_2_5_HALF_B))) == {None}, "use_sliding_window is off"
     sliding = arch_spec(QWEN_2_5_HALF_B | {"use_sliding_window": True})
@@ -89,6 +95,16 @@ def test_windows() -> None:
     kinds = ["full_attention", "sliding_attention"] * 12
     listed = arch_spec(QWEN_2_5_HALF_B | {"use_sliding_window": True, "layer_types": kinds})
     assert windows(listed) == (None, 32768) * 12
+
+
+def test_layers_of_their_own_rope() -> None:
+    sliding, full = arch_spec(GEMMA_3_4B).layers[4].mixer, arch_spec(GEMMA_3_4B).layers[5].mixer
+    assert (sliding.window, full.window) == (1024, None)
+    assert sliding.rope is not None
+    assert full.rope is not None
+    assert sliding.rope.inverse_frequencies[1] == np.float32(1) / np.float32(1e4 ** (2 / 256))
+    assert full.rope.inverse_frequencies[:1] == (0.125,), "eight times as slow"
+    assert len({id(layer) for layer in arch_spec(GEMMA_3_4B).layers}) == 2, "layers that are alike are one object"
 
 
 def test_phi_3_rows_of_fused_tensors() -> None:
@@ -165,6 +181,8 @@ def test_model_type_stands_in_for_a_missing_architecture() -> None:
         (LLAMA_3_2_1B, {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "layer type"),
         (QWEN_2_5_HALF_B, {"layer_types": ["linear_attention"] * 24}, "linear_attention"),
         (QWEN_2_5_HALF_B, {"use_mrope": True}, "use_mrope"),
+        (GEMMA_3_270M, {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        (GEMMA_3_270M, {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters"),
         (GEMMA_2_2B, {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (PHI_3_MINI_4K, {"attention_bias": True}, "attention_bias"),
         (BLOOM_560M, {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
@@ -190,6 +208,40 @@ def test_harmless_fields_of_the_wild() -> None:
         "quantization_config": {"quant_method": "compressed-tensors"},
     }
     assert arch_spec(LLAMA_3_2_1B | wild) == arch_spec(LLAMA_3_2_1B)
+
+
+LEFT_BY_A_CONVERTER = {
+    "max_window_layers": 28,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "layer_types": ["full_attention"] * 16,
+    "partial_rotary_factor": 1.0,
+    "residual_multiplier": 1.0,
+}
+
+
+def test_neutral_values_of_another_family() -> None:
+    assert arch_spec(LLAMA_3_2_1B | LEFT_BY_A_CONVERTER) == arch_spec(LLAMA_3_2_1B)
+    assert arch_spec(LLAMA_3_2_1B | {"max_window_layers": 28}) == arch_spec(LLAMA_3_2_1B)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_sliding_window": True},
+        {"sliding_window": 4096},
+        {"sliding_window": 4096, "use_sliding_window": None},
+        {"layer_types": ["full_attention"] * 15 + ["sliding_attention"]},
+        {"layer_types": "full_attention"},
+        {"partial_rotary_factor": 0.5},
+        {"residual_multiplier": 0.22},
+        {"max_window_layers": 4, "use_sliding_window": True},
+    ],
+    ids=str,
+)
+def test_values_of_another_family_that_say_something(change: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match=next(iter(change))):
+        arch_spec(LLAMA_3_2_1B | change)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ def test_a_config_with_more_layers_than_the_files_names_a_few_and_counts_the_res
 
 def test_leftovers_that_cannot_matter(tmp_path: Path) -> None:
     tensors = tensors_of(LLAMA)
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    for name in ("inv_freq", "cos_cached", "sin_cached"):
+        tensors[f"model.layers.0.self_attn.rotary_emb.{name}"] = np.ones(4, np.float32)
+    tensors["model.rotary_emb.cos_cached"] = np.ones((64, 8), np.float32)
     assert load_model(write(tmp_path, LLAMA, tensors)).warnings == ()
     tensors["model.layers.0.self_attn.o_proj.bias"] = np.zeros(32, np.float32)
     tensors["score.weight"] = np.ones((2, 32), np.float32)
@@ -193,6 +195,37 @@ def test_leftovers_that_cannot_matter(tmp_path: Path) -> None:
     assert "score.weight" in warnings[0]
     assert "o_proj.bias (all zeros)" in warnings[0]
     assert "k_scale" in warnings[1]
+
+
+def test_biases_that_the_files_leave_out(tmp_path: Path) -> None:
+    config = LLAMA | {"attention_bias": True, "mlp_bias": True}
+    tensors = tensors_of(config)
+    del tensors["model.layers.0.self_attn.o_proj.bias"], tensors["model.layers.1.mlp.up_proj.bias"]
+    source = load_model(write(tmp_path, config, tensors))
+    (warning,) = source.warnings
+    assert "layers.0.self_attn.o_proj.bias" in warning
+    assert "layers.1.mlp.up_proj.bias" in warning
+    ops = {op.name: op for op in source.program.ops}
+    assert len(ops["layers.0.attention.output"].weights) == 1
+    assert len(ops["layers.1.attention.output"].weights) == 2
+    for name in [name for name in tensors if "self_attn" in name and name.endswith("bias")]:
+        del tensors[name]
+    with pytest.raises(CheckpointError, match=r"q_proj\.bias is missing"):
+        load_model(write(tmp_path, config, tensors))
+
+
+def test_a_prefix_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    tensors = {f"student.{name}": tensor for name, tensor in tensors_of(LLAMA).items()}
+    with pytest.raises(CheckpointError, match=r"begin with 'student\.model\.'") as caught:
+        load_model(write(tmp_path, LLAMA, tensors))
+    assert "base_model.model." in str(caught.value)
+
+
+def test_a_drafting_head_does_not_look_like_a_prefix(tmp_path: Path) -> None:
+    tensors = tensors_of(LLAMA)
+    tensors["mtp.layers.0.input_layernorm.weight"] = np.ones(32, np.float32)
+    (warning,) = load_model(write(tmp_path, LLAMA, tensors)).warnings
+    assert "mtp.layers.0" in warning
 
 
 def test_unreadable_types_are_refused_by_name(tmp_path: Path) -> None:
@@ -208,6 +241,23 @@ def test_sixteen_bit_types_are_kept(tmp_path: Path) -> None:
     source = load_model(write(tmp_path, LLAMA, tensors))
     kinds = {weight.name: weight.dtype for weight in source.program.weights}
     assert (kinds["head.norm.weight"], kinds["layers.0.mlp.up.weight"]) == ("fp16", "bf16")
+
+
+def eight_bits() -> LinearScheme:
+    scheme = parse_scheme("W8A16").scheme_map().resolve(["x"])["x"]
+    assert scheme is not None
+    return scheme
+
+
+def tables_in_eight_bits() -> dict[str, Any]:
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False}
+    section = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["re:.*lm_head$", "re:.*embed_tokens$"], "weights": weights}},
+    }
+    return {"quantization_config": section}
 
 
 class TestTiedHeads:
@@ -230,25 +280,80 @@ class TestTiedHeads:
         assert "lm_head" in source.warnings[0]
 
     def test_a_packed_head_is_used(self, tmp_path: Path) -> None:
-        scheme = parse_scheme("W8A16").scheme_map().resolve(["x"])["x"]
-        assert scheme is not None
         tensors = tensors_of(self.config)
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
-        meaning = pack(tensors, "lm_head", scheme)
-        weights = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False}
-        section = {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["re:.*lm_head$"], "weights": weights}},
-        }
-        source = load_model(write(tmp_path, self.config | {"quantization_config": section}, tensors))
+        meaning = pack(tensors, "lm_head", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
         head = next(op for op in source.program.ops if op.kind == "logits").weights[0]
         weight = next(weight for weight in source.program.weights if weight.name == head)
         assert weight.ref.checkpoint_name == "lm_head.weight"
         found = source.weight(weight.ref)
         assert isinstance(found, PackedWeight)
         np.testing.assert_array_equal(found.dequantize(), meaning)
+
+    def test_a_quantised_embedding_is_both(self, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config)
+        pack(tensors, "model.embed_tokens", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
+        assert source.spec.tied_head
+        assert source.warnings == ()
+        assert {op.weights for op in source.program.ops if op.kind in ("embed", "logits")} == {("embed.weight",)}
+        assert isinstance(source.program.weights[0].dtype, LinearScheme)
+
+    def test_a_quantised_head_alone_is_both(self, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config)
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+        pack(tensors, "lm_head", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
+        assert source.spec.tied_head
+        assert source.program.weights[0].ref.checkpoint_name == "lm_head.weight"
+
+    def test_a_dense_head_that_repeats_a_quantised_embedding_is_dropped(self, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config)
+        tensors["lm_head.weight"] = pack(tensors, "model.embed_tokens", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
+        assert source.spec.tied_head
+        (warning,) = source.warnings
+        assert "lm_head" in warning
+        assert "dropped" in warning
+
+    def test_a_dense_head_beside_a_quantised_embedding_is_used(self, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        pack(tensors, "model.embed_tokens", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
+        assert not source.spec.tied_head
+        assert "lm_head" in source.warnings[0]
+
+    def test_two_quantised_tables_that_are_equal_are_one(self, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        pack(tensors, "model.embed_tokens", eight_bits())
+        pack(tensors, "lm_head", eight_bits())
+        source = load_model(write(tmp_path, self.config | tables_in_eight_bits(), tensors))
+        assert source.spec.tied_head
+        assert source.warnings == ()
+
+    @pytest.mark.parametrize("tied", [True, False])
+    @pytest.mark.parametrize("module", ["lm_head", "model.embed_tokens"])
+    def test_one_module_dense_and_quantised(self, tied: bool, module: str, tmp_path: Path) -> None:
+        tensors = tensors_of(self.config | {"tie_word_embeddings": False})
+        if tied and module == "model.embed_tokens":
+            del tensors["lm_head.weight"]
+        dense = tensors[f"{module}.weight"].copy()
+        meaning = pack(tensors, module, eight_bits())
+        tensors[f"{module}.weight"] = dense
+        config = self.config | tables_in_eight_bits() | {"tie_word_embeddings": tied}
+        source = load_model(write(tmp_path, config, tensors))
+        (dropped,) = (warning for warning in source.warnings if "dropped" in warning)
+        assert module in dropped
+        weight = next(w for w in source.program.weights if w.ref.checkpoint_name == f"{module}.weight")
+        found = source.weight(weight.ref)
+        assert isinstance(found, PackedWeight)
+        np.testing.assert_array_equal(found.dequantize(), meaning)
+        tensors[f"{module}.weight"] = dense[::-1].copy()
+        with pytest.raises(CheckpointError, match=module):
+            load_model(write(tmp_path, config, tensors))
 
     def test_only_the_head_is_there(self, tmp_path: Path) -> None:
         tensors = tensors_of(self.config)
