@@ -12,6 +12,7 @@ from linnet.formats import Checkpoint
 from linnet.models.prefixes import fit_prefix
 from linnet.models.spec import ArchSpec, LayerSpec, Projection
 from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.scheme import DENSE_BITS
 
 SHOWN = 8
 ROWS_AT_ONCE = 4096
@@ -98,8 +99,10 @@ def _duplicates(spec: ArchSpec, checkpoint: Checkpoint) -> list[str]:
     warnings = []
     for module in dict.fromkeys((spec.embedding, spec.head)):
         name = f"{module}.weight"
-        packed = checkpoint.linear(module) if checkpoint.scheme_of(module) is not None else None
-        if not isinstance(packed, PackedWeight) or name not in checkpoint or "weight" in packed.arrays:
+        if name not in checkpoint or checkpoint.info(name).dtype not in DENSE_BITS:
+            continue
+        packed = checkpoint.linear(module)
+        if not isinstance(packed, PackedWeight):
             continue
         lost = _relative_error(packed, checkpoint.tensor(name))
         if not lost <= SAME_MATRIX:
