@@ -97,7 +97,7 @@ def window_loss(reference: np.ndarray, logits: np.ndarray, ids: np.ndarray) -> t
 
 def windows(model: Path, text: Path, tokens: int) -> np.ndarray:
     """The text's first ids as rows of WINDOW."""
-    ids = Tokenizer.from_directory(model).encode(read_corpus(text)[: 16 * tokens])
+    ids = Tokenizer.open(model).encode(read_corpus(text)[: 16 * tokens])
     count = min(len(ids), tokens) // WINDOW
     if count < 2:
         raise ValueError(f"{text}: {len(ids)} tokens; at least two windows of {WINDOW} are needed")

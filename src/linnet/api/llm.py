@@ -121,7 +121,7 @@ class LLM:
             keep=keep,
         )
         warming = Warming(loaded.executable.mapped, tokenizer_reading_bytes(self.path))
-        self.tokenizer = Tokenizer.from_directory(self.path, clock=clock)
+        self.tokenizer = Tokenizer.open(self.path, clock=clock)
         warming.finish()
         self.source = loaded.source
         self.checkpoint = loaded.source.checkpoint

@@ -53,7 +53,7 @@ def own_text(
         length = min(length, model.spec.max_positions)
         content = {"checkpoint": checkpoint.digest(), "program": program_digest(model.program)}
         decides = content | {"rows": rows, "length": length, "seed": seed, "purpose": purpose}
-    entry = _entry(decides, Tokenizer.from_directory(directory), cache_directory)
+    entry = _entry(decides, Tokenizer.open(directory), cache_directory)
     found = None if entry is None else _read(entry, length, seed)
     if found is not None:
         return found

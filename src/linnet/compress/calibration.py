@@ -75,4 +75,4 @@ def read_rows(
 
 
 def _windows(recipe: Recipe, text: str, name: str, model: Path, length: int) -> CalibrationRows:
-    return calibration_rows(Tokenizer.from_directory(model), text, recipe.calibration_rows, length, recipe.seed, name)
+    return calibration_rows(Tokenizer.open(model), text, recipe.calibration_rows, length, recipe.seed, name)

@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from linnet.errors import CheckpointError, ConfigError
+from linnet.gguf import is_gguf
 from linnet.text.convert import convert_tokenizer
 from linnet.text.decoder import DecoderSpec, IncrementalDecoder
 from linnet.text.files import CONFIG_BYTES, TOKENIZER_BYTES, optional_json_object, read_bytes
@@ -29,7 +30,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        tokenizer_json: str | bytes,
+        tokenizer: str | bytes | tokenizers.Tokenizer,
         *,
         tokenizer_config: Mapping[str, Any] | None = None,
         special_tokens_map: Mapping[str, Any] | None = None,
@@ -37,11 +38,17 @@ class Tokenizer:
         templates: ChatTemplates | None = None,
         where: str = "tokenizer.json",
     ) -> None:
-        """``where`` names the source in errors; ``eos_token_ids`` are those of the model's configs."""
+        """``tokenizer``: the text of a tokenizer.json, or the library's object, which is then this one's own.
+
+        ``where`` names the source in errors; ``eos_token_ids`` are those of the model's configs.
+        """
         config = dict(tokenizer_config or {})
         self._where = where
-        text = tokenizer_json.encode("utf-8", "surrogatepass") if isinstance(tokenizer_json, str) else tokenizer_json
-        self._backend, size = parse_tokenizer(text, where)
+        if isinstance(tokenizer, tokenizers.Tokenizer):
+            self._backend, size = tokenizer, tokenizer.get_vocab_size(with_added_tokens=False)
+        else:
+            text = tokenizer.encode("utf-8", "surrogatepass") if isinstance(tokenizer, str) else tokenizer
+            self._backend, size = parse_tokenizer(text, where)
         self.named_tokens = _named_tokens(config, special_tokens_map or {})
         _add_missing_tokens(self._backend, config, self.named_tokens, where)
         self._backend.no_truncation()
@@ -62,6 +69,31 @@ class Tokenizer:
         decoder = self._backend.decoder
         self._decoder = DecoderSpec(None if decoder is None else json.loads(decoder.__getstate__()))
         self.adds_bos = self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        *,
+        clock: Callable[[], datetime] = datetime.now,
+        cache_directory: Path | None = None,
+    ) -> "Tokenizer":
+        """The tokenizer of a model: of a directory (``from_directory``) or of a GGUF file, from its metadata.
+
+        Raises CheckpointError and UnsupportedError in a sentence.
+        """
+        source = Path(path)
+        if not is_gguf(source):
+            return Tokenizer.from_directory(source, clock=clock, cache_directory=cache_directory)
+        from linnet.text.gguf_tokenizer import read_gguf_tokenizer  # here: a directory does not need it
+
+        found = read_gguf_tokenizer(source, clock)
+        return Tokenizer(
+            found.backend,
+            tokenizer_config=found.config,
+            eos_token_ids=found.eos_token_ids,
+            templates=found.templates,
+            where=str(source),
+        )
 
     @staticmethod
     def from_directory(
