@@ -15,7 +15,23 @@ UNREACHABLE = 3
 @pytest.fixture(scope="session")
 def real_model() -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face directory; for tests marked ``real``. Read-only: it is the user's."""
-    done = subprocess.run([sys.executable, str(FETCH), "smollm2"], capture_output=True, text=True, timeout=500)
+    return _fetched("smollm2")
+
+
+@pytest.fixture(scope="session")
+def real_gguf(real_model: Path) -> Path:
+    """The GGUF file (Q4_1) that the directory was made from."""
+    return real_model.parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def gemma_gguf() -> Path:
+    """Gemma 3 270M (Q4_K_M), a base model; as ``real_model``."""
+    return _fetched("gemma")
+
+
+def _fetched(name: str) -> Path:
+    done = subprocess.run([sys.executable, str(FETCH), name], capture_output=True, text=True, timeout=500)
     if done.returncode == UNREACHABLE:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stderr

@@ -65,9 +65,10 @@ _RULES: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
         PreTokenizer((_GPT2,)),
     ),
     (
-        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+        ("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
         PreTokenizer((r"\p{N}", _GPT2)),
     ),
+    (("smollm",), PreTokenizer((_GPT2,))),  # as transformers reads it; llama.cpp cuts digits out first, as starcoder's
     (
         ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
         PreTokenizer((_LLAMA3,), adds_bos=True, whole_pieces=True),
