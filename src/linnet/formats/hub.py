@@ -6,6 +6,7 @@ from pathlib import Path
 
 from linnet.errors import CheckpointError
 from linnet.formats.recognise import is_plainly_a_path, near_paths, no_such_path, not_a_directory
+from linnet.gguf import is_gguf
 
 PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "*.jinja")
 IGNORED = ("consolidated*", "*/*.safetensors")
@@ -26,6 +27,8 @@ def resolve_model(name: str | Path, revision: str | None = None) -> Path:
             raise CheckpointError(f"{path}: a local directory has no revisions, {revision!r} was asked for")
         return path
     if path is not None:
+        if is_gguf(path):
+            return path
         raise not_a_directory(path)
     if is_plainly_a_path(text) or not _HUB_ID.fullmatch(text) or ".." in text or "--" in text:
         raise CheckpointError(no_such_path(text))
