@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
-from linnet.formats.gguf_names import MAGIC, gguf_names
 from linnet.formats.json_file import read_json_object
 
 GIVE_ORIGINAL = "give the directory of the original model (config.json and .safetensors files)"
@@ -62,14 +61,6 @@ def not_a_directory(path: Path) -> LinnetError:
     if not path.is_file():
         return CheckpointError(f"{path}: neither a directory nor a plain file; {GIVE_ORIGINAL}")
     suffix = path.suffix.lower()
-    if _starts_with(path, MAGIC):
-        names = gguf_names(path)
-        kind = ", ".join(names[key] for key in ("general.architecture", "general.name") if names.get(key))
-        base = _gguf_base(names)
-        original = GIVE_ORIGINAL + (f", here {base}" if base else "")
-        return UnsupportedError(
-            f"{path}: a GGUF file{f' ({kind})' if kind else ''}, which this version does not read; {original}"
-        )
     if suffix in PICKLE_SUFFIXES:
         return CheckpointError(
             f"{path}: a PyTorch pickle file, which can run any code when it is read; Linnet never unpickles: give a "
@@ -83,7 +74,8 @@ def not_a_directory(path: Path) -> LinnetError:
     if (path.parent / "config.json").exists():
         return CheckpointError(f"{path}: one file of a model, not a directory; give {path.parent}")
     return CheckpointError(
-        f"{path}: a file, not a directory; give a Hugging Face model directory (config.json and .safetensors files)"
+        f"{path}: a file, not a directory; give a Hugging Face model directory (config.json and .safetensors files) or "
+        "a GGUF file"
     )
 
 
@@ -109,10 +101,9 @@ def no_config(directory: Path) -> LinnetError:
         return CheckpointError(
             f"{directory}: no config.json here, but there is one further in; give {_either(map(str, inside))}"
         )
-    for suffix in (".gguf", ".onnx"):
-        found = next((entry for entry in entries if entry.suffix.lower() == suffix), None)
-        if found is not None:
-            return not_a_directory(found)
+    found = next((entry for entry in entries if entry.suffix.lower() == ".onnx"), None)
+    if found is not None:
+        return not_a_directory(found)
     if "params.json" in names:
         return UnsupportedError(
             f"{directory}: a model in its maker's own layout (params.json); give the same model as a Hugging Face "
@@ -134,7 +125,7 @@ def no_weights(directory: Path) -> LinnetError:
             f"{directory}: only pickle files ({', '.join(pickles[:3])}); Linnet never unpickles, save the model as "
             "safetensors first (transformers: save_pretrained)"
         )
-    for suffix in (".gguf", *_OTHER_FILES):
+    for suffix in _OTHER_FILES:
         found = next((name for name in names if name.endswith(suffix)), None)
         if found is not None:
             return not_a_directory(directory / found)
@@ -226,14 +217,6 @@ def _base_named_in(directory: Path, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _gguf_base(names: Mapping[str, str]) -> str | None:
-    for key in ("general.base_model.0.repo_url", "general.source.huggingface.repository", "general.repo_url"):
-        name = names.get(key, "").removeprefix("https://huggingface.co/").rstrip("/")
-        if _HUB_NAME.fullmatch(name):
-            return name
-    return names.get("general.base_model.0.name") or None
-
-
 def _text(path: Path, key: str) -> str | None:
     """A short text of a JSON file that nobody vouches for."""
     try:
@@ -241,11 +224,3 @@ def _text(path: Path, key: str) -> str | None:
     except CheckpointError:
         return None
     return "".join(filter(str.isprintable, value))[:120] if isinstance(value, str) else None
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(magic)) == magic
-    except OSError:
-        return False

@@ -16,7 +16,7 @@ from linnet.formats.mapped_file import MappedFile
 from linnet.formats.quantization import read_quantization, undisguise
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_shards
-from linnet.gguf import is_gguf
+from linnet.gguf import gguf_of
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 4 << 20
@@ -99,5 +99,7 @@ class SafetensorsFiles:
 
 
 def open_files(path: Path) -> TensorFiles:
-    """The files of whatever kind of model lies at ``path``: a GGUF file, else a directory."""
-    return GgufFiles(path) if path.is_file() and is_gguf(path) else SafetensorsFiles(path)
+    """The files of whatever kind of model lies at ``path``: a GGUF file (also the only one of a directory), else a
+    directory."""
+    file = gguf_of(path)
+    return SafetensorsFiles(path) if file is None else GgufFiles(file)

@@ -3,7 +3,7 @@
 
 from linnet.gguf.container import PLAIN_DTYPES, GgufPart, is_gguf
 from linnet.gguf.metadata import Metadata, shown
-from linnet.gguf.model import GgufModel, split_set
+from linnet.gguf.model import GgufModel, gguf_of, split_set
 from linnet.gguf.table import GgufTensor
 from linnet.gguf.types import NAMED_TYPES, TENSOR_TYPES, TensorType
 from linnet.gguf.writer import GgufWriter, PlannedTensor, file_bytes
@@ -20,6 +20,7 @@ __all__ = [
     "PlannedTensor",
     "TensorType",
     "file_bytes",
+    "gguf_of",
     "is_gguf",
     "shown",
     "split_set",

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from linnet.errors import CheckpointError
-from linnet.gguf.container import Array, GgufPart
+from linnet.gguf.container import Array, GgufPart, is_gguf
 from linnet.gguf.metadata import Metadata
 from linnet.gguf.table import GgufTensor
 
@@ -65,6 +65,31 @@ def split_set(path: Path) -> list[Path]:
     if match is None or not 1 <= count <= MOST_PARTS:
         return [path]
     return [path.with_name(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+
+
+def gguf_of(path: Path) -> Path | None:
+    """The GGUF file that ``path`` means: itself (by its bytes or its name), or the only model in a directory that has
+    no .safetensors files.
+
+    None for any other path. Of a split set the first file counts; projectors of images (mmproj) do not. Raises
+    CheckpointError for a directory with several models.
+    """
+    if not path.is_dir():
+        return path if is_gguf(path) or (path.suffix == ".gguf" and path.is_file()) else None
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError:
+        return None
+    if any(name.endswith(".safetensors") for name in names):
+        return None
+    found = [path / name for name in names if name.endswith(".gguf") and not name.lower().startswith("mmproj")]
+    models = list(dict.fromkeys(split_set(file)[0] for file in found))
+    if len(models) > 1:
+        raise CheckpointError(
+            f"{path}: {len(models)} GGUF models; give one of them: {', '.join(model.name for model in models[:8])}"
+            + (", …" if len(models) > 8 else "")
+        )
+    return models[0] if models else None
 
 
 def _open_parts(path: Path) -> tuple[GgufPart, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import tokenizers
 
 from linnet.errors import CheckpointError, ConfigError
-from linnet.gguf import is_gguf
+from linnet.gguf import gguf_of
 from linnet.text.convert import convert_tokenizer
 from linnet.text.decoder import DecoderSpec, IncrementalDecoder
 from linnet.text.files import CONFIG_BYTES, TOKENIZER_BYTES, optional_json_object, read_bytes
@@ -81,9 +81,9 @@ class Tokenizer:
 
         Raises CheckpointError and UnsupportedError in a sentence.
         """
-        source = Path(path)
-        if not is_gguf(source):
-            return Tokenizer.from_directory(source, clock=clock, cache_directory=cache_directory)
+        source = gguf_of(Path(path))
+        if source is None:
+            return Tokenizer.from_directory(path, clock=clock, cache_directory=cache_directory)
         from linnet.text.gguf_tokenizer import read_gguf_tokenizer  # here: a directory does not need it
 
         found = read_gguf_tokenizer(source, clock)

@@ -127,3 +127,41 @@ def test_local_directories_need_no_hub_library(tmp_path: Path) -> None:
             assert heavy not in sys.modules, heavy
     """
     offline(tmp_path, code)
+
+
+def test_gguf_files_and_directories_with_one(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "m-00001-of-00002.gguf"
+    file.parent.mkdir()
+    for path in (file, file.with_name("m-00002-of-00002.gguf"), file.with_name("mmproj-f16.gguf")):
+        path.write_bytes(b"GGUF")
+    assert resolve_model(file) == file
+    assert resolve_model(file.parent) == file, "a split set is one model"
+    with pytest.raises(CheckpointError, match=r"m-00001-of-00002\.gguf: a local file has no revisions"):
+        resolve_model(file, revision="main")
+    file.with_name("other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"2 GGUF models; give one of them: m-00001-of-00002\.gguf, other\.gguf$"):
+        resolve_model(file.parent)
+    assert resolve_model(write_model(tmp_path / "m")) == tmp_path / "m"
+    (tmp_path / "m" / "copy.gguf").write_bytes(b"GGUF")
+    assert resolve_model(tmp_path / "m") == tmp_path / "m", "a directory's own weights come first"
+
+
+def test_a_gguf_file_of_a_hub_repository(tmp_path: Path) -> None:
+    fabricated_cache(tmp_path)
+    snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
+    (snapshot / "tiny.Q4_0.gguf").write_bytes(b"GGUF")
+    code = """
+        print(resolve_model("owner/tiny:tiny.Q4_0.gguf").name)
+        for name in ("owner/tiny:tiny.Q8_0.gguf", "owner/absent:m.gguf", "owner/tiny:../m.gguf"):
+            try:
+                resolve_model(name)
+            except CheckpointError as error:
+                print(error)
+    """
+    assert offline(tmp_path, code, HF_HOME=str(tmp_path)).splitlines() == [
+        "tiny.Q4_0.gguf",
+        "owner/tiny: this Hugging Face repository has no file tiny.Q8_0.gguf",
+        "owner/absent: no such directory, and not in the local Hugging Face cache, and HF_HUB_OFFLINE is set",
+        "owner/tiny:../m.gguf: no such file or directory; give a model directory, or a Hugging Face id such as "
+        "owner/name",
+    ]

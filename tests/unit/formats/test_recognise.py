@@ -12,7 +12,6 @@ from model_files import write_model
 
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
-from linnet.formats.gguf_names import gguf_names
 
 
 def string(text: str) -> bytes:
@@ -73,11 +72,27 @@ FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
         CheckpointError,
         r"blob: general\.architecture is missing, which says what model this is",
     ),
-    "gguf in a directory": (lambda p: folder(p, m_dot_gguf=gguf({})), UnsupportedError, "a GGUF file"),
+    "gguf in a directory": (
+        lambda p: folder(p, m_dot_gguf=gguf({})),
+        CheckpointError,
+        r"m\.gguf: general\.architecture is missing",
+    ),
     "gguf beside a config": (
-        lambda p: folder(p, config_dot_json={"model_type": "llama"}, m_dot_gguf=gguf({})),
+        lambda p: folder(
+            p, config_dot_json={"model_type": "llama"}, m_dot_gguf=gguf({"general.architecture": "mamba"})
+        ),
         UnsupportedError,
-        "a GGUF file",
+        r"m\.gguf: a GGUF file of the architecture 'mamba', which this version does not run; it runs llama, qwen2",
+    ),
+    "several ggufs": (
+        lambda p: folder(p, a_dot_gguf=gguf({}), b_dot_gguf=gguf({}), mmproj_dot_gguf=gguf({})),
+        CheckpointError,
+        r"2 GGUF models; give one of them: a\.gguf, b\.gguf$",
+    ),
+    "a gguf by its name only": (
+        lambda p: folder(p, m_dot_gguf=b"<html>") / "m.gguf",
+        CheckpointError,
+        "m.gguf: not a GGUF file: it begins with b'<htm'",
     ),
     "gptq": (
         lambda p: quantised(p, "gptq", "---\nbase_model: Qwen/Qwen2.5-7B\n---\n"),
@@ -187,19 +202,3 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="neither a directory nor a plain file"):
         resolve_model(tmp_path / "pipe")
-
-
-def test_names_of_a_gguf_file_come_past_numbers_and_lists(tmp_path: Path) -> None:
-    file = tmp_path / "m.gguf"
-    file.write_bytes(gguf({"a.number": 7, "general.tags": ["x", "y"], "general.name": "Ti\x1b[31mny"}))
-    assert gguf_names(file) == {"general.name": "Ti[31mny"}  # nothing that a terminal would obey
-
-
-@pytest.mark.parametrize("cut", range(0, 60, 3))
-def test_a_damaged_gguf_file_has_fewer_names_and_no_traceback(tmp_path: Path, cut: int) -> None:
-    whole = gguf({"general.name": "Tiny", "general.tags": ["x"]}, count=1 << 60)
-    file = tmp_path / "m.gguf"
-    file.write_bytes(whole[:cut])
-    assert gguf_names(file) in ({}, {"general.name": "Tiny"})
-    file.write_bytes(whole[:cut] + b"\xff" * 40)
-    assert set(gguf_names(file)) <= {"general.name"}
