@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnet.errors import CheckpointError, ConfigError
+from linnet.text.content_form import Chat, ContentForms
 from linnet.text.files import TEMPLATE_BYTES, read_text
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class ChatTemplates:
                 raise CheckpointError(f"{where}: template {name!r} has {len(source)} characters, over {TEMPLATE_BYTES}")
         self._sources = dict(sources)
         self._compiled: dict[str, jinja2.Template] = {}
+        self._forms: dict[str, ContentForms] = {}
         self._clock = clock
         self._seconds = render_seconds
         self._where = where
@@ -107,8 +109,11 @@ class ChatTemplates:
         name: str | None = None,
         continue_final_message: bool = False,
     ) -> str:
-        """The prompt text. Raises ConfigError for messages that are malformed, too large, or refused, and
-        ChatTemplateError for a template that does not compile."""
+        """The prompt text; text content is handed over in the form that the template shows, see ContentForms.
+
+        Raises ConfigError for messages that are malformed, too large, refused or left out, and ChatTemplateError for a
+        template that does not compile.
+        """
         name = self.choose(name, tools)
         template = self._template(name)
         chat = _plain_messages(messages)
@@ -117,6 +122,9 @@ class ChatTemplates:
         plain_arguments = _Plain().copy(dict(arguments or {}))
         for reserved in ("messages", "tools", "documents", "add_generation_prompt"):
             plain_arguments.pop(reserved, None)
+        probe = self._prober(template, plain_arguments)
+        forms = self._forms.setdefault(name, ContentForms())
+        forms.adapt(chat, probe)
         final = None
         if continue_final_message:
             if add_generation_prompt:
@@ -133,7 +141,17 @@ class ChatTemplates:
             "add_generation_prompt": add_generation_prompt,
         }
         text = render(template, {**plain_arguments, **variables}, self._seconds)
+        if "content" in self._sources[name]:  # a template that reads no message at all means to
+            forms.check(chat, text, probe)
         return text if final is None else _cut_at_mark(text, final)
+
+    def _prober(self, template: "jinja2.Template", arguments: Mapping[str, Any]) -> Callable[[Chat], str]:
+        """Renders a conversation of probes with the checkpoint's tokens, and nothing else that a request may set."""
+        from linnet.text.rendering import render
+
+        tokens = {key: value for key, value in arguments.items() if key.endswith("_token") and isinstance(value, str)}
+        rest = {"tools": None, "documents": None, "add_generation_prompt": False}
+        return lambda chat: render(template, {**tokens, **rest, "messages": chat}, self._seconds)
 
     def _template(self, name: str) -> "jinja2.Template":
         with self._lock:

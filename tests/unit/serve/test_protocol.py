@@ -88,7 +88,7 @@ def test_messages_become_plain() -> None:
     )
     assert plain_messages(chat.messages) == [
         {"role": "system", "content": "a"},
-        {"role": "user", "content": "b\nc", "name": "n"},
+        {"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}], "name": "n"},
         {"role": "assistant", "content": "d"},
     ]
 

@@ -194,3 +194,83 @@ def test_the_callers_messages_stay_as_they_are() -> None:
     assert json.dumps(messages) == before
     with pytest.raises(ConfigError, match="cannot both"):
         templates.render(messages, continue_final_message=True)
+
+
+PARTS_ONLY = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>"
+    "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% elif c.type == 'image' %}<image>{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+TEXT_ONLY = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
+BOTH = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}[{{ c['text'] }}]{% endfor %}{% endif %}{% endfor %}"
+)
+PARTS_FOR_USERS = (
+    "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content[0]['text'] }}"
+    "{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+)
+TALK = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "ok"},
+    {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (PARTS_ONLY, "<s><system>be brief<user>hello<assistant>ok<user>onetwo"),
+        (TEXT_ONLY, "<system>be brief<user>hello<assistant>ok<user>one\ntwo"),
+        (BOTH, "<system>be brief<user>hello<assistant>ok<user>[one][two]"),
+        (PARTS_FOR_USERS, "<system>be brief<user>hello<assistant>ok<user>one"),
+        ("{{ messages | tojson }}", json.dumps([*TALK[:3], TALK[3] | {"content": "one\ntwo"}])),
+        ('{% for m in messages %}"{{ m.content }}"{% endfor %}', '"be brief""hello""ok""one\ntwo"'),
+        ("{% for m in messages %}{{ m.content | upper }} {% endfor %}", "BE BRIEF HELLO OK ONE\nTWO "),
+    ],
+)
+def test_content_is_handed_over_in_the_form_that_the_template_shows(source: str, expected: str) -> None:
+    before = json.dumps(TALK)
+    templates = ChatTemplates({"default": source})
+    for _ in range(2):  # found out the first time, known the second
+        assert templates.render(TALK, arguments={"bos_token": "<s>"}) == expected
+    assert json.dumps(TALK) == before
+
+
+def test_what_is_no_text_stays_as_it_is() -> None:
+    look = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image"}]}]
+    assert ChatTemplates({"default": PARTS_ONLY}).render(look) == "<user>look<image>"
+    assert ChatTemplates({"default": TEXT_ONLY}).render(look).startswith("<user>[{")
+
+
+def test_a_message_that_goes_on_is_cut_in_either_form() -> None:
+    talk = [*USER, {"role": "assistant", "content": "so far"}]
+    for source in (PARTS_ONLY + "<end>", TEXT_ONLY + "<end>"):
+        text = ChatTemplates({"default": source}).render(talk, add_generation_prompt=False, continue_final_message=True)
+        assert text == "<user>hi<assistant>so far"
+
+
+def test_a_template_that_leaves_the_user_out_is_refused() -> None:
+    templates = ChatTemplates(
+        {"default": "{% for m in messages %}{% if m.content is mapping %}x{% endif %}{% endfor %}"}
+    )
+    with pytest.raises(ConfigError, match="leaves out what the user says"):
+        templates.render(USER)
+    assert templates.render([{"role": "assistant", "content": "a"}]) == ""
+
+
+def test_a_template_that_refuses_the_probe_gets_what_was_said() -> None:
+    source = "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[-1].content }}"
+    templates = ChatTemplates({"default": source})
+    assert templates.render(TALK[:2]) == "hello"
+    with pytest.raises(ConfigError, match="refused the messages: no"):
+        templates.render(USER)
+
+
+def test_a_request_cannot_set_what_the_probe_sees() -> None:
+    source = "{% if odd %}{{ raise_exception('odd') }}{% endif %}" + PARTS_ONLY
+    templates = ChatTemplates({"default": source})
+    with pytest.raises(ConfigError, match="odd"):
+        templates.render(USER, arguments={"odd": True})
+    assert templates.render(USER) == "<user>hi"

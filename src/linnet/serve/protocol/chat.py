@@ -77,7 +77,7 @@ def _plain(message: Message, place: str) -> dict[str, Any]:
             raise unsupported(f"{place}.{name}", f"{place}.{name} is not supported: {NO_TOOLS}")
     plain = {
         "role": "system" if message.role == "developer" else message.role,
-        "content": _text(message.content, f"{place}.content"),
+        "content": _content(message.content, f"{place}.content"),
     }
     if message.name is not None:
         plain["name"] = message.name
@@ -86,13 +86,13 @@ def _plain(message: Message, place: str) -> dict[str, Any]:
     return plain
 
 
-def _text(content: Any, place: str) -> str:
-    """Text, or text parts joined by line breaks, as vLLM does for templates that know strings only."""
+def _content(content: Any, place: str) -> str | list[dict[str, str]]:
+    """A text, or text parts: the template gets the form that it shows."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
         raise invalid(f"{place} must be a text or a list of text parts", place, "invalid_type")
-    texts = []
+    parts = []
     for index, part in enumerate(content):
         here = f"{place}[{index}]"
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
@@ -101,5 +101,5 @@ def _text(content: Any, place: str) -> str:
             raise unsupported(f"{here}.type", f"{here}.type: only parts of type text are supported")
         if set(part) - {"type", "text"} or not isinstance(part.get("text"), str):
             raise invalid(f"{here} must have a text and nothing else", f"{here}.text", "invalid_type")
-        texts.append(part["text"])
-    return "\n".join(texts)
+        parts.append({"type": "text", "text": part["text"]})
+    return parts
