@@ -2,6 +2,7 @@
 """Every op of the reference backend against a second, plainer computation."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 
 from linnet.backends.reference import ops
 from linnet.backends.reference.attention import StoredRows, attend
-from linnet.backends.reference.weights import QuantisedWeight
+from linnet.backends.reference.weights import QuantisedWeight, load_weight
 from linnet.errors import UnsupportedError
 from linnet.program.attributes import Attention, Gate, Norm, Rope
+from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
+from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import Scheme
 
 RANDOM = np.random.default_rng(0)
@@ -121,3 +124,28 @@ def test_attention_against_loops(options):
                 scores = scores + options["alibi_slopes"][head] * np.array(seen)
             weights = np.exp(scores) / np.exp(scores).sum()
             assert np.allclose(result[row, head], weights @ v[seen, kv], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1", "Q2_K", "Q4_K"])
+def test_integer_activations_meet_weights_with_minimums(name: str) -> None:
+    layout = GGUF_LAYOUTS[name]
+    rng = np.random.default_rng(8)
+    columns, outputs = 512, 5
+    blocks = outputs * columns // layout.kind.columns
+    fields: Any = rng.integers(0, 256, (blocks, layout.kind.nbytes), dtype=np.uint8).view(layout.kind.fields)[:, 0]
+    fields["scale"], fields["minimum"] = 0.01, rng.uniform(-0.1, 0.1, blocks)
+    stored = np.ascontiguousarray(fields).view(np.uint8).reshape(outputs, -1)
+    packed = PackedWeight(layout.scheme, (outputs, columns), layout, {BLOCKS: stored})
+    group = layout.kind.group
+    x = ops.quantise(torch.from_numpy(rng.standard_normal((3, columns)).astype(np.float32)), activations(group))
+    weight = load_weight(packed, keep_codes=True)
+    assert isinstance(weight, QuantisedWeight)
+    assert (weight.dense().numpy() == packed.dequantize()).all()
+    found = ops.linear(x, weight, None).double().numpy()
+    expected = ops.dequantise(x).double().numpy() @ packed.dequantize().astype(np.float64).T
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert (weight.take_rows(torch.tensor([4, 1])).dense().numpy() == packed.dequantize()[[4, 1]]).all()
+
+
+def activations(group: int) -> Scheme:
+    return Scheme("int8", "group", group_size=group, dynamic=True, scale_dtype="fp32")

@@ -34,7 +34,7 @@ def embed(token_ids: torch.Tensor, table: LoadedWeight) -> torch.Tensor:
     """Rows of the table."""
     ids = token_ids.long()
     if isinstance(table, QuantisedWeight):
-        return QuantisedWeight(table.codes[ids], table.scales[ids], table.group_size).dense()
+        return table.take_rows(ids).dense()
     return table[ids].float()
 
 
@@ -66,7 +66,8 @@ def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.T
 
 
 def _integer_linear(x: QuantisedValue, weight: QuantisedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """y = bias + sum over groups g, in order, of float(dot of codes in g) * (x_scale[g] * weight_scale[g]).
+    """y = bias + sum over groups g, in order, of float(dot of codes in g) * (x_scale[g] * weight_scale[g]); where the
+    weight has minimums, less float(sum of x's codes in g) * (x_scale[g] * minimum[g]).
 
     The groups are the finer of the two; the coarser must be a whole number of them or the whole row. The dot is exact
     (float64 holds every integer below 2^53).
@@ -83,6 +84,10 @@ def _integer_linear(x: QuantisedValue, weight: QuantisedWeight, bias: torch.Tens
         dot = (x.codes[:, start:stop].double() @ weight.codes[:, start:stop].double().T).float()
         scale = x.scales[:, start // x.group_size, None] * weight.scales[:, start // weight.group_size]
         result = result + dot * scale
+        if weight.minimums is not None:
+            total = x.codes[:, start:stop].double().sum(dim=1, keepdim=True).float()
+            own = x.scales[:, start // x.group_size, None] * weight.minimums[:, start // weight.group_size]
+            result = result - total * own
     return result
 
 

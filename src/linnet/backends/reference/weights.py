@@ -20,16 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantisedWeight:
-    """Integer codes (zero point already subtracted) with one scale per row and group."""
+    """Integer codes (zero point already subtracted) with one scale, and perhaps one minimum, per row and group."""
 
     codes: torch.Tensor  # int16 [rows, columns]
     scales: torch.Tensor  # fp32 [rows, groups]
     group_size: int  # columns that share a scale; the whole row if the scheme has no groups
+    minimums: torch.Tensor | None = None  # fp32 [rows, groups], subtracted
 
     def dense(self) -> torch.Tensor:
         """fp32 [rows, columns]; equal to PackedWeight.dequantize."""
-        columns = self.codes.shape[1]
-        return self.codes.float() * self.scales.repeat_interleave(self.group_size, dim=1)[:, :columns]
+        scaled = self.codes.float() * self._wide(self.scales)
+        return scaled if self.minimums is None else scaled - self._wide(self.minimums)
+
+    def take_rows(self, ids: torch.Tensor) -> "QuantisedWeight":
+        """The rows of these indices."""
+        minimums = None if self.minimums is None else self.minimums[ids]
+        return QuantisedWeight(self.codes[ids], self.scales[ids], self.group_size, minimums)
+
+    def _wide(self, parameter: torch.Tensor) -> torch.Tensor:
+        return parameter.repeat_interleave(self.group_size, dim=1)[:, : self.codes.shape[1]]
 
 
 LoadedWeight = torch.Tensor | QuantisedWeight
@@ -50,7 +59,7 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if isinstance(stored, np.ndarray):
         return to_torch(stored)
     scheme = stored.scheme.weight
-    if not keep_codes or not scheme.numbers.integer or scheme.minimum:
+    if not keep_codes or not scheme.numbers.integer:
         return to_torch(stored.dequantize())
     rows, columns = stored.shape
     group_size = scheme.columns_per_scale or columns
@@ -60,7 +69,8 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if zero_points is not None:
         zero = _per_row(torch.from_numpy(zero_points.astype(np.int16)), rows, scheme.block)
         codes = codes - zero.repeat_interleave(group_size, dim=1)[:, :columns]
-    return QuantisedWeight(codes, scales, group_size)
+    minimums = stored.minimums()
+    return QuantisedWeight(codes, scales, group_size, None if minimums is None else torch.from_numpy(minimums))
 
 
 def _per_row(parameter: torch.Tensor, rows: int, block: tuple[int, int] | None) -> torch.Tensor:
