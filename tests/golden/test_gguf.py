@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF files of every architecture: the logits of the model they were made from, and of transformers reading them."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="golden logits need PyTorch")
+pytest.importorskip("transformers", reason="golden logits need transformers")
+gguf = pytest.importorskip("gguf", reason="the files are written by the gguf package")
+
+import stepping  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from gguf_models import write_gguf  # noqa: E402
+from test_families import DECODE, LIMITS, TOLERANCE, backend_named, worst_difference  # noqa: E402
+from tiny_models import (  # noqa: E402
+    GEMMA2,
+    GEMMA3,
+    GEMMA3_KINDS,
+    GEMMA3_ROPES,
+    TINY_MODELS,
+    VOCABULARY,
+    TinyModel,
+    gated,
+    reference_logits,
+    write,
+)
+
+from linnet.models.load import load_model  # noqa: E402
+
+SEED = 11
+SCALED = {"query_pre_attn_scalar": 16}
+"""What a GGUF file does not say: llama.cpp takes the head's size for it."""
+NAMED = {tiny.name: tiny for tiny in TINY_MODELS}
+MODELS = (
+    *(
+        NAMED[name]
+        for name in (
+            *("llama-1", "llama-2-biases", "llama-3-tied", "llama-head-size", "llama-yarn", "mistral"),
+            *("qwen2", "qwen3", "phi-3", "phi-3-partial", "phi-3-long-rope-short", "phi-3-long-rope-long"),
+        )
+    ),
+    TinyModel("gemma-2", lambda: transformers.Gemma2Config(**gated(**{**GEMMA2, **SCALED}))),
+    TinyModel(
+        "gemma-3", lambda: transformers.Gemma3TextConfig(**gated(**{**GEMMA3, **SCALED, "num_hidden_layers": 7}))
+    ),
+    TinyModel(
+        "gemma-3-ropes",
+        lambda: transformers.Gemma3TextConfig(
+            **gated(
+                **{**GEMMA3, **SCALED},
+                rope_parameters=GEMMA3_ROPES,
+                layer_types=GEMMA3_KINDS,
+                final_logit_softcapping=6.0,
+            )
+        ),
+    ),
+)
+READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
+"""Those whose keys transformers' reader takes all in. Of the others it leaves out the head's size (qwen3), caps, windows
+and the scale of queries (gemma), biases and every scaled rope, and puts its class's defaults there."""
+
+
+def prompts_of(tiny: TinyModel) -> list[list[int]]:
+    generator = random.Random(SEED)
+    return [[generator.randrange(VOCABULARY) for _ in range(length)] for length in tiny.lengths]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("tiny", MODELS, ids=lambda tiny: tiny.name)
+def test_logits_equal_those_of_the_model_it_was_made_from(tiny: TinyModel, backend: str, tmp_path: Path) -> None:
+    model = write(tiny, tmp_path / "directory", SEED)
+    prompts = prompts_of(tiny)
+    expected = reference_logits(model, prompts)
+    source = load_model(write_gguf(model, tmp_path / "m.gguf"), tiny.max_context)
+    assert source.parameters == sum(parameter.numel() for parameter in model.parameters())
+    executable = backend_named(backend).prepare(source, "exact", LIMITS)
+    for chunks in (None, DECODE):
+        worst = worst_difference(stepping.run(executable, prompts, chunks, SEED), expected)
+        print(f"{tiny.name}: max abs difference {worst:.1e}, seed {SEED}")
+        assert worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", READ_BY_TRANSFORMERS)
+def test_logits_equal_transformers_reading_the_same_file(name: str, tmp_path: Path) -> None:
+    tiny = next(model for model in MODELS if model.name == name)
+    model = write(tiny, tmp_path / "directory", SEED)
+    path = write_gguf(model, tmp_path / "m.gguf", {"attn_q.weight": "F16", "ffn_down.weight": "BF16"})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
+    prompts = prompts_of(tiny)
+    executable = backend_named("reference").prepare(load_model(path, tiny.max_context), "exact", LIMITS)
+    worst = worst_difference(stepping.run(executable, prompts, None, SEED), reference_logits(theirs, prompts))
+    assert worst <= TOLERANCE
+
+
+def wide(**changes: Any) -> dict[str, Any]:
+    """Widths of whole blocks."""
+    return gated(hidden_size=96, intermediate_size=256, num_attention_heads=6, num_key_value_heads=2, **changes)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_quantised_rows_are_gathered_whole(kind: str, tmp_path: Path) -> None:
+    """Query and key lie in pairs of rows: the model with their dequantised weights gives the same logits."""
+    tiny = TinyModel("llama", lambda: transformers.LlamaConfig(**wide()))
+    model = write(tiny, tmp_path / "directory", SEED)
+    ends = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
+    path = write_gguf(model, tmp_path / "m.gguf", dict.fromkeys((*ends, "token_embd.weight"), kind))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
+    prompts = prompts_of(tiny)
+    executable = backend_named("reference").prepare(load_model(path), "exact", LIMITS)
+    found = stepping.run(executable, prompts, None, SEED)
+    assert worst_difference(found, reference_logits(theirs, prompts)) <= TOLERANCE
+    assert worst_difference(found, reference_logits(model, prompts)) > 10 * TOLERANCE, "nothing was quantised"
+    assert np.isfinite(found[0]).all()
