@@ -35,6 +35,7 @@ from linnet.engine import (
     derive_seed,
 )
 from linnet.errors import ConfigError
+from linnet.schemes import LinearScheme
 from linnet.text import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class LLM:
         tile_cache: bool | Path = True,
         large_pages: bool = False,
         generation_config: str | Path = "auto",
+        quantize: str | None = None,
         keep: Sequence[str] = (),
         check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
@@ -85,6 +87,8 @@ class LLM:
                          slower to start, a tenth to a fifth faster to decode, so what a server wants.
         generation_config: whose sampling defaults hold where a call gives no params: 'auto': those of the directory's
                          generation_config.json, 'none', or the folder of another one.
+        quantize:        a scheme (``W8A16``, ``W4A16-g32`` …) in which a dense model's linears are rounded to nearest
+                         while they are loaded; what is loaded is kept in the tile cache.
         max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
         kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
         token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
@@ -119,6 +123,7 @@ class LLM:
             scheduling=scheduling,
             max_waiting_requests=max_waiting_requests,
             keep=keep,
+            quantize=quantize,
         )
         warming = Warming(loaded.executable.mapped, tokenizer_reading_bytes(self.path))
         self.tokenizer = Tokenizer.open(self.path, clock=clock)
@@ -195,8 +200,9 @@ class LLM:
 
     def linear_scheme_names(self) -> list[str]:
         """For every linear of the model, how it is stored: ``int4 group 32``, ``dense``; a tied head as its table."""
-        tensors = [linear.tensor.removesuffix(".weight") for linear in self.source.linears()]
-        return [scheme_name(self.checkpoint.scheme_of(module)) for module in tensors]
+        stored = {weight.ref.checkpoint_name: weight.dtype for weight in self.source.program.weights}
+        found = [stored[linear.tensor] for linear in self.source.linears()]
+        return [scheme_name(scheme if isinstance(scheme, LinearScheme) else None) for scheme in found]
 
     def kernels(self) -> dict[str, int]:
         """Kernel name -> how many ops were bound to it at load, by name."""

@@ -16,6 +16,7 @@ from linnet.backends.settings import BackendSettings
 from linnet.engine import limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
+from linnet.models.at_load import quantised_at_load
 from linnet.plan import kv_bytes_per_token, output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
@@ -53,6 +54,7 @@ def load(
     scheduling: str,
     max_waiting_requests: int,
     keep: Sequence[str],
+    quantize: str | None,
 ) -> Loaded:
     """See ``LLM`` for the arguments; ``backend``: the backends to try, in order.
 
@@ -66,6 +68,8 @@ def load(
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
     source = load_model(path)
+    if quantize is not None:
+        source = quantised_at_load(source, quantize)
     if max_model_len is not None:
         source = source.for_context(max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)

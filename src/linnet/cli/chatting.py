@@ -34,6 +34,7 @@ def chat(
     kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
     tile_cache: options.TileCache = True,
+    quantize: options.Quantize = None,
 ) -> None:
     """Talk with a model, compressed or not.
 
@@ -72,6 +73,7 @@ def chat(
         max_model_len=max_model_len,
         kv_bytes=kv_cache_memory,
         tile_cache=tile_cache,
+        quantize=quantize,
         max_sequences=1,
     )
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and prompt is None

@@ -40,6 +40,7 @@ def generate(
     kv_cache: options.KVCache = "auto",
     kv_cache_memory: options.KVBytes = None,
     tile_cache: options.TileCache = True,
+    quantize: options.Quantize = None,
     stats: Annotated[
         bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
     ] = True,
@@ -79,6 +80,7 @@ def generate(
         max_model_len=max_model_len,
         kv_bytes=kv_cache_memory,
         tile_cache=tile_cache,
+        quantize=quantize,
         max_sequences=1,
     )
     with open_model(directory, policy, kv_cache) as llm:

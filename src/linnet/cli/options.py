@@ -63,6 +63,14 @@ TileCache = Annotated[
         help="Keep large integer weights once more in ~/.cache/linnet/tiles, in the order they are read.",
     ),
 ]
+Quantize = Annotated[
+    str | None,
+    option(
+        metavar="SCHEME",
+        help="Round a dense model to nearest while it loads, W8A16 for instance; linnet compress loses less.",
+        show_default=False,
+    ),
+]
 MaxModelLen = Annotated[
     int | None,
     option(

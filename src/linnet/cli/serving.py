@@ -79,6 +79,7 @@ def serve(
     ] = 0.1,
     kv_cache_memory: options.KVBytes = None,
     tile_cache: options.TileCache = True,
+    quantize: options.Quantize = None,
     enable_prefix_caching: Annotated[
         bool,
         options.option(
@@ -230,6 +231,7 @@ def serve(
             max_model_len=max_model_len,
             kv_bytes=kv_cache_memory,
             tile_cache=tile_cache,
+            quantize=quantize,
             large_pages=True,
             generation_config=generation_config,
             token_budget=max_num_batched_tokens,
