@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from linnet.api.control_groups import memory_limits, read_lines
 from linnet.errors import CapacityError, ConfigError
 
 DEFAULT_SHARE = 0.4
@@ -18,19 +19,13 @@ LEAST_CONTEXT = 16
 
 
 def available_bytes() -> int:
-    """Memory that can be taken without swapping: /proc/meminfo, within the cgroup's limit."""
-    available = _meminfo("MemAvailable:")
-    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
-    if limit is not None and used is not None:
-        cache = sum(int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("file "))
-        available = min(available, max(limit - used + cache, 0))
-    return available
+    """Memory that can be taken without swapping: /proc/meminfo, within the limits of the process's control groups."""
+    return min([_meminfo("MemAvailable:"), *(group.free_bytes for group in memory_limits())])
 
 
 def machine_bytes() -> int:
-    """Memory of the machine, or of the cgroup where that is less."""
-    limit = _number("/sys/fs/cgroup/memory.max")
-    return min(_meminfo("MemTotal:"), 1 << 62 if limit is None else limit)
+    """Memory of the machine, or of a control group where that is less."""
+    return min([_meminfo("MemTotal:"), *(group.limit_bytes for group in memory_limits())])
 
 
 @dataclass(frozen=True)
@@ -104,21 +99,9 @@ def _human(count: int) -> str:
     return f"{count} bytes"
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
 def _meminfo(name: str) -> int:
     """Bytes of a line of /proc/meminfo; where there is none, more than anybody has."""
-    for line in _lines("/proc/meminfo"):
+    for line in read_lines(Path("/proc/meminfo")):
         if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 1 << 62
-
-
-def _number(path: str) -> int | None:
-    lines = _lines(path)
-    return int(lines[0]) if lines and lines[0].isdigit() else None

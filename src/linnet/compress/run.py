@@ -27,7 +27,7 @@ from linnet.compress.work import total_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
-from linnet.formats.manifest import read_manifest
+from linnet.formats.manifest import FOLDERS, read_manifest
 from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
@@ -121,7 +121,7 @@ def compress(
             walk.run(meter)
             meter.advance("publish", target.name)
             for path in carried_files(job.directory):
-                writer.copy_file(path)
+                writer.copy_file(path, path.relative_to(job.directory).as_posix())
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
             sizes = (job.source.checkpoint.nbytes, output_bytes(job))
             writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
@@ -175,9 +175,11 @@ def _forget(target: Path, overwrite: bool) -> None:
 
 def carried_files(directory: Path) -> list[Path]:
     """Tokenizer, templates, generation settings, licences: everything small that belongs to the model."""
+    folders = [directory / name for name in FOLDERS if (directory / name).is_dir()]
     return sorted(
         path
-        for path in directory.iterdir()
+        for place in (directory, *folders)
+        for path in place.iterdir()
         if not path.name.startswith(".")
         and any(fnmatchcase(path.name.lower(), pattern) for pattern in _CARRIED)
         and path.is_file()

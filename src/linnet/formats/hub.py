@@ -9,7 +9,10 @@ from linnet.errors import CheckpointError
 from linnet.formats.recognise import is_plainly_a_path, near_paths, no_such_path, not_a_directory
 from linnet.gguf import gguf_of, split_set
 
-PATTERNS = ("*.json", "*.safetensors", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "*.jinja")
+PATTERNS = (
+    "*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "*.tiktoken",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model",
+)  # fmt: skip
 IGNORED = ("consolidated*", "*/*.safetensors")
 """The same weights once more in another project's layout, or another model in a folder: never read, so not fetched."""
 _GGUF_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,255}\.gguf")

@@ -14,6 +14,8 @@ from linnet.formats.json_file import read_bytes, read_json_object
 MANIFEST_FILE = "linnet_manifest.json"
 MANIFEST_VERSION = 1
 MAX_SMALL_FILE_BYTES = 256 << 20
+FOLDERS = ("additional_chat_templates",)
+"""The folders that a checkpoint may have; every other file lies beside config.json."""
 
 
 def build_manifest(
@@ -49,11 +51,17 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         if not isinstance(entry, dict) or not _is_hash(entry.get("sha256")) or not isinstance(entry.get("shape"), list):
             raise CheckpointError(f"{path}: tensor {name[:200]!r} needs dtype, shape and sha256")
     for name, value in files.items():
-        if not _is_hash(value) or "/" in name or name.startswith("."):
+        if not _is_hash(value) or not is_file_name(name):
             raise CheckpointError(f"{path}: file {name[:200]!r} needs a plain name and a SHA-256")
     if not isinstance(manifest.get("record", {}), dict):
         raise CheckpointError(f"{path}: its record must be an object")
     return manifest
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of a checkpoint may be called so: a plain name, or one in a folder of ``FOLDERS``."""
+    folder, slash, plain = name.rpartition("/")
+    return bool(plain) and not plain.startswith(".") and "\0" not in plain and (not slash or folder in FOLDERS)
 
 
 def _is_hash(value: object) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which safetensors files a model directory consists of, and that they and the index tell the same story."""
+"""Which safetensors files a model directory consists of, and which tensor is taken from which: the index decides."""
 
+import logging
 from pathlib import Path
 
 from linnet.errors import CheckpointError
@@ -9,6 +10,9 @@ from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.recognise import no_weights
 
+logger = logging.getLogger(__name__)
+
+SHOWN = 3
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 OWN_SINGLE_FILE = "linnet.safetensors"
@@ -17,7 +21,11 @@ OWN_INDEX_FILE = "linnet_weights.json"
 
 
 def open_shards(directory: Path) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
-    """Map every file of the model -> files by name, tensors by name (sorted by name)."""
+    """Map every file of the model -> files by name, tensors by name (sorted by name).
+
+    A tensor that the index does not list, or lists in another file, is passed over with a warning that counts them:
+    tools that rewrite some shards leave old copies in the others.
+    """
     own = not (directory / SINGLE_FILE).exists() and (directory / OWN_INDEX_FILE).exists()
     index_path = directory / (OWN_INDEX_FILE if own else INDEX_FILE)
     if (directory / SINGLE_FILE).exists() or not index_path.exists():
@@ -39,12 +47,19 @@ def open_shards(directory: Path) -> tuple[dict[str, MappedFile], dict[str, Tenso
             raise CheckpointError(
                 f"{directory / name}: tensor {tensor!r} is not in this file as the index says, {found}"
             )
+    passed_over = []
     for name, file in files.items():
         for tensor, info in file.tensors.items():
-            if weight_map.get(tensor) != name:
-                listed = f"lists it in {weight_map[tensor]}" if tensor in weight_map else "does not list it"
-                raise CheckpointError(f"{file.path}: tensor {tensor!r} is in this file but the index {listed}")
-            tensors[tensor] = info
+            if weight_map.get(tensor) == name:
+                tensors[tensor] = info
+            else:
+                passed_over.append(f"{tensor} of {name}")
+    if passed_over:
+        logger.warning(
+            "%s: %d tensors that %s does not list where they lie are passed over: %s%s",
+            *(directory, len(passed_over), index_path.name, ", ".join(passed_over[:SHOWN])),
+            ", ..." if len(passed_over) > SHOWN else "",
+        )
     return files, dict(sorted(tensors.items()))
 
 

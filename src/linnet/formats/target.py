@@ -7,14 +7,14 @@ Looks and never touches. ``foreign`` decides by content: what a manifest lists u
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from linnet.errors import CheckpointError, LinnetError
 from linnet.formats.hashing import sha256, sha256_all
 from linnet.formats.json_file import read_bytes, read_json_object
-from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, read_manifest
+from linnet.formats.manifest import FOLDERS, MANIFEST_FILE, MAX_SMALL_FILE_BYTES, read_manifest
 from linnet.formats.mapped_file import MappedFile
 from linnet.formats.shards import INDEX_FILE, OWN_INDEX_FILE
 
@@ -76,7 +76,7 @@ def check_replaceable(target: Path, overwrite: bool) -> frozenset[str]:
 
     CheckpointError, naming what is in the way, otherwise.
     """
-    names = frozenset(path.name for path in target.iterdir()) if target.is_dir() else frozenset()
+    names = frozenset(name for name, _ in _entries(target)) if target.is_dir() else frozenset()
     if not names:
         return names
     if not overwrite:
@@ -105,14 +105,22 @@ def foreign(directory: Path) -> list[str]:
     """
     manifest = read_manifest(directory)
     if manifest is None:
-        return sorted(path.name for path in directory.iterdir())
-    return sorted(path.name for path in directory.iterdir() if not _is_listed(path, manifest))
+        return sorted(name for name, _ in _entries(directory))
+    return sorted(name for name, path in _entries(directory) if not _is_listed(name, path, manifest))
 
 
-def _is_listed(path: Path, manifest: Mapping[str, Any]) -> bool:
+def _entries(directory: Path) -> Iterator[tuple[str, Path]]:
+    """What lies in a directory, by name; of a folder that a checkpoint may have, what lies in that."""
+    for path in directory.iterdir():
+        inside = [] if path.name not in FOLDERS or path.is_symlink() or not path.is_dir() else list(path.iterdir())
+        yield from ((f"{path.name}/{inner.name}", inner) for inner in inside)
+        if not inside:
+            yield path.name, path
+
+
+def _is_listed(name: str, path: Path, manifest: Mapping[str, Any]) -> bool:
     if not stat.S_ISREG(path.lstat().st_mode):
         return False
-    name = path.name
     if name == MANIFEST_FILE or _CERTIFICATE.fullmatch(name):
         return True
     try:
@@ -161,6 +169,9 @@ def remove_replaced(directory: Path, names: Iterable[str], target: Path) -> Path
     """
     for name in names:
         (directory / name).unlink(missing_ok=True)
+    for folder in {(directory / name).parent for name in names} - {directory}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     if not any(directory.iterdir()):
         directory.rmdir()
         return None

@@ -20,7 +20,7 @@ from linnet.errors import ConfigError
 from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
-from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest
+from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest, is_file_name
 from linnet.formats.partial import PartialOutput
 from linnet.formats.quantization import disguise, quantization_record
 from linnet.formats.shard_writer import write_shards
@@ -121,10 +121,11 @@ class CheckpointWriter:
         """A text file of the checkpoint, a model card for instance."""
         self._stage(filename, text.encode())
 
-    def copy_file(self, source: str | Path) -> None:
-        """Carry a small file (tokenizer, generation config) over under its own name."""
+    def copy_file(self, source: str | Path, name: str | None = None) -> None:
+        """Carry a small file (tokenizer, generation config) over under its own name, or under ``name``, which may begin
+        with a folder of ``manifest.FOLDERS``."""
         path = Path(source)
-        self._stage(path.name, read_bytes(path, MAX_SMALL_FILE_BYTES))
+        self._stage(name or path.name, read_bytes(path, MAX_SMALL_FILE_BYTES))
 
     def publish(self, config: Mapping[str, Any], manifest_extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Assemble files, config.json and manifest, flush, rename to the target -> the manifest.
@@ -142,8 +143,13 @@ class CheckpointWriter:
             own = final.get("quantization_config", {}).get("quant_method") == "linnet"
             placed = write_shards(staged, self._spool, self._shard_bytes, own_names=own)
             files = {**self._files, CONFIG_FILE: _json_bytes(disguise(final) if own else final)}
+            folders = {(staged / name).parent for name in files} - {staged}
+            for folder in folders:
+                folder.mkdir()
             for name, data in files.items():
                 write_durable(staged / name, data)
+            for folder in folders:
+                sync_directory(folder)
             hashes = {name: item.sha256 for name, item in self._spool.finished.items()}
             small = {name: sha256(data) for name, data in files.items()}
             manifest = build_manifest(placed, hashes, small, manifest_extra or {})
@@ -175,8 +181,7 @@ class CheckpointWriter:
 
     def _stage(self, filename: str, data: bytes) -> None:
         reserved = (CONFIG_FILE, MANIFEST_FILE)
-        plain = filename and "/" not in filename and "\0" not in filename and not filename.startswith(".")
-        if not plain or filename in reserved or filename.startswith(_WEIGHT_NAMES):
+        if not is_file_name(filename) or filename in reserved or filename.startswith(_WEIGHT_NAMES):
             raise ConfigError(f"{filename!r} cannot be a file of the checkpoint; reserved: {', '.join(reserved)}")
         self._files[filename] = data
 

@@ -26,6 +26,7 @@ from linnet.formats.partial import PartialOutput
 from linnet.models.load import load_model
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
+from linnet.text import ChatTemplates
 
 RECIPE = make_recipe("W4A16-g16", calibration_rows=6, calibration_length=64, chunk_tokens=128)
 
@@ -302,6 +303,35 @@ def test_only_what_belongs_to_the_model_is_carried(tiny_model, tmp_path):
         if not (model / name).exists():
             (model / name).write_text("{}")
     assert [path.name for path in carried_files(model)] == sorted(belongs)
+
+
+def test_named_chat_templates_are_carried_and_replaced(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    folder = model / "additional_chat_templates"
+    folder.mkdir()
+    (model / "chat_template.jinja").write_text("usual {{ messages[0].content }}")
+    (folder / "tool_use.jinja").write_text("tools {{ messages[0].content }}")
+    (folder / "notes.txt").write_text("not a template")
+    target, recipe = tmp_path / "small", make_recipe("W8A16", "rtn")
+
+    def check() -> None:
+        assert [path.name for path in (target / "additional_chat_templates").iterdir()] == ["tool_use.jinja"]
+        templates = ChatTemplates.from_directory(target, {})
+        talk = [{"role": "user", "content": "hi"}]
+        assert (templates.render(talk), templates.render(talk, tools=[{}])) == ("usual hi", "tools hi")
+        Checkpoint.open(target, verify=True).close()
+
+    compress(model, target, recipe)
+    check()
+    compress(model, target, make_recipe("W4A16-g16", "rtn"), overwrite=True)
+    check()
+    (target / "additional_chat_templates" / "mine.jinja").write_text("a user's own")
+    with pytest.raises(CheckpointError, match=r"additional_chat_templates/mine\.jinja"):
+        compress(model, target, recipe, overwrite=True)
+    (target / "additional_chat_templates" / "mine.jinja").unlink()
+    (target / "additional_chat_templates" / "tool_use.jinja").write_text("changed")
+    with pytest.raises(CheckpointError, match=r"additional_chat_templates/tool_use\.jinja: changed"):
+        Checkpoint.open(target, verify=True)
 
 
 def test_not_a_number_in_the_model_is_named(tiny_model, tmp_path, text):

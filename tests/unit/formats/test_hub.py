@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,17 @@ from model_files import write_model
 from linnet.errors import CheckpointError
 from linnet.formats import resolve_model
 from linnet.formats.hub import IGNORED, PATTERNS
+from linnet.text.convert import SOURCES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_everything_that_the_converter_reads_is_fetched() -> None:
+    for name in (*SOURCES, "tokenizer.json", "config.json", "additional_chat_templates/tool_use.jinja"):
+        assert any(fnmatch(name, pattern) for pattern in PATTERNS), name
+        assert not any(fnmatch(name, pattern) for pattern in IGNORED), name
+    for name in ("pytorch_model.bin", "optimizer.pt", "modeling.py", "rl.model"):
+        assert not any(fnmatch(name, pattern) for pattern in PATTERNS), name
 
 
 def test_a_directory_is_itself(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from model_files import CONFIG, raw_file, refusal, write_model, write_plain
 
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
 from linnet.formats import Checkpoint
+from linnet.formats.manifest import MANIFEST_FILE
 
 
 def test_quantised_parts_that_lie(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_shards_missing_swapped_or_misdescribed(tmp_path: Path) -> None:
     (bad / "model.safetensors.index.json").unlink()
     assert "no model.safetensors.index.json" in refusal(bad)
     name = "layers.0.norm.weight"
-    assert "does not list it" in with_index(lambda copy: copy["weight_map"].pop(name))
+    assert f"{name!r} is missing, {MANIFEST_FILE} lists it" in with_index(lambda copy: copy["weight_map"].pop(name))
     assert "no shard has it" in with_index(lambda copy: copy["weight_map"].update(ghost=shards[0]))
     assert "plain .safetensors name" in with_index(lambda copy: copy["weight_map"].update(ghost="../x.safetensors"))
     assert "plain .safetensors name" in with_index(lambda copy: copy["weight_map"].update(ghost="pytorch_model.bin"))
@@ -157,3 +158,22 @@ def test_damaged_manifest(tmp_path: Path) -> None:
     assert "plain name" in with_manifest(lambda m: m["files"].update({"../x": "0" * 64}))
     assert "config.json: changed" in with_manifest(lambda m: m["files"].update({"config.json": "0" * 64}))
     assert "format_version" in with_manifest(lambda m: m.update(format_version=99), UnsupportedError)
+
+
+def test_the_index_decides_between_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tools that rewrite some shards leave old copies of a tensor, and tensors of an old model, in the others."""
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    second = entry | {"data_offsets": [8, 16]}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    values = {"old": np.zeros(2, np.float32).tobytes(), "new": np.ones(2, np.float32).tobytes()}
+    raw_file(tmp_path / "1.safetensors", {"a": entry, "b": second}, values["new"] + values["old"])
+    raw_file(tmp_path / "2.safetensors", {"b": entry, "left.over": second}, values["new"] + values["old"])
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with Checkpoint.open(tmp_path) as checkpoint:
+        assert checkpoint.names() == ("a", "b")
+        assert all(checkpoint.tensor(name).tolist() == [1, 1] for name in "ab")
+        assert checkpoint.nbytes == 16
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "2 tensors" in warning
+    assert "b of 1.safetensors, left.over of 2.safetensors" in warning
