@@ -281,6 +281,20 @@ void bind_executor(nb::module_& m) {
              [](E& e, std::string name, int input, int output) { e.add(std::move(name), make_cast(e, input, output)); })
         .def("quantise", [](E& e, std::string name, int input,
                             int output) { e.add(std::move(name), make_quantise(e, input, output)); })
+        .def(
+            "round",
+            [](E& e, std::string name, int input, int output, bool fp8, bool symmetric, bool dynamic,
+               int64_t group_size, float scale, float zero_point) {
+                const Rounding rounding{fp8, symmetric, dynamic, group_size, scale, zero_point};
+                e.add(std::move(name), make_round(e, input, output, rounding));
+            },
+            "name"_a, "input"_a, "output"_a, "fp8"_a, "symmetric"_a, "dynamic"_a, "group_size"_a, "scale"_a = 1.0f,
+            "zero_point"_a = 0.0f)
+        .def("order_columns",
+             [](E& e, std::string name, int input, int output, const Integers& order) {
+                 require_size("order", int64_t(order.size()), e.value(input).width);
+                 e.add(std::move(name), make_order_columns(e, input, output, order.data()));
+             })
         .def("dequantise", [](E& e, std::string name, int input,
                               int output) { e.add(std::move(name), make_dequantise(e, input, output)); })
         .def("linear",

@@ -180,6 +180,32 @@ Made make_quantise(Executor& executor, int input, int output) {
     });
 }
 
+Made make_round(Executor& executor, int input, int output, const Rounding& rounding) {
+    expect_map(executor, input, output, "round: input and output are fp32 of one shape");
+    const auto [width, rows] = shape(executor, input);
+    require(rounding.group_size > 0, "round: group_size must be positive");
+    require(rounding.dynamic || (rounding.scale > 0.0f && rounding.scale < __builtin_inff()),
+            "round: a static scale must be positive and finite");
+    return simple(rows, 4 * width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.round_rows(rows.fp32(input), rows.fp32(output), rows.count, width, rounding);
+    });
+}
+
+Made make_order_columns(Executor& executor, int input, int output, const int32_t* order) {
+    expect_map(executor, input, output, "order_columns: input and output are fp32 of one shape");
+    const auto [width, rows] = shape(executor, input);
+    for (int64_t c = 0; c < width; ++c) {
+        require(order[c] >= 0 && order[c] < width, "order_columns: the order names columns that are not there");
+    }
+    return simple(rows, 2 * width, [=, width = width](const Rows& rows) {
+        const float* x = rows.fp32(input);
+        float* y = rows.fp32(output);
+        for (int64_t row = 0; row < rows.count; ++row, x += width, y += width) {
+            for (int64_t c = 0; c < width; ++c) y[c] = x[order[c]];
+        }
+    });
+}
+
 Made make_dequantise(Executor& executor, int input, int output) {
     expect(executor, input, ValueType::int8, "dequantise reads int8");
     const Value& to = expect(executor, output, ValueType::fp32, "dequantise writes fp32");

@@ -47,6 +47,10 @@ Made make_rope(Executor& executor, int input, int output, const RopeAttributes& 
 Made make_gather(Executor& executor, int input, int output);
 Made make_cast(Executor& executor, int input, int output);
 Made make_quantise(Executor& executor, int input, int output);
+// The codes as the fp32 numbers they stand for.
+Made make_round(Executor& executor, int input, int output, const Rounding& rounding);
+// Column c of the output is column order[c] of the input; order [width] is borrowed.
+Made make_order_columns(Executor& executor, int input, int output, const int32_t* order);
 Made make_dequantise(Executor& executor, int input, int output);
 // Several weights over one input share one distribution of work.
 Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,

@@ -126,6 +126,15 @@ struct AttentionTask {
     int64_t ld_partials = 0;
 };
 
+// How an activation is rounded whose codes are not multiplied as integers.
+struct Rounding {
+    bool fp8 = false;  // e4m3; else int8
+    bool symmetric = true;
+    bool dynamic = true;
+    int64_t group_size = 0;                 // columns that share a dynamic scale
+    float scale = 1.0f, zero_point = 0.0f;  // static ones
+};
+
 struct KernelTable {
     const char* isa;
     const LinearKernels* linear;
@@ -138,6 +147,8 @@ struct KernelTable {
     void (*add)(const float* a, const float* b, float* y, int64_t n);
     void (*scale)(const float* x, float* y, int64_t n, float factor);
     void (*softcap)(const float* x, float* y, int64_t n, float limit);
+    // The numbers that the codes stand for.
+    void (*round_rows)(const float* x, float* y, int64_t rows, int64_t width, const Rounding& rounding);
     // up is null for one input.
     void (*gate)(const float* x, const float* up, float* y, int64_t n, Activation activation);
     // tables: cosine and sine [positions, rotary_size / 2]. Elements from rotary_size on are copied.

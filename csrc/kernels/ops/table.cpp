@@ -16,6 +16,7 @@ const KernelTable& kernel_table() {
         .add = add,
         .scale = scale,
         .softcap = softcap,
+        .round_rows = round_rows,
         .gate = gate,
         .rope = rope,
         .kv_write = kv_write,

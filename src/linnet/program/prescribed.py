@@ -38,6 +38,17 @@ def prescribed_scheme(weight: Weight) -> Scheme | None:
     )
 
 
+def refuse_rounding(scheme: Scheme) -> str | None:
+    """None, or why activations cannot be rounded like this."""
+    if scheme.element not in ("int8", "fp8_e4m3"):
+        return f"activations are quantised to int8 or fp8_e4m3, not {scheme.element}"
+    accepted = ("token", "group") if scheme.dynamic else ("tensor",)
+    if scheme.granularity not in accepted:
+        kind = "dynamic" if scheme.dynamic else "static"
+        return f"{kind} activations are quantised per {' or '.join(accepted)}, not per {scheme.granularity}"
+    return None
+
+
 def static_parameters(weight: Weight, scheme: Scheme) -> tuple[Weight, ...]:
     """The scale, and the zero point of an asymmetric scheme, that a static rounding in front of ``weight`` reads."""
     if scheme.dynamic:

@@ -11,6 +11,7 @@ from linnet.backends.cpu.weights import WeightTable
 from linnet.backends.interface import Limits
 from linnet.program import attributes as a
 from linnet.program.plan_buffers import BufferPlan, plan_buffers
+from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Op, PagedState, Program, Value
 from linnet.program.traverse import declarations
 from linnet.schemes.scheme import Scheme
@@ -28,7 +29,9 @@ KV_STORAGES = {
 
 def value_type(value: Value) -> Any:
     """The native element type of a value."""
-    return _native.ValueType.int8 if isinstance(value.dtype, Scheme) else VALUE_TYPES[value.dtype]
+    if isinstance(value.dtype, Scheme):  # codes that nobody multiplies as such lie here as the numbers they stand for
+        return _native.ValueType.int8 if keeps_codes(value.dtype) else _native.ValueType.fp32
+    return VALUE_TYPES[value.dtype]
 
 
 def group_size(value: Value) -> int:
@@ -159,8 +162,22 @@ class Lowering:
     def cast(self, op: Op, _: a.Cast) -> None:
         self.executor.cast(op.name, self._in(op), self._out(op))
 
-    def quantise(self, op: Op, _: a.Quantise) -> None:
-        self.executor.quantise(op.name, self._in(op), self._out(op))
+    def quantise(self, op: Op, quantise: a.Quantise) -> None:
+        scheme = quantise.scheme
+        if keeps_codes(scheme):
+            self.executor.quantise(op.name, self._in(op), self._out(op))
+            return
+        static = [float(self._weights.vector(name)[0]) for name in op.weights]
+        self.executor.round(
+            op.name,
+            self._in(op),
+            self._out(op),
+            scheme.element == "fp8_e4m3",
+            scheme.symmetric,
+            scheme.dynamic,
+            group_size(self._declared[op.outputs[0]]),
+            *static,
+        )
 
     def dequantise(self, op: Op, _: a.Dequantise) -> None:
         self.executor.dequantise(op.name, self._in(op), self._out(op))

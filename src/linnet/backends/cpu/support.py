@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from linnet.program import attributes as a
+from linnet.program.prescribed import refuse_rounding
 from linnet.program.program import Op, Program, Value
 from linnet.program.traverse import declarations
 from linnet.schemes.scheme import Scheme
@@ -73,12 +74,8 @@ def _refuse_states(op: Op, program: Program) -> str | None:
 
 
 def _refuse_rounding(op: Op, declared: Mapping[str, Value]) -> str | None:
-    if isinstance(op.attributes, a.Quantise):
-        scheme = op.attributes.scheme
-        if scheme.element != "int8" or not (scheme.symmetric and scheme.dynamic):
-            return f"activations are quantised to dynamic symmetric int8, not {scheme.element}"
-        if scheme.granularity not in ("token", "group"):
-            return f"activations are quantised per token or group, not per {scheme.granularity}"
+    if isinstance(op.attributes, a.Quantise) and (reason := refuse_rounding(op.attributes.scheme)) is not None:
+        return reason
     if op.kind in ("linear", "logits") and declared[op.inputs[0]].dtype == "fp16":
         return "no linear kernel reads fp16 activations"
     return None

@@ -22,10 +22,10 @@ from linnet.backends.interface import (
 from linnet.backends.reference import sampling as sampler
 from linnet.backends.reference.attention import PagedMemory, refuse_state
 from linnet.backends.reference.interpreter import run_ops
-from linnet.backends.reference.ops import refuse_rounding
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
+from linnet.program.prescribed import refuse_rounding
 from linnet.program.program import Op, PagedState, Program
 from linnet.program.traverse import plain_ops
 

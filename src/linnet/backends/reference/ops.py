@@ -12,7 +12,7 @@ import torch
 from linnet.backends.reference.weights import LoadedWeight, QuantisedWeight
 from linnet.errors import UnsupportedError
 from linnet.program.attributes import Gate, Norm, Rope
-from linnet.program.prescribed import keeps_codes
+from linnet.program.prescribed import keeps_codes, refuse_rounding
 from linnet.schemes.codecs import code_range
 from linnet.schemes.scheme import Scheme
 
@@ -130,17 +130,6 @@ def quantise(
 
 def _nonzero(scales: torch.Tensor) -> torch.Tensor:
     return torch.where(scales == 0, torch.ones_like(scales), scales)
-
-
-def refuse_rounding(scheme: Scheme) -> str | None:
-    """None, or why activations cannot be rounded like this."""
-    if scheme.element not in ("int8", "fp8_e4m3"):
-        return f"activations are quantised to int8 or fp8_e4m3, not {scheme.element}"
-    accepted = ("token", "group") if scheme.dynamic else ("tensor",)
-    if scheme.granularity not in accepted:
-        kind = "dynamic" if scheme.dynamic else "static"
-        return f"{kind} activations are quantised per {' or '.join(accepted)}, not per {scheme.granularity}"
-    return None
 
 
 def dequantise(x: QuantisedValue) -> torch.Tensor:
