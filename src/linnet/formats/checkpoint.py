@@ -48,6 +48,7 @@ class Checkpoint:
         self._files, self._tensors = files, files.tensors
         self._form = form
         self._schemes: dict[str, LinearScheme | None] = {}
+        self._read: tuple[str, PackedWeight] | None = None
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | None = None) -> "Checkpoint":
@@ -136,7 +137,28 @@ class Checkpoint:
         scheme = self.scheme_of(module)
         if scheme is None:
             return self.tensor(f"{module}.weight")
-        return self._form.read(module, scheme, self._tensors, self.tensor, self._where(module))
+        if self._read is None or self._read[0] != module:  # what is fused on disk is asked for part by part
+            self._read = None
+            self._read = module, self._form.read(module, scheme, self._tensors, self.tensor, self._where(module))
+        return self._read[1]
+
+    def shape_of(self, module: str) -> tuple[int, ...]:
+        """Logical shape of a module's weight, whatever form it lies in."""
+        scheme = self.scheme_of(module)
+        if scheme is None:
+            return tuple(self.info(f"{module}.weight").shape)
+        found = self._form.shape(module, scheme, self._tensors, self._where(module))
+        return tuple(self.linear(module).shape) if found is None else found
+
+    def stored_bytes(self, module: str) -> int:
+        """Bytes that a quantised module's weight takes on disk, scales and all."""
+        parts = (name for name in self._tensors if name.rpartition(".")[0] == module)
+        return sum(self._tensors[name].nbytes for name in parts if not name.endswith(".bias"))
+
+    @property
+    def repacks(self) -> bool:
+        """Whether quantised weights are copied into another order when they are read."""
+        return self._form.repacks
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """How a module's weight is stored; None = dense. Tensors decide whether, config.json decides how."""
@@ -185,6 +207,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Unmap; views still alive stay valid until they die."""
+        self._read = None
         self._files.close()
 
     def __enter__(self) -> "Checkpoint":

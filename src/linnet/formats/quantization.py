@@ -5,11 +5,13 @@
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from linnet.errors import CheckpointError
 from linnet.formats.forms import FORMS, Form
 from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION
+from linnet.formats.json_file import read_json_object
 from linnet.formats.prescription import Quantization
 from linnet.formats.recognise import unreadable_quantization
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record
@@ -18,6 +20,22 @@ from linnet.schemes import LinearScheme, layout_of
 OWN_MODEL_TYPE = "linnet"
 _IDENTITY_KEYS = ("model_type", "architectures")
 _HEAD_NAMES = ("lm_head", "embed_out")
+
+
+LOOSE_RECORDS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Where early versions of AutoGPTQ and AutoAWQ wrote what config.json holds today -> the method meant."""
+MAX_RECORD_BYTES = 1 << 20
+
+
+def with_loose_record(config: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """The config with the ``quantization_config`` that lies beside it, if it has none itself."""
+    if _record(config) is not None:
+        return config
+    for name, method in LOOSE_RECORDS.items():
+        if (directory / name).exists():
+            record = read_json_object(directory / name, MAX_RECORD_BYTES)
+            return {**config, "quantization_config": {"quant_method": method, **record}}
+    return config
 
 
 def _record(config: Mapping[str, Any]) -> Any:
@@ -30,7 +48,7 @@ def form_of(config: Mapping[str, Any], where: str) -> Form:
     method = record.get("quant_method", METHOD) if isinstance(record, dict) else METHOD
     for form in FORMS:
         if method in form.methods:
-            return form
+            return form.for_record(record, f"{where}: quantization_config") if isinstance(record, dict) else form
     raise unreadable_quantization(method, config, f"{where}: quantization_config")
 
 

@@ -13,7 +13,7 @@ from linnet.formats.gguf.files import GgufFiles
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
-from linnet.formats.quantization import read_quantization, undisguise
+from linnet.formats.quantization import read_quantization, undisguise, with_loose_record
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_shards
 from linnet.gguf import gguf_of
@@ -69,7 +69,7 @@ class SafetensorsFiles:
         self.described_by = directory / CONFIG_FILE
         if not self.described_by.exists():
             raise no_config(directory)
-        self.config = undisguise(read_json_object(self.described_by, MAX_CONFIG_BYTES))
+        self.config = with_loose_record(undisguise(read_json_object(self.described_by, MAX_CONFIG_BYTES)), directory)
         read_quantization(self.config, str(self.described_by))  # what nothing reads is said before weights are missed
         self._files, self.tensors = open_shards(directory)
 

@@ -24,7 +24,7 @@ from linnet.models.inventory import LinearInfo, checkpoint_tensors, list_linears
 from linnet.models.settle import settle, some
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
-from linnet.program.prescribed import INPUT_SCALE, INPUT_ZERO_POINT
+from linnet.program.prescribed import COLUMN_ORDER, INPUT_SCALE, INPUT_ZERO_POINT
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
@@ -66,7 +66,7 @@ class ModelSource:
     def weight(self, ref: WeightRef) -> "np.ndarray[Any, Any] | PackedWeight":
         """The weight as stored: all rows or ``ref.rows`` in order; a view of the file where the rows lie together."""
         module, _, leaf = ref.checkpoint_name.rpartition(".")
-        if leaf in (INPUT_SCALE, INPUT_ZERO_POINT):
+        if leaf in (INPUT_SCALE, INPUT_ZERO_POINT, COLUMN_ORDER):
             packed = self.checkpoint.linear(module)
             assert isinstance(packed, PackedWeight)
             return packed.arrays[leaf]
@@ -77,6 +77,7 @@ class ModelSource:
                 raise CheckpointError(f"{module} has a scheme but is stored dense")
             if ref.transposed:
                 raise UnsupportedError(f"{module} is quantised and stored transposed, which nothing here can read")
+            packed = packed.as_stored() if ref.as_stored else packed
             return packed if ref.rows is None else packed.take_rows(ref.rows)
         tensor = self.checkpoint.tensor(ref.checkpoint_name)
         if ref.rows is not None:
@@ -90,12 +91,12 @@ class ModelSource:
 
     def release(self) -> None:
         """Take the files' pages out of the page table; they come back when touched."""
-        for file in self.mapped():
+        for file in self.checkpoint.mapped():
             residency.release(file)
 
     def mapped(self) -> tuple["np.ndarray[Any, Any]", ...]:
-        """The bytes of every file of the checkpoint."""
-        return self.checkpoint.mapped()
+        """The bytes of every file of the checkpoint; none where most of them have been copied into another order."""
+        return () if self.checkpoint.repacks else self.checkpoint.mapped()
 
     def read_in_large_pages(self) -> int:
         """See Checkpoint.read_in_large_pages."""
@@ -114,9 +115,7 @@ class ModelSource:
         """Bytes a weight takes on disk; for rows of a fused tensor, their share."""
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
-            packed = self.checkpoint.linear(module)
-            assert isinstance(packed, PackedWeight)
-            whole, rows = packed.nbytes, packed.shape[0]
+            whole, rows = self.checkpoint.stored_bytes(module), self.checkpoint.shape_of(module)[0]
         else:
             info = self.checkpoint.info(ref.checkpoint_name)
             whole, rows = info.nbytes, info.shape[0]
@@ -178,7 +177,7 @@ def _check_present(checkpoint: Checkpoint, names: frozenset[str], required: dict
     for name, shape in required.items():
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and checkpoint.scheme_of(module) is not None:
-            found = tuple(checkpoint.linear(module).shape)
+            found = checkpoint.shape_of(module)
         elif name in names:
             found = tuple(checkpoint.info(name).shape)
             stored_type(checkpoint, name)

@@ -136,6 +136,11 @@ class Gather:
 
 
 @dataclass(frozen=True)
+class OrderColumns:
+    """Column c of the output is column order[c] of the input. weights: (order int32 [width],)."""
+
+
+@dataclass(frozen=True)
 class Linears:
     """Several linears of one input as one op (see ``fuse``): what they are stands in the op's expansion."""
 
@@ -166,6 +171,7 @@ ATTRIBUTES: dict[str, type] = {
     "attention": Attention,
     "gate": Gate,
     "gather": Gather,
+    "order_columns": OrderColumns,
     "linears": Linears,
     "gated_linears": GatedLinears,
     "row_chain": RowChain,
@@ -175,5 +181,6 @@ FUSED_KINDS = ("linears", "gated_linears", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
+    "order_columns",
 )  # fmt: skip
 """Kinds whose output row i needs no other row of a value written in the same chain."""

@@ -18,6 +18,7 @@ from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.prescribed import prescribed_scheme, static_parameters
 from linnet.program.program import Op, Program, Value, Weight
+from linnet.program.sort_inputs import PROJECTIONS, sort_inputs
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
@@ -30,8 +31,6 @@ KV_CACHES: tuple[KVCache, ...] = get_args(KVCache)
 WIDE_GROUP_SIZE, NARROW_GROUP_SIZE, WIDE_COLUMNS = 128, 32, 1024
 """Columns that share an activation scale when the weight has no groups of its own: small models feel every rounding
 and have narrow inputs, where finer groups cost nothing."""
-
-PROJECTIONS = ("linear", "logits")
 
 
 def known_policy(name: str) -> Policy:
@@ -106,6 +105,8 @@ def numerics_name(program: Program, policy: Policy) -> str:
 def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto") -> Program:
     """Insert quantise and cast ops in front of projections, set the dtype of KV states and attention's arithmetic.
 
+    Inputs of weights with sorted columns are put into their order first.
+
     Consumers of one value that want the same rounding share one op, placed in front of the first of them.
     Raises ConfigError for an unknown policy or KV type or a program whose numerics are already chosen, UnsupportedError
     for activations that a checkpoint prescribes and nobody here can execute.
@@ -115,6 +116,7 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
         raise ConfigError(
             "the program already has rounding or fused ops; choose_numerics runs once, on a built program"
         )
+    program = sort_inputs(program)
     weights = {weight.name: weight for weight in program.weights}
 
     def rounding(op: Op, source: Value) -> Conversion | None:

@@ -9,6 +9,8 @@ from linnet.schemes.scheme import LinearScheme, Scheme
 
 INPUT_SCALE, INPUT_ZERO_POINT = "input_scale", "input_zero_point"
 """Leaves of the names under which a source gives a linear's static scale and zero point, one number each."""
+COLUMN_ORDER = "column_order"
+"""And the order of its columns where they lie sorted by group."""
 
 
 def keeps_codes(scheme: Scheme) -> bool:

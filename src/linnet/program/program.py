@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from linnet.program.attributes import ATTRIBUTES
-from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
+from linnet.schemes.scheme import DENSE_BITS, LATER, DenseType, LinearScheme, Scheme
 
 PROGRAM_VERSION = 2
 
@@ -31,12 +31,14 @@ class WeightRef:
 
     ``checkpoint_name`` is the tensor's full name for a dense tensor (``...q_proj.weight``); a packed linear keeps
     the same name and is looked up by its module (the name without ``.weight``).
-    ``rows`` are half-open ranges, concatenated in order; None means all rows.
+    ``rows`` are half-open ranges, concatenated in order; None means all rows. ``as_stored``: columns that lie sorted by
+    group stay so (LinearScheme.sorted_columns); the op's input comes in that order.
     """
 
     checkpoint_name: str
     rows: tuple[tuple[int, int], ...] | None = None
     transposed: bool = False
+    as_stored: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,15 @@ def _gather(s: _Signature, _: Any) -> None:
     s.dtype(s.outputs[0], "fp32")
 
 
+def _order_columns(s: _Signature, _: Any) -> None:
+    s.counts(1, weights=(1, 1))
+    s.dtype(s.inputs[0], "fp32")
+    s.shape(s.weights[0], (s.width(s.inputs[0]),))
+    good = s.weights[0].dtype == "int32"
+    require(good, f"op {s.op.name}: weight {s.weights[0].name} is no order of columns (int32)")
+    s.matches(s.inputs[0])
+
+
 def _fused(_: _Signature, __: Any) -> None:
     """Every op of the expansion is checked by itself, and what they make together by ``check_fused``."""
 
@@ -259,6 +268,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "attention": _attention,
     "gate": _gate,
     "gather": _gather,
+    "order_columns": _order_columns,
     "linears": _fused,
     "gated_linears": _fused,
     "row_chain": _fused,

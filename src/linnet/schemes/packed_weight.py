@@ -5,9 +5,10 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from linnet.schemes import codecs
@@ -16,6 +17,8 @@ from linnet.schemes.layouts import CanonicalLayout, Layout, layout_of
 from linnet.schemes.scheme import LinearScheme
 
 Array = npt.NDArray[Any]
+COLUMN_ORDER = "column_order"
+"""Array of a weight whose columns are sorted by group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +59,19 @@ class PackedWeight:
         return self.layout.stored_scales(self.arrays, self.scheme, self.shape)
 
     def dequantize(self) -> Array:
-        """fp32 [rows, columns]: (code - zero point) * scale, or code * scale - minimum, in that order."""
-        return codecs.dequantize(self.codes(), self.scheme.weight, self.scales(), self.zero_points(), self.minimums())
+        """fp32 [rows, columns]: (code - zero point) * scale, or code * scale - minimum, in that order.
+
+        Columns are the logical ones, in whatever order they are stored.
+        """
+        values = codecs.dequantize(self.codes(), self.scheme.weight, self.scales(), self.zero_points(), self.minimums())
+        if self.scheme.sorted_columns:
+            return values[:, np.argsort(self.arrays[COLUMN_ORDER])]
+        return values
+
+    def as_stored(self) -> "PackedWeight":
+        """The weight with its columns in the order in which they lie: for inputs that were put into that order."""
+        arrays = {name: array for name, array in self.arrays.items() if name != COLUMN_ORDER}
+        return PackedWeight(replace(self.scheme, sorted_columns=False), self.shape, self.layout, arrays)
 
     def take_rows(self, ranges: Sequence[tuple[int, int]]) -> "PackedWeight":
         """The rows of half-open ``ranges``, concatenated; one range is a view. Exact.

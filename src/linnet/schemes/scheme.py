@@ -90,7 +90,12 @@ class Scheme:
 
 @dataclass(frozen=True)
 class LinearScheme:
-    """One linear layer: its weight's scheme and, if the checkpoint prescribes it, its input's."""
+    """One linear layer: its weight's scheme and, if the checkpoint prescribes it, its input's.
+
+    ``sorted_columns``: columns lie sorted by group, where a group's columns are scattered (activation order); the
+    weight's ``column_order`` int32 [columns] says which logical column each is.
+    """
 
     weight: Scheme
     input: Scheme | None = None
+    sorted_columns: bool = field(default=False, metadata=LATER)

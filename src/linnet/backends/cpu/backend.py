@@ -296,9 +296,13 @@ def _mapped(source: Source, tiles: np.ndarray | None, large_pages: bool) -> tupl
     if tiles is not None:
         source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
         return (tiles,)
+    mapped = source.mapped()
+    if not mapped:
+        source.release()  # what they hold has been copied
+        return ()
     if large_pages and (count := source.read_in_large_pages()):
         logger.info("%d files of weights lay in small pages of memory and are read anew", count)
-    return source.mapped()
+    return mapped
 
 
 def _vocabulary(program: Program) -> int:

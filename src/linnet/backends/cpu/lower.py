@@ -218,6 +218,9 @@ class Lowering:
     def gather(self, op: Op, _: a.Gather) -> None:
         self.executor.gather(op.name, self._in(op), self._out(op))
 
+    def order_columns(self, op: Op, _: a.OrderColumns) -> None:
+        self.executor.order_columns(op.name, self._in(op), self._out(op), self._weights.order(op.weights[0]))
+
 
 KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "embed": Lowering.embed,
@@ -235,6 +238,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "attention": Lowering.attention,
     "gate": Lowering.gate,
     "gather": Lowering.gather,
+    "order_columns": Lowering.order_columns,
     "linears": Lowering.linear,
     "gated_linears": Lowering.gated_linears,
     "row_chain": Lowering.row_chain,

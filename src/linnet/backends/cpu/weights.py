@@ -55,6 +55,12 @@ class WeightTable:
             raise UnsupportedError(f"weight {name} is quantised; gains and biases are read dense only")
         return self.keep(np.ascontiguousarray(stored.reshape(-1), dtype=np.float32))
 
+    def order(self, name: str) -> Array:
+        """An order of columns as contiguous int32."""
+        stored = self._get(name)
+        assert not isinstance(stored, PackedWeight)
+        return self.keep(np.ascontiguousarray(stored.reshape(-1), dtype=np.int32))
+
     def keep(self, array: Array) -> Array:
         """Remember an array that native code borrows."""
         self._alive.append(array)
@@ -99,6 +105,8 @@ class WeightTable:
 
     def _packed(self, name: str, stored: PackedWeight, bias: Array | None) -> Any:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
+        if stored.scheme.sorted_columns:
+            raise UnsupportedError(f"weight {name} has columns in activation order, which only projections can read")
         if "weight_packed" in stored.arrays:
             codes = stored.arrays["weight_packed"]
             storage = _native.Storage.codebook if scheme.numbers.kind == "codebook" else _native.Storage.packed_int

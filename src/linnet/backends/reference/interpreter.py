@@ -161,5 +161,7 @@ def _compute(
             return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)
         case "gather":
             return x[0][x[1].long()]
+        case "order_columns":
+            return x[0][:, weights.dense(op.weights[0]).long()]
         case _:
             raise UnsupportedError(f"the reference backend does not know op kind {op.kind!r} ({op.name})")

@@ -22,6 +22,11 @@ class Form(Protocol):
     """The values of ``quant_method`` that it answers to."""
     suffixes: tuple[str, ...]
     """Names, relative to the module, one of which holds the codes."""
+    repacks: bool
+    """Whether ``read`` makes new arrays: the files' own pages are wanted no more after it."""
+
+    def for_record(self, record: Mapping[str, Any], where: str) -> "Form":
+        """The form with the conventions that this ``quantization_config`` names; itself where there is one alone."""
 
     def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
         """The ``quantization_config`` record. CheckpointError: malformed; UnsupportedError: nothing here reads it."""
@@ -31,6 +36,9 @@ class Form(Protocol):
 
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """How a claimed module is stored: what the config prescribes, with the types that lie on disk."""
+
+    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
+        """Logical [rows, columns] of a claimed module from headers alone; None: it must be read to know."""
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """A claimed module, assembled and checked; ``scheme`` comes from ``scheme``."""

@@ -26,6 +26,11 @@ class CompressedTensors:
 
     methods: tuple[str, ...] = (METHOD, OWN_METHOD)
     suffixes: tuple[str, ...] = ("weight_packed", "weight")
+    repacks: bool = False
+
+    def for_record(self, record: Mapping[str, Any], where: str) -> "CompressedTensors":
+        """See Form.for_record."""
+        return self
 
     def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
         """See Form.read_config."""
@@ -68,6 +73,10 @@ class CompressedTensors:
                 f"{where}: {module} is stored quantised but no group of quantization_config targets it"
             )
         return stored_scheme(module, prescribed, tensors, where)
+
+    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
+        """See Form.shape."""
+        return None
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""

@@ -16,6 +16,11 @@ class Gguf:
 
     methods: tuple[str, ...] = ("gguf",)
     suffixes: tuple[str, ...] = ("weight",)
+    repacks: bool = False
+
+    def for_record(self, record: Mapping[str, Any], where: str) -> "Gguf":
+        """See Form.for_record."""
+        return self
 
     def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
         """See Form.read_config."""
@@ -29,6 +34,10 @@ class Gguf:
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """See Form.scheme."""
         return GGUF_LAYOUTS[tensors[f"{module}.weight"].dtype].scheme
+
+    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
+        """See Form.shape."""
+        return None  # a view is as cheap as a look
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""

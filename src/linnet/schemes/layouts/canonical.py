@@ -90,7 +90,7 @@ class CanonicalLayout:
                 zero_points = self.zero_points(arrays, scheme, shape)
                 assert zero_points is not None
                 taken[name] = pack_zero_points(take(zero_points, ranges), weight.bits)
-            elif name.startswith("input_") or weight.granularity == "tensor":
+            elif name.startswith(("input_", "column_")) or weight.granularity == "tensor":
                 taken[name] = array
             elif weight.block is not None:
                 taken[name] = take(array, _block_ranges(ranges, weight.block[0], shape[0]))
