@@ -65,7 +65,7 @@ def write_pair(model: Any, folder: Path, record: dict[str, Any] | None, encode: 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and (head or name != "lm_head"):
             leaves, value = encode(name, module.weight.detach())
-            tensors |= {f"{name}.{leaf}": tensor.contiguous() for leaf, tensor in leaves.items()}
+            tensors |= {f"{name}.{leaf}": tensor.clone() for leaf, tensor in leaves.items()}
             plain[f"{name}.weight"] = value
             meaning[name] = value.numpy()
     written = {f"{name}.weight" for name in meaning}

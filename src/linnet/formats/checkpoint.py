@@ -147,13 +147,17 @@ class Checkpoint:
         scheme = self.scheme_of(module)
         if scheme is None:
             return tuple(self.info(f"{module}.weight").shape)
-        found = self._form.shape(module, scheme, self._tensors, self._where(module))
+        found = self._form.shape(module, scheme, self._tensors, self.tensor, self._where(module))
         return tuple(self.linear(module).shape) if found is None else found
 
     def stored_bytes(self, module: str) -> int:
         """Bytes that a quantised module's weight takes on disk, scales and all."""
-        parts = (name for name in self._tensors if name.rpartition(".")[0] == module)
+        parts = (name for name in self._tensors if self._form.module_of(name) == module)
         return sum(self._tensors[name].nbytes for name in parts if not name.endswith(".bias"))
+
+    def module_of(self, name: str) -> str:
+        """The module that a tensor belongs to."""
+        return self._form.module_of(name)
 
     @property
     def repacks(self) -> bool:

@@ -53,6 +53,7 @@ _METHODS = {
     "quark": "Quark",
 }
 """``quant_method`` -> what people call it."""
+_READ = ("compressed-tensors", "GGUF", "GPTQ", "AWQ", "FP8", "bitsandbytes")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -141,8 +142,8 @@ def unreadable_quantization(method: object, config: Mapping[str, Any], where: st
     what = f"{known} weights (quant_method {method!r})" if known else f"quant_method {str(method)[:80]!r}"
     base = _base_named_in(Path(where.partition(": ")[0]).parent, config)
     return UnsupportedError(
-        f"{where}: {what}, which this version does not read; it reads compressed-tensors and Linnet's own output: "
-        f"give the original model{f' ({base})' if base else ''}, which linnet compress makes small"
+        f"{where}: {what}, which this version does not read; it reads {', '.join(_READ)} and Linnet's own "
+        f"output: give the original model{f' ({base})' if base else ''}, which linnet compress makes small"
     )
 
 

@@ -204,7 +204,7 @@ def _explain_the_rest(
     unused: list[str] = []
     scales: list[str] = []
     for name in sorted(names - required.keys()):
-        module, _, leaf = name.rpartition(".")
+        module, leaf = checkpoint.module_of(name), name.rpartition(".")[2]
         if DERIVED.search(name) or (module in packed and leaf != "bias"):
             continue
         if CACHE_SCALES.search(name):

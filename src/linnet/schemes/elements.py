@@ -14,7 +14,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ElementName = Literal[
-    "ternary", "int2", "int3", "int4", "int5", "int6", "int8", "fp8_e4m3", "nf4", "iq4_nl", "fp4_e2m1"
+    "ternary", "int2", "int3", "int4", "int5", "int6", "int8", "fp8_e4m3", "nf4", "iq4_nl", "fp4_e2m1", "fp4_bnb"
 ]
 Kind = Literal["integer", "float", "codebook"]
 
@@ -92,6 +92,12 @@ _IQ4_NL = [-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89
 _E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 """OCP Microscaling Formats 1.0, section 5.3.3: sign and magnitude; minus zero counts as zero."""
 
+_FP4_BNB = [
+    *(float(np.float32(value) / np.float32(12)) for value in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)),
+    *(-float(np.float32(value) / np.float32(12)) for value in (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)),
+]
+"""bitsandbytes' 4-bit floats: sign, exponent, mantissa, scaled so that the greatest is 1."""
+
 _ROWS = (
     Element("ternary", 2, "integer", -1.0, 1.0, np.dtype(np.int8), own=True),
     *map(_integer, (2, 3, 4, 5, 6, 8)),
@@ -99,5 +105,6 @@ _ROWS = (
     _codebook("nf4", _NF4),
     _codebook("iq4_nl", _IQ4_NL),
     _codebook("fp4_e2m1", _E2M1),
+    _codebook("fp4_bnb", _FP4_BNB),
 )
 ELEMENTS: Mapping[str, Element] = MappingProxyType({row.name: row for row in _ROWS})

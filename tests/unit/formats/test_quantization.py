@@ -97,7 +97,7 @@ def test_the_kv_cache_s_numbers_are_read(cache: dict[str, Any] | None, element: 
 
 
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "gptq": ({"quantization_config": {"quant_method": "gptq"}}, "quant_method 'gptq'"),
+    "quip": ({"quantization_config": {"quant_method": "quip"}}, "quant_method 'quip'"),
     "linnet of the future": (record(quant_method="linnet", version=9), "version 9"),
     "marlin": (record(format="marlin-24"), "format 'marlin-24'"),
     "nvfp4": (record(format="nvfp4-pack-quantized"), "format 'nvfp4-pack-quantized'"),

@@ -94,15 +94,15 @@ FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
         CheckpointError,
         "m.gguf: not a GGUF file: it begins with b'<htm'",
     ),
-    "gptq": (
-        lambda p: quantised(p, "gptq", "---\nbase_model: Qwen/Qwen2.5-7B\n---\n"),
+    "aqlm": (
+        lambda p: quantised(p, "aqlm", "---\nbase_model: Qwen/Qwen2.5-7B\n---\n"),
         UnsupportedError,
-        r"GPTQ weights \(quant_method 'gptq'\), .* give the original model \(Qwen/Qwen2.5-7B\), which linnet compress",
+        r"AQLM weights \(quant_method 'aqlm'\), .* give the original model \(Qwen/Qwen2.5-7B\), which linnet compress",
     ),
-    "awq, base in a list": (
-        lambda p: quantised(p, "awq", "---\nbase_model:\n- owner/base\n---\n"),
+    "vptq, base in a list": (
+        lambda p: quantised(p, "vptq", "---\nbase_model:\n- owner/base\n---\n"),
         UnsupportedError,
-        r"AWQ weights .*original model \(owner/base\)",
+        r"VPTQ weights .*original model \(owner/base\)",
     ),
     "bitsandbytes": (lambda p: quantised(p, "bitsandbytes"), UnsupportedError, "bitsandbytes weights"),
     "a method of tomorrow": (lambda p: quantised(p, "q9"), UnsupportedError, "quant_method 'q9', which this version"),

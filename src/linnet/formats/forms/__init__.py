@@ -3,12 +3,21 @@
 
 from linnet.formats.forms.awq import Awq
 from linnet.formats.forms.base import Form
+from linnet.formats.forms.bitsandbytes import BitsAndBytes
 from linnet.formats.forms.compressed_tensors import CompressedTensors
 from linnet.formats.forms.fp8 import Fp8
 from linnet.formats.forms.gguf import Gguf
 from linnet.formats.forms.gptq import Gptq
 
-FORMS: tuple[Form, ...] = (CompressedTensors(), Gguf(), Gptq(version_2=False), Gptq(version_2=True), Awq(), Fp8())
+FORMS: tuple[Form, ...] = (
+    CompressedTensors(),
+    Gguf(),
+    Gptq(version_2=False),
+    Gptq(version_2=True),
+    Awq(),
+    Fp8(),
+    BitsAndBytes(),
+)
 """The first is also who looks at tensors where a config says nothing."""
 
 __all__ = ["FORMS", "Form"]

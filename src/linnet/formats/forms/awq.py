@@ -55,6 +55,10 @@ class Awq:
         weight = Scheme("int4", cast(Any, granularity), None if size == -1 else size, symmetric=symmetric)
         return Quantization("awq", (SchemeGroup(("Linear",), LinearScheme(weight)),))
 
+    def module_of(self, name: str) -> str:
+        """See Form.module_of."""
+        return name.rpartition(".")[0]
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
         return f"{module}.qweight" in tensors
@@ -73,7 +77,9 @@ class Awq:
         weight = replace(prescribed.weight, symmetric=not stored, scale_dtype=cast(Any, scales.dtype))
         return replace(prescribed, weight=weight)
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int]:
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int]:
         """See Form.shape."""
         info = tensors[f"{module}.qweight"]
         if info.dtype != "int32" or len(info.shape) != 2 or 0 in info.shape:
@@ -86,7 +92,7 @@ class Awq:
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""
-        rows, columns = shape = self.shape(module, scheme, tensors, where)
+        rows, columns = shape = self.shape(module, scheme, tensors, tensor, where)
         groups = groups_of(scheme.weight, columns, where, module)
         zero_points: Array | None = None
         if self._gemv:

@@ -31,14 +31,19 @@ class Form(Protocol):
     def read_config(self, record: Mapping[str, Any], where: str) -> Quantization:
         """The ``quantization_config`` record. CheckpointError: malformed; UnsupportedError: nothing here reads it."""
 
+    def module_of(self, name: str) -> str:
+        """The module that a tensor of this name belongs to."""
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """Whether this module's weight lies quantised in this form, by its tensors alone."""
 
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """How a claimed module is stored: what the config prescribes, with the types that lie on disk."""
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
-        """Logical [rows, columns] of a claimed module from headers alone; None: it must be read to know."""
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int] | None:
+        """Logical [rows, columns] of a claimed module from headers and small tensors; None: reading it is as cheap."""
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """A claimed module, assembled and checked; ``scheme`` comes from ``scheme``."""

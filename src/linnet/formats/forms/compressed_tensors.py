@@ -62,6 +62,10 @@ class CompressedTensors:
             kv_element,
         )
 
+    def module_of(self, name: str) -> str:
+        """See Form.module_of."""
+        return name.rpartition(".")[0]
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
         return is_packed(module, tensors)
@@ -74,7 +78,9 @@ class CompressedTensors:
             )
         return stored_scheme(module, prescribed, tensors, where)
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int] | None:
         """See Form.shape."""
         return None
 

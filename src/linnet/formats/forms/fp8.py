@@ -61,6 +61,10 @@ class Fp8:
             weight, inputs = Scheme("fp8_e4m3", "tensor"), Scheme("fp8_e4m3", "tensor", dynamic=dynamic)
         return Quantization(method, (SchemeGroup(("Linear",), LinearScheme(weight, inputs)),))
 
+    def module_of(self, name: str) -> str:
+        """See Form.module_of."""
+        return name.rpartition(".")[0]
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
         info = tensors.get(f"{module}.weight")
@@ -78,7 +82,9 @@ class Fp8:
             raise CheckpointError(f"{where}: {module}.input_scale is missing, static activations need it")
         return replace(prescribed, weight=replace(prescribed.weight, scale_dtype=cast(Any, info.dtype)))
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int]:
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int]:
         """See Form.shape."""
         info = tensors[f"{module}.weight"]
         if len(info.shape) != 2 or 0 in info.shape:
@@ -87,7 +93,7 @@ class Fp8:
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""
-        shape = self.shape(module, scheme, tensors, where)
+        shape = self.shape(module, scheme, tensors, tensor, where)
         leaf = _scale_leaf(module, tensors, where)
         wanted = FLOAT_QUANTIZED.stored(scheme, shape)["weight_scale"].shape
         scales = tensor(f"{module}.{leaf}")

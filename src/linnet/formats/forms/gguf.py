@@ -26,6 +26,10 @@ class Gguf:
         """See Form.read_config."""
         return Quantization("gguf")
 
+    def module_of(self, name: str) -> str:
+        """See Form.module_of."""
+        return name.rpartition(".")[0]
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
         info = tensors.get(f"{module}.weight")
@@ -35,9 +39,11 @@ class Gguf:
         """See Form.scheme."""
         return GGUF_LAYOUTS[tensors[f"{module}.weight"].dtype].scheme
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int] | None:
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int] | None:
         """See Form.shape."""
-        return None  # a view is as cheap as a look
+        return None
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""

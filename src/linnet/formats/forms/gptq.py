@@ -52,6 +52,10 @@ class Gptq:
         groups = [SchemeGroup((f"re:{pattern}",), scheme) for pattern, scheme in _exceptions(record, where)]
         return Quantization("gptq", (*groups, SchemeGroup(("Linear",), general)))
 
+    def module_of(self, name: str) -> str:
+        """See Form.module_of."""
+        return name.rpartition(".")[0]
+
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
         return f"{module}.qweight" in tensors
@@ -68,7 +72,9 @@ class Gptq:
             raise CheckpointError(f"{where}: {module}.g_idx is missing, which desc_act (activation order) needs")
         return replace(prescribed, weight=replace(prescribed.weight, scale_dtype=cast(Any, scales.dtype)))
 
-    def shape(self, module: str, scheme: LinearScheme, tensors: Tensors, where: str) -> tuple[int, int]:
+    def shape(
+        self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
+    ) -> tuple[int, int]:
         """See Form.shape."""
         info, bits = tensors[f"{module}.qweight"], scheme.weight.bits
         if info.dtype != "int32" or len(info.shape) != 2 or 0 in info.shape or info.shape[0] * 32 % bits:
@@ -81,7 +87,7 @@ class Gptq:
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""
         weight, shown = scheme.weight, f"{where}: {module}"
-        rows, columns = shape = self.shape(module, scheme, tensors, where)
+        rows, columns = shape = self.shape(module, scheme, tensors, tensor, where)
         groups = groups_of(weight, columns, where, module)
         expect(module, "scales", (weight.scale_dtype,), (groups, rows), tensors, where)
         expect(module, "qzeros", ("int32",), (groups, words_of(rows, weight.bits)), tensors, where)
