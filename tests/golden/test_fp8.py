@@ -134,7 +134,7 @@ def test_models_in_fp8(name: str, backend: str, tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ({"fmt": "e5m2"}, UnsupportedError, "fmt 'e5m2' is not supported; supported: e4m3"),
-        ({"scale_fmt": "ue8m0"}, UnsupportedError, "powers of two"),
+        ({"scale_fmt": "e8m0"}, UnsupportedError, "powers of two"),
         ({"activation_scheme": "static"}, UnsupportedError, "static activations with weights in blocks"),
         ({"weight_block_size": [32]}, CheckpointError, r"weight_block_size must be \[rows, columns\]"),
         ({"weight_block_size": [16, 32]}, CheckpointError, r"weight_scale_inv is fp32 \[2, 2\]; its config leads to"),

@@ -104,7 +104,7 @@ FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
         UnsupportedError,
         r"VPTQ weights .*original model \(owner/base\)",
     ),
-    "bitsandbytes": (lambda p: quantised(p, "bitsandbytes"), UnsupportedError, "bitsandbytes weights"),
+    "exl3": (lambda p: quantised(p, "exl3"), UnsupportedError, "EXL3 weights"),
     "a method of tomorrow": (lambda p: quantised(p, "q9"), UnsupportedError, "quant_method 'q9', which this version"),
     "pickle file": (
         lambda p: folder(p, pytorch_model_dot_bin=b"x") / "pytorch_model.bin",
