@@ -15,6 +15,7 @@ from linnet.cli import (
     caching,
     chatting,
     compressing,
+    converting,
     demonstrating,
     doctoring,
     evaluating,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LINNET"},
 )
 app.command("compress", cls=Command)(compressing.compress)
+app.command("convert", cls=Command)(converting.convert)
 app.command("eval", cls=Command)(evaluating.evaluate)
 app.command("generate", cls=Command)(generating.generate)
 app.command("chat", cls=Command)(chatting.chat)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,15 @@ from linnet.compress.walk import Walk
 from linnet.compress.work import total_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
+from linnet.formats.carried import carried_files
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
-from linnet.formats.manifest import FOLDERS, read_manifest
+from linnet.formats.manifest import read_manifest
 from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
 
 RECORD_VERSION = 1
 _JOB_FILE = "job.json"
-_CARRIED = (
-    "tokenizer*.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt",
-    "merges*.txt", "*.model", "*.tiktoken", "tekken.json", "chat_template*", "*.jinja", "generation_config.json",
-    "license*", "licence*", "copying*", "notice*", "use_policy*",
-)  # fmt: skip
-"""In lower case. What else lies in a source directory (training state, indices of other formats, reports about the
-uncompressed model) would say something untrue of the result."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +164,6 @@ def _forget(target: Path, overwrite: bool) -> None:
     """Delete what an interrupted run left beside the target."""
     if partial_of(target).exists():
         CheckpointWriter(target, overwrite=overwrite).abandon()
-
-
-def carried_files(directory: Path) -> list[Path]:
-    """Tokenizer, templates, generation settings, licences: everything small that belongs to the model."""
-    folders = [directory / name for name in FOLDERS if (directory / name).is_dir()]
-    return sorted(
-        path
-        for place in (directory, *folders)
-        for path in place.iterdir()
-        if not path.name.startswith(".")
-        and any(fnmatchcase(path.name.lower(), pattern) for pattern in _CARRIED)
-        and path.is_file()
-    )
 
 
 def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Walk) -> dict[str, Any]:

@@ -15,7 +15,7 @@ SENTENCE_PIECE = "llama"
 """``tokenizer.ggml.model`` of byte-level BPE and of SentencePiece's BPE."""
 
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = rf"{_ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
 _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -56,19 +56,22 @@ class PreTokenizer:
 
 
 _RULES: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
-    (("", "default"), PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
+    (("", "default"), PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", "[0-9][0-9][0-9]"))),
     (
         (
             *("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "gigachat", "mellum"),
             *("a.x-4.0", "modern-bert"),
         ),
-        PreTokenizer((_GPT2,)),
+        PreTokenizer((GPT2_PATTERN,)),
     ),
     (
         ("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
-        PreTokenizer((r"\p{N}", _GPT2)),
+        PreTokenizer((r"\p{N}", GPT2_PATTERN)),
     ),
-    (("smollm",), PreTokenizer((_GPT2,))),  # as transformers reads it; llama.cpp cuts digits out first, as starcoder's
+    (
+        ("smollm",),
+        PreTokenizer((GPT2_PATTERN,)),
+    ),  # as transformers reads it; llama.cpp cuts digits out first, as starcoder's
     (
         ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
         PreTokenizer((_LLAMA3,), adds_bos=True, whole_pieces=True),
@@ -96,7 +99,7 @@ _RULES: tuple[tuple[tuple[str, ...], PreTokenizer], ...] = (
     ),
     (("deepseek-coder",), PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"))),
     (("deepseek-v3", "hunyuan-dense", "joyai-llm"), PreTokenizer((r"\p{N}{1,3}", _KANA, _DEEPSEEK3))),
-    (("falcon",), PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"))),
+    (("falcon",), PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT2_PATTERN, "[0-9][0-9][0-9]"))),
 )
 
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {name: rule for names, rule in _RULES for name in names}

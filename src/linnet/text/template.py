@@ -78,6 +78,11 @@ class ChatTemplates:
         """The templates there are; empty for a checkpoint without any."""
         return tuple(sorted(self._sources))
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Name -> what is compiled."""
+        return dict(self._sources)
+
     def defects(self) -> tuple[ChatTemplateError, ...]:
         """One error for every template that does not compile, so that it is known before the first conversation."""
         found = []

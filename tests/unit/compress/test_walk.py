@@ -18,10 +18,10 @@ from linnet.backends.reference.weights import WeightTable
 from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, job, make_recipe
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.rows import RowStore
-from linnet.compress.run import carried_files
 from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
+from linnet.formats.carried import carried_files
 from linnet.formats.partial import PartialOutput
 from linnet.models.load import load_model
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight

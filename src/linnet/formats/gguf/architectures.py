@@ -49,6 +49,8 @@ class Architecture:
     norms_plus_one: bool = False
     optional_biases: bool = False
     own_head_size: bool = False
+    also: tuple[str, ...] = ()
+    """Model types that are written as this architecture too, told apart by their settings."""
     settings: Settings = field(default=_no_settings)
 
 
@@ -109,6 +111,7 @@ _ROWS = (
         {**_ATTENTION, **_TWO_NORMS, **_GATED},
         paired_rows=True,
         optional_biases=True,
+        also=("mistral",),
         settings=_sliding,
     ),
     Architecture("qwen2", "Qwen2ForCausalLM", "qwen2", {**_ATTENTION, **_TWO_NORMS, **_GATED}),

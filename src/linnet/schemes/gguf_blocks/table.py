@@ -4,19 +4,12 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from linnet.schemes.elements import ELEMENTS
 from linnet.schemes.gguf_blocks.block_type import BlockType, Codes
 from linnet.schemes.gguf_blocks.planes import Plane
 from linnet.schemes.gguf_blocks.sub_scales import HALF_BYTES, SIGNED_BYTES, SIXES, signed_planes
 from linnet.schemes.gguf_blocks.threes import pack_threes, unpack_threes
-
-Array = npt.NDArray[Any]
-
-IQ4_NL_VALUES: Array = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
-"""ggml's non-linear 4-bit codebook."""
-FP4_VALUES: Array = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""E2M1 (OCP Microscaling Formats 1.0, section 5.3.3); ggml makes a plain zero of minus zero."""
 
 
 def _fields(*fields: tuple[str, str, int] | tuple[str, str]) -> np.dtype[Any]:
@@ -77,17 +70,17 @@ _ROWS = (
     ),
     BlockType(
         "IQ4_NL", "iq4_nl", 32, 32, _fields(("scale", "<f2"), ("codes", "u1", 16)),
-        _HALVES_16, 0, 15, codebook=IQ4_NL_VALUES,
+        _HALVES_16, 0, 15, codebook=ELEMENTS["iq4_nl"].values,
     ),
     BlockType(
         "IQ4_XS", "iq4_nl", 256, 32,
         _fields(("scale", "<f2"), ("scales_high", "u1", 2), ("scales_low", "u1", 4), ("codes", "u1", 128)),
-        _HALVES_16, 0, 15, codebook=IQ4_NL_VALUES,
+        _HALVES_16, 0, 15, codebook=ELEMENTS["iq4_nl"].values,
         sub_scales=signed_planes(6, Plane("scales_low", 4, 1), Plane("scales_high", 2, 1, 4)),
     ),
     BlockType(
         "MXFP4", "fp4_e2m1", 32, 32, _fields(("scale", "u1"), ("codes", "u1", 16)),
-        _HALVES_16, 0, 15, codebook=FP4_VALUES, scale_dtype="e8m0",
+        _HALVES_16, 0, 15, codebook=ELEMENTS["fp4_e2m1"].values, scale_dtype="e8m0",
     ),
     BlockType(
         "TQ1_0", "ternary", 256, 256, _fields(("fives", "u1", 48), ("fours", "u1", 4), ("scale", "<f2")),

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights of a model that is converted: one by one, a few rows at a time, whatever form they lie in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import UnsupportedError
+from linnet.formats.checkpoint import Checkpoint
+from linnet.schemes import LinearScheme, PackedWeight
+from linnet.schemes.gguf_blocks import BLOCK_TYPES
+
+Array = npt.NDArray[Any]
+
+_SLICE_ELEMENTS = 1 << 21
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+_BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+"""Computed from the config by everyone; some files store them all the same."""
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """One weight, bias or norm. ``name`` is the dense tensor's; ``scheme`` None: it lies as plain numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+    scheme: LinearScheme | None
+
+    @property
+    def module(self) -> str:
+        """The name without ``.weight``."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def block_type(self) -> str | None:
+        """ggml's name of the blocks it lies in, if it does."""
+        return self.stored if self.stored in BLOCK_TYPES else None
+
+    @property
+    def outer(self) -> bool:
+        """Embedding or head: what costs little per token and much when it is off."""
+        return self.module in (EMBEDDING, HEAD)
+
+
+def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
+    """Every tensor once, quantised modules as one; embedding first, then layer by layer, norm and head last."""
+    tensors: dict[str, SourceTensor] = {}
+    tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
+    for name in checkpoint.names():
+        module, _, last = name.rpartition(".")
+        if name.endswith(_BUFFERS) or (tied and module == HEAD):
+            continue
+        scheme = None if last == "bias" else checkpoint.scheme_of(module)
+        if scheme is None:
+            info = checkpoint.info(name)
+            tensors[name] = SourceTensor(name, info.shape, info.dtype, None)
+        elif f"{module}.weight" not in tensors:
+            weight = checkpoint.linear(module)
+            assert isinstance(weight, PackedWeight)
+            tensors[f"{module}.weight"] = SourceTensor(f"{module}.weight", weight.shape, weight.layout.name, scheme)
+    return tuple(sorted(tensors.values(), key=_place))
+
+
+def open_weight(checkpoint: Checkpoint, tensor: SourceTensor) -> Array | PackedWeight:
+    """The stored array or the packed weight."""
+    return checkpoint.tensor(tensor.name) if tensor.scheme is None else checkpoint.linear(tensor.module)
+
+
+def row_slices(weight: Array | PackedWeight) -> Iterator[tuple[int, int]]:
+    """Half-open row ranges of a few million elements each, whole blocks of rows where those share a scale."""
+    rows = weight.shape[0]
+    columns = int(np.prod(weight.shape[1:], dtype=np.int64))
+    height = 1
+    if isinstance(weight, PackedWeight) and weight.scheme.weight.block is not None:
+        height = weight.scheme.weight.block[0]
+    step = max(1, _SLICE_ELEMENTS // max(1, columns * height)) * height
+    return ((start, min(rows, start + step)) for start in range(0, rows, step))
+
+
+def rows_of(weight: Array | PackedWeight, start: int, stop: int) -> Array | PackedWeight:
+    """A slice of the rows, in the same form."""
+    return weight.take_rows([(start, stop)]) if isinstance(weight, PackedWeight) else weight[start:stop]
+
+
+def values_of(weight: Array | PackedWeight) -> Array:
+    """fp32 numbers, as every reader of the source computes them."""
+    if isinstance(weight, PackedWeight):
+        return weight.dequantize()
+    if weight.dtype.kind not in "fV" and weight.dtype.name not in ("bfloat16",):
+        raise UnsupportedError(f"a tensor of {weight.dtype} is no weight that could be converted")
+    return np.ascontiguousarray(weight).astype(np.float32)
+
+
+def hashable(values: Array) -> memoryview:
+    """The bytes of fp32 numbers that are hashed: minus zero counts as zero."""
+    return (values + np.float32(0)).data.cast("B")
+
+
+def _place(tensor: SourceTensor) -> tuple[int, int, str]:
+    parts = tensor.name.split(".")
+    layer = next((int(part) for part in parts if part.isdigit()), None)
+    if layer is not None:
+        return 1, layer, tensor.name
+    return (0 if tensor.module == EMBEDDING else 2), 0, tensor.name
