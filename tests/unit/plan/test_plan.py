@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from published_configs import GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
+from published_configs import GEMMA_2_2B, GEMMA_3_270M, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
 from tiny_llama import byte_level_tokenizer, write_tokenizer
 
 from linnet.backends.interface import Limits
@@ -40,6 +40,9 @@ TINY = {
 CONFIGS = {
     "gated": LLAMA_2_7B | TINY,
     "capped": GEMMA_2_2B | TINY | {"sliding_window": 8},
+    "mixed": GEMMA_3_270M
+    | TINY
+    | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8},
     "fused": PHI_3_MINI_4K | TINY,
     "parallel": PYTHIA_70M | {name: TINY[name] for name in TINY if name not in ("head_dim", "num_key_value_heads")},
 }
@@ -83,8 +86,9 @@ def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
     assert ledger.step_weight_bytes == ledger.weight_bytes - (0 if source.spec.tied_head else embedding)
 
 
-def test_windows_bound_what_is_read(tmp_path: Path) -> None:
-    ledger = predict(source_of(tmp_path, CONFIGS["capped"]), LIMITS, "fast")
+@pytest.mark.parametrize("name", ["capped", "mixed"])
+def test_windows_bound_what_is_read(name: str, tmp_path: Path) -> None:
+    ledger = predict(source_of(tmp_path, CONFIGS[name]), LIMITS, "fast")
     layer = ledger.kv_layers[0].bytes_per_token
     assert [kv.window for kv in ledger.kv_layers] == [8, None]
     assert ledger.kv_bytes_read(5) == 5 * layer + 5 * layer
