@@ -16,6 +16,7 @@ _KNOWN_KEYS = {
 OUR_ELEMENTS = ("ternary", "nf4")
 """Elements that are types of our own in a record, under their own name (quant_method "linnet" only)."""
 
+_FP4_SCALES = ("torch.uint8", "torch.float8_e4m3fn")
 STRATEGIES = {
     "weights": ("tensor", "channel", "group", "block"),
     "input_activations": ("tensor", "token", "group"),
@@ -55,14 +56,12 @@ def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme
     element = _element(bits, kind, record.get("scale_dtype"), where, ours)
     symmetric = _flag(record.get("symmetric", True), where, "symmetric")
     dynamic = _flag(record.get("dynamic", False), where, "dynamic")
-    if record.get("actorder") in ("group", "dynamic", True):
-        raise UnsupportedError(
-            f"{where}: actorder {record['actorder']!r} (columns in activation order) is not supported"
-        )
     group = record.get("group_size")
     if group is not None and type(group) is not int:
         raise CheckpointError(f"{where}: group_size must be an integer, not {group!r:.80}")
     strategy = record.get("strategy") or ("tensor" if group is None else "group" if group > 0 else "channel")
+    if element == "fp4_e2m1" and strategy == "tensor_group":  # groups whose scales share one of the whole tensor
+        strategy = "group"
     allowed = STRATEGIES[role]
     if strategy not in allowed:
         raise UnsupportedError(f"{where}: strategy {strategy!r:.80} is not supported; supported: {', '.join(allowed)}")
@@ -87,6 +86,8 @@ def scheme_from_record(record: Any, where: str, role: str, ours: bool) -> Scheme
 
 
 def _element(bits: Any, kind: Any, scale_dtype: Any, where: str, ours: bool) -> Any:
+    if bits == 4 and kind == "float" and scale_dtype in (None, *_FP4_SCALES):
+        return "fp4_e2m1"
     if scale_dtype is not None and str(scale_dtype) not in ("torch.float32", "torch.bfloat16", "torch.float16"):
         raise UnsupportedError(
             f"{where}: scales of type {scale_dtype!r:.80} (MX or NV block formats) are not supported"
@@ -107,6 +108,11 @@ def _flag(value: Any, where: str, key: str) -> bool:
     if not isinstance(value, bool):
         raise UnsupportedError(f"{where}: {key} {value!r:.80} is not supported; true or false is")
     return value
+
+
+def sorts_columns(record: Any) -> bool:
+    """Whether a weight's record says that its groups are scattered over the columns (activation order)."""
+    return isinstance(record, dict) and record.get("actorder") in ("group", "dynamic", True)
 
 
 def linear_to_record(scheme: LinearScheme) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.column_order import sorted_columns
+from linnet.formats.forms.fp4_linear import ELEMENT as FP4
+from linnet.formats.forms.fp4_linear import fp4_scheme, read_fp4
 from linnet.formats.header import TensorInfo
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.layouts import FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
-from linnet.schemes.packing import pack_rows, packed_columns
+from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 
 Array = npt.NDArray[Any]
 _OPTIONAL = ("weight_zero_point", "weight_shape", "input_scale", "input_zero_point")
@@ -29,6 +32,8 @@ def is_packed(module: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, TensorInfo], where: str) -> LinearScheme:
     """The prescribed scheme with the scale's type as it lies on disk."""
+    if scheme.weight.element == FP4:
+        return fp4_scheme(module, scheme, tensors, where)
     info = tensors.get(f"{module}.weight_scale")
     if info is None:
         raise CheckpointError(
@@ -38,6 +43,8 @@ def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, Tenso
         raise CheckpointError(f"{where}: {module}.weight_scale is {info.dtype}; scales are fp32, bf16 or fp16")
     if scheme.input is not None and not scheme.input.dynamic and f"{module}.input_scale" not in tensors:
         raise CheckpointError(f"{where}: {module}.input_scale is missing, static activations need it")
+    if scheme.sorted_columns and f"{module}.weight_g_idx" not in tensors:
+        raise CheckpointError(f"{where}: {module}.weight_g_idx is missing, which actorder (activation order) needs")
     return replace(scheme, weight=replace(scheme.weight, scale_dtype=cast(Any, info.dtype)))
 
 
@@ -49,8 +56,11 @@ def read_packed(
     where: str,
 ) -> PackedWeight:
     """Assemble and check a quantised module; ``scheme`` comes from ``stored_scheme``."""
+    if scheme.weight.element == FP4:
+        return read_fp4(module, scheme, tensors, tensor, where)
     shown = f"{where}: {module}"
-    _check_order(module, tensors, tensor, scheme, shown)
+    if not scheme.sorted_columns:
+        _check_order(module, tensors, tensor, scheme, shown)
     arrays = {"weight_scale": tensor(f"{module}.weight_scale")}
     for suffix in _OPTIONAL:
         if f"{module}.{suffix}" in tensors:
@@ -80,6 +90,8 @@ def read_packed(
         raise CheckpointError(f"{shown}: group size {group} does not divide its {shape[1]} columns")
     _canonical_shapes(arrays, scheme, shape)
     check_static_input(arrays, scheme, shown)
+    if scheme.sorted_columns:
+        _sort_columns(arrays, scheme, shape, tensor(f"{module}.weight_g_idx"), shown)
     packed = PackedWeight(scheme, shape, layout, arrays)
     packed.check(shown)
     return packed
@@ -156,6 +168,20 @@ def check_static_input(arrays: dict[str, Array], scheme: LinearScheme, shown: st
             f"{shown}.input_zero_point must be one number of its codes' range, not {zero[:4].tolist()}"
         )
     arrays["input_zero_point"] = zero
+
+
+def _sort_columns(
+    arrays: dict[str, Array], scheme: LinearScheme, shape: tuple[int, int], index: Array, shown: str
+) -> None:
+    """Codes in the order of their groups, and that order: see LinearScheme.sorted_columns."""
+    columns, bits = shape[1], scheme.weight.bits
+    order = sorted_columns(index, scheme.weight.group_size or columns, columns, f"{shown}.weight_g_idx")
+    if "weight" in arrays:
+        arrays["weight"] = np.ascontiguousarray(arrays["weight"][:, order])
+    else:
+        unsigned = unpack_rows(arrays["weight_packed"], bits, columns, 0).view(np.uint8)
+        arrays["weight_packed"] = pack_rows(unsigned[:, order], bits)
+    arrays["column_order"] = order
 
 
 def _check_order(

@@ -10,14 +10,17 @@ from linnet.formats.forms.base import ReadTensor, Tensors
 from linnet.formats.forms.canonical_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.name_pattern import check_pattern
 from linnet.formats.prescription import Quantization, SchemeGroup
-from linnet.formats.scheme_record import scheme_from_record
+from linnet.formats.scheme_record import scheme_from_record, sorts_columns
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.elements import ElementName
 
 METHOD, OWN_METHOD = "compressed-tensors", "linnet"
 OWN_VERSION = 2
 OWN_VERSIONS = (1, 2)
-READABLE_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+READABLE_FORMATS = (
+    "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense",
+    "nvfp4-pack-quantized", "mxfp4-pack-quantized",
+)  # fmt: skip
 KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 
 
@@ -52,12 +55,18 @@ class CompressedTensors:
             raise UnsupportedError(f"{where}: transform_config (rotations at run time) is not supported")
         _check_format(record.get("format", "dense"), where, method)
         groups = record.get("config_groups")
+        if groups is None and kv_element is not None:  # only the KV cache is quantised
+            groups = {}
         if not isinstance(groups, dict):
             raise CheckpointError(f"{where}.config_groups must be an object, not {groups!r:.80}")
         ignore = record.get("ignore") or []
         return Quantization(
             method,
-            tuple(_read_group(name, group, where, method) for name, group in groups.items()),
+            tuple(
+                _read_group(name, group, where, method)
+                for name, group in groups.items()
+                if not (kv_element is not None and _says_nothing(group))
+            ),
             _patterns(ignore, f"{where}.ignore"),
             kv_element,
         )
@@ -113,10 +122,16 @@ def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:
     if group.get("format") is not None:
         _check_format(group["format"], where, method)
     ours = method == "linnet"
+    in_order = sorts_columns(group["weights"])
     weight = scheme_from_record(group["weights"], where, "weights", ours)
     activations = group.get("input_activations")
     inputs = None if activations is None else scheme_from_record(activations, where, "input_activations", ours)
-    return SchemeGroup(_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs))
+    return SchemeGroup(_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs, in_order))
+
+
+def _says_nothing(group: Any) -> bool:
+    """A group of which neither weights nor inputs are quantised: what its modules hand to the KV cache is."""
+    return isinstance(group, dict) and group.get("weights") is None and group.get("input_activations") is None
 
 
 def _check_format(name: Any, where: str, method: str) -> None:

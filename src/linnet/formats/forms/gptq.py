@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.column_order import group_index, sorted_columns
 from linnet.formats.forms.base import ReadTensor, Tensors
 from linnet.formats.forms.record import flag, one_of, whole_number, word
 from linnet.formats.forms.transposed_words import canonical, expect, groups_of, turned, words_of
@@ -94,7 +95,7 @@ class Gptq:
         words = turned(tensor(f"{module}.qweight"))
         order = None
         if scheme.sorted_columns:
-            order = _sorted_columns(tensor(f"{module}.g_idx"), weight.group_size or columns, columns, shown)
+            order = sorted_columns(tensor(f"{module}.g_idx"), weight.group_size or columns, columns, f"{shown}.g_idx")
             words = pack_rows(unpack_rows(words, weight.bits, columns, 0).view(np.uint8)[:, order], weight.bits)
         elif f"{module}.g_idx" in tensors:
             _check_trivial(tensor(f"{module}.g_idx"), weight.group_size or columns, columns, shown)
@@ -155,23 +156,7 @@ def _exceptions(record: Mapping[str, Any], where: str) -> list[tuple[str, Linear
     return found
 
 
-def _group_index(index: Array, size: int, columns: int, shown: str) -> Array:
-    flat = index.reshape(-1)
-    groups = columns // size
-    if flat.size != columns or flat.dtype.kind != "i" or int(flat.min()) < 0 or int(flat.max()) >= groups:
-        raise CheckpointError(f"{shown}.g_idx must name one of {groups} groups for each of {columns} inputs")
-    return flat
-
-
-def _sorted_columns(index: Array, size: int, columns: int, shown: str) -> Array:
-    """int32: which input every sorted column is, columns of a group in their own order."""
-    flat = _group_index(index, size, columns, shown)
-    if (np.bincount(flat, minlength=columns // size) != size).any():
-        raise CheckpointError(f"{shown}.g_idx: not every group has {size} columns")
-    return np.argsort(flat, kind="stable").astype(np.int32)
-
-
 def _check_trivial(index: Array, size: int, columns: int, shown: str) -> None:
     """Without activation order an index can only say what is so anyway."""
-    if (_group_index(index, size, columns, shown) != np.arange(columns) // size).any():
+    if (group_index(index, size, columns, f"{shown}.g_idx") != np.arange(columns) // size).any():
         raise CheckpointError(f"{shown}.g_idx scatters the columns of a group although desc_act is false")
