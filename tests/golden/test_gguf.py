@@ -61,8 +61,8 @@ MODELS = (
     ),
 )
 READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
-"""Those whose keys transformers' reader takes all in. Of the others it leaves out the head's size (qwen3), caps, windows
-and the scale of queries (gemma), biases and every scaled rope, and puts its class's defaults there."""
+"""Those whose keys transformers' reader takes all in. Of the others it leaves out the head's size (qwen3), caps,
+windows and the scale of queries (gemma), biases and every scaled rope, and puts its class's defaults there."""
 
 
 def prompts_of(tiny: TinyModel) -> list[list[int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from linnet.errors import CheckpointError, LinnetError
+from linnet.formats.gguf.architectures import ARCHITECTURES
 from linnet.formats.json_file import read_json_object
 from linnet.formats.tensor_files import CONFIG_FILE, MAX_CONFIG_BYTES
 from linnet.gguf import GgufModel, is_gguf
@@ -32,8 +33,8 @@ TRANSFORMERS_METHODS: Mapping[str, str] = {
     "torchao": "torchao",
 }
 """``quant_method`` -> what transformers needs beside itself."""
-LLAMA_CPP_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gptneox", "bloom")
-"""Of those that Linnet knows, what llama.cpp runs, as a GGUF file calls them."""
+WRITTEN_AS_GGUF = frozenset(kind for row in ARCHITECTURES.values() for kind in (row.model_type, *row.also))
+"""Model types that ``linnet convert`` writes for llama.cpp."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
 
 def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
     """Of transformers, vLLM and llama.cpp, in that order. ``path`` is what to write in the commands proposed."""
-    return _transformers(model), _vllm(model), _llama_cpp(model, path)
+    return _transformers(model), _vllm(model), _gguf_reader(model, path)
 
 
 def _transformers(model: Model) -> Verdict:
@@ -119,11 +120,11 @@ def _vllm(model: Model) -> Verdict:
     return Verdict(name, True, "compressed-tensors is its own form")
 
 
-def _llama_cpp(model: Model, path: str) -> Verdict:
+def _gguf_reader(model: Model, path: str) -> Verdict:
     name = "llama.cpp"
     if model.kind == "gguf":
         return Verdict(name, True, "GGUF is its own form")
-    if model.architecture not in LLAMA_CPP_ARCHITECTURES:
+    if model.architecture not in WRITTEN_AS_GGUF:
         return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
     target = f"{path.rstrip('/').rsplit('/', 1)[-1] or 'model'}.gguf"
     return Verdict(name, False, "it reads GGUF files only", f"linnet convert {path} {target} --to gguf:Q8_0")
