@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling that a checkpoint recommends in ``generation_config.json``: what holds where a request says nothing.
+"""Sampling that a checkpoint recommends in ``generation_config.json``, or a GGUF file in its metadata: what holds where
+a request says nothing.
 
 One rule for ``LLM``, the server and the commands: what is asked for wins, then what the checkpoint recommends, then
 what the asking interface does by itself. The fields are those that vLLM takes
@@ -13,12 +14,21 @@ from typing import Any
 
 from linnet.engine import ParameterError, SamplingParams
 from linnet.errors import CheckpointError, ConfigError
+from linnet.gguf import GgufModel, gguf_of
 from linnet.text.files import optional_json_object, read_json_object
 
 FILE = "generation_config.json"
 SAMPLED = ("temperature", "top_p", "top_k", "min_p")
 """Without effect where the checkpoint says ``do_sample: false``: it recommends the likeliest token then."""
 WHOLE = ("top_k", "max_new_tokens")
+GGUF_KEYS = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+"""``general.sampling.*`` of a GGUF file -> the same in generation_config.json."""
 
 CHAT_MAX_TOKENS = 4096
 """Most new tokens of a chat answer when neither the request nor the checkpoint names a number."""
@@ -46,17 +56,21 @@ class SamplingDefaults:
         return ", ".join(f"{name} {value:g}" for name, value in values.items())
 
 
-def read_sampling_defaults(directory: Path, source: str | Path = "auto") -> SamplingDefaults:
-    """What a model directory recommends.
+def read_sampling_defaults(model: Path, source: str | Path = "auto") -> SamplingDefaults:
+    """What a model directory or GGUF file recommends.
 
-    source: 'auto': its own ``generation_config.json``, if it has one; 'none': nothing; else the folder of another one.
+    source: 'auto': its own ``generation_config.json`` or metadata, if it has one; 'none': nothing; else the folder of
+    another one.
 
     Raises CheckpointError for a value that no sampler accepts, ConfigError for a source that is none of these.
     """
     if source == "none":
         return SamplingDefaults()
-    if source == "auto":
-        path = directory / FILE
+    file = gguf_of(model) if source == "auto" else None
+    if file is not None:
+        path, config = file, _of_gguf(file)
+    elif source == "auto":
+        path = model / FILE
         config = optional_json_object(path)
     else:
         path = Path(source) / FILE
@@ -83,6 +97,12 @@ def new_tokens(params: SamplingParams, room: int, default: int | None) -> int:
     if params.max_tokens is not None:
         return params.max_tokens
     return max(room if default is None else min(max(default, params.min_tokens), room), 0)
+
+
+def _of_gguf(file: Path) -> dict[str, Any]:
+    with GgufModel(file) as model:
+        found = {name: model.metadata.number(f"general.sampling.{key}") for key, name in GGUF_KEYS.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _of(config: Mapping[str, Any]) -> SamplingDefaults:

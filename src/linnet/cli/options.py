@@ -19,7 +19,7 @@ def option(*names: str, **settings: Any) -> Any:
 
 
 Model = Annotated[
-    str, typer.Argument(help="Model directory or Hugging Face id; -m or --model too.", show_default=False)
+    str, typer.Argument(help="Model directory, GGUF file or Hugging Face id; -m or --model too.", show_default=False)
 ]
 Policy = Annotated[
     str,

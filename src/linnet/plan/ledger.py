@@ -18,6 +18,7 @@ from linnet.program.gather_early import gather_early
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
 from linnet.program.program import Dimension, PagedState, Program
 from linnet.program.traverse import declarations
+from linnet.text.files import tokenizer_json_bytes
 
 LOGITS_BYTES = 64 << 20
 """Bound on the fp32 logits of one step: it limits how many prompt rows are scored at once."""
@@ -150,7 +151,7 @@ def predict(
         arena_bytes=plan_buffers(fused, bounds).arena_bytes,
         step_arena_bytes=plan_buffers(fused, bounds | {"outputs": limits.max_sequences}).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
-        process_bytes=PROCESS_BYTES + TOKENIZER_READ * _tokenizer_bytes(source),
+        process_bytes=PROCESS_BYTES + TOKENIZER_READ * tokenizer_json_bytes(source.checkpoint.path),
         kv_layers=_kv_layers(program, limits.block_size, backend),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
         multiplications=sum(multiplications.values()),
@@ -183,13 +184,6 @@ def kv_bytes_per_token(state: PagedState, block_size: int, backend: Backend | No
     if backend is None:
         return state.bytes_per_token
     return -(-backend.state_bytes_per_block(state, block_size) // block_size)
-
-
-def _tokenizer_bytes(source: ModelSource) -> int:
-    try:
-        return (source.checkpoint.path / "tokenizer.json").stat().st_size
-    except OSError:
-        return 0
 
 
 def _head_weights(program: Program) -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import CheckpointError, ConfigError
+from linnet.gguf import GgufModel, gguf_of
 
 TOKENIZER_BYTES = 256 << 20
 CONFIG_BYTES = 16 << 20
@@ -53,6 +54,20 @@ def read_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, A
 def optional_json_object(path: Path, limit_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     """As ``read_json_object``; a file that does not exist is an empty object."""
     return read_json_object(path, limit_bytes) if path.exists() else {}
+
+
+def tokenizer_json_bytes(model: Path) -> int:
+    """Bytes of a model directory's tokenizer.json, 0 if it has none; of a GGUF file about what it would have.
+
+    Measured: twice the file's metadata, five times where merges are not listed and have to be worked out.
+    """
+    file = gguf_of(model)
+    if file is None:
+        path = model / "tokenizer.json"
+        return path.stat().st_size if path.is_file() else 0
+    with GgufModel(file) as opened:
+        metadata_bytes = min((tensor.offset for tensor in opened.parts[0].tensors.values()), default=0)
+        return metadata_bytes * (2 if "tokenizer.ggml.merges" in opened.metadata else 5)
 
 
 def read_corpus(path: Path, what: str = "text") -> str:

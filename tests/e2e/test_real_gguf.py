@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that people use, as they lie on the disk: SmolLM2-135M-Instruct (Q4_1) and Gemma 3 270M (Q4_K_M)."""
+
+from pathlib import Path
+
+import pytest
+
+from linnet.api import LLM, SamplingParams
+from linnet.models import load_model
+
+pytestmark = pytest.mark.real
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=32)
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.mark.parametrize("policy", ["fast", "exact"])
+def test_smollm2_knows_the_capital_of_france_and_stops(real_gguf: Path, policy: str) -> None:
+    with LLM(real_gguf, policy=policy, max_model_len=256, max_sequences=2, tile_cache=False) as llm:
+        assert llm.source.parameters == 134_515_008
+        output = llm.chat(QUESTION, GREEDY)[0].outputs[0]
+    assert (output.text, output.finish_reason) == ("The capital of France is Paris.", "stop")
+
+
+def test_gemma3_goes_on_sensibly(gemma_gguf: Path) -> None:
+    """A base model: no template, BOS in front."""
+    source = load_model(gemma_gguf)
+    layer = source.spec.layers[0]
+    assert (source.spec.hidden_size, len(source.spec.layers), layer.mixer.heads, layer.mixer.head_size) == (
+        640,
+        18,
+        4,
+        256,
+    )
+    assert [index for index, layer in enumerate(source.spec.layers) if layer.mixer.window is None] == [5, 11, 17]
+    source.checkpoint.close()
+    prompts = ["The three primary colours are red,", "2, 4, 6, 8,"]
+    with LLM(gemma_gguf, max_model_len=256, max_sequences=2, tile_cache=False) as llm:
+        found = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=8))
+    assert [output.outputs[0].text.strip().split(",")[0].split()[0] for output in found] == ["green", "10"]
