@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from foreign import Pair, check_pair, llama, logits, write_pair  # noqa: E402
 from linnet.errors import CheckpointError, UnsupportedError  # noqa: E402
-from linnet.formats import Checkpoint  # noqa: E402
+from linnet.formats import Checkpoint, CheckpointWriter  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 
 
@@ -119,6 +119,19 @@ def test_activation_order_under_the_fast_policy(tmp_path: Path) -> None:
     found, expected = logits(written.quantised, "reference", "fast"), logits(written.dense, "reference")
     for a, b in zip(found, expected, strict=True):
         assert np.square(a - b).mean() < 5e-3 * np.square(b).mean()
+
+
+def test_activation_order_survives_being_written_as_compressed_tensors(tmp_path: Path) -> None:
+    written = pair(tmp_path, 4, 32, False, True, False)
+    with Checkpoint.open(written.quantised) as source, CheckpointWriter(tmp_path / "out") as writer:
+        for name in source.names():
+            module = source.module_of(name)
+            if source.scheme_of(module) is None:
+                writer.add(name, source.tensor(name))
+            elif name.endswith(".qweight"):
+                writer.add_packed(module, source.linear(module))  # type: ignore[arg-type]
+        writer.publish({key: value for key, value in source.config.items() if key != "quantization_config"})
+    check_pair(Pair(tmp_path / "out", written.dense, written.meaning), "reference")
 
 
 def test_a_quantised_head_and_a_record_beside_the_config(tmp_path: Path) -> None:

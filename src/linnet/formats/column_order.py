@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Group indices of weights in activation order: which group each column belongs to, and the columns sorted by group."""
+"""Weights in activation order: which group each column belongs to, the columns sorted by group, and the way back."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.schemes import PackedWeight, pack
+from linnet.schemes.packed_weight import COLUMN_ORDER
 
 Array = npt.NDArray[Any]
 
@@ -26,3 +28,14 @@ def sorted_columns(index: Array, size: int, columns: int, shown: str) -> Array:
     if (np.bincount(flat, minlength=columns // size) != size).any():
         raise CheckpointError(f"{shown}: not every group has {size} columns")
     return np.argsort(flat, kind="stable").astype(np.int32)
+
+
+def scattered(packed: PackedWeight) -> dict[str, Array]:
+    """Canonical arrays with the columns in their logical order again, and ``weight_g_idx``: as they are written."""
+    order, size = packed.arrays[COLUMN_ORDER], packed.scheme.weight.group_size
+    assert size is not None
+    place = np.argsort(order)
+    stored = packed.as_stored()
+    codes = np.ascontiguousarray(stored.codes()[:, place])
+    arrays = pack(codes, stored.scales(), stored.zero_points(), stored.scheme).arrays
+    return {**arrays, "weight_g_idx": (place // size).astype(np.int32)}

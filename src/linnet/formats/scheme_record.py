@@ -117,8 +117,9 @@ def sorts_columns(record: Any) -> bool:
 
 def linear_to_record(scheme: LinearScheme) -> dict[str, Any]:
     """The scheme part of a config group."""
+    order = {"actorder": "group"} if scheme.sorted_columns else {}
     return {
-        "weights": scheme_to_record(scheme.weight),
+        "weights": scheme_to_record(scheme.weight) | order,
         "input_activations": None if scheme.input is None else scheme_to_record(scheme.input),
         "output_activations": None,
     }

@@ -9,7 +9,7 @@ interruptions.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from linnet.errors import ConfigError
+from linnet.formats.column_order import scattered
 from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
@@ -95,11 +96,14 @@ class CheckpointWriter:
     def add_packed(self, module: str, packed: PackedWeight) -> None:
         """Stream a quantised weight in its canonical layout (converted first if it came in another one)."""
         packed.check(module)
-        if packed.layout.name != layout_of(packed.scheme).name:
-            inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
-            packed = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
-            packed = replace(packed, arrays={**packed.arrays, **inputs})
-        for suffix, array in packed.arrays.items():
+        inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
+        arrays = packed.arrays
+        if packed.scheme.sorted_columns:
+            arrays = {**scattered(packed), **inputs}
+        elif packed.layout.name != layout_of(packed.scheme).name:
+            canonical = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
+            arrays = {**canonical.arrays, **inputs}
+        for suffix, array in arrays.items():
             self.add(f"{module}.{suffix}", array)
         self._new_modules[module] = packed.scheme
 
@@ -210,4 +214,5 @@ def _scheme_from_json(record: Mapping[str, Any]) -> LinearScheme:
         block = fields["block"]
         return Scheme(**{**fields, "block": None if block is None else (block[0], block[1])})
 
-    return LinearScheme(scheme(record["weight"]), None if record["input"] is None else scheme(record["input"]))
+    inputs = None if record["input"] is None else scheme(record["input"])
+    return LinearScheme(scheme(record["weight"]), inputs, record.get("sorted_columns", False))

@@ -148,7 +148,8 @@ def _slice(weight: Weight, tensor: SourceTensor, attempt: Attempt, importance: A
 def whole_numbers(weight: PackedWeight) -> Array | None:
     """Codes less their zero points, int16 [rows, columns], to be multiplied by ``scales()``; None for other schemes."""
     scheme = weight.scheme.weight
-    if not scheme.numbers.integer or scheme.minimum or scheme.granularity not in ("tensor", "channel", "group"):
+    plain = scheme.numbers.integer and not scheme.minimum and scheme.granularity in ("tensor", "channel", "group")
+    if not plain or weight.scheme.sorted_columns:
         return None
     numbers = weight.codes().astype(np.int16)
     zero_points = weight.zero_points()
