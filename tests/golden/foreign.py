@@ -22,6 +22,7 @@ from tiny_models import VOCABULARY, gated
 from linnet.backends.interface import Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.models import load_model
+from linnet.plan import predict
 from linnet.program.check import check
 from linnet.schemes import PackedWeight
 
@@ -102,6 +103,7 @@ def check_pair(pair: Pair, backend: str = "cpu", tolerance: float = 2e-4) -> Non
             ranges = [(step, 2 * step), (0, step)] if value.shape[0] >= 2 * step else [(0, value.shape[0])]
             rows = np.concatenate([value[start:stop] for start, stop in ranges])
             assert np.array_equal(ours.take_rows(ranges).dequantize(), rows), module
+        assert predict(load_model(pair.quantised), LIMITS, "fast").weight_bytes <= checkpoint.nbytes
     expected = logits(pair.dense, backend)
     found = logits(pair.quantised, backend)
     worst = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True))

@@ -12,9 +12,22 @@ from linnet.program import attributes as a
 
 FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
-    "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "NF4", "NF4-g16", "bf16", "fp16",
+    "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "FP8_DYNAMIC", "NF4", "NF4-g16", "bf16", "fp16",
 )  # fmt: skip
-EXACT_SCHEMES = ("fp32", "bf16", "fp16", "W4A16-g32", "W4A16-asym", "W8A16", "W3A16", "W2A16", "TERNARY", "FP8", "NF4")
+EXACT_SCHEMES = (
+    "fp32",
+    "bf16",
+    "fp16",
+    "W4A16-g32",
+    "W4A16-asym",
+    "W8A16",
+    "W3A16",
+    "W2A16",
+    "TERNARY",
+    "FP8",
+    "FP8_DYNAMIC",
+    "NF4",
+)
 
 _ROPE = tuple(10000.0 ** (-i / 32) for i in range(32))
 

@@ -112,7 +112,10 @@ class ModelSource:
         return load_model(self.checkpoint, max_context=tokens)
 
     def stored_bytes(self, ref: WeightRef) -> int:
-        """Bytes a weight takes on disk; for rows of a fused tensor, their share."""
+        """Bytes a weight takes on disk; for rows of a fused tensor, their share. Scales of inputs and orders of columns
+        are counted with the linear they belong to."""
+        if ref.checkpoint_name.rpartition(".")[2] in (INPUT_SCALE, INPUT_ZERO_POINT, COLUMN_ORDER):
+            return 0
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
             whole, rows = self.checkpoint.stored_bytes(module), self.checkpoint.shape_of(module)[0]
