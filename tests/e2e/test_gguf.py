@@ -101,3 +101,12 @@ def test_serve(file: Path) -> None:
         body = {"model": NAME, "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
         reply = server.http.post("/v1/chat/completions", json=body).json()
     assert reply["choices"][0]["message"]["content"] == expected
+
+
+def test_compress(file: Path, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, target in ((file, tmp_path / "from-file"), (directory, tmp_path / "from-directory")):
+        assert run(["compress", str(path), "-o", str(target), "--scheme", "W8A16-g32", "--algorithm", "rtn"]) == 0
+    capsys.readouterr()
+    with Checkpoint.open(tmp_path / "from-file") as ours, Checkpoint.open(tmp_path / "from-directory") as theirs:
+        assert ours.digest() == theirs.digest()
+    assert answers(tmp_path / "from-file") == answers(tmp_path / "from-directory")

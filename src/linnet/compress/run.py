@@ -31,6 +31,7 @@ from linnet.formats.manifest import read_manifest
 from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
+from linnet.text.gguf_directory import tokenizer_files
 
 RECORD_VERSION = 1
 _JOB_FILE = "job.json"
@@ -113,8 +114,7 @@ def compress(
             meter = Meter(observer, token, total_work(job), kept)
             walk.run(meter)
             meter.advance("publish", target.name)
-            for path in carried_files(job.directory):
-                writer.copy_file(path, path.relative_to(job.directory).as_posix())
+            _carry_files(job.directory, writer)
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
             sizes = (job.source.checkpoint.nbytes, output_bytes(job))
             writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
@@ -151,6 +151,16 @@ def _free_place(target: str | Path, source: str | Path, recipe: Recipe, overwrit
             check_replaceable(real, overwrite)
         check_place(real)
     return real
+
+
+def _carry_files(source: Path, writer: CheckpointWriter) -> None:
+    """Tokenizer, templates and settings of a directory; those of a GGUF file as such files."""
+    if source.is_dir():
+        for path in carried_files(source):
+            writer.copy_file(path, path.relative_to(source).as_posix())
+        return
+    for name, text in tokenizer_files(source).items():
+        writer.write_text(name, text)
 
 
 def _result(
