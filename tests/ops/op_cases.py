@@ -16,7 +16,7 @@ import numpy as np
 from linnet.backends.interface import Batch, KVCache, Limits, Policy
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
-from linnet.program.traverse import boundary
+from linnet.program.traverse import boundaries
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import DenseType, LinearScheme
@@ -268,8 +268,10 @@ def _program(
 ) -> Program:
     """The first ``given`` ops, which make the inputs, are a segment of their own: nothing is fused with them."""
     known = [value.name for value in _INPUTS]
+    parts = (("embed", 0, given), ("head", given, len(ops)))
+    crossings = boundaries(ops, [(start, stop) for _, start, stop in parts], known, (RESULT,))
     segments = tuple(
-        Segment(kind, kind, start, stop, *boundary(tuple(ops), start, stop, known, (RESULT,)))  # type: ignore[arg-type]
-        for kind, start, stop in (("embed", 0, given), ("head", given, len(ops)))
+        Segment(kind, kind, start, stop, *crossing)  # type: ignore[arg-type]
+        for (kind, start, stop), crossing in zip(parts, crossings, strict=True)
     )
     return Program(_INPUTS, tuple(values), tuple(weights), states, tuple(ops), segments, (RESULT,))
