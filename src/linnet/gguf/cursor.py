@@ -62,11 +62,10 @@ class Cursor:
         return CheckpointError(f"{self.where}: {message}")
 
 
-def decode_texts(data: bytes) -> list[bytes]:
+def split_texts(data: bytes) -> list[bytes]:
     """The texts that ``Cursor.skip_texts`` stepped over."""
-    texts, at, unpack = [], 0, _LENGTH.unpack_from
+    ends, at, unpack = [], 0, _LENGTH.unpack_from
     while at < len(data):
-        begin = at + 8
-        at = begin + unpack(data, at)[0]
-        texts.append(data[begin:at])
-    return texts
+        at += 8 + unpack(data, at)[0]
+        ends.append(at)
+    return [data[begin + 8 : end] for begin, end in zip([0, *ends], ends, strict=False)]

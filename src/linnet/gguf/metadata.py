@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linnet.errors import CheckpointError
-from linnet.gguf.cursor import Cursor, decode_texts
+from linnet.gguf.cursor import Cursor, split_texts
 
 LONGEST_KEY = (1 << 16) - 1
 LONGEST_TEXT = 64 << 20
@@ -36,7 +36,7 @@ class TextList:
     def raw(self) -> list[bytes]:
         """The bytes of every text."""
         begin, end = self._range
-        return decode_texts(bytes(self._data[begin:end]))
+        return split_texts(bytes(self._data[begin:end]))
 
     def decode(self) -> list[str]:
         """Every text; CheckpointError for the first that is not UTF-8."""

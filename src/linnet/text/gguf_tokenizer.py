@@ -20,7 +20,7 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.gguf import GgufModel, Metadata
 from linnet.text.gguf_merges import sentence_piece_merges
 from linnet.text.gguf_pretokenizers import BYTE_LEVEL, ENDS_OF_GENERATION, PRE_TOKENIZERS, SENTENCE_PIECE
-from linnet.text.parse import of_library
+from linnet.text.parse import of_library, release_memory, without_collection
 from linnet.text.template import ChatTemplates
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -68,25 +68,30 @@ class _Vocabulary:
 def read_gguf_tokenizer(path: Path, clock: Callable[[], datetime] = datetime.now) -> GgufTokenizer:
     """Raises CheckpointError for a file without a tokenizer or with a damaged one, UnsupportedError for a kind or a
     rule of cutting that nothing here knows."""
-    with GgufModel(path) as model:
-        metadata = model.metadata
-        kind = metadata.text("tokenizer.ggml.model")
-        if kind not in (BYTE_LEVEL, SENTENCE_PIECE):
-            if kind is None:
-                raise CheckpointError(f"{path}: no tokenizer in the metadata (tokenizer.ggml.model)")
-            raise UnsupportedError(
-                f"{path}: tokenizer.ggml.model is {kind[:40]!r}; supported are {BYTE_LEVEL} (byte-level BPE) and "
-                f"{SENTENCE_PIECE} (SentencePiece)"
-            )
-        vocabulary = _read_vocabulary(metadata)
-        templates = ChatTemplates(_templates(metadata), clock=clock, where=str(path))
-        try:
-            build = _byte_level if kind == BYTE_LEVEL else _sentence_piece
-            return build(vocabulary, templates)
-        except BaseException as error:
-            if not of_library(error) or isinstance(error, CheckpointError | UnsupportedError):
-                raise
-            raise CheckpointError(f"{path}: its tokenizer cannot be built ({str(error)[:200]})") from None
+    with GgufModel(path) as model, without_collection():
+        found = _read(path, model.metadata, clock)
+    release_memory()
+    return found
+
+
+def _read(path: Path, metadata: Metadata, clock: Callable[[], datetime]) -> GgufTokenizer:
+    kind = metadata.text("tokenizer.ggml.model")
+    if kind not in (BYTE_LEVEL, SENTENCE_PIECE):
+        if kind is None:
+            raise CheckpointError(f"{path}: no tokenizer in the metadata (tokenizer.ggml.model)")
+        raise UnsupportedError(
+            f"{path}: tokenizer.ggml.model is {kind[:40]!r}; supported are {BYTE_LEVEL} (byte-level BPE) and "
+            f"{SENTENCE_PIECE} (SentencePiece)"
+        )
+    vocabulary = _read_vocabulary(metadata)
+    templates = ChatTemplates(_templates(metadata), clock=clock, where=str(path))
+    try:
+        build = _byte_level if kind == BYTE_LEVEL else _sentence_piece
+        return build(vocabulary, templates)
+    except BaseException as error:
+        if not of_library(error) or isinstance(error, CheckpointError | UnsupportedError):
+            raise
+        raise CheckpointError(f"{path}: its tokenizer cannot be built ({str(error)[:200]})") from None
 
 
 def _read_vocabulary(metadata: Metadata) -> _Vocabulary:

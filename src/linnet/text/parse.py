@@ -55,9 +55,9 @@ def parse_tokenizer(text: bytes, where: str) -> tuple[tokenizers.Tokenizer, int]
 
     Raises CheckpointError, naming ``where``, for what the library cannot read.
     """
-    with _without_collection():
+    with without_collection():
         found = _as_bpe(text) or _as_anything(text, where)
-    _release_memory()
+    release_memory()
     return found
 
 
@@ -134,7 +134,7 @@ def _split(merge: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Half a million objects come and go, none of them in a cycle: looking for cycles is a tenth of the time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -145,7 +145,7 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Give what reading took back to the system, where the C library can: it would count as ours for good."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
