@@ -22,6 +22,7 @@ from linnet.formats.convert.types import Attempt
 from linnet.schemes import PackedWeight
 from linnet.schemes.gguf_blocks import BLOCK_TYPES, dequantize, encode, exact_blocks
 from linnet.schemes.layouts.gguf import BLOCKS
+from linnet.schemes.packed_weight import COLUMN_ORDER
 
 Array = npt.NDArray[Any]
 Weight = Array | PackedWeight
@@ -132,7 +133,7 @@ def _slice(weight: Weight, tensor: SourceTensor, attempt: Attempt, importance: A
         blocks: Array | str
         if attempt.exact and isinstance(weight, PackedWeight):
             numbers = whole_numbers(weight)
-            blocks = exact_blocks(kind, numbers, weight.scales()) if numbers is not None else "no grid of whole numbers"
+            blocks = numbers if isinstance(numbers, str) else exact_blocks(kind, numbers, weight.scales())
             if isinstance(blocks, str):
                 return blocks
         else:
@@ -145,17 +146,19 @@ def _slice(weight: Weight, tensor: SourceTensor, attempt: Attempt, importance: A
     return _Slice(data, values, 0.0 if exact else _squares(after), _squares(values), exact)
 
 
-def whole_numbers(weight: PackedWeight) -> Array | None:
-    """Codes less their zero points, int16 [rows, columns], to be multiplied by ``scales()``; None for other schemes."""
+def whole_numbers(weight: PackedWeight) -> Array | str:
+    """Codes less their zero points, int16 [rows, columns], to be multiplied by ``scales()``; or why there are none."""
     scheme = weight.scheme.weight
-    plain = scheme.numbers.integer and not scheme.minimum and scheme.granularity in ("tensor", "channel", "group")
-    if not plain or weight.scheme.sorted_columns:
-        return None
+    if not scheme.numbers.integer or scheme.minimum or scheme.granularity not in ("tensor", "channel", "group"):
+        return "its numbers are not whole numbers times a scale per group"
+    scales = weight.scales()
+    if weight.scheme.sorted_columns and scales.shape[1] > 1:
+        return "columns that share a scale do not lie side by side (activation order)"
     numbers = weight.codes().astype(np.int16)
     zero_points = weight.zero_points()
     if zero_points is not None:
         numbers -= np.repeat(zero_points, numbers.shape[1] // zero_points.shape[1], axis=1)
-    return numbers
+    return numbers[:, np.argsort(weight.arrays[COLUMN_ORDER])] if weight.scheme.sorted_columns else numbers
 
 
 def _squares(values: Array) -> float:

@@ -89,7 +89,7 @@ def rows_of(weight: Array | PackedWeight, start: int, stop: int) -> Array | Pack
 def values_of(weight: Array | PackedWeight) -> Array:
     """fp32 numbers, as every reader of the source computes them."""
     if isinstance(weight, PackedWeight):
-        return weight.dequantize()
+        return np.ascontiguousarray(weight.dequantize())
     if weight.dtype.kind not in "fV" and weight.dtype.name not in ("bfloat16",):
         raise UnsupportedError(f"a tensor of {weight.dtype} is no weight that could be converted")
     return np.ascontiguousarray(weight).astype(np.float32)

@@ -107,9 +107,9 @@ def _repack(weight: PackedWeight, tensor: SourceTensor, exact: bool) -> tuple[Co
     """The weight in a scheme that compressed-tensors has: with its own codes where it can hold them."""
     values = values_of(weight)
     scheme = _held(weight.scheme.weight)
-    if scheme is not None and scheme == weight.scheme.weight:
+    if scheme == weight.scheme.weight:
         packed = weight
-    elif scheme is not None:
+    elif scheme is not None and not weight.scheme.sorted_columns:
         packed = pack(weight.codes(), weight.scales(), weight.zero_points(), LinearScheme(scheme, weight.scheme.input))
     elif exact:
         raise UnsupportedError(
