@@ -118,9 +118,10 @@ def test_enough_messages_are_quoted() -> None:
     assert len(quoted_messages()) > 30
 
 
-def memory_table() -> ModuleType:
-    path = ROOT / "tools" / "docs" / "memory_table.py"
-    spec = importlib.util.spec_from_file_location("memory_table", path)
+def tool_named(name: str) -> ModuleType:
+    """A program of tools/docs."""
+    path = ROOT / "tools" / "docs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -132,9 +133,14 @@ def memory_table() -> ModuleType:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["memory", "kv"])
 def test_the_memory_tables_are_what_the_ledger_says(name: str) -> None:
-    tool = memory_table()
+    tool = tool_named("memory_table")
     page = tool.PAGE.read_text(encoding="utf-8")
     assert tool.block_of(page, name).splitlines() == tool.TABLES[name]().splitlines()
+
+
+def test_the_support_matrix_is_what_the_backends_say() -> None:
+    tool = tool_named("support_matrix")
+    assert tool.PAGE.read_text(encoding="utf-8").splitlines() == tool.page().splitlines()
 
 
 def test_no_block_of_a_page_was_left_empty() -> None:
