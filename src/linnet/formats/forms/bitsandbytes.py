@@ -60,7 +60,7 @@ class BitsAndBytes:
 
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
-        return f"{module}.SCB" in tensors or _kind(module, tensors) is not None
+        return f"{module}.weight" in tensors and (f"{module}.SCB" in tensors or _kind(module, tensors) is not None)
 
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """See Form.scheme."""

@@ -92,16 +92,15 @@ class Gptq:
         groups = groups_of(weight, columns, where, module)
         expect(module, "scales", (weight.scale_dtype,), (groups, rows), tensors, where)
         expect(module, "qzeros", ("int32",), (groups, words_of(rows, weight.bits)), tensors, where)
-        words = turned(tensor(f"{module}.qweight"))
-        order = None
+        stored, order = tensor(f"{module}.qweight"), None
         if scheme.sorted_columns:
             order = sorted_columns(tensor(f"{module}.g_idx"), weight.group_size or columns, columns, f"{shown}.g_idx")
-            words = pack_rows(unpack_rows(words, weight.bits, columns, 0).view(np.uint8)[:, order], weight.bits)
+            stored = _sorted_words(stored, order, weight.bits)
         elif f"{module}.g_idx" in tensors:
             _check_trivial(tensor(f"{module}.g_idx"), weight.group_size or columns, columns, shown)
         zero_points = self._zero_points(tensor(f"{module}.qzeros"), weight, rows, shown)
         scales = turned(tensor(f"{module}.scales"))
-        return canonical(words, scales, zero_points, scheme, shape, shown, order)
+        return canonical(turned(stored), scales, zero_points, scheme, shape, shown, order)
 
     def _zero_points(self, stored: Array, weight: Scheme, rows: int, shown: str) -> Array | None:
         """Unsigned [rows, groups]; None where they all say the middle, as a symmetric scheme promises.
@@ -154,6 +153,20 @@ def _exceptions(record: Mapping[str, Any], where: str) -> list[tuple[str, Linear
             raise CheckpointError(f"{where}: dynamic: {pattern[:80]} must be an object, not {changes!r:.80}")
         found.append((bare, _scheme({**record, **changes}, f"{where}: dynamic: {pattern[:80]}")))
     return found
+
+
+def _sorted_words(stored: Array, order: Array, bits: int) -> Array:
+    """qweight with its inputs in another order: rows of words are taken and shifted, place by place."""
+    if 32 % bits:
+        codes = unpack_rows(turned(stored), bits, len(order), 0).view(np.uint8)
+        return pack_rows(np.ascontiguousarray(codes[:, order]), bits).T
+    per_word, unsigned = 32 // bits, stored.view(np.uint32)
+    words = np.zeros(stored.shape, np.uint32)
+    for place in range(per_word):
+        inputs = order[place::per_word]
+        shifts = (inputs % per_word * bits).astype(np.uint32)[:, None]
+        words |= (unsigned[inputs // per_word] >> shifts & np.uint32(2**bits - 1)) << np.uint32(place * bits)
+    return words.view(np.int32)
 
 
 def _check_trivial(index: Array, size: int, columns: int, shown: str) -> None:
