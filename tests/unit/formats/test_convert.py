@@ -2,7 +2,9 @@
 """Conversion of the bundled model: what is exact stays exact, what is lost is told, nothing is half-written."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +182,19 @@ def test_an_interrupted_conversion_resumes(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["model.gguf", "other.gguf"]
     assert made.tensors == whole.tensors
     assert (tmp_path / "model.gguf").read_bytes() == (tmp_path / "other.gguf").read_bytes()
+
+
+def test_a_full_disk_is_told_and_keeps_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(
+            CheckpointError, match=r"the file needs \d+ bytes beside what is already written, the disk has 1000"
+        ):
+            gguf(DEMO, tmp_path / "model.gguf", "Q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == [".model.gguf.linnet-partial"]
+    begun: list[str] = []
+    gguf(DEMO, tmp_path / "model.gguf", "Q8_0", announce=lambda made: begun.append(made.path.name))
+    assert [path.name for path in tmp_path.iterdir()] == begun == ["model.gguf"]
 
 
 def test_importance_moves_the_error_away_from_what_matters(tmp_path: Path) -> None:

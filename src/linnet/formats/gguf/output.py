@@ -6,6 +6,7 @@ replaced.
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from linnet.errors import CheckpointError
 from linnet.formats.durable import os_errors, sync_directory
 from linnet.formats.mapped_file import map_bytes
 from linnet.formats.partial import PartialOutput
-from linnet.gguf import GgufWriter, PlannedTensor
+from linnet.gguf import GgufWriter, PlannedTensor, file_bytes
 
 Array = npt.NDArray[Any]
 
@@ -48,6 +49,12 @@ class GgufOutput:
     def publish(self, metadata: Mapping[str, Any], tensors: list[PlannedTensor]) -> None:
         """Assemble the file, flush it, rename it to the target."""
         spool = self._output.spool
+        needed, free = file_bytes(metadata, tensors), shutil.disk_usage(self._output.directory).free
+        if needed > free:
+            raise CheckpointError(
+                f"{self.target}: the file needs {needed} bytes beside what is already written, the disk has {free}; "
+                "make room and repeat the command, which continues here"
+            )
         with os_errors(self._output.directory):
             staged = self._output.staged() / self.target.name
             with staged.open("wb") as file:
