@@ -21,6 +21,8 @@ from tiny_models import VOCABULARY, gated
 
 from linnet.backends.interface import Limits, Policy
 from linnet.backends.select import choose_backend
+from linnet.formats import Checkpoint
+from linnet.formats.convert.source import list_tensors
 from linnet.models import load_model
 from linnet.plan import predict
 from linnet.program.check import check
@@ -103,6 +105,8 @@ def check_pair(pair: Pair, backend: str = "cpu", tolerance: float = 2e-4) -> Non
             ranges = [(step, 2 * step), (0, step)] if value.shape[0] >= 2 * step else [(0, value.shape[0])]
             rows = np.concatenate([value[start:stop] for start, stop in ranges])
             assert np.array_equal(ours.take_rows(ranges).dequantize(), rows), module
+        with Checkpoint.open(pair.dense) as dense:  # what a converter would write is what the model is
+            assert {tensor.name for tensor in list_tensors(checkpoint)} == set(dense.names())
         assert predict(load_model(pair.quantised), LIMITS, "fast").weight_bytes <= checkpoint.nbytes
     expected = logits(pair.dense, backend)
     found = logits(pair.quantised, backend)

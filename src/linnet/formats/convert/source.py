@@ -51,7 +51,7 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
     tensors: dict[str, SourceTensor] = {}
     tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
     for name in checkpoint.names():
-        module, _, last = name.rpartition(".")
+        module, last = checkpoint.module_of(name), name.rpartition(".")[2]
         if name.endswith(_BUFFERS) or (tied and module == HEAD):
             continue
         scheme = None if last == "bias" else checkpoint.scheme_of(module)
