@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from foreign import check_pair, llama, write_pair  # noqa: E402
+from foreign_forms import check_pair, llama, write_pair  # noqa: E402
+
 from linnet.errors import CheckpointError, UnsupportedError  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.schemes import PackedWeight  # noqa: E402

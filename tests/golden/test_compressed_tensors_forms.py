@@ -15,8 +15,8 @@ pytest.importorskip("compressed_tensors")
 
 from compressed_tensors.compressors.nvfp4 import helpers as fp4  # noqa: E402
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32  # noqa: E402
+from foreign_forms import check_pair, llama, logits, write_pair  # noqa: E402
 
-from foreign import check_pair, llama, logits, write_pair  # noqa: E402
 from linnet.errors import CheckpointError  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 

@@ -21,9 +21,9 @@ import test_awq  # noqa: E402
 import test_bitsandbytes  # noqa: E402
 import test_fp8  # noqa: E402
 import test_gptq  # noqa: E402
+from foreign_forms import llama, write_pair  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from foreign import llama, write_pair  # noqa: E402
 from linnet.errors import LinnetError  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 

@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from foreign_forms import SEED, Pair, llama, logits, write_pair  # noqa: E402
 from tiny_models import VOCABULARY, reference_logits  # noqa: E402
 
-from foreign import SEED, Pair, llama, logits, write_pair  # noqa: E402
 from linnet.errors import CheckpointError, UnsupportedError  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.schemes import PackedWeight  # noqa: E402

@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from foreign import Pair, check_pair, llama, logits, write_pair  # noqa: E402
+from foreign_forms import Pair, check_pair, llama, logits, write_pair  # noqa: E402
+
 from linnet.errors import CheckpointError, UnsupportedError  # noqa: E402
 from linnet.formats import Checkpoint, CheckpointWriter  # noqa: E402
 from linnet.models import load_model  # noqa: E402

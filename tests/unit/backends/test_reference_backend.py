@@ -21,7 +21,7 @@ from linnet.backends.settings import CpuSettings, ReferenceSettings, backend_set
 from linnet.errors import ConfigError, LinnetError, UnsupportedError
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
-from linnet.program.traverse import boundary
+from linnet.program.traverse import boundaries
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 
@@ -62,7 +62,7 @@ def tiny_program() -> Program:
     given = tuple(value.name for value in INPUTS)
     parts = (("embed", "embed", 0, 1), ("layer", "block", 1, 8), ("head", "head", 8, 10))
     segments = tuple(
-        Segment(name, kind, start, stop, *boundary(ops, start, stop, given, ("logits",)))
+        Segment(name, kind, start, stop, *boundaries(ops, [(start, stop)], given, ("logits",))[0])
         for name, kind, start, stop in parts
     )
     return Program(INPUTS, values, weights, (PagedState("kv", 0, 1, HEAD, HEAD),), ops, segments, ("logits",))
