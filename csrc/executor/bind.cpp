@@ -28,6 +28,7 @@ namespace {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table8 = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -77,12 +78,90 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
         require_size("zero_points", int64_t(zero_points->size()), rows * groups);
         weight.zero_points = reinterpret_cast<const int8_t*>(zero_points->data());
         weight.zero_point_row_stride = groups;
+        weight.offsets = Offsets::zero_points;
     }
     weight.bias = floats("bias", bias, rows);
     weight.codebook = floats("codebook", codebook, 16);
     require((weight.codebook != nullptr) == (storage == Storage::codebook),
             "a codebook weight comes with its codebook");
     return weight;
+}
+
+// A weight that is nothing but its tiles, which fill_tiles makes a run of rows at a time.
+LinearWeight make_tiled_weight(int32_t bits, int64_t rows, int64_t columns, int64_t group_size,
+                               int64_t super_group_size, Offsets offsets, ScaleType scale_type,
+                               const std::optional<Floats>& bias, const std::optional<Floats>& codebook) {
+    if (rows < 1 || columns < 1 || group_size < 1) {
+        throw std::invalid_argument("a weight needs rows, columns and group_size of at least 1");
+    }
+    if (super_group_size < 0 || super_group_size % group_size != 0) {
+        throw std::invalid_argument("a super group is a whole number of groups");
+    }
+    LinearWeight weight;
+    weight.storage = codebook ? Storage::codebook : Storage::packed_int;
+    weight.spread = true;
+    weight.bits = bits;
+    weight.rows = rows;
+    weight.columns = columns;
+    weight.group_size = group_size;
+    weight.super_group_size = super_group_size;
+    weight.offsets = offsets;
+    weight.scale_type = scale_type;
+    weight.bias = floats("bias", bias, rows);
+    weight.codebook = floats("codebook", codebook, 16);
+    return weight;
+}
+
+int64_t tile_bytes(const std::string& isa, const LinearWeight& weight) {
+    return kernel_table(isa).linear->tile_bytes(weight);
+}
+
+// Tiles of rows [begin, end), by runs of whole units on every thread.
+void make_tiles(const std::string& isa, ThreadPool& pool, const LinearWeight& weight, void* tiles, int64_t begin,
+                int64_t end) {
+    const LinearKernels& kernels = *kernel_table(isa).linear;
+    const int64_t run = 8 * kernels.column_unit(weight, InputType::int8);
+    require(begin % run == 0 && begin < end && end <= weight.rows, "tiles are made by runs of whole units of rows");
+    pool.run((end - begin + run - 1) / run, [&](int64_t item, int) {
+        const int64_t first = begin + item * run, last = first + run;
+        kernels.make_tiles(weight, tiles, first, last < end ? last : end);
+    });
+}
+
+// Rows [first_row, first_row + given) of a tiled weight, in arrays of just those rows.
+void fill_tiles(const std::string& isa, ThreadPool& pool, LinearWeight weight, const WritableBytes& tiles,
+                int64_t first_row, const Table8& codes, const Bytes& scales, const std::optional<Bytes>& offsets,
+                const std::optional<Bytes>& scale_codes, const std::optional<Bytes>& minimum_codes) {
+    const int64_t given = int64_t(codes.shape(0)),
+                  groups = (weight.columns + weight.group_size - 1) / weight.group_size;
+    const int64_t super = weight.super_group_size;
+    const int64_t scales_of_row = super > 0 ? (weight.columns + super - 1) / super : groups;
+    const int64_t bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
+    require(weight.spread, "only weights that are nothing but tiles are filled");
+    require(given > 0 && first_row >= 0 && first_row + given <= weight.rows, "these rows are not the weight's");
+    require(int64_t(codes.shape(1)) == weight.columns, "codes have other columns than the weight");
+    require_size("tiles", int64_t(tiles.size()), tile_bytes(isa, weight));
+    require_size("scales", int64_t(scales.size()), given * scales_of_row * bytes);
+    const auto array = [&](const char* what, const std::optional<Bytes>& given_array, bool wanted, int64_t size) {
+        if (!wanted) return static_cast<const uint8_t*>(nullptr);
+        require_size(what, given_array ? int64_t(given_array->size()) : 0, size);
+        return given_array->data();
+    };
+    const bool minimums = weight.offsets == Offsets::minimums, zero_points = weight.offsets == Offsets::zero_points;
+    weight.codes = codes.data();
+    weight.code_row_bytes = weight.columns;
+    weight.scales = scales.data();
+    weight.scale_row_stride = scales_of_row;
+    weight.scale_group_stride = 1;
+    weight.minimums = array("minimums", offsets, minimums, given * scales_of_row * bytes);
+    weight.zero_points = reinterpret_cast<const int8_t*>(array("zero_points", offsets, zero_points, given * groups));
+    weight.zero_point_row_stride = groups;
+    weight.scale_codes = reinterpret_cast<const int8_t*>(array("scale_codes", scale_codes, super > 0, given * groups));
+    weight.minimum_codes =
+        reinterpret_cast<const int8_t*>(array("minimum_codes", minimum_codes, super > 0 && minimums, given * groups));
+    weight.first_row = first_row;
+    nb::gil_scoped_release release;
+    make_tiles(isa, pool, weight, tiles.data(), first_row, first_row + given);
 }
 
 Batch make_batch(const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
@@ -125,6 +204,10 @@ void bind_enums(nb::module_& m) {
         .value("fp32", ScaleType::fp32)
         .value("bf16", ScaleType::bf16)
         .value("fp16", ScaleType::fp16);
+    nb::enum_<Offsets>(m, "Offsets")
+        .value("none", Offsets::none)
+        .value("zero_points", Offsets::zero_points)
+        .value("minimums", Offsets::minimums);
     nb::enum_<InputType>(m, "InputType")
         .value("fp32", InputType::fp32)
         .value("bf16", InputType::bf16)
@@ -169,28 +252,30 @@ void bind_executor(nb::module_& m) {
         .def(
             "use_tiles",
             [](LinearWeight& weight, const std::string& isa, const Bytes& tiles) {
-                require_size("tiles", int64_t(tiles.size()), kernel_table(isa).linear->tile_bytes(weight));
+                require_size("tiles", int64_t(tiles.size()), tile_bytes(isa, weight));
                 require(reinterpret_cast<uintptr_t>(tiles.data()) % 64 == 0, "tiles must be 64-byte aligned");
                 weight.tiles = tiles.data();
             },
             "isa"_a, "tiles"_a, "Read tiles that make_tiles of the same build and tier wrote; they must outlive it.");
-    m.def(
-        "tile_bytes",
-        [](const std::string& isa, const LinearWeight& weight) { return kernel_table(isa).linear->tile_bytes(weight); },
-        "isa"_a, "weight"_a, "Bytes of a weight in the tier's order of reading; 0 where that is the stored one.");
+    m.def("tile_bytes", &tile_bytes, "isa"_a, "weight"_a,
+          "Bytes of a weight in the tier's order of reading; 0 where that is the stored one.");
     m.def(
         "make_tiles",
         [](const std::string& isa, ThreadPool& pool, const LinearWeight& weight, const WritableBytes& tiles) {
-            const LinearKernels& kernels = *kernel_table(isa).linear;
-            require_size("tiles", int64_t(tiles.size()), kernels.tile_bytes(weight));
+            require_size("tiles", int64_t(tiles.size()), tile_bytes(isa, weight));
+            require(!weight.spread, "a weight that is nothing but tiles has no codes to make them of");
             nb::gil_scoped_release release;
-            const int64_t run = 8 * kernels.column_unit(weight, InputType::int8);
-            pool.run((weight.rows + run - 1) / run, [&](int64_t item, int) {
-                const int64_t begin = item * run, end = begin + run;
-                kernels.make_tiles(weight, tiles.data(), begin, end < weight.rows ? end : weight.rows);
-            });
+            make_tiles(isa, pool, weight, tiles.data(), 0, weight.rows);
         },
         "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "Write the tiles of a weight, on every thread.");
+    m.def(
+        "fill_tiles", &fill_tiles, "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "first_row"_a,
+        "codes"_a.noconvert(), "scales"_a.noconvert(), "offsets"_a.noconvert().none(),
+        "scale_codes"_a.noconvert().none(), "minimum_codes"_a.noconvert().none(),
+        "Write the tiles of the rows from first_row on that are given: codes [rows, columns], a byte each; the rest as "
+        "flat bytes, as LinearWeight stores it.");
+    m.def("tiled_weight", &make_tiled_weight, "bits"_a, "rows"_a, "columns"_a, "group_size"_a, "super_group_size"_a,
+          "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none());
     m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
           "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
           "zero_points"_a.none(), "bias"_a.none(), "codebook"_a.none() = nb::none());

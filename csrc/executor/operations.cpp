@@ -56,6 +56,7 @@ Made make_embed(Executor& executor, int output, const LinearWeight& table) {
     const Value& to = expect(executor, output, ValueType::fp32, "embed writes fp32");
     require(to.rows == RowCount::tokens && to.width == table.columns, "embed: table columns and output width differ");
     require(table.rows >= executor.limits().vocabulary, "embed: the table has fewer rows than the vocabulary");
+    require(table.readable(), "embed: a table that is read as tiles has none");
     return simple(RowCount::tokens, to.width, [=, width = to.width](const Rows& rows) {
         const int32_t* ids = rows.step.batch.token_ids + rows.first;
         float* y = rows.fp32(output);

@@ -79,6 +79,7 @@ class Linear final : public Operation {
             require(from.rows == to.rows, "linear: input and output have the same rows");
             require(from.width == weight.columns, "linear: the input's width is not the weight's columns");
             require(to.width == weight.rows, "linear: the output's width is not the weight's rows");
+            require(weight.readable(), "linear: a weight that is read as tiles has none");
             if (const char* reason = kernels.refuse(weight, type_, from.group_size))
                 throw std::invalid_argument(reason);
             const int64_t unit = kernels.column_unit(weight, type_);

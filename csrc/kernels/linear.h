@@ -23,6 +23,8 @@ enum class Storage : int32_t {
     codebook,    // linnet: packed as packed_int with 4 bits, unsigned index into LinearWeight::codebook
 };
 enum class ScaleType : int32_t { fp32, bf16, fp16 };
+// What a group has besides its scale: weight = code * scale, (code - zero_point) * scale or code * scale - minimum.
+enum class Offsets : int32_t { none, zero_points, minimums };
 enum class InputType : int32_t { fp32, bf16, int8 };  // int8: QuantisedRows
 
 struct LinearWeight {
@@ -42,9 +44,23 @@ struct LinearWeight {
     // prepare unpacks compressed-tensors' zero points into this int8 [rows, groups] table; null when symmetric.
     const int8_t* zero_points = nullptr;
     int64_t zero_point_row_stride = 0;
+    Offsets offsets = Offsets::none;  // which of the two there are, wherever they lie
+    // Unsigned codes then: weight = code * scale - minimum. Same type and strides as scales.
+    const void* minimums = nullptr;
+    // Two levels: a group's scale is scale_codes[n * groups + group] times the scale of its super group, which then is
+    // what `scales` (and `minimums`) hold. Codes are signed bytes, of minimums 0 .. 127. 0: one level.
+    int64_t super_group_size = 0;
+    const int8_t* scale_codes = nullptr;
+    const int8_t* minimum_codes = nullptr;
     const float* codebook = nullptr;  // [16]: weight = codebook[index] * scale; null for other storage
     const float* bias = nullptr;      // [rows] or null, added after the sum
     const void* tiles = nullptr;  // codes and scales again, in the tier's order of reading (see tile_bytes), or null
+    // Storages packed_int and codebook: every code is a byte of its own (int8, or uint8 with minimums and codebooks).
+    // Only make_tiles reads such codes; everything else needs tiles.
+    bool spread = false;
+    int64_t first_row = 0;  // the row that codes, scales and offsets begin with; other than 0 for make_tiles only
+
+    bool readable() const { return tiles != nullptr || !spread; }
 };
 
 // Rows of int8 activations, symmetric: x[r][c] ~ code * scales[r][c / group_size]. The order of codes inside a group is
@@ -69,7 +85,8 @@ struct LinearKernels {
     // a file that an earlier process wrote. 0 bytes where the canonical layout is read. Bits of y are the same either
     // way.
     int64_t (*tile_bytes)(const LinearWeight& weight);
-    // Fills the tiles of rows [n_begin, n_end), whole column units; zeros past the last row.
+    // Fills the tiles of rows [n_begin, n_end), of the whole weight's tiles; whole column units; zeros past the last
+    // row.
     void (*make_tiles)(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
     // Work is handed out in runs of whole units of weight rows; n_begin is a multiple of it (n_end too, or rows).
     int64_t (*column_unit)(const LinearWeight& weight, InputType input);

@@ -128,9 +128,99 @@ TestWeight make_weight(Storage storage, int bits, int64_t rows, int64_t columns,
         if (zero_points) {
             w.view.zero_points = w.zeros.data();
             w.view.zero_point_row_stride = groups;
+            w.view.offsets = Offsets::zero_points;
         }
     }
     return w;
+}
+
+struct Kind {  // of a weight that is nothing but tiles
+    int bits;
+    int64_t group, super_group;
+    Offsets offsets;
+    bool codebook = false;
+};
+
+struct TestTiles {
+    TestWeight weight;
+    std::vector<int8_t> scale_codes, minimum_codes;
+    std::vector<uint16_t> minimums;
+    std::unique_ptr<char, void (*)(void*)> tiles{nullptr, std::free};
+};
+
+// Filled in two pieces, each in arrays that hold just its rows.
+TestTiles make_tiled(const LinearKernels& k, const Kind& kind, int64_t rows, int64_t columns) {
+    TestTiles made;
+    TestWeight& w = made.weight;
+    LinearWeight& view = w.view;
+    const int64_t groups = (columns + kind.group - 1) / kind.group;
+    const int64_t super = kind.super_group > 0 ? kind.super_group : kind.group, supers = (columns + super - 1) / super;
+    const bool minimums = kind.offsets == Offsets::minimums, zeros = kind.offsets == Offsets::zero_points;
+    const bool two_level = kind.super_group > 0, from_zero = minimums || kind.codebook;
+    view.storage = kind.codebook ? Storage::codebook : Storage::packed_int;
+    view.spread = true;
+    view.bits = kind.bits;
+    view.rows = rows;
+    view.columns = columns;
+    view.group_size = kind.group;
+    view.super_group_size = kind.super_group;
+    view.offsets = kind.offsets;
+    view.scale_type = ScaleType::bf16;
+    if (kind.codebook) view.codebook = CODEBOOK;
+    for (int64_t i = 0; i < rows; ++i) w.bias.push_back(normal());
+    view.bias = w.bias.data();
+    for (int64_t i = 0; i < rows * supers; ++i) {
+        w.scales.push_back(to_bf16(0.01f * normal()));
+        made.minimums.push_back(to_bf16(0.01f * normal()));
+    }
+    for (int64_t i = 0; i < rows * groups; ++i) {
+        w.zeros.push_back(int8_t(pick(-3, 3)));
+        made.scale_codes.push_back(int8_t(minimums ? pick(0, 63) : pick(-128, 127)));
+        made.minimum_codes.push_back(int8_t(pick(0, 63)));
+    }
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) {
+            const int64_t half = from_zero ? 0 : int64_t(1) << (kind.bits - 1);
+            const int64_t code = pick(-half, (int64_t(1) << kind.bits) - 1 - half);
+            const size_t g = size_t(r * groups + c / kind.group), s = size_t(r * supers + c / super);
+            w.codes.push_back(uint8_t(code));
+            double scale = from_bf16(w.scales[s]), minimum = minimums ? from_bf16(made.minimums[s]) : 0;
+            if (two_level) {
+                scale *= made.scale_codes[g];
+                minimum *= made.minimum_codes[g];
+            }
+            const double number = kind.codebook ? double(CODEBOOK[code]) : double(code - (zeros ? w.zeros[g] : 0));
+            w.values.push_back(number * scale - minimum);
+        }
+    const int64_t bytes = k.tile_bytes(view), unit = k.column_unit(view, InputType::int8);
+    made.tiles.reset(static_cast<char*>(std::aligned_alloc(64, size_t(bytes + 63) / 64 * 64)));
+    std::memset(made.tiles.get(), 0xa5, size_t(bytes));
+    const int64_t middle = rows > unit ? unit : rows;
+    for (int64_t first = 0; first < rows; first = first == 0 && middle < rows ? middle : rows) {
+        LinearWeight part = view;
+        const int64_t last = first == 0 ? middle : rows;
+        const auto cut = [&](const auto& whole, int64_t width) {
+            return std::vector(whole.begin() + first * width, whole.begin() + last * width);
+        };
+        const auto codes = cut(w.codes, columns);
+        const auto scales = cut(w.scales, supers), lows = cut(made.minimums, supers);
+        const auto zero_points = cut(w.zeros, groups), scale_codes = cut(made.scale_codes, groups);
+        const auto minimum_codes = cut(made.minimum_codes, groups);
+        part.first_row = first;
+        part.codes = codes.data();
+        part.code_row_bytes = columns;
+        part.scales = scales.data();
+        part.scale_row_stride = supers;
+        part.scale_group_stride = 1;
+        part.minimums = minimums ? lows.data() : nullptr;
+        part.zero_points = zeros ? zero_points.data() : nullptr;
+        part.zero_point_row_stride = groups;
+        part.scale_codes = two_level ? scale_codes.data() : nullptr;
+        part.minimum_codes = two_level && minimums ? minimum_codes.data() : nullptr;
+        k.make_tiles(part, made.tiles.get(), first, last);
+    }
+    view.tiles = made.tiles.get();
+    return made;
 }
 
 struct Activations {
@@ -219,7 +309,8 @@ void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputT
         std::printf("FAIL %s: normalised error %g\n", text, error / power);
         ++failures;
     }
-    const int64_t unit = k.column_unit(view, type), tile_bytes = type == InputType::int8 ? k.tile_bytes(view) : 0;
+    const int64_t unit = k.column_unit(view, type);
+    const int64_t tile_bytes = type == InputType::int8 && !view.spread ? k.tile_bytes(view) : 0;
     LinearWeight tiled = view;
     std::unique_ptr<char, void (*)(void*)> tiles(nullptr, std::free);
     if (tile_bytes > 0) {
@@ -245,8 +336,47 @@ void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputT
     }
 }
 
+// What GGUF brings, and groups that are anybody's guess.
+const Kind KINDS[] = {
+    {4, 32, 0, Offsets::none},         {4, 32, 0, Offsets::minimums},   {5, 32, 0, Offsets::none},
+    {5, 32, 0, Offsets::minimums},     {8, 32, 0, Offsets::none},       {2, 16, 256, Offsets::minimums},
+    {3, 16, 256, Offsets::none},       {4, 32, 256, Offsets::minimums}, {5, 32, 256, Offsets::minimums},
+    {6, 16, 256, Offsets::none},       {2, 256, 0, Offsets::none},      {6, 64, 0, Offsets::zero_points},
+    {8, 128, 0, Offsets::zero_points}, {5, 24, 0, Offsets::minimums},   {4, 8, 0, Offsets::zero_points},
+    {3, 40, 80, Offsets::none},
+};
+
+void test_tiles(const char* tier, const LinearKernels& k) {
+    for (const Kind& kind : KINDS) {
+        const int64_t step = kind.super_group > 0 ? kind.super_group : kind.group;
+        const int64_t rows = pick(0, 1) == 0 ? pick(1, 4) : pick(5, 21), columns = step * pick(1, 1 + 1024 / step);
+        const TestTiles made = make_tiled(k, kind, pick(1, 90), columns);
+        const int64_t spans[] = {kind.group, step, columns, kind.super_group == 256 ? 128 : kind.group};
+        for (const int64_t span : spans) check(tier, k, made.weight, InputType::int8, rows, span);
+        check(tier, k, made.weight, InputType::fp32, rows, 0);
+        std::vector<float> row(static_cast<size_t>(columns));
+        const int64_t n = pick(0, made.weight.view.rows - 1);
+        k.decode_row(made.weight.view, n, row.data());
+        for (int64_t c = 0; c < columns; ++c) {
+            const double wanted = made.weight.values[size_t(n * columns + c)];
+            if (std::fabs(row[size_t(c)] - wanted) > 1e-6 * std::fabs(wanted) + 1e-6) {
+                std::printf("FAIL %s: a row of %d bits is decoded to %g, not %g\n", tier, kind.bits, row[size_t(c)],
+                            wanted);
+                ++failures;
+                break;
+            }
+        }
+    }
+    const Kind books[] = {{4, 32, 0, Offsets::none, true}, {4, 32, 256, Offsets::none, true}};
+    for (const Kind& kind : books) {
+        const TestTiles made = make_tiled(k, kind, pick(1, 90), 256 * pick(1, 4));
+        check(tier, k, made.weight, InputType::fp32, pick(1, 21), 0);
+    }
+}
+
 void test_tier(const char* tier, const LinearKernels& k, int trials) {
     std::printf("%s\n", tier);
+    for (int trial = 0; trial < 1 + trials / 5; ++trial) test_tiles(tier, k);
     for (int trial = 0; trial < trials; ++trial) {
         const int64_t rows = pick(0, 2) == 0 ? pick(1, 4) : pick(1, 21);
         const int64_t outputs = pick(1, 90);

@@ -77,26 +77,6 @@ LINNET_INLINE Floats fp8_values(Ints code) {
     return as_floats(number | shift_left<24>(code & splat_int(0x80)));
 }
 
-// Only the lowest four bits of a lane count.
-LINNET_INLINE Floats look_up(const float* codebook, Ints code) {
-#if defined(LINNET_AVX512)
-    return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(codebook))};
-#elif defined(LINNET_AVX2)
-    const auto eight = [codebook](__m256i index) __attribute__((always_inline)) {
-        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook), index);
-        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook + 8), index);
-        return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
-    };
-    return {eight(code.a), eight(code.b)};
-#else
-    alignas(64) int32_t index[16];
-    alignas(64) float lanes[16];
-    store_ints(index, code);
-    for (int i = 0; i < 16; ++i) lanes[i] = codebook[index[i] & 15];
-    return load(lanes);
-#endif
-}
-
 // The stored numbers of columns [column, column + count), count <= 16, before scaling; column is a multiple of 16, so
 // that codes begin at a byte.
 LINNET_INLINE Floats unscaled(const LinearWeight& weight, const uint8_t* row, int64_t column, int64_t count) {
@@ -283,6 +263,7 @@ static bool try_decode_dense(const LinearWeight& weight, int64_t n, int64_t outp
 
 void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_t column, int64_t columns,
                   float* panel) {
+    if (weight.spread) return decode_tiled_panel(weight, n, column, columns, panel);
     if (try_decode_words(weight, n, outputs, column, columns, panel)) return;
     if (try_decode_dense(weight, n, outputs, column, columns, panel)) return;
     for (int64_t c = 0; c < columns; c += 16) {

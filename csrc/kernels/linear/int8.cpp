@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer weights (packed 2, 3, 4, 8 bits or plain int8) times int8 rows, read in the canonical layout or as tiles.
+// Integer weights (packed 2, 3, 4, 8 bits or plain int8) times int8 rows, read in the canonical layout; with 512-bit
+// vectors as tiles too. Other tiers' tiles, and all that hold what has no canonical layout, are read by tiled.cpp, in
+// the same order of sums.
 //
 // y[r][n] = sum over groups, left to right, of fma(float(dot) * x_scale, weight_scale, y), then + bias; dot is the
 // exact int32 sum of (code - zero) * x over the group, taken as unsigned_code . x - zero . sum(x). Since integer sums
@@ -12,6 +14,13 @@
 #include "tiles.h"
 
 namespace linnet::LINNET_TIER {
+
+// The tiers that read tiles of four and eight bits here: how tiled.cpp would do there has not been measured.
+#if defined(LINNET_AVX512)
+static constexpr bool READS_TILES = true;
+#else
+static constexpr bool READS_TILES = false;
+#endif
 
 // Columns of a panel: half of L1, for bytes that were expanded and for the nibbles of tiles.
 static constexpr int64_t BLOCK_COLUMNS = 512;
@@ -201,7 +210,21 @@ int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows) {
     const int64_t groups = weight_groups(weight);
     const int64_t tables = TILE_COUNT * groups * 64 * (weight.zero_points != nullptr ? 2 : 1) + 64;
     const int64_t gemm = TILE_COUNT * 16 * (panel_columns(weight) + 4 * rows) + tables;
-    return larger(gemm, scratch_bytes_gemv(weight)) + round_up(rows * groups * 4, 64);
+    const int64_t most = larger(larger(gemm, scratch_bytes_gemv(weight)), scratch_bytes_tiled(weight, rows));
+    return most + round_up(rows * groups * 4, 64);
+}
+
+// Integers hold the products of a span's codes and scale codes, 16 bits the sum of a group of activations.
+static const char* refuse_super_groups(const LinearWeight& weight, int64_t input_group_size) {
+    const int64_t super = weight.super_group_size;
+    if (weight.bits > 6 || weight.group_size > 128 || super > 256)
+        return "weights with scales of two levels have codes of at most 6 bits, groups of at most 128 and super groups "
+               "of at most 256 columns";
+    if (input_group_size < weight.columns && input_group_size % weight.group_size != 0)
+        return "over scales of two levels activations have groups of whole weight groups";
+    if (input_group_size < weight.columns && super % input_group_size != 0 && input_group_size % super != 0)
+        return "over scales of two levels activation and super groups must divide each other";
+    return nullptr;
 }
 
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
@@ -209,6 +232,9 @@ const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size) {
         return "int8 activations need a weight of integer codes (packed_int or plain_int8)";
     const int64_t input = smaller(input_group_size, weight.columns);
     const int64_t own = smaller(weight.group_size, weight.columns);
+    if (weight.spread && !reads_tiles(weight, input))
+        return "tiles are multiplied in groups of multiples of 16 columns, or of 8 up to 120";
+    if (weight.super_group_size > 0) return refuse_super_groups(weight, input);
     const int64_t fine = smaller(input, own), coarse = larger(input, own);
     if (coarse < weight.columns && coarse % fine != 0)
         return "the group sizes of weight and activations must divide each other";
@@ -239,35 +265,15 @@ LINNET_INLINE Ahead plan_ahead(const LinearWeight& weight, int64_t n, int64_t st
     return ahead;
 }
 
-// From so many rows on, y leaves the caches before anybody reads it: it is written past them.
-static constexpr int64_t STREAMED_ROWS = 128;
-
-// The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y.
-static void write_outputs(const float* totals, int64_t tiles, int64_t rows, int64_t outputs, const float* bias,
-                          float* y, int64_t ldy) {
-    const bool streamed = rows >= STREAMED_ROWS && outputs % 16 == 0 && ((uintptr_t)y | uintptr_t(ldy * 4)) % 64 == 0;
-    for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t n = 0; n < outputs; n += 16) {
-            Floats total = load(totals + row * 16 * tiles + n);
-            if (bias != nullptr) total = total + load_first(bias + n, outputs - n);
-            if (streamed)
-                store_past_caches(y + row * ldy + n, total);
-            else
-                store_first(y + row * ldy + n, outputs - n, total);
-        }
-    }
-    if (streamed) finish_stores();
-}
-
 // Scales of a tile as fp32, from where make_tiles put them.
 LINNET_INLINE void widen_scales(const LinearWeight& weight, const Tiles& tiles, int64_t n, float* scales) {
-    LinearWeight stored = weight;
-    stored.scales = tile_scales(tiles, (void*)weight.tiles, n);
-    for (int64_t g = 0; g < tiles.groups; ++g) store(scales + g * 16, load_scales_first(stored, g * 16, 16));
+    const uint8_t* record = tile_record(tiles, weight.tiles, n);
+    for (int64_t g = 0; g < tiles.groups; ++g)
+        store(scales + g * 16, load_scales(weight.scale_type, record + g * 16 * tiles.scale_bytes));
 }
 
 LINNET_INLINE void widen_minus_zeros(const LinearWeight& weight, const Tiles& tiles, int64_t n, int32_t* minus_zeros) {
-    const int8_t* zeros = tile_zeros(tiles, (void*)weight.tiles, n);
+    const int8_t* zeros = (const int8_t*)tile_record(tiles, weight.tiles, n) + tiles.zeros_at;
     for (int64_t i = 0; i < tiles.groups * 16; ++i) minus_zeros[i] = -constant_zero(weight) - zeros[i];
 }
 
@@ -299,8 +305,10 @@ template <bool narrow>
 static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                    int64_t n_end, uint8_t* scratch) {
     const Tiles layout = tiles_of(weight);
-    const bool tiled = weight.tiles != nullptr, widens = tiled && layout.nibbles && rows >= WIDENED_ROWS;
-    const bool nibbles = tiled && layout.nibbles && !widens;
+    const int64_t step_bytes = layout.run_bytes / RUN_EIGHTS;
+    const bool tiled = READS_TILES && weight.tiles != nullptr;
+    const bool widens = tiled && layout.bits == 4 && rows >= WIDENED_ROWS;
+    const bool nibbles = tiled && layout.bits == 4 && !widens;
     const int64_t block_columns = nibbles ? TILED_COLUMNS : BLOCK_COLUMNS;
     const int64_t table = weight_groups(weight) * 16;
     uint8_t* panel = scratch;
@@ -357,14 +365,13 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
             const bool usual = eights == 16 * block.groups && block.last_eights == 16 && !split && !asymmetric;
             Ahead ahead;
             if (tiled) {
-                block.panel = (const uint8_t*)weight.tiles + n / (16 * TILE_COUNT) * layout.panel_bytes +
-                              column / 8 * layout.step_bytes;
+                block.panel = tile_codes(layout, weight.tiles, n) + column / 8 * step_bytes;
                 // The block that follows, which may be the next outputs' first.
-                ahead.next = block.panel + eights * layout.step_bytes;
-                ahead.lines = eights * layout.step_bytes / 64;
+                ahead.next = block.panel + eights * step_bytes;
+                ahead.lines = eights * step_bytes / 64;
                 ahead.per_eight = divide_up(ahead.lines, row_tiles * eights);
-                const int64_t scale_bytes = TILE_COUNT * table * layout.scale_bytes;
-                const uint8_t* later = tile_scales(layout, (void*)weight.tiles, n) + scale_bytes;
+                const int64_t scale_bytes = TILE_COUNT * layout.record_bytes;
+                const uint8_t* later = tile_record(layout, weight.tiles, n) + scale_bytes;
                 for (int64_t i = scale_bytes * step / steps; i < scale_bytes * (step + 1) / steps; i += 64)
                     __builtin_prefetch(later + i, 0, 2);
                 if (widens) {
@@ -376,10 +383,12 @@ static void linear(const LinearWeight& weight, const Int8Input& x, float* y, int
                     expand_codes(weight, x, n + 16 * t, smaller(16, outputs - 16 * t), column, eights, panel + t * 128);
                 ahead = plan_ahead(weight, n + 16 * TILE_COUNT, step, steps, row_tiles * eights);
             }
-            if (nibbles)
-                multiply_panel<true, true>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
-            else
-                multiply_panel<narrow, false>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
+            if constexpr (READS_TILES)
+                if (nibbles) {
+                    multiply_panel<true, true>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
+                    continue;
+                }
+            multiply_panel<narrow, false>(block, input, rows, tile_rows, tiles, usual, totals, ahead);
         }
         write_outputs(totals, tiles, rows, outputs, weight.bias != nullptr ? weight.bias + n : nullptr, y + n, ldy);
     }
@@ -410,6 +419,8 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
         x.sums = sums;
         free += round_up(rows * x.groups * 4, 64);
     }
+    if (weight.tiles != nullptr && (weight.spread || (!READS_TILES && reads_tiles(weight, rows_in.group_size))))
+        return linear_tiled(weight, x, y, ldy, rows, n_begin, n_end, free);
     if (weight.tiles == nullptr && try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;
     // The VNNI instruction does not care how wide codes are.
 #if !defined(LINNET_VNNI)

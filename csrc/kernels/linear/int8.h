@@ -32,8 +32,9 @@ int64_t scratch_bytes_gemv(const LinearWeight& weight);
 bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
               int64_t n_end, void* scratch);
 
-// What is subtracted from every unsigned code of a symmetric weight.
+// What is subtracted from every unsigned code, before any zero point.
 LINNET_INLINE int32_t constant_zero(const LinearWeight& weight) {
+    if (weight.offsets == Offsets::minimums) return 0;
     return weight.storage == Storage::plain_int8 ? 128 : 1 << (weight.bits - 1);
 }
 
@@ -102,11 +103,33 @@ LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x,
     return evens_before_odds(load_ints((const int32_t*)bytes));
 }
 
+// Sum of sixteen codes.
+LINNET_INLINE int32_t sum_sixteen(const int8_t* codes) {
+#if defined(LINNET_AVX512) || defined(LINNET_AVX2)
+    const __m128i lifted = _mm_xor_si128(_mm_loadu_si128((const __m128i*)codes), _mm_set1_epi8(-128));
+    const __m128i sums = _mm_sad_epu8(lifted, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += codes[i];
+    return sum;
+#endif
+}
+
 // Sums of the codes per weight group, where the weight's groups are finer than the activations'.
 [[maybe_unused]] static __attribute__((noinline)) void sum_codes(const Int8Input& x, int64_t rows, int64_t columns,
                                                                  int32_t* sums) {
     for (int64_t row = 0; row < rows; ++row) {
         const int8_t* codes = x.codes + row * x.row_bytes;
+        if (x.group_size % 16 == 0) {  // zeros follow the last column
+            for (int64_t group = 0; group < x.groups; ++group) {
+                const int64_t first = group * x.group_size, end = smaller(first + x.group_size, columns);
+                int32_t sum = 0;
+                for (int64_t i = first; i < end; i += 16) sum += sum_sixteen(codes + i);
+                sums[row * x.groups + group] = sum;
+            }
+            continue;
+        }
         for (int64_t group = 0; group < x.groups; ++group) {
             const int64_t first = group * x.group_size;
             const int64_t end = round_up(smaller(first + x.group_size, columns), 8);
@@ -115,6 +138,27 @@ LINNET_INLINE Ints expand_slowly(const LinearWeight& weight, const Int8Input& x,
             sums[row * x.groups + group] = sum;
         }
     }
+}
+
+// From so many rows on, y leaves the caches before anybody reads it: it is written past them.
+static constexpr int64_t STREAMED_ROWS = 128;
+
+// The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y.
+[[maybe_unused]] static __attribute__((noinline)) void write_outputs(const float* totals, int64_t tiles, int64_t rows,
+                                                                     int64_t outputs, const float* bias, float* y,
+                                                                     int64_t ldy) {
+    const bool streamed = rows >= STREAMED_ROWS && outputs % 16 == 0 && ((uintptr_t)y | uintptr_t(ldy * 4)) % 64 == 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t n = 0; n < outputs; n += 16) {
+            Floats total = load(totals + row * 16 * tiles + n);
+            if (bias != nullptr) total = total + load_first(bias + n, outputs - n);
+            if (streamed)
+                store_past_caches(y + row * ldy + n, total);
+            else
+                store_first(y + row * ldy + n, outputs - n, total);
+        }
+    }
+    if (streamed) finish_stores();
 }
 
 // Bytes 0 and 1 of every lane to bytes 0 and 2.
@@ -163,7 +207,7 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
     const int64_t row_bytes = weight.storage == Storage::plain_int8 ? weight.columns : weight.code_row_bytes;
     const Ints nibble = splat_int(0x0f0f0f0f);
     const bool aligned = x.group_bytes == x.group_size || x.groups == 1;
-    if (aligned && weight.storage == Storage::packed_int && weight.bits == 4) {
+    if (aligned && !weight.spread && weight.storage == Storage::packed_int && weight.bits == 4) {
         for (int64_t eight = 0; eight < eights; eight += 16) {
             Ints words[16];
             const int64_t offset = column / 2 + eight * 4;
@@ -178,7 +222,7 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
         }
         return;
     }
-    if (aligned && weight.storage == Storage::packed_int && weight.bits < 4 && column % 32 == 0) {
+    if (aligned && !weight.spread && weight.storage == Storage::packed_int && weight.bits < 4 && column % 32 == 0) {
         const int64_t chunk = weight.bits == 2 ? 32 : 16;  // eights in 64 or 48 bytes
         for (int64_t eight = 0; eight < eights; eight += chunk) {
             Ints words[16];
@@ -196,15 +240,19 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
         }
         return;
     }
-    const bool bytes = aligned && (weight.storage == Storage::plain_int8 || weight.bits == 8);
-    const Ints flip = splat_int(weight.storage == Storage::plain_int8 ? int32_t(0x80808080u) : 0);
+    const bool bytes = aligned && (weight.storage == Storage::plain_int8 || weight.bits == 8 || weight.spread);
+    // Bytes of signed codes become unsigned: within their bits, the sign is turned.
+    const bool turned = weight.storage == Storage::plain_int8 ||
+                        (weight.spread && weight.storage == Storage::packed_int && weight.offsets != Offsets::minimums);
+    const Ints flip = splat_int(turned ? 0x01010101 << (weight.bits - 1) : 0);
+    const Ints mask = splat_int(weight.spread ? ((1 << weight.bits) - 1) * 0x01010101 : -1);
     for (int64_t eight = 0; eight < eights; eight += 8) {
         Ints words[16];
         const int64_t offset = column + eight * 8;
         if (bytes) {
             load_rows(words, base + offset, weight.code_row_bytes, outputs, row_bytes - offset);
 #pragma GCC unroll 16
-            for (int i = 0; i < 16; ++i) words[i] = evens_before_odds(exclusive_or(words[i], flip));
+            for (int i = 0; i < 16; ++i) words[i] = evens_before_odds(exclusive_or(words[i] & mask, flip));
         } else {
             for (int i = 0; i < 16; ++i)
                 words[i] = i < outputs ? expand_slowly(weight, x, base + i * weight.code_row_bytes, column, eight)

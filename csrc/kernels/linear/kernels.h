@@ -45,11 +45,13 @@ int64_t scratch_bytes_narrow(const LinearWeight& weight, int64_t rows);
 void linear_narrow(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                    int64_t n_begin, int64_t n_end, void* scratch);
 
-// int8.cpp, tiles.cpp: integer storage times quantised rows
+// int8.cpp, tiles.cpp, tiled.cpp: integer storage times quantised rows
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size);
 int64_t tile_bytes(const LinearWeight& weight);
 void make_tiles(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
 void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y);
+// As decode_panel, of outputs n .. n + 15; n and column are whole tiles and runs.
+void decode_tiled_panel(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel);
 int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows);
 void linear_int8(const LinearWeight& weight, const QuantisedRows& x, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch);

@@ -166,6 +166,99 @@ LINNET_INLINE Ints dot_bytes(Ints sum, Ints codes, Ints x) {
 }
 #endif
 
+// Only the lowest four bits of a lane count.
+LINNET_INLINE Floats look_up(const float* codebook, Ints code) {
+#if defined(LINNET_AVX512)
+    return {_mm512_permutexvar_ps(code.v, _mm512_loadu_ps(codebook))};
+#elif defined(LINNET_AVX2)
+    const auto eight = [codebook](__m256i index) __attribute__((always_inline)) {
+        const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook), index);
+        const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(codebook + 8), index);
+        return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+    };
+    return {eight(code.a), eight(code.b)};
+#else
+    alignas(64) int32_t index[16];
+    alignas(64) float lanes[16];
+    store_ints(index, code);
+    for (int i = 0; i < 16; ++i) lanes[i] = codebook[index[i] & 15];
+    return load(lanes);
+#endif
+}
+
+// A chunk of products before it meets its factor. Where dot products come as pairs in 16 bits (maddubs), they are added
+// there: a chunk is as long as that holds (LINNET_PAIRS), and the multiplication that widens them also scales them.
+#if (defined(LINNET_AVX512) && !defined(LINNET_VNNI)) || (defined(LINNET_AVX2) && !defined(__AVXVNNI__))
+#define LINNET_PAIRS 1
+constexpr bool PAIRED_PRODUCTS = true;
+#else
+constexpr bool PAIRED_PRODUCTS = false;
+#endif
+
+#if defined(LINNET_PAIRS) && defined(LINNET_AVX512)
+LINNET_INLINE Ints add_products(Ints chunk, Ints codes, Ints x) {
+    return {_mm512_add_epi16(chunk.v, _mm512_maddubs_epi16(codes.v, x.v))};
+}
+LINNET_INLINE Ints fold(Ints sum, Ints chunk, Ints factor) {
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(chunk.v, factor.v))};
+}
+#elif defined(LINNET_PAIRS)
+LINNET_INLINE Ints add_products(Ints chunk, Ints codes, Ints x) {
+    return {_mm256_add_epi16(chunk.a, _mm256_maddubs_epi16(codes.a, x.a)),
+            _mm256_add_epi16(chunk.b, _mm256_maddubs_epi16(codes.b, x.b))};
+}
+LINNET_INLINE Ints fold(Ints sum, Ints chunk, Ints factor) {
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(chunk.a, factor.a)),
+            _mm256_add_epi32(sum.b, _mm256_madd_epi16(chunk.b, factor.b))};
+}
+#else
+LINNET_INLINE Ints add_products(Ints chunk, Ints codes, Ints x) { return dot_bytes<true>(chunk, codes, x); }
+LINNET_INLINE Ints fold(Ints sum, Ints chunk, Ints factor) { return sum + chunk * factor; }
+#endif
+
+// A factor of fold that is the same for all lanes.
+LINNET_INLINE Ints splat_factor(int32_t factor) { return splat_int(PAIRED_PRODUCTS ? factor * 0x00010001 : factor); }
+
+// Sixteen signed bytes, one per lane.
+LINNET_INLINE Ints widen_bytes(const int8_t* p) {
+#if defined(LINNET_AVX512)
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))};
+#elif defined(LINNET_AVX2)
+    return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)),
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
+#else
+    Ints out = splat_int(0);
+    for (int i = 0; i < 16; ++i) out.v[i] = p[i];
+    return out;
+#endif
+}
+
+// The same as factors of fold.
+LINNET_INLINE Ints widen_factors(const int8_t* p) {
+#if defined(LINNET_PAIRS) && defined(LINNET_AVX512)
+    const Ints own = widen_bytes(p);
+    return (own & splat_int(0xffff)) | shift_left<16>(own);
+#elif defined(LINNET_PAIRS)
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+    const __m256i crossed = _mm256_permute4x64_epi64(words, 0xd8);
+    return {_mm256_unpacklo_epi16(crossed, crossed), _mm256_unpackhi_epi16(crossed, crossed)};
+#else
+    return widen_bytes(p);
+#endif
+}
+
+// factors (of widen_factors) times a number that fits 16 bits.
+LINNET_INLINE Ints multiply_factors(Ints factors, int32_t number) {
+#if defined(LINNET_PAIRS) && defined(LINNET_AVX512)
+    return {_mm512_madd_epi16(factors.v, _mm512_set1_epi32(number & 0xffff))};
+#elif defined(LINNET_PAIRS)
+    const __m256i own = _mm256_set1_epi32(number & 0xffff);
+    return {_mm256_madd_epi16(factors.a, own), _mm256_madd_epi16(factors.b, own)};
+#else
+    return factors * splat_int(number);
+#endif
+}
+
 // Within every 8 bytes: 0 2 4 6 1 3 5 7, the order quantised rows are stored in (see rows.cpp).
 LINNET_INLINE Ints evens_before_odds(Ints a) {
 #if defined(LINNET_AVX512)

@@ -59,7 +59,8 @@ class LinearRun {
             quantised_.sums = sums_.data();
             kernels_.quantise_rows(x.data(), columns, quantised_, 0, rows_);
         }
-        if (tiles && input == InputType::int8 && kernels_.tile_bytes(weight) > 0) {
+        if (!weight.readable()) throw std::invalid_argument("linear: a weight that is read as tiles has none");
+        if (tiles && !weight.spread && input == InputType::int8 && kernels_.tile_bytes(weight) > 0) {
             tiles_ = Buffer(kernels_.tile_bytes(weight));
             kernels_.make_tiles(weight, tiles_.data(), 0, weight.rows);
             weight_.tiles = tiles_.data();

@@ -26,7 +26,7 @@ static constexpr int64_t STEP = 32;                  // columns decoded at a tim
 static constexpr int PAIRS = 2;  // pairs of outputs side by side: one alone would wait for its own sums
 
 bool becomes_bf16(const LinearWeight& weight) {
-    return weight.storage == Storage::codebook ||
+    return (weight.storage == Storage::codebook && !weight.spread) ||
            (weight.storage == Storage::fp8_e4m3 && weight.group_size >= weight.columns && weight.scales != nullptr);
 }
 

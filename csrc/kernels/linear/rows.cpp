@@ -27,6 +27,16 @@ LINNET_INLINE void store_codes(int8_t* p, Ints codes, int64_t count) {
         _mm_storeu_si128((__m128i*)p, bytes);
     else
         _mm_storel_epi64((__m128i*)p, bytes);
+#elif defined(LINNET_AVX2)
+    // A quarter's four codes go where they belong among eight bytes; the other quarter fills the rest.
+    const __m256i order = _mm256_setr_epi8(0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                           -1, -1, 0, 8, -1, -1, 4, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    const auto eight = [order](__m256i lanes) __attribute__((always_inline)) {
+        const __m256i placed = _mm256_shuffle_epi8(lanes, order);
+        return _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));
+    };
+    _mm_storel_epi64((__m128i*)p, eight(codes.a));
+    if (count == 16) _mm_storel_epi64((__m128i*)(p + 8), eight(codes.b));
 #else
     alignas(64) int32_t lanes[16];
     store_ints(lanes, codes);
@@ -37,6 +47,19 @@ LINNET_INLINE void store_codes(int8_t* p, Ints codes, int64_t count) {
 #if defined(LINNET_AVX512)
 LINNET_INLINE int32_t sum_of_lanes(Ints a) { return _mm512_reduce_add_epi32(a.v); }
 LINNET_INLINE int32_t greatest_lane(Ints a) { return _mm512_reduce_max_epi32(a.v); }
+#elif defined(LINNET_AVX2)
+LINNET_INLINE int32_t sum_of_lanes(Ints a) {
+    const __m256i eight = _mm256_add_epi32(a.a, a.b);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x0e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0x01)));
+}
+LINNET_INLINE int32_t greatest_lane(Ints a) {
+    const __m256i eight = _mm256_max_epi32(a.a, a.b);
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x0e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0x01)));
+}
 #else
 LINNET_INLINE int32_t sum_of_lanes(Ints a) {
     alignas(64) int32_t lanes[16];

@@ -17,7 +17,11 @@ static bool native_bf16(const LinearWeight& weight) { return HAS_BF16 && weight.
 
 static const char* refuse(const LinearWeight& weight, InputType input, int64_t input_group_size) {
     const bool packed = weight.storage == Storage::packed_int;
-    if (packed && weight.bits != 2 && weight.bits != 3 && weight.bits != 4 && weight.bits != 8)
+    if (weight.spread && (weight.bits < 2 || weight.bits > 8 || weight.bits == 7))
+        return "weights read as tiles have 2, 3, 4, 5, 6 or 8 bits";
+    if (weight.spread && weight.group_size < weight.columns && weight.group_size % 8 != 0)
+        return "weights read as tiles have groups of a multiple of 8 columns";
+    if (packed && !weight.spread && weight.bits != 2 && weight.bits != 3 && weight.bits != 4 && weight.bits != 8)
         return "packed integer weights have 2, 3, 4 or 8 bits";
     if (weight.storage == Storage::codebook && weight.bits != 4) return "a codebook has 16 entries, codes of 4 bits";
     if (weight.group_size <= 0 && weight.scales != nullptr) return "a weight with scales needs its group size";
@@ -34,6 +38,10 @@ static const char* name(const LinearWeight& weight, InputType input) {
                 return "int3_x_int8_" LINNET_TEXT(LINNET_TIER);
             case 4:
                 return "int4_x_int8_" LINNET_TEXT(LINNET_TIER);
+            case 5:
+                return "int5_x_int8_" LINNET_TEXT(LINNET_TIER);
+            case 6:
+                return "int6_x_int8_" LINNET_TEXT(LINNET_TIER);
             default:
                 return "packed_int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         }

@@ -1,45 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer codes as the GEMM wants them, in the order of its reading: for 16 * TILE_COUNT outputs after each other, for
-// every run of 8 columns, one tile per 16 outputs. A tile of 4 bits is the transposed canonical words (64 bytes: byte j
-// of output i holds columns 2 j and 2 j + 1), a tile of bytes is what expand_codes makes (64 bytes of even columns, 64
-// of odd ones). Scales follow the codes, as stored, [tile][group][16], and zero points, if any, follow the scales.
+// Codes as the GEMM wants them, in the order of its reading: for 16 * TILE_COUNT outputs after each other, run after
+// run of 32 columns, in the planes of planes.h. What columns and outputs do not fill is zero. Then for every sixteen
+// outputs a record of their scales, always [..][16]:
+//
+//   one level    scales of groups as stored, then zero points (int8) or minimums (as stored) of groups
+//   two levels   scales, then minimums of super groups as stored, then codes of scales, of minimums of groups (int8)
 #pragma once
 
 #include "int8.h"
+#include "planes.h"
 
 namespace linnet::LINNET_TIER {
 
 struct Tiles {
-    bool nibbles;
-    int64_t eights, groups;
-    int64_t step_bytes;   // of one run of 8 columns, TILE_COUNT tiles
+    int bits;
+    int64_t eights, runs, groups;
+    int64_t supers;       // super groups; groups where there is one level
+    int64_t run_bytes;    // of TILE_COUNT tiles
     int64_t panel_bytes;  // codes of 16 * TILE_COUNT outputs
     int64_t panels;
-    int64_t scale_bytes;  // of one scale
+    int64_t scale_bytes;                                              // of one scale
+    int64_t minimums_at, zeros_at, scale_codes_at, minimum_codes_at;  // within a record
+    int64_t record_bytes;
     int64_t bytes;
 };
 
 LINNET_INLINE Tiles tiles_of(const LinearWeight& weight) {
     Tiles tiles;
-    tiles.nibbles = weight.storage == Storage::packed_int && weight.bits == 4;
+    const bool two_level = weight.super_group_size > 0;
+    const bool minimums = weight.offsets == Offsets::minimums;
+    tiles.bits = weight.bits;
     tiles.eights = divide_up(weight.columns, 8);
+    tiles.runs = divide_up(weight.columns, RUN_COLUMNS);
     tiles.groups = divide_up(weight.columns, weight.group_size);
-    tiles.step_bytes = TILE_COUNT * (tiles.nibbles ? 64 : 128);
-    tiles.panel_bytes = tiles.eights * tiles.step_bytes;
+    tiles.supers = two_level ? divide_up(weight.columns, weight.super_group_size) : tiles.groups;
+    tiles.run_bytes = run_bytes(tiles.bits);
+    tiles.panel_bytes = tiles.runs * tiles.run_bytes;
     tiles.panels = divide_up(weight.rows, 16 * TILE_COUNT);
     tiles.scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
-    tiles.bytes =
-        tiles.panels * (tiles.panel_bytes +
-                        TILE_COUNT * tiles.groups * 16 * (tiles.scale_bytes + (weight.zero_points != nullptr ? 1 : 0)));
+    tiles.minimums_at = tiles.zeros_at = tiles.supers * 16 * tiles.scale_bytes;
+    tiles.scale_codes_at = tiles.minimums_at * (minimums ? 2 : 1);
+    tiles.minimum_codes_at = tiles.scale_codes_at + (two_level ? tiles.groups * 16 : 0);
+    tiles.record_bytes = tiles.minimum_codes_at + (two_level && minimums ? tiles.groups * 16 : 0) +
+                         (weight.offsets == Offsets::zero_points ? tiles.groups * 16 : 0);
+    tiles.bytes = tiles.panels * (tiles.panel_bytes + TILE_COUNT * tiles.record_bytes);
     return tiles;
 }
 
-LINNET_INLINE uint8_t* tile_scales(const Tiles& tiles, void* table, int64_t n) {
-    return (uint8_t*)table + tiles.panels * tiles.panel_bytes + n * tiles.groups * tiles.scale_bytes;
+LINNET_INLINE const uint8_t* tile_codes(const Tiles& tiles, const void* table, int64_t n) {
+    return (const uint8_t*)table + n / (16 * TILE_COUNT) * tiles.panel_bytes;
+}
+LINNET_INLINE const uint8_t* tile_record(const Tiles& tiles, const void* table, int64_t n) {
+    return (const uint8_t*)table + tiles.panels * tiles.panel_bytes + n / 16 * tiles.record_bytes;
 }
 
-LINNET_INLINE int8_t* tile_zeros(const Tiles& tiles, void* table, int64_t n) {
-    return (int8_t*)tile_scales(tiles, table, tiles.panels * 16 * TILE_COUNT) + n * tiles.groups;
+LINNET_INLINE Floats load_scales(ScaleType type, const uint8_t* p) {
+    if (type == ScaleType::fp16) return load_fp16((const uint16_t*)p);
+    return type == ScaleType::bf16 ? load_bf16((const uint16_t*)p) : load((const float*)p);
 }
+
+// tiled.cpp. reads_tiles: whether it can, for activations in such groups.
+bool reads_tiles(const LinearWeight& weight, int64_t input_group_size);
+int64_t scratch_bytes_tiled(const LinearWeight& weight, int64_t rows);
+void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
+                  int64_t n_end, uint8_t* scratch);
 
 }  // namespace linnet::LINNET_TIER

@@ -64,9 +64,19 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     if not stored.numbers.integer:  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
         return "bf16" if stored.granularity in ("channel", "tensor") else "fp32"
     group_size = stored.columns_per_scale
-    if group_size is None:
-        group_size = WIDE_GROUP_SIZE if weight.shape[1] >= WIDE_COLUMNS else NARROW_GROUP_SIZE
+    if group_size is None or stored.super_group_size is not None:
+        group_size = _own_group_size(stored, weight.shape[1])
     return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")
+
+
+def _own_group_size(stored: Scheme, columns: int) -> int:
+    """Of activations in front of a weight that leaves it open. Over scales of two levels it does: products of codes and
+    scale codes are integers, so that only what shares an activation scale and a super group is finished apart."""
+    size = WIDE_GROUP_SIZE if columns >= WIDE_COLUMNS else NARROW_GROUP_SIZE
+    super_group = stored.super_group_size
+    if super_group is not None and (super_group % size or size % (stored.group_size or 1)):
+        return super_group
+    return size
 
 
 OWN_KV: dict[Policy, Literal["fp32", "bf16"]] = {"exact": "fp32", "fast": "bf16"}

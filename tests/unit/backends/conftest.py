@@ -13,6 +13,8 @@ import pytest
 from linnet.models.build import build_program
 from linnet.models.families import arch_spec
 from linnet.program.program import Program, Weight, WeightRef
+from linnet.schemes import gguf_blocks
+from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
@@ -66,12 +68,32 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+GGUF = "gguf:"
+
+
+def _schemes(storage: str) -> tuple[LinearScheme | None, LinearScheme | None]:
+    """Of linears, and of the embedding and the head. ``gguf:Q4_K`` is all of them in such blocks."""
+    if storage in DENSE:
+        return None, None
+    if storage.startswith(GGUF):
+        scheme = GGUF_LAYOUTS[storage.removeprefix(GGUF)].scheme
+        return scheme, scheme
+    return parse_scheme(storage).linear, parse_scheme(storage).head
+
+
+def _packed(values: np.ndarray, scheme: LinearScheme) -> PackedWeight:
+    for layout in GGUF_LAYOUTS.values():
+        if layout.scheme == scheme:
+            blocks = gguf_blocks.encode(layout.kind, values).reshape(len(values), -1)
+            return PackedWeight(scheme, (values.shape[0], values.shape[1]), layout, {BLOCKS: blocks})
+    return quantize_weight(values, scheme)
+
+
 class RandomSource:
     """A Source whose weights are made on demand from a seed."""
 
     def __init__(self, family: str, storage: str, seed: int, overrides: dict[str, Any] | None = None) -> None:
-        scheme = None if storage in DENSE else parse_scheme(storage).linear
-        head = None if storage in DENSE else parse_scheme(storage).head
+        scheme, head = _schemes(storage)
         norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed")
 
         def stored_as(name: str) -> str | LinearScheme:
@@ -92,7 +114,7 @@ class RandomSource:
             spread = 1.0 if len(weight.shape) == 1 else 1.0 / np.sqrt(weight.shape[-1])
             values = self._random.standard_normal(weight.shape, np.float32) * np.float32(spread)
             if isinstance(weight.dtype, LinearScheme):
-                self._made[ref] = quantize_weight(values, weight.dtype)
+                self._made[ref] = _packed(values, weight.dtype)
             else:
                 self._made[ref] = values.astype(DENSE[weight.dtype])
         return self._made[ref]

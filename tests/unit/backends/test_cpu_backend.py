@@ -23,6 +23,7 @@ from linnet.program.traverse import plain_ops
 
 LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
 LONG, SHORT = (270, 41, 7), (33, 7)  # LONG crosses the first partition of keys
+WIDE = {"hidden_size": 256, "intermediate_size": 512}  # whole super groups of GGUF's blocks
 EXACT_TOLERANCE = 1e-5  # relative to the largest logit; fp32 sums in another order
 
 
@@ -74,21 +75,37 @@ def test_exact_policy_agrees_with_torch(random_model, family):
 
 
 @pytest.mark.parametrize(
-    "storage", ["bf16", "fp16", "W4A16-g32-asym", "W8A16", "W3A16", "W2A16", "NF4-g32", "FP8", "TERNARY"]
+    "storage",
+    [
+        "bf16",
+        "fp16",
+        "W4A16-g32-asym",
+        "W8A16",
+        "W3A16",
+        "W2A16",
+        "NF4-g32",
+        "FP8",
+        "TERNARY",
+        "gguf:Q5_0",
+        "gguf:Q3_K",
+    ],
 )
 def test_exact_policy_reads_every_storage(random_model, storage):
-    source = random_model("llama", storage, 12)
+    source = random_model("llama", storage, 12, WIDE if storage.startswith("gguf:") else {})
     expected = logits_of(ReferenceBackend(), source, "exact")
     for isa in _native.available_isas():
         found = logits_of(cpu(isa), source, "exact")
         assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
 
 
-@pytest.mark.parametrize("storage", ["bf16", "W4A16-g32", "W4A16-g32-asym", "W8A16", "W8A8", "W3A16", "W2A16"])
+@pytest.mark.parametrize(
+    "storage",
+    ["bf16", "W4A16-g32", "W4A16-g32-asym", "W8A16", "W8A8", "W3A16", "W2A16", "gguf:Q4_1", "gguf:Q4_K", "gguf:Q6_K"],
+)
 def test_fast_policy_follows_the_program(random_model, storage):
     """Same roundings as the reference: equal but for the order of sums until a last bit decides how an activation is
     rounded. After such a flip two right answers are as far apart as rounding puts them from the exact one."""
-    source = random_model("llama", storage, 13)
+    source = random_model("llama", storage, 13, WIDE if storage.startswith("gguf:") else {})
     expected = logits_of(ReferenceBackend(), source, "fast")
     noise = np.square(expected - logits_of(ReferenceBackend(), source, "exact")).mean()
     early = ("layers.0.attention.query", "layers.0.attention.value")

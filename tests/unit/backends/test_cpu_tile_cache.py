@@ -67,6 +67,31 @@ def test_tiles_change_no_bit(random_model: Callable[..., object], tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == [next(tmp_path.iterdir()).name]
 
 
+WIDE = {"hidden_size": 256, "intermediate_size": 512}
+"""Whole super groups of GGUF's blocks."""
+
+
+@pytest.mark.parametrize("policy", ["fast", "exact"])
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("storage", ["gguf:Q4_K", "gguf:Q6_K", "gguf:Q5_1", "gguf:Q8_0"])
+def test_what_is_read_as_tiles_only_has_them_mapped_or_in_memory(
+    random_model: Callable[..., object], tmp_path: Path, storage: str, isa: str, policy: str
+) -> None:
+    source = Stamped(random_model("llama", storage, 3, WIDE))
+    in_memory = prepare(source, None, isa, policy)
+    expected = logits(in_memory)
+    assert in_memory.tile_bytes > 0
+    assert in_memory.mapped == ()
+    assert source.released > 0
+    small = prepare(source, TileCache(tmp_path), isa, policy)  # smaller than what is written
+    assert (small.tile_bytes, os.listdir(tmp_path)) == (in_memory.tile_bytes, [])
+    for _ in ("written", "mapped"):
+        model = prepare(source, TileCache(tmp_path, 1), isa, policy)
+        assert model.tile_bytes >= in_memory.tile_bytes
+        assert logits(model) == expected
+    assert len(os.listdir(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("isa", _native.available_isas())
 @pytest.mark.parametrize("storage", ["W4A16-g32-head8", "W4A16-g32-head4"])
 def test_a_tied_embedding_is_looked_up_in_the_head_s_tiles(

@@ -29,6 +29,11 @@ class ScaleType(enum.Enum):
     bf16 = 1
     fp16 = 2
 
+class Offsets(enum.Enum):
+    none = 0
+    zero_points = 1
+    minimums = 2
+
 class InputType(enum.Enum):
     fp32 = 0
     bf16 = 1
@@ -72,6 +77,29 @@ class LinearWeight:
 
 def tile_bytes(isa: str, weight: LinearWeight) -> int: ...
 def make_tiles(isa: str, pool: ThreadPool, weight: LinearWeight, tiles: NDArray[np.uint8]) -> None: ...
+def fill_tiles(
+    isa: str,
+    pool: ThreadPool,
+    weight: LinearWeight,
+    tiles: NDArray[np.uint8],
+    first_row: int,
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.uint8],
+    offsets: NDArray[np.uint8] | None,
+    scale_codes: NDArray[np.uint8] | None,
+    minimum_codes: NDArray[np.uint8] | None,
+) -> None: ...
+def tiled_weight(
+    bits: int,
+    rows: int,
+    columns: int,
+    group_size: int,
+    super_group_size: int,
+    offsets: Offsets,
+    scale_type: ScaleType,
+    bias: NDArray[np.float32] | None,
+    codebook: NDArray[np.float32] | None,
+) -> LinearWeight: ...
 def linear_weight(
     storage: Storage,
     bits: int,

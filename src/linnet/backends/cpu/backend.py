@@ -5,7 +5,7 @@ import contextlib
 import logging
 import mmap
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -140,6 +140,14 @@ class States:
         self.memory = np.frombuffer(mapping, np.uint8)
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of an executable. ``mapped``: the file they lie in; None where they lie in memory, if there are any."""
+
+    mapped: np.ndarray | None
+    nbytes: int
+
+
 class CpuExecutable:
     """A Program bound to native kernels. Used from one thread at a time."""
 
@@ -170,7 +178,7 @@ class CpuExecutable:
         self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
-        self.tile_bytes: int = 0 if tiles is None else tiles.nbytes
+        self.tile_bytes: int = tiles.nbytes
         self.mapped = _mapped(source, tiles, backend.large_pages)
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
         # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
@@ -202,22 +210,45 @@ class CpuExecutable:
 
     def _attach_tiles(
         self, backend: CpuBackend, source: Source, program: Program, linears: dict[str, Any], refused: set[str]
-    ) -> np.ndarray | None:
-        """Tiles for the linears that multiply integers, and for an embedding that one of them is tied to."""
-        if backend.tile_cache is None or not isinstance(source, StampedSource):
-            return None
+    ) -> "Tiles":
+        """Tiles for the linears that multiply integers, for an embedding that one of them is tied to, and for what is
+        read as tiles only: mapped from the cache's file, else the last kind in memory."""
         declared = declarations(program)
         stored = {weight.name: repr(replace(weight, name="")) for weight in program.weights}
         views: dict[str, list[Any]] = {}
         for op in program.ops:
-            if op.kind == "embed" or op.name not in linears or op.name in refused:
+            if op.name not in linears:
                 continue
-            if input_type(declared[op.inputs[0]]) == _native.InputType.int8:
+            integers = (
+                op.kind != "embed"
+                and op.name not in refused
+                and input_type(declared[op.inputs[0]]) == _native.InputType.int8
+            )
+            if integers or self._weights.needs_tiles(linears[op.name]):
                 views.setdefault(stored[op.weights[0]], []).append(linears[op.name])
         for op in program.ops:
-            if op.kind == "embed" and stored[op.weights[0]] in views:
+            if op.kind == "embed" and linears[op.name] not in views.get(stored[op.weights[0]], [linears[op.name]]):
                 views[stored[op.weights[0]]].append(linears[op.name])
-        return backend.tile_cache.attach(source.stamp(), self.isa, backend.pool, views, source.release)
+
+        def fill(view: Any, target: np.ndarray) -> None:
+            self._weights.fill_tiles(self.isa, backend.pool, view, target)
+
+        if backend.tile_cache is not None and isinstance(source, StampedSource):
+            mapped = backend.tile_cache.attach(source.stamp(), self.isa, views, fill, source.release)
+            if mapped is not None:
+                return Tiles(mapped, mapped.nbytes)
+        nbytes = 0
+        for own in views.values():
+            if self._weights.needs_tiles(own[0]):
+                size = int(_native.tile_bytes(self.isa, own[0]))
+                memory = self._weights.keep(np.frombuffer(mmap.mmap(-1, size), np.uint8))
+                fill(own[0], memory)
+                if isinstance(source, StampedSource):
+                    source.release()
+                for view in own:
+                    view.use_tiles(self.isa, memory)
+                nbytes += size
+        return Tiles(None, nbytes)
 
     def allocate_states(self, num_blocks: int) -> States:
         """Zeroed paged KV for ``num_blocks`` blocks."""
@@ -289,13 +320,14 @@ class CpuExecutable:
             raise ConfigError("no step has been executed yet")
 
 
-def _mapped(source: Source, tiles: np.ndarray | None, large_pages: bool) -> tuple[np.ndarray, ...]:
+def _mapped(source: Source, tiles: Tiles, large_pages: bool) -> tuple[np.ndarray, ...]:
     """What a step reads: the tiles, else the source's files, in large pages if those are wanted."""
+    own = () if tiles.mapped is None else (tiles.mapped,)
     if not isinstance(source, MappedSource):
-        return () if tiles is None else (tiles,)
-    if tiles is not None:
+        return own
+    if tiles.nbytes:
         source.release()  # checking has touched their scales; from here on a few rows of them are read, if any
-        return (tiles,)
+        return own
     mapped = source.mapped()
     if not mapped:
         source.release()  # what they hold has been copied

@@ -2,9 +2,10 @@
 """Integer weights in the order the kernels read them: one disposable file per checkpoint and ISA tier, mapped.
 
 The checkpoint keeps its canonical layout, which every loader knows and which the kernels can read too, 20 to 40 % more
-slowly (docs/LOG.md). So the first start writes the weights once more, as tiles, into the user's cache; later starts map
-that file. Nothing in it is ever required: no room, no right to write or a file that does not fit mean that the
-canonical layout is read. Bits are the same either way.
+slowly (docs/LOG.md); what lies in another form they read as tiles only. So the first start writes the weights once
+more, as tiles, into the user's cache; later starts map that file. Nothing in it is ever required: no room, no right to
+write or a file that does not fit mean that the canonical layout is read, or tiles in memory. Bits are the same either
+way.
 
 Side effects, in order: the folder is made, tiles that nobody will use again are deleted, ``NAME.partial/`` is locked, a
 file in it is filled, flushed and renamed.
@@ -45,14 +46,15 @@ class TileCache:
         self,
         stamp: tuple[str, str],
         isa: str,
-        pool: Any,
         weights: Mapping[str, Sequence[Any]],
+        fill: Callable[[Any, np.ndarray], None],
         release: Callable[[], None] = lambda: None,
     ) -> np.ndarray | None:
         """Give every weight its tiles; returns the mapping, which must outlive them, or None where there are none.
 
         ``stamp``: see StampedSource. ``weights``: native views of one stored weight by what that is, in words; other
-        words mean another file. ``release`` is called after each weight that was read: its pages are wanted no more.
+        words mean another file. ``fill`` writes the tiles of a view, uint8 [its bytes]. ``release`` is called after
+        each weight that was read: its pages are wanted no more.
         """
         place, state = stamp
         sizes = {what: _native.tile_bytes(isa, views[0]) for what, views in weights.items()}
@@ -75,7 +77,7 @@ class TileCache:
             mapped = map_tiles(path, content, total)
             if mapped is None:
                 views = [(weights[what][0], size) for what, size in sizes.items()]
-                self._write(path, content, total, isa, pool, views, release)
+                self._write(path, content, total, views, fill, release)
                 mapped = map_tiles(path, content, total)
         except OSError as error:
             logger.info("weights are read in their stored order: %s", error)
@@ -94,9 +96,8 @@ class TileCache:
         path: Path,
         content: bytes,
         total: int,
-        isa: str,
-        pool: Any,
         weights: Sequence[tuple[Any, int]],
+        fill: Callable[[Any, np.ndarray], None],
         release: Callable[[], None],
     ) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ class TileCache:
                 writer.add(np.zeros(HEADER_BYTES, np.uint8))
                 for weight, size in weights:
                     tiles = np.zeros(_padded(size), np.uint8)
-                    _native.make_tiles(isa, pool, weight, tiles[:size])
+                    fill(weight, tiles[:size])
                     writer.add(tiles)
                     release()
                 writer.finish()

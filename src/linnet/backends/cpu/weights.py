@@ -2,7 +2,8 @@
 """Weights as the native kernels see them: addresses of the mapped canonical arrays plus small side tables.
 
 Nothing large is copied. Copies are made of: biases and norm gains (fp32), zero points (unpacked to int8), block scales
-(one per row), and a weight whose source is not contiguous (transposed, or rows gathered from several ranges).
+(one per row), and a weight whose source is not contiguous (transposed, or rows gathered from several ranges). What lies
+in another form than the canonical ones (GGUF's blocks, for instance) is read as tiles only: see tiles.py.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from linnet.backends.cpu import _native
+from linnet.backends.cpu import _native, tiles
 from linnet.backends.interface import Source
 from linnet.errors import UnsupportedError
 from linnet.program.program import Program, Weight
@@ -39,6 +40,7 @@ class WeightTable:
         self._source = source
         self._alive: list[Array] = []
         self._loaded: dict[str, Array | PackedWeight] = {}
+        self._tiled: list[tuple[Any, PackedWeight]] = []
 
     def linear(self, name: str, bias: str | None = None) -> Any:
         """The native view of weight ``name`` [rows, columns], with an optional bias [rows] added after the sum."""
@@ -60,6 +62,17 @@ class WeightTable:
         stored = self._get(name)
         assert not isinstance(stored, PackedWeight)
         return self.keep(np.ascontiguousarray(stored.reshape(-1), dtype=np.int32))
+
+    def needs_tiles(self, view: Any) -> bool:
+        """Whether this native view is nothing without tiles."""
+        return any(own is view for own, _ in self._tiled)
+
+    def fill_tiles(self, isa: str, pool: Any, view: Any, target: Array) -> None:
+        """Write the tiles of a native view that ``linear`` made, uint8 [tile bytes], on every thread of ``pool``."""
+        for own, stored in self._tiled:
+            if own is view:
+                return tiles.fill(isa, pool, view, stored, target)
+        _native.make_tiles(isa, pool, view, target)
 
     def keep(self, array: Array) -> Array:
         """Remember an array that native code borrows."""
@@ -107,6 +120,10 @@ class WeightTable:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
         if stored.scheme.sorted_columns:
             raise UnsupportedError(f"weight {name} has columns in activation order, which only projections can read")
+        if not tiles.lies_as_kernels_read(stored):
+            view = tiles.view(stored, bias)
+            self._tiled.append((view, stored))
+            return view
         if "weight_packed" in stored.arrays:
             codes = stored.arrays["weight_packed"]
             storage = _native.Storage.codebook if scheme.numbers.kind == "codebook" else _native.Storage.packed_int

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+// Integer tiles times int8 rows. A span is what shares one scale on both sides; over it sums are integers, so exact:
+//
+//   one level   y = fma(float(dot) * x_scale, scale, y); with minimums then y = fnma(sum(x) * x_scale, minimum, y)
+//   two levels  dot = sum over the span's groups of scale_code * dot(codes, x), y as above with the super group's
+//   scale;
+//               sum(x) = sum over groups of minimum_code * sum(x)
+//
+// span after span from the left, and bias last: one order, whatever the number of rows and however they are blocked.
+// dot is taken over unsigned codes, minus the zero point times sum(x).
+//
+// Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1.
+#include "tiles.h"
+
+namespace linnet::LINNET_TIER {
+
+// A panel layout besides the tiles' own: codes of few bits, one per byte, as tiles of eight bits lie.
+static constexpr int BYTES = 9;
+static constexpr int64_t BLOCK_COLUMNS = 512;
+// From so many rows on, codes are unpacked once per block instead of once per tile of rows.
+static constexpr int64_t UNPACKED_ROWS = 9;
+// How far ahead of their use tiles are asked for: past what the hardware's own prefetchers see of the next page.
+static constexpr int64_t AHEAD_BYTES = 2048;
+
+// Codes that are split into halves, because pairs of their products do not fit 16 bits.
+static constexpr bool is_wide(int bits) { return PAIRED_PRODUCTS && bits == 8; }
+
+// One block of columns: whole runs, whole spans.
+struct Strip {
+    const uint8_t* codes;
+    int64_t column, eights;
+    int64_t first_span, span_steps;    // steps (chunks of eights) in a span
+    int64_t group_steps, span_groups;  // of a two-level weight
+    const uint8_t* records[TILE_COUNT];
+    const Tiles* tiles;
+    const LinearWeight* weight;
+    int64_t spans_per_super;  // of a two-level weight; spans per group of a one-level weight
+    int64_t spans_per_x_scale;
+    bool starts;
+};
+
+// Finished here, before anything that follows is loaded: g++ 12 would first make all products of a chunk, and spill
+// them.
+LINNET_INLINE void finish_here([[maybe_unused]] Ints& sum) {
+#if defined(LINNET_AVX512)
+    asm volatile("" : "+v"(sum.v));
+#elif defined(LINNET_AVX2)
+    asm volatile("" : "+x"(sum.a), "+x"(sum.b));
+#endif
+}
+LINNET_INLINE void load_what_follows_later() {
+#if !defined(LINNET_PORTABLE)
+    asm volatile("" ::: "memory");
+#endif
+}
+
+// Products of the sums of x with something per group: codes of minimums, or of the scales that unsigned codes were
+// multiplied with. sums is at the row's first group of the span.
+LINNET_INLINE void multiply_sums(const Strip& strip, int64_t codes_at, int64_t group, int64_t groups,
+                                 const int32_t* sums, Ints (&products)[TILE_COUNT]) {
+    for (int t = 0; t < TILE_COUNT; ++t) products[t] = splat_int(0);
+    for (int64_t g = 0; g < groups; ++g)
+#pragma GCC unroll 2
+        for (int t = 0; t < TILE_COUNT; ++t) {
+            const int8_t* codes = (const int8_t*)strip.records[t] + codes_at + (group + g) * 16;
+            products[t] = products[t] + multiply_factors(widen_factors(codes), sums[g]);
+        }
+}
+
+// `chunk`: eights between two foldings, of which a group has a whole number. totals [M][16 TILE_COUNT].
+template <int M, int bits, int chunk, bool two_level>
+static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float* totals) {
+    constexpr int T = TILE_COUNT, unpacked_bits = bits == BYTES ? 8 : bits;
+    constexpr bool wide = is_wide(bits);
+    const LinearWeight& weight = *strip.weight;
+    const Tiles& tiles = *strip.tiles;
+    const bool minimums = weight.offsets == Offsets::minimums, zero_points = weight.offsets == Offsets::zero_points;
+    const int32_t zero = constant_zero(weight);
+    const int64_t row_bytes = x.row_bytes, x_scale_stride = x.scale_stride, x_sum_stride = x.sum_stride;
+    const int8_t* codes = x.codes + row * row_bytes + strip.column;
+    const float* x_scales = x.scales + row * x_scale_stride;
+    const int32_t* x_sums = x.sums + row * x_sum_stride;
+    const uint8_t* run = strip.codes;
+    if (strip.starts)
+        for (int i = 0; i < M * T; ++i) store(totals + 16 * i, splat(0.0f));
+
+    int64_t span = strip.first_span, group = two_level ? span * strip.span_groups : 0;
+    int64_t left = divide_up(strip.eights, chunk), in_group = strip.group_steps;
+    int64_t in_span = smaller(left, strip.span_steps);
+    Ints sums[M][T], factors[T];
+    for (int m = 0; m < M; ++m)
+        for (int t = 0; t < T; ++t) sums[m][t] = splat_int(0);
+    if constexpr (two_level)
+        for (int t = 0; t < T; ++t)
+            factors[t] = widen_factors((const int8_t*)strip.records[t] + tiles.scale_codes_at + group * 16);
+
+    const auto finish = [&]() __attribute__((always_inline)) {
+        const int64_t own = strip.spans_per_super == 1 ? span : span / strip.spans_per_super;
+        const int64_t x_own = strip.spans_per_x_scale == 1 ? span : span / strip.spans_per_x_scale;
+        const int64_t first_group = span * strip.span_groups;
+        const int64_t groups = two_level ? smaller(strip.span_groups, tiles.groups - first_group) : 1;
+        Floats scale[T];
+#pragma GCC unroll 2
+        for (int t = 0; t < T; ++t)
+            scale[t] = load_scales(weight.scale_type, strip.records[t] + own * 16 * tiles.scale_bytes);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+            const int32_t* own_sums = x_sums + m * x_sum_stride + first_group;
+            const Floats x_scale = splat(x_scales[m * x_scale_stride + x_own]);
+            Ints offset[T];
+            if (two_level && !minimums) {
+                multiply_sums(strip, tiles.scale_codes_at, first_group, groups, own_sums, offset);
+                for (int t = 0; t < T; ++t) sums[m][t] = sums[m][t] - offset[t] * splat_int(zero);
+            } else if (!two_level && zero_points) {
+#pragma GCC unroll 2
+                for (int t = 0; t < T; ++t) {
+                    const int8_t* zeros = (const int8_t*)strip.records[t] + tiles.zeros_at + own * 16;
+                    sums[m][t] = sums[m][t] - (widen_bytes(zeros) + splat_int(zero)) * splat_int(*own_sums);
+                }
+            } else if (!two_level && !minimums) {
+#pragma GCC unroll 2
+                for (int t = 0; t < T; ++t) sums[m][t] = sums[m][t] - splat_int(zero * *own_sums);
+            }
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) {
+                float* total = totals + (m * T + t) * 16;
+                store(total, fma(to_floats(sums[m][t]) * x_scale, scale[t], load(total)));
+            }
+            if (minimums) {
+                if (two_level) multiply_sums(strip, tiles.minimum_codes_at, first_group, groups, own_sums, offset);
+#pragma GCC unroll 2
+                for (int t = 0; t < T; ++t) {
+                    const Floats sum = to_floats(two_level ? offset[t] : splat_int(*own_sums));
+                    const uint8_t* place = strip.records[t] + tiles.minimums_at + own * 16 * tiles.scale_bytes;
+                    float* total = totals + (m * T + t) * 16;
+                    store(total, fnma(sum * x_scale, load_scales(weight.scale_type, place), load(total)));
+                }
+            }
+        }
+    };
+
+    // A chunk of the run, from eight `first` on; false where it was the last one.
+    const auto step = [&]<int first>() __attribute__((always_inline)) {
+        Ints products[M][T], high_products[wide ? M : 1][wide ? T : 1];
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) {
+                products[m][t] = splat_int(0);
+                if constexpr (wide) high_products[m][t] = splat_int(0);
+            }
+        const auto eight = [&]<int e>() __attribute__((always_inline)) {
+            Ints even[T], odd[T];
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) unpack_eight<unpacked_bits, e>(run, t, even[t], odd[t]);
+#pragma GCC unroll 2
+            for (int parity = 0; parity < 2; ++parity)
+#pragma GCC unroll 8
+                for (int m = 0; m < M; ++m) {
+                    const Ints own = splat_word(codes + m * row_bytes + 8 * e + 4 * parity);
+#pragma GCC unroll 2
+                    for (int t = 0; t < T; ++t) {
+                        const Ints both = parity == 0 ? even[t] : odd[t];
+                        if constexpr (wide) {
+                            products[m][t] = add_products(products[m][t], both & every_byte(15), own);
+                            high_products[m][t] = add_products(high_products[m][t], move_bits<4, 0, 4>(both), own);
+                            finish_here(high_products[m][t]);
+                        } else {
+                            products[m][t] = add_products(products[m][t], both, own);
+                        }
+                        finish_here(products[m][t]);
+                    }
+                }
+            load_what_follows_later();
+        };
+        eight.template operator()<first>();
+        if constexpr (chunk >= 2) eight.template operator()<first + 1>();
+        if constexpr (chunk == 4) {
+            eight.template operator()<first + 2>();
+            eight.template operator()<first + 3>();
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+            for (int t = 0; t < T; ++t) {
+                if constexpr (two_level)
+                    sums[m][t] = fold(sums[m][t], products[m][t], factors[t]);
+                else if constexpr (PAIRED_PRODUCTS)
+                    sums[m][t] = fold(sums[m][t], products[m][t], splat_factor(1));
+                else
+                    sums[m][t] = sums[m][t] + products[m][t];
+                if constexpr (wide) sums[m][t] = fold(sums[m][t], high_products[m][t], splat_factor(16));
+            }
+        --left;
+        if constexpr (two_level)
+            if (--in_group == 0 && left != 0) {
+                in_group = strip.group_steps;
+                ++group;
+#pragma GCC unroll 2
+                for (int t = 0; t < T; ++t)
+                    factors[t] = widen_factors((const int8_t*)strip.records[t] + tiles.scale_codes_at + group * 16);
+            }
+        if (--in_span == 0) {
+            finish();
+            ++span;
+            in_span = smaller(left, strip.span_steps);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+                for (int t = 0; t < T; ++t) sums[m][t] = splat_int(0);
+        }
+        return left != 0;
+    };
+
+    for (;; run += run_bytes(unpacked_bits), codes += RUN_COLUMNS) {
+        if constexpr (bits != BYTES) {
+#pragma GCC unroll 16
+            for (int64_t line = 0; line < run_bytes(bits); line += 64)
+                __builtin_prefetch(run + AHEAD_BYTES + line, 0, 3);
+        }
+        if (!step.template operator()<0>()) return;
+        if constexpr (chunk == 2)
+            if (!step.template operator()<2>()) return;
+        if constexpr (chunk == 1) {
+            if (!step.template operator()<1>()) return;
+            if (!step.template operator()<2>()) return;
+            if (!step.template operator()<3>()) return;
+        }
+    }
+}
+
+using Multiply = void (*)(const Strip& strip, const Int8Input& x, int64_t row, float* totals);
+
+// A kernel by its number of rows, and the eights it takes between two foldings: their sums fit 16 bits, and a group has
+// a whole number of them.
+struct Choice {
+    int64_t chunk, most_rows;
+    Multiply multiply[4];
+};
+
+template <int bits, int chunk, bool two_level>
+static Choice chosen() {
+    Choice choice = {chunk, 2, {multiply<1, bits, chunk, two_level>, multiply<2, bits, chunk, two_level>}};
+#if !defined(LINNET_PORTABLE)
+    if constexpr (bits == 4 || bits == 6 || bits == BYTES)
+        choice = {chunk,
+                  4,
+                  {choice.multiply[0], choice.multiply[1], multiply<3, bits, chunk, two_level>,
+                   multiply<4, bits, chunk, two_level>}};
+#endif
+    return choice;
+}
+
+template <bool two_level>
+static Choice choose(int bits, int64_t group_eights, bool bytes) {
+    const bool fours = group_eights % 4 == 0, twos = group_eights % 2 == 0;
+    if (bits == 8) return fours ? chosen<8, 4, false>() : chosen<8, 1, false>();
+    if (bytes || (!twos && bits != 6)) {
+        if (bits <= 4 && fours) return chosen<BYTES, 4, two_level>();
+        if (bits <= 5 && twos) return chosen<BYTES, 2, two_level>();
+        return chosen<BYTES, 1, two_level>();
+    }
+    if (bits == 6) return chosen<6, 1, two_level>();
+    if (bits == 5) return chosen<5, 2, two_level>();
+    if (bits == 4) return fours ? chosen<4, 4, two_level>() : chosen<4, 2, two_level>();
+    return bits == 3 ? chosen<3, 2, two_level>() : chosen<2, 2, two_level>();
+}
+
+template <int bits>
+static void unpack_block(const uint8_t* codes, int64_t runs, uint8_t* panel) {
+    for (int64_t run = 0; run < runs; ++run, codes += run_bytes(bits))
+        for (int t = 0; t < TILE_COUNT; ++t) {
+            Ints even[4], odd[4];
+            unpack_run<bits>(codes, t, even, odd);
+#pragma GCC unroll 4
+            for (int e = 0; e < 4; ++e) {
+                uint8_t* own = panel + ((run * RUN_EIGHTS + e) * TILE_COUNT + t) * 128;
+                store_ints((int32_t*)own, even[e]);
+                store_ints((int32_t*)(own + 64), odd[e]);
+            }
+        }
+}
+
+static void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
+    const auto unpack = bits == 2   ? unpack_block<2>
+                        : bits == 3 ? unpack_block<3>
+                        : bits == 4 ? unpack_block<4>
+                        : bits == 5 ? unpack_block<5>
+                                    : unpack_block<6>;
+    unpack(codes, runs, panel);
+}
+
+static int64_t least_common_multiple(int64_t a, int64_t b) {
+    int64_t x = a, y = b;
+    while (y != 0) {
+        const int64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
+}
+
+static int64_t span_columns(const LinearWeight& weight, const Int8Input& x) {
+    if (weight.super_group_size == 0) return x.group_size;
+    return smaller(x.groups_per_scale * x.group_size, weight.super_group_size);
+}
+
+bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
+    const int64_t own = smaller(weight.group_size, weight.columns), input = smaller(input_group_size, weight.columns);
+    const int64_t group = weight.super_group_size > 0 ? own : smaller(own, input);
+    if (weight.bits == 6 || weight.bits == 8 || group == weight.columns || group % 16 == 0) return true;
+    // Only as bytes, whole spans and runs at a time.
+    int64_t span = group;
+    if (weight.super_group_size > 0) span = smaller(larger(own, input), weight.super_group_size);
+    return least_common_multiple(span, RUN_COLUMNS) <= BLOCK_COLUMNS;
+}
+
+int64_t scratch_bytes_tiled(const LinearWeight&, int64_t rows) { return TILE_COUNT * 16 * (BLOCK_COLUMNS + 4 * rows); }
+
+void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
+                  int64_t n_end, uint8_t* scratch) {
+    const Tiles tiles = tiles_of(weight);
+    const bool two_level = weight.super_group_size > 0;
+    const int64_t span = span_columns(weight, x), unit = least_common_multiple(span, RUN_COLUMNS);
+    const bool whole_row = span >= weight.columns;
+    uint8_t* panel = scratch;
+    float* totals = (float*)(panel + TILE_COUNT * 16 * BLOCK_COLUMNS);
+
+    Strip strip = {};
+    strip.weight = &weight;
+    strip.tiles = &tiles;
+    strip.span_groups = two_level ? span / weight.group_size : 1;
+    const int64_t spans = divide_up(weight.columns, span);
+    strip.spans_per_super = two_level ? weight.super_group_size / span : x.groups_per_weight_group;
+    strip.spans_per_x_scale = x.groups_per_scale == x.groups ? spans
+                              : two_level                    ? x.groups_per_scale * x.group_size / span
+                                                             : x.groups_per_scale;
+    const int64_t group_eights = two_level   ? weight.group_size / 8
+                                 : whole_row ? round_up(tiles.eights, RUN_EIGHTS)
+                                             : x.group_bytes / 8;
+    const bool even = weight.bits == 6 || group_eights % 2 == 0;
+    const bool bytes = weight.bits != 8 && unit <= BLOCK_COLUMNS && (rows >= UNPACKED_ROWS || !even);
+    const Choice choice = (two_level ? choose<true> : choose<false>)(weight.bits, group_eights, bytes);
+    strip.group_steps = group_eights / choice.chunk;
+    strip.span_steps = two_level ? strip.group_steps * strip.span_groups : strip.group_steps;
+    // Rows are dealt out evenly: 5 are 3 and 2, not 4 and 1.
+    const int64_t row_tiles = divide_up(rows, choice.most_rows);
+    const int64_t tile_rows = divide_up(rows, row_tiles);
+    const int64_t block = bytes ? BLOCK_COLUMNS / unit * unit : weight.columns;
+    for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
+        for (int t = 0; t < TILE_COUNT; ++t) strip.records[t] = tile_record(tiles, weight.tiles, n + 16 * t);
+        for (int64_t column = 0; column < weight.columns; column += block) {
+            strip.codes = tile_codes(tiles, weight.tiles, n) + column / RUN_COLUMNS * tiles.run_bytes;
+            strip.column = column;
+            strip.eights = divide_up(smaller(block, weight.columns - column), 8);
+            strip.first_span = column / span;
+            strip.starts = column == 0;
+            if (bytes) {
+                unpack_block(weight.bits, strip.codes, divide_up(strip.eights, RUN_EIGHTS), panel);
+                strip.codes = panel;
+            }
+            for (int64_t row = 0; row < rows; row += tile_rows) {
+                const int64_t count = smaller(tile_rows, rows - row);
+                choice.multiply[count - 1](strip, x, row, totals + row * 16 * TILE_COUNT);
+            }
+        }
+        write_outputs(totals, TILE_COUNT, rows, smaller(n_end - n, 16 * TILE_COUNT),
+                      weight.bias != nullptr ? weight.bias + n : nullptr, y + n, ldy);
+    }
+}
+
+}  // namespace linnet::LINNET_TIER

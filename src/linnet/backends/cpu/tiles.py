@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that the kernels read as tiles only (csrc/kernels/linear/tiles.h), whatever form they lie in.
+
+A layout says what its codes and scales are; they are unpacked a run of rows at a time, written into tiles, forgotten.
+"""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from linnet.backends.cpu import _native
+from linnet.schemes.layouts import CanonicalLayout
+from linnet.schemes.packed_weight import PackedWeight
+
+Array = npt.NDArray[Any]
+
+ROW_STEP = 256
+"""Rows are filled in multiples of this: whole units of every tier."""
+CHUNK_CODES = 8 << 20
+"""Codes that are unpacked at a time, one byte each."""
+
+READ_BITS = (2, 3, 4, 8)
+SCALES = {"fp32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
+"""What tiles hold scales as. Every e8m0 and every fp8 number is a bf16 number."""
+NATIVE_SCALES = {"fp32": _native.ScaleType.fp32, "bf16": _native.ScaleType.bf16, "fp16": _native.ScaleType.fp16}
+
+
+def lies_as_kernels_read(stored: PackedWeight) -> bool:
+    """Whether the arrays of this weight are what native kernels read in place."""
+    scheme = stored.scheme.weight
+    if not isinstance(stored.layout, CanonicalLayout) or scheme.scale_dtype not in SCALES:
+        return False
+    return scheme.numbers.kind == "float" or scheme.bits in READ_BITS
+
+
+def view(stored: PackedWeight, bias: Array | None) -> Any:
+    """The native weight of ``stored``, still without tiles; ``bias`` fp32 [rows] must outlive it."""
+    scheme, (rows, columns) = stored.scheme.weight, stored.shape
+    offsets = _native.Offsets.none
+    if not scheme.symmetric:
+        offsets = _native.Offsets.minimums if scheme.minimum else _native.Offsets.zero_points
+    return _native.tiled_weight(
+        bits=scheme.bits,
+        rows=rows,
+        columns=columns,
+        group_size=scheme.columns_per_scale or columns,
+        super_group_size=scheme.super_group_size or 0,
+        offsets=offsets,
+        scale_type=NATIVE_SCALES[_scale_type(stored)],
+        bias=bias,
+        codebook=scheme.numbers.values,
+    )
+
+
+def fill(isa: str, pool: Any, native: Any, stored: PackedWeight, target: Array) -> None:
+    """Write the tiles of ``native``, a ``view`` of ``stored``: uint8 [tile bytes]."""
+    rows, columns = stored.shape
+    step = max(ROW_STEP, CHUNK_CODES // columns // ROW_STEP * ROW_STEP)
+    for first in range(0, rows, step):
+        part = _rows(stored, first, min(rows, first + step))
+        _native.fill_tiles(isa, pool, native, target, first, *part)
+
+
+def _rows(stored: PackedWeight, first: int, last: int) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
+    """Codes, scales, zero points or minimums, codes of scales and of minimums of rows [first, last), as bytes."""
+    scheme, kind = stored.scheme.weight, SCALES[_scale_type(stored)]
+    if scheme.block is not None:  # which rows may cut
+        codes = stored.codes()[first:last]
+        blocks = np.arange(first, last) // scheme.block[0]
+        return (
+            _as_bytes(codes).reshape(last - first, -1),
+            _as_bytes(stored.scales()[blocks].astype(kind)),
+            None,
+            None,
+            None,
+        )
+    part = stored.take_rows([(first, last)])
+    codes = _as_bytes(part.codes()).reshape(last - first, -1)
+    levels = part.stored_scales()
+    if levels is None:
+        wide = (last - first, -(-stored.shape[1] // (scheme.columns_per_scale or stored.shape[1])))
+        zero_points = part.zero_points()
+        if zero_points is not None:
+            zero_points = _as_bytes(np.broadcast_to(zero_points, wide))
+        return codes, _as_bytes(np.broadcast_to(part.scales().astype(kind), wide)), zero_points, None, None
+    return (
+        codes,
+        _as_bytes(levels.scale.astype(kind)),
+        None if levels.minimum is None else _as_bytes(levels.minimum.astype(kind)),
+        None if levels.scale_codes is None else _as_bytes(levels.scale_codes),
+        None if levels.minimum_codes is None else _as_bytes(levels.minimum_codes),
+    )
+
+
+def _scale_type(stored: PackedWeight) -> str:
+    kind = stored.scheme.weight.scale_dtype
+    return kind if kind in SCALES else "bf16"
+
+
+def _as_bytes(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that are read as tiles only, every block type of GGUF among them: they mean what ``dequantize`` says bit for
+bit, int8 rows meet them as exact arithmetic on the same numbers does, and a row's bits depend on nothing else."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+from linnet.backends.cpu import _native, tiles
+from linnet.program.choose_numerics import activation_scheme
+from linnet.program.program import Weight, WeightRef
+from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
+from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+POOL = _native.ThreadPool(2)
+INTEGERS = sorted(name for name, layout in GGUF_LAYOUTS.items() if layout.kind.codebook is None)
+OWN = {
+    "int4-asym": Scheme("int4", "group", 32, symmetric=False, scale_dtype="fp8_e4m3"),
+    "int8-block": Scheme("int8", "block", block=(128, 128), scale_dtype="fp8_e4m3"),
+}
+"""Scales that no kernel reads where they lie."""
+
+
+def random_weight(name: str, rows: int, columns: int, seed: int) -> PackedWeight:
+    """Random blocks of a GGUF type, their scales finite; or a random weight rounded to a scheme of ours."""
+    random = np.random.default_rng(seed)
+    if name in OWN:
+        return quantize_weight(random.standard_normal((rows, columns)).astype(np.float32), LinearScheme(OWN[name]))
+    layout = GGUF_LAYOUTS[name]
+    blocks = random.integers(0, 256, (rows * columns // layout.kind.columns, layout.kind.nbytes), dtype=np.uint8)
+    fields = blocks.view(layout.kind.fields)[:, 0]
+    for field in ("scale", "minimum"):
+        if field in (layout.kind.fields.names or ()):
+            if layout.kind.scale_dtype == "e8m0":
+                fields[field] = random.integers(110, 130, len(fields))
+            else:
+                fields[field] = random.standard_normal(len(fields)) / 64
+    if name == "TQ1_0":  # five digits to a byte: 243 of them mean something
+        fields["fives"] %= 243
+    if name == "TQ2_0":  # three of four values mean something
+        fields["codes"] &= ~((fields["codes"] & 0x55) << 1) & 0xFF
+    return PackedWeight(layout.scheme, (rows, columns), layout, {BLOCKS: blocks.reshape(rows, -1)})
+
+
+def tiled(stored: PackedWeight, isa: str) -> tuple[Any, np.ndarray]:
+    """A native view with its tiles, and what keeps them."""
+    assert not tiles.lies_as_kernels_read(stored)
+    view = tiles.view(stored, None)
+    memory = np.full(_native.tile_bytes(isa, view) + 64, 0xA5, np.uint8)
+    start = -memory.ctypes.data % 64
+    target = memory[start : start + _native.tile_bytes(isa, view)]
+    tiles.fill(isa, POOL, view, stored, target)
+    view.use_tiles(isa, target)
+    return view, memory
+
+
+def multiply(isa: str, view: Any, kind: Any, group_size: int, x: np.ndarray, parts: int = 1) -> np.ndarray:
+    y = np.full((len(x), view.rows), np.nan, np.float32)
+    _native.LinearRun(isa, POOL, view, kind, group_size, x, True).run(y, 0, len(x), parts)
+    return y
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("name", [*sorted(GGUF_LAYOUTS), *OWN])
+def test_tiles_mean_what_dequantize_says(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "CHUNK_CODES", 1)  # several pieces
+    stored = random_weight(name, 300, 512, 1)
+    view, _alive = tiled(stored, isa)
+    found = multiply(isa, view, _native.InputType.fp32, 512, np.eye(512, dtype=np.float32)).T
+    assert (found + 0.0 == stored.dequantize() + 0.0).all()
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("name", ["IQ4_NL", "IQ4_XS", "MXFP4"])
+def test_codebooks_meet_bf16_rows_rounded_to_bf16(name: str, isa: str) -> None:
+    stored = random_weight(name, 70, 512, 2)
+    view, _alive = tiled(stored, isa)
+    found = multiply(isa, view, _native.InputType.bf16, 512, np.eye(512, dtype=np.float32)).T
+    assert (found + 0.0 == stored.dequantize().astype(ml_dtypes.bfloat16).astype(np.float32) + 0.0).all()
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+@pytest.mark.parametrize("name", [*INTEGERS, *OWN])
+def test_int8_rows(name: str, isa: str) -> None:
+    """Against fp64 on the codes; and any row alone = in any batch = however outputs are split."""
+    for seed, columns in enumerate((256, 768, 2048)):
+        random = np.random.default_rng(seed)
+        stored = random_weight(name, int(random.integers(1, 150)), columns, seed)
+        rows = int(random.integers(2, 40))
+        chosen = activation_scheme(Weight("w", WeightRef("w"), stored.shape, stored.scheme), "fast")
+        assert isinstance(chosen, Scheme)
+        assert chosen.group_size is not None
+        size = chosen.group_size
+        view, _alive = tiled(stored, isa)
+        assert _native.refuse_linear(isa, view, _native.InputType.int8, size) is None
+        x = (random.standard_normal((rows, columns)) * np.exp(random.standard_normal((rows, columns)))).astype(
+            np.float32
+        )
+        grouped = x.reshape(rows, -1, size)
+        scales = np.abs(grouped).max(2, keepdims=True) / np.float32(127.5)
+        rounded = (np.clip(np.rint(grouped / scales), -128, 127) * scales.astype(np.float64)).reshape(rows, columns)
+        wanted = rounded @ stored.dequantize().astype(np.float64).T
+        whole = multiply(isa, view, _native.InputType.int8, size, x)
+        assert ((whole - wanted) ** 2).sum() <= 1e-11 * (wanted**2).sum()
+        for _ in range(6):
+            first = int(random.integers(0, rows))
+            last = int(random.integers(first + 1, rows + 1))
+            part = multiply(isa, view, _native.InputType.int8, size, x[first:last], int(random.integers(1, 5)))
+            assert (part.view(np.uint32) == whole[first:last].view(np.uint32)).all(), f"rows {first} to {last}"
