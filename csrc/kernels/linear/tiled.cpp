@@ -76,6 +76,7 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
     const Tiles& tiles = *strip.tiles;
     const bool minimums = weight.offsets == Offsets::minimums, zero_points = weight.offsets == Offsets::zero_points;
     const int32_t zero = constant_zero(weight);
+    const ScaleType scale_type = weight.scale_type;
     const int64_t row_bytes = x.row_bytes, x_scale_stride = x.scale_stride, x_sum_stride = x.sum_stride;
     const int8_t* codes = x.codes + row * row_bytes + strip.column;
     const float* x_scales = x.scales + row * x_scale_stride;
@@ -87,6 +88,9 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
     int64_t span = strip.first_span, group = two_level ? span * strip.span_groups : 0;
     int64_t left = divide_up(strip.eights, chunk), in_group = strip.group_steps;
     int64_t in_span = smaller(left, strip.span_steps);
+    // What the span's scales are, counted on: a division per span would take as long as the span.
+    int64_t own = span / strip.spans_per_super, x_own = span / strip.spans_per_x_scale;
+    int64_t in_own = span - own * strip.spans_per_super, in_x_own = span - x_own * strip.spans_per_x_scale;
     Ints sums[M][T], factors[T];
     for (int m = 0; m < M; ++m)
         for (int t = 0; t < T; ++t) sums[m][t] = splat_int(0);
@@ -95,14 +99,15 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
             factors[t] = widen_factors((const int8_t*)strip.records[t] + tiles.scale_codes_at + group * 16);
 
     const auto finish = [&]() __attribute__((always_inline)) {
-        const int64_t own = strip.spans_per_super == 1 ? span : span / strip.spans_per_super;
-        const int64_t x_own = strip.spans_per_x_scale == 1 ? span : span / strip.spans_per_x_scale;
         const int64_t first_group = span * strip.span_groups;
         const int64_t groups = two_level ? smaller(strip.span_groups, tiles.groups - first_group) : 1;
-        Floats scale[T];
+        Floats scale[T], minimum[T];
 #pragma GCC unroll 2
-        for (int t = 0; t < T; ++t)
-            scale[t] = load_scales(weight.scale_type, strip.records[t] + own * 16 * tiles.scale_bytes);
+        for (int t = 0; t < T; ++t) {
+            const uint8_t* place = strip.records[t] + own * 16 * tiles.scale_bytes;
+            scale[t] = load_scales(scale_type, place);
+            minimum[t] = minimums ? load_scales(scale_type, place + tiles.minimums_at) : splat(0.0f);
+        }
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
             const int32_t* own_sums = x_sums + m * x_sum_stride + first_group;
@@ -131,9 +136,8 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
 #pragma GCC unroll 2
                 for (int t = 0; t < T; ++t) {
                     const Floats sum = to_floats(two_level ? offset[t] : splat_int(*own_sums));
-                    const uint8_t* place = strip.records[t] + tiles.minimums_at + own * 16 * tiles.scale_bytes;
                     float* total = totals + (m * T + t) * 16;
-                    store(total, fnma(sum * x_scale, load_scales(weight.scale_type, place), load(total)));
+                    store(total, fnma(sum * x_scale, minimum[t], load(total)));
                 }
             }
         }
@@ -203,6 +207,14 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
         if (--in_span == 0) {
             finish();
             ++span;
+            if (++in_own == strip.spans_per_super) {
+                in_own = 0;
+                ++own;
+            }
+            if (++in_x_own == strip.spans_per_x_scale) {
+                in_x_own = 0;
+                ++x_own;
+            }
             in_span = smaller(left, strip.span_steps);
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m)
