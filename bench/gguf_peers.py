@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same GGUF file in Linnet, in llama.cpp and, dequantised, in transformers: perplexity and speed.
 
-    python bench/gguf_files.py MODEL.gguf --llama-cpp DIRECTORY --text FILE [--only speed|perplexity]
+    python bench/gguf_peers.py MODEL.gguf --llama-cpp DIRECTORY --text FILE [--only speed|perplexity]
 
 DIRECTORY holds llama-bench and llama-perplexity. Perplexity is llama.cpp's: windows of 512 tokens that do not overlap,
 of each the later half is counted, and where the file says so each begins with BOS. Speed is measured in turns, each
