@@ -101,6 +101,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_program(real_model: Path) -> None:
         terminal.until(r"forgotten\s+>>> ")
         terminal.type("What is the capital of France?")
         assert "The capital of France is Paris." in terminal.until(r"Paris\.\s+>>> ")
+        time.sleep(1)  # CPython's readline sleeps through a signal that comes between its prompt and its select
         terminal.process.send_signal(signal.SIGINT)
         terminal.until(r"/quit leaves\s+>>> ")
         terminal.type("\x04")
