@@ -25,7 +25,7 @@ LINNET_INLINE constexpr bool has_ones(int bits) { return bits == 3 || bits == 5;
 LINNET_INLINE constexpr int64_t twos_offset(int bits) { return bits == 6 ? 256 * TILE_COUNT : 0; }
 LINNET_INLINE constexpr int64_t ones_offset(int bits) { return (bits == 5 ? 256 : 128) * TILE_COUNT; }
 
-LINNET_INLINE Ints every_byte(int32_t byte) { return splat_int(byte * 0x01010101); }
+LINNET_INLINE Ints every_byte(int32_t byte) { return splat_int(int32_t(uint32_t(byte) * 0x01010101u)); }
 
 // Bits of a plane moved from bit `from` of every byte to bit `to`, the rest cleared.
 template <int from, int to, int width>
