@@ -101,9 +101,10 @@ def _duplicates(spec: ArchSpec, checkpoint: Checkpoint) -> list[str]:
         name = f"{module}.weight"
         if name not in checkpoint or checkpoint.info(name).dtype not in DENSE_BITS:
             continue
-        packed = checkpoint.linear(module)
-        if not isinstance(packed, PackedWeight):
+        if checkpoint.scheme_of(module) is None:  # before any weight is touched
             continue
+        packed = checkpoint.linear(module)
+        assert isinstance(packed, PackedWeight)
         lost = _relative_error(packed, checkpoint.tensor(name))
         if not lost <= SAME_MATRIX:
             raise CheckpointError(
