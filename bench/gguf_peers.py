@@ -106,8 +106,7 @@ def bench_theirs(program: Path, model: Path) -> dict[str, float]:
     """prefill and decode in tokens/s by llama-bench."""
     command = [program, "-m", model, "-p", PROMPT, "-n", NEW, "-t", THREADS, "-r", 1, "-o", "json"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
-    found = {("prefill" if run["n_prompt"] else "decode"): float(run["avg_ts"]) for run in json.loads(done.stdout)}
-    return found
+    return {("prefill" if run["n_prompt"] else "decode"): float(run["avg_ts"]) for run in json.loads(done.stdout)}
 
 
 def bench_ours(engine: EngineProcess) -> dict[str, float]:
@@ -142,7 +141,7 @@ def print_speed(model: Path, directory: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure each file and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="+")
     parser.add_argument("--llama-cpp", type=Path, required=True)

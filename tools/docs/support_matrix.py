@@ -74,19 +74,20 @@ def rows() -> Iterator[Row]:
     by_blocks = LinearScheme(blocks, Scheme("fp8_e4m3", "group", 128, dynamic=True))
     yield Row("compressed-tensors, fp8", "fp8 in blocks of 128 × 128", by_blocks, bits_per_weight(by_blocks, shape))
     for bits in (2, 3, 4, 8):
-        scheme = LinearScheme(Scheme(_int(bits), "group", 128, symmetric=False, scale_dtype="fp16"))
+        scheme = LinearScheme(Scheme(_element(f"int{bits}"), "group", 128, symmetric=False, scale_dtype="fp16"))
         yield Row(
             "GPTQ, AWQ" if bits == 4 else "GPTQ", f"{bits} bits, zero points", scheme, bits_per_weight(scheme, shape)
         )
     for element, name in (("nf4", "NF4"), ("fp4_e2m1", "FP4")):
-        scheme = LinearScheme(Scheme(_int(element), "group", 64, scale_dtype="fp32"))
+        scheme = LinearScheme(Scheme(_element(element), "group", 64, scale_dtype="fp32"))
         yield Row("bitsandbytes", name, scheme, bits_per_weight(scheme, shape))
     for name, layout in GGUF_LAYOUTS.items():
         yield Row("GGUF", name, layout.scheme, layout.kind.bits_per_weight)
 
 
-def _int(name: int | str) -> Any:
-    return f"int{name}" if isinstance(name, int) else name
+def _element(name: str) -> Any:
+    """A name as the type of Scheme.element, which is a literal."""
+    return name
 
 
 def arithmetic(program: Program) -> str:
@@ -142,7 +143,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """See the module."""
+    """Write the page, or with --check compare it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     made = page()

@@ -54,18 +54,17 @@ def examine(path: Path) -> "list[Verdict]":
     from linnet.formats import Checkpoint
     from linnet.formats.programs import Verdict, identify, verdicts
 
+    refused: LinnetError | None = None
     try:
         with Checkpoint.open(path, verify=False) as checkpoint:
             loads, why = _linnet(checkpoint)
             schemes = checkpoint.schemes()
     except LinnetError as error:
-        loads, why, schemes = False, str(error), {}
-        model = identify(path, schemes)
-        if model is None:
-            raise
-    else:
-        model = identify(path, schemes)
-        assert model is not None
+        refused, loads, why, schemes = error, False, str(error), {}
+    model = identify(path, schemes)
+    if model is None:
+        assert refused is not None
+        raise refused
     return [Verdict("Linnet", loads, why), *verdicts(model, str(path))]
 
 

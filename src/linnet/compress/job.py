@@ -124,11 +124,7 @@ def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearSchem
         linear = replace(linear, weight=weight)
         if head is not None and head.weight.group_size is not None:
             head = replace(head, weight=replace(head.weight, group_size=recipe.group_size))
-    shapes = {info.module: info.shape for info in model.linears() if info.kind == "linear"}
-    classes = dict.fromkeys(shapes, "Linear")
-    if not spec.tied_head:
-        shapes[spec.head], classes[spec.head] = (spec.vocabulary_size, spec.hidden_size), "Linear"
-    shapes[spec.embedding], classes[spec.embedding] = (spec.vocabulary_size, spec.hidden_size), "Embedding"
+    shapes, classes = model.scheme_targets()
     rules = [
         (rule.match, *((None, True) if rule.scheme == DENSE else _linear_of(parse_scheme(rule.scheme))))
         for rule in recipe.rules

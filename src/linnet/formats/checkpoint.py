@@ -73,8 +73,9 @@ class Checkpoint:
     @classmethod
     def _open(cls, directory: Path) -> "Checkpoint":
         files = open_files(directory)
-        config, where, tensors = files.config, str(files.described_by), files.tensors
+        config, where = files.config, str(files.described_by)
         quantization, form = read_quantization(config, where), form_of(config, where)
+        tensors = files.tensors
         if not tensors:
             raise CheckpointError(f"{directory}: the model has no tensors")
         manifest = read_manifest(directory) if directory.is_dir() else None

@@ -4,16 +4,15 @@
 What a rule says of transformers is tested with transformers itself (tests/golden/test_programs.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from linnet.errors import CheckpointError, LinnetError
 from linnet.formats.gguf.architectures import ARCHITECTURES
-from linnet.formats.json_file import read_json_object
-from linnet.formats.tensor_files import CONFIG_FILE, MAX_CONFIG_BYTES
-from linnet.gguf import GgufModel, is_gguf
+from linnet.formats.tensor_files import read_config
+from linnet.gguf import GgufModel, gguf_of
 from linnet.schemes import LinearScheme
 
 Kind = Literal["directory", "gguf"]
@@ -33,6 +32,8 @@ TRANSFORMERS_METHODS: Mapping[str, str] = {
     "torchao": "torchao",
 }
 """``quant_method`` -> what transformers needs beside itself."""
+AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
+"""What makes a form that every reader of directories has."""
 WRITTEN_AS_GGUF = frozenset(kind for row in ARCHITECTURES.values() for kind in (row.model_type, *row.also))
 """Model types that ``linnet convert`` writes for llama.cpp."""
 
@@ -60,14 +61,15 @@ class Verdict:
 
 def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
     """What a path says it is, whoever can read it; None where nothing says so."""
-    if path.is_file() and is_gguf(path):
+    file = gguf_of(path)
+    if file is not None:
         try:
-            with GgufModel(path) as model:
+            with GgufModel(file) as model:
                 return Model("gguf", "gguf", model.metadata.text("general.architecture") or "unnamed", schemes)
         except LinnetError:
             return None
     try:
-        config = read_json_object(path / CONFIG_FILE, MAX_CONFIG_BYTES)
+        config = read_config(path)
     except (CheckpointError, OSError):
         return None
     record = config.get("quantization_config", config.get("compression_config"))
@@ -77,17 +79,23 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
 
 def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
     """Of transformers, vLLM and llama.cpp, in that order. ``path`` is what to write in the commands proposed."""
-    return _transformers(model), _vllm(model), _gguf_reader(model, path)
+    readers = (("transformers", _transformers), ("vLLM", _vllm))
+    return *(_directory_reader(name, rules, model) for name, rules in readers), _gguf_reader(model, path)
+
+
+def _directory_reader(name: str, rules: Callable[[Model], Verdict], model: Model) -> Verdict:
+    """What holds for every reader of safetensors directories, else ``rules`` of its own."""
+    if model.kind == "directory" and model.method == "dense":
+        return Verdict(name, True, "dense safetensors are its own form")
+    if model.method == "linnet":
+        return Verdict(name, False, "Linnet's own layout, which it refuses", AGAIN)
+    return rules(model)
 
 
 def _transformers(model: Model) -> Verdict:
     name = "transformers"
     if model.kind == "gguf":
         return Verdict(name, True, "with gguf installed it dequantises the file to 16 or 32 bits when it loads it")
-    if model.method == "dense":
-        return Verdict(name, True, "dense safetensors are its own form")
-    if model.method == "linnet":
-        return Verdict(name, False, "Linnet's own layout, which it refuses", _again())
     if model.method == "compressed-tensors":
         if all(scheme.weight.symmetric for scheme in model.schemes.values()):
             return Verdict(name, True, "with compressed-tensors")
@@ -102,10 +110,6 @@ def _vllm(model: Model) -> Verdict:
     name = "vLLM"
     if model.kind == "gguf":
         return Verdict(name, True, "its GGUF support is experimental; it wants the original's tokenizer (--tokenizer)")
-    if model.method == "dense":
-        return Verdict(name, True, "dense safetensors are its own form")
-    if model.method == "linnet":
-        return Verdict(name, False, "Linnet's own layout, which it refuses", _again())
     if model.method != "compressed-tensors":
         if model.method in VLLM_METHODS:
             return Verdict(name, True, f"{model.method} is one of its forms; kernels depend on the machine")
@@ -114,9 +118,9 @@ def _vllm(model: Model) -> Verdict:
     narrow = sorted({weight.bits for weight in weights if weight.numbers.integer and weight.bits not in VLLM_BITS})
     if narrow:
         widths = " and ".join(map(str, narrow))
-        return Verdict(name, False, f"it has no kernels for {widths} bits", _again())
+        return Verdict(name, False, f"it has no kernels for {widths} bits", AGAIN)
     if not all(weight.symmetric for weight in weights):
-        return Verdict(name, False, "packed zero points of compressed-tensors have no kernel there", _again())
+        return Verdict(name, False, "packed zero points of compressed-tensors have no kernel there", AGAIN)
     return Verdict(name, True, "compressed-tensors is its own form")
 
 
@@ -128,7 +132,3 @@ def _gguf_reader(model: Model, path: str) -> Verdict:
         return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
     target = f"{path.rstrip('/').rsplit('/', 1)[-1] or 'model'}.gguf"
     return Verdict(name, False, "it reads GGUF files only", f"linnet convert {path} {target} --to gguf:Q8_0")
-
-
-def _again() -> str:
-    return "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"

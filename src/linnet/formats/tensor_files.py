@@ -2,6 +2,7 @@
 """What lies under a Checkpoint: named tensors in mapped files, and a config. It need not know which kind of file."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from linnet.formats.gguf.files import GgufFiles
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_json_object
 from linnet.formats.mapped_file import MappedFile
-from linnet.formats.quantization import read_quantization, undisguise, with_loose_record
+from linnet.formats.quantization import undisguise, with_loose_record
 from linnet.formats.recognise import no_config, no_such_path, not_a_directory
 from linnet.formats.shards import open_shards
 from linnet.gguf import gguf_of
@@ -57,10 +58,15 @@ class TensorFiles(Protocol):
         """Unmap; views still alive stay valid until they die."""
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """A directory's config.json as it is meant: undisguised, with a quantisation record that lies beside it."""
+    return with_loose_record(undisguise(read_json_object(directory / CONFIG_FILE, MAX_CONFIG_BYTES)), directory)
+
+
 class SafetensorsFiles:
     """config.json and the .safetensors files of a model directory. Implements ``TensorFiles``.
 
-    Raises CheckpointError: no directory, no config, no or damaged weights; UnsupportedError: another kind of path.
+    Raises CheckpointError: no directory, no config; UnsupportedError: another kind of path.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,9 +75,22 @@ class SafetensorsFiles:
         self.described_by = directory / CONFIG_FILE
         if not self.described_by.exists():
             raise no_config(directory)
-        self.config = with_loose_record(undisguise(read_json_object(self.described_by, MAX_CONFIG_BYTES)), directory)
-        read_quantization(self.config, str(self.described_by))  # what nothing reads is said before weights are missed
-        self._files, self.tensors = open_shards(directory)
+        self.config = read_config(directory)
+        self._directory = directory
+
+    @cached_property
+    def _opened(self) -> tuple[dict[str, MappedFile], dict[str, TensorInfo]]:
+        """Not before somebody asks: a config that nobody reads is said before weights are missed."""
+        return open_shards(self._directory)
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """See TensorFiles.tensors. Raises CheckpointError: no or damaged weights."""
+        return self._opened[1]
+
+    @property
+    def _files(self) -> dict[str, MappedFile]:
+        return self._opened[0]
 
     def view(self, name: str) -> Array:
         """See TensorFiles.view."""

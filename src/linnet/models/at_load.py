@@ -64,13 +64,8 @@ def quantised_at_load(source: ModelSource, scheme_name: str) -> QuantisedSource:
             f"{source.checkpoint.path.name} is quantised already; quantize is for dense models", settings=["quantize"]
         )
     spec = source.spec
-    shapes = {info.module: info.shape for info in source.linears() if info.kind == "linear"}
-    classes = dict.fromkeys(shapes, "Linear")
-    head = None if spec.tied_head else spec.head
-    for module, kind in ((head, "Linear"), (spec.embedding, "Embedding")):
-        if module is not None:
-            shapes[module], classes[module] = (spec.vocabulary_size, spec.hidden_size), kind
-    resolved = preset.scheme_map(head, spec.embedding).resolve(classes)
+    shapes, classes = source.scheme_targets()
+    resolved = preset.scheme_map(None if spec.tied_head else spec.head, spec.embedding).resolve(classes)
     if not preset.fixed_group:
         resolved = fit_groups(resolved, shapes)
     check_shapes(resolved, shapes)

@@ -134,6 +134,17 @@ class ModelSource:
         """Every linear once, in walking order, the head last."""
         return self._linears
 
+    def scheme_targets(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+        """What a scheme map decides about: shape and class (Linear, Embedding) of every linear, of a head of its own,
+        and of the embedding."""
+        spec = self.spec
+        shapes = {info.module: info.shape for info in self.linears() if info.kind == "linear"}
+        classes = dict.fromkeys(shapes, "Linear")
+        for module, kind in ((None if spec.tied_head else spec.head, "Linear"), (spec.embedding, "Embedding")):
+            if module is not None:
+                shapes[module], classes[module] = (spec.vocabulary_size, spec.hidden_size), kind
+        return shapes, classes
+
     @cached_property
     def parameters(self) -> int:
         """How many numbers the model has, whatever they are stored as; a tied head counts once."""

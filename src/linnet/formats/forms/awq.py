@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
-from linnet.formats.forms.base import ReadTensor, Tensors
+from linnet.formats.forms.base import ReadTensor, Tensors, scale_type
 from linnet.formats.forms.record import flag, one_of, whole_number, word
 from linnet.formats.forms.transposed_words import canonical, expect, groups_of, turned
 from linnet.formats.prescription import Quantization, SchemeGroup
@@ -66,15 +66,11 @@ class Awq:
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """See Form.scheme. Zero points that are stored count, whatever the config says."""
         assert prescribed is not None  # every module has one: the class of all linears is targeted
-        scales = tensors.get(f"{module}.scales")
-        if scales is None:
-            raise CheckpointError(f"{where}: {module}.scales is missing, the codes of {module} mean nothing without it")
-        if scales.dtype not in ("fp32", "bf16", "fp16"):
-            raise CheckpointError(f"{where}: {module}.scales is {scales.dtype}; scales are fp32, bf16 or fp16")
+        dtype = scale_type(module, "scales", tensors, where)
         stored = f"{module}.qzeros" in tensors
         if not stored and not prescribed.weight.symmetric:
             raise CheckpointError(f"{where}: {module}.qzeros is missing although zero_point is true")
-        weight = replace(prescribed.weight, symmetric=not stored, scale_dtype=cast(Any, scales.dtype))
+        weight = replace(prescribed.weight, symmetric=not stored, scale_dtype=dtype)
         return replace(prescribed, weight=weight)
 
     def shape(

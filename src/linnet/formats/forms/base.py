@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from linnet.errors import CheckpointError
 from linnet.formats.header import TensorInfo
 from linnet.formats.prescription import Quantization
 from linnet.schemes import LinearScheme, PackedWeight
@@ -13,6 +14,19 @@ from linnet.schemes import LinearScheme, PackedWeight
 Tensors = Mapping[str, TensorInfo]
 ReadTensor = Callable[[str], npt.NDArray[Any]]
 """Tensor name -> the stored array, usually a mapped view."""
+
+
+SCALE_TYPES = ("fp32", "bf16", "fp16")
+
+
+def scale_type(module: str, leaf: str, tensors: Tensors, where: str) -> Any:
+    """The type in which a module's scales lie. CheckpointError if there are none, or of another type."""
+    info = tensors.get(f"{module}.{leaf}")
+    if info is None:
+        raise CheckpointError(f"{where}: {module}.{leaf} is missing, the codes of {module} mean nothing without it")
+    if info.dtype not in SCALE_TYPES:
+        raise CheckpointError(f"{where}: {module}.{leaf} is {info.dtype}; scales are fp32, bf16 or fp16")
+    return info.dtype
 
 
 class Form(Protocol):

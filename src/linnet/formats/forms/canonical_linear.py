@@ -3,13 +3,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.column_order import sorted_columns
+from linnet.formats.forms.base import scale_type
 from linnet.formats.forms.fp4_linear import ELEMENT as FP4
 from linnet.formats.forms.fp4_linear import fp4_scheme, read_fp4
 from linnet.formats.header import TensorInfo
@@ -34,18 +35,12 @@ def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, Tenso
     """The prescribed scheme with the scale's type as it lies on disk."""
     if scheme.weight.element == FP4:
         return fp4_scheme(module, scheme, tensors, where)
-    info = tensors.get(f"{module}.weight_scale")
-    if info is None:
-        raise CheckpointError(
-            f"{where}: {module}.weight_scale is missing, the codes of {module} mean nothing without it"
-        )
-    if info.dtype not in ("fp32", "bf16", "fp16"):
-        raise CheckpointError(f"{where}: {module}.weight_scale is {info.dtype}; scales are fp32, bf16 or fp16")
+    dtype = scale_type(module, "weight_scale", tensors, where)
     if scheme.input is not None and not scheme.input.dynamic and f"{module}.input_scale" not in tensors:
         raise CheckpointError(f"{where}: {module}.input_scale is missing, static activations need it")
     if scheme.sorted_columns and f"{module}.weight_g_idx" not in tensors:
         raise CheckpointError(f"{where}: {module}.weight_g_idx is missing, which actorder (activation order) needs")
-    return replace(scheme, weight=replace(scheme.weight, scale_dtype=cast(Any, info.dtype)))
+    return replace(scheme, weight=replace(scheme.weight, scale_dtype=dtype))
 
 
 def read_packed(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.column_order import group_index, sorted_columns
-from linnet.formats.forms.base import ReadTensor, Tensors
+from linnet.formats.forms.base import ReadTensor, Tensors, scale_type
 from linnet.formats.forms.record import flag, one_of, whole_number, word
 from linnet.formats.forms.transposed_words import canonical, expect, groups_of, turned, words_of
 from linnet.formats.name_pattern import check_pattern
@@ -64,14 +64,10 @@ class Gptq:
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """See Form.scheme."""
         assert prescribed is not None  # every module has one: the class of all linears is targeted
-        scales = tensors.get(f"{module}.scales")
-        if scales is None:
-            raise CheckpointError(f"{where}: {module}.scales is missing, the codes of {module} mean nothing without it")
-        if scales.dtype not in ("fp32", "bf16", "fp16"):
-            raise CheckpointError(f"{where}: {module}.scales is {scales.dtype}; scales are fp32, bf16 or fp16")
+        dtype = scale_type(module, "scales", tensors, where)
         if prescribed.sorted_columns and f"{module}.g_idx" not in tensors:
             raise CheckpointError(f"{where}: {module}.g_idx is missing, which desc_act (activation order) needs")
-        return replace(prescribed, weight=replace(prescribed.weight, scale_dtype=cast(Any, scales.dtype)))
+        return replace(prescribed, weight=replace(prescribed.weight, scale_dtype=dtype))
 
     def shape(
         self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
