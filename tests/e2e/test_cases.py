@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="compressing needs torch")
 from linnet import demo
 from linnet.api import LLM, SamplingParams
 from linnet.cli.evaluating import heldout_text
-from linnet.compress import Recipe, compress
+from linnet.compress import compress, make_recipe
 from linnet.evals.text_loss import compare
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.yaml"))
@@ -39,7 +39,7 @@ class Case:
 def test_case(path: Path, tmp_path: Path) -> None:
     case = Case(**yaml.safe_load(path.read_text(encoding="utf-8")))
     original, compressed = demo.model_directory(), tmp_path / path.stem
-    recipe = Recipe(scheme=case.scheme, algorithm=case.algorithm, calibration_rows=16, calibration_length=256)
+    recipe = make_recipe(case.scheme, case.algorithm, calibration_rows=16, calibration_length=256)
     compress(original, compressed, recipe)
     settings = {"kv_bytes": 32 * 2**20, "max_model_len": 512}
     with LLM(original, **settings) as reference, LLM(compressed, **settings) as candidate:

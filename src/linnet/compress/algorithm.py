@@ -3,22 +3,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-import msgspec
 import torch
 
-from linnet.compress.recipe import explain
-from linnet.compress.statistic import Statistic
-from linnet.errors import ConfigError, unknown_choice
+from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
+
+if TYPE_CHECKING:
+    from linnet.compress.site import Site
+    from linnet.compress.stages import Stage
 
 _SLICE_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fitted:
     """A compressed weight and what is known about its error (plain numbers, they go into the manifest).
 
     ``weight_error``: |Q - W|^2 / |W|^2. ``output_error``: |Q x - W x|^2 / |W x|^2 over the calibration rows, if known.
@@ -30,12 +31,12 @@ class Fit:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Algorithm(Protocol):
-    """Built from its options once per run; holds no state between fits."""
+class Fit(Protocol):
+    """Compresses one linear. Built from its options once per run; holds no state between fits."""
 
     Options: ClassVar[type]
-    statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]]
-    """Name -> constructor (width of the tap). Empty: the algorithm is data-free and no model is run."""
+    statistics: ClassVar[Mapping[str, StatisticKind]]
+    """Name -> kind. Empty: the algorithm is data-free and no model is run."""
 
     def __init__(self, options: Any) -> None: ...
 
@@ -46,8 +47,8 @@ class Algorithm(Protocol):
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
-    ) -> Fit:
-        """Compress fp32 ``weight`` [rows, columns], which may be overwritten.
+    ) -> Fitted:
+        """Compress fp32 ``weight`` [rows, columns], which is the block's own: not to be written to.
 
         ``where`` names the module in errors; ``tick(fraction)`` tells progress and may raise Interrupted.
         """
@@ -55,16 +56,27 @@ class Algorithm(Protocol):
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """Greatest extra memory of a fit, statistics and the weight itself not counted."""
 
+    def work(self, shape: tuple[int, int]) -> float:
+        """Predicted seconds of a fit, see units.py."""
 
-def make_algorithm(name: str, options: Mapping[str, Any], known: Mapping[str, type[Algorithm]]) -> Algorithm:
-    """The named algorithm with checked options; ConfigError lists what is known."""
-    if name not in known:
-        raise unknown_choice("algorithm", name, known)
-    kind = known[name]
-    try:
-        return kind(msgspec.convert(dict(options), kind.Options))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"options of algorithm {name}: {explain(error, options, kind.Options)}") from error
+
+@runtime_checkable
+class BlockFit(Protocol):
+    """Compresses a whole block at once. The default, StageByStage, asks a Fit for one linear after another."""
+
+    Options: ClassVar[type]
+    statistics: ClassVar[Mapping[str, StatisticKind]]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def fit_block(self, site: "Site") -> "Stage":
+        """Pack every linear of ``site``; returns what of the block the rows have still to run through."""
+
+    def fit_bytes(self, shape: tuple[int, int]) -> int:
+        """As Fit's, of the largest linear."""
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """As Fit's, of one linear."""
 
 
 def squared_errors(packed: PackedWeight, weight: torch.Tensor) -> tuple[float, float]:

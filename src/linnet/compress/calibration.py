@@ -64,7 +64,7 @@ def read_rows(
         rows = write_text(model, recipe.calibration_rows, length, recipe.seed).rows()
     else:
         raise ConfigError(
-            f"{recipe.algorithm} needs a calibration text and none is given: name a file (calibration), or let the "
+            f"{recipe.name} needs a calibration text and none is given: name a file (calibration), or let the "
             "model write its own (write_text)",
             settings=["calibration"],
         )

@@ -38,10 +38,11 @@ def model_card(
 ) -> str:
     """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
     recipe, layers = record["recipe"], record["layers"]
+    scheme, algorithms = recipe["steps"][-1]["scheme"], " + ".join(step["algorithm"] for step in recipe["steps"])
     hub = "/" in source
     base = [f"base_model: {source}", "base_model_relation: quantized"] if hub else []
     family = str(config.get("model_type", "unknown"))
-    front = [*base, "library_name: linnet", "tags:", "- linnet", "- quantized", f"- {family}", f"- {recipe['scheme']}"]
+    front = [*base, "library_name: linnet", "tags:", "- linnet", "- quantized", f"- {family}", f"- {scheme}"]
     name = source.rsplit("/", 1)[-1]
     calibration = record["calibration"]
     if calibration is None:
@@ -60,7 +61,7 @@ def model_card(
             *front,
             "---",
             "",
-            f"# {name}, {recipe['scheme']} by {recipe['algorithm']}",
+            f"# {name}, {scheme} by {algorithms}",
             "",
             f"Made from {name} by [Linnet](https://github.com/linnet-llm/linnet) {linnet.__version__}.",
             "",

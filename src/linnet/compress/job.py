@@ -2,38 +2,34 @@
 """A compression that has been checked: everything that can fail before a weight is read has not failed."""
 
 import hashlib
-import logging
 import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import linnet
-from linnet.compress.algorithm import Algorithm, make_algorithm
-from linnet.compress.algorithms import ALGORITHMS
 from linnet.compress.calibration import WriteText, read_rows, row_length
+from linnet.compress.folds import Fold, folds_of
 from linnet.compress.memory import Prediction, predict
-from linnet.compress.recipe import DENSE, Recipe
+from linnet.compress.recipe import Recipe
+from linnet.compress.resolve import resolve_schemes
 from linnet.compress.stages import carried_bytes
+from linnet.compress.steps import Steps, build_steps
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
-from linnet.schemes.groups import check_columns
 from linnet.schemes.layouts import stored_bytes
-from linnet.schemes.presets import SchemePreset, parse_scheme
+from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
-from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 from linnet.text.rows import CalibrationRows
-
-logger = logging.getLogger(__name__)
 
 _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "backends/reference")
 """Rooms of the package whose code decides the bytes of a result."""
@@ -46,7 +42,7 @@ class Job:
     directory: Path
     source: ModelSource
     recipe: Recipe
-    algorithm: Algorithm
+    steps: Steps
     schemes: Mapping[str, LinearScheme]
     linears: tuple[LinearInfo, ...]
     embedding: str
@@ -64,7 +60,30 @@ class Job:
         """The last segment that has to be run for a statistic; -1 if none."""
         if self.rows is None:
             return -1
-        return max((info.segment for info in self.linears if info.module in self.schemes), default=-1)
+        chosen = (info for info in self.linears if info.module in self.schemes)
+        fitted = (info.segment for info in chosen if self.steps.statistics_of(info.module))
+        return max([*fitted, *self._folds], default=-1)
+
+    def compressed_linears(self, segment: int) -> tuple[LinearInfo, ...]:
+        """The linears of a segment that will be compressed."""
+        return tuple(info for info in self.linears if info.segment == segment and info.module in self.schemes)
+
+    def tap_width(self, tap: str) -> int:
+        """Columns of a value that linears read."""
+        return next(info.shape[1] for info in self.linears if info.tap == tap)
+
+    def folds(self, segment: int) -> tuple[Fold, ...]:
+        """Where a smoothing step can scale the columns of what compressed linears of a segment read."""
+        return self._folds.get(segment, ())
+
+    @cached_property
+    def _folds(self) -> Mapping[int, tuple[Fold, ...]]:
+        found = folds_of(self.source.program, self.linears) if self.steps.block_transforms else {}
+        return {
+            segment: folds
+            for segment, every in found.items()
+            if (folds := tuple(fold for fold in every if any(info.module in self.schemes for info in fold.readers)))
+        }
 
     def is_written(self, name: str) -> bool:
         """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
@@ -87,7 +106,7 @@ def check(
     ConfigError (recipe, group sizes, calibration), UnsupportedError (family, already compressed), CheckpointError
     (damaged source), CapacityError (predicted memory above the ceiling).
     """
-    algorithm = make_algorithm(recipe.algorithm, recipe.options, ALGORITHMS)
+    steps = build_steps(recipe)
     parse_scheme(recipe.scheme)
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
@@ -96,10 +115,12 @@ def check(
     if not schemes:
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
     linears = tuple(info for info in model.linears() if not (info.kind == "head" and model.spec.tied_head))
-    wants_rows = bool(algorithm.statistics) and any(info.module in schemes for info in linears)
+    steps.check_modules(schemes)
+    steps.check_shared(linears)
+    wants_rows = steps.calibrated and any(info.module in schemes for info in linears)
     spec = model.spec
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
-    prediction = predict(model, algorithm, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
+    prediction = predict(model, steps, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
         raise CapacityError(
             f"compression is predicted to need {prediction.total / 2**20:.0f} MiB "
@@ -111,68 +132,7 @@ def check(
     rows = None
     if wants_rows:  # last, since writing them may take minutes
         rows = read_rows(recipe, calibration_text, model.checkpoint, length, spec.vocabulary_size, write_text)
-    return Job(directory, model, recipe, algorithm, schemes, linears, spec.embedding, rows, prediction)
-
-
-def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:
-    """Module -> scheme of everything that will be compressed, group sizes checked or fitted."""
-    spec = model.spec
-    preset = parse_scheme(recipe.scheme)
-    linear, head = preset.linear, preset.head
-    if isinstance(recipe.group_size, int):
-        weight = replace(linear.weight, granularity="group", group_size=recipe.group_size, block=None)
-        linear = replace(linear, weight=weight)
-        if head is not None and head.weight.group_size is not None:
-            head = replace(head, weight=replace(head.weight, group_size=recipe.group_size))
-    shapes, classes = model.scheme_targets()
-    rules = [
-        (rule.match, *((None, True) if rule.scheme == DENSE else _linear_of(parse_scheme(rule.scheme))))
-        for rule in recipe.rules
-    ]
-    fixed_group = preset.fixed_group or isinstance(recipe.group_size, int)
-    preset_rules = replace(preset, linear=linear, head=head).scheme_map(
-        head=None if spec.tied_head else spec.head, embedding=spec.embedding
-    )
-    rules += [(pattern, scheme, fixed_group) for pattern, scheme in preset_rules.rules]
-    resolved = SchemeMap(tuple((pattern, scheme) for pattern, scheme, _ in rules)).resolve(classes)
-    fixed = SchemeMap(tuple((pattern, scheme if kept else None) for pattern, scheme, kept in rules)).resolve(classes)
-    wished = {name: scheme for name, scheme in resolved.items() if recipe.group_size == "auto" or fixed[name] is None}
-    fitted = fit_groups(wished, shapes)
-    _tell_groups(recipe.scheme, wished, fitted, shapes)
-    resolved |= fitted
-    check_shapes(resolved, shapes)
-    chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}
-    for module, scheme in chosen.items():
-        check_columns(module, shapes[module][1], scheme.weight)
-        stored_bytes(scheme, shapes[module])  # refuses what no layout can hold
-    return chosen
-
-
-def _linear_of(preset: SchemePreset) -> tuple[LinearScheme, bool]:
-    return preset.linear, preset.fixed_group
-
-
-def _tell_groups(
-    name: str,
-    wished: Mapping[str, LinearScheme | None],
-    fitted: Mapping[str, LinearScheme | None],
-    shapes: Mapping[str, tuple[int, int]],
-) -> None:
-    """One line about the modules that get smaller groups than their scheme's."""
-    changed: dict[tuple[int | None, int | None, int], list[str]] = {}
-    for module, scheme in fitted.items():
-        before = wished[module]
-        if scheme is not None and before is not None and scheme != before:
-            key = (before.weight.group_size, scheme.weight.group_size, shapes[module][1])
-            changed.setdefault(key, []).append(module)
-    total = sum(scheme is not None for scheme in fitted.values())
-    parts = [
-        f"{f'groups of {size}' if size else 'one scale per row'} instead of groups of {wish} in {len(modules)} of "
-        f"{total} modules with {columns} columns ({modules[0]} …)"
-        for (wish, size, columns), modules in changed.items()
-    ]
-    if parts:
-        logger.warning("%s: %s", name, "; ".join(parts))
+    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction)
 
 
 def _check_source(model: ModelSource) -> None:

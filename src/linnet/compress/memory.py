@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much memory a compression will need, predicted from shapes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from linnet.program.plan_buffers import plan_buffers
 from linnet.schemes.scheme import LinearScheme
 
 if TYPE_CHECKING:
-    from linnet.compress.algorithm import Algorithm
+    from linnet.compress.steps import Steps
     from linnet.models.load import ModelSource
 
 BASE_BYTES = 450 << 20
@@ -44,7 +44,7 @@ class Prediction:
 
 def predict(
     model: "ModelSource",
-    algorithm: "Algorithm",
+    steps: "Steps",
     schemes: Mapping[str, LinearScheme],
     linears: tuple[LinearInfo, ...],
     embedding: str,
@@ -54,7 +54,7 @@ def predict(
     """``length`` of the calibration rows in tokens, 0 if there are none."""
     program, spec = model.program, model.spec
     chosen = [info for info in linears if info.module in schemes]
-    fit = max((algorithm.fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
+    fit = max((steps.fits.of(info.module).fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
     if embedding in schemes:
         fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
     block = statistics = 0
@@ -63,9 +63,8 @@ def predict(
         if segment.kind == "block":
             names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
             block = max(block, 6 * sum(prod(weights[name].shape) for name in names))
-        if algorithm.statistics:
-            widths = {info.tap: info.shape[1] for info in chosen if info.segment == index}
-            statistics = max(statistics, 4 * max((width * width for width in widths.values()), default=0))
+        infos = [info for info in chosen if info.segment == index]
+        statistics = max(statistics, _statistics_bytes(steps, infos))
     if length == 0:
         return Prediction(BASE_BYTES, block, 0, fit, 0)
     sequences = max(1, chunk_tokens // length)
@@ -74,3 +73,16 @@ def predict(
     heads = max((op.attributes.heads for op in program.ops if isinstance(op.attributes, Attention)), default=0)
     scores = 4 * sequences * heads * min(length, TILE_ROWS) * length * 4  # scores, mask, softmax and its copy
     return Prediction(BASE_BYTES, block, statistics, fit, 2 * arena + scores)
+
+
+def _statistics_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
+    """Of the one tap that a fit looks at, or of all that a transform does."""
+    by_tap = {info.tap: info for info in infos}.values()
+    fitted = [
+        sum(kind.bytes_of(info.shape[1]) for kind in steps.statistics_of(info.module).values()) for info in by_tap
+    ]
+    smoothed = [
+        sum(kind.bytes_of(info.shape[1]) for info in by_tap for kind in transform.of(info.module).statistics.values())
+        for transform in steps.block_transforms
+    ]
+    return max([*fitted, *smoothed], default=0)

@@ -3,34 +3,143 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
-from linnet.errors import ConfigError, record_error
+from linnet.errors import ConfigError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 DENSE = "dense"
+
+StepKind = Literal["rotate", "smooth", "quantise"]
+ORDER: tuple[StepKind, ...] = ("rotate", "smooth", "quantise")
+"""Steps in the one order that makes sense: what changes a weight comes before what decides its codes."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Modules that match (exact name, ``re:`` regex) get this scheme instead of the recipe's, or stay ``dense``."""
+    """What modules that match (exact name, ``re:`` regex) get instead of what their step says.
+
+    ``scheme`` (of a quantise step): another one, or ``dense``. ``options`` replace the step's key by key. Of the rules
+    that match a module, the first that has a scheme gives the scheme, and the first that has options the options.
+    """
 
     match: str
-    scheme: str
+    scheme: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One step. ``options`` belong to the algorithm, which checks them.
+
+    ``scheme``, of a quantise step: a preset name (``W4A16-g32``). ``group_size`` ``auto``: the largest group that fits
+    each linear, at most the scheme's; None: the same, unless the scheme's name says -gN: that is an error where it does
+    not divide.
+    """
+
+    step: StepKind
+    algorithm: str
+    options: dict[str, Any] = {}
+    scheme: str | None = None
+    group_size: int | Literal["auto"] | None = None
+    rules: tuple[Rule, ...] = ()
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``scheme``: a preset name (``W4A16-g32``). ``options`` belong to the algorithm, which checks them.
+    """``steps`` in the order in which they are taken, the last one a quantise step.
 
-    ``group_size`` ``auto``: the largest group that fits each linear, at most the scheme's; None: the same, unless the
-    scheme's name says -gN: that is an error where it does not divide. ``calibration``: a UTF-8 file; None: the text
-    given to ``compress``, else the model's own. ``calibration_length`` in tokens; None: 512, or the model's context if
-    that is shorter.
+    ``calibration``: a UTF-8 file; None: the text given to ``compress``, else the model's own. ``calibration_length`` in
+    tokens; None: 512, or the model's context if that is shorter.
     ``chunk_tokens``: tokens that run through a block together (it decides the order of sums, so it is recorded).
     """
+
+    steps: tuple[Step, ...]
+    calibration: str | None = None
+    calibration_rows: int = 64
+    calibration_length: int | None = None
+    seed: int = 0
+    chunk_tokens: int = 2048
+    format_version: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        check_version(self.format_version, RECIPE_VERSION)
+        for name, value in (
+            ("chunk_tokens", self.chunk_tokens),
+            ("calibration_rows", self.calibration_rows),
+            ("calibration_length", self.calibration_length),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; accepted is 1 or more", settings=[name])
+        _check_order(self.steps)
+        for number, step in enumerate(self.steps, start=1):
+            _check_step(f"step {number} ({step.step})", step)
+
+    @property
+    def quantise(self) -> Step:
+        """The step that gives the weights their codes."""
+        return self.steps[-1]
+
+    @property
+    def scheme(self) -> str:
+        """What most weights become."""
+        assert self.quantise.scheme is not None
+        return self.quantise.scheme
+
+    @property
+    def name(self) -> str:
+        """The algorithms in their order: ``smoothquant + rtn``."""
+        return " + ".join(step.algorithm for step in self.steps)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()
+
+    def canonical_json(self) -> bytes:
+        """Sorted keys, defaults written out."""
+        return msgspec.json.encode(msgspec.to_builtins(self), order="deterministic")
+
+
+def check_version(found: int, known: int) -> None:
+    """ConfigError for a recipe of a version that nobody here reads."""
+    if found != known:
+        raise ConfigError(f"recipe format_version {found} is unknown; this version reads 1 and {RECIPE_VERSION}")
+
+
+def _check_order(steps: tuple[Step, ...]) -> None:
+    kinds = [step.step for step in steps]
+    possible = f"possible are, in this order, {', '.join(f'any number of {kind}' for kind in ORDER[:-1])}, one quantise"
+    if kinds.count("quantise") == 0:
+        raise ConfigError(f"the recipe has no quantise step, so nothing would be compressed; {possible}")
+    if kinds.count("quantise") > 1:
+        raise ConfigError(
+            "the recipe has two quantise steps, and a weight gets its codes once; give the modules that want another "
+            "scheme or other options a rule of one step"
+        )
+    for number, (before, kind) in enumerate(pairwise(kinds), start=2):
+        if ORDER.index(kind) < ORDER.index(before):
+            undone = "codes that it cannot change any more" if before == "quantise" else "what it would undo"
+            raise ConfigError(f"step {number} ({kind}) comes after {before}, which leaves {undone}; {possible}")
+
+
+def _check_step(where: str, step: Step) -> None:
+    """What a step of its kind may say and must say."""
+    ruled = next((rule for rule in step.rules if rule.scheme is not None), None)
+    if step.step == "quantise":
+        if step.scheme is None:
+            raise ConfigError(f"{where}: the key 'scheme' is missing")
+        if isinstance(step.group_size, int) and step.group_size < 1:
+            raise ConfigError(f"group_size is {step.group_size}; accepted is 1 or more", settings=["group_size"])
+    elif step.scheme is not None or step.group_size is not None or ruled is not None:
+        raise ConfigError(f"{where}: scheme and group_size belong to a quantise step")
+    for rule in step.rules:
+        if rule.scheme is None and not rule.options:
+            known = "a scheme or options" if step.step == "quantise" else "options"
+            raise ConfigError(f"{where}: the rule {rule.match!r} decides nothing; give it {known}")
+
+
+class OneStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A recipe of version 1, and what the command line's options make: one quantise step with its own keys on top."""
 
     scheme: str
     algorithm: str = "gptq"
@@ -42,75 +151,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     calibration_length: int | None = None
     seed: int = 0
     chunk_tokens: int = 2048
-    format_version: int = RECIPE_VERSION
+    format_version: int = 1
 
     def __post_init__(self) -> None:
-        if self.format_version != RECIPE_VERSION:
-            raise ConfigError(
-                f"recipe format_version {self.format_version} is unknown; this version reads {RECIPE_VERSION}"
-            )
-        for name, value in (
-            ("chunk_tokens", self.chunk_tokens),
-            ("calibration_rows", self.calibration_rows),
-            ("calibration_length", self.calibration_length),
-            ("group_size", self.group_size),
-        ):
-            if isinstance(value, int) and value < 1:
-                raise ConfigError(f"{name} is {value}; accepted is 1 or more", settings=[name])
-
-    def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical_json()).hexdigest()
-
-    def canonical_json(self) -> bytes:
-        """Sorted keys, defaults written out."""
-        return msgspec.json.encode(msgspec.to_builtins(self), order="deterministic")
+        check_version(self.format_version, 1)
 
 
-def make_recipe(scheme: str, algorithm: str = "gptq", **fields: Any) -> Recipe:
-    """The recipe of a plain (scheme, algorithm) call; ``fields`` are Recipe's other fields."""
-    return recipe_from({"scheme": scheme, "algorithm": algorithm, **fields})
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read a YAML file. ConfigError names the file, the place and what is accepted."""
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is not UTF-8 text (byte {error.start})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not YAML: {yaml_error(error)}") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(_known(Recipe))}")
-    return recipe_from(record, where=str(path))
-
-
-def recipe_from(record: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A mapping of plain values -> Recipe; an unknown key is an error that lists the known ones."""
-    try:
-        return msgspec.convert(record, Recipe)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, record, Recipe)}") from error
-
-
-def yaml_error(error: yaml.YAMLError) -> str:
-    """Where and why, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def explain(error: msgspec.ValidationError, record: Mapping[str, Any], root: type) -> str:
-    """msgspec's message, plus the known keys of the record in which it found the fault."""
-    message = str(error)
-    plain = record_error(message)
-    if "unknown field" not in message and "missing required field" not in message:
-        return plain
-    kind = Rule if root is Recipe and "`$.rules" in message else root
-    return f"{plain}; known keys: {', '.join(_known(kind))}"
-
-
-def _known(kind: type) -> tuple[str, ...]:
-    return tuple(field.encode_name for field in msgspec.structs.fields(kind))
+def common_fields(record: OneStep) -> Mapping[str, Any]:
+    """The fields that both versions have on top."""
+    ours = {field.name for field in msgspec.structs.fields(Recipe)} - {"steps", "format_version"}
+    return {name: getattr(record, name) for name in ours}

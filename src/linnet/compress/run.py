@@ -186,6 +186,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
             "length": length,
             "digest": job.rows.digest,
             "seed": job.recipe.seed,
+            "left_out": walk.left_out(),
         }
     return {
         "record_version": RECORD_VERSION,
@@ -195,6 +196,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
         "schemes": {module: asdict(scheme) for module, scheme in job.schemes.items()},
         "calibration": calibration,
         "layers": walk.layers(),
+        "blocks": walk.blocks(),
     }
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calibration rows on their way through the model: embedded once, then through each block, stage by stage."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 
 from linnet.backends.reference.interpreter import run_segment, whole_sequence_inputs
 from linnet.backends.reference.weights import to_torch
+from linnet.compress.block import Block
 from linnet.compress.job import Job
 from linnet.compress.rows import CarriedRows, RowStore
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import Statistic
-from linnet.program.program import Segment
+from linnet.program.program import Program, Segment
 from linnet.schemes.packed_weight import PackedWeight
 
 Told = Callable[[float], None]
@@ -29,9 +31,12 @@ class RowRunner:
         self._store = RowStore(directory, job.source.spec.hidden_size)
         self._carried = CarriedRows(directory)
         self._begun: int | None = None
+        self.left_out: set[int] = set()
+        """Calibration rows that are not counted any more: something in them was NaN or infinite."""
 
-    def resume(self, segment: int, digest: str | None) -> None:
+    def resume(self, segment: int, digest: str | None, left_out: Iterable[int]) -> None:
         """Go on before ``segment``; ``digest`` of the rows it reads (None: it reads none). CheckpointError: damaged."""
+        self.left_out |= set(left_out)
         if digest is not None:
             self._store.verify(segment, digest)
         self.keep_only(segment if digest is not None else None)
@@ -48,19 +53,18 @@ class RowRunner:
         self,
         index: int,
         segment: Segment,
-        table: np.ndarray | PackedWeight,
-        others: dict[str, torch.Tensor],
+        block: Block,
         told: Told,
     ) -> str:
         """Every calibration row embedded, for the next segment; returns the file's SHA-256.
 
-        Only the table's rows that occur are read, and ids renumbered to match. ``others``: the segment's other weights.
+        Only the table's rows that occur are read, and ids renumbered to match.
         """
         assert self._job.rows is not None
         token_ids = self._job.rows.token_ids
         used, renumbered = np.unique(token_ids, return_inverse=True)
         renumbered = renumbered.reshape(token_ids.shape)
-        name = self._program.ops[segment.start].weights[0]
+        name, table, others = self._program.ops[segment.start].weights[0], block.table(), block.running()
         if isinstance(table, PackedWeight):
             rows_used = to_torch(table.take_rows([(int(row), int(row) + 1) for row in used]).dequantize())
         else:
@@ -81,11 +85,15 @@ class RowRunner:
         statistics: Mapping[str, Mapping[str, Statistic]],
         told: Told,
     ) -> None:
-        """Run a stage of segment ``index``, adding every tapped value to its statistics; carry its outputs over."""
+        """Run a stage of segment ``index``, adding every tapped value to its statistics; carry its outputs over.
 
-        def on_tap(name: str, x: torch.Tensor) -> None:
+        Rows with NaN or infinity in them are left out, of this and of everything later.
+        """
+
+        def on_tap(start: int, name: str, x: torch.Tensor) -> None:
+            heard = self._heard(start, x)
             for statistic in statistics[name].values():
-                statistic.add(x)
+                statistic.add(heard)
 
         for start, result in self._run(index, stage, weights, told, on_tap):
             if stage.outputs:
@@ -107,7 +115,7 @@ class RowRunner:
         stage: Stage,
         weights: Mapping[str, torch.Tensor],
         told: Told,
-        on_tap: Callable[[str, torch.Tensor], None] | None,
+        on_tap: Callable[[int, str, torch.Tensor], None] | None,
     ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """(first row, the stage's outputs) of every chunk."""
         assert self._job.rows is not None
@@ -121,9 +129,31 @@ class RowRunner:
                 inputs |= self._carried.read(start * length, stop * length)
             elif stage.inputs:
                 inputs[stage.inputs[0]] = self._store.read(index, start * length, stop * length)
-            result = run_segment(self._program, part, inputs, None, weights, stage.taps, on_tap)
+            on_chunk = None if on_tap is None else partial(on_tap, start)
+            result = run_segment(self._program, part, inputs, None, weights, stage.taps, on_chunk)
             yield start * length, result
             told((stop - start) / len(ids))
+
+    def first_outputs(
+        self, index: int, program: Program, weights: Mapping[str, torch.Tensor | PackedWeight], tokens: int
+    ) -> torch.Tensor:
+        """What segment ``index`` of ``program`` makes of the first rows, about ``tokens`` of them."""
+        assert self._job.rows is not None
+        ids, segment = self._job.rows.token_ids, program.segments[index]
+        count = max(1, tokens // ids.shape[1])
+        inputs = whole_sequence_inputs(torch.from_numpy(ids[:count].copy()))
+        inputs[segment.inputs[0]] = self._store.read(index, 0, ids[:count].size)
+        return run_segment(program, segment, inputs, None, weights)[segment.outputs[0]]
+
+    def _heard(self, start: int, x: torch.Tensor) -> torch.Tensor:
+        """fp32 [tokens, width] of rows from ``start`` on, without those that are left out."""
+        assert self._job.rows is not None
+        rows = x.view(-1, self._job.rows.token_ids.shape[1], x.shape[1])
+        if not torch.isfinite(x.sum()):
+            bad = ~torch.isfinite(rows).all(dim=2).all(dim=1)
+            self.left_out |= {start + row for row in torch.nonzero(bad)[:, 0].tolist()}
+        kept = [row for row in range(len(rows)) if start + row not in self.left_out]
+        return x if len(kept) == len(rows) else rows[kept].reshape(-1, x.shape[1])
 
     @property
     def _tokens(self) -> int:

@@ -47,6 +47,11 @@ def stages_of(program: Program, segment: Segment, taps: Collection[str], to_the_
     return tuple(stages)
 
 
+def whole(segment: Segment) -> Stage:
+    """All of a segment at once."""
+    return Stage(segment.start, segment.stop, segment.inputs, segment.outputs, ())
+
+
 def carried_bytes(program: Program, segment: Segment, taps: Collection[str], tokens: int) -> int:
     """What the files between the stages grow to."""
     values = declarations(program)

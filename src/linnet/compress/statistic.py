@@ -6,6 +6,7 @@ from typing import Protocol, Self, TypeVar, cast
 
 import torch
 
+from linnet.compress.units import PRODUCT_S
 from linnet.errors import CheckpointError
 
 _PANEL_COLUMNS = 512
@@ -28,6 +29,19 @@ class Statistic(Protocol):
         """Add the sums of other rows."""
 
 
+class StatisticKind(Protocol):
+    """What makes statistics: their class, or anything that is called with the width of a tap."""
+
+    def __call__(self, width: int, /) -> Statistic:
+        """A sum over no rows."""
+
+    def bytes_of(self, width: int) -> int:
+        """Memory of one such sum."""
+
+    def work_of(self, width: int) -> float:
+        """Predicted seconds to count one row, see units.py."""
+
+
 class Hessian:
     """H = sum over rows of x x^T: the second derivative of the squared output error of any linear that reads x.
 
@@ -38,6 +52,16 @@ class Hessian:
         self.rows = 0
         self._upper = torch.zeros(width, width)
         self._derived: dict[object, object] = {}
+
+    @classmethod
+    def bytes_of(cls, width: int) -> int:
+        """See StatisticKind."""
+        return 4 * width * width
+
+    @classmethod
+    def work_of(cls, width: int) -> float:
+        """See StatisticKind: the upper triangle in panels."""
+        return 1.5 * width**2 * PRODUCT_S
 
     def add(self, x: torch.Tensor) -> None:
         """Count fp32 [rows, width]."""

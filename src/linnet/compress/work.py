@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work of a run by kind, for progress and ETA; never for decisions.
 
-Units are seconds of two AVX2 cores, so that kinds weigh alike from the start; the meter learns how fast each kind
-really goes. Kinds: ``rows`` (calibration rows through a stage, and its statistics), ``fit``, ``write``.
+Units are those of units.py. Kinds: ``rows`` (calibration rows through a stage, and its statistics), ``fit``, ``write``.
+What an algorithm or a statistic takes, it says itself.
 """
 
+from collections.abc import Iterator, Mapping
 from math import prod
 
 from linnet.compress.job import Job
 from linnet.compress.stages import Stage, stages_of
-from linnet.models.inventory import LinearInfo
+from linnet.compress.statistic import StatisticKind
+from linnet.compress.steps import ByModule
+from linnet.compress.transform import BlockTransform
+from linnet.compress.units import BYTE_S, COMMIT_S, ELEMENT_S, PRODUCT_S, SCORE_S
 from linnet.program.attributes import Attention
-from linnet.program.traverse import declarations
-
-_PRODUCT = 1 / 130e9
-"""A floating point operation of a wide matrix product."""
-_SCORE = 1 / 40e9
-"""One of attention, softmax included."""
-_ELEMENT = 1 / 1e9
-"""An element of a value written: norms, gates, files."""
-_COLUMN = 70e-6
-"""A column of a calibrated fit, whatever its length."""
-_ROUNDED = 30e-9
-"""An element of a weight, to be scaled, rounded and packed."""
-_BYTE = 1 / 400e6
-"""A byte of the result: hashed, written, flushed."""
-_COMMIT = 0.02
+from linnet.program.program import Value
+from linnet.program.traverse import declarations, writers
 
 Work = dict[str, float]
+Kinds = Mapping[str, Mapping[str, StatisticKind]]
+"""Tap -> name -> what is summed there."""
 
 
 def segment_work(job: Job) -> list[Work]:
@@ -42,16 +35,16 @@ def total_work(job: Job) -> Work:
 
 
 def segment_stages(job: Job, index: int) -> tuple[Stage, ...]:
-    """How the rows go through a segment; nothing if they don't."""
+    """How the rows go through a segment for its fits; nothing if they don't."""
     segment, last = job.source.program.segments[index], job.last_tapped_segment()
     if segment.kind == "embed" or index > last:
         return ()
-    infos = [info for info in job.linears if info.segment == index and info.module in job.schemes]
-    return stages_of(job.source.program, segment, dict.fromkeys(info.tap for info in infos), index < last)
+    taps = [info.tap for info in job.compressed_linears(index) if job.steps.statistics_of(info.module)]
+    return stages_of(job.source.program, segment, dict.fromkeys(taps), index < last)
 
 
-def stage_work(job: Job, index: int, stage: Stage) -> float:
-    """Units of running a stage and of its statistics."""
+def stage_work(job: Job, stage: Stage, kinds: Kinds) -> float:
+    """Units of running a stage and of its statistics (tap -> name -> kind)."""
     assert job.rows is not None
     program, (sequences, length) = job.source.program, job.rows.token_ids.shape
     shapes, values = {weight.name: weight.shape for weight in program.weights}, declarations(program)
@@ -59,30 +52,42 @@ def stage_work(job: Job, index: int, stage: Stage) -> float:
     seconds = 0.0
     for op in program.ops[stage.start : stage.stop]:
         if op.kind == "linear":
-            seconds += 2.0 * tokens * prod(shapes[op.weights[0]]) * _PRODUCT
+            seconds += 2.0 * tokens * prod(shapes[op.weights[0]]) * PRODUCT_S
         elif isinstance(op.attributes, Attention):
-            seconds += 2.0 * tokens * length * op.attributes.heads * op.attributes.head_size * _SCORE
-        seconds += sum(tokens * _width(values[name].shape) * _ELEMENT for name in op.outputs)
-    for tap in stage.taps:
-        seconds += 1.5 * tokens * _width(values[tap].shape) ** 2 * _PRODUCT
+            seconds += 2.0 * tokens * length * op.attributes.heads * op.attributes.head_size * SCORE_S
+        seconds += sum(tokens * _width(values[name]) * ELEMENT_S for name in op.outputs)
+    for tap, of_tap in kinds.items():
+        seconds += sum(tokens * kind.work_of(_width(values[tap])) for kind in of_tap.values())
     return seconds
 
 
-def fit_work(job: Job, info: LinearInfo) -> float:
-    """Units of fitting one linear."""
-    rows, columns = info.shape
-    if job.rows is None:
-        return _ROUNDED * rows * columns
-    products = 2.0 * rows * columns**2 + 2.0 * columns**3
-    return _COLUMN * columns + _ROUNDED * rows * columns + products * _PRODUCT
-
-
 def _segment(job: Job, index: int) -> Work:
-    infos = [info for info in job.linears if info.segment == index and info.module in job.schemes]
-    rows = 0.0 if job.rows is None else sum(stage_work(job, index, stage) for stage in segment_stages(job, index))
+    infos, folds = job.compressed_linears(index), job.folds(index)
+    rows = 0.0 if job.rows is None else sum(stage_work(job, *passing) for passing in _passes(job, index))
+    fits = sum(job.steps.fits.of(info.module).work(info.shape) for info in infos)
+    for transform in job.steps.block_transforms:
+        fits += sum(transform.of(fold.readers[0].module).work(fold.shape) for fold in folds)
     written = sum(prod(info.shape) for info in job.linears if info.segment == index)
-    return {"rows": rows, "fit": sum(fit_work(job, info) for info in infos), "write": _COMMIT + written * _BYTE}
+    return {"rows": rows, "fit": fits, "write": COMMIT_S + written * BYTE_S}
 
 
-def _width(shape: tuple[int | str, ...]) -> int:
-    return prod(size for size in shape[1:] if isinstance(size, int))
+def _passes(job: Job, index: int) -> Iterator[tuple[Stage, Kinds]]:
+    """Every run of the rows through a part of a segment, with what is summed meanwhile."""
+    for transform in job.steps.block_transforms:
+        if job.folds(index):
+            yield transform_pass(job, index, transform)
+    for stage in segment_stages(job, index):
+        readers = [info for info in job.compressed_linears(index) if info.tap in stage.taps]
+        yield stage, {info.tap: job.steps.statistics_of(info.module) for info in readers}
+
+
+def transform_pass(job: Job, index: int, transform: ByModule[BlockTransform]) -> tuple[Stage, Kinds]:
+    """The rows through a block as far as a transform's last fold."""
+    program, segment, folds = job.source.program, job.source.program.segments[index], job.folds(index)
+    stop = 1 + max(writers(program)[fold.tap] for fold in folds)
+    kinds = {fold.tap: transform.of(fold.readers[0].module).statistics for fold in folds}
+    return Stage(segment.start, stop, segment.inputs, (), tuple(kinds)), kinds
+
+
+def _width(value: Value) -> int:
+    return prod(size for size in value.shape[1:] if isinstance(size, int))

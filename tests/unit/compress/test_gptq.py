@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from linnet.compress.algorithm import Fit, make_algorithm
-from linnet.compress.algorithms import ALGORITHMS
+from linnet.compress.algorithm import Fitted
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.statistic import Hessian
+from linnet.compress.tables import make_algorithm
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes import codecs
 from linnet.schemes.presets import parse_scheme
@@ -35,12 +35,12 @@ def hessian_of(x: torch.Tensor) -> Hessian:
     return result
 
 
-def fit(x: torch.Tensor, w: torch.Tensor, scheme: str, **options) -> Fit:
+def fit(x: torch.Tensor, w: torch.Tensor, scheme: str, **options) -> Fitted:
     statistics = {"hessian": hessian_of(x)}
     return Gptq(GptqOptions(**options)).fit("m", w.clone(), parse_scheme(scheme).linear, statistics, lambda _: None)
 
 
-def output_error(result: Fit, x: torch.Tensor, w: torch.Tensor) -> float:
+def output_error(result: Fitted, x: torch.Tensor, w: torch.Tensor) -> float:
     approximation = torch.from_numpy(result.packed.dequantize()).double()
     exact = x.double() @ w.double().T
     return float((x.double() @ approximation.T - exact).square().sum() / exact.square().sum())
@@ -187,10 +187,10 @@ def test_not_a_number_is_named():
 
 
 def test_options_are_checked_and_list_what_is_known():
-    assert isinstance(make_algorithm("gptq", {"act_order": True}, ALGORITHMS), Gptq)
+    assert isinstance(make_algorithm("quantise", "gptq", {"act_order": True}), Gptq)
     with pytest.raises(ConfigError, match="accepted: rtn, gptq"):
-        make_algorithm("magic", {}, ALGORITHMS)
+        make_algorithm("quantise", "magic", {})
     with pytest.raises(ConfigError, match="known keys: damping, act_order, scales"):
-        make_algorithm("gptq", {"dampening": 1}, ALGORITHMS)
+        make_algorithm("quantise", "gptq", {"dampening": 1})
     with pytest.raises(ConfigError, match=r"damping of gptq is 0\.0; accepted is above 0 and at most 1"):
-        make_algorithm("gptq", {"damping": 0}, ALGORITHMS)
+        make_algorithm("quantise", "gptq", {"damping": 0})

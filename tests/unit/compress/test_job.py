@@ -12,7 +12,8 @@ import linnet
 from linnet import demo
 from linnet.compress import check, compress, make_recipe
 from linnet.compress.calibration import BUNDLED_NAME
-from linnet.compress.job import check_disk, resolve_schemes, sources_digest
+from linnet.compress.job import check_disk, sources_digest
+from linnet.compress.resolve import resolve_schemes
 from linnet.errors import CapacityError, CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
@@ -41,7 +42,7 @@ def changed(model: Path, target: Path, **config) -> Path:
     ("fields", "error", "message"),
     [
         ({"scheme": "W5A16"}, ConfigError, "schemes: W8A16, W4A16"),
-        ({"scheme": "W4A16-g16", "algorithm": "awq"}, ConfigError, "accepted: rtn, gptq"),
+        ({"scheme": "W4A16-g16", "algorithm": "magic"}, ConfigError, "accepted: rtn, gptq"),
         ({"scheme": "W4A16-g16", "options": {"bits": 4}}, ConfigError, "known keys: damping"),
         (
             {"scheme": "W4A16-g128"},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from linnet.compress import Recipe, make_recipe, read_recipe, recipe_from
+from linnet.compress import make_recipe, read_recipe, recipe_from
 from linnet.errors import ConfigError
 
 YAML = """
@@ -34,6 +34,18 @@ def test_yaml_and_plain_call_give_the_same_recipe(tmp_path: Path):
     assert read.digest() != make_recipe("W4A16-g32").digest()
 
 
+QUANTISE = {"step": "quantise", "algorithm": "rtn", "scheme": "W8A8"}
+SMOOTH = {"step": "smooth", "algorithm": "smoothquant"}
+ROTATE = {"step": "rotate", "algorithm": "quarot"}
+
+
+def test_version_one_is_one_step():
+    one = recipe_from({"scheme": "W8A8", "algorithm": "rtn", "format_version": 1, "seed": 3})
+    assert one == recipe_from({"steps": [QUANTISE], "seed": 3})
+    assert one.digest() == recipe_from({"format_version": 2, "steps": [QUANTISE], "seed": 3}).digest()
+    assert (one.name, one.scheme, one.format_version) == ("rtn", "W8A8", 2)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -47,7 +59,25 @@ def test_yaml_and_plain_call_give_the_same_recipe(tmp_path: Path):
         ({"scheme": "W4A16", "group_size": 0}, "group_size is 0; accepted is 1 or more"),
         ({"scheme": "W4A16", "calibration_rows": -1}, "calibration_rows is -1; accepted is 1 or more"),
         ({"scheme": "W4A16", "calibration_rows": "many"}, "calibration_rows"),
-        ({"scheme": "W4A16", "format_version": 2}, "format_version 2 is unknown"),
+        ({"scheme": "W4A16", "format_version": 3, "steps": [QUANTISE]}, "there is no key 'scheme'; known keys: steps"),
+        ({"format_version": 3, "steps": [QUANTISE]}, "format_version 3 is unknown; this version reads 1 and 2"),
+        ({"scheme": "W4A16", "format_version": 2}, "no key 'scheme'|key 'steps' is missing"),
+        ({"scheme": "W4A16", "algorithm": "magic"}, "algorithm is 'magic'; accepted: rtn, gptq"),
+        ({"steps": []}, "no quantise step, so nothing would be compressed; possible are"),
+        ({"steps": [QUANTISE, QUANTISE]}, "two quantise steps, and a weight gets its codes once"),
+        ({"steps": [QUANTISE, SMOOTH]}, r"step 2 \(smooth\) comes after quantise, which leaves codes"),
+        (
+            {"steps": [SMOOTH, ROTATE, QUANTISE]},
+            r"step 2 \(rotate\) comes after smooth, .* in this order, any",
+        ),
+        ({"steps": [SMOOTH]}, "no quantise step"),
+        ({"steps": [SMOOTH | {"scheme": "W8A8"}, QUANTISE]}, r"step 1 \(smooth\): scheme and group_size belong to"),
+        ({"steps": [SMOOTH | {"rules": [{"match": "x", "scheme": "W8A8"}]}, QUANTISE]}, "belong to a quantise step"),
+        ({"steps": [{"step": "quantise", "algorithm": "rtn"}]}, r"step 1 \(quantise\): the key 'scheme' is missing"),
+        ({"steps": [QUANTISE | {"rules": [{"match": "x"}]}]}, "the rule 'x' decides nothing; give it a scheme or opt"),
+        ({"steps": [QUANTISE | {"bits": 4}]}, "steps.0.: there is no key 'bits'; known keys: step, algorithm"),
+        ({"steps": [QUANTISE | {"rules": [{"match": "x", "bits": 4}]}]}, "known keys: match, scheme, options"),
+        ({"steps": [{"step": "prune", "algorithm": "x"}, QUANTISE]}, "prune"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_accepted(record, message):
@@ -69,4 +99,4 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path, content, message):
 
 def test_a_recipe_is_frozen():
     with pytest.raises(AttributeError):
-        Recipe(scheme="W4A16").seed = 3  # type: ignore[misc]
+        make_recipe("W4A16").seed = 3  # type: ignore[misc]

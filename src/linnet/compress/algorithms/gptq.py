@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 import torch
 
-from linnet.compress.algorithm import Fit, ratio, squared_errors
+from linnet.compress.algorithm import Fitted, ratio, squared_errors
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
-from linnet.compress.statistic import Hessian, Statistic
+from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.threads import one_thread
+from linnet.compress.units import COLUMN_S, PRODUCT_S, ROUNDED_S
 from linnet.errors import CheckpointError, ConfigError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
@@ -66,7 +67,7 @@ class Gptq:
     """Codes by GPTQ on the Hessian of the calibration rows."""
 
     Options: ClassVar[type] = GptqOptions
-    statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]] = {"hessian": Hessian}
+    statistics: ClassVar[Mapping[str, StatisticKind]] = {"hessian": Hessian}
 
     def __init__(self, options: GptqOptions) -> None:
         self._options = options
@@ -78,8 +79,8 @@ class Gptq:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
-    ) -> Fit:
-        """See Algorithm.fit."""
+    ) -> Fitted:
+        """See Fit.fit."""
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
         if not torch.isfinite(weight).all():
@@ -94,13 +95,19 @@ class Gptq:
         squared, norm = squared_errors(packed, weight)
         error = max(damped_error - factor.added * (squared - unheard), 0.0)
         notes = {"damping": factor.damping, "dead_inputs": int(factor.dead.sum())}
-        return Fit(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
+        return Fitted(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """Copies of H while factorising, then U; the working weight, columns first and rows first, its codes."""
         rows, columns = shape
         solving = columns * columns * 4 + rows * (columns * (4 + 4 + 1) + 4 * BLOCK_COLUMNS)
         return max(4 * columns * columns * 4, solving)
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """Factorising and moving errors are products; the columns are rounded one by one."""
+        rows, columns = shape
+        products = 2.0 * rows * columns**2 + 2.0 * columns**3
+        return COLUMN_S * columns + ROUNDED_S * rows * columns + products * PRODUCT_S
 
     def _solve(
         self, weight: torch.Tensor, scheme: Scheme, factor: _Factor, tick: Callable[[float], None]
@@ -122,7 +129,9 @@ class Gptq:
             scale = np.zeros(shape, codecs.FLOAT_DTYPES[scheme.scale_dtype])
             zero_point = None if scheme.symmetric else np.zeros(shape, np.int8)
         places = range(columns) if factor.order is None else factor.order.tolist()
-        moving = weight.T.contiguous() if factor.order is None else weight.T[factor.order]
+        moving = (
+            weight.T.clone(memory_format=torch.contiguous_format) if factor.order is None else weight.T[factor.order]
+        )
         heard = ~factor.dead if factor.order is None else ~factor.dead[factor.order]
         step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
         errors, total = torch.empty(min(step, columns), rows), 0.0

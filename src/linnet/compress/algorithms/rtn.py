@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import msgspec
 import torch
 
-from linnet.compress.algorithm import Fit, ratio, squared_errors
+from linnet.compress.algorithm import Fitted, ratio, squared_errors
 from linnet.compress.scales import scales_of
-from linnet.compress.statistic import Statistic
+from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.compress.units import ROUNDED_S
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme
@@ -25,7 +26,7 @@ class Rtn:
     """Scales from the weight alone, codes by rounding."""
 
     Options: ClassVar[type] = RtnOptions
-    statistics: ClassVar[Mapping[str, Callable[[int], Statistic]]] = {}
+    statistics: ClassVar[Mapping[str, StatisticKind]] = {}
 
     def __init__(self, options: RtnOptions) -> None:
         self._options = options
@@ -37,15 +38,19 @@ class Rtn:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
-    ) -> Fit:
-        """See Algorithm.fit."""
+    ) -> Fitted:
+        """See Fit.fit."""
         array = weight.numpy()
         scale, zero_point = scales_of(array, scheme.weight, self._options.scales == "mse")
         codes = codecs.quantize(array, scheme.weight, scale, zero_point)
         packed = pack(codes, scale, zero_point, scheme)
         tick(1.0)
-        return Fit(packed, ratio(*squared_errors(packed, weight)))
+        return Fitted(packed, ratio(*squared_errors(packed, weight)))
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """Codes, unsigned codes and packed codes; scales and slices are small."""
         return shape[0] * shape[1] * 3
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """Every element once."""
+        return ROUNDED_S * shape[0] * shape[1]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which scheme every module gets: the quantise step's, its rules', group sizes checked or fitted."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from linnet.compress.recipe import DENSE, Recipe
+from linnet.models.load import ModelSource
+from linnet.schemes.groups import check_columns
+from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.presets import SchemePreset, parse_scheme
+from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:
+    """Module -> scheme of everything that will be compressed, group sizes checked or fitted."""
+    spec = model.spec
+    step = recipe.quantise
+    preset = parse_scheme(recipe.scheme)
+    linear, head = preset.linear, preset.head
+    if isinstance(step.group_size, int):
+        weight = replace(linear.weight, granularity="group", group_size=step.group_size, block=None)
+        linear = replace(linear, weight=weight)
+        if head is not None and head.weight.group_size is not None:
+            head = replace(head, weight=replace(head.weight, group_size=step.group_size))
+    shapes, classes = model.scheme_targets()
+    rules = [
+        (rule.match, *((None, True) if rule.scheme == DENSE else _linear_of(parse_scheme(rule.scheme))))
+        for rule in step.rules
+        if rule.scheme is not None
+    ]
+    fixed_group = preset.fixed_group or isinstance(step.group_size, int)
+    preset_rules = replace(preset, linear=linear, head=head).scheme_map(
+        head=None if spec.tied_head else spec.head, embedding=spec.embedding
+    )
+    rules += [(pattern, scheme, fixed_group) for pattern, scheme in preset_rules.rules]
+    resolved = SchemeMap(tuple((pattern, scheme) for pattern, scheme, _ in rules)).resolve(classes)
+    fixed = SchemeMap(tuple((pattern, scheme if kept else None) for pattern, scheme, kept in rules)).resolve(classes)
+    wished = {name: scheme for name, scheme in resolved.items() if step.group_size == "auto" or fixed[name] is None}
+    fitted = fit_groups(wished, shapes)
+    _tell_groups(recipe.scheme, wished, fitted, shapes)
+    resolved |= fitted
+    check_shapes(resolved, shapes)
+    chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}
+    for module, scheme in chosen.items():
+        check_columns(module, shapes[module][1], scheme.weight)
+        stored_bytes(scheme, shapes[module])  # refuses what no layout can hold
+    return chosen
+
+
+def _linear_of(preset: SchemePreset) -> tuple[LinearScheme, bool]:
+    return preset.linear, preset.fixed_group
+
+
+def _tell_groups(
+    name: str,
+    wished: Mapping[str, LinearScheme | None],
+    fitted: Mapping[str, LinearScheme | None],
+    shapes: Mapping[str, tuple[int, int]],
+) -> None:
+    """One line about the modules that get smaller groups than their scheme's."""
+    changed: dict[tuple[int | None, int | None, int], list[str]] = {}
+    for module, scheme in fitted.items():
+        before = wished[module]
+        if scheme is not None and before is not None and scheme != before:
+            key = (before.weight.group_size, scheme.weight.group_size, shapes[module][1])
+            changed.setdefault(key, []).append(module)
+    total = sum(scheme is not None for scheme in fitted.values())
+    parts = [
+        f"{f'groups of {size}' if size else 'one scale per row'} instead of groups of {wish} in {len(modules)} of "
+        f"{total} modules with {columns} columns ({modules[0]} …)"
+        for (wish, size, columns), modules in changed.items()
+    ]
+    if parts:
+        logger.warning("%s: %s", name, "; ".join(parts))

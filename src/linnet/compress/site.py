@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A block at work: its tensors, the rows it reads, the linears to compress, and the records of what was done."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from linnet.compress.algorithm import Fit, Fitted
+from linnet.compress.block import Block
+from linnet.compress.folds import Fold
+from linnet.compress.job import Job
+from linnet.compress.progress import Meter
+from linnet.compress.running import RowRunner
+from linnet.compress.stages import Stage
+from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.compress.work import stage_work
+from linnet.errors import CheckpointError
+from linnet.models.inventory import LinearInfo
+from linnet.models.load import ModelSource
+
+
+class Site:
+    """Segment ``index`` of the walk. ``records``: module -> what goes into the manifest about it."""
+
+    def __init__(self, job: Job, index: int, source: ModelSource, rows: RowRunner, meter: Meter) -> None:
+        self.job, self.index, self.segment = job, index, job.source.program.segments[index]
+        self.source = source
+        self.block = Block(self.segment, source, job.schemes.keys())
+        self.linears = job.compressed_linears(index)
+        self.records: dict[str, dict[str, Any]] = {}
+        self._rows, self._meter = rows, meter
+
+    def observe(self, stage: Stage, kinds: Mapping[str, Mapping[str, StatisticKind]]) -> "Statistics":
+        """Run the rows through a stage; ``kinds``: tap -> name -> what to sum. Its outputs wait for the next stage."""
+        statistics = {
+            tap: {name: kind(self.job.tap_width(tap)) for name, kind in of_tap.items()} for tap, of_tap in kinds.items()
+        }
+        units = stage_work(self.job, stage, kinds)
+        self._rows.observe(
+            self.index, stage, self.block.running(), statistics, lambda fraction: self._told(fraction * units)
+        )
+        self._check_heard(kinds)
+        return statistics
+
+    def advance(self, stage: Stage) -> str:
+        """Run the rows through the last stage, into what the next block reads; returns their digest."""
+        units = stage_work(self.job, stage, {})
+        return self._rows.advance(
+            self.index, stage, self.block.running(), lambda fraction: self._told(fraction * units)
+        )
+
+    def fit(self, info: LinearInfo, algorithm: Fit, statistics: Mapping[str, Statistic]) -> None:
+        """Give one linear its compressed weight."""
+        scheme, units = self.job.schemes[info.module], algorithm.work(info.shape)
+
+        def tick(fraction: float) -> None:
+            self._meter.advance("compress", info.module, "fit", fraction * units)
+
+        fitted = algorithm.fit(info.module, self.block.dense(info.tensor), scheme, statistics, tick)
+        self.pack(info.module, fitted, self.job.recipe.quantise.algorithm, info.shape)
+
+    def pack(self, module: str, fitted: Fitted, algorithm: str, shape: tuple[int, int]) -> None:
+        """Put a fit's result into the block and on record."""
+        self.block.pack(module, fitted.packed)
+        record: dict[str, Any] = {"algorithm": algorithm, "shape": list(shape), "weight_error": fitted.weight_error}
+        if fitted.output_error is not None:
+            record["output_error"] = fitted.output_error
+        self.records.setdefault(module, {}).update(record | dict(fitted.notes))
+
+    def smoothed(self, fold: Fold, algorithm: str, notes: Mapping[str, Any], units: float) -> None:
+        """Put what a transform did at a fold on record, with every linear it concerns."""
+        for info in fold.readers:
+            if info.module in self.job.schemes:
+                self.records.setdefault(info.module, {})[algorithm] = dict(notes)
+        self._meter.advance("compress", fold.readers[0].module, "fit", units)
+
+    def embedded(self, fraction: float) -> None:
+        """Tell that so much of the rows has been embedded."""
+        self._meter.advance("calibrate", self.segment.name)
+
+    def check(self, layer: str) -> None:
+        """Interrupted if asked to stop."""
+        self._meter.check(layer)
+
+    def _check_heard(self, taps: Iterable[str]) -> None:
+        """CheckpointError, naming who reads the value, once no calibration row is left."""
+        assert self.job.rows is not None
+        if len(self._rows.left_out) == len(self.job.rows.token_ids):
+            reader = next(info.module for tap in taps for info in self.linears if info.tap == tap)
+            raise CheckpointError(
+                f"the activations that {reader} reads hold NaN or infinity on every one of the calibration rows"
+            )
+
+    def _told(self, units: float) -> None:
+        self._meter.advance("compress", self.segment.name, "rows", units)
+
+
+Statistics = Mapping[str, Mapping[str, Statistic]]
+"""Tap -> name -> sum."""

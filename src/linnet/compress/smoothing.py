@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smoothing steps of a block: one pass of its rows for each, then the folds it finds."""
+
+from linnet.compress.site import Site
+from linnet.compress.work import transform_pass
+
+
+def smooth(site: Site) -> None:
+    """Change the block as the recipe's smoothing steps say, in their order."""
+    folds = site.job.folds(site.index)
+    for transform in site.job.steps.block_transforms if folds else ():
+        statistics = site.observe(*transform_pass(site.job, site.index, transform))
+        for fold in folds:
+            made = transform.of(fold.readers[0].module)
+            notes = made.apply(site.block, fold, site.job.schemes, statistics[fold.tap])
+            site.smoothed(fold, transform.name, notes, made.work(fold.shape))

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The algorithms by kind of step and name. A new one is a file in ``algorithms`` or ``transforms`` and a line here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from linnet.compress.algorithms.gptq import Gptq
+from linnet.compress.algorithms.rtn import Rtn
+from linnet.compress.options import read_options
+from linnet.compress.recipe import StepKind
+from linnet.errors import unknown_choice
+
+ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
+    "rotate": {},
+    "smooth": {},
+    "quantise": {"rtn": Rtn, "gptq": Gptq},
+}
+
+
+def options_of(kind: StepKind, name: str) -> type:
+    """The options record of an algorithm."""
+    record: type = ALGORITHMS[kind][name].Options
+    return record
+
+
+def make_algorithm(kind: StepKind, name: str, options: Mapping[str, Any]) -> Any:
+    """The named algorithm with checked options; ConfigError lists what is known."""
+    known = ALGORITHMS[kind]
+    if name not in known:
+        raise unknown_choice("algorithm" if kind == "quantise" else f"algorithm of a {kind} step", name, known)
+    return known[name](read_options(name, options, known[name].Options))

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transform is: it changes dense weights so that they are easier to compress, and leaves the function alone."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from linnet.compress.block import Block
+from linnet.compress.folds import Fold
+from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.models.load import ModelSource
+from linnet.schemes.scheme import LinearScheme
+
+
+class BlockTransform(Protocol):
+    """Changes one block, at one fold after another: a value that some linears read and whose columns can be scaled.
+
+    Built from its options once per run; holds no state between folds.
+    """
+
+    Options: ClassVar[type]
+    statistics: ClassVar[Mapping[str, StatisticKind]]
+    """Of the folds' values, on the rows that the dense block really gets."""
+
+    def __init__(self, options: Any) -> None: ...
+
+    def apply(
+        self, block: Block, fold: Fold, schemes: Mapping[str, LinearScheme], statistics: Mapping[str, Statistic]
+    ) -> Mapping[str, Any]:
+        """Change the block; returns notes for the manifest. ``schemes``: what the readers of the fold become."""
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """Predicted seconds at a fold whose readers' rows are ``shape[0]`` in all, see units.py."""
+
+
+class ModelTransform(Protocol):
+    """Changes the whole model before the first block, since what it does crosses blocks.
+
+    No spool is needed where every changed tensor is a function of the source's own: it is computed as it is read.
+    """
+
+    Options: ClassVar[type]
+
+    def __init__(self, options: Any) -> None: ...
+
+    def check(self, source: ModelSource) -> None:
+        """UnsupportedError, saying why, for a model whose function it could not keep; reads no weight."""
+
+    def apply(self, source: ModelSource, seed: int) -> ModelSource:
+        """The same function in other weights; the program stays what it is."""
