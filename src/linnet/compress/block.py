@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from linnet.backends.reference.weights import to_torch
+from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
 from linnet.program.program import Program, Segment, Weight
 from linnet.schemes.packed_weight import PackedWeight
@@ -46,7 +47,7 @@ class Block:
     def is_exact(self, name: str) -> bool:
         """Whether a change of a dense tensor is kept in fp32."""
         module = name.removesuffix(".weight")
-        return module in self._to_be_packed or self._source.checkpoint.info(name).dtype == "F32"
+        return module in self._to_be_packed or self._source.checkpoint.info(name).dtype == "fp32"
 
     def change(self, name: str, values: torch.Tensor) -> None:
         """A transform's new fp32 values of a dense tensor."""
@@ -105,7 +106,7 @@ class Block:
         return changed if rows is None else torch.cat([changed[start:stop] for start, stop in rows])
 
     def _as_stored(self, name: str, values: torch.Tensor) -> np.ndarray:
-        return values.numpy().astype(self._source.checkpoint.tensor(name).dtype)
+        return values.numpy().astype(NAME_TO_NUMPY[self._source.checkpoint.info(name).dtype])
 
     def _forget(self, name: str) -> None:
         for weight in self._readers(name):

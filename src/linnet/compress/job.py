@@ -111,6 +111,8 @@ def check(
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     _check_source(model)
+    for transform in steps.model_transforms:
+        transform.check(model)
     schemes = resolve_schemes(model, recipe)
     if not schemes:
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")

@@ -16,7 +16,11 @@ from linnet.compress.recipe import OneStep, Recipe, Rule, Step, StepKind, common
 from linnet.compress.tables import ALGORITHMS, options_of
 from linnet.errors import ConfigError, unknown_choice
 
-CHAINS: dict[str, tuple[tuple[StepKind, str], ...]] = {}
+CHAINS: dict[str, tuple[tuple[StepKind, str], ...]] = {
+    "awq": (("smooth", "awq"), ("quantise", "awq")),
+    "quarot": (("rotate", "quarot"), ("quantise", "gptq")),
+    "smoothquant": (("smooth", "smoothquant"), ("quantise", "rtn")),
+}
 """Name -> the steps and algorithms it stands for."""
 
 

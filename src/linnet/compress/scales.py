@@ -15,18 +15,26 @@ from linnet.schemes.scheme import Scheme
 SHRINK_FACTORS: tuple[float, ...] = tuple(1.0 - 0.04 * step for step in range(13))
 """Fractions of the min-max range that the search tries: 1.0 down to 0.52."""
 
+GRAM_COLUMNS = 1024
+"""Of more columns the products of all pairs cost more than they tell."""
+
 _SLICE_ELEMENTS = 1 << 18
 """Thirteen passes over so many elements stay in the cache."""
 
 
 def scales_of(
-    weight: np.ndarray, scheme: Scheme, search: bool, importance: np.ndarray | None = None
+    weight: np.ndarray,
+    scheme: Scheme,
+    search: bool,
+    importance: np.ndarray | None = None,
+    inputs: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Scale (``scheme.scale_dtype``) and zero point of fp32 [rows, columns], in the codecs' shapes.
 
     ``search``: per scale, of SHRINK_FACTORS the one with the least sum of importance * (q - w)^2, ties to the wider
-    range. ``importance`` [columns] (default ones) is the mean square of each input. Ternary scales need no search,
-    whatever ``search`` says: the best one is known exactly.
+    range. ``importance`` [columns] (default ones) is the mean square of each input. With ``inputs``, fp32 rows
+    [n, columns], it is the squared error of what these rows make of a scale's columns instead, where these are at most
+    GRAM_COLUMNS. Ternary scales need no search, whatever ``search`` says: the best one is known exactly.
     """
     if scheme.element == "ternary":
         return codecs.ternary_scales(weight, scheme, importance), None
@@ -40,10 +48,11 @@ def scales_of(
     step = max(1, _SLICE_ELEMENTS // size)
     for index in range(scale.shape[1]):
         group = slice(index * size, (index + 1) * size)
+        own = weights[group] if inputs is None or size > GRAM_COLUMNS else inputs[:, group].T @ inputs[:, group]
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
             values = whole[part, group].T.contiguous()
-            scale[part, index], zero = search_scales(values, scheme, weights[group])
+            scale[part, index], zero = search_scales(values, scheme, own)
             if zero_point is not None and zero is not None:
                 zero_point[part, index] = zero
     return scale, zero_point
@@ -52,7 +61,10 @@ def scales_of(
 def search_scales(
     values: torch.Tensor, scheme: Scheme, importance: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The same for one group, columns first: fp32 [columns, rows] -> scale and zero point [rows]."""
+    """The same for one group, columns first: fp32 [columns, rows] -> scale and zero point [rows].
+
+    ``importance``: [columns], or [columns, columns] for the error d importance d^T of a change d.
+    """
     low, high = values.amin(dim=0).numpy(), values.amax(dim=0).numpy()
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise CheckpointError("a weight holds NaN or infinity and cannot be quantised")
@@ -66,7 +78,10 @@ def search_scales(
         for index in range(len(factors)):
             zero = None if zero_rows is None else zero_rows[index]
             difference = round_into(rounded, values, scale_rows[index], zero, scheme).sub_(values)
-            torch.mv(difference.square_().T, importance, out=errors[index])
+            if importance.ndim == 1:
+                torch.mv(difference.square_().T, importance, out=errors[index])
+            else:
+                torch.sum((importance @ difference).mul_(difference), dim=0, out=errors[index])
     best = np.argmin(errors.numpy(), axis=0), np.arange(values.shape[1])  # the first of equals
     return scales[best], None if zero_points is None else zero_points[best]
 

@@ -6,13 +6,16 @@ from typing import Protocol, Self, TypeVar, cast
 
 import torch
 
-from linnet.compress.units import PRODUCT_S
+from linnet.compress.units import ELEMENT_S, PRODUCT_S
 from linnet.errors import CheckpointError
 
 _PANEL_COLUMNS = 512
 """About so many, all alike: narrow products run at a fraction of the speed of wide ones."""
 
 _SLICE_ROWS = 2048
+
+SAMPLE_ROWS = 256
+"""A sample of rows has at least so many, once so many have passed."""
 
 Derived = TypeVar("Derived")
 
@@ -102,3 +105,83 @@ class Hessian:
             part = difference[start : start + _SLICE_ROWS]
             total += float((part @ half).mul_(part).sum(dtype=torch.float64))
         return 2 * total
+
+
+class ColumnMagnitude:
+    """The greatest and the mean absolute value of every column."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self.greatest = torch.zeros(width)
+        self._total = torch.zeros(width, dtype=torch.float64)
+
+    @classmethod
+    def bytes_of(cls, width: int) -> int:
+        """See StatisticKind."""
+        return 12 * width
+
+    @classmethod
+    def work_of(cls, width: int) -> float:
+        """See StatisticKind."""
+        return 2 * width * ELEMENT_S
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count fp32 [rows, width]."""
+        if len(x):
+            sizes = x.abs()
+            self.greatest = torch.maximum(self.greatest, sizes.amax(dim=0))
+            self._total += sizes.sum(dim=0, dtype=torch.float64)
+            self.rows += len(x)
+
+    def merge(self, other: Self) -> None:
+        """Add the sums of other rows."""
+        self.greatest = torch.maximum(self.greatest, other.greatest)
+        self._total += other._total
+        self.rows += other.rows
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """fp32 [width]; zeros if there were no rows."""
+        return (self._total / max(self.rows, 1)).float()
+
+
+class RowSample:
+    """Every n-th row, for what cannot be said in sums; n doubles so that fewer than 2 * SAMPLE_ROWS are kept."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self._kept, self._stride = torch.empty(0, width), 1
+
+    @classmethod
+    def bytes_of(cls, width: int) -> int:
+        """See StatisticKind."""
+        return 4 * width * 2 * SAMPLE_ROWS
+
+    @classmethod
+    def work_of(cls, width: int) -> float:
+        """See StatisticKind: few rows are copied."""
+        return 0.1 * width * ELEMENT_S
+
+    @property
+    def values(self) -> torch.Tensor:
+        """fp32 [kept rows, width]."""
+        return self._kept
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count fp32 [rows, width]."""
+        self._kept = torch.cat([self._kept, x[-self.rows % self._stride :: self._stride]])
+        self.rows += len(x)
+        self._thin(self._stride)
+
+    def merge(self, other: Self) -> None:
+        """Add the rows of another sample, both at the wider stride."""
+        stride = max(self._stride, other._stride)
+        self._thin(stride)
+        self._kept = torch.cat([self._kept, other._kept[:: stride // other._stride]])
+        self.rows += other.rows
+        self._thin(stride)
+
+    def _thin(self, stride: int) -> None:
+        while self._stride < stride or len(self._kept) >= 2 * SAMPLE_ROWS:
+            self._kept = self._kept[::2].clone()
+            self._stride *= 2

@@ -4,16 +4,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from linnet.compress.algorithms.awq import Awq
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.options import read_options
 from linnet.compress.recipe import StepKind
+from linnet.compress.transforms.awq import AwqScales
+from linnet.compress.transforms.quarot import Quarot
+from linnet.compress.transforms.smoothquant import SmoothQuant
 from linnet.errors import unknown_choice
 
 ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
-    "rotate": {},
-    "smooth": {},
-    "quantise": {"rtn": Rtn, "gptq": Gptq},
+    "rotate": {"quarot": Quarot},
+    "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
+    "quantise": {"rtn": Rtn, "gptq": Gptq, "awq": Awq},
 }
 
 

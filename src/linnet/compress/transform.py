@@ -45,5 +45,5 @@ class ModelTransform(Protocol):
     def check(self, source: ModelSource) -> None:
         """UnsupportedError, saying why, for a model whose function it could not keep; reads no weight."""
 
-    def apply(self, source: ModelSource, seed: int) -> ModelSource:
-        """The same function in other weights; the program stays what it is."""
+    def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
+        """The same function in other weights; the program stays what it is. ``schemes``: of what will be packed."""

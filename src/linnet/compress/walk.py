@@ -77,7 +77,7 @@ class Walk:
         with Checkpoint.open(self._job.directory, verify=False) as checkpoint:
             source = replace(self._job.source, checkpoint=checkpoint)
             for transform in self._job.steps.model_transforms:
-                source = transform.apply(source, self._job.recipe.seed)
+                source = transform.apply(source, self._job.schemes, self._job.recipe.seed)
             yield source
 
     def _resume(self, done: int) -> None:

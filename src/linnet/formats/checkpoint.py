@@ -18,6 +18,7 @@ from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.prescription import Quantization
 from linnet.formats.quantization import form_of, read_quantization
+from linnet.formats.rewritten import Rewrite, RewrittenFiles
 from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
@@ -88,6 +89,11 @@ class Checkpoint:
                 *(directory, MANIFEST_FILE, len(tensors)),
             )
         return cls(directory, config, files, manifest, quantization, form)
+
+    def rewritten(self, rewrite: Rewrite) -> "Checkpoint":
+        """This checkpoint with some dense tensors computed from what is stored (rewritten.py); it shares files."""
+        files = RewrittenFiles(self._files, rewrite)
+        return Checkpoint(self.path, self.config, files, self.manifest, self.quantization, self._form)
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""

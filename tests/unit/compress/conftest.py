@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
+sys.path[:0] = [str(Path(__file__).parent), *(str(Path(__file__).parents[2] / name) for name in ("e2e", "golden"))]
 
 from tiny_llama import write_tiny_llama
 
@@ -27,6 +27,12 @@ def one_thread():
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """hidden 32, intermediate 64, 2 layers, bf16, separate head."""
     return write_tiny_llama(tmp_path_factory.mktemp("tiny"), dtype="bfloat16", spread=0.2)
+
+
+@pytest.fixture(scope="session")
+def fp32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in fp32, so that what leaves the function alone can be told from rounding."""
+    return write_tiny_llama(tmp_path_factory.mktemp("fp32"), dtype="float32", spread=0.2)
 
 
 @pytest.fixture(scope="session")

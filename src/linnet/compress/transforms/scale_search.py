@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of several scalings of a fold's columns costs its readers least, once everything is rounded to nearest."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from linnet.backends.reference.ops import dequantise, quantise
+from linnet.compress.algorithm import ratio
+from linnet.compress.block import Block
+from linnet.compress.folds import Fold
+from linnet.schemes import codecs
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+
+class ScaleSearch:
+    """``inputs`` fp32 [rows, width]: a sample of the fold's value. Dense readers cost nothing and are left out."""
+
+    def __init__(self, block: Block, fold: Fold, schemes: Mapping[str, LinearScheme], inputs: torch.Tensor) -> None:
+        self._inputs = inputs
+        compressed = {info.tensor: schemes[info.module] for info in fold.readers if info.module in schemes}
+        self._readers = [(block.dense(name), scheme) for name, scheme in compressed.items()]
+        self._exact = [inputs @ weight.T for weight, _ in self._readers]
+
+    @property
+    def greatest_weights(self) -> torch.Tensor:
+        """The greatest |weight| of every column, fp32 [width]."""
+        return torch.stack([weight.abs().amax(dim=0) for weight, _ in self._readers]).amax(dim=0)
+
+    def error(self, scales: torch.Tensor) -> float:
+        """Mean over the readers of |y' - y|^2 / |y|^2, y' from rounded x / scales and rounded weight * scales."""
+        total = 0.0
+        for (weight, scheme), exact in zip(self._readers, self._exact, strict=True):
+            values = self._inputs / scales
+            if scheme.input is not None:
+                values = dequantise(quantise(values, scheme.input))
+            wrong = values @ rounded(weight * scales, scheme.weight).T - exact
+            total += ratio(float(wrong.square().sum(dtype=torch.float64)), float(exact.square().sum()))
+        return total / len(self._readers)
+
+    def best(self, candidates: Iterable[tuple[float, torch.Tensor]]) -> tuple[torch.Tensor | None, Mapping[str, Any]]:
+        """Of (alpha, scales) the one with the least error, None where unscaled columns are as good; notes about it."""
+        plain = least = self.error(torch.ones(self._inputs.shape[1]))
+        chosen: tuple[float | None, torch.Tensor | None] = (None, None)
+        for alpha, scales in candidates:
+            error = self.error(scales)
+            if error < least:
+                least, chosen = error, (alpha, scales)
+        return chosen[1], {"alpha": chosen[0], "error_before": plain, "error": least}
+
+
+def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """fp32 [rows, columns] to nearest, with min-max scales."""
+    array = np.ascontiguousarray(weight.numpy())
+    scale, zero_point = codecs.compute_scales(array, scheme)
+    codes = codecs.quantize(array, scheme, scale, zero_point)
+    return torch.from_numpy(codecs.dequantize(codes, scheme, scale, zero_point))
+
+
+def balanced(scales: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+    """Positive scales around 1 (geometric mean), 1 where a column is not ``live``."""
+    logs = torch.where(live, torch.log2(scales.clamp(min=1e-20)), 0.0)
+    logs = torch.where(live, logs - logs.sum() / live.sum().clamp(min=1), 0.0)
+    return torch.exp2(logs.clamp(-16, 16))
