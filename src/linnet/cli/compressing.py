@@ -43,7 +43,8 @@ def compress(
         options.option(help="What the numbers look like: W4A16, W4A16-g32, W8A16, W8A8, W2A16, NF4, …; -head8, -asym."),
     ] = "W4A16",
     algorithm: Annotated[
-        str, options.option(help="How codes are chosen: rtn (no data) or gptq (calibrated).")
+        str,
+        options.option(help="How codes are chosen: rtn (no data), gptq, awq (calibrated); smoothquant, quarot."),
     ] = "gptq",
     setting: Annotated[
         list[str] | None,

@@ -5,6 +5,7 @@ The text is the recipe's; else the caller's; for the bundled model the town it w
 writes, which takes an engine that this room does not know: the caller hands over who writes.
 """
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,10 @@ from linnet.errors import CheckpointError, ConfigError
 from linnet.formats import Checkpoint
 from linnet.text.files import read_corpus
 from linnet.text.own import OwnText
-from linnet.text.rows import CalibrationRows, calibration_rows
+from linnet.text.rows import CalibrationRows, calibration_rows, rows_digest
 from linnet.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LENGTH_TOKENS = 512
 BUNDLED_NAME = "the bundled town's text"
@@ -72,6 +75,26 @@ def read_rows(
     if greatest >= vocabulary_size:
         raise CheckpointError(f"{model}: the tokenizer gives id {greatest}; the embedding has {vocabulary_size} rows")
     return rows
+
+
+def without_repeats(rows: CalibrationRows) -> tuple[CalibrationRows, int]:
+    """The rows but for those that are one token over and over (after the first one, which may be BOS), and how many
+    these were. ConfigError if no row is left."""
+    ids = rows.token_ids
+    body = ids[:, 1:] if ids.shape[1] > 2 else ids
+    repeats = (body == body[:, :1]).all(axis=1)
+    count = int(repeats.sum())
+    if count == 0:
+        return rows, 0
+    if count == len(ids):
+        raise ConfigError(
+            f"every row of {rows.name} is one token over and over, which says nothing about the model: another text is "
+            "needed (calibration)",
+            settings=["calibration"],
+        )
+    logger.warning("%d of %d calibration rows are one token over and over, and are left out", count, len(ids))
+    kept = ids[~repeats]
+    return CalibrationRows(kept, rows_digest(kept), rows.name), count
 
 
 def _windows(recipe: Recipe, text: str, name: str, model: Path, length: int) -> CalibrationRows:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import linnet
-from linnet.compress.calibration import WriteText, read_rows, row_length
+from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
 from linnet.compress.folds import Fold, folds_of
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import Recipe
@@ -37,7 +37,9 @@ _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "bac
 
 @dataclass(frozen=True)
 class Job:
-    """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free."""
+    """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free.
+
+    ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``."""
 
     directory: Path
     source: ModelSource
@@ -48,6 +50,7 @@ class Job:
     embedding: str
     rows: CalibrationRows | None
     prediction: Prediction
+    repeats: int = 0
 
     @property
     def sequences_per_chunk(self) -> int:
@@ -131,10 +134,11 @@ def check(
             "need less",
             settings=["calibration_length"],
         )
-    rows = None
+    rows, repeats = None, 0
     if wants_rows:  # last, since writing them may take minutes
         rows = read_rows(recipe, calibration_text, model.checkpoint, length, spec.vocabulary_size, write_text)
-    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction)
+        rows, repeats = without_repeats(rows)
+    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction, repeats)
 
 
 def _check_source(model: ModelSource) -> None:

@@ -186,7 +186,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
             "length": length,
             "digest": job.rows.digest,
             "seed": job.recipe.seed,
-            "left_out": walk.left_out(),
+            "left_out": job.repeats + walk.left_out(),
         }
     return {
         "record_version": RECORD_VERSION,

@@ -29,14 +29,14 @@ class ByModule(Generic[Made]):
         """The algorithm with the options of the first rule that matches, else with the step's own."""
         return next((made for pattern, made in self.rules if matches(pattern, module)), self.default)
 
-    def check_matches(self, modules: Iterable[str], what: str) -> None:
+    def check_matches(self, modules: Iterable[str]) -> None:
         """ConfigError for a pattern that matches none of ``modules``."""
         names = list(modules)
         for pattern, _ in self.rules:
             if not any(matches(pattern, name) for name in names):
                 shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
                 raise ConfigError(
-                    f"the rule {pattern!r} of {self.name} matches no {what}; there are: {shown or 'none'}"
+                    f"the rule {pattern!r} of {self.name} matches no module that is compressed; there are: {shown}"
                 )
 
 
@@ -60,8 +60,9 @@ class Steps:
     def check_modules(self, chosen: Iterable[str]) -> None:
         """ConfigError for a rule that no module asks; ``chosen``: those that will be compressed."""
         names = list(chosen)
-        for step in (*self.block_transforms, self.fits):
-            step.check_matches(names, "module that is compressed")
+        for transform in self.block_transforms:
+            transform.check_matches(names)
+        self.fits.check_matches(names)
 
     def check_shared(self, linears: Iterable[LinearInfo]) -> None:
         """ConfigError where linears that read one value are to be smoothed with different options."""

@@ -8,7 +8,7 @@ resume point) with the segment's record; older rows deleted. A killed run repeat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -27,6 +27,10 @@ from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.formats.durable import START_AFRESH
 from linnet.models.load import ModelSource
+
+if TYPE_CHECKING:
+    from linnet.compress.algorithm import Fit
+    from linnet.compress.steps import ByModule
 
 
 class Walk:
@@ -106,7 +110,8 @@ class Walk:
         error = BlockError(site, self._rows) if site.index <= self._last_tapped else None
         smooth(site)
         fits = self._job.steps.fits
-        block_fit = fits.default if isinstance(fits.default, BlockFit) else StageByStage(fits)
+        whole = isinstance(fits.default, BlockFit)
+        block_fit = fits.default if whole else StageByStage(cast("ByModule[Fit]", fits))
         left = block_fit.fit_block(site)
         digest = site.advance(left) if site.index < self._last_tapped else None
         return digest, None if error is None else error.measured()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), *(str(Path(__file__).parents[2] / name) for name in ("e2e", "golden"))]
+sys.path.insert(0, str(Path(__file__).parents[2] / "golden"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_llama import write_tiny_llama
 

@@ -21,9 +21,9 @@ LOUD = 3
 IDS = np.random.default_rng(5).integers(3, 97, (4, 48)).astype(np.int32)
 
 
-def with_loud_columns(model: Path, target: Path, factor: float) -> Path:
-    """A copy whose norms' gains are ``factor`` times as great in one column, and the readers' columns as much smaller:
-    the same function, with activations as large models have them."""
+def with_loud_columns(model: Path, target: Path, factor: float, quieter: float | None = None) -> Path:
+    """A copy whose norms' gains are ``factor`` times as great in one column, and the readers' columns ``quieter`` times
+    as small (None: as much, so that the function is the same): activations as large models have them."""
     shutil.copytree(model, target)
     tensors = load_file(target / "model.safetensors")
     for name, readers in (
@@ -33,7 +33,7 @@ def with_loud_columns(model: Path, target: Path, factor: float) -> Path:
         for layer in range(2):
             tensors[f"model.layers.{layer}.{name}.weight"][LOUD] *= factor
             for reader in readers:
-                tensors[f"model.layers.{layer}.{reader}.weight"][:, LOUD] /= factor
+                tensors[f"model.layers.{layer}.{reader}.weight"][:, LOUD] /= quieter or factor
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     return target
 

@@ -171,7 +171,7 @@ def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):
 
 
 def own_rows(rows: int, length: int) -> OwnText:
-    return OwnText(tuple(OwnDocument((1,) * length, 1) for _ in range(rows)), length, 5, False, 0)
+    return OwnText(tuple(OwnDocument((1, 2) * (length // 2), 1) for _ in range(rows)), length, 5, False, 0)
 
 
 def test_without_a_text_the_model_is_asked_to_write(tiny_model: Path) -> None:

@@ -70,13 +70,15 @@ def test_smoothquant_restores_what_plain_w8a8_loses(loud, fp32_model, tmp_path, 
     assert smooth < 2 * quiet
 
 
-def test_the_best_alpha_lies_inside(loud, tmp_path, text):
-    result = compress(loud, tmp_path / "out", make_recipe("W8A8", "smoothquant", **ROWS), calibration_text=text)
+def test_the_best_alpha_lies_inside(fp32_model, tmp_path, text):
+    """Weights that are loud where activations are quiet: neither may take all of the other's range."""
+    model = with_loud_columns(fp32_model, tmp_path / "model", 100, quieter=10)
+    result = compress(model, tmp_path / "out", make_recipe("W8A8", "smoothquant", **ROWS), calibration_text=text)
     notes = result.layers["model.layers.0.self_attn.q_proj"]["smoothquant"]
-    assert 0.2 < notes["alpha"] < 0.95
-    assert notes["error"] < 0.1 * notes["error_before"]
-    ends = [cost(loud, tmp_path / f"a{a}", text, "W8A8", "smoothquant", options={"alpha": a}) for a in (0.0, 1.0)]
-    assert error(result.path, loud) < 0.7 * min(ends)
+    assert 0.2 < notes["alpha"] < 0.8
+    assert notes["error"] < 0.5 * notes["error_before"]
+    ends = [cost(model, tmp_path / f"a{a}", text, "W8A8", "smoothquant", options={"alpha": a}) for a in (0.0, 1.0)]
+    assert error(result.path, model) < 0.8 * min(ends)
     assert "smoothquant + rtn" in (result.path / "README.md").read_text()
 
 
@@ -84,8 +86,12 @@ def test_awq_beats_rounding_and_moves_no_column(loud, tmp_path, text):
     rounded = cost(loud, tmp_path / "rtn", text, "W4A16-g16", "rtn")
     result = compress(loud, tmp_path / "awq", make_recipe("W4A16-g16", "awq", **ROWS), calibration_text=text)
     assert error(result.path, loud) < 0.5 * rounded
-    unclipped = cost(loud, tmp_path / "open", text, "W4A16-g16", "awq", options={"clip": False})
-    assert error(result.path, loud) < unclipped < 0.7 * rounded
+    unclipped = make_recipe("W4A16-g16", "awq", options={"clip": False}, **ROWS)
+    without = compress(loud, tmp_path / "open", unclipped, calibration_text=text)
+    assert error(without.path, loud) < 0.5 * rounded
+    first = [name for name in result.layers if ".0.self_attn." in name and "o_proj" not in name]
+    clipped, whole = (sum(each.layers[name]["output_error"] for name in first) for each in (result, without))
+    assert clipped < 0.95 * whole
     with Checkpoint.open(result.path) as checkpoint:
         assert not [name for name in checkpoint.names() if "order" in name or "g_idx" in name]
         stored = checkpoint.linear("model.layers.0.mlp.down_proj")
@@ -108,9 +114,9 @@ def test_a_rotation_leaves_the_function_alone_and_is_drawn_by_the_seed(tmp_path)
 
 def test_a_rotation_makes_a_loud_stream_roundable(fp32_model, tmp_path, text):
     model = with_loud_stream(fp32_model, tmp_path / "model", 60)
-    plain = cost(model, tmp_path / "plain", text, "W4A8-g16", "gptq")
-    rotated = cost(model, tmp_path / "rotated", text, "W4A8-g16", "quarot")
-    assert rotated < 0.5 * plain
+    for scheme, at_most in (("W8A8", 0.4), ("W4A8-g16", 0.8)):  # at four bits most of what is lost is the weights' part
+        plain, rotated = (cost(model, tmp_path / f"{scheme}{a}", text, scheme, a) for a in ("gptq", "quarot"))
+        assert rotated < at_most * plain
     steps = [
         {"step": "rotate", "algorithm": "quarot"},
         {"step": "smooth", "algorithm": "smoothquant"},

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from walking import FEW, StopAt, hashes, value_of
 
-from linnet.backends.reference.attention import FunctionalMemory
-from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
-from linnet.backends.reference.weights import WeightTable
 from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, job, make_recipe
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.rows import RowStore
@@ -28,20 +26,7 @@ from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.text import ChatTemplates
 
-RECIPE = make_recipe("W4A16-g16", calibration_rows=6, calibration_length=64, chunk_tokens=128)
-
-
-def hashes(path: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in Checkpoint.open(path, verify=True).manifest["tensors"].items()}
-
-
-def value_of(path: Path, name: str, token_ids: np.ndarray) -> torch.Tensor:
-    """A value of the whole program on whole sequences."""
-    model = load_model(path)
-    inputs = whole_sequence_inputs(torch.from_numpy(token_ids))
-    table, memory = WeightTable(model.program, model), FunctionalMemory.of(model.program)
-    with torch.no_grad():
-        return run_ops(model.program, 0, len(model.program.ops), inputs, (name,), table, memory)[name]
+RECIPE = make_recipe("W4A16-g16", **FEW)
 
 
 def test_rounding_is_the_codec_and_everything_else_is_copied(tiny_model, tmp_path):
@@ -123,18 +108,6 @@ def test_two_runs_are_bit_identical(tiny_model, tmp_path, text):
     second = compress(tiny_model, tmp_path / "b", RECIPE, calibration_text=text)
     assert hashes(first.path) == hashes(second.path)
     assert first.manifest["digest"] == second.manifest["digest"]
-
-
-class StopAt:
-    """Cancels when a layer is reached for the n-th time."""
-
-    def __init__(self, token: CancelToken, count: int) -> None:
-        self.token, self.left = token, count
-
-    def __call__(self, event: ProgressEvent) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.token.cancel("the test")
 
 
 def test_every_stop_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
