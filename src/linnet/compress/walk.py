@@ -15,7 +15,7 @@ import torch
 from linnet.compress.algorithm import BlockFit
 from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.block import Block
-from linnet.compress.block_error import BlockError
+from linnet.compress.block_error import BlockErrors
 from linnet.compress.fitting import StageByStage
 from linnet.compress.job import Job
 from linnet.compress.progress import Meter
@@ -40,6 +40,7 @@ class Walk:
         self._job, self._writer = job, writer
         self._program = job.source.program
         self._rows = RowRunner(job, writer.scratch)
+        self._errors = BlockErrors(job, self._rows)
         self._last_tapped = job.last_tapped_segment()
         self._written: set[str] = set(writer.finished)
 
@@ -107,14 +108,15 @@ class Walk:
     def _block(self, site: Site) -> tuple[str | None, float | None]:
         """Smooth, fit, advance the rows; returns their digest (None behind the last block whose rows anybody reads) and
         the error of the block's output."""
-        error = BlockError(site, self._rows) if site.index <= self._last_tapped else None
+        dense = self._errors.before(site) if site.index <= self._last_tapped else None
         smooth(site)
         fits = self._job.steps.fits
-        whole = isinstance(fits.default, BlockFit)
-        block_fit = fits.default if whole else StageByStage(cast("ByModule[Fit]", fits))
-        left = block_fit.fit_block(site)
+        if isinstance(fits.default, BlockFit):
+            left = fits.default.fit_block(site)
+        else:
+            left = StageByStage(cast("ByModule[Fit]", fits)).fit_block(site)
         digest = site.advance(left) if site.index < self._last_tapped else None
-        return digest, None if error is None else error.measured()
+        return digest, self._errors.after(site, dense)
 
     def _fit_embedding(self, site: Site) -> None:
         """An embedding has no input rows: it is rounded to nearest whatever the algorithm."""
