@@ -40,7 +40,7 @@ def read_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe {path} is not YAML: {yaml_error(error)}") from error
     if not isinstance(record, dict):
-        raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(known_keys(Recipe))}")
+        raise ConfigError(f"recipe {path} must be a mapping with the keys {', '.join(known_keys(OneStep))}, or steps")
     return recipe_from(record, where=str(path))
 
 
