@@ -9,8 +9,10 @@
 // span after span from the left, and bias last: one order, whatever the number of rows and however they are blocked.
 // dot is taken over unsigned codes, minus the zero point times sum(x).
 //
-// Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1.
-#include "tiles.h"
+// Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1, or
+// to words (words.h).
+#include "strip.h"
+#include "words.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -19,40 +21,14 @@ static constexpr int BYTES = 9;
 static constexpr int64_t BLOCK_COLUMNS = 512;
 // From so many rows on, codes are unpacked once per block instead of once per tile of rows.
 static constexpr int64_t UNPACKED_ROWS = 9;
+static constexpr int64_t WORDS_ROWS = 5;  // of eight bits: 43 GMAC/s against 38 there, 55 against 40 from 16 rows on
+static constexpr int64_t PANEL_COLUMN_BYTES = READS_WORDS ? 2 : 1;
+static_assert(BLOCK_COLUMNS <= WORDS_COLUMNS);
 // How far ahead of their use tiles are asked for: past what the hardware's own prefetchers see of the next page.
 static constexpr int64_t AHEAD_BYTES = 2048;
 
 // Codes that are split into halves, because pairs of their products do not fit 16 bits.
 static constexpr bool is_wide(int bits) { return PAIRED_PRODUCTS && bits == 8; }
-
-// One block of columns: whole runs, whole spans.
-struct Strip {
-    const uint8_t* codes;
-    int64_t column, eights;
-    int64_t first_span, span_steps;    // steps (chunks of eights) in a span
-    int64_t group_steps, span_groups;  // of a two-level weight
-    const uint8_t* records[TILE_COUNT];
-    const Tiles* tiles;
-    const LinearWeight* weight;
-    int64_t spans_per_super;  // of a two-level weight; spans per group of a one-level weight
-    int64_t spans_per_x_scale;
-    bool starts;
-};
-
-// Finished here, before anything that follows is loaded: g++ 12 would first make all products of a chunk, and spill
-// them.
-LINNET_INLINE void finish_here([[maybe_unused]] Ints& sum) {
-#if defined(LINNET_AVX512)
-    asm volatile("" : "+v"(sum.v));
-#elif defined(LINNET_AVX2)
-    asm volatile("" : "+x"(sum.a), "+x"(sum.b));
-#endif
-}
-LINNET_INLINE void load_what_follows_later() {
-#if !defined(LINNET_PORTABLE)
-    asm volatile("" ::: "memory");
-#endif
-}
 
 // Products of the sums of x with something per group: codes of minimums, or of the scales that unsigned codes were
 // multiplied with. sums is at the row's first group of the span.
@@ -266,6 +242,8 @@ static Choice chosen() {
 template <bool two_level>
 static Choice choose(int bits, int64_t group_eights, bool bytes) {
     const bool fours = group_eights % 4 == 0, twos = group_eights % 2 == 0;
+    if (bits == 8 && bytes)
+        return {RUN_EIGHTS, 4, {multiply_words<1>, multiply_words<2>, multiply_words<3>, multiply_words<4>}};
     if (bits == 8) return fours ? chosen<8, 4, false>() : chosen<8, 1, false>();
     if (bytes || (!twos && bits != 6)) {
         if (bits <= 4 && fours) return chosen<BYTES, 4, two_level>();
@@ -294,6 +272,7 @@ static void unpack_block(const uint8_t* codes, int64_t runs, uint8_t* panel) {
 }
 
 static void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
+    if (bits == 8) return widen_panel(codes, runs, panel);
     const auto unpack = bits == 2   ? unpack_block<2>
                         : bits == 3 ? unpack_block<3>
                         : bits == 4 ? unpack_block<4>
@@ -327,7 +306,17 @@ bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
     return least_common_multiple(span, RUN_COLUMNS) <= BLOCK_COLUMNS;
 }
 
-int64_t scratch_bytes_tiled(const LinearWeight&, int64_t rows) { return TILE_COUNT * 16 * (BLOCK_COLUMNS + 4 * rows); }
+int64_t scratch_bytes_tiled(const LinearWeight&, int64_t rows) {
+    return TILE_COUNT * 16 * (PANEL_COLUMN_BYTES * BLOCK_COLUMNS + 4 * rows);
+}
+
+// Whether `rows` rows meet codes that were unpacked once per block of columns.
+static bool unpacks(const LinearWeight& weight, int64_t rows, int64_t span, int64_t unit, bool even) {
+    if (unit > BLOCK_COLUMNS) return false;
+    if (weight.bits != 8) return rows >= UNPACKED_ROWS || !even;
+    return READS_WORDS && rows >= WORDS_ROWS && weight.offsets == Offsets::none && span % RUN_COLUMNS == 0 &&
+           weight.columns % RUN_COLUMNS == 0;
+}
 
 void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                   int64_t n_end, uint8_t* scratch) {
@@ -336,7 +325,7 @@ void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int6
     const int64_t span = span_columns(weight, x), unit = least_common_multiple(span, RUN_COLUMNS);
     const bool whole_row = span >= weight.columns;
     uint8_t* panel = scratch;
-    float* totals = (float*)(panel + TILE_COUNT * 16 * BLOCK_COLUMNS);
+    float* totals = (float*)(panel + TILE_COUNT * 16 * PANEL_COLUMN_BYTES * BLOCK_COLUMNS);
 
     Strip strip = {};
     strip.weight = &weight;
@@ -351,14 +340,14 @@ void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int6
                                  : whole_row ? round_up(tiles.eights, RUN_EIGHTS)
                                              : x.group_bytes / 8;
     const bool even = weight.bits == 6 || group_eights % 2 == 0;
-    const bool bytes = weight.bits != 8 && unit <= BLOCK_COLUMNS && (rows >= UNPACKED_ROWS || !even);
-    const Choice choice = (two_level ? choose<true> : choose<false>)(weight.bits, group_eights, bytes);
+    const bool unpacked = unpacks(weight, rows, span, unit, even);
+    const Choice choice = (two_level ? choose<true> : choose<false>)(weight.bits, group_eights, unpacked);
     strip.group_steps = group_eights / choice.chunk;
     strip.span_steps = two_level ? strip.group_steps * strip.span_groups : strip.group_steps;
     // Rows are dealt out evenly: 5 are 3 and 2, not 4 and 1.
     const int64_t row_tiles = divide_up(rows, choice.most_rows);
     const int64_t tile_rows = divide_up(rows, row_tiles);
-    const int64_t block = bytes ? BLOCK_COLUMNS / unit * unit : weight.columns;
+    const int64_t block = unpacked ? BLOCK_COLUMNS / unit * unit : weight.columns;
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
         for (int t = 0; t < TILE_COUNT; ++t) strip.records[t] = tile_record(tiles, weight.tiles, n + 16 * t);
         for (int64_t column = 0; column < weight.columns; column += block) {
@@ -367,7 +356,7 @@ void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int6
             strip.eights = divide_up(smaller(block, weight.columns - column), 8);
             strip.first_span = column / span;
             strip.starts = column == 0;
-            if (bytes) {
+            if (unpacked) {
                 unpack_block(weight.bits, strip.codes, divide_up(strip.eights, RUN_EIGHTS), panel);
                 strip.codes = panel;
             }
