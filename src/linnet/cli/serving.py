@@ -45,7 +45,7 @@ def serve(
         options.option(
             rich_help_panel=ADDRESS,
             help="Name clients use; may be given again for more names.",
-            show_default="the directory's name",
+            show_default="the name of the directory or file",
         ),
     ] = None,
     api_key_file: Annotated[
@@ -198,7 +198,7 @@ def serve(
     directory = resolve_model(model, revision)
     config = ServeConfig(
         names=tuple(dict.fromkeys(served_model_name or ()))
-        or (directory.resolve().name if Path(model).is_dir() else model,),
+        or (Path(os.path.abspath(model)).name if Path(model).exists() else model,),
         host=host,
         port=port,
         uds=None if uds is None else str(uds),
