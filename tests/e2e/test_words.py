@@ -62,8 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(16))
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
-    (folder / "hqq").mkdir()
-    (folder / "hqq" / "config.json").write_text('{"quantization_config": {"quant_method": "hqq"}}')
+    (folder / "aqlm").mkdir()
+    (folder / "aqlm" / "config.json").write_text('{"quantization_config": {"quant_method": "aqlm"}}')
     return folder
 
 

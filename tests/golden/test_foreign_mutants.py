@@ -21,6 +21,8 @@ import test_awq  # noqa: E402
 import test_bitsandbytes  # noqa: E402
 import test_fp8  # noqa: E402
 import test_gptq  # noqa: E402
+import test_hqq  # noqa: E402
+import test_quanto  # noqa: E402
 from foreign_forms import llama, write_pair  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -44,6 +46,11 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "fp8-static": test_fp8.FORMS["tensors, static"],
     "bitsandbytes": (test_bitsandbytes.record("nf4", True), test_bitsandbytes.encoder("nf4", True)),
     "bitsandbytes-int8": (test_bitsandbytes.EIGHT, test_bitsandbytes.int8_encoder),
+    "hqq": (test_hqq.record(4), test_hqq.encoder(4)),
+    "hqq3": (test_hqq.record(3), test_hqq.encoder(3)),
+    "quanto": (test_quanto.record("int4"), test_quanto.bits_encoder(4, torch.float16)),
+    "quanto-zeros": (test_quanto.record("int2"), test_quanto.bits_encoder(2, torch.bfloat16, zero_points=True)),
+    "quanto-int8": (test_quanto.record("int8"), test_quanto.bytes_encoder(torch.int8, torch.float16)),
 }
 TYPES = (torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.bfloat16)
 
@@ -54,8 +61,10 @@ def change_record(record: dict[str, Any], generator: random.Random) -> None:
         record[key] = generator.choice(VALUES)
 
 
-def change_tensor(tensors: dict[str, Any], generator: random.Random) -> None:
-    quantised = [name for name in tensors if "self_attn.q_proj" in name or "mlp.down_proj" in name]
+def change_tensor(
+    tensors: dict[str, Any], generator: random.Random, of: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj")
+) -> None:
+    quantised = [name for name in tensors if any(part in name for part in of)]
     name = generator.choice(quantised)
     tensor, kind = tensors[name], generator.randrange(6)
     flat = tensor.reshape(-1)

@@ -9,13 +9,16 @@ pytest.importorskip("torch", reason="needs the dev extra")
 pytest.importorskip("transformers", reason="needs the dev extra")
 pytest.importorskip("compressed_tensors", reason="needs the dev extra")
 
+import foreign_forms
+import test_hqq
+import test_quanto
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
 from linnet import demo
 from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
-from linnet.formats.programs import TRANSFORMERS_METHODS
+from linnet.formats.programs import TRANSFORMERS_LOSES, TRANSFORMERS_METHODS
 
 
 @pytest.mark.parametrize("scheme", ["W4A16-g32", "W3A16-g32", "W8A8", "W4A16-g32-asym", "NF4", "W4A16-g32-head8"])
@@ -44,4 +47,15 @@ def test_its_methods_are_known() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     known = {name.split("_4bit")[0].split("_8bit")[0] for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
-    assert set(TRANSFORMERS_METHODS) <= known | {"bitsandbytes"}
+    assert {*TRANSFORMERS_METHODS, *TRANSFORMERS_LOSES} <= known | {"bitsandbytes"}
+
+
+@pytest.mark.parametrize("method", TRANSFORMERS_LOSES)
+def test_what_it_takes_for_superfluous_it_draws_at_random(method: str, tmp_path: Path) -> None:
+    encode = test_quanto.FORMS["qint8"][0] if method == "quanto" else test_hqq.encoder()
+    path = foreign_forms.write_pair(foreign_forms.llama(), tmp_path, None, encode).quantised
+    verdict = examine(path)[1]
+    assert not verdict.loads
+    assert "random weights" in verdict.why
+    _, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    assert loading["missing_keys"]

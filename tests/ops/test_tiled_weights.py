@@ -13,6 +13,8 @@ pytest.importorskip("linnet.backends.cpu._native", reason="the native extension 
 from linnet.backends.cpu import _native, tiles
 from linnet.program.choose_numerics import activation_scheme
 from linnet.program.program import Weight, WeightRef
+from linnet.schemes import codecs
+from linnet.schemes.layouts import PACK_MINIMUM
 from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -24,6 +26,14 @@ OWN = {
     "int8-block": Scheme("int8", "block", block=(128, 128), scale_dtype="fp8_e4m3"),
 }
 """Scales that no kernel reads where they lie."""
+MINIMUMS = {
+    f"int{bits}-minimum": Scheme(element, "group", size, symmetric=False, scale_dtype=kind, minimum=True)
+    for bits, element, size, kind in (
+        (2, "int2", 64, "bf16"), (3, "int3", 16, "fp32"), (4, "int4", 128, "fp16"), (8, "int8", 64, "fp32"),
+    )
+}  # fmt: skip
+"""What HQQ and optimum-quanto store."""
+ALL = (*GGUF_LAYOUTS, *OWN, *MINIMUMS)
 
 
 def random_weight(name: str, rows: int, columns: int, seed: int) -> PackedWeight:
@@ -31,6 +41,17 @@ def random_weight(name: str, rows: int, columns: int, seed: int) -> PackedWeight
     random = np.random.default_rng(seed)
     if name in OWN:
         return quantize_weight(random.standard_normal((rows, columns)).astype(np.float32), LinearScheme(OWN[name]))
+    if name in MINIMUMS:
+        scheme = LinearScheme(MINIMUMS[name])
+        stored = PACK_MINIMUM.stored(scheme, (rows, columns))
+        words, scales = stored["weight_packed"].shape, stored["weight_scale"].shape
+        kind = codecs.FLOAT_DTYPES[scheme.weight.scale_dtype]
+        arrays = {
+            "weight_packed": random.integers(-(2**31), 2**31, words, dtype=np.int32),
+            "weight_scale": random.standard_normal(scales).astype(kind),
+            "weight_minimum": random.standard_normal(scales).astype(kind),
+        }
+        return PackedWeight(scheme, (rows, columns), PACK_MINIMUM, arrays)
     layout = GGUF_LAYOUTS[name]
     blocks = random.integers(0, 256, (rows * columns // layout.kind.columns, layout.kind.nbytes), dtype=np.uint8)
     fields = blocks.view(layout.kind.fields)[:, 0]
@@ -66,7 +87,7 @@ def multiply(isa: str, view: Any, kind: Any, group_size: int, x: np.ndarray, par
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
-@pytest.mark.parametrize("name", [*sorted(GGUF_LAYOUTS), *OWN])
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_tiles_mean_what_dequantize_says(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "CHUNK_CODES", 1)  # several pieces
     stored = random_weight(name, 300, 512, 1)
@@ -85,7 +106,7 @@ def test_codebooks_meet_bf16_rows_rounded_to_bf16(name: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
-@pytest.mark.parametrize("name", [*INTEGERS, *OWN])
+@pytest.mark.parametrize("name", [*INTEGERS, *OWN, *MINIMUMS])
 def test_int8_rows(name: str, isa: str) -> None:
     """Against fp64 on the codes; and any row alone = in any batch = however outputs are split."""
     for seed, columns in enumerate((256, 768, 2048)):

@@ -81,12 +81,32 @@ def rows() -> Iterator[Row]:
     for element, name in (("nf4", "NF4"), ("fp4_e2m1", "FP4")):
         scheme = LinearScheme(Scheme(_element(element), "group", 64, scale_dtype="fp32"))
         yield Row("bitsandbytes", name, scheme, bits_per_weight(scheme, shape))
+    yield from hqq_and_quanto()
+    experts = LinearScheme(Scheme("fp4_e2m1", "group", 32, scale_dtype="bf16"))
+    yield Row("gpt-oss (its experts alone: the family is not built)", "MXFP4", experts, 4.25)
     for name, layout in GGUF_LAYOUTS.items():
         yield Row("GGUF", name, layout.scheme, layout.kind.bits_per_weight)
 
 
+def hqq_and_quanto() -> Iterator[Row]:
+    """Bits per weight as in the files, whose scales, zeros and shifts take 16."""
+    for bits in (8, 4, 3, 2, 1):
+        words = 3.2 if bits == 3 else bits  # ten codes of three bits to an int32
+        plural = "" if bits == 1 else "s"
+        yield Row("HQQ", f"{bits} bit{plural}, axis 1", _with_minimums(max(bits, 2), 64, "fp32"), words + 32 / 64)
+    for bits in (4, 2):
+        yield Row("quanto", f"qint{bits}", _with_minimums(bits, 128, "bf16"), bits + 32 / 128)
+    for element, name in (("int8", "qint8"), ("fp8_e4m3", "qfloat8")):
+        yield Row("quanto", name, LinearScheme(Scheme(_element(element), "channel")), 8 + 16 / COLUMNS)
+
+
+def _with_minimums(bits: int, size: int, kind: str) -> LinearScheme:
+    element, dtype = _element(f"int{bits}"), _element(kind)
+    return LinearScheme(Scheme(element, "group", size, symmetric=False, scale_dtype=dtype, minimum=True))
+
+
 def _element(name: str) -> Any:
-    """A name as the type of Scheme.element, which is a literal."""
+    """A name as the type of a Scheme's field, which is a literal."""
     return name
 
 

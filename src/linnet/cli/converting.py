@@ -52,6 +52,7 @@ def convert(
     from linnet.formats import Checkpoint, resolve_model
     from linnet.formats.convert import parse_target, to_directory, to_gguf
     from linnet.formats.target import real_target
+    from linnet.models import load_model
 
     wanted = parse_target(to)
     started = time.monotonic()
@@ -65,6 +66,8 @@ def convert(
             "announce": lambda conversion: notices().print(_cost(conversion)),
         }
         with Checkpoint.open(path) as checkpoint:
+            if checkpoint.lacks_shapes:
+                load_model(checkpoint)
             if wanted.form == "gguf":
                 assert wanted.type is not None
                 if imatrix is not None:

@@ -4,7 +4,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from linnet.cli import options
 from linnet.errors import LinnetError
@@ -55,13 +55,15 @@ def examine(path: Path) -> "list[Verdict]":
     from linnet.formats.programs import Verdict, identify, verdicts
 
     refused: LinnetError | None = None
+    config: dict[str, Any] | None = None
     try:
         with Checkpoint.open(path, verify=False) as checkpoint:
+            config = checkpoint.config
             loads, why = _linnet(checkpoint)
             schemes = checkpoint.schemes()
     except LinnetError as error:
         refused, loads, why, schemes = error, False, str(error), {}
-    model = identify(path, schemes)
+    model = identify(path, schemes, config)
     if model is None:
         assert refused is not None
         raise refused

@@ -3,6 +3,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
-from linnet.formats.forms import Form
+from linnet.formats.forms import Form, Shapeless
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.prescription import Quantization
-from linnet.formats.quantization import form_of, read_quantization
+from linnet.formats.quantization import form_of, read_quantization, with_telltale
 from linnet.formats.rewritten import Rewrite, RewrittenFiles
 from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
@@ -74,7 +75,7 @@ class Checkpoint:
     @classmethod
     def _open(cls, directory: Path) -> "Checkpoint":
         files = open_files(directory)
-        config, where = files.config, str(files.described_by)
+        config, where = with_telltale(files.config, lambda: files.tensors), str(files.described_by)
         quantization, form = read_quantization(config, where), form_of(config, where)
         tensors = files.tensors
         if not tensors:
@@ -157,6 +158,16 @@ class Checkpoint:
         found = self._form.shape(module, scheme, self._tensors, self.tensor, self._where(module))
         return tuple(self.linear(module).shape) if found is None else found
 
+    @property
+    def lacks_shapes(self) -> bool:
+        """Whether the files leave open what shape a weight has: ``expect`` says it."""
+        return isinstance(self._form, Shapeless)
+
+    def expect(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """What the model's config leads to, by the names of dense tensors; believed where files leave it open."""
+        if isinstance(self._form, Shapeless):
+            self._form = self._form.with_shapes(shapes)
+
     def stored_bytes(self, module: str) -> int:
         """Bytes that a quantised module's weight takes on disk, scales and all."""
         parts = (name for name in self._tensors if self._form.module_of(name) == module)
@@ -184,7 +195,7 @@ class Checkpoint:
 
     def schemes(self) -> dict[str, LinearScheme]:
         """How every quantised module is stored, by module."""
-        modules = {name.rpartition(".")[0] for name in self._tensors}
+        modules = {self.module_of(name) for name in self._tensors}
         found = {module: self.scheme_of(module) for module in sorted(modules)}
         return {module: scheme for module, scheme in found.items() if scheme is not None}
 

@@ -7,7 +7,7 @@ What a rule says of transformers is tested with transformers itself (tests/golde
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from linnet.errors import CheckpointError, LinnetError
 from linnet.formats.gguf.architectures import ARCHITECTURES
@@ -27,11 +27,14 @@ TRANSFORMERS_METHODS: Mapping[str, str] = {
     "fp8": "a GPU",
     "fbgemm_fp8": "a GPU",
     "mxfp4": "kernels for it, or it dequantises",
-    "hqq": "hqq",
-    "quanto": "optimum-quanto",
     "torchao": "torchao",
 }
 """``quant_method`` -> what transformers needs beside itself."""
+TRANSFORMERS_LOSES: Mapping[str, str] = {
+    "hqq": "version 5 draws random weights in its place (4 reads it, with hqq)",
+    "quanto": "it draws random weights in its place; optimum-quanto's QuantizedModelForCausalLM reads it",
+}
+"""``quant_method`` -> what happens instead of a refusal: its tensors are taken for superfluous."""
 AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 """What makes a form that every reader of directories has."""
 WRITTEN_AS_GGUF = frozenset(kind for row in ARCHITECTURES.values() for kind in (row.model_type, *row.also))
@@ -59,8 +62,9 @@ class Verdict:
     instead: str | None = None
 
 
-def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
-    """What a path says it is, whoever can read it; None where nothing says so."""
+def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[str, Any] | None = None) -> Model | None:
+    """What a path says it is, whoever can read it; None where nothing says so. ``opened``: its config, where Linnet
+    could open it, which says more than the file does."""
     file = gguf_of(path)
     if file is not None:
         try:
@@ -69,7 +73,7 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme]) -> Model | None:
         except LinnetError:
             return None
     try:
-        config = read_config(path)
+        config = read_config(path) if opened is None else opened
     except (CheckpointError, OSError):
         return None
     record = config.get("quantization_config", config.get("compression_config"))
@@ -100,6 +104,8 @@ def _transformers(model: Model) -> Verdict:
         if all(scheme.weight.symmetric for scheme in model.schemes.values()):
             return Verdict(name, True, "with compressed-tensors")
         return Verdict(name, True, "with CompressedTensorsConfig(dequantize=True), because of the zero points")
+    if model.method in TRANSFORMERS_LOSES:
+        return Verdict(name, False, TRANSFORMERS_LOSES[model.method], AGAIN)
     needs = TRANSFORMERS_METHODS.get(model.method)
     if needs is None:
         return Verdict(name, False, f"it has no reader for quant_method {model.method!r}")

@@ -4,7 +4,7 @@
 ``quant_method: "linnet"`` is the same record with words compressed-tensors lacks; see docs/FORMAT.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ _IDENTITY_KEYS = ("model_type", "architectures")
 _HEAD_NAMES = ("lm_head", "embed_out")
 
 
-LOOSE_RECORDS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-"""Where early versions of AutoGPTQ and AutoAWQ wrote what config.json holds today -> the method meant."""
+LOOSE_RECORDS = {"quantize_config.json": "gptq", "quant_config.json": "awq", "quanto_qmap.json": "quanto"}
+"""Where quanto and early AutoGPTQ and AutoAWQ write what config.json holds elsewhere -> the method meant."""
 MAX_RECORD_BYTES = 1 << 20
+TELLTALES = {".W_q": "hqq", ".weight._data": "quanto", ".weight._data._data": "quanto"}
+"""How names of tensors end that no other form has: some libraries write no record at all -> the method meant."""
 
 
 def with_loose_record(config: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -35,6 +37,20 @@ def with_loose_record(config: dict[str, Any], directory: Path) -> dict[str, Any]
         if (directory / name).exists():
             record = read_json_object(directory / name, MAX_RECORD_BYTES)
             return {**config, "quantization_config": {"quant_method": method, **record}}
+    return config
+
+
+def with_telltale(config: dict[str, Any], names: Callable[[], Iterable[str]]) -> dict[str, Any]:
+    """The config with the ``quantization_config`` that its tensors' names stand for, if it has none itself.
+
+    ``names`` is asked only then: a config that nobody reads is said before weights are missed.
+    """
+    if _record(config) is not None:
+        return config
+    for name in names():
+        for ending, method in TELLTALES.items():
+            if name.endswith(ending):
+                return {**config, "quantization_config": {"quant_method": method}}
     return config
 
 

@@ -31,17 +31,9 @@ _OTHER_FILES = {
     ".zst": "an archive",
 }
 _METHODS = {
-    "gptq": "GPTQ",
-    "awq": "AWQ",
-    "bitsandbytes": "bitsandbytes",
-    "fp8": "FP8 in blocks",
-    "mxfp4": "MXFP4",
     "aqlm": "AQLM",
-    "hqq": "HQQ",
-    "quanto": "Quanto",
     "eetq": "EETQ",
     "torchao": "torchao",
-    "fbgemm_fp8": "FBGEMM FP8",
     "bitnet": "BitNet",
     "vptq": "VPTQ",
     "quip": "QuIP#",
@@ -53,7 +45,7 @@ _METHODS = {
     "quark": "Quark",
 }
 """``quant_method`` -> what people call it."""
-_READ = ("compressed-tensors", "GGUF", "GPTQ", "AWQ", "FP8", "bitsandbytes")
+_READ = ("compressed-tensors", "GGUF", "GPTQ", "AWQ", "FP8", "bitsandbytes", "HQQ", "Quanto", "MXFP4")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 

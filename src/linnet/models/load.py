@@ -163,6 +163,7 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     spec, passed_over = read_spec(checkpoint.config, max_context)
     spec, settled = settle(spec, checkpoint)
     required = required_tensors(spec)
+    checkpoint.expect(required)
     _check_present(checkpoint, names, required)
     warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, names, required)]
     element = checkpoint.quantization.kv_element

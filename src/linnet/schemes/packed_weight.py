@@ -39,7 +39,7 @@ class PackedWeight:
         return sum(array.nbytes for array in self.arrays.values())
 
     def codes(self) -> Array:
-        """[rows, columns]: int8 codes (signed, or from 0 under a minimum); codebooks: uint8 indices; fp8: values."""
+        """[rows, columns]: int8 codes (bytes from 0 under a minimum); codebooks: uint8 indices; fp8: values."""
         return self.layout.codes(self.arrays, self.scheme, self.shape)
 
     def scales(self) -> Array:

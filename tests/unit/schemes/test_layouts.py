@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from linnet.errors import CheckpointError
-from linnet.schemes import ELEMENTS, PackedWeight, gguf_blocks
+from linnet.schemes import ELEMENTS, LinearScheme, PackedWeight, Scheme, gguf_blocks
+from linnet.schemes.layouts import PACK_MINIMUM
 from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS, GgufLayout
 
 ROWS, COLUMNS = 6, 512
@@ -56,6 +57,49 @@ def test_blocks_that_do_not_fit_are_named() -> None:
         CheckpointError, match=r"layer: uint8 \[6, 287\] are not the Q4_K blocks of a weight \[6, 512\]"
     ):
         short.check("layer")
+
+
+def with_minimums(element: Any, kind: Any, dtype: Any) -> PackedWeight:
+    rng = np.random.default_rng(6)
+    scheme = LinearScheme(Scheme(element, "group", 32, symmetric=False, scale_dtype=kind, minimum=True))
+    arrays = {
+        "weight_packed": rng.integers(-(2**31), 2**31, (ROWS, COLUMNS * scheme.weight.bits // 32), dtype=np.int32),
+        "weight_scale": rng.standard_normal((ROWS, COLUMNS // 32)).astype(dtype),
+        "weight_minimum": rng.standard_normal((ROWS, COLUMNS // 32)).astype(dtype),
+    }
+    return PackedWeight(scheme, (ROWS, COLUMNS), PACK_MINIMUM, arrays)
+
+
+@pytest.mark.parametrize(("element", "kind", "dtype"), [("int2", "fp16", np.float16), ("int8", "fp32", np.float32)])
+def test_codes_from_zero_with_a_minimum(element: str, kind: str, dtype: Any) -> None:
+    packed = with_minimums(element, kind, dtype)
+    packed.check("here")
+    bits = packed.scheme.weight.bits
+    stream = np.unpackbits(packed.arrays["weight_packed"].view(np.uint8), axis=1, bitorder="little")
+    codes = (stream.reshape(ROWS, COLUMNS, bits) << np.arange(bits)).sum(2)
+    assert (packed.codes() == codes).all()
+    assert packed.codes().max() == 2**bits - 1
+    scale, minimum = (np.repeat(packed.arrays[f"weight_{part}"], 32, 1) for part in ("scale", "minimum"))
+    expected = codes.astype(np.float32) * scale.astype(np.float32) - minimum.astype(np.float32)
+    assert np.array_equal(packed.dequantize(), expected)
+    assert np.array_equal(packed.take_rows(((4, 6), (0, 1))).dequantize(), expected[[4, 5, 0]])
+    assert packed.nbytes == sum(tensor.nbytes for tensor in PACK_MINIMUM.stored(packed.scheme, packed.shape).values())
+    assert np.shares_memory(packed.take_rows(((1, 3),)).arrays["weight_packed"], packed.arrays["weight_packed"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weight_minimum", np.full((ROWS, COLUMNS // 32), np.nan, np.float32), "weight_minimum holds NaN"),
+        ("weight_minimum", np.ones((ROWS, 1), np.float32), r"float32 \[6, 1\], its scheme needs fp32 \[6, 16\]"),
+        ("weight_packed", np.ones((ROWS, 3), np.int32), r"int32 \[6, 3\], its scheme needs int32 \[6, 64\]"),
+    ],
+)
+def test_minimums_that_do_not_fit_are_named(name: str, value: Any, message: str) -> None:
+    packed = with_minimums("int4", "fp32", np.float32)
+    broken = PackedWeight(packed.scheme, packed.shape, PACK_MINIMUM, {**packed.arrays, name: value})
+    with pytest.raises(CheckpointError, match=f"layer.{message}" if name in message else f"layer.{name} is {message}"):
+        broken.check("layer")
 
 
 @pytest.mark.parametrize("name", [name for name, element in ELEMENTS.items() if element.values is not None])

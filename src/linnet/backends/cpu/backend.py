@@ -165,6 +165,7 @@ class CpuExecutable:
         self._weights = WeightTable(program, source)
         linears, refused = self._load_linears(program)
         tiles = self._attach_tiles(backend, source, program, linears, refused)
+        self._weights.forget_tiled()
         widened = widen_inputs(program, refused)
         self.program = fuse(gather_early(widened, keep), keep)
         buffers = plan(self.program, limits, keep, self.isa)

@@ -74,6 +74,12 @@ class WeightTable:
                 return tiles.fill(isa, pool, view, stored, target)
         _native.make_tiles(isa, pool, view, target)
 
+    def forget_tiled(self) -> None:
+        """What tiles were made of is wanted no more by a weight that is nothing but tiles and has them now."""
+        made = {id(stored) for _, stored in self._tiled}
+        self._loaded = {name: stored for name, stored in self._loaded.items() if id(stored) not in made}
+        self._tiled.clear()
+
     def keep(self, array: Array) -> Array:
         """Remember an array that native code borrows."""
         self._alive.append(array)

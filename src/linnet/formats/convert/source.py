@@ -58,6 +58,10 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
         if scheme is None:
             info = checkpoint.info(name)
             tensors[name] = SourceTensor(name, info.shape, info.dtype, None)
+        elif len(checkpoint.info(name).shape) > 2:
+            raise UnsupportedError(
+                f"{checkpoint.path}: {module} holds the experts of a mixture, which are not converted"
+            )
         elif f"{module}.weight" not in tensors:
             weight = checkpoint.linear(module)
             assert isinstance(weight, PackedWeight)

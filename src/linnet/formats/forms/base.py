@@ -2,7 +2,7 @@
 """What a form in which quantised models are published must be able to say of a config and of a module's tensors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -61,3 +61,11 @@ class Form(Protocol):
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """A claimed module, assembled and checked; ``scheme`` comes from ``scheme``."""
+
+
+@runtime_checkable
+class Shapeless(Protocol):
+    """What a Form also says whose files do not tell what shape a weight has: the model's config must."""
+
+    def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> Form:
+        """The form knowing what shape the dense tensors (``module.weight``) have."""

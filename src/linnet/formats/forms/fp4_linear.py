@@ -57,9 +57,7 @@ def read_fp4(
     expect(module, "weight_scale", ("fp8_e4m3", "uint8"), (rows, columns // size), tensors, where)
     stored = tensor(f"{module}.weight_scale")
     if stored.dtype == np.uint8:
-        if (stored == NOT_A_NUMBER).any():
-            raise CheckpointError(f"{shown}.weight_scale holds NaN")
-        scales = np.ldexp(np.float32(1), stored.astype(np.int32) - EXPONENT_BIAS).astype(ml_dtypes.bfloat16)
+        scales = powers_of_two(stored, f"{shown}.weight_scale")
     else:
         scales = stored.astype(np.float32) / _global_scale(module, tensors, tensor, shown)
     arrays = {
@@ -70,6 +68,13 @@ def read_fp4(
     weight = PackedWeight(scheme, (rows, columns), OWN, arrays)
     weight.check(shown)
     return weight
+
+
+def powers_of_two(exponents: Array, shown: str) -> Array:
+    """Bytes of e8m0 -> bf16, in which each is exact. CheckpointError if one is no number."""
+    if (exponents == NOT_A_NUMBER).any():
+        raise CheckpointError(f"{shown} holds NaN")
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - EXPONENT_BIAS).astype(ml_dtypes.bfloat16)
 
 
 def _global_scale(

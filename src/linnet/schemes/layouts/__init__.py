@@ -13,11 +13,13 @@ from linnet.schemes.layouts.canonical import (
     stored_bytes,
     stored_tensors,
 )
+from linnet.schemes.layouts.pack_minimum import PACK_MINIMUM
 
 __all__ = [
     "FLOAT_QUANTIZED",
     "INT_QUANTIZED",
     "OWN",
+    "PACK_MINIMUM",
     "PACK_QUANTIZED",
     "CanonicalLayout",
     "Layout",

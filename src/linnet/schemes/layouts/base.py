@@ -58,7 +58,7 @@ class Layout(Protocol):
         """Name -> type and shape of every array. ConfigError if the scheme's groups do not divide the columns."""
 
     def codes(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
-        """[rows, columns] of the element's ``code_type`` (int8 from 0 where the scheme has a minimum)."""
+        """[rows, columns] of the element's ``code_type`` (from 0 where the scheme has a minimum: bytes)."""
 
     def scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
         """fp32 in the shape of ``codecs.scale_shape``."""
