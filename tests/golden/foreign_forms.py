@@ -54,7 +54,7 @@ def llama(**changes: Any) -> Any:
     }
     torch.manual_seed(SEED)
     config = transformers.LlamaConfig(
-        **gated(**sizes, num_hidden_layers=2, tie_word_embeddings=False, initializer_range=0.3, **changes)
+        **gated(**(sizes | changes), num_hidden_layers=2, tie_word_embeddings=False, initializer_range=0.3)
     )
     return transformers.LlamaForCausalLM(config).eval()
 

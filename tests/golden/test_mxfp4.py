@@ -63,7 +63,7 @@ def test_every_expert_means_what_transformers_makes_of_it(tmp_path: Path) -> Non
             assert np.array_equal(own.dequantize(), wanted[expert].T.numpy())
         stored = checkpoint.stored_bytes(MODULE)
         assert stored == blocks.nbytes + scales.nbytes
-        with pytest.raises(UnsupportedError, match="holds a mixture's experts, which are not converted"):
+        with pytest.raises(UnsupportedError, match="holds the experts of a mixture, which are not converted"):
             list_tensors(checkpoint)
 
 
