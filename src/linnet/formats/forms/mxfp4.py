@@ -15,14 +15,14 @@ import numpy as np
 
 from linnet.errors import CheckpointError
 from linnet.formats.forms.base import ReadTensor, Tensors
-from linnet.formats.forms.fp4_linear import ELEMENT, powers_of_two
+from linnet.formats.forms.fp4_linear import powers_of_two
 from linnet.formats.prescription import Quantization
 from linnet.schemes import LinearScheme, PackedWeight, Scheme
 from linnet.schemes.layouts import OWN
 
 BLOCKS, SCALES = "_blocks", "_scales"
 GROUP, GROUP_BYTES = 32, 16
-SCHEME = LinearScheme(Scheme(ELEMENT, "group", GROUP, scale_dtype="bf16"))
+SCHEME = LinearScheme(Scheme("fp4_e2m1", "group", GROUP, scale_dtype="bf16"))
 
 
 class Mxfp4:
