@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "bac
 class Job:
     """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free.
 
-    ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``."""
+    ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``.
+    ``all_folds``: see ``folds``; none without a smoothing step."""
 
     directory: Path
     source: ModelSource
@@ -50,7 +51,8 @@ class Job:
     embedding: str
     rows: CalibrationRows | None
     prediction: Prediction
-    repeats: int = 0
+    all_folds: Mapping[int, tuple[Fold, ...]]
+    repeats: int
 
     @property
     def sequences_per_chunk(self) -> int:
@@ -65,7 +67,7 @@ class Job:
             return -1
         chosen = (info for info in self.linears if info.module in self.schemes)
         fitted = (info.segment for info in chosen if self.steps.statistics_of(info.module))
-        return max([*fitted, *self._folds], default=-1)
+        return max([*fitted, *self.all_folds], default=-1)
 
     def compressed_linears(self, segment: int) -> tuple[LinearInfo, ...]:
         """The linears of a segment that will be compressed."""
@@ -77,16 +79,7 @@ class Job:
 
     def folds(self, segment: int) -> tuple[Fold, ...]:
         """Where a smoothing step can scale the columns of what compressed linears of a segment read."""
-        return self._folds.get(segment, ())
-
-    @cached_property
-    def _folds(self) -> Mapping[int, tuple[Fold, ...]]:
-        found = folds_of(self.source.program, self.linears) if self.steps.block_transforms else {}
-        return {
-            segment: folds
-            for segment, every in found.items()
-            if (folds := tuple(fold for fold in every if any(info.module in self.schemes for info in fold.readers)))
-        }
+        return self.all_folds.get(segment, ())
 
     def is_written(self, name: str) -> bool:
         """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
@@ -134,11 +127,31 @@ def check(
             "need less",
             settings=["calibration_length"],
         )
+    folds = _folds(model, steps, schemes, linears)
     rows, repeats = None, 0
     if wants_rows:  # last, since writing them may take minutes
         rows = read_rows(recipe, calibration_text, model.checkpoint, length, spec.vocabulary_size, write_text)
         rows, repeats = without_repeats(rows)
-    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction, repeats)
+    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction, folds, repeats)
+
+
+def _folds(
+    model: ModelSource, steps: Steps, schemes: Mapping[str, LinearScheme], linears: tuple[LinearInfo, ...]
+) -> dict[int, tuple[Fold, ...]]:
+    """The folds that a smoothing step can use; ConfigError if there is such a step and no such fold."""
+    if not steps.block_transforms:
+        return {}
+    found = {
+        segment: folds
+        for segment, every in folds_of(model.program, linears).items()
+        if (folds := tuple(fold for fold in every if any(info.module in schemes for info in fold.readers)))
+    }
+    if not found:
+        raise ConfigError(
+            f"{steps.block_transforms[0].name} finds nothing to smooth: no linear that is compressed reads what a norm, a "
+            "gate or attention makes"
+        )
+    return found
 
 
 def _check_source(model: ModelSource) -> None:

@@ -55,6 +55,7 @@ def predict(
     program, spec = model.program, model.spec
     chosen = [info for info in linears if info.module in schemes]
     fit = max((steps.fits.of(info.module).fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
+    fit = max(fit, _smoothing_bytes(steps, chosen))
     if embedding in schemes:
         fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
     block = statistics = 0
@@ -86,3 +87,19 @@ def _statistics_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
         for transform in steps.block_transforms
     ]
     return max([*fitted, *smoothed], default=0)
+
+
+def _smoothing_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
+    """Of the dearest value that a transform could smooth."""
+    rows: dict[str, int] = {}
+    for info in infos:
+        rows[info.tap] = rows.get(info.tap, 0) + info.shape[0]
+    shapes = {(info.module, rows[info.tap], info.shape[1]) for info in infos}
+    return max(
+        (
+            step.of(name).apply_bytes((height, width))
+            for step in steps.block_transforms
+            for name, height, width in shapes
+        ),
+        default=0,
+    )

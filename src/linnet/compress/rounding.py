@@ -21,7 +21,8 @@ _CODEBOOKS = {
 def round_into(
     out: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, scheme: Scheme
 ) -> torch.Tensor:
-    """``out`` = the representable values nearest to fp32 ``values`` [..., rows]; scale and zero point fp32 [rows]."""
+    """``out`` = the representable values nearest to fp32 ``values``; scale and zero point fp32, broadcast against them
+    ([..., rows] and [rows], as a rule)."""
     torch.div(values, scale, out=out)
     codebook = _CODEBOOKS.get(scheme.element)
     if codebook is not None:
@@ -36,6 +37,19 @@ def round_into(
     if zero_point is not None:
         out.sub_(zero_point)
     return out.mul_(scale)
+
+
+def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """fp32 [rows, columns] -> its nearest representable values, with min-max scales (codecs.compute_scales)."""
+    array = weight.contiguous().numpy()
+    scale, zero_point = codecs.compute_scales(array, scheme)
+    parameters = [
+        None if each is None else torch.from_numpy(codecs.expand(each.astype(np.float32), scheme, array.shape))
+        for each in (scale, zero_point)
+    ]
+    assert parameters[0] is not None
+    values = torch.from_numpy(array).view(len(array), parameters[0].shape[1], -1)
+    return round_into(torch.empty_like(values), values, parameters[0], parameters[1], scheme).view(weight.shape)
 
 
 class ColumnRounder:

@@ -28,6 +28,9 @@ class BlockTransform(Protocol):
     ) -> Mapping[str, Any]:
         """Change the block; returns notes for the manifest. ``schemes``: what the readers of the fold become."""
 
+    def apply_bytes(self, shape: tuple[int, int]) -> int:
+        """Greatest extra memory at such a fold, statistics and the block's weights not counted."""
+
     def work(self, shape: tuple[int, int]) -> float:
         """Predicted seconds at a fold whose readers' rows are ``shape[0]`` in all, see units.py."""
 

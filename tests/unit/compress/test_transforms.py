@@ -172,6 +172,22 @@ def test_rules_decide_options_module_by_module(fp32_model, tmp_path, text):
             check(fp32_model, recipe_from({"steps": [{**smooth, "rules": rules}, quantise], **ROWS}), text)
 
 
+def test_what_cannot_be_smoothed_is_said(fp32_model, text):
+    dense = [{"match": "re:model.layers", "scheme": "dense"}]
+    with pytest.raises(ConfigError, match="smoothquant finds nothing to smooth: no linear that is compressed reads"):
+        check(fp32_model, make_recipe("W8A8-head8", "smoothquant", rules=dense, **ROWS), text)
+
+
+def test_the_prediction_knows_what_the_steps_need(fp32_model, text):
+    plain, smooth = (
+        check(fp32_model, make_recipe("W8A8", algorithm, **ROWS), text).prediction
+        for algorithm in ("rtn", "smoothquant")
+    )
+    assert plain.statistics == 0
+    assert smooth.statistics == 64 * (12 + 4 * 512)
+    assert smooth.fit > plain.fit
+
+
 def test_options_of_smoothing_are_checked():
     for options, message in (
         ({"alpha": 1.5}, "alpha of smoothquant is 1.5; accepted is 0 to 1, or search"),

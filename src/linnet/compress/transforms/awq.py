@@ -14,7 +14,7 @@ import msgspec
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.statistic import SAMPLE_ROWS, ColumnMagnitude, RowSample, Statistic, StatisticKind
-from linnet.compress.transforms.scale_search import ScaleSearch, balanced
+from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes
 from linnet.compress.units import PRODUCT_S, ROUNDED_S
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme
@@ -53,6 +53,10 @@ class AwqScales:
         if best is not None:
             fold.apply(block, best)
         return notes
+
+    def apply_bytes(self, shape: tuple[int, int]) -> int:
+        """See ScaleSearch."""
+        return search_bytes(shape)
 
     def work(self, shape: tuple[int, int]) -> float:
         """Every alpha rounds the weights and multiplies the sample by them."""

@@ -4,15 +4,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from linnet.backends.reference.ops import dequantise, quantise
 from linnet.compress.algorithm import ratio
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
-from linnet.schemes import codecs
-from linnet.schemes.scheme import LinearScheme, Scheme
+from linnet.compress.rounding import rounded
+from linnet.compress.statistic import SAMPLE_ROWS
+from linnet.schemes.scheme import LinearScheme
 
 
 class ScaleSearch:
@@ -51,12 +51,10 @@ class ScaleSearch:
         return chosen[1], {"alpha": chosen[0], "error_before": plain, "error": least}
 
 
-def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """fp32 [rows, columns] to nearest, with min-max scales."""
-    array = np.ascontiguousarray(weight.numpy())
-    scale, zero_point = codecs.compute_scales(array, scheme)
-    codes = codecs.quantize(array, scheme, scale, zero_point)
-    return torch.from_numpy(codecs.dequantize(codes, scheme, scale, zero_point))
+def search_bytes(shape: tuple[int, int]) -> int:
+    """Memory of a search: a reader's weight scaled, divided and rounded, and the sample's outputs, exact and not."""
+    rows, columns = shape
+    return 3 * 4 * rows * columns + 2 * SAMPLE_ROWS * 4 * (2 * columns + 3 * rows)
 
 
 def balanced(scales: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
