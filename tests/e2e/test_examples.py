@@ -63,6 +63,14 @@ def test_questions_and_a_recipe(tmp_path: Path) -> None:
         assert f"| {ability} |" in done.stdout
 
 
+def test_a_recipe_of_steps(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="compressing needs torch")
+    small = tmp_path / "small"
+    assert linnet("compress", MODEL, "-o", str(small), "--recipe", str(EXAMPLES / "steps.yaml")).returncode == 0
+    layers = json.loads((small / "linnet_manifest.json").read_text(encoding="utf-8"))["record"]["layers"]
+    assert layers["model.layers.1.mlp.down_proj"]["smoothquant"]["alpha"] == 0.5
+
+
 def test_every_example_is_listed() -> None:
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():

@@ -148,8 +148,8 @@ def _folds(
     }
     if not found:
         raise ConfigError(
-            f"{steps.block_transforms[0].name} finds nothing to smooth: no linear that is compressed reads what a norm, a "
-            "gate or attention makes"
+            f"{steps.block_transforms[0].name} finds nothing to smooth: no linear that is compressed reads what a "
+            "norm, a gate or attention makes"
         )
     return found
 

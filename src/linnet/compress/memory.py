@@ -94,12 +94,11 @@ def _smoothing_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
     rows: dict[str, int] = {}
     for info in infos:
         rows[info.tap] = rows.get(info.tap, 0) + info.shape[0]
-    shapes = {(info.module, rows[info.tap], info.shape[1]) for info in infos}
     return max(
         (
-            step.of(name).apply_bytes((height, width))
+            step.of(info.module).apply_bytes((rows[info.tap], info.shape[1]))
             for step in steps.block_transforms
-            for name, height, width in shapes
+            for info in infos
         ),
         default=0,
     )
