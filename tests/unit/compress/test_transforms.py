@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What smoothing and rotating are for: planted outliers cost much without them, little with them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted import error, rewritten, with_loud_columns, with_loud_stream
+from walking import StopAt, hashes
 
-from linnet.compress import check, compress, make_recipe, recipe_from
+from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, make_recipe, recipe_from
 from linnet.compress.block import Block
 from linnet.compress.folds import folds_of
 from linnet.compress.statistic import ColumnMagnitude, RowSample
@@ -170,6 +172,38 @@ def test_rules_decide_options_module_by_module(fp32_model, tmp_path, text):
         rules[0]["match"] = wrong
         with pytest.raises(ConfigError, match=message):
             check(fp32_model, recipe_from({"steps": [{**smooth, "rules": rules}, quantise], **ROWS}), text)
+
+
+CHAIN = recipe_from(
+    {
+        "steps": [
+            {"step": "rotate", "algorithm": "quarot"},
+            {"step": "smooth", "algorithm": "smoothquant"},
+            {"step": "smooth", "algorithm": "awq", "options": {"grid": 3}},
+            {"step": "quantise", "algorithm": "gptq", "scheme": "W4A8-g16"},
+        ],
+        **ROWS,
+    }
+)
+
+
+def test_a_chain_resumes_to_the_same_bytes_and_its_work_adds_up(tiny_model, tmp_path, text):
+    events: list[ProgressEvent] = []
+    whole = compress(tiny_model, tmp_path / "whole", CHAIN, calibration_text=text, observer=events.append)
+    assert events[-1].done == pytest.approx(events[-1].total)
+    assert (
+        len({notes["alpha"] for layer in whole.layers.values() for notes in (layer["smoothquant"], layer["awq"])}) > 3
+    )
+    target, stops = tmp_path / "out", 0
+    while not target.exists():
+        token = CancelToken()
+        with suppress(Interrupted):
+            stop = StopAt(token, len(events) // 2 + 5)
+            compress(tiny_model, target, CHAIN, calibration_text=text, cancel=token, observer=stop)
+        stops += 1
+        assert stops < 12
+    assert stops >= 2
+    assert hashes(target) == hashes(whole.path)
 
 
 def test_what_cannot_be_smoothed_is_said(fp32_model, text):
