@@ -33,7 +33,7 @@ from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
 from linnet.text.gguf_directory import tokenizer_files
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 _JOB_FILE = "job.json"
 
 
