@@ -43,7 +43,7 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     damping: float = 0.01
-    act_order: bool = False
+    act_order: bool = True
     scales: Literal["minmax", "mse"] = "mse"
 
     def __post_init__(self) -> None:
