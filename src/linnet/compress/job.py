@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
 
 import linnet
@@ -234,10 +235,12 @@ def fingerprint(job: Job, source_digest: str) -> dict[str, str]:
         "source": source_digest,
         "program": program_digest(job.source.program),
         "threads": str(torch.get_num_threads()),
+        "cores": str(len(os.sched_getaffinity(0))),  # scipy's LAPACK shares work out to as many
         "linnet": linnet.__version__,
         "linnet sources": sources_digest(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "scipy": scipy.__version__,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
     if job.rows is not None:
