@@ -25,7 +25,7 @@ from linnet.backends.interface import KVCache, Limits
 from linnet.backends.select import choose_backend
 from linnet.cli.numbers import human_bytes
 from linnet.formats import Checkpoint
-from linnet.formats.quantization import quantization_record
+from linnet.formats.forms.canonical_written import quantization_record
 from linnet.models.families import arch_spec
 from linnet.models.inventory import required_tensors
 from linnet.models.load import ModelSource, load_model

@@ -23,7 +23,8 @@ def convert(
     to: Annotated[
         str,
         options.option(
-            help="gguf:TYPE (Q4_K, Q8_0, BF16, …), dense (bf16; dense:F16, dense:F32) or compressed-tensors.",
+            help="gguf:TYPE (Q4_K, Q8_0, BF16, …), dense (bf16; dense:F16, dense:F32), compressed-tensors, gptq, awq, "
+            "bitsandbytes, fp8 or mxfp4 (gptq and awq take a scheme: gptq:W8A16-g32).",
             show_default=False,
         ),
     ],
@@ -37,7 +38,7 @@ def convert(
     threads: options.Threads = None,
     revision: options.Revision = None,
 ) -> None:
-    """Write a model in another form: GGUF for llama.cpp, plain numbers, compressed-tensors.
+    """Write a model in another form: GGUF for llama.cpp, plain numbers, GPTQ, AWQ, NF4, fp8 and others.
 
     Codes that the other form can hold are carried over unchanged, whatever else is rounded with the least error; what
     that costs is said before the target exists. One weight at a time; interrupted runs resume.
@@ -47,6 +48,7 @@ def convert(
       linnet convert ./my-model my-model.gguf --to gguf:Q4_K
       linnet convert ./my-model-w4 my-model.gguf --to gguf:Q4_0 --exact
       linnet convert my-model.gguf ./my-model --to dense
+      linnet convert ./my-model-w4 ./my-model-gptq --to gptq --exact
     """
     from linnet.cli.terminal import notices, output, stages
     from linnet.formats import Checkpoint, resolve_model
@@ -74,7 +76,10 @@ def convert(
                     common |= _importance(imatrix, checkpoint)
                 made = to_gguf(checkpoint, target, wanted.type, _described(checkpoint), **common)
             else:
-                made = to_directory(checkpoint, real_target(target), wanted, _files(checkpoint), **common)
+                linears = _linears(checkpoint) if wanted.written is not None else ()
+                made = to_directory(
+                    checkpoint, real_target(target), wanted, _files(checkpoint), linears=linears, **common
+                )
     output().print(
         f"[bold]{made.path}[/]  {human_bytes(made.source_bytes)} → {human_bytes(made.target_bytes)} "
         f"in {human_duration(time.monotonic() - started)}"
@@ -99,6 +104,15 @@ def _cost(made: "Conversion") -> str:
         )
     sizes = f"{human_bytes(made.source_bytes)} → {human_bytes(made.target_bytes)}"
     return f"{sizes}: {', '.join(shares[:_SHOWN_TYPES])}{more}; {lost}"
+
+
+def _linears(checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """The linears inside the layers of a model of plain numbers; a quantised one says itself which they are."""
+    from linnet.models import load_model
+
+    if checkpoint.schemes():
+        return ()
+    return tuple(info.module for info in load_model(checkpoint).linears() if info.kind == "linear")
 
 
 def _described(checkpoint: "Checkpoint") -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import linnet
+from linnet.formats.forms.canonical_written import is_own
 from linnet.formats.programs import Model, verdicts
-from linnet.formats.quantization import is_own
 from linnet.schemes import LinearScheme
 
 

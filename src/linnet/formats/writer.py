@@ -17,18 +17,20 @@ from typing import Any
 import numpy.typing as npt
 
 from linnet.errors import ConfigError
-from linnet.formats.column_order import scattered
 from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
+from linnet.formats.forms.canonical_written import CANONICAL
+from linnet.formats.forms.compressed_tensors import OWN_METHOD
+from linnet.formats.forms.written import WrittenForm
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest, is_file_name
 from linnet.formats.partial import PartialOutput
-from linnet.formats.quantization import disguise, quantization_record
+from linnet.formats.quantization import disguise, record_of
 from linnet.formats.shard_writer import write_shards
 from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
 from linnet.formats.target import check_replaceable, real_target, remove_replaced
 from linnet.formats.tensor_files import CONFIG_FILE
-from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
+from linnet.schemes import LinearScheme, PackedWeight, Scheme
 
 DEFAULT_SHARD_BYTES = 4 << 30
 _WEIGHT_NAMES = (SINGLE_FILE, OWN_SINGLE_FILE, OWN_INDEX_FILE)
@@ -40,10 +42,10 @@ class CheckpointWriter:
     """One checkpoint being written.
 
     ``overwrite`` allows an existing checkpoint of Linnet's at the target to be replaced, if it holds nothing but what
-    its manifest lists (see target.py). ``resume`` continues what an interrupted
-    writer with the same ``identity`` (a digest of everything the bytes depend on) committed: see ``finished`` and
-    ``notes``. Leaving the context without ``publish`` keeps the partial directory if ``resume`` is set, else deletes
-    it.
+    its manifest lists (see target.py). ``form``: what quantised weights are written in. ``resume`` continues what an
+    interrupted writer with the same ``identity`` (a digest of everything the bytes depend on, ``form`` included)
+    committed: see ``finished`` and ``notes``. Leaving the context without ``publish`` keeps the partial directory if
+    ``resume`` is set, else deletes it.
     CheckpointError: target exists, another writer, disk full, no permission. ConfigError: identity differs.
     """
 
@@ -54,6 +56,7 @@ class CheckpointWriter:
         shard_bytes: int = DEFAULT_SHARD_BYTES,
         resume: bool = False,
         identity: str = "",
+        form: WrittenForm = CANONICAL,
     ) -> None:
         if shard_bytes < 1:
             raise ConfigError(f"shard_bytes must be positive, not {shard_bytes}")
@@ -62,6 +65,7 @@ class CheckpointWriter:
         self._overwrite = overwrite
         self._shard_bytes = shard_bytes
         self._resume = resume
+        self._form = form
         with os_errors(self.target):
             check_replaceable(self.target, overwrite)
         self._output = PartialOutput(self.target, lambda: check_replaceable(self.target, overwrite), resume, identity)
@@ -93,19 +97,14 @@ class CheckpointWriter:
         with os_errors(self._partial):
             self._spool.add(name, array)
 
-    def add_packed(self, module: str, packed: PackedWeight) -> None:
-        """Stream a quantised weight in its canonical layout (converted first if it came in another one)."""
+    def add_packed(self, module: str, packed: PackedWeight) -> int:
+        """Stream a quantised weight, in a scheme of the writer's form, as that form stores it -> bytes."""
         packed.check(module)
-        inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
-        arrays = packed.arrays
-        if packed.scheme.sorted_columns:
-            arrays = {**scattered(packed), **inputs}
-        elif packed.layout.name != layout_of(packed.scheme).name:
-            canonical = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
-            arrays = {**canonical.arrays, **inputs}
-        for suffix, array in arrays.items():
+        tensors = self._form.tensors(packed)
+        for suffix, array in tensors.items():
             self.add(f"{module}.{suffix}", array)
         self._new_modules[module] = packed.scheme
+        return sum(array.nbytes for array in tensors.values())
 
     def commit(self, note: Mapping[str, Any] | None = None) -> None:
         """Make everything added so far durable: a resume point. ``note`` is the caller's, JSON."""
@@ -134,8 +133,8 @@ class CheckpointWriter:
     def publish(self, config: Mapping[str, Any], manifest_extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Assemble files, config.json and manifest, flush, rename to the target -> the manifest.
 
-        ``config`` is the source's; its quantization_config is replaced by one for the modules added as packed; a
-        kv_cache_scheme stays.
+        ``config`` is the source's; its quantization_config is replaced by the form's for the modules added as
+        packed.
         """
         if self._spool.pending:
             self.commit()
@@ -144,7 +143,7 @@ class CheckpointWriter:
         with os_errors(self._partial):
             staged = self._output.staged()
             final = self._final_config(config)
-            own = final.get("quantization_config", {}).get("quant_method") == "linnet"
+            own = final.get("quantization_config", {}).get("quant_method") == OWN_METHOD
             placed = write_shards(staged, self._spool, self._shard_bytes, own_names=own)
             files = {**self._files, CONFIG_FILE: _json_bytes(disguise(final) if own else final)}
             folders = {(staged / name).parent for name in files} - {staged}
@@ -197,11 +196,9 @@ class CheckpointWriter:
                 for name, item in self._spool.finished.items()
                 if name.endswith(".weight") and len(item.info.shape) == 2
             ]
-            record = quantization_record(self._modules, dense)
-            source = config.get("quantization_config", config.get("compression_config"))
-            if isinstance(source, dict):  # a dense model that prescribes its KV cache goes on doing so
-                record["kv_cache_scheme"] = source.get("kv_cache_scheme")
-            final["quantization_config"] = record
+            source = record_of(config)
+            known = source if isinstance(source, dict) else {}
+            final["quantization_config"] = self._form.record(self._modules, dense, known)
         return final
 
 

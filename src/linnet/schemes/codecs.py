@@ -74,7 +74,7 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """
     if scheme.element == "ternary":
         return ternary_scales(weight, scheme), None
-    return scales_of_range(*_extremes(weight, scheme), scheme)
+    return scales_of_range(*extremes(weight, scheme), scheme)
 
 
 def scales_of_range(low: Array, high: Array, scheme: Scheme) -> tuple[Array, Array | None]:
@@ -99,7 +99,7 @@ def round_scale(scale: Array, scheme: Scheme) -> Array:
     limits: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     largest = np.float32(limits.max)
     rounded = np.clip(scale.astype(np.float32, copy=False), -largest, largest).astype(dtype)
-    rounded[rounded == 0] = limits.eps
+    rounded[(scale == 0) | (rounded == 0)] = limits.eps  # a power of two (e8m0) has no zero
     return rounded
 
 
@@ -108,13 +108,13 @@ def ternary_scales(weight: Array, scheme: Scheme, importance: Array | None = Non
 
     CheckpointError if the weight holds NaN or infinity.
     """
-    _extremes(weight, scheme)
+    extremes(weight, scheme)
     return round_scale(
         least_squares_scales(weight, importance, scale_shape(scheme, weight.shape), scheme.block), scheme
     )
 
 
-def _extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
+def extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
     """Smallest and largest element per scale, fp32, in the scale's shape; CheckpointError if one is not finite."""
     rows, columns = weight.shape
     shape = scale_shape(scheme, (rows, columns))

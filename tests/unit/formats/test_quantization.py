@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from linnet.errors import CheckpointError, UnsupportedError
-from linnet.formats.quantization import quantization_record, read_quantization
+from linnet.formats.forms.canonical_written import quantization_record
+from linnet.formats.quantization import read_quantization
 from linnet.schemes import LinearScheme, Scheme, parse_scheme
 
 WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}

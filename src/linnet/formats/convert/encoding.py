@@ -104,7 +104,7 @@ def _try(
     def one(bounds: tuple[int, int]) -> _Slice | str:
         return _slice(rows_of(weight, *bounds), tensor, attempt, importance)
 
-    for part in _some_at_once(pool, one, row_slices(weight), threads + 1):
+    for part in some_at_once(pool, one, row_slices(weight), threads + 1):
         if isinstance(part, str):
             return part
         digest.update(hashable(part.values))
@@ -165,7 +165,7 @@ def _squares(values: Array) -> float:
     return float(np.sum(values * values, dtype=np.float64))
 
 
-def _some_at_once(
+def some_at_once(
     pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterator[_Item], most: int
 ) -> Iterator[_Result]:
     """Results in order, never more than ``most`` begun and not yet taken."""

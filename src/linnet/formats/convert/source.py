@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,13 @@ def open_weight(checkpoint: Checkpoint, tensor: SourceTensor) -> Array | PackedW
     return checkpoint.tensor(tensor.name) if tensor.scheme is None else checkpoint.linear(tensor.module)
 
 
-def row_slices(weight: Array | PackedWeight) -> Iterator[tuple[int, int]]:
-    """Half-open row ranges of a few million elements each, whole blocks of rows where those share a scale."""
+def row_slices(weight: Array | PackedWeight, height: int = 1) -> Iterator[tuple[int, int]]:
+    """Half-open row ranges of a few million elements each, whole blocks of rows where those share a scale; ``height``
+    rows share one in what is made of them."""
     rows = weight.shape[0]
     columns = int(np.prod(weight.shape[1:], dtype=np.int64))
-    height = 1
     if isinstance(weight, PackedWeight) and weight.scheme.weight.block is not None:
-        height = weight.scheme.weight.block[0]
+        height = lcm(height, weight.scheme.weight.block[0])
     step = max(1, _SLICE_ELEMENTS // max(1, columns * height)) * height
     return ((start, min(rows, start + step)) for start in range(0, rows, step))
 

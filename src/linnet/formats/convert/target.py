@@ -1,30 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model can be converted to, by name: ``gguf:Q4_K``, ``dense``, ``dense:F16``, ``compressed-tensors``."""
+"""What a model can be converted to, by name: ``gguf:Q4_K``, ``dense``, ``dense:F16``, ``gptq``, ``gptq:W4A16-g32`` …"""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from linnet.errors import ConfigError
+from linnet.formats.forms import WRITTEN_FORMS
+from linnet.formats.forms.written import WrittenForm
 from linnet.schemes.gguf_blocks import ENCODED
 
-Form = Literal["gguf", "dense", "compressed-tensors"]
 PLAIN_TYPES = ("BF16", "F16", "F32")
-_TYPES: dict[Form, tuple[str, ...]] = {
-    "gguf": (*PLAIN_TYPES, *sorted(ENCODED)),
-    "dense": PLAIN_TYPES,
-    "compressed-tensors": (),
-}
+_TYPES: dict[str, tuple[str, ...]] = {"gguf": (*PLAIN_TYPES, *sorted(ENCODED)), "dense": PLAIN_TYPES}
 ACCEPTED = (
-    f"gguf:TYPE with {', '.join(_TYPES['gguf'])}; dense or dense:TYPE with {', '.join(PLAIN_TYPES)}; compressed-tensors"
+    f"gguf:TYPE with {', '.join(_TYPES['gguf'])}; dense or dense:TYPE with {', '.join(PLAIN_TYPES)}; "
+    f"{', '.join(WRITTEN_FORMS)}"
 )
 
 
 @dataclass(frozen=True)
 class Target:
-    """A form on disk, and the type its weights are wanted in; None where the source's schemes decide."""
+    """A form on disk, and the type its weights are wanted in; None where the source's schemes decide. ``written``: the
+    form, where it is one of those in which quantised models are published."""
 
-    form: Form
+    form: str
     type: str | None = None
+    written: WrittenForm | None = None
 
     def __str__(self) -> str:
         return self.form if self.type is None else f"{self.form}:{self.type}"
@@ -33,17 +32,14 @@ class Target:
 def parse_target(text: str) -> Target:
     """ConfigError lists what is accepted. Case does not matter; ``dense`` means bf16."""
     name, _, kind = text.strip().partition(":")
-    form = next((form for form in _TYPES if form == name.lower()), None)
-    if form is None:
+    form = name.lower()
+    if form in WRITTEN_FORMS:
+        return Target(form, kind.upper() or None, WRITTEN_FORMS[form](kind))
+    if form not in _TYPES:
         raise ConfigError(f"nothing is converted to {text!r:.60}; accepted: {ACCEPTED}")
-    kinds = _TYPES[form]
-    if not kinds:
-        if kind:
-            raise ConfigError(f"{form} takes no type, not {kind!r:.40}: the schemes stay what they are")
-        return Target(form)
     if not kind and form == "dense":
         kind = "BF16"
-    if kind.upper() not in kinds:
+    if kind.upper() not in _TYPES[form]:
         said = f"{kind!r:.40} is no type that {form} is written in" if kind else f"{form} needs a type"
-        raise ConfigError(f"{said}; accepted: {', '.join(f'{form}:{accepted}' for accepted in kinds)}")
+        raise ConfigError(f"{said}; accepted: {', '.join(f'{form}:{accepted}' for accepted in _TYPES[form])}")
     return Target(form, kind.upper())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model -> a Hugging Face directory: plain numbers, or compressed-tensors' layouts.
+"""A model -> a Hugging Face directory: plain numbers, or a form in which quantised models are published.
 
 Order as in to_gguf.py; directories are written and published by ``CheckpointWriter``.
 """
@@ -7,28 +7,26 @@ Order as in to_gguf.py; directories are written and published by ``CheckpointWri
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.carried import carried_files
 from linnet.formats.checkpoint import Checkpoint
+from linnet.formats.convert.choosing import choose
 from linnet.formats.convert.encoding import Converted, convert_weight
 from linnet.formats.convert.hashes import numbers_hash
+from linnet.formats.convert.repacking import repack
 from linnet.formats.convert.result import Conversion
-from linnet.formats.convert.source import SourceTensor, hashable, list_tensors, open_weight, values_of
+from linnet.formats.convert.source import SourceTensor, list_tensors, open_weight
 from linnet.formats.convert.target import Target
 from linnet.formats.convert.types import Attempt
 from linnet.formats.target import check_apart
 from linnet.formats.writer import CheckpointWriter
-from linnet.schemes import LinearScheme, PackedWeight, Scheme, pack, quantize_weight
-from linnet.schemes.packing import PACKABLE_BITS
 
-_VERSION = 1
+_VERSION = 2
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
@@ -39,6 +37,7 @@ def to_directory(
     wanted: Target,
     files: Mapping[str, str],
     *,
+    linears: Collection[str] = (),
     exact: bool = False,
     threads: int = 1,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
@@ -46,15 +45,17 @@ def to_directory(
 ) -> Conversion:
     """Write ``checkpoint`` to the directory ``target`` (as ``real_target`` gives it).
 
-    ``files``: name -> text of tokenizer files where the source is no directory, which brings its own. Otherwise as
-    ``to_gguf``; UnsupportedError with ``exact`` also for blocks that compressed-tensors has no word for.
+    ``files``: name -> text of tokenizer files where the source is no directory, which brings its own. ``linears``: the
+    modules that are rounded where the source is all plain numbers and the form wanted a quantised one. Otherwise as
+    ``to_gguf``; UnsupportedError also for modules that the form cannot hold whatever is lost.
     """
     check_apart(target, checkpoint.path)
     tensors = list_tensors(checkpoint)
+    form, choices = choose(tensors, wanted.written, linears, checkpoint.config)
     seed = json.dumps([_VERSION, checkpoint.state(), str(wanted), exact]).encode()
     identity = hashlib.sha256(seed).hexdigest()
     with (
-        CheckpointWriter(target, resume=True, identity=identity) as writer,
+        CheckpointWriter(target, resume=True, identity=identity, form=form) as writer,
         ThreadPoolExecutor(max_workers=threads) as pool,
     ):
         done = {note["tensor"]: note["about"] for note in writer.notes}
@@ -64,12 +65,12 @@ def to_directory(
                 continue
             weight = open_weight(checkpoint, tensor)
             try:
-                if wanted.form == "dense" or not isinstance(weight, PackedWeight):
+                if tensor.name not in choices:
                     about, data = convert_weight(weight, tensor, _plain(tensor, wanted, exact), None, pool, threads)
                     writer.add(tensor.name, data)
                 else:
-                    about, packed = _repack(weight, tensor, exact)
-                    writer.add_packed(tensor.module, packed)
+                    about, packed = repack(weight, tensor, choices[tensor.name], form, exact, pool, threads)
+                    about = dataclasses.replace(about, nbytes=writer.add_packed(tensor.module, packed))
             except UnsupportedError:  # will be refused the next time too
                 writer.abandon()
                 raise
@@ -92,74 +93,26 @@ def to_directory(
 
 
 def _plain(tensor: SourceTensor, wanted: Target, exact: bool) -> Iterator[Attempt]:
-    """Matrices as wanted; norms and biases too if that loses nothing, else fp32. What a compressed-tensors source
-    keeps plain stays as it is."""
-    if wanted.type is None:
+    """Plain numbers as wanted: matrices always, norms and biases if that loses nothing, else fp32.
+
+    Beside quantised modules what is plain stays as it is, and what can only be plain there gets 16 bits, those that
+    hold it if there are such, and 32 where only these are exact and exactness is asked for.
+    """
+    if wanted.type is not None and wanted.written is None:
+        if len(tensor.shape) == 2:
+            yield Attempt(wanted.type, exact)
+        else:
+            yield Attempt(wanted.type, True)
+            yield Attempt("F32", True)
+    elif tensor.scheme is None:
         yield Attempt(_STORED[tensor.stored], True)
-    elif len(tensor.shape) == 2:
-        yield Attempt(wanted.type, exact)
     else:
-        yield Attempt(wanted.type, True)
-        yield Attempt("F32", True)
-
-
-def _repack(weight: PackedWeight, tensor: SourceTensor, exact: bool) -> tuple[Converted, PackedWeight]:
-    """The weight in a scheme that compressed-tensors has: with its own codes where it can hold them."""
-    values = values_of(weight)
-    scheme = _held(weight.scheme.weight)
-    if scheme == weight.scheme.weight:
-        packed = weight
-    elif scheme is not None and not weight.scheme.sorted_columns:
-        packed = pack(weight.codes(), weight.scales(), weight.zero_points(), LinearScheme(scheme, weight.scheme.input))
-    elif exact:
-        raise UnsupportedError(
-            f"{tensor.name} ({tensor.stored}) would lose something; nothing was written",
-            ["compressed-tensors has no word for its numbers; dense and gguf hold them"],
-        )
-    else:
-        packed = quantize_weight(values, LinearScheme(_nearest(weight.scheme.weight), weight.scheme.input))
-    after = packed.dequantize()
-    same = bool(np.array_equal(after, values))
-    if exact and not same:
-        raise UnsupportedError(
-            f"{tensor.name} ({tensor.stored}) would lose something; nothing was written",
-            ["compressed-tensors: its scales cannot be stored"],
-        )
-    after -= values
-    error = 0.0 if same else float(np.sum(after * after, dtype=np.float64))
-    about = Converted(
-        tensor.name,
-        tensor.shape,
-        tensor.stored,
-        f"{packed.scheme.weight.element} in {packed.scheme.weight.granularity}s",
-        packed.nbytes,
-        error,
-        float(np.sum(values * values, dtype=np.float64)),
-        same,
-        hashlib.sha256(hashable(values)).hexdigest(),
-    )
-    return about, packed
-
-
-def _held(scheme: Scheme) -> Scheme | None:
-    """The scheme in compressed-tensors' words with the same codes and scales; None where there are no such words."""
-    numbers = scheme.numbers
-    if scheme.minimum or numbers.own or (numbers.integer and numbers.bits not in PACKABLE_BITS):
-        return None
-    if scheme.scale_bits is not None:
-        return dataclasses.replace(scheme, scale_bits=None, super_group_size=None, scale_dtype="fp32")
-    return scheme
-
-
-def _nearest(scheme: Scheme) -> Scheme:
-    """What a weight is rounded to where its own codes have no place: int4 with zero points up to 4 bits, else int8."""
-    group = scheme.group_size or 32
-    if scheme.bits <= 4:
-        return Scheme("int4", "group", group, symmetric=False, scale_dtype="fp16")
-    return Scheme("int8", "group", group, scale_dtype="fp16")
+        yield Attempt("BF16", True)
+        yield Attempt("F16", True)
+        yield Attempt("F32", True) if exact else Attempt("F16", False)
 
 
 def _config(config: Mapping[str, Any], wanted: Target) -> dict[str, Any]:
-    if wanted.type is None:
+    if wanted.type is None or wanted.written is not None:
         return dict(config)
     return {**{key: config[key] for key in config if key != "dtype"}, "torch_dtype": _DTYPES[wanted.type]}

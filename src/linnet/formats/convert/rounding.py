@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers to the codes of a scheme with little error: of several scales per group, the one that loses least.
+
+Trials are the extremes of a group drawn in by a factor, what lies outside being cut off: fewer numbers at the ends,
+finer steps for all others. Scales that are powers of two are tried one above and one below instead; 8 bits have steps
+so fine that only the extremes themselves are.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.schemes import Scheme, dequantize, quantize
+from linnet.schemes.codecs import expand, extremes, scales_of_range, ternary_scales
+
+Array = npt.NDArray[Any]
+Codes = tuple[Array, Array, Array | None]
+"""Codes [rows, columns], scales and zero points in their scheme's shape."""
+
+FACTORS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75)
+POWERS = (1.0, 2.0, 0.5)
+_SEARCHED_BITS = 4
+
+
+def round_weight(values: Array, scheme: Scheme, lowest_zero_point: int) -> Codes:
+    """fp32 [rows, columns] -> codes; zero points are at least ``lowest_zero_point``. CheckpointError: NaN, infinity."""
+    if scheme.element == "ternary":
+        scale = ternary_scales(values, scheme)
+        return quantize(values, scheme, scale), scale, None
+    low, high = extremes(values, scheme)
+    if not scheme.symmetric:  # room below zero, so that the zero point is not less
+        steps = np.float32(scheme.numbers.largest - lowest_zero_point)
+        low = np.minimum(low, high * np.float32(scheme.numbers.smallest - lowest_zero_point) / steps)
+    best: Codes | None = None
+    lowest: Array | None = None
+    for factor in _factors(scheme):
+        scale, zero_point = scales_of_range(low * np.float32(factor), high * np.float32(factor), scheme)
+        codes = quantize(values, scheme, scale, zero_point)
+        if len(_factors(scheme)) == 1:
+            return codes, scale, zero_point
+        error = _errors(values, scheme, codes, scale, zero_point)
+        if best is None or lowest is None:
+            best, lowest = (codes, scale, zero_point), error
+            continue
+        take = error < lowest
+        lowest = np.where(take, error, lowest)
+        best = merged(best, (codes, scale, zero_point), take, scheme)
+    assert best is not None
+    return best
+
+
+def merged(first: Codes, second: Codes, take: Array, scheme: Scheme) -> Codes:
+    """``second`` where ``take`` (in the shape of the scales) says so, else ``first``."""
+    rows, columns = first[0].shape
+    wide = np.broadcast_to(expand(take, scheme, (rows, columns)), (rows, *_runs(scheme, take, columns)))
+    codes = np.where(wide.reshape(rows, columns), second[0], first[0])
+    zero_points = None if first[2] is None or second[2] is None else np.where(take, second[2], first[2])
+    return codes, np.where(take, second[1], first[1]), zero_points
+
+
+def _runs(scheme: Scheme, scales: Array, columns: int) -> tuple[int, int]:
+    """Runs of columns with a scale in common, and their length, as ``expand`` sees them."""
+    runs = columns if scheme.block is not None else scales.shape[1]
+    return runs, columns // runs
+
+
+def _factors(scheme: Scheme) -> tuple[float, ...]:
+    if scheme.scale_dtype == "e8m0":
+        return POWERS
+    return FACTORS if scheme.bits <= _SEARCHED_BITS else (1.0,)
+
+
+def _errors(values: Array, scheme: Scheme, codes: Array, scale: Array, zero_point: Array | None) -> Array:
+    """Sum of squared errors per scale; only of schemes whose scales belong to rows."""
+    off = dequantize(codes, scheme, scale, zero_point)
+    off -= values
+    off *= off
+    errors: Array = off.reshape(len(values), scale.shape[1], -1).sum(axis=2, dtype=np.float64)
+    return errors

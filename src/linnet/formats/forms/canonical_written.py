@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing compressed-tensors' record and layouts, and Linnet's own where that lacks the words (docs/FORMAT.md)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from linnet.formats.column_order import scattered
+from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION
+from linnet.formats.forms.written import HEAD_NAMES, Array, PlannedModule, is_embedding, no_type
+from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record
+from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
+from linnet.schemes.packing import PACKABLE_BITS
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """Implements ``WrittenForm``: every module in a scheme of its own, embedding and head too."""
+
+    name: str = METHOD
+
+    @classmethod
+    def of_type(cls, kind: str) -> "Canonical":
+        """ConfigError: it has no types."""
+        no_type(METHOD, kind, "the schemes stay what they are")
+        return cls()
+
+    def takes(self, module: str, scheme: LinearScheme | None) -> bool:
+        """See WrittenForm.takes: what is plain stays plain."""
+        return scheme is not None
+
+    def settled(self, modules: Mapping[str, PlannedModule], config: Mapping[str, Any]) -> "Canonical":
+        """See WrittenForm.settled: nothing has to be shared."""
+        return self
+
+    def held(self, scheme: LinearScheme) -> LinearScheme | None:
+        """See WrittenForm.held."""
+        weight, numbers = scheme.weight, scheme.weight.numbers
+        if weight.minimum or numbers.own or (numbers.integer and numbers.bits not in PACKABLE_BITS):
+            return None
+        if weight.scale_bits is None:
+            return scheme
+        return replace(scheme, weight=replace(weight, scale_bits=None, super_group_size=None, scale_dtype="fp32"))
+
+    def nearest(self, scheme: LinearScheme | None, shape: tuple[int, int]) -> LinearScheme | None:
+        """See WrittenForm.nearest: int4 with zero points up to 4 bits, else int8."""
+        if scheme is None:
+            return None
+        group = scheme.weight.group_size or 32
+        if scheme.weight.bits <= 4:
+            weight = Scheme("int4", "group", group, symmetric=False, scale_dtype="fp16")
+        else:
+            weight = Scheme("int8", "group", group, scale_dtype="fp16")
+        return LinearScheme(weight, scheme.input)
+
+    def lowest_zero_point(self, scheme: Scheme) -> int:
+        """See WrittenForm.lowest_zero_point."""
+        return int(scheme.numbers.smallest)
+
+    def tensors(self, packed: PackedWeight) -> dict[str, Array]:
+        """See WrittenForm.tensors."""
+        inputs = {name: array for name, array in packed.arrays.items() if name.startswith("input_")}
+        if packed.scheme.sorted_columns:
+            return {**scattered(packed), **inputs}
+        if packed.layout.name == layout_of(packed.scheme).name:
+            return dict(packed.arrays)
+        canonical = pack(packed.codes(), packed.scales(), packed.zero_points(), packed.scheme)
+        return {**canonical.arrays, **inputs}
+
+    def record(
+        self, modules: Mapping[str, LinearScheme], dense: Iterable[str], source: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """See WrittenForm.record. A source that prescribes its KV cache goes on doing so."""
+        return quantization_record(modules, dense) | {"kv_cache_scheme": source.get("kv_cache_scheme")}
+
+
+CANONICAL = Canonical()
+
+
+def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> dict[str, Any]:
+    """``quantization_config`` for these quantised modules, loadable by compressed-tensors where it has the words.
+
+    The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
+    ignored by name, and a head that is not quantised always: a tied one has no tensors, and published configs that
+    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4 and ternary have no word there, and
+    transformers cannot load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method
+    is ours.
+    """
+    by_scheme: dict[LinearScheme, list[str]] = {}
+    for module, scheme in modules.items():
+        by_scheme.setdefault(scheme, []).append(module)
+    ranked = sorted(by_scheme.items(), key=lambda item: (-len(item[1]), item[1][0]))
+    groups: dict[str, Any] = {}
+    for position, (scheme, members) in enumerate(ranked):
+        targets = sorted(members)
+        if position == 0 and not all(is_embedding(module) for module in members):
+            targets = ["Linear", *(module for module in targets if is_embedding(module))]
+        record = {"targets": targets, **linear_to_record(scheme), "format": layout_of(scheme).name}
+        groups[f"group_{position}"] = record
+    formats = {layout_of(scheme).name for scheme in by_scheme}
+    result: dict[str, Any] = {
+        "quant_method": METHOD,
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ignored(modules, dense_modules),
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+    if is_own(modules):
+        result |= {"quant_method": OWN_METHOD, "version": OWN_VERSION}
+    return result
+
+
+def ignored(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> list[str]:
+    """Dense modules by name, and every name a head goes by unless it is quantised."""
+    ignore = sorted(set(dense_modules) - set(modules))
+    return ignore + [name for name in HEAD_NAMES if name not in modules and name not in ignore]
+
+
+def is_own(modules: Mapping[str, LinearScheme]) -> bool:
+    """Whether no other reader has the words for these modules, so that the layout is Linnet's own."""
+    own_words = any(scheme.weight.element in OUR_ELEMENTS for scheme in modules.values())
+    return own_words or any(is_embedding(module) for module in modules)
