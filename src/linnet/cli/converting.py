@@ -9,6 +9,7 @@ import typer
 
 from linnet.cli import options
 from linnet.cli.numbers import human_bytes, human_duration
+from linnet.errors import ConfigError
 
 if TYPE_CHECKING:
     from linnet.formats import Checkpoint
@@ -38,7 +39,7 @@ def convert(
     threads: options.Threads = None,
     revision: options.Revision = None,
 ) -> None:
-    """Write a model in another form: GGUF for llama.cpp, plain numbers, GPTQ, AWQ, NF4, fp8 and others.
+    """Write a model in another form: GGUF, GPTQ, AWQ, NF4, fp8, MXFP4, plain numbers.
 
     Codes that the other form can hold are carried over unchanged, whatever else is rounded with the least error; what
     that costs is said before the target exists. One weight at a time; interrupted runs resume.
@@ -57,6 +58,8 @@ def convert(
     from linnet.models import load_model
 
     wanted = parse_target(to)
+    if imatrix is not None and wanted.form != "gguf":
+        raise ConfigError(f"--imatrix goes with --to gguf:TYPE, not with {wanted}: other forms are rounded without it")
     started = time.monotonic()
     with stages() as progress:
         progress.begin("convert", "reading the model")

@@ -50,9 +50,9 @@ def repack(
     UnsupportedError with ``exact`` if a number would change.
     """
     if exact and choice.held is None and tensor.scheme is not None:
-        raise _refusal(tensor, f"{form.name} has no word for its numbers; dense and gguf hold them")
+        raise _refusal(tensor, f"{form.name} has no word for its numbers; dense:F32 holds them")
     target = choice.scheme
-    if isinstance(weight, PackedWeight) and target == weight.scheme:
+    if isinstance(weight, PackedWeight) and target == weight.scheme and _zero_points_serve(weight, form):
         return _as_it_is(weight, tensor, pool, threads)
     one = _slicer(weight, choice, form)
     height = 1 if target.weight.block is None else target.weight.block[0]
@@ -70,6 +70,11 @@ def repack(
         digest.hexdigest(),
     )
     return about, packed
+
+
+def _zero_points_serve(weight: PackedWeight, form: WrittenForm) -> bool:
+    zero_points = weight.zero_points()
+    return zero_points is None or int(zero_points.min()) >= form.lowest_zero_point(weight.scheme.weight)
 
 
 def _refusal(tensor: SourceTensor, reason: str) -> UnsupportedError:

@@ -15,8 +15,10 @@ import numpy as np
 from linnet.formats.forms.bitsandbytes import STATE
 from linnet.formats.forms.written import Array, PlannedModule, is_inner, no_type, plain_linears
 from linnet.schemes import LinearScheme, PackedWeight, Scheme
+from linnet.schemes.elements import ElementName
 
-NAME, KIND = "bitsandbytes", "nf4"
+NAME = "bitsandbytes"
+KIND: ElementName = "nf4"
 BLOCK = 64
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Block sizes that bitsandbytes has kernels for."""

@@ -18,10 +18,11 @@ from linnet.errors import CheckpointError
 from linnet.formats.forms.transposed_words import expect
 from linnet.formats.header import TensorInfo
 from linnet.schemes import LinearScheme, PackedWeight
+from linnet.schemes.elements import ElementName
 from linnet.schemes.layouts import OWN
 
 Array = npt.NDArray[Any]
-ELEMENT = "fp4_e2m1"
+ELEMENT: ElementName = "fp4_e2m1"
 EXPONENT_BIAS = 127
 NOT_A_NUMBER = 255
 """The byte of e8m0 that is no power of two."""

@@ -18,8 +18,10 @@ from linnet.formats.forms.written import (
     shares_scales,
 )
 from linnet.schemes import LinearScheme, PackedWeight, Scheme
+from linnet.schemes.elements import ElementName
 
-NAME, ELEMENT = "fp8", "fp8_e4m3"
+NAME = "fp8"
+ELEMENT: ElementName = "fp8_e4m3"
 BLOCK = (128, 128)
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing GPTQ's form, version 1: what vLLM, AutoGPTQ, GPTQModel and transformers read (for its tensors see gptq.py).
 
-A module whose numbers GPTQ has words for keeps its own bits, groups and order of columns; whatever is rounded gets one
-scheme, which the record states. What differs from it, and linears that stay plain, the record names in ``dynamic``
-(GPTQModel, vLLM). A zero point of 0 is never written: stored minus one it is the largest code, which AutoGPTQ takes
-for 0 and the kernels of vLLM for 2 ** bits.
+If GPTQ has words for the numbers of every module, each keeps its own bits, groups and order of columns; else one scheme
+is everybody's, so that kernels that join q, k and v find them alike. What differs from most modules, and linears that
+stay plain, the record names in ``dynamic`` (GPTQModel, vLLM). A zero point of 0 is never written: stored minus one it
+is the largest code, which AutoGPTQ takes for 0 and the kernels of vLLM for 2 ** bits.
 """
 
 import re
@@ -31,26 +31,24 @@ from linnet.formats.forms.written import (
     shares_scales,
 )
 from linnet.schemes import ELEMENTS, LinearScheme, PackedWeight, Scheme, parse_scheme
+from linnet.schemes.elements import ElementName
 from linnet.schemes.packing import pack_rows
 
 NAME = "gptq"
-_USUAL = Scheme("int4", "group", 128, scale_dtype="fp16")
 _WORD_BITS = 32
 
 
 @dataclass(frozen=True)
 class GptqWritten:
-    """Implements ``WrittenForm``. ``rounded``: the scheme of all that is rounded; ``asked``: it was asked for by name,
-    and everything gets it."""
+    """Implements ``WrittenForm``. ``common``: the scheme that every module gets; None: each keeps its own."""
 
-    rounded: Scheme = _USUAL
-    asked: bool = False
+    common: Scheme | None = None
     name: str = NAME
 
     @classmethod
     def of_type(cls, kind: str) -> "GptqWritten":
         """``kind``: a scheme's name (``W4A16-g32-asym``), or nothing. ConfigError if GPTQ cannot say it."""
-        return cls(integers_of_type(NAME, kind, BITS), True) if kind else cls()
+        return cls(integers_of_type(NAME, kind, BITS) if kind else None)
 
     def takes(self, module: str, scheme: LinearScheme | None) -> bool:
         """See WrittenForm.takes: a head only with its own codes, an embedding never."""
@@ -60,7 +58,8 @@ class GptqWritten:
 
     def settled(self, modules: Mapping[str, PlannedModule], config: Mapping[str, Any]) -> "GptqWritten":
         """See WrittenForm.settled."""
-        form = self if self.asked else replace(self, rounded=self._rounded(modules))
+        all_held = all(module.scheme is not None and self.held(module.scheme) for module in modules.values())
+        form = self if self.common is not None or all_held else replace(self, common=_common(modules))
         refuse_misfits(NAME, {name: why for name, module in modules.items() if (why := form._misfit(module))})
         return form
 
@@ -69,7 +68,7 @@ class GptqWritten:
         weight = scheme.weight
         if not has_whole_numbers(weight):
             return None
-        own = self.rounded if self.asked else _own(weight)
+        own = self.common or _own(weight)
         if own is None or weight.bits > own.bits or not shares_scales(weight, own):
             return None
         ordered = scheme.sorted_columns and own.group_size is not None
@@ -77,9 +76,9 @@ class GptqWritten:
             return None
         return LinearScheme(own, sorted_columns=ordered)
 
-    def nearest(self, scheme: LinearScheme | None, shape: tuple[int, int]) -> LinearScheme:
+    def nearest(self, scheme: LinearScheme | None, shape: tuple[int, int]) -> LinearScheme | None:
         """See WrittenForm.nearest."""
-        return LinearScheme(self.rounded)
+        return None if self.common is None else LinearScheme(self.common)
 
     def lowest_zero_point(self, scheme: Scheme) -> int:
         """See WrittenForm.lowest_zero_point: 1 among unsigned codes."""
@@ -124,21 +123,12 @@ class GptqWritten:
             **({"dynamic": rules} if rules else {}),
         }
 
-    def _rounded(self, modules: Mapping[str, PlannedModule]) -> Scheme:
-        """For all that is rounded: of 4 bits, or 8 where most weights have more; a zero point where they are not
-        symmetric; groups that fit."""
-        rest = {
-            name: module for name, module in modules.items() if module.scheme is None or not self.held(module.scheme)
-        }
-        if not rest:
-            return self.rounded
-        group = common_group(rest.values(), lambda scheme: False)
-        element, symmetric = commonest(rest, _width)
-        return Scheme(element, "group" if group else "channel", group, symmetric=symmetric, scale_dtype="fp16")
-
     def _misfit(self, module: PlannedModule) -> str | None:
-        held = None if module.scheme is None else self.held(module.scheme)
-        scheme, (rows, columns) = (held or self.nearest(module.scheme, module.shape)).weight, module.shape
+        scheme, (rows, columns) = self.common, module.shape
+        if scheme is None:
+            held = None if module.scheme is None else self.held(module.scheme)
+            assert held is not None  # else there is a common scheme
+            scheme = held.weight
         if columns % (scheme.group_size or 1):
             return f"group size {scheme.group_size} does not divide its {columns} columns"
         for count, what in ((rows, "rows"), (columns, "columns")):
@@ -154,32 +144,44 @@ def integers_of_type(form: str, kind: str, bits: tuple[int, ...]) -> Scheme:
     scheme = preset.linear.weight
     plain = scheme.numbers.integer and not scheme.numbers.own and scheme.bits in bits
     if not plain or preset.linear.input is not None or preset.head is not None:
-        widths = ", ".join(f"W{width}A16" for width in bits)
+        widths = ", ".join(f"{form}:W{width}A16" for width in bits)
         raise ConfigError(
-            f"{kind!r:.40} is nothing that {form} is written in; accepted: {form}:{widths} with -gN, -channel, -asym"
+            f"{kind!r:.40} is nothing that {form} is written in; accepted: {widths}, each with -gN, -channel or -asym"
         )
     return replace(scheme, scale_dtype="fp16")
 
 
 def unsigned(codes: Array, scheme: Scheme) -> Array:
     """Signed codes or zero points -> uint8 from 0."""
-    return (codes.astype(np.int16) + 2 ** (scheme.bits - 1)).astype(np.uint8)
+    shifted: Array = codes.astype(np.int16) + 2 ** (scheme.bits - 1)
+    return shifted.astype(np.uint8)
 
 
 def _own(scheme: Scheme) -> Scheme | None:
     """GPTQ's scheme for the same numbers: bits that hold the codes, a scale per group or row."""
     bits = next((bits for bits in BITS if bits >= scheme.bits), None)
-    if bits is None or f"int{bits}" not in ELEMENTS:
+    if bits is None:
         return None
     size = scheme.columns_per_scale
     granularity = "channel" if size is None else "group"
     return Scheme(cast(Any, f"int{bits}"), cast(Any, granularity), size, symmetric=scheme.symmetric, scale_dtype="fp16")
 
 
-def _width(module: PlannedModule) -> tuple[str, bool]:
-    """Element and symmetry of what a module would be rounded to."""
+def _common(modules: Mapping[str, PlannedModule]) -> Scheme:
+    """Of 4 bits, or 8 where most weights have more; with zero points if the 4 bits are not those of plain numbers."""
+    element, symmetric = commonest(modules, _rounded)
+    bits = ELEMENTS[element].bits
+    group = common_group(
+        modules.values(),
+        lambda scheme: not scheme.sorted_columns and has_whole_numbers(scheme.weight) and scheme.weight.bits <= bits,
+    )
+    return Scheme(element, "group" if group else "channel", group, symmetric=symmetric, scale_dtype="fp16")
+
+
+def _rounded(module: PlannedModule) -> tuple[ElementName, bool]:
+    """Element and symmetry of what a module is rounded to."""
     if module.scheme is None:
-        return _USUAL.element, _USUAL.symmetric
+        return "int4", True
     return ("int4", False) if module.scheme.weight.bits <= 4 else ("int8", True)
 
 

@@ -16,7 +16,7 @@ from linnet.schemes import LinearScheme, PackedWeight, Scheme
 
 NAME, FORMAT = "mxfp4", "mxfp4-pack-quantized"
 GROUP = 32
-SCHEME = LinearScheme(Scheme(ELEMENT, "group", GROUP, scale_dtype="e8m0"))  # type: ignore[arg-type]
+SCHEME = LinearScheme(Scheme(ELEMENT, "group", GROUP, scale_dtype="e8m0"))
 
 
 @dataclass(frozen=True)
