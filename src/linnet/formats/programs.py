@@ -5,11 +5,13 @@ What a rule says of transformers is tested with transformers itself (tests/golde
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from linnet.errors import CheckpointError, LinnetError
+from linnet.formats.forms import WRITTEN_FORMS
+from linnet.formats.forms.written import is_inner
 from linnet.formats.gguf.architectures import ARCHITECTURES
 from linnet.formats.tensor_files import read_config
 from linnet.gguf import GgufModel, gguf_of
@@ -35,6 +37,8 @@ TRANSFORMERS_LOSES: Mapping[str, str] = {
     "quanto": "it draws random weights in its place; optimum-quanto's QuantizedModelForCausalLM reads it",
 }
 """``quant_method`` -> what happens instead of a refusal: its tensors are taken for superfluous."""
+OTHER_FORMS = ("gptq", "bitsandbytes")
+"""Forms of transformers and vLLM that hold what compressed-tensors has no kernels or no word for."""
 AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 """What makes a form that every reader of directories has."""
 WRITTEN_AS_GGUF = frozenset(kind for row in ARCHITECTURES.values() for kind in (row.model_type, *row.also))
@@ -84,16 +88,28 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[st
 def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
     """Of transformers, vLLM and llama.cpp, in that order. ``path`` is what to write in the commands proposed."""
     readers = (("transformers", _transformers), ("vLLM", _vllm))
-    return *(_directory_reader(name, rules, model) for name, rules in readers), _gguf_reader(model, path)
+    return *(_directory_reader(name, rules, model, path) for name, rules in readers), _gguf_reader(model, path)
 
 
-def _directory_reader(name: str, rules: Callable[[Model], Verdict], model: Model) -> Verdict:
-    """What holds for every reader of safetensors directories, else ``rules`` of its own."""
+def _directory_reader(name: str, rules: Callable[[Model], Verdict], model: Model, path: str) -> Verdict:
+    """What holds for every reader of safetensors directories, else ``rules`` of its own; what Linnet reads and another
+    form holds exactly is to be converted."""
     if model.kind == "directory" and model.method == "dense":
         return Verdict(name, True, "dense safetensors are its own form")
     if model.method == "linnet":
-        return Verdict(name, False, "Linnet's own layout, which it refuses", AGAIN)
-    return rules(model)
+        return Verdict(name, False, "Linnet's own layout, which it refuses", _in_another_form(model, path))
+    found = rules(model)
+    return found if found.instead is None else replace(found, instead=_in_another_form(model, path))
+
+
+def _in_another_form(model: Model, path: str) -> str:
+    """The command that carries every linear's codes over, if there is one; else the one that starts anew."""
+    inner = [scheme for module, scheme in model.schemes.items() if is_inner(module)]
+    for name in OTHER_FORMS:
+        form = WRITTEN_FORMS[name]("")
+        if inner and all(form.held(scheme) is not None for scheme in inner):
+            return f"linnet convert {path} {_last_name(path)}-{name} --to {name}"
+    return AGAIN
 
 
 def _transformers(model: Model) -> Verdict:
@@ -136,5 +152,9 @@ def _gguf_reader(model: Model, path: str) -> Verdict:
         return Verdict(name, True, "GGUF is its own form")
     if model.architecture not in WRITTEN_AS_GGUF:
         return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
-    target = f"{path.rstrip('/').rsplit('/', 1)[-1] or 'model'}.gguf"
-    return Verdict(name, False, "it reads GGUF files only", f"linnet convert {path} {target} --to gguf:Q8_0")
+    command = f"linnet convert {path} {_last_name(path)}.gguf --to gguf:Q8_0"
+    return Verdict(name, False, "it reads GGUF files only", command)
+
+
+def _last_name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1] or "model"

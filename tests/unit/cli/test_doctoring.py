@@ -11,6 +11,8 @@ from linnet import demo
 from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
 from linnet.errors import LinnetError
+from linnet.formats import Checkpoint
+from linnet.formats.convert import parse_target, to_directory
 from linnet.formats.programs import Model, verdicts
 from linnet.schemes import parse_scheme
 
@@ -43,6 +45,20 @@ def with_config(path: Path, **config: Any) -> Path:
 def test_what_compress_makes(tmp_path: Path, scheme: str, loads: list[bool]) -> None:
     compress(demo.model_directory(), tmp_path / "out", make_recipe(scheme, "rtn"))
     assert answers(tmp_path / "out") == loads
+
+
+@pytest.mark.parametrize(
+    ("scheme", "form"),
+    [("W3A16-g32", "gptq"), ("NF4", "bitsandbytes"), ("W4A16-g32-head8", "gptq"), ("TERNARY", "gptq")],
+)
+def test_a_form_that_vllm_reads_with_the_same_codes(tmp_path: Path, scheme: str, form: str) -> None:
+    path = tmp_path / "small"
+    compress(demo.model_directory(), path, make_recipe(scheme, "rtn"))
+    assert examine(path)[2].instead == f"linnet convert {path} small-{form} --to {form}"
+    with Checkpoint.open(path) as checkpoint:
+        target = parse_target(form)
+        made = to_directory(checkpoint, tmp_path / f"small-{form}", target, {}, exact=scheme != "W4A16-g32-head8")
+    assert all(answers(made.path)[:3])
 
 
 def test_a_dense_directory_and_the_command_that_makes_it_a_gguf() -> None:

@@ -6,6 +6,7 @@ finer steps for all others. Scales that are powers of two are tried one above an
 so fine that only the extremes themselves are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,13 @@ Array = npt.NDArray[Any]
 Codes = tuple[Array, Array, Array | None]
 """Codes [rows, columns], scales and zero points in their scheme's shape."""
 
-FACTORS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75)
+FACTORS: Mapping[int, tuple[float, ...]] = {
+    4: (1.0, 0.95, 0.9, 0.85),
+    3: (1.0, 0.94, 0.88, 0.8, 0.7),
+    2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5),
+}
+"""Bits -> what the extremes are multiplied with; the fewer codes there are, the more it helps."""
 POWERS = (1.0, 2.0, 0.5)
-_SEARCHED_BITS = 4
 
 
 def round_weight(values: Array, scheme: Scheme, lowest_zero_point: int) -> Codes:
@@ -32,21 +37,20 @@ def round_weight(values: Array, scheme: Scheme, lowest_zero_point: int) -> Codes
     if not scheme.symmetric:  # room below zero, so that the zero point is not less
         steps = np.float32(scheme.numbers.largest - lowest_zero_point)
         low = np.minimum(low, high * np.float32(scheme.numbers.smallest - lowest_zero_point) / steps)
-    best: Codes | None = None
-    lowest: Array | None = None
-    for factor in _factors(scheme):
+
+    def drawn_in(factor: float) -> Codes:
         scale, zero_point = scales_of_range(low * np.float32(factor), high * np.float32(factor), scheme)
-        codes = quantize(values, scheme, scale, zero_point)
-        if len(_factors(scheme)) == 1:
-            return codes, scale, zero_point
-        error = _errors(values, scheme, codes, scale, zero_point)
-        if best is None or lowest is None:
-            best, lowest = (codes, scale, zero_point), error
-            continue
+        return quantize(values, scheme, scale, zero_point), scale, zero_point
+
+    first, *others = _factors(scheme)
+    best = drawn_in(first)
+    if not others:
+        return best
+    lowest = _errors(values, scheme, best)
+    for trial in map(drawn_in, others):
+        error = _errors(values, scheme, trial)
         take = error < lowest
-        lowest = np.where(take, error, lowest)
-        best = merged(best, (codes, scale, zero_point), take, scheme)
-    assert best is not None
+        best, lowest = merged(best, trial, take, scheme), np.where(take, error, lowest)
     return best
 
 
@@ -68,13 +72,13 @@ def _runs(scheme: Scheme, scales: Array, columns: int) -> tuple[int, int]:
 def _factors(scheme: Scheme) -> tuple[float, ...]:
     if scheme.scale_dtype == "e8m0":
         return POWERS
-    return FACTORS if scheme.bits <= _SEARCHED_BITS else (1.0,)
+    return FACTORS.get(scheme.bits, (1.0,))
 
 
-def _errors(values: Array, scheme: Scheme, codes: Array, scale: Array, zero_point: Array | None) -> Array:
+def _errors(values: Array, scheme: Scheme, made: Codes) -> Array:
     """Sum of squared errors per scale; only of schemes whose scales belong to rows."""
-    off = dequantize(codes, scheme, scale, zero_point)
+    off = dequantize(made[0], scheme, made[1], made[2])
     off -= values
     off *= off
-    errors: Array = off.reshape(len(values), scale.shape[1], -1).sum(axis=2, dtype=np.float64)
+    errors: Array = off.reshape(len(values), made[1].shape[1], -1).sum(axis=2, dtype=np.float64)
     return errors
