@@ -40,6 +40,21 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
     assert re.search(r"7.94 MB → 2.48 MB: Q4_K 66.1 %, .* the weights change by 5\.\d+ % \(root mean square", said)
 
 
+@pytest.mark.parametrize("form", ["gptq", "awq", "bitsandbytes", "fp8", "mxfp4"])
+def test_what_is_written_for_others_answers_here(form: str, tmp_path: Path) -> None:
+    target, again = tmp_path / form, tmp_path / "again"
+    made = linnet("convert", str(DEMO), str(target), "--to", form)
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"the weights change by \d", " ".join(made.stderr.split()))
+    exact = linnet("convert", str(target), str(again), "--to", form, "--exact")
+    assert exact.returncode == 0, exact.stderr
+    assert "read again: the same numbers, SHA-256" in " ".join(exact.stdout.split())
+    assert (target / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    text = linnet("generate", str(target), "Once upon a time", "--max-tokens", "20")
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -50,6 +65,11 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
         ),
         (("--to", "onnx"), 2, "nothing is converted to 'onnx'; accepted: gguf:TYPE"),
         (("--to", "gguf:Q4_0", "--imatrix", "nothing.gguf"), 3, "nothing.gguf: cannot be opened"),
+        (("--to", "gptq", "--imatrix", "nothing.gguf"), 2, "--imatrix goes with --to gguf:TYPE, not with gptq"),
+        (("--to", "gptq:W4A8"), 2, "'W4A8' is nothing that gptq is written in; accepted: gptq:W2A16"),
+        (("--to", "fp8:128"), 2, "fp8 takes no type, not '128': it is written as e4m3 in blocks of 128 x 128"),
+        (("--to", "awq", "--exact"), 4, "awq: rounding to int4 changes its numbers"),
+        (("--to", "gptq:W4A16-g96"), 4, "gptq cannot hold 35 of the model's linears"),
         ((), 2, "--to"),
     ],
 )
