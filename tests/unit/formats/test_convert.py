@@ -5,45 +5,18 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from conversions import DEMO, gguf, hash_of, quantised
 
-import linnet.demo
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.formats import Checkpoint, CheckpointWriter
-from linnet.formats.convert import Conversion, numbers_hash, parse_target, to_directory, to_gguf
+from linnet.formats import Checkpoint
+from linnet.formats.convert import Conversion, parse_target, to_directory
 from linnet.formats.convert.importance import read_importance
 from linnet.formats.gguf.metadata import architecture_for
 from linnet.gguf import NAMED_TYPES, GgufModel, GgufWriter, PlannedTensor
-from linnet.schemes import LinearScheme, PackedWeight, Scheme, quantize_weight
-
-DEMO = Path(linnet.demo.__file__).parent / "model"
-NOTHING: dict[str, Any] = {}
-
-
-def gguf(source: Path, target: Path, wanted: str, **options: Any) -> Conversion:
-    with Checkpoint.open(source) as checkpoint:
-        return to_gguf(checkpoint, target, wanted, NOTHING, threads=2, **options)
-
-
-def quantised(directory: Path, scheme: Scheme) -> Path:
-    """The bundled model with its linears rounded to ``scheme``, the embedding as it is."""
-    with Checkpoint.open(DEMO) as source, CheckpointWriter(directory) as writer:
-        for name in source.names():
-            array = source.tensor(name)
-            if array.ndim == 2 and ".layers." in name:
-                writer.add_packed(name.removesuffix(".weight"), quantize_weight(array, LinearScheme(scheme)))
-            else:
-                writer.add(name, array)
-        writer.publish(source.config)
-    return directory
-
-
-def hash_of(path: Path) -> str:
-    with Checkpoint.open(path) as checkpoint:
-        return numbers_hash(checkpoint)
+from linnet.schemes import PackedWeight, Scheme
 
 
 @pytest.mark.parametrize("text", ["gguf:Q4_K", "GGUF:q8_0", "dense", "dense:f32", "compressed-tensors"])

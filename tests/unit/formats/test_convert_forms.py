@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_convert import DEMO, gguf, hash_of, quantised
+from conversions import DEMO, gguf, hash_of, quantised
 
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, CheckpointWriter
