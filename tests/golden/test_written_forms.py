@@ -21,12 +21,13 @@ import test_fp8 as fp8  # noqa: E402
 import test_gptq as gptq  # noqa: E402
 from foreign_forms import LIMITS, SEED, Pair, check_pair, llama, write_pair  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny_models import VOCABULARY, reference_logits  # noqa: E402
+from tiny_models import TINY_MODELS, VOCABULARY, TinyModel, reference_logits, write  # noqa: E402
 
 from linnet.backends.select import choose_backend  # noqa: E402
 from linnet.errors import UnsupportedError  # noqa: E402
 from linnet.formats import Checkpoint  # noqa: E402
 from linnet.formats.convert import Conversion, parse_target, to_directory  # noqa: E402
+from linnet.formats.forms.written import is_embedding, is_head  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.schemes import PackedWeight  # noqa: E402
 
@@ -312,6 +313,22 @@ def test_a_plain_model_as_mxfp4(tmp_path: Path) -> None:
     made = convert(dense(tmp_path / "dense"), tmp_path / "out", "mxfp4")
     assert 0 < made.relative_error < 0.13
     check_decoded(tmp_path / "out", decode_mxfp4)
+
+
+FAMILIES = ("llama-2-biases", "llama-3-tied", "qwen3", "gemma-3", "phi-3", "gpt-neox", "bloom-bare")
+
+
+@pytest.mark.parametrize("tiny", [tiny for tiny in TINY_MODELS if tiny.name in FAMILIES], ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("to", ["gptq", "awq", "fp8"])
+def test_every_family_is_written(tiny: TinyModel, to: str, tmp_path: Path) -> None:
+    """Fused, tied, bare ones: each linear inside the layers is quantised, nothing else, and the result is a model."""
+    write(tiny, tmp_path / "dense")
+    convert(tmp_path / "dense", tmp_path / "out", to)
+    source, made = load_model(tmp_path / "dense"), load_model(tmp_path / "out")
+    linears = {info.module for info in source.linears() if info.kind == "linear"}
+    assert made.checkpoint.schemes().keys() == linears != set()
+    assert {info.module for info in made.linears() if info.kind == "linear"} == linears
+    assert not any(is_embedding(module) or is_head(module) for module in linears)
 
 
 @pytest.mark.parametrize("to", ["fp8", "mxfp4"])

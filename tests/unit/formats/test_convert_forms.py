@@ -142,6 +142,20 @@ def test_codes_are_carried_over(scheme: Scheme, to: str, tmp_path: Path) -> None
     assert back.exact
 
 
+@pytest.mark.parametrize(
+    ("scheme", "to", "holders"),
+    [
+        (Scheme("nf4", "group", 64), "compressed-tensors", "bitsandbytes, dense:F32"),
+        (Scheme("int4", "group", 32, scale_dtype="fp16"), "fp8", "compressed-tensors, gptq, dense:F32"),
+        (Scheme("fp8_e4m3", "channel"), "fp8", "compressed-tensors, dense:F32"),
+    ],
+)
+def test_the_forms_that_hold_what_this_one_does_not(scheme: Scheme, to: str, holders: str, tmp_path: Path) -> None:
+    source = quantised(tmp_path / "source", scheme)
+    with pytest.raises(UnsupportedError, match=f"{to} has no word for its numbers; that hold them: {holders}"):
+        convert(source, tmp_path / "out", to, exact=True)
+
+
 def test_blocks_of_a_gguf_file_are_carried_over(tmp_path: Path) -> None:
     gguf(quantised(tmp_path / "source", Scheme("int4", "group", 32, scale_dtype="fp16")), tmp_path / "m.gguf", "Q4_0")
     for to in ("gptq", "awq"):

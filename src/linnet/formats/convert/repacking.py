@@ -17,7 +17,8 @@ from linnet.formats.convert.choosing import Choice
 from linnet.formats.convert.encoding import Converted, some_at_once
 from linnet.formats.convert.rounding import Codes, merged, round_weight
 from linnet.formats.convert.source import SourceTensor, hashable, row_slices, rows_of, values_of
-from linnet.formats.forms.written import WrittenForm, has_whole_numbers, regrouped
+from linnet.formats.forms import WRITTEN_FORMS, WrittenForm
+from linnet.formats.forms.written import has_whole_numbers, regrouped
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, dequantize, pack, round_scale
 from linnet.schemes.codecs import expand
 from linnet.schemes.packed_weight import COLUMN_ORDER
@@ -50,7 +51,8 @@ def repack(
     UnsupportedError with ``exact`` if a number would change.
     """
     if exact and choice.held is None and tensor.scheme is not None:
-        raise _refusal(tensor, f"{form.name} has no word for its numbers; dense:F32 holds them")
+        others = ", ".join([*_holders(tensor.scheme), "dense:F32"])
+        raise _refusal(tensor, f"{form.name} has no word for its numbers; that hold them: {others}")
     target = choice.scheme
     if isinstance(weight, PackedWeight) and target == weight.scheme and _zero_points_serve(weight, form):
         return _as_it_is(weight, tensor, pool, threads)
@@ -79,6 +81,10 @@ def _zero_points_serve(weight: PackedWeight, form: WrittenForm) -> bool:
 
 def _refusal(tensor: SourceTensor, reason: str) -> UnsupportedError:
     return UnsupportedError(f"{tensor.name} ({tensor.stored}) would lose something; nothing was written", [reason])
+
+
+def _holders(scheme: LinearScheme) -> list[str]:
+    return [name for name, make in WRITTEN_FORMS.items() if make("").held(scheme) is not None]
 
 
 def _reason(source: LinearScheme | None, target: LinearScheme) -> str:
