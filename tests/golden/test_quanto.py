@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from foreign_forms import Pair, check_pair, llama, write_pair  # noqa: E402
 
+from linnet.cli.main import run  # noqa: E402
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError  # noqa: E402
 from linnet.formats import Checkpoint  # noqa: E402
 from linnet.models import load_model  # noqa: E402
@@ -150,6 +151,15 @@ def test_what_shape_a_weight_has_the_model_must_say(tmp_path: Path) -> None:
             checkpoint.linear("model.layers.0.self_attn.q_proj")
         load_model(checkpoint)
         assert checkpoint.shape_of("model.layers.0.self_attn.q_proj") == (256, 256)
+
+
+def test_convert_asks_the_model_for_them(tmp_path: Path) -> None:
+    written = write(tmp_path, *FORMS["qint4"][:2], **WIDE)
+    target = tmp_path / "plain"
+    assert run(["convert", str(written.quantised), str(target), "--to", "dense:F32"]) == 0
+    with Checkpoint.open(target) as checkpoint:
+        for module, value in written.meaning.items():
+            assert np.array_equal(checkpoint.tensor(f"{module}.weight"), value)
 
 
 @pytest.mark.parametrize(
