@@ -54,6 +54,7 @@ class Job:
     prediction: Prediction
     all_folds: Mapping[int, tuple[Fold, ...]]
     repeats: int
+    source_bytes: int
 
     @property
     def sequences_per_chunk(self) -> int:
@@ -108,8 +109,9 @@ def check(
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     _check_source(model)
+    original = model.checkpoint
     for transform in steps.model_transforms:
-        transform.check(model)
+        model = transform.prepare(model)
     schemes = resolve_schemes(model, recipe)
     if not schemes:
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
@@ -131,9 +133,22 @@ def check(
     folds = _folds(model, steps, schemes, linears)
     rows, repeats = None, 0
     if wants_rows:  # last, since writing them may take minutes
-        rows = read_rows(recipe, calibration_text, model.checkpoint, length, spec.vocabulary_size, write_text)
+        rows = read_rows(recipe, calibration_text, original, length, spec.vocabulary_size, write_text)
         rows, repeats = without_repeats(rows)
-    return Job(directory, model, recipe, steps, schemes, linears, spec.embedding, rows, prediction, folds, repeats)
+    return Job(
+        directory,
+        model,
+        recipe,
+        steps,
+        schemes,
+        linears,
+        spec.embedding,
+        rows,
+        prediction,
+        folds,
+        repeats,
+        original.nbytes,
+    )
 
 
 def _folds(

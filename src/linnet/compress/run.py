@@ -116,7 +116,7 @@ def compress(
             meter.advance("publish", target.name)
             _carry_files(job.directory, writer)
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
-            sizes = (job.source.checkpoint.nbytes, output_bytes(job))
+            sizes = (job.source_bytes, output_bytes(job))
             writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
             manifest = writer.publish(config, record)
         except CheckpointError as error:
@@ -166,7 +166,7 @@ def _carry_files(source: Path, writer: CheckpointWriter) -> None:
 def _result(
     job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool, nothing_done: bool = False
 ) -> CompressResult:
-    sizes = (job.source.checkpoint.nbytes, output_bytes(job), job.source.parameters)
+    sizes = (job.source_bytes, output_bytes(job), job.source.parameters)
     return CompressResult(target, manifest, resumed, *sizes, nothing_done)
 
 

@@ -45,8 +45,10 @@ class ModelTransform(Protocol):
 
     def __init__(self, options: Any) -> None: ...
 
-    def check(self, source: ModelSource) -> None:
-        """UnsupportedError, saying why, for a model whose function it could not keep; reads no weight."""
+    def prepare(self, source: ModelSource) -> ModelSource:
+        """The model with the tensors and the program that the result will have; reads no weight. UnsupportedError,
+        saying why, for a model whose function it could not keep."""
 
     def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
-        """The same function in other weights; the program stays what it is. ``schemes``: of what will be packed."""
+        """The function of a model as ``prepare`` returned it, in other weights; ``source.checkpoint`` is the original's,
+        opened anew. ``schemes``: of what will be packed."""

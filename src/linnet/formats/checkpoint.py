@@ -91,10 +91,13 @@ class Checkpoint:
             )
         return cls(directory, config, files, manifest, quantization, form)
 
-    def rewritten(self, rewrite: Rewrite) -> "Checkpoint":
-        """This checkpoint with some dense tensors computed from what is stored (rewritten.py); it shares files."""
-        files = RewrittenFiles(self._files, rewrite)
-        return Checkpoint(self.path, self.config, files, self.manifest, self.quantization, self._form)
+    def rewritten(
+        self, rewrite: Rewrite, copies: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> "Checkpoint":
+        """This checkpoint with some dense tensors computed from what is stored, or new, see RewrittenFiles; it shares
+        the files."""
+        files = RewrittenFiles(self._files, rewrite, copies or {}, settings or {})
+        return Checkpoint(self.path, files.config, files, self.manifest, self.quantization, self._form)
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensor files of which some tensors are computed from what is stored, each time they are read."""
+"""Tensor files of which some tensors are computed from what is stored, each time they are read, or are new names."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,20 +17,26 @@ Rewrite = Callable[[str, Callable[[str], Array]], Array | None]
 
 
 class RewrittenFiles:
-    """Implements ``TensorFiles`` over others; ``raw``, ``mapped`` and hashes are still of what is stored."""
+    """Implements ``TensorFiles`` over others; ``raw``, ``mapped`` and hashes are still of what is stored.
 
-    def __init__(self, files: TensorFiles, rewrite: Rewrite) -> None:
-        self._files, self._rewrite = files, rewrite
+    ``copies``: new name -> the stored tensor that it starts from. ``settings``: what the config says instead.
+    """
+
+    def __init__(
+        self, files: TensorFiles, rewrite: Rewrite, copies: Mapping[str, str], settings: Mapping[str, Any]
+    ) -> None:
+        self._files, self._rewrite, self._copies, self._settings = files, rewrite, copies, settings
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """See TensorFiles."""
-        return self._files.tensors
+        stored = self._files.tensors
+        return dict(sorted({**stored, **{name: stored[old] for name, old in self._copies.items()}}.items()))
 
     @property
     def config(self) -> dict[str, Any]:
         """See TensorFiles."""
-        return self._files.config
+        return {**self._files.config, **self._settings}
 
     @property
     def described_by(self) -> Path:
@@ -39,12 +45,15 @@ class RewrittenFiles:
 
     def view(self, name: str) -> Array:
         """See TensorFiles: computed, or the stored view."""
-        rewritten = self._rewrite(name, self._files.view)
-        return self._files.view(name) if rewritten is None else rewritten
+        rewritten = self._rewrite(name, self._stored)
+        return self._stored(name) if rewritten is None else rewritten
+
+    def _stored(self, name: str) -> Array:
+        return self._files.view(self._copies.get(name, name))
 
     def raw(self, name: str) -> memoryview:
         """See TensorFiles."""
-        return self._files.raw(name)
+        return self._files.raw(self._copies.get(name, name))
 
     def paths(self) -> tuple[Path, ...]:
         """See TensorFiles."""

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What smoothing and rotating are for: planted outliers cost much without them, little with them."""
 
+import json
+import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted import error, rewritten, with_loud_columns, with_loud_stream
+from safetensors.numpy import load_file, save_file
 from walking import StopAt, hashes
 
 from linnet.compress import CancelToken, Interrupted, ProgressEvent, check, compress, make_recipe, recipe_from
@@ -103,13 +107,14 @@ def test_awq_beats_rounding_and_moves_no_column(loud, tmp_path, text):
 
 def test_a_rotation_leaves_the_function_alone_and_is_drawn_by_the_seed(tmp_path):
     tiny_models = pytest.importorskip("tiny_models", reason="needs transformers")
-    for family in ("llama-2-biases", "qwen3", "phi-3"):
+    for family in ("llama-2-biases", "qwen3", "phi-3", "llama-3-tied"):
         directory = tmp_path / family
         tiny_models.write(next(tiny for tiny in tiny_models.TINY_MODELS if tiny.name == family), directory)
         source = load_model(directory)
-        rotated = Quarot(QuarotOptions()).apply(source, {}, 0)
+        untied = replace(Quarot(QuarotOptions()).prepare(source), checkpoint=source.checkpoint)
+        rotated = Quarot(QuarotOptions()).apply(untied, {}, 0)
         assert error(rotated, source) ** 0.5 < 1e-5
-        other = Quarot(QuarotOptions()).apply(source, {}, 1)
+        other = Quarot(QuarotOptions()).apply(untied, {}, 1)
         name = source.linears()[0].tensor
         assert not np.allclose(rotated.checkpoint.tensor(name), other.checkpoint.tensor(name), atol=0.01)
 
@@ -128,10 +133,26 @@ def test_a_rotation_makes_a_loud_stream_roundable(fp32_model, tmp_path, text):
     assert error(chained.path, model) < cost(model, tmp_path / "w8a8", text, "W8A8", "rtn")
 
 
+def test_a_rotated_model_has_a_head_of_its_own(tiny_model, tmp_path, text, caplog):
+    model = shutil.copytree(tiny_model, tmp_path / "tied")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    result = compress(model, tmp_path / "out", make_recipe("W8A16", "quarot", **ROWS), calibration_text=text)
+    assert "lm_head is tied to model.embed_tokens; the result gets a head of its own (0 MiB more)" in caplog.text
+    with Checkpoint.open(model) as original, Checkpoint.open(result.path, verify=True) as checkpoint:
+        assert result.source_bytes == original.nbytes
+        assert result.output_bytes == checkpoint.nbytes
+        assert checkpoint.config["tie_word_embeddings"] is False
+        assert "lm_head.weight" in checkpoint
+    assert error(result.path, model) < 1e-3
+
+
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("llama-3-tied", "embedding and head at once"),
         ("gemma-2", "only a linear's output can be rotated"),
         ("gpt-neox", "is no plain RMS norm"),
     ],

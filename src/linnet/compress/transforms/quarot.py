@@ -7,6 +7,7 @@ writer' = Q^T writer: RMS norms without gains commute with Q, so the function st
 Every changed tensor is a function of the source's own, computed when it is read: no second copy of the model is made.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import ClassVar
@@ -18,8 +19,12 @@ import torch
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.transforms.hadamard import rotation
 from linnet.compress.transforms.stream import Stream, stream_of
-from linnet.models.load import ModelSource
+from linnet.models.load import ModelSource, load_model
+from linnet.models.spec import ArchSpec
 from linnet.schemes.scheme import LinearScheme
+
+logger = logging.getLogger(__name__)
+UNTIED = {"tie_word_embeddings": False}
 
 
 class QuarotOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,18 +39,33 @@ class Quarot:
     def __init__(self, options: QuarotOptions) -> None:
         pass
 
-    def check(self, source: ModelSource) -> None:
-        """See ModelTransform.check."""
-        width = source.spec.hidden_size
-        stream_of(source.program, width)
-        rotation(width, 0, "the hidden size")
+    def prepare(self, source: ModelSource) -> ModelSource:
+        """See ModelTransform.prepare. A head tied to the embedding becomes one of its own, since the last norm's gain
+        moves into the head alone."""
+        spec = source.spec
+        if spec.tied_head:
+            source = load_model(source.checkpoint.rewritten(lambda *_: None, _own_head(spec), UNTIED))
+            logger.warning(
+                "%s is tied to %s; the result gets a head of its own (%.0f MiB more), since a rotation folds the last "
+                "norm's gain into it",
+                *(spec.head, spec.embedding, source.checkpoint.info(f"{spec.head}.weight").nbytes / 2**20),
+            )
+        stream_of(source.program, spec.hidden_size)
+        rotation(spec.hidden_size, 0, "the hidden size")
+        return source
 
     def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
         """See ModelTransform.apply."""
         width = source.spec.hidden_size
         matrix, stream = rotation(width, seed, "the hidden size"), stream_of(source.program, width)
         weights = _Rotation(stream, matrix, schemes)
-        return replace(source, checkpoint=source.checkpoint.rewritten(weights.rewrite))
+        checkpoint, head = source.checkpoint, f"{source.spec.head}.weight"
+        copies = {} if head in checkpoint else _own_head(source.spec)
+        return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, copies))
+
+
+def _own_head(spec: ArchSpec) -> dict[str, str]:
+    return {f"{spec.head}.weight": f"{spec.embedding}.weight"}
 
 
 class _Rotation:
