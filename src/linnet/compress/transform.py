@@ -50,5 +50,5 @@ class ModelTransform(Protocol):
         saying why, for a model whose function it could not keep."""
 
     def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
-        """The function of a model as ``prepare`` returned it, in other weights; ``source.checkpoint`` is the original's,
+        """The function of a model that ``prepare`` returned, in other weights; ``source.checkpoint`` is the original's,
         opened anew. ``schemes``: of what will be packed."""

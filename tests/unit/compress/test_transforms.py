@@ -147,7 +147,8 @@ def test_a_rotated_model_has_a_head_of_its_own(tiny_model, tmp_path, text, caplo
         assert result.output_bytes == checkpoint.nbytes
         assert checkpoint.config["tie_word_embeddings"] is False
         assert "lm_head.weight" in checkpoint
-    assert error(result.path, model) < 1e-3
+    plain = cost(model, tmp_path / "plain", text, "W8A16", "gptq")
+    assert error(result.path, model) < 2 * plain
 
 
 @pytest.mark.parametrize(
