@@ -44,7 +44,9 @@ def compress(
     ] = "W4A16",
     algorithm: Annotated[
         str,
-        options.option(help="How codes are chosen: rtn (no data), gptq, awq (calibrated); smoothquant, quarot."),
+        options.option(
+            help="How codes are chosen: rtn, hqq (no data), gptq, autoround, awq, obc; smoothquant, quarot."
+        ),
     ] = "gptq",
     setting: Annotated[
         list[str] | None,

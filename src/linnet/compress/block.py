@@ -5,7 +5,7 @@ Transforms and fits change the Block, running derives its weights from it, writi
 written. A dense tensor that was changed is rounded at once to the type it is stored in, unless it will be packed.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -72,6 +72,15 @@ class Block:
                     self._running[name] = self._weight(self._weights[name])
         return dict(self._running)
 
+    def running_with(self, dense: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As ``running``, with other fp32 values of some checkpoint tensors, through which gradients flow."""
+        found = self.running()
+        for name in found:
+            ref = self._weights[name].ref
+            if ref.checkpoint_name in dense:
+                found[name] = _rows_of(dense[ref.checkpoint_name], ref.rows)
+        return found
+
     def compressed(self) -> dict[str, torch.Tensor | PackedWeight]:
         """As ``running``, packed weights with their codes: for a program that rounds activations."""
         found: dict[str, torch.Tensor | PackedWeight] = {**self.running()}
@@ -103,7 +112,7 @@ class Block:
             stored = self._source.weight(weight.ref)
             assert isinstance(stored, np.ndarray)
             return to_torch(stored)
-        return changed if rows is None else torch.cat([changed[start:stop] for start, stop in rows])
+        return _rows_of(changed, rows)
 
     def _as_stored(self, name: str, values: torch.Tensor) -> np.ndarray:
         return values.numpy().astype(NAME_TO_NUMPY[self._source.checkpoint.info(name).dtype])
@@ -114,6 +123,10 @@ class Block:
 
     def _readers(self, name: str) -> Iterator[Weight]:
         return (weight for weight in self._weights.values() if weight.ref.checkpoint_name == name)
+
+
+def _rows_of(values: torch.Tensor, rows: Iterable[tuple[int, int]] | None) -> torch.Tensor:
+    return values if rows is None else torch.cat([values[start:stop] for start, stop in rows])
 
 
 def _weights_of(program: Program, segment: Segment) -> dict[str, Weight]:

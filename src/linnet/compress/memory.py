@@ -54,7 +54,7 @@ def predict(
     """``length`` of the calibration rows in tokens, 0 if there are none."""
     program, spec = model.program, model.spec
     chosen = [info for info in linears if info.module in schemes]
-    fit = max((steps.fits.of(info.module).fit_bytes(info.shape) + 4 * prod(info.shape) for info in chosen), default=0)
+    fit = _fit_bytes(steps, chosen)
     fit = max(fit, _smoothing_bytes(steps, chosen))
     if embedding in schemes:
         fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
@@ -73,15 +73,28 @@ def predict(
     arena = plan_buffers(program, bounds | {"blocks": 1, "outputs": 1}).arena_bytes
     heads = max((op.attributes.heads for op in program.ops if isinstance(op.attributes, Attention)), default=0)
     scores = 4 * sequences * heads * min(length, TILE_ROWS) * length * 4  # scores, mask, softmax and its copy
-    return Prediction(BASE_BYTES, block, statistics, fit, 2 * arena + scores)
+    activations = 2 * arena + scores
+    # a fit of a whole block runs it, once and once more for the gradients
+    return Prediction(BASE_BYTES, block, statistics, fit + 2 * activations * steps.fits_blocks, activations)
+
+
+def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
+    """Of the dearest linear, or of the dearest block where its linears are fitted together."""
+    by_segment: dict[int, list[int]] = {}
+    for info in infos:
+        own = steps.fits.of(info.module).fit_bytes(info.shape) + 4 * prod(info.shape)
+        by_segment.setdefault(info.segment, []).append(own)
+    return max((sum(own) if steps.fits_blocks else max(own) for own in by_segment.values()), default=0)
 
 
 def _statistics_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
-    """Of the one tap that a fit looks at, or of all that a transform does."""
+    """Of the one tap that a fit looks at, or of all that a transform or a fit of the whole block does."""
     by_tap = {info.tap: info for info in infos}.values()
     fitted = [
         sum(kind.bytes_of(info.shape[1]) for kind in steps.statistics_of(info.module).values()) for info in by_tap
     ]
+    if steps.fits_blocks:
+        fitted = [sum(fitted)]
     smoothed = [
         sum(kind.bytes_of(info.shape[1]) for info in by_tap for kind in transform.of(info.module).statistics.values())
         for transform in steps.block_transforms

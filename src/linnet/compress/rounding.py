@@ -39,6 +39,24 @@ def round_into(
     return out.mul_(scale)
 
 
+def step_sizes(values: torch.Tensor, scheme: Scheme) -> torch.Tensor | float:
+    """How far apart the two numbers between which each of ``values`` (in units of its scale) lies are."""
+    codebook = _CODEBOOKS.get(scheme.element)
+    if codebook is not None:
+        levels = codebook[0]
+        upper = torch.searchsorted(levels, values).clamp_(1, len(levels) - 1)
+        return levels[upper] - levels[upper - 1]
+    if scheme.numbers.kind == "float":  # e4m3: three bits behind the point, exponents from -6 on
+        return torch.exp2(values.abs().clamp(min=2.0**-6).log2_().floor_() - 3)
+    return 1.0
+
+
+def number_range(scheme: Scheme) -> tuple[float, float]:
+    """Smallest and greatest number that a code stands for, in units of the scale."""
+    values = scheme.numbers.values
+    return codecs.code_range(scheme) if values is None else (float(values.min()), float(values.max()))
+
+
 def rounded(weight: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     """fp32 [rows, columns] -> its nearest representable values, with min-max scales (codecs.compute_scales)."""
     array = weight.contiguous().numpy()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calibration rows on their way through the model: embedded once, then through each block, stage by stage."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -139,10 +139,23 @@ class RowRunner:
     ) -> torch.Tensor:
         """What segment ``index`` of ``program`` makes of the first rows, about ``tokens`` of them."""
         assert self._job.rows is not None
+        ids = self._job.rows.token_ids
+        return self.outputs(index, program, weights, range(min(len(ids), max(1, tokens // ids.shape[1]))))
+
+    def outputs(
+        self,
+        index: int,
+        program: Program,
+        weights: Mapping[str, torch.Tensor | PackedWeight],
+        rows: Sequence[int],
+    ) -> torch.Tensor:
+        """What segment ``index`` of ``program`` makes of some calibration rows; gradients flow to ``weights``."""
+        assert self._job.rows is not None
         ids, segment = self._job.rows.token_ids, program.segments[index]
-        count = max(1, tokens // ids.shape[1])
-        inputs = whole_sequence_inputs(torch.from_numpy(ids[:count].copy()))
-        inputs[segment.inputs[0]] = self._store.read(index, 0, ids[:count].size)
+        length = ids.shape[1]
+        inputs = whole_sequence_inputs(torch.from_numpy(ids[list(rows)]))
+        read = [self._store.read(index, row * length, (row + 1) * length) for row in rows]
+        inputs[segment.inputs[0]] = torch.cat(read)
         return run_segment(program, segment, inputs, None, weights)[segment.outputs[0]]
 
     def _heard(self, start: int, x: torch.Tensor) -> torch.Tensor:

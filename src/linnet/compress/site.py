@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A block at work: its tensors, the rows it reads, the linears to compress, and the records of what was done."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from linnet.compress.algorithm import Fit, Fitted
 from linnet.compress.block import Block
@@ -12,7 +14,7 @@ from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import Statistic, StatisticKind
-from linnet.compress.work import stage_work
+from linnet.compress.work import segment_stages, stage_work
 from linnet.errors import CheckpointError
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
@@ -41,6 +43,12 @@ class Site:
         self._check_heard(kinds)
         return statistics
 
+    def observe_once(self) -> "Statistics":
+        """Run the rows through the block as it is, for the statistics that its linears' fits declare."""
+        taps = {info.tap: self.job.steps.statistics_of(info.module) for info in self.linears}
+        stage = next((stage for stage in segment_stages(self.job, self.index) if stage.taps), None)
+        return {} if stage is None else self.observe(stage, {tap: taps[tap] for tap in stage.taps})
+
     def advance(self, stage: Stage) -> str:
         """Run the rows through the last stage, into what the next block reads; returns their digest."""
         units = stage_work(self.job, stage, {})
@@ -57,6 +65,20 @@ class Site:
 
         fitted = algorithm.fit(info.module, self.block.dense(info.tensor), scheme, statistics, tick)
         self.pack(info.module, fitted, self.job.recipe.quantise.algorithm, info.shape)
+
+    @property
+    def heard(self) -> list[int]:
+        """The calibration rows that count; none for a data-free job."""
+        rows = self.job.rows
+        return [] if rows is None else [row for row in range(len(rows.token_ids)) if row not in self._rows.left_out]
+
+    def outputs(self, rows: Sequence[int], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """fp32 [tokens, width]: what the segment makes of calibration rows with these weights (Block.running_with)."""
+        return self._rows.outputs(self.index, self.source.program, weights, rows)
+
+    def learned(self, units: float) -> None:
+        """Tell that so much of the block's fit is done."""
+        self._meter.advance("compress", self.segment.name, "fit", units)
 
     def pack(self, module: str, fitted: Fitted, algorithm: str, shape: tuple[int, int]) -> None:
         """Put a fit's result into the block and on record."""

@@ -57,6 +57,11 @@ class Steps:
         """Whether any step looks at rows."""
         return bool(self.block_transforms) or bool(self.fits.default.statistics)
 
+    @property
+    def fits_blocks(self) -> bool:
+        """Whether the linears of a block get their codes together."""
+        return isinstance(self.fits.default, BlockFit)
+
     def check_modules(self, chosen: Iterable[str]) -> None:
         """ConfigError for a rule that no module asks; ``chosen``: those that will be compressed."""
         names = list(chosen)
@@ -101,4 +106,6 @@ def _by_module(step: Step) -> ByModule[Any]:
         return make_algorithm(step.step, step.algorithm, options)
 
     rules = tuple((rule.match, made(step.options | rule.options)) for rule in step.rules if rule.options)
+    if rules and isinstance(rules[0][1], BlockFit):
+        raise ConfigError(f"{step.algorithm} fits a whole block at once; a rule may give it a scheme, but no options")
     return ByModule(step.algorithm, made(step.options), rules)

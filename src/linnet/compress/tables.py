@@ -4,8 +4,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from linnet.compress.algorithms.autoround import AutoRound
 from linnet.compress.algorithms.awq import Awq
 from linnet.compress.algorithms.gptq import Gptq
+from linnet.compress.algorithms.hqq import Hqq
+from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.options import read_options
 from linnet.compress.recipe import StepKind
@@ -17,7 +20,7 @@ from linnet.errors import unknown_choice
 ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
     "rotate": {"quarot": Quarot},
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
-    "quantise": {"rtn": Rtn, "gptq": Gptq, "awq": Awq},
+    "quantise": {"rtn": Rtn, "gptq": Gptq, "awq": Awq, "hqq": Hqq, "obc": Obc, "autoround": AutoRound},
 }
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from math import prod
 
 from linnet.compress.job import Job
-from linnet.compress.stages import Stage, stages_of
+from linnet.compress.stages import Stage, stages_of, whole
 from linnet.compress.statistic import StatisticKind
 from linnet.compress.steps import ByModule
 from linnet.compress.transform import BlockTransform
 from linnet.compress.units import BYTE_S, COMMIT_S, ELEMENT_S, PRODUCT_S, SCORE_S
 from linnet.program.attributes import Attention
-from linnet.program.program import Value
+from linnet.program.program import Program, Segment, Value
 from linnet.program.traverse import declarations, writers
 
 Work = dict[str, float]
@@ -40,7 +40,16 @@ def segment_stages(job: Job, index: int) -> tuple[Stage, ...]:
     if segment.kind == "embed" or index > last:
         return ()
     taps = [info.tap for info in job.compressed_linears(index) if job.steps.statistics_of(info.module)]
+    if job.steps.fits_blocks:
+        return _block_stages(job.source.program, segment, taps, index < last)
     return stages_of(job.source.program, segment, dict.fromkeys(taps), index < last)
+
+
+def _block_stages(program: Program, segment: Segment, taps: list[str], to_the_end: bool) -> tuple[Stage, ...]:
+    """Of a fit of the whole block: the rows through all of it as it was, and once it has its codes."""
+    stop = 1 + max((writers(program).get(tap, -1) for tap in taps), default=-1)
+    observed = Stage(segment.start, max(stop, segment.start), segment.inputs, (), tuple(dict.fromkeys(taps)))
+    return (observed, whole(segment)) if to_the_end else (observed,)
 
 
 def stage_work(job: Job, stage: Stage, kinds: Kinds) -> float:

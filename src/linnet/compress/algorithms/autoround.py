@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AutoRound: how every weight is rounded, and every scale's range, learned by the error of the block's output.
+
+Cheng et al. 2023, "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs": an offset V in
+[-0.5, 0.5] is added to each weight before it is rounded, alpha and beta shrink the range of each scale; all follow the
+sign of their gradient, by steps that fall to nothing. Here the ranges begin where a search by the layers' outputs puts
+them (scales.py), and the iterate is kept that is best on rows always the same.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+
+from linnet.compress.algorithm import Fitted, ratio, squared_errors
+from linnet.compress.algorithms.awq import Awq, AwqOptions
+from linnet.compress.rounding import number_range, round_into, step_sizes
+from linnet.compress.scales import scales_of
+from linnet.compress.stages import Stage, whole
+from linnet.compress.statistic import RowSample, Statistic, StatisticKind
+from linnet.compress.units import PRODUCT_S, ROUNDED_S
+from linnet.errors import ConfigError
+from linnet.schemes import codecs
+from linnet.schemes.packed_weight import pack
+from linnet.schemes.scheme import LinearScheme, Scheme
+
+if TYPE_CHECKING:
+    from linnet.compress.site import Site
+
+_JUDGING_ROWS = 8
+_JUDGEMENTS = 20
+"""How often the iterate is judged on them."""
+
+
+class AutoRoundOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``iterations``: steps, the first as long as 1 / iterations. ``batch``: calibration rows in each."""
+
+    iterations: int = 200
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("iterations", self.iterations, 100_000), ("batch", self.batch, 1024)):
+            if not 1 <= value <= most:
+                raise ConfigError(f"{name} of autoround is {value}; accepted is 1 to {most}")
+
+
+class AutoRound:
+    """Codes and ranges of a block by signed gradient descent."""
+
+    Options: ClassVar[type] = AutoRoundOptions
+    statistics: ClassVar[Mapping[str, StatisticKind]] = {"sample": RowSample}
+
+    def __init__(self, options: AutoRoundOptions) -> None:
+        self._options = options
+
+    def fit_block(self, site: "Site") -> Stage:
+        """See BlockFit. A head, which is no block, gets the ranges of the search and is rounded to nearest."""
+        statistics = site.observe_once()
+        if site.segment.kind != "block":
+            for info in site.linears:
+                site.fit(info, Awq(AwqOptions()), statistics[info.tap])
+            return whole(site.segment)
+        learned = {
+            info.tensor: LearnedRounding(
+                site.block.dense(info.tensor), site.job.schemes[info.module], statistics[info.tap]
+            )
+            for info in site.linears
+        }
+        if learned:
+            best = self._learn(site, learned)
+            for info in site.linears:
+                notes = {"best_iteration": best}
+                site.pack(info.module, learned[info.tensor].fitted(notes), "autoround", info.shape)
+        return whole(site.segment)
+
+    def fit_bytes(self, shape: tuple[int, int]) -> int:
+        """Offsets, the best of them and their gradient; the weight, its gradient and six of its stages."""
+        return 11 * 4 * shape[0] * shape[1]
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """Rows of about 512 tokens through the dense block, the rounded one and, twice as dear, back."""
+        weights = shape[0] * shape[1]
+        products = 2.0 * weights * 512 * self._options.batch * 4 * PRODUCT_S
+        return self._options.iterations * (products + weights * ROUNDED_S / 2)
+
+    def _learn(self, site: "Site", learned: "Mapping[str, LearnedRounding]") -> int:
+        """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
+        rows, dense = site.heard, site.block.running()
+        judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
+
+        def error() -> float:
+            weights = site.block.running_with({name: each.weight() for name, each in learned.items()})
+            return sum(
+                float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging
+            )
+
+        steps, units = self._options.iterations, sum(self.work(info.shape) for info in site.linears)
+        generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
+        every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
+        for step in range(steps):
+            chosen = torch.randperm(len(rows), generator=generator)[: self._options.batch].tolist()
+            self._descend(site, learned, dense, [rows[place] for place in chosen], (1 - step / steps) / steps)
+            if (step + 1) % every == 0 and (found := error()) < least:
+                best, least = step + 1, found
+                for each in learned.values():
+                    each.keep()
+            site.learned(units / steps)
+        for each in learned.values():
+            each.go_back()
+        return best
+
+    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    def _descend(
+        self,
+        site: "Site",
+        learned: "Mapping[str, LearnedRounding]",
+        dense: Mapping[str, torch.Tensor],
+        rows: list[int],
+        rate: float,
+    ) -> None:
+        """One step by the squared error of the block's output on ``rows``, one after another to save memory."""
+        weights = {name: each.weight() for name, each in learned.items()}
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        for row in rows:
+            with torch.no_grad():
+                target = site.outputs([row], dense)
+            (site.outputs([row], site.block.running_with(leaves)) - target).square().mean().backward()
+        heard = [name for name, leaf in leaves.items() if leaf.grad is not None]
+        torch.autograd.backward([weights[name] for name in heard], [leaves[name].grad for name in heard])
+        for each in learned.values():
+            each.descend(rate)
+
+
+class LearnedRounding:
+    """One weight, and of its rounding what is learned: an offset of every code, the range of every scale."""
+
+    def __init__(self, weight: torch.Tensor, scheme: LinearScheme, statistics: Mapping[str, Statistic]) -> None:
+        sample = statistics["sample"]
+        assert isinstance(sample, RowSample)
+        self._weight, self._linear, self._scheme = weight, scheme, scheme.weight
+        array, inputs = weight.numpy(), sample.values
+        importance = inputs.square().mean(dim=0).numpy() if len(inputs) else None
+        start, _ = scales_of(array, self._scheme, True, importance, inputs if len(inputs) else None)
+        low, high = codecs.extremes(array, self._scheme)
+        widest, _ = codecs.scales_of_range(low, high, self._scheme)
+        share = torch.from_numpy(start.astype(np.float32) / widest.astype(np.float32)).clamp_(0, 1)
+        self._low, self._high = (torch.from_numpy(each) for each in (np.minimum(low, 0), np.maximum(high, 0)))
+        self._lower, self._upper = share.clone().requires_grad_(), share.requires_grad_()
+        self._offsets = torch.zeros_like(weight).requires_grad_()
+        self.keep()
+
+    def weight(self) -> torch.Tensor:
+        """The rounded weight, fp32 [rows, columns]; gradients pass through roundings as if they were none."""
+        scale, zero = self._range()
+        wide = _wide(scale, self._scheme, self._weight.shape)
+        values = self._weight.view(len(self._weight), wide.shape[1], -1)
+        offsets = self._offsets.view(values.shape)
+        wide_zero = torch.zeros(1) if zero is None else _wide(zero, self._scheme, self._weight.shape)
+        exact = values / wide + wide_zero + offsets * step_sizes((values / wide).detach(), self._scheme)
+        low, high = number_range(self._scheme)
+        inside = exact.clamp(low, high)
+        with torch.no_grad():
+            numbers = self._rounded(values, wide, None if zero is None else wide_zero) / wide + wide_zero
+        passed = inside + (numbers - inside).detach()
+        return ((passed - wide_zero) * wide).view(self._weight.shape)
+
+    def descend(self, rate: float) -> None:
+        """Against the sign of every gradient."""
+        with torch.no_grad():
+            for values, least, most in self._learned():
+                if values.grad is not None:
+                    values.sub_(values.grad.sign_(), alpha=rate).clamp_(least, most)
+                    values.grad = None
+
+    def keep(self) -> None:
+        """Remember what is learned by now."""
+        self._best = [values.detach().clone() for values, _, _ in self._learned()]
+
+    def go_back(self) -> None:
+        """To what was kept last."""
+        with torch.no_grad():
+            for (values, _, _), best in zip(self._learned(), self._best, strict=True):
+                values.copy_(best)
+
+    def fitted(self, notes: Mapping[str, int]) -> Fitted:
+        """The codes, in the scheme's layout."""
+        scale, zero = self._stored_range()
+        shape = (self._weight.shape[0], self._weight.shape[1])
+        wide, wide_zero = (
+            None if each is None else torch.from_numpy(codecs.expand(each.astype(np.float32), self._scheme, shape))
+            for each in (scale, zero)
+        )
+        assert wide is not None
+        values = self._weight.view(shape[0], wide.shape[1], -1)
+        rounded = self._rounded(values, wide, wide_zero).view(shape).numpy()
+        packed = pack(codecs.quantize(rounded, self._scheme, scale, zero), scale, zero, self._linear)
+        return Fitted(packed, ratio(*squared_errors(packed, self._weight)), None, notes)
+
+    def _learned(self) -> tuple[tuple[torch.Tensor, float, float], ...]:
+        """What is learned, with its bounds. A range never closes."""
+        return (self._offsets, -0.5, 0.5), (self._lower, 0.05, 1.0), (self._upper, 0.05, 1.0)
+
+    def _rounded(self, values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+        """The representable values nearest to the weights moved by their offsets."""
+        steps = step_sizes(values / scale, self._scheme)
+        moved = values + self._offsets.detach().view(values.shape) * steps * scale
+        return round_into(torch.empty_like(values), moved, scale.detach(), zero, self._scheme)
+
+    def _stored_range(self) -> tuple[np.ndarray, np.ndarray | None]:
+        low, high = self._low * self._lower.detach(), self._high * self._upper.detach()
+        return codecs.scales_of_range(low.numpy(), high.numpy(), self._scheme)
+
+    def _range(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scale and zero point as stored, with the gradients of the range they are made of."""
+        low, high = self._low * self._lower, self._high * self._upper
+        stored_scale, stored_zero = self._stored_range()
+        smallest, largest = codecs.code_range(self._scheme)
+        if self._scheme.symmetric:
+            scale, zero = torch.maximum(-low, high) / self._scheme.numbers.half_range, None
+        else:
+            scale = (high - low) / (largest - smallest)
+            zero = smallest - low / scale.clamp(min=1e-30)
+        scale = scale + (torch.from_numpy(stored_scale.astype(np.float32)) - scale).detach()
+        if zero is not None and stored_zero is not None:
+            zero = zero + (torch.from_numpy(stored_zero.astype(np.float32)) - zero).detach()
+        return scale, zero
+
+
+def _wide(parameter: torch.Tensor, scheme: Scheme, shape: torch.Size) -> torch.Tensor:
+    """codecs.expand, through which gradients pass."""
+    if scheme.block is not None:
+        height, width = scheme.block
+        tall = parameter.repeat_interleave(height, dim=0)[: shape[0]]
+        parameter = tall.repeat_interleave(width, dim=1)[:, : shape[1]]
+    return parameter[:, :, None]
