@@ -71,7 +71,10 @@ def record_error(message: str) -> str:
     place = place.rstrip("`").lstrip(".")
     kinds = re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)`", sentence)
     if kinds:
-        wanted, got = (" or ".join(_KINDS.get(kind, kind) for kind in text.split(" | ")) for text in kinds.groups())
+        wanted, got = (
+            " or ".join(_KINDS.get(kind, kind) for kind in text.removesuffix(" | null").split(" | "))
+            for text in kinds.groups()
+        )
         sentence = f"{wanted} is needed, not {got}"
     sentence = re.sub(r"^Object contains unknown field `([^`]*)`", r"there is no key '\1'", sentence)
     sentence = re.sub(r"^Object missing required field `([^`]*)`", r"the key '\1' is missing", sentence)

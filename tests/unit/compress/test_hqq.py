@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from linnet.compress import compress, make_recipe
 from linnet.compress.algorithm import Fitted
 from linnet.compress.tables import make_algorithm
 from linnet.errors import CheckpointError, ConfigError
@@ -82,3 +83,14 @@ def test_bad_weights_and_options_are_named():
         make_algorithm("quantise", "hqq", {"iterations": 0})
     with pytest.raises(ConfigError, match=r"beta of hqq is 0\.0; accepted is above 0"):
         make_algorithm("quantise", "hqq", {"beta": 0.0})
+
+
+def test_a_model_without_rows(tiny_model, tmp_path):
+    result = compress(tiny_model, tmp_path / "out", make_recipe("W4A16-g16-asym", "hqq"))
+    plain = compress(tiny_model, tmp_path / "plain", make_recipe("W4A16-g16-asym", "rtn"))
+    assert result.manifest["record"]["calibration"] is None
+    errors = [
+        sum(layer["weight_error"] for layer in found.layers.values() if layer["algorithm"] in ("hqq", "rtn"))
+        for found in (result, plain)
+    ]
+    assert errors[0] < errors[1]

@@ -4,7 +4,9 @@
 import numpy as np
 import pytest
 import torch
+from walking import FEW
 
+from linnet.compress import compress, make_recipe
 from linnet.compress.algorithm import Fitted
 from linnet.compress.statistic import Hessian
 from linnet.compress.tables import make_algorithm
@@ -102,3 +104,14 @@ def test_dead_inputs_and_bad_numbers():
         fit("obc", weight, nothing, "W4A16-g32")
     with pytest.raises(ConfigError, match=r"damping of obc is 2\.0; accepted is above 0 and at most 1"):
         make_algorithm("quantise", "obc", {"damping": 2.0})
+
+
+def test_a_model_loses_less_in_every_layer_than_by_gptq(tiny_model, text, tmp_path):
+    """Of the first block's first linears, which read the same rows in both."""
+    found = {
+        name: compress(tiny_model, tmp_path / name, make_recipe("W4A16-g16", name, **FEW), calibration_text=text).layers
+        for name in ("obc", "gptq")
+    }
+    for name in ("q_proj", "k_proj", "v_proj"):
+        module = f"model.layers.0.self_attn.{name}"
+        assert found["obc"][module]["output_error"] <= found["gptq"][module]["output_error"] * 1.001

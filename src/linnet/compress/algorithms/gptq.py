@@ -35,6 +35,9 @@ _STRIP_COLUMNS = 32
 
 _DAMPING_STEPS = 8
 
+COARSE_BITS = 2
+"""Codes of so few bits, ternary ones too."""
+
 SIZED_OUTPUTS = 512
 """Of so many outputs at most the squares are summed: all of them take longer than the fit does."""
 
@@ -44,15 +47,28 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``act_order``: most active columns first; groups stay where they are (scales from the unmoved weight), so that the
     layout is the canonical one. ``scales``: minmax, or mse (the clipping of least error, weighted by H's diagonal).
+    None: 0.01 and most active first; but for coarse codes, see ``for_codes``.
     """
 
-    damping: float = 0.01
-    act_order: bool = True
+    damping: float | None = None
+    act_order: bool | None = None
     scales: Literal["minmax", "mse"] = "mse"
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
+        if self.damping is not None and not 0 < self.damping <= 1:
             raise ConfigError(f"damping of gptq is {self.damping}; accepted is above 0 and at most 1")
+
+    def for_codes(self, scheme: Scheme) -> tuple[float, bool]:
+        """Damping, and whether the most active columns come first.
+
+        Codes of COARSE_BITS make errors as large as the weights. Moved freely, they pile up on columns that are quiet
+        on the calibration rows: the objective falls, but the weights end twice as far from what they were, and the
+        model loses more than by rounding. Damping prices that distance; the order that leaves the quiet ones to the
+        last is the worst for it.
+        """
+        coarse = scheme.bits <= COARSE_BITS
+        damping = (1.0 if coarse else 0.01) if self.damping is None else self.damping
+        return damping, not coarse if self.act_order is None else self.act_order
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,8 @@ class Gptq:
         assert isinstance(hessian, Hessian)
         if not torch.isfinite(weight).all():
             raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
-        factor = hessian.derived(self._options, lambda: _factorise(where, hessian, self._options))
+        damping, act_order = self._options.for_codes(scheme.weight)
+        factor = hessian.derived((damping, act_order), lambda: _factorise(where, hessian, damping, act_order))
         rounded, scale, zero_point, damped_error = self._solve(weight, scheme.weight, factor, tick)
         codes = codecs.quantize(rounded.numpy(), scheme.weight, scale, zero_point)
         unheard = float((rounded[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
@@ -211,19 +228,18 @@ def _round_strip(
         values.copy_(rounded)
 
 
-def _factorise(where: str, hessian: Hessian, options: GptqOptions) -> _Factor:
+def _factorise(where: str, hessian: Hessian, damping: float, act_order: bool) -> _Factor:
     matrix = hessian.matrix(where)
     diagonal = torch.diagonal(matrix)
     dead = diagonal <= 0
     mean = float(diagonal.sum(dtype=torch.float64)) / max(int((~dead).sum()), 1) or 1.0
     diagonal[dead] = mean
-    order = torch.argsort(diagonal, descending=True, stable=True) if options.act_order else None
+    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
     original = diagonal.clone()
     if order is not None:
         matrix = matrix[order][:, order]
     matrix = torch.flip(matrix, (0, 1))
     base = torch.diagonal(matrix).clone()
-    damping = options.damping
     for _ in range(_DAMPING_STEPS):
         torch.diagonal(matrix).copy_(base + damping * mean)
         lower, failed = torch.linalg.cholesky_ex(matrix)
