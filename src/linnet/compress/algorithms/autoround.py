@@ -111,7 +111,7 @@ class AutoRound:
             each.go_back()
         return best
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def _descend(
         self,
         site: "Site",
@@ -126,7 +126,8 @@ class AutoRound:
         for row in rows:
             with torch.no_grad():
                 target = site.outputs([row], dense)
-            (site.outputs([row], site.block.running_with(leaves)) - target).square().mean().backward()
+            error = (site.outputs([row], site.block.running_with(leaves)) - target).square().mean()
+            error.backward()  # type: ignore[no-untyped-call]
         heard = [name for name, leaf in leaves.items() if leaf.grad is not None]
         torch.autograd.backward([weights[name] for name in heard], [leaves[name].grad for name in heard])
         for each in learned.values():

@@ -187,5 +187,5 @@ def _cells(weight: torch.Tensor, scheme: Scheme) -> Iterator[tuple[tuple[slice |
     step = max(1, _SLICE_ELEMENTS // size)
     for index in range(shape[1]):
         for start in range(0, rows, step):
-            part = slice(start, min(start + step, rows))
-            yield (part, index), weight[part, index * size : (index + 1) * size]
+            own = slice(start, min(start + step, rows))
+            yield (own, index), weight[own, index * size : (index + 1) * size]
