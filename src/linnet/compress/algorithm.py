@@ -61,6 +61,25 @@ class Fit(Protocol):
 
 
 @runtime_checkable
+class MaskedFit(Protocol):
+    """What a Fit also says that moves errors between weights: some were pruned, and are to stay zero.
+
+    Others need not: a weight of zero that is rounded on its own stays zero under every scheme.
+    """
+
+    def fit_masked(
+        self,
+        where: str,
+        weight: torch.Tensor,
+        kept: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        tick: Callable[[float], None],
+    ) -> Fitted:
+        """As Fit.fit; where bool ``kept`` [rows, columns] is not set, the weight is zero and its codes mean zero."""
+
+
+@runtime_checkable
 class BlockFit(Protocol):
     """Compresses a whole block at once. The default, StageByStage, asks a Fit for one linear after another."""
 

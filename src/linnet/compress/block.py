@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block: one segment's working set by checkpoint name, and what each of its modules has become.
+"""Block: one segment's working set by checkpoint name, and what each of its modules has become: masked, packed.
 
 Transforms and fits change the Block, running derives its weights from it, writing takes from it: so what ran is what is
 written. A dense tensor that was changed is rounded at once to the type it is stored in, unless it will be packed.
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from linnet.backends.reference.weights import to_torch
+from linnet.errors import UnsupportedError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
 from linnet.program.program import Program, Segment, Weight
@@ -28,6 +29,8 @@ class Block:
         self._changed: dict[str, torch.Tensor] = {}
         self._running: dict[str, torch.Tensor] = {}
         self.packed: dict[str, PackedWeight] = {}
+        self.kept: dict[str, torch.Tensor] = {}
+        """Module -> bool [rows, columns]: which of its weights were not pruned; the others are zero and stay so."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,8 +61,19 @@ class Block:
         self._changed[name] = values
         self._forget(name)
 
+    def mask(self, module: str, values: torch.Tensor, kept: torch.Tensor) -> None:
+        """What a sparsifier made of a module: its new values, zero wherever ``kept`` is not."""
+        self.change(f"{module}.weight", values)
+        self.kept[module] = kept
+
     def pack(self, module: str, weight: PackedWeight) -> None:
-        """What a fit made of a module: it takes the dense tensor's place."""
+        """What a fit made of a module: it takes the dense tensor's place. UnsupportedError: a pruned weight is back."""
+        kept = self.kept.get(module)
+        if kept is not None and weight.dequantize()[~kept.numpy()].any():
+            raise UnsupportedError(
+                f"{module}: its codes give weights that were pruned other values than zero; after sparsify, quantise "
+                "by rtn, gptq or awq"
+            )
         self.packed[module] = weight
         self._changed.pop(f"{module}.weight", None)
         self._forget(f"{module}.weight")

@@ -13,7 +13,9 @@ from linnet.schemes import LinearScheme
 
 
 def loaders(schemes: Mapping[str, LinearScheme]) -> str:
-    """Which programs read a model whose modules are stored so."""
+    """Which programs read a model whose modules are stored so; without any it is dense."""
+    if not schemes:
+        return "whatever reads the original: it is dense, with zeros in it"
     if is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
     found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
@@ -38,11 +40,13 @@ def model_card(
 ) -> str:
     """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
     recipe, layers = record["recipe"], record["layers"]
-    scheme, algorithms = recipe["steps"][-1]["scheme"], " + ".join(step["algorithm"] for step in recipe["steps"])
+    last, algorithms = recipe["steps"][-1], " + ".join(step["algorithm"] for step in recipe["steps"])
+    scheme = last["scheme"] or _patterns(layers)
+    relation, made = ("quantized", "quantized") if schemes else ("finetune", "pruned")  # what the hub has words for
     hub = "/" in source
-    base = [f"base_model: {source}", "base_model_relation: quantized"] if hub else []
+    base = [f"base_model: {source}", f"base_model_relation: {relation}"] if hub else []
     family = str(config.get("model_type", "unknown"))
-    front = [*base, "library_name: linnet", "tags:", "- linnet", "- quantized", f"- {family}", f"- {scheme}"]
+    front = [*base, "library_name: linnet", "tags:", "- linnet", f"- {made}", f"- {family}", f"- {scheme}"]
     name = source.rsplit("/", 1)[-1]
     calibration = record["calibration"]
     if calibration is None:
@@ -69,7 +73,7 @@ def model_card(
             "|---|---|",
             f"| bytes | {output_bytes:,} (original {source_bytes:,}, ratio {output_bytes / source_bytes:.3f}) |",
             f"| compressed modules | {len(layers)} |",
-            f"| columns that share a scale | {_groups(record['schemes'])} |",
+            *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if schemes else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
             f"| loads in | {loaders(schemes)} |",
@@ -86,6 +90,11 @@ def model_card(
             "",
         ]
     )
+
+
+def _patterns(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """``2:4 + 50%``: how modules were pruned, the most frequent first."""
+    return " + ".join(pattern for pattern, _ in Counter(layer["pattern"] for layer in layers.values()).most_common())
 
 
 def _groups(schemes: Mapping[str, Any]) -> str:

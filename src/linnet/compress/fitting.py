@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StageByStage: the fit of a block that asks a Fit for one linear after another."""
+"""StageByStage: the fit of a block that takes one linear after another: first its zeros, then its codes."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import cast
 
 from linnet.compress.algorithm import Fit
 from linnet.compress.site import Site
 from linnet.compress.stages import Stage, whole
-from linnet.compress.work import segment_stages
-
-if TYPE_CHECKING:
-    from linnet.compress.steps import ByModule
+from linnet.compress.statistic import Statistic
+from linnet.compress.work import asked, segment_stages
+from linnet.models.inventory import LinearInfo
 
 
 class StageByStage:
-    """Rows up to a tap, fits of what reads it, on with the compressed weights in their place."""
-
-    def __init__(self, fits: "ByModule[Fit]") -> None:
-        self._fits = fits
+    """Rows up to a tap, what becomes of its readers, on with the compressed weights in their place."""
 
     def fit_block(self, site: Site) -> Stage:
         """See BlockFit. Fits that want no statistics need no rows."""
-        left = whole(site.segment)
+        left, done = whole(site.segment), set[str]()
         for stage in segment_stages(site.job, site.index):
             readers = [info for info in site.linears if info.tap in stage.taps]
             if not readers:
                 left = stage
                 continue
-            statistics = site.observe(stage, {info.tap: self._fits.of(info.module).statistics for info in readers})
+            statistics = site.observe(stage, asked(site.job, readers))
             for info in readers:
-                site.fit(info, self._fits.of(info.module), statistics[info.tap])
-        self.fit_without_rows(site)
+                _compress(site, info, statistics[info.tap])
+            done |= {info.module for info in readers}
+        for info in site.linears:
+            if info.module not in done:
+                _compress(site, info, {})  # needs no rows
         return left
 
-    def fit_without_rows(self, site: Site) -> None:
-        """Every linear that has no codes yet."""
-        for info in site.linears:
-            if info.module not in site.block.packed:
-                site.fit(info, self._fits.of(info.module), {})
+
+def _compress(site: Site, info: LinearInfo, statistics: Mapping[str, Statistic]) -> None:
+    """One linear, by whatever the recipe has for it."""
+    sparsifier, fit = site.job.steps.sparsifier_of(info.module), site.job.steps.fit_of(info.module)
+    if sparsifier is not None:
+        site.sparsify(info, sparsifier, statistics)
+    if fit is not None:
+        site.fit(info, cast("Fit", fit), statistics)

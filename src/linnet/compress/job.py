@@ -40,6 +40,7 @@ _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "bac
 class Job:
     """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free.
 
+    Those that ``steps`` prune and no scheme names stay dense, with zeros in them.
     ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``.
     ``all_folds``: see ``folds``; none without a smoothing step."""
 
@@ -67,13 +68,12 @@ class Job:
         """The last segment that has to be run for a statistic; -1 if none."""
         if self.rows is None:
             return -1
-        chosen = (info for info in self.linears if info.module in self.schemes)
-        fitted = (info.segment for info in chosen if self.steps.statistics_of(info.module))
+        fitted = (info.segment for info in self.linears if self.steps.statistics_of(info.module))
         return max([*fitted, *self.all_folds], default=-1)
 
     def compressed_linears(self, segment: int) -> tuple[LinearInfo, ...]:
-        """The linears of a segment that will be compressed."""
-        return tuple(info for info in self.linears if info.segment == segment and info.module in self.schemes)
+        """The linears of a segment that will be compressed: pruned, given codes, or both."""
+        return tuple(info for info in self.linears if info.segment == segment and self.steps.changes(info.module))
 
     def tap_width(self, tap: str) -> int:
         """Columns of a value that linears read."""
@@ -105,21 +105,21 @@ def check(
     (damaged source), CapacityError (predicted memory above the ceiling).
     """
     steps = build_steps(recipe)
-    parse_scheme(recipe.scheme)
+    if recipe.quantise is not None and recipe.quantise.scheme is not None:
+        parse_scheme(recipe.quantise.scheme)
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     _check_source(model)
     original = model.checkpoint
     for transform in steps.model_transforms:
         model = transform.prepare(model)
-    schemes = resolve_schemes(model, recipe)
-    if not schemes:
+    schemes, spec = resolve_schemes(model, recipe), model.spec
+    linears = tuple(info for info in model.linears() if not (info.kind == "head" and spec.tied_head))
+    steps = steps.on(schemes, linears)
+    if not schemes and not any(steps.changes(info.module) for info in linears):
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
-    linears = tuple(info for info in model.linears() if not (info.kind == "head" and model.spec.tied_head))
-    steps.check_modules(schemes)
     steps.check_shared(linears)
-    wants_rows = steps.calibrated and any(info.module in schemes for info in linears)
-    spec = model.spec
+    wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
     prediction = predict(model, steps, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
@@ -215,7 +215,7 @@ def _carried(job: Job) -> int:
     program = job.source.program
     taps: dict[int, set[str]] = {}
     for info in job.linears:
-        if info.module in job.schemes and 0 < info.segment < job.last_tapped_segment():
+        if job.steps.changes(info.module) and 0 < info.segment < job.last_tapped_segment():
             taps.setdefault(info.segment, set()).add(info.tap)
     tokens = 0 if job.rows is None else int(job.rows.token_ids.size)
     return max((carried_bytes(program, program.segments[at], names, tokens) for at, names in taps.items()), default=0)

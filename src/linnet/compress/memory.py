@@ -53,7 +53,7 @@ def predict(
 ) -> Prediction:
     """``length`` of the calibration rows in tokens, 0 if there are none."""
     program, spec = model.program, model.spec
-    chosen = [info for info in linears if info.module in schemes]
+    chosen = [info for info in linears if steps.changes(info.module)]
     fit = _fit_bytes(steps, chosen)
     fit = max(fit, _smoothing_bytes(steps, chosen))
     if embedding in schemes:
@@ -82,8 +82,7 @@ def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
     """Of the dearest linear, or of the dearest block where its linears are fitted together."""
     by_segment: dict[int, list[int]] = {}
     for info in infos:
-        own = steps.fits.of(info.module).fit_bytes(info.shape) + 4 * prod(info.shape)
-        by_segment.setdefault(info.segment, []).append(own)
+        by_segment.setdefault(info.segment, []).append(steps.fit_bytes(info.module, info.shape))
     return max((sum(own) if steps.fits_blocks else max(own) for own in by_segment.values()), default=0)
 
 

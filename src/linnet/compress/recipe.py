@@ -13,8 +13,8 @@ from linnet.errors import ConfigError
 RECIPE_VERSION = 2
 DENSE = "dense"
 
-StepKind = Literal["rotate", "smooth", "quantise"]
-ORDER: tuple[StepKind, ...] = ("rotate", "smooth", "quantise")
+StepKind = Literal["rotate", "smooth", "sparsify", "quantise"]
+ORDER: tuple[StepKind, ...] = ("rotate", "smooth", "sparsify", "quantise")
 """Steps in the one order that makes sense: what changes a weight comes before what decides its codes."""
 
 
@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``steps`` in the order in which they are taken, the last one a quantise step.
+    """``steps`` in the order in which they are taken; the last one quantises, or sparsifies what then stays dense.
 
     ``calibration``: a UTF-8 file; None: the text given to ``compress``, else the model's own. ``calibration_length`` in
     tokens; None: 512, or the model's context if that is shorter.
@@ -76,15 +76,17 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             _check_step(f"step {number} ({step.step})", step)
 
     @property
-    def quantise(self) -> Step:
-        """The step that gives the weights their codes."""
-        return self.steps[-1]
+    def quantise(self) -> Step | None:
+        """The step that gives the weights their codes; None: they stay dense."""
+        return self._only("quantise")
 
     @property
-    def scheme(self) -> str:
-        """What most weights become."""
-        assert self.quantise.scheme is not None
-        return self.quantise.scheme
+    def sparsify(self) -> Step | None:
+        """The step that prunes weights."""
+        return self._only("sparsify")
+
+    def _only(self, kind: StepKind) -> Step | None:
+        return next((step for step in self.steps if step.step == kind), None)
 
     @property
     def name(self) -> str:
@@ -106,19 +108,33 @@ def check_version(found: int, known: int) -> None:
         raise ConfigError(f"recipe format_version {found} is unknown; this version reads 1 and {RECIPE_VERSION}")
 
 
+_ONCE: dict[StepKind, str] = {"quantise": "a weight gets its codes once", "sparsify": "a weight is pruned once"}
+_LEAVES: dict[StepKind, str] = {
+    "quantise": "codes that it cannot change any more",
+    "sparsify": "zeros that it would fill or reckon with too late",
+}
+"""What a step leaves behind it, where only a later kind may come after it."""
+
+
 def _check_order(steps: tuple[Step, ...]) -> None:
     kinds = [step.step for step in steps]
-    possible = f"possible are, in this order, {', '.join(f'any number of {kind}' for kind in ORDER[:-1])}, one quantise"
-    if kinds.count("quantise") == 0:
+    possible = (
+        "possible are, in this order, any number of rotate, any number of smooth, one sparsify, one quantise, of which "
+        "one of the last two must be there"
+    )
+    if not {"quantise", "sparsify"} & set(kinds):
         raise ConfigError(f"the recipe has no quantise step, so nothing would be compressed; {possible}")
-    if kinds.count("quantise") > 1:
-        raise ConfigError(
-            "the recipe has two quantise steps, and a weight gets its codes once; give the modules that want another "
-            "scheme or other options a rule of one step"
-        )
+    if "smooth" in kinds and "quantise" not in kinds:
+        raise ConfigError(f"smooth makes weights easier to quantise, and the recipe has no quantise step; {possible}")
+    for only, once in _ONCE.items():
+        if kinds.count(only) > 1:
+            raise ConfigError(
+                f"the recipe has two {only} steps, and {once}; give the modules that want another "
+                "scheme or other options a rule of one step"
+            )
     for number, (before, kind) in enumerate(pairwise(kinds), start=2):
         if ORDER.index(kind) < ORDER.index(before):
-            undone = "codes that it cannot change any more" if before == "quantise" else "what it would undo"
+            undone = _LEAVES.get(before, "what it would undo")
             raise ConfigError(f"step {number} ({kind}) comes after {before}, which leaves {undone}; {possible}")
 
 

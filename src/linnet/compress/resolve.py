@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:
-    """Module -> scheme of everything that will be compressed, group sizes checked or fitted."""
-    spec = model.spec
-    step = recipe.quantise
-    preset = parse_scheme(recipe.scheme)
+    """Module -> scheme of everything that will get codes, group sizes checked or fitted."""
+    spec, step = model.spec, recipe.quantise
+    if step is None or step.scheme is None:
+        return {}
+    preset = parse_scheme(step.scheme)
     linear, head = preset.linear, preset.head
     if isinstance(step.group_size, int):
         weight = replace(linear.weight, granularity="group", group_size=step.group_size, block=None)
@@ -42,7 +43,7 @@ def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearSchem
     fixed = SchemeMap(tuple((pattern, scheme if kept else None) for pattern, scheme, kept in rules)).resolve(classes)
     wished = {name: scheme for name, scheme in resolved.items() if step.group_size == "auto" or fixed[name] is None}
     fitted = fit_groups(wished, shapes)
-    _tell_groups(recipe.scheme, wished, fitted, shapes)
+    _tell_groups(step.scheme, wished, fitted, shapes)
     resolved |= fitted
     check_shapes(resolved, shapes)
     chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A block at work: its tensors, the rows it reads, the linears to compress, and the records of what was done."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from linnet.compress.algorithm import Fit, Fitted
+from linnet.compress.algorithm import Fit, Fitted, MaskedFit, ratio
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.job import Job
 from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
+from linnet.compress.sparsifier import Sparsifier
 from linnet.compress.stages import Stage
-from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.work import segment_stages, stage_work
 from linnet.errors import CheckpointError
 from linnet.models.inventory import LinearInfo
@@ -56,15 +57,39 @@ class Site:
             self.index, stage, self.block.running(), lambda fraction: self._told(fraction * units)
         )
 
+    def sparsify(self, info: LinearInfo, sparsifier: Sparsifier, statistics: Mapping[str, Statistic]) -> None:
+        """Prune one linear; the record says what that alone cost."""
+        before, step = self.block.dense(info.tensor), self.job.recipe.sparsify
+        assert step is not None
+        values, kept = sparsifier.sparsify(info.module, before, statistics, self._tick(info, sparsifier.work))
+        self.block.mask(info.module, values, kept)
+        difference = self.block.dense(info.tensor) - before
+        errors = [float(each.square().sum(dtype=torch.float64)) for each in (difference, before)]
+        own: dict[str, Any] = {"algorithm": step.algorithm, "weight_error": ratio(errors[0], errors[1])}
+        hessian = statistics.get("hessian")
+        if isinstance(hessian, Hessian):
+            own["output_error"] = ratio(hessian.quadratic(difference), hessian.quadratic(before))
+        zeros = {"pattern": sparsifier.pattern.name, "pruned": 1 - float(kept.sum()) / kept.numel()}
+        record = self.records.setdefault(info.module, {})
+        if info.module in self.job.schemes:
+            record["sparsify"] = own | zeros
+        else:
+            record.update(own | {"shape": list(info.shape)} | zeros)
+
     def fit(self, info: LinearInfo, algorithm: Fit, statistics: Mapping[str, Statistic]) -> None:
         """Give one linear its compressed weight."""
-        scheme, units = self.job.schemes[info.module], algorithm.work(info.shape)
+        scheme, step, tick = self.job.schemes[info.module], self.job.recipe.quantise, self._tick(info, algorithm.work)
+        weight, kept = self.block.dense(info.tensor), self.block.kept.get(info.module)
+        assert step is not None
+        if kept is not None and isinstance(algorithm, MaskedFit):
+            fitted = algorithm.fit_masked(info.module, weight, kept, scheme, statistics, tick)
+        else:
+            fitted = algorithm.fit(info.module, weight, scheme, statistics, tick)
+        self.pack(info.module, fitted, step.algorithm, info.shape)
 
-        def tick(fraction: float) -> None:
-            self._meter.advance("compress", info.module, "fit", fraction * units)
-
-        fitted = algorithm.fit(info.module, self.block.dense(info.tensor), scheme, statistics, tick)
-        self.pack(info.module, fitted, self.job.recipe.quantise.algorithm, info.shape)
+    def _tick(self, info: LinearInfo, work: Callable[[tuple[int, int]], float]) -> Callable[[float], None]:
+        units = work(info.shape)
+        return lambda fraction: self._meter.advance("compress", info.module, "fit", fraction * units)
 
     @property
     def heard(self) -> list[int]:

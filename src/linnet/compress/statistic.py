@@ -145,6 +145,39 @@ class ColumnMagnitude:
         return (self._total / max(self.rows, 1)).float()
 
 
+class ColumnSquares:
+    """The mean square of every column."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self._total = torch.zeros(width, dtype=torch.float64)
+
+    @classmethod
+    def bytes_of(cls, width: int) -> int:
+        """See StatisticKind."""
+        return 8 * width
+
+    @classmethod
+    def work_of(cls, width: int) -> float:
+        """See StatisticKind."""
+        return 2 * width * ELEMENT_S
+
+    def add(self, x: torch.Tensor) -> None:
+        """Count fp32 [rows, width]."""
+        self._total += x.square().sum(dim=0, dtype=torch.float64)
+        self.rows += len(x)
+
+    def merge(self, other: Self) -> None:
+        """Add the sums of other rows."""
+        self._total += other._total
+        self.rows += other.rows
+
+    @property
+    def root_mean(self) -> torch.Tensor:
+        """fp32 [width]: the root of the mean square; zeros if there were no rows."""
+        return (self._total / max(self.rows, 1)).sqrt().float()
+
+
 class RowSample:
     """Every n-th row, for what cannot be said in sums; n doubles so that fewer than 2 * SAMPLE_ROWS are kept."""
 

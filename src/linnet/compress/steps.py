@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's steps as objects: which algorithm, with which options, does what to which module."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from linnet.compress.algorithm import BlockFit, Fit
 from linnet.compress.recipe import Recipe, Step
+from linnet.compress.sparsifier import MASK_BYTES, Sparsifier
 from linnet.compress.statistic import StatisticKind
 from linnet.compress.tables import make_algorithm
 from linnet.compress.transform import BlockTransform, ModelTransform
@@ -42,32 +43,74 @@ class ByModule(Generic[Made]):
 
 @dataclass(frozen=True)
 class Steps:
-    """Rotations of the whole model, then in every block smoothing, then codes."""
+    """Rotations of the whole model, then in every block smoothing, then zeros, then codes.
+
+    ``coded``: modules that get codes; ``linears``: those that may be pruned, whose shapes are those of the model.
+    """
 
     model_transforms: tuple[ModelTransform, ...]
     block_transforms: tuple[ByModule[BlockTransform], ...]
-    fits: ByModule[Fit | BlockFit]
+    sparsifiers: ByModule[Sparsifier] | None
+    fits: ByModule[Fit | BlockFit] | None
+    coded: Collection[str] = ()
+    linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def on(self, coded: Collection[str], linears: Iterable[LinearInfo]) -> "Steps":
+        """The steps knowing their modules. ConfigError: a rule that no module asks, a pattern that does not fit."""
+        inner = {info.module: info.shape for info in linears if info.kind == "linear"}
+        steps = replace(self, coded=coded, linears=inner)
+        for transform in self.block_transforms:
+            transform.check_matches(coded)
+        if self.fits is not None:
+            self.fits.check_matches(coded)
+        if self.sparsifiers is not None:
+            self.sparsifiers.check_matches(inner)
+            for module, shape in inner.items():
+                self.sparsifiers.of(module).pattern.check_columns(module, shape[1])
+        return steps
+
+    def fit_of(self, module: str) -> Fit | BlockFit | None:
+        """What gives the module its codes."""
+        return self.fits.of(module) if self.fits is not None and module in self.coded else None
+
+    def sparsifier_of(self, module: str) -> Sparsifier | None:
+        """What prunes the module."""
+        found = self.sparsifiers.of(module) if self.sparsifiers is not None and module in self.linears else None
+        return found if found is not None and found.pattern.share > 0 else None
+
+    def changes(self, module: str) -> bool:
+        """Whether the module becomes anything else than it is."""
+        return module in self.coded or self.sparsifier_of(module) is not None
 
     def statistics_of(self, module: str) -> Mapping[str, StatisticKind]:
-        """What the module's fit wants to know about its input."""
-        return self.fits.of(module).statistics
+        """What the module's sparsifier and fit want to know about its input."""
+        asking = [each for each in (self.sparsifier_of(module), self.fit_of(module)) if each is not None]
+        return {name: kind for each in asking for name, kind in each.statistics.items()}
+
+    def fit_work(self, module: str, shape: tuple[int, int]) -> float:
+        """Predicted seconds of what is done to a linear."""
+        asking = [each for each in (self.sparsifier_of(module), self.fit_of(module)) if each is not None]
+        return sum(each.work(shape) for each in asking)
+
+    def fit_bytes(self, module: str, shape: tuple[int, int]) -> int:
+        """Greatest extra memory of what is done to a linear, its own fp32 copies included."""
+        weight, fit, sparsifier = shape[0] * shape[1], self.fit_of(module), self.sparsifier_of(module)
+        own = 0 if fit is None else fit.fit_bytes(shape) + 4 * weight
+        if sparsifier is not None:
+            own = max(own, sparsifier.sparsify_bytes(shape) + (4 + 4) * weight) + MASK_BYTES * weight
+        return own
 
     @property
     def calibrated(self) -> bool:
         """Whether any step looks at rows."""
-        return bool(self.block_transforms) or bool(self.fits.default.statistics)
+        return bool(self.block_transforms) or any(
+            step is not None and bool(step.default.statistics) for step in (self.sparsifiers, self.fits)
+        )
 
     @property
     def fits_blocks(self) -> bool:
         """Whether the linears of a block get their codes together."""
-        return isinstance(self.fits.default, BlockFit)
-
-    def check_modules(self, chosen: Iterable[str]) -> None:
-        """ConfigError for a rule that no module asks; ``chosen``: those that will be compressed."""
-        names = list(chosen)
-        for transform in self.block_transforms:
-            transform.check_matches(names)
-        self.fits.check_matches(names)
+        return self.fits is not None and isinstance(self.fits.default, BlockFit)
 
     def check_shared(self, linears: Iterable[LinearInfo]) -> None:
         """ConfigError where linears that read one value are to be smoothed with different options."""
@@ -85,13 +128,18 @@ class Steps:
 
 def build_steps(recipe: Recipe) -> Steps:
     """Build every algorithm once for each set of options. ConfigError: unknown algorithm or option."""
-    of_kind: dict[str, list[Step]] = {"rotate": [], "smooth": [], "quantise": []}
-    for step in recipe.steps:
-        of_kind[step.step].append(step)
+    fits = None if recipe.quantise is None else _by_module(recipe.quantise)
+    sparsifiers = None if recipe.sparsify is None else _by_module(recipe.sparsify)
+    if sparsifiers is not None and fits is not None and isinstance(fits.default, BlockFit):
+        raise ConfigError(
+            f"{fits.name} rounds a whole block at once and does not keep what was pruned zero; after sparsify, "
+            "quantise by rtn, gptq or awq"
+        )
     return Steps(
-        tuple(_single(step) for step in of_kind["rotate"]),
-        tuple(_by_module(step) for step in of_kind["smooth"]),
-        _by_module(recipe.quantise),
+        tuple(_single(step) for step in recipe.steps if step.step == "rotate"),
+        tuple(_by_module(step) for step in recipe.steps if step.step == "smooth"),
+        sparsifiers,
+        fits,
     )
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 from linnet.compress.algorithms.autoround import AutoRound
 from linnet.compress.algorithms.awq import Awq
+from linnet.compress.algorithms.esparse import Esparse
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.hqq import Hqq
+from linnet.compress.algorithms.magnitude import Magnitude
 from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
+from linnet.compress.algorithms.sparsegpt import Sparsegpt
+from linnet.compress.algorithms.wanda import Wanda
 from linnet.compress.options import read_options
 from linnet.compress.recipe import StepKind
 from linnet.compress.transforms.awq import AwqScales
@@ -20,6 +24,7 @@ from linnet.errors import unknown_choice
 ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
     "rotate": {"quarot": Quarot},
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
+    "sparsify": {"magnitude": Magnitude, "wanda": Wanda, "esparse": Esparse, "sparsegpt": Sparsegpt},
     "quantise": {"rtn": Rtn, "gptq": Gptq, "awq": Awq, "hqq": Hqq, "obc": Obc, "autoround": AutoRound},
 }
 

@@ -8,7 +8,7 @@ resume point) with the segment's record; older rows deleted. A killed run repeat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 
@@ -27,10 +27,6 @@ from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.formats.durable import START_AFRESH
 from linnet.models.load import ModelSource
-
-if TYPE_CHECKING:
-    from linnet.compress.algorithm import Fit
-    from linnet.compress.steps import ByModule
 
 
 class Walk:
@@ -111,10 +107,10 @@ class Walk:
         dense = self._errors.before(site) if site.index <= self._last_tapped else None
         smooth(site)
         fits = self._job.steps.fits
-        if isinstance(fits.default, BlockFit):
+        if fits is not None and isinstance(fits.default, BlockFit):
             left = fits.default.fit_block(site)
         else:
-            left = StageByStage(cast("ByModule[Fit]", fits)).fit_block(site)
+            left = StageByStage().fit_block(site)
         digest = site.advance(left) if site.index < self._last_tapped else None
         return digest, self._errors.after(site, dense)
 

@@ -5,7 +5,7 @@ Units are those of units.py. Kinds: ``rows`` (calibration rows through a stage, 
 What an algorithm or a statistic takes, it says itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from linnet.compress.job import Job
@@ -14,6 +14,7 @@ from linnet.compress.statistic import StatisticKind
 from linnet.compress.steps import ByModule
 from linnet.compress.transform import BlockTransform
 from linnet.compress.units import BYTE_S, COMMIT_S, ELEMENT_S, PRODUCT_S, SCORE_S
+from linnet.models.inventory import LinearInfo
 from linnet.program.attributes import Attention
 from linnet.program.program import Program, Segment, Value
 from linnet.program.traverse import declarations, writers
@@ -73,7 +74,7 @@ def stage_work(job: Job, stage: Stage, kinds: Kinds) -> float:
 def _segment(job: Job, index: int) -> Work:
     infos, folds = job.compressed_linears(index), job.folds(index)
     rows = 0.0 if job.rows is None else sum(stage_work(job, *passing) for passing in _passes(job, index))
-    fits = sum(job.steps.fits.of(info.module).work(info.shape) for info in infos)
+    fits = sum(job.steps.fit_work(info.module, info.shape) for info in infos)
     for transform in job.steps.block_transforms:
         fits += sum(transform.of(fold.readers[0].module).work(fold.shape) for fold in folds)
     written = sum(prod(info.shape) for info in job.linears if info.segment == index)
@@ -87,7 +88,15 @@ def _passes(job: Job, index: int) -> Iterator[tuple[Stage, Kinds]]:
             yield transform_pass(job, index, transform)
     for stage in segment_stages(job, index):
         readers = [info for info in job.compressed_linears(index) if info.tap in stage.taps]
-        yield stage, {info.tap: job.steps.statistics_of(info.module) for info in readers}
+        yield stage, asked(job, readers)
+
+
+def asked(job: Job, readers: Iterable[LinearInfo]) -> Kinds:
+    """What the steps want to know about the values that linears read."""
+    kinds: dict[str, dict[str, StatisticKind]] = {}
+    for info in readers:
+        kinds.setdefault(info.tap, {}).update(job.steps.statistics_of(info.module))
+    return kinds
 
 
 def transform_pass(job: Job, index: int, transform: ByModule[BlockTransform]) -> tuple[Stage, Kinds]:

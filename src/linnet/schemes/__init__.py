@@ -9,6 +9,7 @@ from linnet.schemes.packed_weight import PackedWeight, pack, quantize_weight
 from linnet.schemes.presets import PRESETS, SUFFIXES, SchemePreset, parse_scheme
 from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
+from linnet.schemes.sparsity import SparsityPattern, parse_pattern
 
 __all__ = [
     "DENSE_BITS",
@@ -23,6 +24,7 @@ __all__ = [
     "Scheme",
     "SchemeMap",
     "SchemePreset",
+    "SparsityPattern",
     "StoredTensor",
     "bits_per_weight",
     "check_shapes",
@@ -33,6 +35,7 @@ __all__ = [
     "largest_fitting_group",
     "layout_of",
     "pack",
+    "parse_pattern",
     "parse_scheme",
     "quantize",
     "quantize_weight",

@@ -2,21 +2,18 @@
 """GPTQ: round one input column at a time, move its error onto the columns that are still free.
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", section 3.3.
-The free columns' optimal correction needs the rows of U, the upper Cholesky factor of H^-1 = U^T U. With
-H = R R^T, R upper triangular (the Cholesky factor of H with both axes reversed), U is simply R^-1: one Cholesky and
-one triangular inverse, and H^-1 itself is never formed.
+The free columns' optimal correction needs the rows of U, the upper Cholesky factor of H^-1 (factor.py).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
 import torch
-from scipy.linalg.lapack import strtri
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
+from linnet.compress.factor import Factor, factorise
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
@@ -32,8 +29,6 @@ BLOCK_COLUMNS = 128
 
 _STRIP_COLUMNS = 32
 """Within a block the same, once more: a column gathers the errors of its own strip, the others' have arrived."""
-
-_DAMPING_STEPS = 8
 
 COARSE_BITS = 2
 """Codes of so few bits, ternary ones too."""
@@ -71,18 +66,6 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return damping, not coarse if self.act_order is None else self.act_order
 
 
-@dataclass(frozen=True)
-class _Factor:
-    """What fits of one tap share. ``upper``: U of the damped H, columns in ``order`` if that is not None."""
-
-    upper: torch.Tensor
-    order: torch.Tensor | None
-    importance: np.ndarray  # diagonal of the damped H, in the original order
-    damping: float  # fraction of the mean diagonal that was needed
-    added: float  # what was added to the diagonal
-    dead: torch.Tensor  # bool: inputs that were 0 on every row; their columns are rounded to nearest
-
-
 class Gptq:
     """Codes by GPTQ on the Hessian of the calibration rows."""
 
@@ -101,13 +84,36 @@ class Gptq:
         tick: Callable[[float], None],
     ) -> Fitted:
         """See Fit.fit. What the output error is a fraction of is estimated where there are more than SIZED_OUTPUTS."""
+        return self._fit(where, weight, None, scheme, statistics, tick)
+
+    def fit_masked(
+        self,
+        where: str,
+        weight: torch.Tensor,
+        kept: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        tick: Callable[[float], None],
+    ) -> Fitted:
+        """See MaskedFit.fit_masked: errors that reach a pruned weight go on to those after it."""
+        return self._fit(where, weight, kept, scheme, statistics, tick)
+
+    def _fit(
+        self,
+        where: str,
+        weight: torch.Tensor,
+        kept: torch.Tensor | None,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        tick: Callable[[float], None],
+    ) -> Fitted:
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
         if not torch.isfinite(weight).all():
             raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
         damping, act_order = self._options.for_codes(scheme.weight)
-        factor = hessian.derived((damping, act_order), lambda: _factorise(where, hessian, damping, act_order))
-        rounded, scale, zero_point, damped_error = self._solve(weight, scheme.weight, factor, tick)
+        factor = hessian.derived((damping, act_order), lambda: factorise(where, hessian, damping, act_order))
+        rounded, scale, zero_point, damped_error = self._solve(weight, kept, scheme.weight, factor, tick)
         codes = codecs.quantize(rounded.numpy(), scheme.weight, scale, zero_point)
         unheard = float((rounded[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
         del rounded
@@ -131,7 +137,12 @@ class Gptq:
         return COLUMN_S * columns + ROUNDED_S * rows * columns + products * PRODUCT_S
 
     def _solve(
-        self, weight: torch.Tensor, scheme: Scheme, factor: _Factor, tick: Callable[[float], None]
+        self,
+        weight: torch.Tensor,
+        kept: torch.Tensor | None,
+        scheme: Scheme,
+        factor: Factor,
+        tick: Callable[[float], None],
     ) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None, float]:
         """The quantised values of ``weight``, scale, zero point and the damped squared output error.
 
@@ -150,27 +161,28 @@ class Gptq:
             scale = np.zeros(shape, codecs.FLOAT_DTYPES[scheme.scale_dtype])
             zero_point = None if scheme.symmetric else np.zeros(shape, np.int8)
         places = range(columns) if factor.order is None else factor.order.tolist()
-        moving = (
-            weight.T.clone(memory_format=torch.contiguous_format) if factor.order is None else weight.T[factor.order]
-        )
+        moving = _columns_first(weight, factor.order)
+        mask = None if kept is None else _columns_first(kept, factor.order)
         heard = ~factor.dead if factor.order is None else ~factor.dead[factor.order]
         step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
         errors, total = torch.empty(min(step, columns), rows), 0.0
         for start in range(0, columns, step):
             stop = min(start + step, columns)
             block, moved = moving[start:stop], errors[: stop - start]
+            here = None if mask is None else mask[start:stop]
             upper = factor.upper[start:stop, start:stop].contiguous()
             with one_thread():
                 for first, last in _strips(stop - start, group):
                     if group is not None and (start + first) % group == 0:
                         values, index = block[first : first + group], (start + first) // group
+                        values = values if here is None else values * here[first : first + group]
                         own = self._scales_of_group(values, scheme, factor.importance[start + first :][:group])
                         scale[:, index] = own[0][:, 0]
                         if zero_point is not None and own[1] is not None:
                             zero_point[:, index] = own[1][:, 0]
                         rounder = ColumnRounder(of_one_group(scheme), *own, (rows, group))
                     strip = places[start + first : start + last] if group is None else range(last - first)
-                    _round_strip(block, moved, upper, first, last, rounder, strip)
+                    _round_strip(block, moved, upper, first, last, rounder, strip, here)
                     block[last:].addmm_(upper[first:last, last:].T, moved[first:last], alpha=-1)
             moving[stop:].addmm_(factor.upper[start:stop, stop:].T, moved, alpha=-1)
             total += float(moved[heard[start:stop]].square_().sum(dtype=torch.float64))
@@ -188,6 +200,11 @@ class Gptq:
             return scales_of(np.ascontiguousarray(values.T.numpy()), one, False, importance)
         scale, zero_point = search_scales(values, scheme, torch.from_numpy(importance))
         return scale[:, None], None if zero_point is None else zero_point[:, None]
+
+
+def _columns_first(matrix: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """[rows, columns] -> a copy [columns, rows], the columns in ``order`` if there is one."""
+    return matrix.T.clone(memory_format=torch.contiguous_format) if order is None else matrix.T[order]
 
 
 def _squared_outputs(hessian: Hessian, weight: torch.Tensor, norm: float) -> float:
@@ -213,10 +230,11 @@ def _round_strip(
     last: int,
     rounder: ColumnRounder,
     places: Sequence[int],
+    kept: torch.Tensor | None,
 ) -> None:
     """Round columns [first, last) of ``block`` [columns, rows]; ``errors`` gets what each owes to those after it.
 
-    ``places``: where the columns stand among those whose scales the rounder knows.
+    ``places``: where the columns stand among those whose scales the rounder knows. ``kept``: what is not to be zero.
     """
     diagonal, rounded = torch.diagonal(upper)[first:last].tolist(), torch.empty(block.shape[1])
     columns = zip(block[first:last].unbind(), errors[first:last].unbind(), places, strict=True)
@@ -224,35 +242,7 @@ def _round_strip(
         if column > first:
             values.addmv_(errors[first:column].T, upper[first:column, column], alpha=-1)
         rounder.round_into(rounded, values, place)
+        if kept is not None:
+            rounded.mul_(kept[column])
         torch.sub(values, rounded, out=error).div_(diagonal[column - first])
         values.copy_(rounded)
-
-
-def _factorise(where: str, hessian: Hessian, damping: float, act_order: bool) -> _Factor:
-    matrix = hessian.matrix(where)
-    diagonal = torch.diagonal(matrix)
-    dead = diagonal <= 0
-    mean = float(diagonal.sum(dtype=torch.float64)) / max(int((~dead).sum()), 1) or 1.0
-    diagonal[dead] = mean
-    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
-    original = diagonal.clone()
-    if order is not None:
-        matrix = matrix[order][:, order]
-    matrix = torch.flip(matrix, (0, 1))
-    base = torch.diagonal(matrix).clone()
-    for _ in range(_DAMPING_STEPS):
-        torch.diagonal(matrix).copy_(base + damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if int(failed) == 0:
-            break
-        damping *= 10
-    else:
-        raise CheckpointError(f"{where}: the Hessian cannot be factorised even with a damping of {damping / 10:g}")
-    del matrix
-    root = torch.flip(lower, (0, 1))
-    del lower
-    # Fortran's lower triangle is ours transposed; LAPACK's inverse takes a third of the products of a solve
-    inverse, _ = strtri(root.numpy().T, lower=1, overwrite_c=1)
-    upper = torch.from_numpy(inverse.T)
-    importance = (original + damping * mean).numpy()
-    return _Factor(upper, order, importance, damping, damping * mean, dead)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The factor of the inverse Hessian by which errors move onto the columns that are still free.
+
+What the free columns' optimal correction needs are the rows of U, the upper Cholesky factor of H^-1 = U^T U. With
+H = R R^T, R upper triangular (the Cholesky factor of H with both axes reversed), U is simply R^-1: one Cholesky and
+one triangular inverse, and H^-1 itself is never formed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg.lapack import strtri
+
+from linnet.compress.statistic import Hessian
+from linnet.errors import CheckpointError
+
+_DAMPING_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What fits of one tap share. ``upper``: U of the damped H, columns in ``order`` if that is not None."""
+
+    upper: torch.Tensor
+    order: torch.Tensor | None
+    importance: np.ndarray  # diagonal of the damped H, in the original order
+    damping: float  # fraction of the mean diagonal that was needed
+    added: float  # what was added to the diagonal
+    dead: torch.Tensor  # bool: inputs that were 0 on every row; their columns are rounded to nearest
+
+
+def factorise(where: str, hessian: Hessian, damping: float, most_active_first: bool) -> Factor:
+    """Factorise the damped H; ``damping`` grows tenfold on each failure.
+
+    CheckpointError, naming ``where``: it cannot be done, or an activation was NaN or infinite.
+    """
+    matrix = hessian.matrix(where)
+    diagonal = torch.diagonal(matrix)
+    dead = diagonal <= 0
+    mean = float(diagonal.sum(dtype=torch.float64)) / max(int((~dead).sum()), 1) or 1.0
+    diagonal[dead] = mean
+    order = torch.argsort(diagonal, descending=True, stable=True) if most_active_first else None
+    original = diagonal.clone()
+    if order is not None:
+        matrix = matrix[order][:, order]
+    matrix = torch.flip(matrix, (0, 1))
+    base = torch.diagonal(matrix).clone()
+    for _ in range(_DAMPING_STEPS):
+        torch.diagonal(matrix).copy_(base + damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        if int(failed) == 0:
+            break
+        damping *= 10
+    else:
+        raise CheckpointError(f"{where}: the Hessian cannot be factorised even with a damping of {damping / 10:g}")
+    del matrix
+    root = torch.flip(lower, (0, 1))
+    del lower
+    # Fortran's lower triangle is ours transposed; LAPACK's inverse takes a third of the products of a solve
+    inverse, _ = strtri(root.numpy().T, lower=1, overwrite_c=1)
+    upper = torch.from_numpy(inverse.T)
+    importance = (original + damping * mean).numpy()
+    return Factor(upper, order, importance, damping, damping * mean, dead)
