@@ -105,8 +105,8 @@ def check(
     (damaged source), CapacityError (predicted memory above the ceiling).
     """
     steps = build_steps(recipe)
-    if recipe.quantise is not None and recipe.quantise.scheme is not None:
-        parse_scheme(recipe.quantise.scheme)
+    if recipe.scheme is not None:
+        parse_scheme(recipe.scheme)
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     _check_source(model)

@@ -85,6 +85,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """The step that prunes weights."""
         return self._only("sparsify")
 
+    @property
+    def scheme(self) -> str | None:
+        """What most weights become; None: they stay dense."""
+        return None if self.quantise is None else self.quantise.scheme
+
     def _only(self, kind: StepKind) -> Step | None:
         return next((step for step in self.steps if step.step == kind), None)
 
