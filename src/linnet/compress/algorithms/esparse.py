@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning by magnitude, loudness and information: an input that says more keeps more of its weights.
 
-Li et al. 2023, "E-Sparse: Boosting the Large Language Model Inference through Entropy-based N:M Sparsity" (Angel-SNIP),
-section 3.1: |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of the input's histogram. The norm is the root mean
+Li et al. 2023, "E-Sparse: Boosting the Large Language Model Inference through Entropy-based N:M Sparsity" (Angel-SNIP).
+After its metric: |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of the input's histogram. The norm is the root mean
 square here, so that the weight of both does not depend on how many rows there are; columns are not shuffled.
 """
 
