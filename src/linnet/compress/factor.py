@@ -13,7 +13,7 @@ import torch
 from scipy.linalg.lapack import strtri
 
 from linnet.compress.statistic import Hessian
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, ConfigError
 
 _DAMPING_STEPS = 8
 
@@ -30,16 +30,30 @@ class Factor:
     dead: torch.Tensor  # bool: inputs that were 0 on every row; their columns are rounded to nearest
 
 
+def check_damping(algorithm: str, damping: float) -> None:
+    """ConfigError unless it is a fraction of H's mean diagonal that can be added to it."""
+    if not 0 < damping <= 1:
+        raise ConfigError(f"damping of {algorithm} is {damping}; accepted is above 0 and at most 1")
+
+
+def fill_dead(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Let inputs that were 0 on every row count, on H's diagonal, as the others do on average -> which (bool), and that
+    mean."""
+    diagonal = torch.diagonal(matrix)
+    dead = diagonal <= 0
+    mean = float(diagonal.sum(dtype=torch.float64)) / max(int((~dead).sum()), 1) or 1.0
+    diagonal[dead] = mean
+    return dead, mean
+
+
 def factorise(where: str, hessian: Hessian, damping: float, most_active_first: bool) -> Factor:
     """Factorise the damped H; ``damping`` grows tenfold on each failure.
 
     CheckpointError, naming ``where``: it cannot be done, or an activation was NaN or infinite.
     """
     matrix = hessian.matrix(where)
+    dead, mean = fill_dead(matrix)
     diagonal = torch.diagonal(matrix)
-    dead = diagonal <= 0
-    mean = float(diagonal.sum(dtype=torch.float64)) / max(int((~dead).sum()), 1) or 1.0
-    diagonal[dead] = mean
     order = torch.argsort(diagonal, descending=True, stable=True) if most_active_first else None
     original = diagonal.clone()
     if order is not None:

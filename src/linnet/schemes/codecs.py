@@ -65,6 +65,12 @@ def expand(parameter: Array, scheme: Scheme, shape: tuple[int, int]) -> Array:
     return parameter[:, :, None]
 
 
+def per_weight(parameter: Array, scheme: Scheme, shape: tuple[int, int]) -> Array:
+    """Scale or zero point -> the one of every weight, [rows, columns]; not to be written to."""
+    grouped = expand(parameter, scheme, shape)[:, :, 0]
+    return np.broadcast_to(np.repeat(grouped, shape[1] // grouped.shape[1], axis=1), shape)
+
+
 def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """Min-max scale (dtype ``scheme.scale_dtype``) and int8 zero point (None if symmetric) of a weight.
 

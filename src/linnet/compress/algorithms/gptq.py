@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.factor import Factor, factorise
+from linnet.compress.factor import Factor, check_damping, factorise
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.threads import one_thread
 from linnet.compress.units import COLUMN_S, PRODUCT_S, ROUNDED_S
-from linnet.errors import CheckpointError, ConfigError
+from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -50,8 +50,8 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scales: Literal["minmax", "mse"] = "mse"
 
     def __post_init__(self) -> None:
-        if self.damping is not None and not 0 < self.damping <= 1:
-            raise ConfigError(f"damping of gptq is {self.damping}; accepted is above 0 and at most 1")
+        if self.damping is not None:
+            check_damping("gptq", self.damping)
 
     def for_codes(self, scheme: Scheme) -> tuple[float, bool]:
         """Damping, and whether the most active columns come first.

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
+from linnet.compress.factor import check_damping, fill_dead
 from linnet.compress.rounding import round_into
 from linnet.compress.scales import scales_of
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.units import ELEMENT_S
-from linnet.errors import CheckpointError, ConfigError
+from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -43,8 +44,7 @@ class ObcOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Literal["best", "dearest", "cheapest"] = "best"
 
     def __post_init__(self) -> None:
-        if not 0 < self.damping <= 1:
-            raise ConfigError(f"damping of obc is {self.damping}; accepted is above 0 and at most 1")
+        check_damping("obc", self.damping)
 
 
 class Obc:
@@ -69,14 +69,21 @@ class Obc:
         assert isinstance(hessian, Hessian)
         if not torch.isfinite(weight).all():
             raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
-        damped = self._damped(hessian.matrix(where).double())
+        damped = hessian.matrix(where).double()
+        _, mean = fill_dead(damped)
+        torch.diagonal(damped).add_(self._options.damping * mean)
         importance = torch.diagonal(damped).float().numpy()
         scale, zero_point = scales_of(weight.numpy(), scheme.weight, True, importance)
         orders = _ORDERS[self._options.order]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         rows, columns = weight.shape
         rounded, step = torch.empty_like(weight), max(1, _BATCH_BYTES // (8 * columns**2))
-        wide_scale, wide_zero = (self._wide(each, scheme.weight, (rows, columns)) for each in (scale, zero_point))
+        wide_scale, wide_zero = (
+            None
+            if each is None
+            else torch.from_numpy(codecs.per_weight(each, scheme.weight, (rows, columns)).astype(np.float32))
+            for each in (scale, zero_point)
+        )
         assert wide_scale is not None
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
@@ -100,23 +107,6 @@ class Obc:
         """Every weight changes its row's whole inverse."""
         rows, columns = shape
         return 2.0 * len(_ORDERS[self._options.order]) * rows * columns**3 * ELEMENT_S
-
-    def _damped(self, matrix: torch.Tensor) -> torch.Tensor:
-        """H made safe to factorise: what no row hears counts as the others do on average."""
-        diagonal = torch.diagonal(matrix)
-        dead = diagonal <= 0
-        mean = float(diagonal.sum()) / max(int((~dead).sum()), 1) or 1.0
-        diagonal[dead] = mean
-        diagonal += self._options.damping * mean
-        return matrix
-
-    def _wide(self, parameter: np.ndarray | None, scheme: Scheme, shape: tuple[int, int]) -> torch.Tensor | None:
-        """Scale or zero point of every weight, fp32."""
-        if parameter is None:
-            return None
-        grouped = codecs.expand(parameter.astype(np.float32), scheme, shape)
-        size = shape[1] // grouped.shape[1]
-        return torch.from_numpy(np.broadcast_to(np.repeat(grouped, size, axis=1)[:, :, 0], shape).copy())
 
 
 def _greedy(

@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 
 import torch
 
-from linnet.compress.factor import factorise
+from linnet.compress.factor import check_damping, factorise
 from linnet.compress.masks import all_but, greatest, greatest_of_group
 from linnet.compress.sparsifier import SparsifyOptions
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.threads import one_thread
 from linnet.compress.units import COLUMN_S, PRODUCT_S, ROUNDED_S
-from linnet.errors import CheckpointError, ConfigError
+from linnet.errors import CheckpointError
 from linnet.schemes.sparsity import parse_pattern
 
 BLOCK_COLUMNS = 128
@@ -39,8 +39,7 @@ class SparsegptOptions(SparsifyOptions, frozen=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         parse_pattern(self.pattern)
-        if not 0 < self.damping <= 1:
-            raise ConfigError(f"damping of sparsegpt is {self.damping}; accepted is above 0 and at most 1")
+        check_damping("sparsegpt", self.damping)
 
 
 class Sparsegpt:

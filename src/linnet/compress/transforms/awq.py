@@ -13,9 +13,8 @@ import msgspec
 
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
-from linnet.compress.statistic import SAMPLE_ROWS, ColumnMagnitude, RowSample, Statistic, StatisticKind
-from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes
-from linnet.compress.units import PRODUCT_S, ROUNDED_S
+from linnet.compress.statistic import ColumnMagnitude, RowSample, Statistic, StatisticKind
+from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes, search_work
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme
 
@@ -59,5 +58,5 @@ class AwqScales:
         return search_bytes(shape)
 
     def work(self, shape: tuple[int, int]) -> float:
-        """Every alpha rounds the weights and multiplies the sample by them."""
-        return (self._options.grid + 2) * shape[0] * shape[1] * (ROUNDED_S / 4 + 2.0 * SAMPLE_ROWS * PRODUCT_S)
+        """See ScaleSearch."""
+        return search_work(shape, self._options.grid)

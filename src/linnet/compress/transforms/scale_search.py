@@ -12,6 +12,7 @@ from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.rounding import rounded
 from linnet.compress.statistic import SAMPLE_ROWS
+from linnet.compress.units import PRODUCT_S, ROUNDED_S
 from linnet.schemes.scheme import LinearScheme
 
 
@@ -55,6 +56,12 @@ def search_bytes(shape: tuple[int, int]) -> int:
     """Memory of a search: a reader's weight scaled, divided and rounded, and the sample's outputs, exact and not."""
     rows, columns = shape
     return 3 * 4 * rows * columns + 2 * SAMPLE_ROWS * 4 * (2 * columns + 3 * rows)
+
+
+def search_work(shape: tuple[int, int], candidates: int) -> float:
+    """Seconds (units.py): every candidate, and no scaling at all, rounds the weights and multiplies the sample by them;
+    the exact outputs are one product more."""
+    return (candidates + 2) * shape[0] * shape[1] * (ROUNDED_S / 4 + 2.0 * SAMPLE_ROWS * PRODUCT_S)
 
 
 def balanced(scales: torch.Tensor, live: torch.Tensor) -> torch.Tensor:

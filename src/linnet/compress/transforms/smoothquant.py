@@ -14,9 +14,8 @@ import torch
 
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
-from linnet.compress.statistic import SAMPLE_ROWS, ColumnMagnitude, RowSample, Statistic, StatisticKind
-from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes
-from linnet.compress.units import PRODUCT_S, ROUNDED_S
+from linnet.compress.statistic import ColumnMagnitude, RowSample, Statistic, StatisticKind
+from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes, search_work
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme
 
@@ -69,6 +68,5 @@ class SmoothQuant:
         return search_bytes(shape)
 
     def work(self, shape: tuple[int, int]) -> float:
-        """Every alpha rounds the weights and multiplies the sample by them."""
-        count = len(ALPHAS) + 2 if self._options.alpha == "search" else 2
-        return count * shape[0] * shape[1] * (ROUNDED_S / 4 + 2.0 * SAMPLE_ROWS * PRODUCT_S)
+        """See ScaleSearch."""
+        return search_work(shape, len(ALPHAS) if self._options.alpha == "search" else 0)

@@ -121,7 +121,7 @@ def _slice(weight: Weight, tensor: SourceTensor, attempt: Attempt, importance: A
     values = values_of(weight)
     if tensor.block_type == attempt.type:
         assert isinstance(weight, PackedWeight)
-        return _Slice(weight.arrays[BLOCKS], values, 0.0, _squares(values), True)
+        return _Slice(weight.arrays[BLOCKS], values, 0.0, squares(values), True)
     if attempt.type in PLAIN:
         with np.errstate(over="ignore"):
             data = values.astype(PLAIN[attempt.type])
@@ -143,7 +143,7 @@ def _slice(weight: Weight, tensor: SourceTensor, attempt: Attempt, importance: A
     if attempt.exact and not exact:
         return "rounding changes its numbers"
     after -= values
-    return _Slice(data, values, 0.0 if exact else _squares(after), _squares(values), exact)
+    return _Slice(data, values, 0.0 if exact else squares(after), squares(values), exact)
 
 
 def whole_numbers(weight: PackedWeight) -> Array | str:
@@ -161,7 +161,8 @@ def whole_numbers(weight: PackedWeight) -> Array | str:
     return numbers[:, np.argsort(weight.arrays[COLUMN_ORDER])] if weight.scheme.sorted_columns else numbers
 
 
-def _squares(values: Array) -> float:
+def squares(values: Array) -> float:
+    """Their sum, in fp64."""
     return float(np.sum(values * values, dtype=np.float64))
 
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from linnet.errors import UnsupportedError
 from linnet.formats.convert.choosing import Choice
-from linnet.formats.convert.encoding import Converted, some_at_once
+from linnet.formats.convert.encoding import Converted, some_at_once, squares
 from linnet.formats.convert.rounding import Codes, merged, round_weight
 from linnet.formats.convert.source import SourceTensor, hashable, row_slices, rows_of, values_of
 from linnet.formats.forms import WRITTEN_FORMS, WrittenForm
 from linnet.formats.forms.written import has_whole_numbers, regrouped
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, dequantize, pack, round_scale
-from linnet.schemes.codecs import expand
+from linnet.schemes.codecs import per_weight
 from linnet.schemes.packed_weight import COLUMN_ORDER
 
 Array = npt.NDArray[Any]
@@ -107,7 +107,7 @@ def _as_it_is(
 
     for values in some_at_once(pool, one, row_slices(weight), threads + 1):
         digest.update(hashable(values))
-        power += _squares(values)
+        power += squares(values)
     made = Converted(
         *(tensor.name, tensor.shape, tensor.stored, _type(weight.scheme), weight.nbytes, 0.0, power, True),
         digest.hexdigest(),
@@ -137,7 +137,7 @@ def _slicer(weight: Weight, choice: Choice, form: WrittenForm) -> Callable[[tupl
         same = np.array_equal(after, values)
         after -= values
         shown = values if order is None else np.ascontiguousarray(values[:, order])
-        return _Part(codes, shown, 0.0 if same else _squares(after), _squares(values))
+        return _Part(codes, shown, 0.0 if same else squares(after), squares(values))
 
     return one
 
@@ -153,8 +153,7 @@ def _carried(piece: PackedWeight, target: Scheme, lowest: int) -> tuple[Codes, A
         return (piece.codes(), scales, None), fits
     numbers, zero_points = piece.codes().astype(np.int16), piece.zero_points()
     if zero_points is not None:
-        zeros = np.broadcast_to(expand(zero_points.astype(np.int16), source, shape), (shape[0], *_runs(piece)))
-        numbers -= zeros.reshape(shape)
+        numbers -= per_weight(zero_points.astype(np.int16), source, shape)
     groups = numbers.reshape(shape[0], scales.shape[1], -1)
     low, high = groups.min(axis=2), groups.max(axis=2)
     smallest, largest = int(target.numbers.smallest), int(target.numbers.largest)
@@ -169,13 +168,6 @@ def _carried(piece: PackedWeight, target: Scheme, lowest: int) -> tuple[Codes, A
     return (codes, scales, None if target.symmetric else zero.astype(np.int8)), fits
 
 
-def _runs(piece: PackedWeight) -> tuple[int, int]:
-    """Runs of columns with a scale in common, and their length, as ``expand`` sees them."""
-    columns = piece.shape[1]
-    runs = columns if piece.scheme.weight.block is not None else piece.scales().shape[1]
-    return runs, columns // runs
-
-
 def _packed(parts: list[Codes], weight: Weight, target: LinearScheme) -> PackedWeight:
     codes, scales = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
     zero_points = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
@@ -186,7 +178,3 @@ def _packed(parts: list[Codes], weight: Weight, target: LinearScheme) -> PackedW
         names += [name for name in weight.arrays if name.startswith("input_") and target.input == weight.scheme.input]
         kept = {name: weight.arrays[name] for name in names}
     return replace(packed, scheme=target, arrays={**packed.arrays, **kept})
-
-
-def _squares(values: Array) -> float:
-    return float(np.sum(values * values, dtype=np.float64))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.schemes import Scheme, dequantize, quantize
-from linnet.schemes.codecs import expand, extremes, scales_of_range, ternary_scales
+from linnet.schemes.codecs import extremes, per_weight, scales_of_range, ternary_scales
 
 Array = npt.NDArray[Any]
 Codes = tuple[Array, Array, Array | None]
@@ -57,16 +57,9 @@ def round_weight(values: Array, scheme: Scheme, lowest_zero_point: int) -> Codes
 def merged(first: Codes, second: Codes, take: Array, scheme: Scheme) -> Codes:
     """``second`` where ``take`` (in the shape of the scales) says so, else ``first``."""
     rows, columns = first[0].shape
-    wide = np.broadcast_to(expand(take, scheme, (rows, columns)), (rows, *_runs(scheme, take, columns)))
-    codes = np.where(wide.reshape(rows, columns), second[0], first[0])
+    codes = np.where(per_weight(take, scheme, (rows, columns)), second[0], first[0])
     zero_points = None if first[2] is None or second[2] is None else np.where(take, second[2], first[2])
     return codes, np.where(take, second[1], first[1]), zero_points
-
-
-def _runs(scheme: Scheme, scales: Array, columns: int) -> tuple[int, int]:
-    """Runs of columns with a scale in common, and their length, as ``expand`` sees them."""
-    runs = columns if scheme.block is not None else scales.shape[1]
-    return runs, columns // runs
 
 
 def _factors(scheme: Scheme) -> tuple[float, ...]:
