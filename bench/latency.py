@@ -24,7 +24,7 @@ class Clients:
     """Requests to one engine, and when each got its tokens."""
 
     def __init__(self, llm: LLM) -> None:
-        self._engine = llm.engine
+        self._engine = llm._engine
         self._ids = 0
         self.times_s: dict[int, list[float]] = {}
 

@@ -118,7 +118,7 @@ def reference_logits(model: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
 def linnet_logits(directory: Path, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Linnet as it serves (policy fast), a window a step."""
     with LLM(directory, max_sequences=1, token_budget=WINDOW, max_model_len=WINDOW) as llm:
-        block = llm.engine.config.block_size
+        block = llm.facts.scheduling.block_size
         tables = np.arange(WINDOW // block, dtype=np.int32)[None]
         positions = np.arange(WINDOW, dtype=np.int32)
         states = llm.executable.allocate_states(WINDOW // block)

@@ -93,3 +93,26 @@ def test_only_the_command_line_reads_the_environment() -> None:
         and re.search(r"os\.environ|os\.getenv", path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_nothing_outside_api_reaches_into_an_engine() -> None:
+    """Outside the engine there are its facts and messages."""
+    found = []
+    for path in ROOT.glob("src/linnet/**/*.py"):
+        if path.relative_to(ROOT / "src/linnet").parts[0] in {"engine", "api"}:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            reaches = isinstance(node, ast.Attribute) and node.attr in {"engine", "_engine"}
+            imports = isinstance(node, ast.ImportFrom) and any(name.name == "Engine" for name in node.names)
+            if reaches or imports:
+                found.append(f"{path.relative_to(ROOT)}: {ast.unparse(node)}")
+    assert found == []
+
+
+def test_one_place_makes_submits() -> None:
+    found = [
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("src/linnet/**/*.py")
+        if re.search(r"\bSubmit\(", path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["src/linnet/api/requests.py"]

@@ -4,6 +4,7 @@
 import atexit
 import functools
 import json
+import secrets
 import shutil
 import tempfile
 import threading
@@ -18,8 +19,8 @@ import openai
 from digest_executable import DigestExecutable
 from tiny_llama import CONTEXT, write_tiny_llama
 
-from linnet.api import SamplingDefaults
-from linnet.engine import Engine
+from linnet.api import RequestBuilder, SamplingDefaults
+from linnet.engine import Engine, EngineThread
 from linnet.scheduler import SchedulerConfig
 from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
 from linnet.text import Tokenizer
@@ -57,10 +58,13 @@ def digest_model(**changes: Any) -> Any:
     executable = SlowDigest(tokenizer.vocabulary_size, config.block_size)
     engine = Engine(executable, config, check=True)
     return SimpleNamespace(
-        engine=engine,
+        _engine=engine,
         executable=executable,
         tokenizer=tokenizer,
-        vocabulary_size=engine.vocabulary_size,
+        facts=engine.facts,
+        requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64)),
+        engine_thread=lambda deliver: EngineThread(engine, deliver),
+        counters=engine.counters,
         max_model_len=config.max_model_len,
         numerics_id="digest",
         sampling_defaults=SamplingDefaults(),
@@ -156,7 +160,7 @@ class Running:
 
     def wait_settled(self, within_s: float = 5.0) -> None:
         eventually(self.settled, within_s)
-        self.llm.engine.scheduler.check()
+        self.llm._engine.scheduler.check()
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:

@@ -130,7 +130,7 @@ def test_a_step_that_does_not_end_cannot_hold_up_the_end(signals: int, monkeypat
         model.executable.execute = lambda *arguments: (release.wait(30), execute(*arguments))[1]
         with ThreadPoolExecutor(2) as pool:
             held = pool.submit(server.http.post, "/v1/completions", json=LONG, timeout=20)
-            eventually(lambda: model.engine.stepping)
+            eventually(lambda: model._engine.stepping)
             began_s = time.monotonic()
             server.signal()
             if signals == 2:
@@ -144,7 +144,7 @@ def test_a_step_that_does_not_end_cannot_hold_up_the_end(signals: int, monkeypat
     assert took_s < 3.0
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "unavailable"
-    eventually(lambda: not model.engine.stepping)
+    eventually(lambda: not model._engine.stepping)
 
 
 def test_our_own_defect_shows_the_request_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,9 +7,7 @@ The product has no clocks of its own for this: calls are wrapped from here, the 
 import time
 from collections import Counter
 
-from linnet.api import LLM, SamplingParams
-from linnet.api.generation import Sample
-from linnet.api.prompts import PreparedPrompt
+from linnet.api import LLM, PreparedPrompt, Sample, SamplingParams, Terms
 from linnet.engine import EngineEvent, Tokens
 
 WARM_TOKENS = 8
@@ -61,7 +59,7 @@ class Sequences:
     """Requests on the engine, stepped from here as ``generate`` and the server step it, tokens counted and timed."""
 
     def __init__(self, llm: LLM) -> None:
-        self._engine, self._llm = llm.engine, llm
+        self._engine, self._llm = llm._engine, llm
         self._samples: dict[int, Sample] = {}
         self.times: dict[int, list[float]] = {}
         """When each sequence's tokens came."""
@@ -70,7 +68,7 @@ class Sequences:
         """Queue them; returns their ids."""
         ids = []
         for prompt in prompts:
-            (sample,) = self._llm.prepare(PreparedPrompt(None, tuple(prompt)), greedy(new))
+            (sample,) = self._llm.requests.samples([PreparedPrompt(None, tuple(prompt))], greedy(new), Terms())
             self._engine.submit(sample.submit)
             self._samples[sample.submit.request_id] = sample
             self.times[sample.submit.request_id] = []
@@ -103,7 +101,7 @@ class Sequences:
 
 def breakdown(llm: LLM, source, sequences: int, prompt: int, steps: int) -> dict:
     """Where ``steps`` decode steps of ``sequences`` sequences went: seconds by part, and the whole."""
-    executable, scheduler, runner = llm.executable, llm.engine.scheduler, llm.engine._runner
+    executable, scheduler, runner = llm.executable, llm._engine.scheduler, llm._engine._runner
     kinds = {op.name: op.kind for op in executable.program.ops}
     running = Sequences(llm)
     ids = running.submit(source.take(prompt, sequences), WARM_TOKENS + steps + 1)

@@ -2,14 +2,15 @@
 """``LLM``: text in, text out. What the server, the evaluations and the command line stand on."""
 
 from linnet.api.generation import Dispatcher, Sample
-from linnet.api.llm import LLM, stop_ids
+from linnet.api.llm import LLM
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.own_text import own_text
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
+from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison
 from linnet.api.stop import StopFinder
-from linnet.engine import ParameterError, PromptScores, SamplingParams, TokenLogprob
+from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
 
 __all__ = [
     "CHAT_MAX_TOKENS",
@@ -17,21 +18,23 @@ __all__ = [
     "Comparison",
     "Completion",
     "Dispatcher",
+    "LengthError",
     "ParameterError",
     "Piece",
     "PreparedPrompt",
     "PromptScores",
+    "RequestBuilder",
     "RequestOutput",
     "Sample",
     "SampleStream",
     "SamplingDefaults",
     "SamplingParams",
     "StopFinder",
+    "Terms",
     "TokenLogprob",
     "new_tokens",
     "own_text",
     "prepare_prompt",
     "prepare_prompts",
     "read_sampling_defaults",
-    "stop_ids",
 ]

@@ -7,10 +7,11 @@ them all.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt
-from linnet.engine import Engine, EngineEvent, Finished, Submit, Tokens
+from linnet.engine import Abort, Engine, EngineEvent, Submit, Tokens
 from linnet.errors import CapacityError, LinnetError
 
 Progress = Callable[[int, int], None]
@@ -20,22 +21,26 @@ TokensDone = Callable[[int], object]
 """Called after every step with the tokens generated so far, over all prompts of the call. May raise to cancel."""
 
 
+@dataclass(eq=False, slots=True)
 class Sample:
-    """One engine request: its message, its text, and the pieces nobody has read yet."""
+    """One engine request: its message, its text so far, and which of the call's prompts it belongs to."""
 
-    def __init__(self, submit: Submit, stream: SampleStream) -> None:
-        self.submit = submit
-        self.stream = stream
-        self.pieces: deque[Piece] = deque()
-        self.open = False
+    submit: Submit
+    stream: SampleStream
+    prompt_index: int = 0
+    done: bool = False
 
-    def take(self, event: EngineEvent) -> None:
-        """An event of this request."""
+    @property
+    def index(self) -> int:
+        """Of the sample among those of its call; its pieces carry it."""
+        return self.stream.index
+
+    def take(self, event: EngineEvent) -> Piece:
+        """An event of this request: what became certain with it."""
         if isinstance(event, Tokens):
-            self.pieces.append(self.stream.feed(event))
-        else:
-            self.pieces.append(self.stream.finish(event))
-            self.open = False
+            return self.stream.feed(event)
+        self.done = True
+        return self.stream.finish(event)
 
     def raise_error(self) -> None:
         """Raise what the engine said went wrong with this request."""
@@ -48,7 +53,7 @@ class Dispatcher:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._open: dict[int, Sample] = {}
+        self._open: dict[int, tuple[Sample, deque[Piece]]] = {}  # with where its pieces go
 
     def run(
         self, requests: Sequence[Sequence[Sample]], progress: Progress | None, tokens_done: TokensDone | None = None
@@ -58,10 +63,11 @@ class Dispatcher:
         request_of = {id(sample): index for index, group in enumerate(requests) for sample in group}
         left = [len(group) for group in requests]
         waiting = deque(samples)
+        unread: deque[Piece] = deque(maxlen=0)  # the samples keep their text
         done = 0
         try:
-            while waiting or any(sample.open for sample in samples):
-                self._send(waiting)
+            while waiting or any(map(self._is_open, samples)):
+                self._send(waiting, unread)
                 for sample in self._step():
                     index = request_of.get(id(sample))
                     if index is None:
@@ -80,59 +86,60 @@ class Dispatcher:
         """Pieces of these samples as they come; closing the iterator aborts them, and so does ``cancelled`` (asked
         between two steps)."""
         waiting = deque(samples)
+        pieces: deque[Piece] = deque()
         try:
-            while (waiting or any(sample.open or sample.pieces for sample in samples)) and not cancelled():
-                self._send(waiting)
-                if not any(sample.pieces for sample in samples):
+            while (waiting or pieces or any(map(self._is_open, samples))) and not cancelled():
+                self._send(waiting, pieces)
+                if not pieces:
                     self._step()
+                while pieces:
+                    yield pieces.popleft()
                 for sample in samples:
-                    while sample.pieces:
-                        yield sample.pieces.popleft()
                     sample.raise_error()
         finally:
             self._abandon(samples)
 
-    def _send(self, waiting: deque[Sample]) -> None:
+    def _is_open(self, sample: Sample) -> bool:
+        return sample.submit.request_id in self._open
+
+    def _send(self, waiting: deque[Sample], pieces: deque[Piece]) -> None:
         """Submit what the queue takes, keeping it short; the rest follows as others finish."""
-        config = self._engine.config
-        most = config.max_sequences + min(config.max_waiting_requests, config.max_sequences)
+        limits = self._engine.facts.scheduling
+        most = limits.max_sequences + min(limits.max_waiting_requests, limits.max_sequences)
         while waiting and len(self._open) < most:
             sample = waiting[0]
             try:
-                self._engine.submit(sample.submit)
+                self._engine.handle(sample.submit)
             except CapacityError:
                 if not self._open:
                     raise
                 return
             waiting.popleft()
-            sample.open = True
-            self._open[sample.submit.request_id] = sample
+            self._open[sample.submit.request_id] = sample, pieces
 
     def _step(self) -> list[Sample]:
         """One engine step; returns the samples that finished in it."""
-        ended = map(self.take, self._engine.step())
+        ended = map(self._take, self._engine.step())
         return [sample for sample in ended if sample is not None]
 
-    def take(self, event: EngineEvent) -> Sample | None:
+    def _take(self, event: EngineEvent) -> Sample | None:
         """Hand an event to its sample, whoever stepped the engine; returns the sample if it ends with it."""
-        sample = self._open.get(event.request_id)
-        if sample is None:
+        sample, pieces = self._open.get(event.request_id, (None, None))
+        if sample is None or pieces is None:
             return None
-        sample.take(event)
-        if isinstance(event, Finished):
+        pieces.append(sample.take(event))
+        if sample.done:
             del self._open[event.request_id]
             return sample
         if sample.stream.stopped:
-            self._engine.abort(event.request_id)
+            self._engine.handle(Abort(event.request_id))
         return None
 
     def _abandon(self, samples: Sequence[Sample]) -> None:
         """End what is still open: an error, a cancelled progress, a closed stream. Blocks return at once."""
         for sample in samples:
-            if sample.open:
-                sample.open = False
-                self._open.pop(sample.submit.request_id, None)
-                self._engine.abort(sample.submit.request_id)
+            if self._open.pop(sample.submit.request_id, None) is not None:
+                self._engine.handle(Abort(sample.submit.request_id))
 
 
 def request_output(prompt: PreparedPrompt, samples: Sequence[Sample]) -> RequestOutput:

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``LLM``: a model directory opened for use. Text or token ids in, text, tokens and log-probabilities out."""
 
-import itertools
 import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,26 +13,28 @@ from typing import Any
 import numpy as np
 
 from linnet.api.describe import machine_record, scheme_name
-from linnet.api.generation import Dispatcher, Progress, Sample, TokensDone, request_output
+from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load, tile_directory
-from linnet.api.output import Piece, RequestOutput, SampleStream
+from linnet.api.output import Piece, RequestOutput
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
-from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
-from linnet.api.scoring import Comparison, common_config, score_rows
+from linnet.api.requests import RequestBuilder, Terms
+from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read_sampling_defaults
+from linnet.api.scoring import Comparison, score_rows
 from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import KVCache, Policy
 from linnet.backends.settings import backend_settings
 from linnet.engine import (
+    CompileGrammar,
+    Deliver,
     Engine,
-    Lockstep,
-    MatcherFactory,
+    EngineFacts,
+    EngineThread,
     ParameterError,
     PromptScores,
     SamplingParams,
-    Submit,
-    derive_seed,
 )
 from linnet.errors import ConfigError
+from linnet.scheduler import SchedulerCounters
 from linnet.schemes import LinearScheme
 from linnet.text import Tokenizer
 
@@ -73,7 +73,7 @@ class LLM:
         check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
         seed_source: Callable[[], int] = lambda: secrets.randbits(64),
-        matcher_factory: MatcherFactory | None = None,
+        compile_grammar: CompileGrammar | None = None,
     ) -> None:
         """Open a model directory.
 
@@ -95,6 +95,7 @@ class LLM:
         step_budget_s:   seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
         preempt_every, check: test modes: forced preemption, invariants proved in every step.
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
+        compile_grammar: makes grammars of their descriptions; None: structured output is refused.
 
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
         """
@@ -145,12 +146,11 @@ class LLM:
             )
         for defect in self.tokenizer.templates.defects():
             logger.warning("%s: %s; conversations that need it are refused", self.name, defect.sentence)
-        self.engine = Engine(loaded.executable, loaded.config, matcher_factory=matcher_factory, check=check)
+        self._engine = Engine(loaded.executable, loaded.config, check=check)
         self._generation_config = generation_config
-        self._seed_source = seed_source
-        self._check = check
-        self._ids = itertools.count()
-        self._dispatcher = Dispatcher(self.engine)
+        self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar)
+        """Makes messages for the engine of prompts and parameters."""
+        self._dispatcher = Dispatcher(self._engine)
 
     def __enter__(self) -> "LLM":
         return self
@@ -162,7 +162,7 @@ class LLM:
         """Free the KV cache and the model and unmap its files; later calls are refused. Idempotent."""
         if self.executable is None:
             return
-        self.engine.close()
+        self._engine.close()
         self.executable = None  # type: ignore[assignment]
         self.checkpoint.close()
 
@@ -179,14 +179,19 @@ class LLM:
         return self._numerics.id
 
     @property
+    def facts(self) -> EngineFacts:
+        """What is known of its engine: limits, vocabulary, which requests it takes."""
+        return self._engine.facts
+
+    @property
     def vocabulary_size(self) -> int:
         """Width of the logits (the tokenizer may know fewer ids)."""
-        return self.engine.vocabulary_size
+        return self.facts.vocabulary_size
 
     @property
     def max_model_len(self) -> int:
         """Longest prompt plus new tokens."""
-        return self.engine.config.max_model_len
+        return self.facts.max_model_len
 
     @property
     def parameters(self) -> int:
@@ -211,6 +216,25 @@ class LLM:
     def machine(self) -> dict[str, str]:
         """What the numbers were measured on, for Reports."""
         return {**machine_record(), "backend": self.backend_name, "numerics": self.numerics_id}
+
+    # Its engine.
+
+    def engine_thread(self, deliver: Deliver) -> EngineThread:
+        """The engine in a thread of its own, not started: a server's door to it. Nothing else may be called then."""
+        return EngineThread(self._engine, deliver)
+
+    def counters(self) -> SchedulerCounters:
+        """What the engine is doing and has done, in numbers."""
+        return self._engine.counters()
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step is being computed, in whatever thread: the model's memory is in use then."""
+        return self._engine.stepping
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        self._engine.forget_prefixes()
 
     # Generating.
 
@@ -240,19 +264,21 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         timeout_s: float | None = None,
+        default_max_tokens: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
         """Complete one prompt; pieces come as they become certain, the last of each sample with a finish_reason.
 
         Without ``params`` as in ``generate``. Closing the iterator aborts the request, and so does ``cancelled``, which
-        is asked between two steps; then no piece has a finish_reason.
+        is asked between two steps; then no piece has a finish_reason. ``default_max_tokens`` bounds the answer where
+        the params name no max_tokens, as far as there is room.
         """
         prepared = prepare_prompts(prompt, self.tokenizer) or [PreparedPrompt(None, ())]
         if len(prepared) != 1:
             raise ParameterError("prompt", f"one prompt can be streamed at a time; {len(prepared)} were given")
-        most = self.sampling_defaults.max_tokens if params is None else None
+        most = self.sampling_defaults.max_tokens if params is None else default_max_tokens
         chosen = self._recommended() if params is None else params
-        samples = self.prepare(prepared[0], chosen, timeout_s=timeout_s, default_max_tokens=most)
+        samples = self.requests.samples(prepared, chosen, Terms(default_max_tokens=most, timeout_s=timeout_s))
         return self._dispatcher.stream(samples, cancelled)
 
     def chat(
@@ -314,7 +340,8 @@ class LLM:
         progress: Progress | None = None,
     ) -> list[PromptScores]:
         """As ``score``, with the greedy token, the rank of the row's token and ``top_logprobs`` alternatives."""
-        return score_rows(self.engine, self._ids, rows, starts, progress, top_logprobs, others=self._dispatcher.take)
+        samples = self.requests.scoring(rows, starts, top_logprobs, compare=False)
+        return score_rows(self._dispatcher, samples, progress)
 
     def compare(
         self,
@@ -335,69 +362,13 @@ class LLM:
                 "models on one backend can be compared"
             )
         for llm in (self, reference):
-            if llm.engine.has_work:
+            if llm._engine.has_work:
                 raise ConfigError(f"{llm.name} has unfinished requests; a comparison needs both models idle")
-            llm.engine.forget_prefixes()
-        lockstep = Lockstep(reference.executable, reference.engine.states)
-        engine = Engine(
-            self.executable,
-            common_config(self.engine.config, reference.engine.config),
-            states=self.engine.states,
-            lockstep=lockstep,
-            check=self._check,
-        )
-        return [
-            Comparison.of(scores)
-            for scores in score_rows(engine, itertools.count(), rows, starts, progress, compare=True)
-        ]
+        both = self._engine.in_lockstep(reference._engine)
+        samples = self.requests.for_engine(both.facts).scoring(rows, starts, 0, compare=True)
+        return [Comparison.of(scores) for scores in score_rows(Dispatcher(both), samples, progress)]
 
     # How it is done.
-
-    def prepare(
-        self,
-        prompt: PreparedPrompt,
-        params: SamplingParams,
-        *,
-        timeout_s: float | None = None,
-        priority: int = 0,
-        cache_salt: bytes = b"",
-        grammar: str | None = None,
-        default_max_tokens: int | None = None,
-    ) -> list[Sample]:
-        """The n samples of a prompt as engine messages with their text streams, validated and not yet sent.
-
-        ``default_max_tokens`` bounds them where params name no max_tokens, as far as there is room.
-        For those who drive the engine themselves (the server). Raises ParameterError and ConfigError.
-        """
-        room = self.max_model_len - len(prompt.token_ids)
-        if params.max_tokens is None and room < 1 and params.prompt_logprobs is None:
-            raise ParameterError(
-                "prompt",
-                f"the prompt has {len(prompt.token_ids)} tokens; the context holds {self.max_model_len} "
-                "(max_model_len), new ones included",
-                settings=["max_model_len"],
-            )
-        ends = stop_ids(params, self.tokenizer, self.vocabulary_size)
-        seed = self._seed_source() if params.seed is None else params.seed
-        samples = []
-        for index in range(params.n):
-            # One sample scores the prompt for all.
-            scores_again = index > 0 and params.prompt_logprobs is not None and params.max_tokens != 0
-            submit = Submit(
-                request_id=next(self._ids),
-                prompt_token_ids=prompt.token_ids,
-                params=replace(params, prompt_logprobs=None) if scores_again else params,
-                max_tokens=new_tokens(params, room, default_max_tokens),
-                stop_token_ids=ends,
-                seed=derive_seed(seed, index),
-                timeout_s=timeout_s,
-                priority=priority,
-                cache_salt=cache_salt,
-                grammar=grammar,
-            )
-            self.engine.validate(submit)
-            samples.append(Sample(submit, SampleStream(self.tokenizer, params, ends, index, prompt.token_ids)))
-        return samples
 
     def _recommended(self) -> SamplingParams:
         return self.sampling_defaults.params({})
@@ -411,15 +382,7 @@ class LLM:
         default_max_tokens: int | None,
         tokens_done: TokensDone | None = None,
     ) -> list[RequestOutput]:
-        requests = [
-            self.prepare(prompt, one, timeout_s=timeout_s, default_max_tokens=default_max_tokens)
-            for prompt, one in zip(prompts, params, strict=True)
-        ]
+        terms = Terms(default_max_tokens=default_max_tokens, timeout_s=timeout_s)
+        requests = [self.requests.samples([prompt], one, terms) for prompt, one in zip(prompts, params, strict=True)]
         self._dispatcher.run(requests, progress, tokens_done)
         return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
-
-
-def stop_ids(params: SamplingParams, tokenizer: Tokenizer, vocabulary_size: int) -> frozenset[int]:
-    """Ids that end a request: the caller's, and the model's end-of-sequence ids unless ignore_eos."""
-    eos = () if params.ignore_eos else tokenizer.eos_token_ids
-    return frozenset(params.stop_token_ids) | {token_id for token_id in eos if token_id < vocabulary_size}

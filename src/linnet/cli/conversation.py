@@ -79,28 +79,31 @@ class Conversation:
                 self.turns.pop()
 
     def _answer(self) -> str:
-        from linnet.api import new_tokens
+        from linnet.api import LengthError
 
         llm = self._llm
         ids = llm.tokenizer.encode_chat(llm.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True))
-        room = llm.max_model_len - len(ids)
-        if room < 1:
-            raise ConfigError(
-                f"the conversation has {len(ids):,} tokens with this message, and the context holds "
-                f"{llm.max_model_len:,}: /reset begins a new one, /save FILE keeps this one"
-            )
-        most = min(new_tokens(self._params, room, self._most), room)
-        answer, reason = "", None
+        most = self._params.max_tokens or self._most  # in a conversation no demand: it ends where the context is full
+        params = replace(self._params, max_tokens=None)
+        answer, reason, tokens = "", None, 0
         with _interrupts() as interrupted:
-            for piece in llm.stream(ids, replace(self._params, max_tokens=most), cancelled=interrupted):
+            try:
+                pieces = llm.stream(ids, params, default_max_tokens=most, cancelled=interrupted)
+            except LengthError as error:
+                raise ConfigError(
+                    f"the conversation has {error.prompt_tokens:,} tokens with this message, and the context holds "
+                    f"{error.most:,}: /reset begins a new one, /save FILE keeps this one"
+                ) from None
+            for piece in pieces:
                 self._say(piece.text)
                 answer += piece.text
+                tokens += len(piece.token_ids)
                 reason = piece.finish_reason
             self.interrupted = interrupted()
         self._say("\n")
         if self.interrupted:
             self._note("the answer was interrupted")
-        elif reason == "length" and most == room:
+        elif reason == "length" and len(ids) + tokens == llm.max_model_len:
             self._note(f"the context of {llm.max_model_len:,} tokens is full: /reset begins a new conversation")
         elif reason == "length":
             self._note(f"the answer was ended after {most:,} tokens (--max-tokens)")

@@ -2,7 +2,6 @@
 """``linnet generate``: text in, text out, streamed as it comes."""
 
 import time
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -55,7 +54,7 @@ def generate(
       linnet generate ./my-model "Who are you?" --chat --temperature 0.7 --seed 1
       cat letter.txt | linnet generate ./my-model -
     """
-    from linnet.api import new_tokens, read_sampling_defaults
+    from linnet.api import read_sampling_defaults
     from linnet.cli.standard_input import standard_input
     from linnet.formats import resolve_model
 
@@ -91,12 +90,9 @@ def generate(
             prompt_ids = llm.tokenizer.encode_chat(rendered)
         else:
             prompt_ids = llm.tokenizer.encode(text)
-        room = llm.max_model_len - len(prompt_ids)
-        most = new_tokens(parameters, room, recommended.max_tokens or MAX_TOKENS)
-        parameters = replace(parameters, max_tokens=max(most, 1))
         started = first = time.perf_counter()
         count = 0
-        pieces = llm.stream(prompt_ids, parameters)
+        pieces = llm.stream(prompt_ids, parameters, default_max_tokens=recommended.max_tokens or MAX_TOKENS)
         if not chat:  # only now, so that a refusal stands alone
             print(text, end="", flush=True)
         for piece in pieces:

@@ -246,7 +246,7 @@ def serve(
         raise
     with llm:
         status = run(llm, listener, config, _say, lambda _: _say(_start_line(llm, config, address_of(listener))))
-        if llm.engine.stepping:  # a step that does not end: closing would unmap the model under it
+        if llm.stepping:  # a step that does not end: closing would unmap the model under it
             os._exit(status)
     if status:
         raise typer.Exit(status)
@@ -256,7 +256,7 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
     """Model, where to connect, numerics, and what the KV cache has room for (it is touched only as it fills)."""
     import json
 
-    tokens = llm.engine.config.num_blocks * llm.engine.config.block_size
+    tokens = llm.facts.kv_tokens
     recommended = str(llm.sampling_defaults)
     if config.log_json:
         return json.dumps(
@@ -270,7 +270,7 @@ def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-de
                 "url": address,
             }
         )
-    sequences = llm.engine.config.max_sequences
+    sequences = llm.facts.scheduling.max_sequences
     return (
         f"{config.names[0]} on {address}  ({llm.numerics_id}; context {llm.max_model_len:,}; KV cache at most "
         f"{human_bytes(llm.kv_bytes)}, {tokens:,} tokens: {tokens // llm.max_model_len:,} whole contexts, or "

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a prepared model: batches, KV storage, sampling, the step loop and its typed messages. Token ids only."""
 
-from linnet.engine.engine import Engine, Lockstep, limits_of, vocabulary_of
-from linnet.engine.matcher import Matcher, MatcherFactory, mask_words
+from linnet.engine.engine import Engine, limits_of, vocabulary_of
+from linnet.engine.facts import EngineFacts, LengthError
+from linnet.engine.lockstep import Lockstep
+from linnet.engine.matcher import CompileGrammar, Grammar, Matcher, mask_words
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -18,21 +20,25 @@ from linnet.engine.messages import (
     error_info,
 )
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
-from linnet.engine.thread import EngineThread
+from linnet.engine.thread import Deliver, EngineThread
 
 __all__ = [
     "Abort",
+    "CompileGrammar",
     "Control",
+    "Deliver",
     "Engine",
     "EngineEvent",
+    "EngineFacts",
     "EngineMessage",
     "EngineThread",
     "EngineUnavailableError",
     "ErrorInfo",
     "Finished",
+    "Grammar",
+    "LengthError",
     "Lockstep",
     "Matcher",
-    "MatcherFactory",
     "ParameterError",
     "PromptScores",
     "SamplingParams",

@@ -7,13 +7,11 @@ at a time; see ``thread.EngineThread`` for the one that owns an engine in a serv
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 
 from linnet.backends.interface import Executable, Limits
+from linnet.engine.facts import EngineFacts
 from linnet.engine.live import LiveRequest, PromptScoreRows
-from linnet.engine.matcher import MatcherFactory
+from linnet.engine.lockstep import Lockstep, common_config
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -26,8 +24,7 @@ from linnet.engine.messages import (
     Tokens,
 )
 from linnet.engine.runner import Runner, StepOutput
-from linnet.engine.sampling_params import ParameterError
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.errors import ConfigError
 from linnet.program.program import Program
 from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, StepResult
 
@@ -51,14 +48,6 @@ def limits_of(config: SchedulerConfig) -> Limits:
     )
 
 
-@dataclass(frozen=True)
-class Lockstep:
-    """A second model that computes every step of the first, on its own states; same vocabulary and limits."""
-
-    executable: Executable
-    states: object
-
-
 class Engine:
     """See the module."""
 
@@ -69,7 +58,6 @@ class Engine:
         *,
         states: object | None = None,
         lockstep: Lockstep | None = None,
-        matcher_factory: MatcherFactory | None = None,
         clock: Callable[[], float] = time.monotonic,
         check: bool = False,
     ) -> None:
@@ -78,9 +66,9 @@ class Engine:
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
         self.executable = executable
-        self.config = config
-        self.vocabulary_size = vocabulary_of(executable.program)
-        if lockstep is not None and vocabulary_of(lockstep.executable.program) != self.vocabulary_size:
+        vocabulary = vocabulary_of(executable.program)
+        self.facts = EngineFacts(vocabulary_size=vocabulary, scheduling=config, compares=lockstep is not None)
+        if lockstep is not None and vocabulary_of(lockstep.executable.program) != vocabulary:
             raise ConfigError("two models in lockstep must have the same vocabulary")
         self.states = executable.allocate_states(config.num_blocks) if states is None else states
         self.scheduler = Scheduler(config)
@@ -91,11 +79,10 @@ class Engine:
             self.states,
             limits_of(config),
             config.num_blocks,
-            self.vocabulary_size,
+            vocabulary,
             None if lockstep is None else (lockstep.executable, lockstep.states),
             check,
         )
-        self._matcher_factory = matcher_factory
         self.clock = clock
         self._check = check
         self._stepping = False
@@ -146,7 +133,7 @@ class Engine:
             raise EngineUnavailableError("the engine is draining and takes no new requests")
         if submit.request_id in self._live:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
-        self.validate(submit)
+        self.facts.validate(submit)
         scores = submit.params.prompt_logprobs is not None or submit.compare
         arrival_s = self.clock() if arrival_s is None else arrival_s
         request = Request(
@@ -164,17 +151,26 @@ class Engine:
         if scores:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
-        matcher = None
-        if submit.grammar is not None:
-            if self._matcher_factory is None:
-                raise UnsupportedError("this engine was built without a grammar engine; structured output is refused")
-            matcher = self._matcher_factory(submit.grammar)
+        matcher = None if submit.grammar is None else submit.grammar.matcher()
         self.scheduler.add(request)
         self._live[submit.request_id] = LiveRequest(submit, request, matcher, PromptScoreRows() if scores else None)
 
     def abort(self, request_id: int) -> bool:
         """End a request; False when it is unknown. Its Finished comes out of the next ``step``."""
         return self.scheduler.abort(request_id)
+
+    def in_lockstep(self, other: "Engine") -> "Engine":
+        """A new engine over this one's model and KV memory, with ``other``'s model in lockstep.
+
+        Both must be idle and stay so; their prefix caches are emptied. Raises ConfigError.
+        """
+        for one in (self, other):
+            if one.has_work:
+                raise ConfigError("an engine with unfinished requests cannot be run in lockstep")
+            one.forget_prefixes()
+        config = common_config(self.facts.scheduling, other.facts.scheduling)
+        second = Lockstep(other.executable, other.states)
+        return Engine(self.executable, config, states=self.states, lockstep=second, check=self._check)
 
     def forget_prefixes(self) -> int:
         """Empty the prefix cache; returns how many blocks were forgotten. Blocks in use keep their names."""
@@ -249,52 +245,3 @@ class Engine:
                 self.scheduler.abort(request_id)
         else:
             self.forget_prefixes()
-
-    def validate(self, submit: Submit) -> None:
-        """Refuse what can never run here: ParameterError or ConfigError. Mutates nothing."""
-        if not submit.prompt_token_ids:
-            raise ParameterError("prompt", "the prompt is empty; at least one token is needed")
-        ids = np.asarray(submit.prompt_token_ids)
-        if ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) >= self.vocabulary_size:
-            wrong = next(
-                (
-                    token
-                    for token in submit.prompt_token_ids
-                    if isinstance(token, bool)
-                    or not isinstance(token, (int, np.integer))
-                    or not 0 <= token < self.vocabulary_size
-                ),
-                submit.prompt_token_ids[0],
-            )
-            raise ParameterError(
-                "prompt", f"prompt token id {wrong!r}; accepted are integers from 0 to {self.vocabulary_size - 1}"
-            )
-        total, most = len(submit.prompt_token_ids) + submit.max_tokens, self.config.max_model_len
-        if total > most:
-            raise ParameterError(
-                "prompt" if len(submit.prompt_token_ids) >= most else "max_tokens",
-                f"{len(submit.prompt_token_ids)} tokens of prompt and max_tokens {submit.max_tokens} make {total}; the "
-                f"context holds {most} tokens (max_model_len)",
-                settings=["max_tokens", "max_model_len"],
-            )
-        for name, token_ids in (
-            ("stop_token_ids", submit.stop_token_ids),
-            ("logit_bias", submit.params.logit_bias),
-        ):
-            for token_id in token_ids:
-                if not 0 <= token_id < self.vocabulary_size:
-                    raise ParameterError(
-                        name, f"{name} has token id {token_id}; accepted are 0 to {self.vocabulary_size - 1}"
-                    )
-        for name in ("logprobs", "prompt_logprobs"):
-            count = getattr(submit.params, name) or 0
-            if count > self.vocabulary_size:
-                raise ParameterError(name, f"{name} is {count}; the vocabulary has {self.vocabulary_size} tokens")
-        if submit.compare and self._lockstep is None:
-            raise ConfigError("this engine has no second model to compare with")
-        if not 0 <= submit.seed < 1 << 64:
-            raise ParameterError("seed", f"seed {submit.seed} does not fit into 64 bits")
-        if submit.timeout_s is not None and not 0 <= submit.timeout_s < 1e9:
-            raise ParameterError("timeout", f"timeout_s is {submit.timeout_s}; accepted is 0 to 1e9 seconds")
-        if submit.score_start < 1:
-            raise ConfigError(f"score_start is {submit.score_start}; the first token that can be scored is 1")

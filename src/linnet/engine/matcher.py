@@ -20,8 +20,16 @@ class Matcher(Protocol):
         """The token was chosen."""
 
 
-MatcherFactory = Callable[[str], Matcher]
-"""Makes the matcher of a Submit's ``grammar``; raises ConfigError for one it does not understand."""
+class Grammar(Protocol):
+    """A compiled grammar, shared by every request that asks for it; from any thread."""
+
+    def matcher(self) -> Matcher:
+        """A fresh state, at its beginning. Cheap: the engine's thread calls it."""
+
+
+CompileGrammar = Callable[[str], Grammar]
+"""Makes a grammar of its description; raises ConfigError for one it does not understand. May take long: never called
+on the engine's thread."""
 
 
 def mask_words(vocabulary: int) -> int:

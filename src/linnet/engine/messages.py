@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from linnet.engine.matcher import Grammar
 from linnet.engine.sampling_params import SamplingParams
 from linnet.errors import LinnetError
 from linnet.scheduler import FinishReason
@@ -34,7 +35,7 @@ class Submit:
     seed:           resolved: 64 bits.
     timeout_s:      from arrival; in the queue and while decoding.
     cache_salt:     prefix blocks are shared only under equal salts.
-    grammar:        a description for the engine's matcher factory; None: every token is allowed.
+    grammar:        compiled by the sender; None: every token is allowed.
     compare:        score the prompt with the engine's second model too (lockstep).
     score_start:    the first prompt position whose token is scored, where scores are asked for.
     """
@@ -48,7 +49,7 @@ class Submit:
     timeout_s: float | None = None
     priority: int = 0
     cache_salt: bytes = b""
-    grammar: str | None = None
+    grammar: Grammar | None = None
     compare: bool = False
     score_start: int = 1
 

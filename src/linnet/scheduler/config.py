@@ -67,6 +67,10 @@ class SchedulerConfig:
         """The most tokens of one request in one step."""
         return self.token_budget if self.max_chunk_tokens is None else min(self.max_chunk_tokens, self.token_budget)
 
+    def excess_tokens(self, prompt_tokens: int, new_tokens: int) -> int:
+        """By how many tokens a request is longer than `max_model_len`; not above 0 where it fits. The length rule."""
+        return prompt_tokens + new_tokens - self.max_model_len
+
     @property
     def output_rows(self) -> int:
         """The most rows with logits in one step: what the engine must be able to hold."""

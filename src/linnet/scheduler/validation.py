@@ -31,8 +31,8 @@ def validate(request: Request, config: SchedulerConfig) -> None:
         if time_s is not None and not isfinite(time_s):
             raise ConfigError(f"{name}: {field_name} is {time_s}; accepted is a finite number of seconds")
     asked = f"{request.prompt_tokens} prompt tokens + max_new_tokens {request.max_new_tokens}"
-    total = request.prompt_tokens + request.max_new_tokens
-    if total > config.max_model_len:
+    if config.excess_tokens(request.prompt_tokens, request.max_new_tokens) > 0:
+        total = request.prompt_tokens + request.max_new_tokens
         raise ConfigError(f"{name}: {asked} = {total}; accepted is at most {config.max_model_len} (max_model_len)")
     slots = config.num_blocks * config.block_size
     if request.most_slots > slots:

@@ -2,7 +2,6 @@
 """Wiring: one model, its engine's door and the routes, as one ASGI application behind the gate."""
 
 import hashlib
-import secrets
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,6 @@ from starlette.responses import Response
 
 import linnet
 from linnet.api import CHAT_MAX_TOKENS, LLM
-from linnet.engine import EngineThread
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, error_answer
@@ -46,11 +44,11 @@ class Server:
 
 def build_server(llm: LLM, config: ServeConfig) -> Server:
     """Wire a server around an open model. The engine does not run before ``bridge.start``."""
-    scheduling = llm.engine.config
-    most = scheduling.max_sequences + scheduling.max_waiting_requests
-    bridge = Bridge(lambda deliver: EngineThread(llm.engine, deliver), lambda: metrics)
-    metrics = Metrics(config.names[0], lambda: bridge.door.counters, scheduling, config.metrics_prefix)
-    queue = QueueLimits(samples=most, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes)
+    bridge = Bridge(llm.engine_thread, lambda: metrics)
+    metrics = Metrics(config.names[0], lambda: bridge.door.counters, llm.facts.scheduling, config.metrics_prefix)
+    queue = QueueLimits(
+        samples=llm.facts.max_requests, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes
+    )
     admission = Admission(queue, on_reject=metrics.rejected)
     facts = model_facts(llm, config)
     lifecycle = Lifecycle(bridge, admission, config)
@@ -67,14 +65,10 @@ def model_facts(llm: LLM, config: ServeConfig) -> ModelFacts:
     """What serving needs to know of an open model."""
     return ModelFacts(
         names=config.names,
-        tokenizer=llm.tokenizer,
-        vocabulary_size=llm.vocabulary_size,
-        max_model_len=llm.max_model_len,
+        requests=llm.requests,
         fingerprint=f"linnet-{hashlib.sha256(llm.numerics_id.encode()).hexdigest()[:16]}",
         created_s=int(time.time()),
         most_characters=most_characters(llm.tokenizer, llm.max_model_len),
-        validate=llm.engine.validate,
-        draw_seed=lambda: secrets.randbits(64),
         defaults=llm.sampling_defaults,
         default_max_tokens=config.default_max_tokens or llm.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
     )

@@ -7,7 +7,6 @@ each sample's text is decoded, stop strings are looked for, and the request that
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import deque
@@ -15,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from linnet.api import Piece, SampleStream
+from linnet.api import Piece, Sample
 from linnet.engine import (
     Abort,
+    Deliver,
     EngineEvent,
     EngineMessage,
     EngineUnavailableError,
     ErrorInfo,
-    Submit,
     Tokens,
     error_info,
 )
@@ -34,8 +33,6 @@ from linnet.serve.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
-
-Deliver = Callable[[tuple[EngineEvent, ...]], None]
 
 
 class EngineDoor(Protocol):
@@ -55,16 +52,12 @@ class EngineDoor(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Sample:
-    """One engine request: its message, its text so far, and where its pieces go."""
+class _InFlight:
+    """A sample that the engine has not finished, and when its last tokens came."""
 
-    submit: Submit
-    stream: SampleStream
-    index: int  # of the choice in the answer
-    prompt_index: int
-    job: "Job | None" = None
+    sample: Sample
+    job: "Job"
     last_token_s: float | None = None
-    done: bool = False
 
 
 class Job:
@@ -76,7 +69,7 @@ class Job:
         self.left = False  # the client is gone
         self._bridge = bridge
         self._ticket = ticket
-        self._pieces: deque[tuple[Sample, Piece]] = deque()
+        self._pieces: deque[Piece] = deque()
         self._news = asyncio.Event()
 
     @property
@@ -96,8 +89,8 @@ class Job:
             return False
         return True
 
-    def take(self) -> list[tuple[Sample, Piece]]:
-        """Pieces that nobody has taken yet, in order."""
+    def take(self) -> list[Piece]:
+        """Pieces that nobody has taken yet, in order; ``samples[piece.index]`` is whose they are."""
         pieces = list(self._pieces)
         self._pieces.clear()
         return pieces
@@ -135,7 +128,7 @@ class Job:
 
     def put(self, sample: Sample, piece: Piece) -> None:
         """For the bridge: news of a sample."""
-        self._pieces.append((sample, piece))
+        self._pieces.append(piece)
         if sample.done:
             self._ticket.sample_done()
         self._news.set()
@@ -153,8 +146,7 @@ class Bridge:
         self.door = connect(self._deliver)
         self._metrics = metrics
         self._clock = clock
-        self._ids = itertools.count(1)
-        self._samples: dict[int, Sample] = {}
+        self._open: dict[int, _InFlight] = {}
         self._busy_since_s = 0.0
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -167,18 +159,14 @@ class Bridge:
         """End the engine. Blocks, so not on the loop; raises TimeoutError if it hangs."""
         self.door.stop(STOP_S)
 
-    def next_id(self) -> int:
-        """A request id nobody has."""
-        return next(self._ids)
-
     @property
     def in_flight(self) -> int:
         """Samples the engine has not finished."""
-        return len(self._samples)
+        return len(self._open)
 
     def stalled_s(self) -> float:
         """How long there has been work and no step."""
-        if not self._samples:
+        if not self._open:
             return 0.0
         return max(0.0, self._clock() - max(self.door.last_step_s, self._busy_since_s))
 
@@ -186,16 +174,15 @@ class Bridge:
         """Send every sample of a request, or none. Raises EngineUnavailableError."""
         job = Job(self, samples, ticket, arrival_s)
         for sample in samples:
-            sample.job = job
-            if not self._samples:
+            if not self._open:
                 self._busy_since_s = self._clock()
-            self._samples[sample.submit.request_id] = sample
+            self._open[sample.submit.request_id] = _InFlight(sample, job)
             try:
                 self.door.send(sample.submit)
             except EngineUnavailableError:
-                del self._samples[sample.submit.request_id]
+                del self._open[sample.submit.request_id]
                 for other in samples:
-                    if other.submit.request_id in self._samples:
+                    if other.submit.request_id in self._open:
                         self.abort(other)
                     else:
                         other.done = True
@@ -206,8 +193,8 @@ class Bridge:
     def give_up(self) -> None:
         """End every sample as if the engine had gone: it computes a step that does not end."""
         reason = error_info(EngineUnavailableError("the engine does not answer"))
-        for sample in tuple(self._samples.values()):
-            self._fail(sample, reason)
+        for one in tuple(self._open.values()):
+            self._fail(one, reason)
 
     def abort(self, sample: Sample) -> None:
         """Ask the engine to end a sample."""
@@ -228,57 +215,56 @@ class Bridge:
     def _dispatch(self, events: tuple[EngineEvent, ...]) -> None:
         now_s = self._clock()
         for event in events:
-            sample = self._samples.get(event.request_id)
-            if sample is None:
+            one = self._open.get(event.request_id)
+            if one is None:
                 continue
             try:
-                self._handle(sample, event, now_s)
+                self._handle(one, event, now_s)
             except Exception as error:  # a defect of ours in one sample must not reach the others
                 log_defect("a sample", error)
-                self._fail(sample, error_info(error))
+                self._fail(one, error_info(error))
 
-    def _handle(self, sample: Sample, event: EngineEvent, now_s: float) -> None:
-        job = sample.job
-        assert job is not None
+    def _handle(self, one: _InFlight, event: EngineEvent, now_s: float) -> None:
+        sample = one.sample
         if isinstance(event, Tokens):
-            self._measure(sample, job, len(event.token_ids), now_s)
+            self._measure(one, len(event.token_ids), now_s)
             if sample.stream.stopped:
                 return
-            piece = sample.stream.feed(event)
+            piece = sample.take(event)
             if sample.stream.stopped:
                 self.abort(sample)
         else:
-            piece = sample.stream.finish(event)
-            if sample.last_token_s is None and event.reason == "length":  # a prompt that was only scored
+            piece = sample.take(event)
+            if one.last_token_s is None and event.reason == "length":  # a prompt that was only scored
                 self._metrics().prompt_tokens.inc(len(sample.submit.prompt_token_ids))
             if event.queued_s is not None:
                 self._metrics().queued_s.observe(event.queued_s)
-            self._end(sample, job, now_s)
-        job.put(sample, piece)
+            self._end(one, now_s)
+        one.job.put(sample, piece)
 
-    def _fail(self, sample: Sample, info: ErrorInfo) -> None:
+    def _fail(self, one: _InFlight, info: ErrorInfo) -> None:
+        sample = one.sample
         self.abort(sample)
         sample.stream.finish_reason, sample.stream.error = "error", info
-        job = sample.job
-        assert job is not None
-        self._end(sample, job, self._clock())
-        job.put(sample, Piece("", finish_reason="error", index=sample.index))
+        sample.done = True
+        self._end(one, self._clock())
+        one.job.put(sample, Piece("", finish_reason="error", index=sample.index))
 
-    def _measure(self, sample: Sample, job: Job, tokens: int, now_s: float) -> None:
+    def _measure(self, one: _InFlight, tokens: int, now_s: float) -> None:
         metrics = self._metrics()
         metrics.count_generated(tokens)
-        if sample.last_token_s is None:
-            metrics.first_token_s.observe(now_s - job.arrival_s)
-            metrics.prompt_tokens.inc(len(sample.submit.prompt_token_ids))
+        if one.last_token_s is None:
+            metrics.first_token_s.observe(now_s - one.job.arrival_s)
+            metrics.prompt_tokens.inc(len(one.sample.submit.prompt_token_ids))
         else:
-            metrics.next_token_s.observe(now_s - sample.last_token_s)
-        sample.last_token_s = now_s
+            metrics.next_token_s.observe(now_s - one.last_token_s)
+        one.last_token_s = now_s
 
-    def _end(self, sample: Sample, job: Job, now_s: float) -> None:
-        del self._samples[sample.submit.request_id]
-        sample.done = True
+    def _end(self, one: _InFlight, now_s: float) -> None:
+        sample = one.sample
+        del self._open[sample.submit.request_id]
         metrics = self._metrics()
         metrics.finished(sample.stream.finish_reason or "error")
-        metrics.request_s.observe(now_s - job.arrival_s)
+        metrics.request_s.observe(now_s - one.job.arrival_s)
         metrics.request_prompt_tokens.observe(len(sample.submit.prompt_token_ids))
         metrics.request_generation_tokens.observe(len(sample.stream.token_ids))

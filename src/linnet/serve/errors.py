@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from linnet.engine import ErrorInfo, error_info
+from linnet.engine import ErrorInfo, LengthError, error_info
 from linnet.errors import LinnetError
 
 RETRIED = frozenset({429, 503})
@@ -59,6 +59,15 @@ def unauthorised() -> ApiError:
 def forbidden(message: str) -> ApiError:
     """403: a Host or Origin that is not on the list."""
     return ApiError(403, "permission_error", message, code="forbidden")
+
+
+def too_long(error: LengthError, names: Mapping[str, str]) -> ApiError:
+    """400: prompt and answer do not fit. ``names`` renames parameters to those the client used."""
+    message = (
+        f"{error.prompt_tokens} prompt tokens and {error.new_tokens} new ones are more than the context of "
+        f"{error.most} tokens holds"
+    )
+    return invalid(message, names.get(error.param, error.param), "context_length_exceeded")
 
 
 def not_found() -> ApiError:

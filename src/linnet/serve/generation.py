@@ -18,12 +18,13 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from linnet.api import Sample
 from linnet.engine import EngineUnavailableError
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission, Ticket
 from linnet.serve.answers import JsonAnswer, encode_answer
 from linnet.serve.body import Receive, check_content_type, read_body
-from linnet.serve.bridge import Bridge, Job, Sample
+from linnet.serve.bridge import Bridge, Job
 from linnet.serve.config import ServeConfig
 from linnet.serve.errors import ApiError, from_exception, from_info, gone, invalid, timed_out, unavailable
 from linnet.serve.metrics import Metrics
@@ -147,7 +148,7 @@ class Generation:
         ticket.check(count, prepared.prompt_tokens, ("n" if prepared.params.n > 1 else place, place))
         samples = await self._run(
             request,
-            lambda: self.preparer.samples(prepared, salt, self._left_s(arrival_s, asked_s), self._bridge.next_id),
+            lambda: self.preparer.samples(prepared, salt, self._left_s(arrival_s, asked_s)),
             self._left_s(arrival_s, asked_s),
         )
         ticket.take(count, prepared.prompt_tokens)

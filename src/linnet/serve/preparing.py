@@ -4,17 +4,23 @@
 A text that is certainly longer than the context is refused before it is tokenised.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from linnet.api import ParameterError, SampleStream, SamplingDefaults, SamplingParams, new_tokens, stop_ids
-from linnet.engine import Submit, derive_seed
+from linnet.api import (
+    LengthError,
+    ParameterError,
+    PreparedPrompt,
+    RequestBuilder,
+    Sample,
+    SamplingDefaults,
+    SamplingParams,
+    Terms,
+)
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
-from linnet.serve.bridge import Sample
 from linnet.serve.config import RequestLimits
-from linnet.serve.errors import broken_template, invalid, model_not_found
+from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
 from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
 from linnet.serve.protocol.chat import Message, plain_messages
 from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
@@ -26,39 +32,42 @@ LEAST_CHARACTERS = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the server knows of the model. ``validate`` is the engine's own check of a Submit and mutates nothing.
+    """What the server knows of the model; ``requests`` makes its engine's messages.
 
     ``defaults`` hold where a request says nothing; ``default_max_tokens`` ends a chat answer that names no number.
     """
 
     names: tuple[str, ...]
-    tokenizer: Tokenizer
-    vocabulary_size: int
-    max_model_len: int
+    requests: RequestBuilder
     fingerprint: str
     created_s: int
     most_characters: int
-    validate: Callable[[Submit], None]
-    draw_seed: Callable[[], int]
     defaults: SamplingDefaults
     default_max_tokens: int
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.requests.tokenizer
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """``text`` is what an echo shows."""
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are smaller."""
+        return self.requests.facts.vocabulary_size
 
-    text: str
-    token_ids: tuple[int, ...]
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus new tokens."""
+        return self.requests.facts.max_model_len
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that may be sent to the engine."""
+    """A request that may be sent to the engine. The prompts' texts are what an echo shows."""
 
     request: CompletionRequest | ChatRequest
     params: SamplingParams
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PreparedPrompt, ...]
 
     @property
     def prompt_tokens(self) -> int:
@@ -99,7 +108,7 @@ class Preparer:
             request.continue_final_message,
             request.chat_template_kwargs,
         )
-        prompt = Prompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
+        prompt = PreparedPrompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
         return self._checked(Prepared(request, params, (prompt,)))
 
     def check_model(self, name: str | None) -> None:
@@ -148,49 +157,21 @@ class Preparer:
         except ConfigError as error:
             raise invalid(str(error), param) from None
 
-    def samples(
-        self, prepared: Prepared, salt: bytes, timeout_s: float | None, next_id: Callable[[], int]
-    ) -> list[Sample]:
-        """One engine request per prompt and sample, checked but not sent. Raises ApiError 400.
-
-        Sample i of a prompt draws from ``derive_seed(seed, i)``; only the first one scores an echoed prompt.
-        """
-        facts, params = self.facts, prepared.params
+    def samples(self, prepared: Prepared, salt: bytes, timeout_s: float | None) -> list[Sample]:
+        """One engine request per prompt and sample, checked but not sent. Raises ApiError 400."""
         request = prepared.request
-        names = parameter_names(request)
-        stop_token_ids = stop_ids(params, facts.tokenizer, facts.vocabulary_size)
-        salt = narrower_salt(salt, request.cache_salt)
-        unscored = (
-            params if params.prompt_logprobs is None or not params.max_tokens else replace(params, prompt_logprobs=None)
+        terms = Terms(
+            default_max_tokens=self.facts.default_max_tokens,
+            timeout_s=timeout_s,
+            priority=request.priority or 0,
+            cache_salt=narrower_salt(salt, request.cache_salt),
         )
-        samples = []
-        for prompt_index, prompt in enumerate(prepared.prompts):
-            seed = facts.draw_seed() if params.seed is None else params.seed
-            room = facts.max_model_len - len(prompt.token_ids)
-            for index in range(params.n):
-                own = params if index == 0 else unscored
-                submit = Submit(
-                    request_id=next_id(),
-                    prompt_token_ids=prompt.token_ids,
-                    params=own,
-                    max_tokens=new_tokens(params, room, facts.default_max_tokens),
-                    stop_token_ids=stop_token_ids,
-                    seed=derive_seed(seed, index),
-                    timeout_s=timeout_s,
-                    priority=request.priority or 0,
-                    cache_salt=salt,
-                )
-                if index == 0:
-                    try:
-                        facts.validate(submit)
-                    except ParameterError as error:
-                        raise parameter_error(error, names) from None
-                    except ConfigError as error:
-                        raise invalid(str(error)) from None
-                choice = prompt_index * params.n + index
-                stream = SampleStream(facts.tokenizer, own, stop_token_ids, choice, prompt.token_ids)
-                samples.append(Sample(submit, stream, choice, prompt_index))
-        return samples
+        try:
+            return self.facts.requests.samples(prepared.prompts, prepared.params, terms)
+        except ParameterError as error:
+            raise parameter_error(error, parameter_names(request)) from None
+        except ConfigError as error:
+            raise invalid(str(error)) from None
 
     def _prompts(self, value: Any) -> list[tuple[Any, str]]:
         """The prompts in ``prompt`` with their places: a text, token ids, or a list of either."""
@@ -202,31 +183,23 @@ class Preparer:
             raise invalid(f"prompt has more than {self.limits.prompts} entries, the most this server accepts", "prompt")
         return [(entry, f"prompt[{index}]") for index, entry in enumerate(value)]
 
-    def _prompt(self, value: Any, place: str, add_special: bool) -> Prompt:
+    def _prompt(self, value: Any, place: str, add_special: bool) -> PreparedPrompt:
         if isinstance(value, str):
-            return Prompt(value, self.encode(value, place, add_special=add_special))
+            return PreparedPrompt(value, self.encode(value, place, add_special=add_special))
         most = self.facts.vocabulary_size
         if not isinstance(value, list) or not all(type(token) is int and 0 <= token < most for token in value):
             raise invalid(f"{place} must be a text or a list of token ids from 0 to {most - 1}", place)
-        return Prompt(self.facts.tokenizer.decode(value, skip_special_tokens=False), tuple(value))
+        return PreparedPrompt(self.facts.tokenizer.decode(value, skip_special_tokens=False), tuple(value))
 
     def _checked(self, prepared: Prepared) -> Prepared:
         """Every prompt has tokens, and room for an answer."""
-        request, most = prepared.request, self.facts.max_model_len
-        chat = isinstance(request, ChatRequest)
-        wanted = prepared.params.max_tokens
-        names = parameter_names(request)
+        chat = isinstance(prepared.request, ChatRequest)
         for index, prompt in enumerate(prepared.prompts):
             place = "messages" if chat else "prompt" if len(prepared.prompts) == 1 else f"prompt[{index}]"
-            count = len(prompt.token_ids)
-            if not count:
+            if not prompt.token_ids:
                 raise invalid(f"{place} has no tokens; at least one is needed", place)
-            least = 1 if wanted is None else wanted
-            if count + least > most:
-                param = place if count + 1 > most else names.get("max_tokens", "max_tokens")
-                raise invalid(
-                    f"{count} prompt tokens and {least} new ones are more than the context of {most} tokens holds",
-                    param,
-                    "context_length_exceeded",
-                )
+            try:
+                self.facts.requests.check_length(len(prompt.token_ids), prepared.params)
+            except LengthError as error:
+                raise too_long(error, parameter_names(prepared.request) | {"prompt": place}) from None
         return prepared

@@ -106,7 +106,7 @@ def run(
 ) -> int:
     """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted.
 
-    If ``llm.engine.stepping`` afterwards, a step did not end: the model's memory is in use and must not be released.
+    If ``llm.stepping`` afterwards, a step did not end: the model's memory is in use and must not be released.
     """
     return asyncio.run(_run(llm, listener, config, say, ready))
 

@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from linnet.api import Piece, TokenLogprob
-from linnet.serve.bridge import Sample
+from linnet.api import Piece, Sample, TokenLogprob
 from linnet.serve.logprobs import LegacyLogprobs, TokenTexts, chat_content, entries_of, prompt_entries
 from linnet.serve.preparing import ModelFacts, Prepared
 from linnet.serve.protocol import ChatRequest, CompletionRequest
@@ -110,7 +109,7 @@ class CompletionShape(_Envelope):
                 self._scores[sample.prompt_index] = sample.stream.prompt_scores
 
     def _echoed(self, sample: Sample) -> str:
-        return self._prepared.prompts[sample.prompt_index].text if self._echo else ""
+        return (self._prepared.prompts[sample.prompt_index].text or "") if self._echo else ""
 
     def _block(self, sample: Sample, logprobs: Sequence[TokenLogprob], first: bool) -> dict[str, Any] | None:
         prompt = self._prepared.prompts[sample.prompt_index]
@@ -126,7 +125,7 @@ class CompletionShape(_Envelope):
             blocks.follow(prompt.token_ids, 0)
             return blocks.block(entries_of(logprobs))
         shown = blocks.block(prompt_entries(prompt.token_ids, self._scores.get(sample.prompt_index)))
-        blocks.follow(prompt.token_ids, len(prompt.text))
+        blocks.follow(prompt.token_ids, len(prompt.text or ""))
         generated = blocks.block(entries_of(logprobs))
         return {name: shown[name] + generated[name] for name in shown}
 

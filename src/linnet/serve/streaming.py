@@ -9,9 +9,9 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from linnet.api import Piece
+from linnet.api import Piece, Sample
 from linnet.serve.answers import encode
-from linnet.serve.bridge import Job, Sample
+from linnet.serve.bridge import Job
 from linnet.serve.defects import log_defect
 from linnet.serve.errors import ApiError, internal
 from linnet.serve.shapes import Shape
@@ -73,7 +73,8 @@ class Stream:
                 return
             bad = job.failed
             pieces = [] if self._shape.held else job.take()
-            parts = [self._parts(sample, piece) for sample, piece in pieces if sample is not bad or piece.text]
+            told = ((job.samples[piece.index], piece) for piece in pieces)
+            parts = [self._parts(sample, piece) for sample, piece in told if sample is not bad or piece.text]
             if bad is not None:
                 job.abort()
                 yield b"".join([*parts, error_frame(failure(bad))])

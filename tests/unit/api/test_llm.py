@@ -105,11 +105,11 @@ def test_without_max_tokens_the_context_is_filled(llm: LLM) -> None:
 def test_a_closed_stream_gives_its_blocks_back(llm: LLM) -> None:
     stream = llm.stream("the", SamplingParams(max_tokens=100, ignore_eos=True))
     next(stream)
-    assert llm.engine.has_work
+    assert llm._engine.has_work
     stream.close()  # type: ignore[attr-defined]
     llm.generate("a", GREEDY)
-    assert llm.engine.counters().used_blocks == 0
-    assert not llm.engine.has_work
+    assert llm.counters().used_blocks == 0
+    assert not llm._engine.has_work
 
 
 def test_a_stream_and_a_call_share_the_engine(llm: LLM) -> None:
@@ -131,7 +131,7 @@ def test_a_stream_loses_nothing_while_rows_are_scored(llm: LLM) -> None:
     assert all((one == scores[0]).all() for one in scores)
     for _ in range(20):  # until the stream has ended behind the reader's back
         llm.score(rows[:1])
-    assert not llm.engine.has_work
+    assert not llm._engine.has_work
     parts += stream
     assert "".join(part.text for part in parts) == "".join(part.text for part in alone)
     assert parts[-1].finish_reason == alone[-1].finish_reason
@@ -144,7 +144,7 @@ def test_progress_may_cancel(llm: LLM) -> None:
     with pytest.raises(KeyError, match="enough"):
         llm.generate(["a", "b", "c d e"], [GREEDY, GREEDY, SamplingParams(max_tokens=90)], progress=cancel)
     llm.generate("a", GREEDY)
-    assert llm.engine.counters().used_blocks == 0
+    assert llm.counters().used_blocks == 0
 
 
 def test_chat_goes_through_the_template_with_one_conversation_or_many(llm: LLM) -> None:
@@ -211,7 +211,7 @@ def test_comparing_a_model_with_itself_and_with_another(llm: LLM, tmp_path: Path
 
 
 def test_the_prefix_cache_counts(llm: LLM) -> None:
-    llm.engine.forget_prefixes()
+    llm.forget_prefixes()
     prompt = [7] * 40
     assert llm.generate(prompt, GREEDY)[0].cached_tokens == 0
     assert llm.generate(prompt, GREEDY)[0].cached_tokens == 32
@@ -287,7 +287,7 @@ REFUSED = [
 def test_refusals_come_before_any_work(llm: LLM, arguments: dict, sentence: str) -> None:
     with pytest.raises(ParameterError, match=sentence):
         llm.generate(**arguments)
-    assert not llm.engine.has_work
+    assert not llm._engine.has_work
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_refusals_come_before_any_work(llm: LLM, arguments: dict, sentence: str)
 def test_rows_that_cannot_be_scored(llm: LLM, rows: list[list[int]], starts: list[int] | None) -> None:
     with pytest.raises(ConfigError):
         llm.score(rows, starts=starts)
-    assert not llm.engine.has_work
+    assert not llm._engine.has_work
 
 
 def test_opening_refuses_in_one_sentence(model: Path, tmp_path: Path) -> None:

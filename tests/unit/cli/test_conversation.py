@@ -32,9 +32,9 @@ def test_a_turn_computes_only_what_is_new(llm: LLM) -> None:
     talk = conversation(llm, said, [])
     first = "the cat and the hat in the rain and the cat and the hat in the rain"
     talk.ask(first)
-    before = llm.engine.counters()
+    before = llm.counters()
     talk.ask("the rain")
-    after = llm.engine.counters()
+    after = llm.counters()
     assert after.prefix_hit_tokens - before.prefix_hit_tokens >= len(llm.tokenizer.encode(first))
     assert [turn["role"] for turn in talk.turns] == ["user", "assistant"] * 2
     assert "".join(said) == "".join(f"{turn['content']}\n" for turn in talk.turns[1::2])

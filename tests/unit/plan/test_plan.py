@@ -175,10 +175,10 @@ from linnet.backends.select import choose_backend
 from linnet.engine import limits_of
 from linnet.plan import predict
 with LLM(sys.argv[1], num_blocks=None, max_model_len=2048, max_sequences=16, kv_bytes=1 << 30, backend="cpu") as llm:
-    ledger = predict(llm.source, limits_of(llm.engine.config), "fast", choose_backend("cpu"))
+    ledger = predict(llm.source, limits_of(llm.facts.scheduling), "fast", choose_backend("cpu"))
     assert llm.kv_bytes == ledger.kv_bytes > 256 << 20, (llm.kv_bytes, ledger.kv_bytes)
     llm.generate([[index, index + 1] * 40 for index in range(16)], SamplingParams(max_tokens=2, ignore_eos=True))
-    llm.engine.states.memory[::4096] = 0  # every sequence at its longest context
+    llm._engine.states.memory[::4096] = 0  # every sequence at its longest context
     peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage's survives exec
     print(int(peak.split()[1]) * 1024, ledger.resident_bytes)
 """

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of an engine outside it: its limits, its vocabulary, and which requests it would take."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.engine.messages import Submit
+from linnet.engine.sampling_params import ParameterError
+from linnet.errors import ConfigError
+from linnet.scheduler import SchedulerConfig
+
+
+class LengthError(ParameterError):
+    """A prompt and its new tokens are more than the context holds. ``param``: the prompt if it alone is too much."""
+
+    def __init__(self, prompt_tokens: int, new_tokens: int, most: int) -> None:
+        self.prompt_tokens, self.new_tokens, self.most = prompt_tokens, new_tokens, most
+        alone = prompt_tokens >= most
+        total = prompt_tokens + new_tokens
+        super().__init__(
+            "prompt" if alone else "max_tokens",
+            f"the prompt has {prompt_tokens} tokens; the context holds {most} (max_model_len), new ones included"
+            if alone
+            else f"{prompt_tokens} tokens of prompt and max_tokens {new_tokens} make {total}; the context holds {most} "
+            "tokens (max_model_len)",
+            settings=["max_tokens", "max_model_len"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """Frozen plain values, so that they can be sent to another process.
+
+    scheduling: the limits that its scheduler keeps.
+    compares:   whether a second model runs in lockstep.
+    """
+
+    vocabulary_size: int
+    scheduling: SchedulerConfig
+    compares: bool = False
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus new tokens."""
+        return self.scheduling.max_model_len
+
+    @property
+    def max_requests(self) -> int:
+        """Unfinished requests that are accepted, running and waiting together."""
+        return self.scheduling.max_sequences + self.scheduling.max_waiting_requests
+
+    @property
+    def kv_tokens(self) -> int:
+        """Token slots of the KV cache."""
+        return self.scheduling.num_blocks * self.scheduling.block_size
+
+    def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
+        """The one question whether a request fits into the context. Raises LengthError."""
+        if self.scheduling.excess_tokens(prompt_tokens, new_tokens) > 0:
+            raise LengthError(prompt_tokens, new_tokens, self.max_model_len)
+
+    def validate(self, submit: Submit) -> None:
+        """Refuse what can never run there: ParameterError or ConfigError. Pure."""
+        prompt = submit.prompt_token_ids
+        if not prompt:
+            raise ParameterError("prompt", "the prompt is empty; at least one token is needed")
+        self._check_prompt_ids(prompt)
+        self.check_length(len(prompt), submit.max_tokens)
+        for name, token_ids in (
+            ("stop_token_ids", submit.stop_token_ids),
+            ("logit_bias", submit.params.logit_bias),
+        ):
+            for token_id in token_ids:
+                if not 0 <= token_id < self.vocabulary_size:
+                    raise ParameterError(
+                        name, f"{name} has token id {token_id}; accepted are 0 to {self.vocabulary_size - 1}"
+                    )
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(submit.params, name) or 0
+            if count > self.vocabulary_size:
+                raise ParameterError(name, f"{name} is {count}; the vocabulary has {self.vocabulary_size} tokens")
+        if submit.compare and not self.compares:
+            raise ConfigError("this engine has no second model to compare with")
+        if not 0 <= submit.seed < 1 << 64:
+            raise ParameterError("seed", f"seed {submit.seed} does not fit into 64 bits")
+        if submit.timeout_s is not None and not 0 <= submit.timeout_s < 1e9:
+            raise ParameterError("timeout", f"timeout_s is {submit.timeout_s}; accepted is 0 to 1e9 seconds")
+        if submit.score_start < 1:
+            raise ConfigError(f"score_start is {submit.score_start}; the first token that can be scored is 1")
+
+    def _check_prompt_ids(self, prompt: tuple[int, ...]) -> None:
+        ids = np.asarray(prompt)
+        if ids.dtype.kind in "iu" and int(ids.min()) >= 0 and int(ids.max()) < self.vocabulary_size:
+            return
+        wrong = next(
+            (
+                token
+                for token in prompt
+                if isinstance(token, bool)
+                or not isinstance(token, (int, np.integer))
+                or not 0 <= token < self.vocabulary_size
+            ),
+            prompt[0],
+        )
+        raise ParameterError(
+            "prompt", f"prompt token id {wrong!r}; accepted are integers from 0 to {self.vocabulary_size - 1}"
+        )

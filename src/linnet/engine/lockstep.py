@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two models that compute the same steps, for comparisons: the second one, and the settings both can keep."""
+
+from dataclasses import dataclass, replace
+
+from linnet.backends.interface import Executable
+from linnet.errors import ConfigError
+from linnet.scheduler import SchedulerConfig
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """A second model that computes every step of the first, on its own states; same vocabulary and limits."""
+
+    executable: Executable
+    states: object
+
+
+def common_config(one: SchedulerConfig, other: SchedulerConfig) -> SchedulerConfig:
+    """Settings that both executables were prepared for. Scores need no prefix cache."""
+    if one.block_size != other.block_size:
+        raise ConfigError(f"block sizes {one.block_size} and {other.block_size} differ; open both models alike")
+    sequences = min(one.max_sequences, other.max_sequences)
+    return replace(
+        one,
+        num_blocks=min(one.num_blocks, other.num_blocks),
+        max_model_len=min(one.max_model_len, other.max_model_len),
+        token_budget=min(one.token_budget, other.token_budget),
+        max_sequences=sequences,
+        max_output_rows=max(min(one.output_rows, other.output_rows), sequences),
+        max_chunk_tokens=None,
+        prefix_cache=False,
+        preempt_every=None,
+    )
