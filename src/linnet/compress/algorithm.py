@@ -47,10 +47,13 @@ class Fit(Protocol):
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
-        """Compress fp32 ``weight`` [rows, columns], which is the block's own: not to be written to.
+        """Compress fp32 ``weight`` [rows, columns], which is the block's own: finite, not to be written to.
 
-        ``where`` names the module in errors; ``tick(fraction)`` tells progress and may raise Interrupted.
+        ``where`` names the module in errors; ``tick(fraction)`` tells progress and may raise Interrupted. ``kept``, of
+        a pruned weight: bool [rows, columns]; where it is not set the weight is zero and its code is to mean zero. A
+        fit that rounds every weight on its own need not look at it: zero stays zero under every scheme.
         """
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
@@ -58,25 +61,6 @@ class Fit(Protocol):
 
     def work(self, shape: tuple[int, int]) -> float:
         """Predicted seconds of a fit, see units.py."""
-
-
-@runtime_checkable
-class MaskedFit(Protocol):
-    """What a Fit also says that moves errors between weights: some were pruned, and are to stay zero.
-
-    Others need not: a weight of zero that is rounded on its own stays zero under every scheme.
-    """
-
-    def fit_masked(
-        self,
-        where: str,
-        weight: torch.Tensor,
-        kept: torch.Tensor,
-        scheme: LinearScheme,
-        statistics: Mapping[str, Statistic],
-        tick: Callable[[float], None],
-    ) -> Fitted:
-        """As Fit.fit; where bool ``kept`` [rows, columns] is not set, the weight is zero and its codes mean zero."""
 
 
 @runtime_checkable
@@ -89,7 +73,7 @@ class BlockFit(Protocol):
     def __init__(self, options: Any) -> None: ...
 
     def fit_block(self, site: "Site") -> "Stage":
-        """Pack every linear of ``site``; returns what of the block the rows have still to run through."""
+        """Prune and pack every linear of ``site``; returns what of the block the rows have still to run through."""
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """As Fit's, of the largest linear."""

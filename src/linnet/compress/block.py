@@ -72,7 +72,7 @@ class Block:
         if kept is not None and weight.dequantize()[~kept.numpy()].any():
             raise UnsupportedError(
                 f"{module}: its codes give weights that were pruned other values than zero; after sparsify, quantise "
-                "by rtn, gptq or awq"
+                "to a scheme that has a zero"
             )
         self.packed[module] = weight
         self._changed.pop(f"{module}.weight", None)

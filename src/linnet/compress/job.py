@@ -83,6 +83,10 @@ class Job:
         """Where a smoothing step can scale the columns of what compressed linears of a segment read."""
         return self.all_folds.get(segment, ())
 
+    def read_tensors(self) -> frozenset[str]:
+        """The tensors that ops read; all others are copied as they are."""
+        return frozenset(weight.ref.checkpoint_name for weight in self.source.program.weights)
+
     def is_written(self, name: str) -> bool:
         """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
 

@@ -88,9 +88,9 @@ def compress(
     """
     shown, target = Path(target), _free_place(target, source, recipe, overwrite)
     job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
-    _tell(observer, "hashing the model")
+    _tell(observer, "hashing the model, looking for NaN")
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
-        parts = fingerprint(job, checkpoint.digest())
+        parts = fingerprint(job, checkpoint.digest(finite=job.read_tensors()))
     identity = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     finished = None if restart else _already_published(target, identity)
     if finished is not None:

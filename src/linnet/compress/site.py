@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from linnet.compress.algorithm import Fit, Fitted, MaskedFit, ratio
+from linnet.compress.algorithm import Fit, Fitted, ratio
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.job import Job
@@ -15,7 +15,7 @@ from linnet.compress.running import RowRunner
 from linnet.compress.sparsifier import Sparsifier
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
-from linnet.compress.work import segment_stages, stage_work
+from linnet.compress.work import asked, segment_stages, stage_work
 from linnet.errors import CheckpointError
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
@@ -46,9 +46,8 @@ class Site:
 
     def observe_once(self) -> "Statistics":
         """Run the rows through the block as it is, for the statistics that its linears' fits declare."""
-        taps = {info.tap: self.job.steps.statistics_of(info.module) for info in self.linears}
         stage = next((stage for stage in segment_stages(self.job, self.index) if stage.taps), None)
-        return {} if stage is None else self.observe(stage, {tap: taps[tap] for tap in stage.taps})
+        return {} if stage is None else self.observe(stage, asked(self.job, self.linears))
 
     def advance(self, stage: Stage) -> str:
         """Run the rows through the last stage, into what the next block reads; returns their digest."""
@@ -57,9 +56,30 @@ class Site:
             self.index, stage, self.block.running(), lambda fraction: self._told(fraction * units)
         )
 
+    def dense(self, info: LinearInfo) -> torch.Tensor:
+        """A linear's fp32 weight as the steps before have left it, not to be written to.
+
+        CheckpointError if it holds NaN or infinity: the source does not (sound.py), but what a step made of a huge
+        weight may.
+        """
+        weight = self.block.dense(info.tensor)
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(
+                f"{info.module} holds NaN or infinity after the steps before: a weight of the source is so large that "
+                "sums of it leave fp32"
+            )
+        return weight
+
+    def sparsify_all(self, statistics: "Statistics") -> None:
+        """Prune every linear of the block that the recipe prunes."""
+        for info in self.linears:
+            sparsifier = self.job.steps.sparsifier_of(info.module)
+            if sparsifier is not None:
+                self.sparsify(info, sparsifier, statistics.get(info.tap, {}))
+
     def sparsify(self, info: LinearInfo, sparsifier: Sparsifier, statistics: Mapping[str, Statistic]) -> None:
         """Prune one linear; the record says what that alone cost."""
-        before, step = self.block.dense(info.tensor), self.job.recipe.sparsify
+        before, step = self.dense(info), self.job.recipe.sparsify
         assert step is not None
         values, kept = sparsifier.sparsify(info.module, before, statistics, self._tick(info, sparsifier.work))
         self.block.mask(info.module, values, kept)
@@ -79,12 +99,9 @@ class Site:
     def fit(self, info: LinearInfo, algorithm: Fit, statistics: Mapping[str, Statistic]) -> None:
         """Give one linear its compressed weight."""
         scheme, step, tick = self.job.schemes[info.module], self.job.recipe.quantise, self._tick(info, algorithm.work)
-        weight, kept = self.block.dense(info.tensor), self.block.kept.get(info.module)
+        weight, kept = self.dense(info), self.block.kept.get(info.module)
         assert step is not None
-        if kept is not None and isinstance(algorithm, MaskedFit):
-            fitted = algorithm.fit_masked(info.module, weight, kept, scheme, statistics, tick)
-        else:
-            fitted = algorithm.fit(info.module, weight, scheme, statistics, tick)
+        fitted = algorithm.fit(info.module, weight, scheme, statistics, tick, kept)
         self.pack(info.module, fitted, step.algorithm, info.shape)
 
     def _tick(self, info: LinearInfo, work: Callable[[tuple[int, int]], float]) -> Callable[[float], None]:

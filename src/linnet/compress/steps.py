@@ -130,11 +130,6 @@ def build_steps(recipe: Recipe) -> Steps:
     """Build every algorithm once for each set of options. ConfigError: unknown algorithm or option."""
     fits = None if recipe.quantise is None else _by_module(recipe.quantise)
     sparsifiers = None if recipe.sparsify is None else _by_module(recipe.sparsify)
-    if sparsifiers is not None and fits is not None and isinstance(fits.default, BlockFit):
-        raise ConfigError(
-            f"{fits.name} rounds a whole block at once and does not keep what was pruned zero; after sparsify, "
-            "quantise by rtn, gptq or awq"
-        )
     return Steps(
         tuple(_single(step) for step in recipe.steps if step.step == "rotate"),
         tuple(_by_module(step) for step in recipe.steps if step.step == "smooth"),

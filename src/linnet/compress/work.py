@@ -95,7 +95,8 @@ def asked(job: Job, readers: Iterable[LinearInfo]) -> Kinds:
     """What the steps want to know about the values that linears read."""
     kinds: dict[str, dict[str, StatisticKind]] = {}
     for info in readers:
-        kinds.setdefault(info.tap, {}).update(job.steps.statistics_of(info.module))
+        if wanted := job.steps.statistics_of(info.module):
+            kinds.setdefault(info.tap, {}).update(wanted)
     return kinds
 
 

@@ -3,7 +3,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.formats.finite import check_finite
 from linnet.formats.forms import Form, Shapeless
 from linnet.formats.hashing import combined_digest, sha256_all
 from linnet.formats.header import TensorInfo
@@ -206,11 +207,21 @@ class Checkpoint:
         """Whether a module's weight is there, dense or quantised."""
         return f"{module}.weight" in self._tensors or self.scheme_of(module) is not None
 
-    def digest(self) -> str:
-        """SHA-256 over the sorted tensor hashes: the manifest's, or computed now by reading everything."""
-        if self.manifest is not None:
-            return str(self.manifest["digest"])
-        return combined_digest(self._tensors, sha256_all((name, self._raw(name)) for name in self._tensors))
+    def digest(self, finite: Collection[str] = ()) -> str:
+        """SHA-256 over the sorted tensor hashes: the manifest's, or computed now by reading everything.
+
+        The tensors that ``finite`` names are read in any case: CheckpointError if one holds NaN or infinity.
+        """
+
+        def look(name: str) -> None:
+            if name in finite:
+                check_finite(self.tensor(name), self._where_of(name))
+
+        if self.manifest is None:
+            return combined_digest(self._tensors, sha256_all(((name, self._raw(name)) for name in self._tensors), look))
+        for name in self._tensors:
+            look(name)
+        return str(self.manifest["digest"])
 
     def state(self) -> str:
         """Changes when a file is replaced or written: SHA-256 over what the system says of config and shards.
@@ -245,6 +256,9 @@ class Checkpoint:
 
     def _raw(self, name: str) -> memoryview:
         return self._files.raw(name)
+
+    def _where_of(self, name: str) -> str:
+        return f"{self.path / self._tensors[name].file}: {name}"
 
     def _where(self, module: str) -> str:
         for suffix in self._form.suffixes:

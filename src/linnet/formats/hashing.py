@@ -3,7 +3,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -29,11 +29,23 @@ def sha256(data: memoryview | bytes) -> str:
     return digest.hexdigest()
 
 
-def sha256_all(items: Iterable[tuple[str, memoryview]]) -> dict[str, str]:
-    """Name -> hex digest for every item, hashed in parallel threads."""
+def sha256_all(
+    items: Iterable[tuple[str, memoryview]], look: Callable[[str], object] | None = None
+) -> dict[str, str]:
+    """Name -> hex digest for every item, hashed in parallel threads.
+
+    ``look`` is called with each name right after, in the same thread: what has just been read lies in the page cache.
+    """
+
+    def hashed(pair: tuple[str, memoryview]) -> str:
+        digest = sha256(pair[1])
+        if look is not None:
+            look(pair[0])
+        return digest
+
     pairs = list(items)
     with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:
-        return dict(zip((name for name, _ in pairs), pool.map(lambda pair: sha256(pair[1]), pairs), strict=True))
+        return dict(zip((name for name, _ in pairs), pool.map(hashed, pairs), strict=True))
 
 
 def combined_digest(tensors: Mapping[str, Described], hashes: Mapping[str, str]) -> str:

@@ -3,13 +3,14 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
 from walking import FEW, StopAt, hashes, value_of
 
 from linnet.compress import CancelToken, Interrupted, check, compress, make_recipe
-from linnet.errors import ConfigError
+from linnet.errors import CheckpointError, ConfigError
 from linnet.text import OwnDocument, OwnText
 
 RECIPE = make_recipe("W4A16-g16", **FEW)
@@ -35,12 +36,19 @@ def test_rows_that_say_nothing_are_left_out_and_counted(tiny_model, tmp_path, ca
         compress(tiny_model, tmp_path / "c", recipe, write_text=of_ids([[5] * 32, [6] * 32]))
 
 
-def test_rows_with_not_a_number_in_them_are_left_out_and_counted(tiny_model, tmp_path):
-    """One token's embedding is NaN: rows with it tell nothing, the others what they tell alone, resumed or not."""
-    model = shutil.copytree(tiny_model, tmp_path / "sick")
+def overflowing_at(token: int, model: Path) -> Path:
+    """Every weight is finite, but the first norm makes too much of column 5, which only this token has."""
     tensors = load_file(model / "model.safetensors")
-    tensors["model.embed_tokens.weight"][77] = float("nan")
+    tensors["model.embed_tokens.weight"][:, 5] = 0
+    tensors["model.embed_tokens.weight"][token, 5] = 100
+    tensors["model.layers.0.input_layernorm.weight"][5] = 1e38
     save_file(tensors, model / "model.safetensors")
+    return model
+
+
+def test_rows_with_not_a_number_in_them_are_left_out_and_counted(tiny_model, tmp_path):
+    """One token overflows: rows with it tell nothing, the others what they tell alone, resumed or not."""
+    model = overflowing_at(77, shutil.copytree(tiny_model, tmp_path / "sick"))
     good = [[80 + (7 * row + place) % 100 for place in range(32)] for row in range(4)]
     sick = [*good[:2], [*good[0][:20], 77, *good[0][:11]], *good[2:]]
     recipe = make_recipe("W4A16-g16", calibration_rows=4, calibration_length=32, chunk_tokens=32)
@@ -56,6 +64,8 @@ def test_rows_with_not_a_number_in_them_are_left_out_and_counted(tiny_model, tmp
     assert resumed.resumed
     assert resumed.manifest["record"]["calibration"]["left_out"] == 1
     assert hashes(resumed.path) == hashes(clean.path)
+    with pytest.raises(CheckpointError, match=r"layers.0.self_attn.[qkv]_proj reads hold NaN or infinity on every one"):
+        compress(model, tmp_path / "none", recipe, write_text=of_ids(sick[2:3]))
 
 
 def test_the_error_of_each_block_is_recorded(tiny_model, tmp_path, text):

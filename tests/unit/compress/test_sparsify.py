@@ -185,6 +185,9 @@ def quantise(algorithm: str = "gptq", scheme: str = "W4A16-g16", **options) -> d
     return {"step": "quantise", "algorithm": algorithm, "scheme": scheme, "options": options}
 
 
+FAST = {"autoround": {"iterations": 4, "batch": 1}, "obc": {"order": "dearest"}}
+
+
 def recipe(*steps: dict):
     return recipe_from({"steps": list(steps), **FEW})
 
@@ -221,13 +224,13 @@ def test_alone_it_gives_a_dense_checkpoint_with_zeros(tiny_model: Path, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["W4A16-g16", "W4A16-g16-asym", "W8A8", "TERNARY-g32", "NF4-g16"])
-@pytest.mark.parametrize("algorithm", ["gptq", "rtn", "awq"])
+@pytest.mark.parametrize("algorithm", ["gptq", "rtn", "awq", "obc", "autoround"])
 @pytest.mark.parametrize("sparsifier", ["magnitude", "sparsegpt"])
 def test_what_was_pruned_is_zero_in_the_codes(tiny_model, tmp_path, text, scheme, algorithm, sparsifier):
     result = compress(
         tiny_model,
         tmp_path / "out",
-        recipe(sparsify(sparsifier, pattern="2:4"), quantise(algorithm, scheme)),
+        recipe(sparsify(sparsifier, pattern="2:4"), quantise(algorithm, scheme, **FAST.get(algorithm, {}))),
         calibration_text=text,
     )
     stored = Checkpoint.open(result.path)
@@ -241,23 +244,49 @@ def test_what_was_pruned_is_zero_in_the_codes(tiny_model, tmp_path, text, scheme
     assert sum("sparsify" in layer for layer in result.layers.values()) == 14
 
 
-@pytest.mark.parametrize("act_order", [True, False])
-def test_gptq_with_zeros_held_is_better_than_rounding_with_them(act_order):
+@pytest.mark.parametrize("options", [{"act_order": True}, {"act_order": False}, None])
+def test_with_zeros_held_the_others_make_up_for_them(options):
+    """GPTQ, and without ``options`` OBC, against rounding."""
     w, x = weight(5), inputs(5)
     values, kept = pruned("sparsegpt", w, x, pattern="2:4")
     linear, found = parse_scheme("W4A16-g32").linear, statistics(x)
     errors = {}
-    for name in ("rtn", "gptq"):
-        fit = make_algorithm("quantise", name, {"act_order": act_order} if name == "gptq" else {})
-        if name == "gptq":
-            fitted = fit.fit_masked("m", values, kept, linear, found, lambda _: None)
-        else:
-            fitted = fit.fit("m", values, linear, found, lambda _: None)
+    for name in ("rtn", "better"):
+        better = ("obc", {"order": "dearest"}) if options is None else ("gptq", options)
+        fit = make_algorithm("quantise", *(("rtn", {}) if name == "rtn" else better))
+        fitted = fit.fit("m", values, linear, found, lambda _: None, kept)
         result = torch.from_numpy(fitted.packed.dequantize())
         assert not result[~kept].any()
         errors[name] = objective(result, w, x)
     alone = objective(values, w, x)
-    assert alone < errors["gptq"] < errors["rtn"]
+    assert alone < errors["better"] < errors["rtn"]
+
+
+def test_a_block_that_is_learned_makes_up_for_what_was_pruned(tiny_model, tmp_path, text):
+    """AutoRound aims at the dense block's output: nearer to it than rounding what is left of the weights."""
+    errors = {}
+    for name, options in (("rtn", {}), ("autoround", {"iterations": 60, "batch": 2})):
+        chain = recipe(sparsify("wanda", pattern="4:8"), quantise(name, "W4A16-g16", **options))
+        result = compress(tiny_model, tmp_path / name, chain, calibration_text=text)
+        errors[name] = [block["output_error"] for block in result.manifest["record"]["blocks"].values()]
+    assert np.all(np.array(errors["autoround"]) < errors["rtn"]), errors
+
+
+def test_pruned_modules_without_codes_beside_a_learned_block(tiny_model, tmp_path, text):
+    """A rule keeps v dense, another leaves q unpruned: each module becomes what its own rules say."""
+    dense = {"rules": [{"match": "re:.*v_proj", "scheme": "dense"}]}
+    whole = {"rules": [{"match": "re:.*q_proj", "options": {"pattern": "dense"}}]}
+    chain = recipe(sparsify("wanda", pattern="2:4") | whole, quantise("autoround", "W4A16-g16", iterations=2) | dense)
+    result = compress(tiny_model, tmp_path / "out", chain, calibration_text=text)
+    stored = Checkpoint.open(result.path)
+    for module, layer in result.layers.items():
+        if module.endswith("v_proj"):
+            values = stored.tensor(f"{module}.weight").astype(np.float32)
+            assert (layer["algorithm"], layer["pattern"]) == ("wanda", "2:4")
+            assert ((values.reshape(len(values), -1, 4) == 0).sum(2) >= 2).all()
+        else:
+            assert layer["algorithm"] == "autoround"
+            assert ("sparsify" in layer) != module.endswith("q_proj")
 
 
 def test_a_chain_resumes_to_the_same_bytes(fp32_model: Path, tmp_path: Path, text: str):

@@ -56,21 +56,28 @@ class AutoRound:
         self._options = options
 
     def fit_block(self, site: "Site") -> Stage:
-        """See BlockFit. A head, which is no block, gets the ranges of the search and is rounded to nearest."""
+        """See BlockFit. A head, which is no block, gets the ranges of the search and is rounded to nearest.
+
+        What is pruned first stays zero, and what is learned makes up for that too: the output that is aimed at is the
+        dense block's.
+        """
         statistics = site.observe_once()
+        coded = [info for info in site.linears if info.module in site.job.schemes]
         if site.segment.kind != "block":
-            for info in site.linears:
+            for info in coded:
                 site.fit(info, Awq(AwqOptions()), statistics[info.tap])
             return whole(site.segment)
+        dense = site.block.running()
+        site.sparsify_all(statistics)
         learned = {
             info.tensor: LearnedRounding(
-                site.block.dense(info.tensor), site.job.schemes[info.module], statistics[info.tap]
+                site.dense(info), site.job.schemes[info.module], statistics[info.tap], site.block.kept.get(info.module)
             )
-            for info in site.linears
+            for info in coded
         }
         if learned:
-            best = self._learn(site, learned)
-            for info in site.linears:
+            best = self._learn(site, learned, dense)
+            for info in coded:
                 notes = {"best_iteration": best}
                 site.pack(info.module, learned[info.tensor].fitted(notes), "autoround", info.shape)
         return whole(site.segment)
@@ -85,9 +92,11 @@ class AutoRound:
         products = 2.0 * weights * 512 * self._options.batch * 4 * PRODUCT_S
         return self._options.iterations * (products + weights * ROUNDED_S / 2)
 
-    def _learn(self, site: "Site", learned: "Mapping[str, LearnedRounding]") -> int:
+    def _learn(
+        self, site: "Site", learned: "Mapping[str, LearnedRounding]", dense: Mapping[str, torch.Tensor]
+    ) -> int:
         """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
-        rows, dense = site.heard, site.block.running()
+        rows = site.heard
         judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
 
         def error() -> float:
@@ -96,7 +105,7 @@ class AutoRound:
                 float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging
             )
 
-        steps, units = self._options.iterations, sum(self.work(info.shape) for info in site.linears)
+        steps, units = self._options.iterations, sum(self.work(info.shape) for info in site.linears if info.tensor in learned)
         generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
         every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
         for step in range(steps):
@@ -135,12 +144,21 @@ class AutoRound:
 
 
 class LearnedRounding:
-    """One weight, and of its rounding what is learned: an offset of every code, the range of every scale."""
+    """One weight, and of its rounding what is learned: an offset of every code, the range of every scale.
 
-    def __init__(self, weight: torch.Tensor, scheme: LinearScheme, statistics: Mapping[str, Statistic]) -> None:
+    What is not ``kept`` (bool, as the weight) is zero and stays so.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        kept: torch.Tensor | None = None,
+    ) -> None:
         sample = statistics["sample"]
         assert isinstance(sample, RowSample)
-        self._weight, self._linear, self._scheme = weight, scheme, scheme.weight
+        self._weight, self._linear, self._scheme, self._kept = weight, scheme, scheme.weight, kept
         array, inputs = weight.numpy(), sample.values
         importance = inputs.square().mean(dim=0).numpy() if len(inputs) else None
         start, _ = scales_of(array, self._scheme, True, importance, inputs if len(inputs) else None)
@@ -165,7 +183,8 @@ class LearnedRounding:
         with torch.no_grad():
             numbers = self._rounded(values, wide, None if zero is None else wide_zero) / wide + wide_zero
         passed = inside + (numbers - inside).detach()
-        return ((passed - wide_zero) * wide).view(self._weight.shape)
+        result = ((passed - wide_zero) * wide).view(self._weight.shape)
+        return result if self._kept is None else result * self._kept
 
     def descend(self, rate: float) -> None:
         """Against the sign of every gradient."""
@@ -195,8 +214,10 @@ class LearnedRounding:
         )
         assert wide is not None
         values = self._weight.view(shape[0], wide.shape[1], -1)
-        rounded = self._rounded(values, wide, wide_zero).view(shape).numpy()
-        packed = pack(codecs.quantize(rounded, self._scheme, scale, zero), scale, zero, self._linear)
+        rounded = self._rounded(values, wide, wide_zero).view(shape)
+        if self._kept is not None:
+            rounded.mul_(self._kept)
+        packed = pack(codecs.quantize(rounded.numpy(), self._scheme, scale, zero), scale, zero, self._linear)
         return Fitted(packed, ratio(*squared_errors(packed, self._weight)), None, notes)
 
     def _learned(self) -> tuple[tuple[torch.Tensor, float, float], ...]:

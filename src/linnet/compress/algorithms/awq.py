@@ -42,6 +42,7 @@ class Awq:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
         """See Fit.fit."""
         sample = statistics["sample"]

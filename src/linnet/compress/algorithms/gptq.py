@@ -19,7 +19,6 @@ from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.threads import one_thread
 from linnet.compress.units import COLUMN_S, PRODUCT_S, ROUNDED_S
-from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -83,35 +82,14 @@ class Gptq:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
-        """See Fit.fit. What the output error is a fraction of is estimated where there are more than SIZED_OUTPUTS."""
-        return self._fit(where, weight, None, scheme, statistics, tick)
+        """See Fit.fit; errors that reach a pruned weight go on to those after it.
 
-    def fit_masked(
-        self,
-        where: str,
-        weight: torch.Tensor,
-        kept: torch.Tensor,
-        scheme: LinearScheme,
-        statistics: Mapping[str, Statistic],
-        tick: Callable[[float], None],
-    ) -> Fitted:
-        """See MaskedFit.fit_masked: errors that reach a pruned weight go on to those after it."""
-        return self._fit(where, weight, kept, scheme, statistics, tick)
-
-    def _fit(
-        self,
-        where: str,
-        weight: torch.Tensor,
-        kept: torch.Tensor | None,
-        scheme: LinearScheme,
-        statistics: Mapping[str, Statistic],
-        tick: Callable[[float], None],
-    ) -> Fitted:
+        What the output error is a fraction of is estimated where there are more than SIZED_OUTPUTS.
+        """
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
-        if not torch.isfinite(weight).all():
-            raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
         damping, act_order = self._options.for_codes(scheme.weight)
         factor = hessian.derived((damping, act_order), lambda: factorise(where, hessian, damping, act_order))
         rounded, scale, zero_point, damped_error = self._solve(weight, kept, scheme.weight, factor, tick)

@@ -64,6 +64,7 @@ class Hqq:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
         """See Fit.fit."""
         array = weight.numpy()

@@ -23,7 +23,6 @@ from linnet.compress.rounding import round_into
 from linnet.compress.scales import scales_of
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.units import ELEMENT_S
-from linnet.errors import CheckpointError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -63,12 +62,11 @@ class Obc:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
         """See Fit.fit."""
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
-        if not torch.isfinite(weight).all():
-            raise CheckpointError(f"{where} holds NaN or infinity and cannot be quantised")
         damped = hessian.matrix(where).double()
         _, mean = fill_dead(damped)
         torch.diagonal(damped).add_(self._options.damping * mean)
@@ -89,7 +87,8 @@ class Obc:
             part = slice(start, min(start + step, rows))
             zero = None if wide_zero is None else wide_zero[part]
             exact, own = weight[part].double(), (wide_scale[part], zero, scheme.weight)
-            tried = [_greedy(exact, inverse, order, torch.diagonal(damped), *own) for order in orders]
+            mask = None if kept is None else kept[part]
+            tried = [_greedy(exact, inverse, order, torch.diagonal(damped), *own, mask) for order in orders]
             errors = torch.stack([((each - exact) @ damped).mul_(each - exact).sum(dim=1) for each in tried])
             rounded[part] = torch.stack(tried)[errors.argmin(dim=0), torch.arange(len(exact))].float()
             tick((part.stop - start) / rows)
@@ -117,14 +116,20 @@ def _greedy(
     scale: torch.Tensor,
     zero: torch.Tensor | None,
     scheme: Scheme,
+    kept: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The rounded values of float64 [rows, columns]; ``inverse`` of the damped H and ``activity``, its diagonal."""
+    """The rounded values of float64 [rows, columns]; ``inverse`` of the damped H and ``activity``, its diagonal.
+
+    What is not ``kept`` is rounded to zero, wherever the errors of others have taken it.
+    """
     rows, columns = weights.shape
     own, every = inverse.expand(rows, -1, -1).clone(), torch.arange(rows)
     free, rounded = torch.ones(rows, columns, dtype=torch.bool), torch.empty_like(weights)
     nearest = torch.empty_like(weights)
     for _ in range(columns):
         round_into(nearest, weights, scale, zero, scheme)
+        if kept is not None:
+            nearest.mul_(kept)
         diagonal = torch.diagonal(own, dim1=1, dim2=2)
         cost = (weights - nearest).square() / diagonal
         urgency = {"dearest": cost, "cheapest": -cost, "activity": activity.expand(rows, -1)}[order]

@@ -38,6 +38,7 @@ class Rtn:
         scheme: LinearScheme,
         statistics: Mapping[str, Statistic],
         tick: Callable[[float], None],
+        kept: torch.Tensor | None = None,
     ) -> Fitted:
         """See Fit.fit."""
         array = weight.numpy()

@@ -17,7 +17,6 @@ from linnet.compress.sparsifier import SparsifyOptions
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.threads import one_thread
 from linnet.compress.units import COLUMN_S, PRODUCT_S, ROUNDED_S
-from linnet.errors import CheckpointError
 from linnet.schemes.sparsity import parse_pattern
 
 BLOCK_COLUMNS = 128
@@ -62,8 +61,6 @@ class Sparsegpt:
         """See Sparsifier.sparsify. Inputs that were 0 on every row lose their weights first."""
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
-        if not torch.isfinite(weight).all():
-            raise CheckpointError(f"{where} holds NaN or infinity and cannot be pruned")
         damping = self._damping
         factor = hessian.derived((damping, False), lambda: factorise(where, hessian, damping, False))
         rows, columns = weight.shape
