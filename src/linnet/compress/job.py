@@ -4,7 +4,6 @@
 import hashlib
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,14 +19,12 @@ from linnet.compress.folds import Fold, folds_of
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import Recipe
 from linnet.compress.resolve import resolve_schemes
-from linnet.compress.stages import carried_bytes
 from linnet.compress.steps import Steps, build_steps
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
-from linnet.schemes.layouts import stored_bytes
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.text.rows import CalibrationRows
@@ -187,53 +184,6 @@ def _check_source(model: ModelSource) -> None:
     for segment in model.program.segments:
         if len(segment.inputs) > 1:
             raise UnsupportedError(f"segment {segment.name} reads {len(segment.inputs)} values; one is supported")
-
-
-def check_place(target: Path) -> Path:
-    """The existing directory in which ``target`` will be made; ConfigError unless that is one and writable."""
-    place = target.parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise ConfigError(f"{place} is not a directory, so {target} cannot be made there")
-    if not os.access(place, os.W_OK):
-        raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
-    return place
-
-
-def check_disk(job: Job, target: Path) -> None:
-    """CapacityError unless the spool, the published files and the row files of a run fit on the target's disk."""
-    place = check_place(target)
-    output = output_bytes(job)
-    rows = 0 if job.rows is None else 2 * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
-    needed, free = 2 * output + rows, shutil.disk_usage(place).free
-    if needed > free:
-        raise CapacityError(
-            f"compressing into {target} needs {needed / 2**20:.0f} MiB on disk (output {output / 2**20:.0f}, twice; "
-            f"calibration rows {rows / 2**20:.0f}); {free / 2**20:.0f} MiB are free"
-        )
-
-
-def _carried(job: Job) -> int:
-    """What the files between two stages of a block grow to."""
-    program = job.source.program
-    taps: dict[int, set[str]] = {}
-    for info in job.linears:
-        if job.steps.changes(info.module) and 0 < info.segment < job.last_tapped_segment():
-            taps.setdefault(info.segment, set()).add(info.tap)
-    tokens = 0 if job.rows is None else int(job.rows.token_ids.size)
-    return max((carried_bytes(program, program.segments[at], names, tokens) for at, names in taps.items()), default=0)
-
-
-def output_bytes(job: Job) -> int:
-    """Bytes of all tensors of the result."""
-    checkpoint = job.source.checkpoint
-    total = sum(checkpoint.info(name).nbytes for name in checkpoint.names() if job.is_written(name))
-    for module, scheme in job.schemes.items():
-        info = checkpoint.info(f"{module}.weight")
-        rows, columns = info.shape
-        total += stored_bytes(scheme, (rows, columns)) - info.nbytes
-    return total
 
 
 @cache

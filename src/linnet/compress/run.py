@@ -11,7 +11,8 @@ from typing import Any
 
 from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
-from linnet.compress.job import Job, check, check_disk, check_place, fingerprint, output_bytes
+from linnet.compress.disk import check_disk, check_place, output_bytes
+from linnet.compress.job import Job, check, fingerprint
 from linnet.compress.progress import (
     CancelToken,
     Meter,
@@ -35,6 +36,11 @@ from linnet.text.gguf_directory import tokenizer_files
 
 RECORD_VERSION = 2
 _JOB_FILE = "job.json"
+_SET_BY = {
+    "threads": "threads (OMP_NUM_THREADS, else the cores)",
+    "cores": "cores (taskset, or the container's CPU set)",
+}
+"""What sets a part of the fingerprint that nobody chose by a name of its own."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ def _check_resume(target: Path, parts: Mapping[str, str]) -> None:
     if not isinstance(earlier, dict):
         raise CheckpointError(f"{partial_of(target) / 'scratch' / _JOB_FILE} is damaged; {START_AFRESH}")
     differences = [
-        f"{name} was {str(earlier.get(name))[:40]}, is {str(parts.get(name))[:40]}"
+        f"{_SET_BY.get(name, name)} was {str(earlier.get(name))[:40]}, is {str(parts.get(name))[:40]}"
         for name in sorted(earlier.keys() | parts.keys())
         if earlier.get(name) != parts.get(name)
     ]

@@ -59,11 +59,12 @@ def write_durable(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def copy_range(source: int, target: int, offset: int, count: int) -> None:
-    """Append ``count`` bytes of ``source`` from ``offset`` to ``target``; in the kernel (shared extents) if it can."""
+def copy_range(source: int, target: int, offset: int, count: int, place: int) -> None:
+    """``count`` bytes of ``source`` from ``offset`` to ``target`` at ``place``; in the kernel (shared extents) if it
+    can."""
     while count:
         try:
-            done = os.copy_file_range(source, target, count, offset)
+            done = os.copy_file_range(source, target, count, offset, place)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
                 raise
@@ -72,8 +73,9 @@ def copy_range(source: int, target: int, offset: int, count: int) -> None:
             piece = os.pread(source, min(count, _COPY_BYTES), offset)
             if not piece:
                 raise OSError(errno.EIO, "the spooled data ends too early")
-            done = os.write(target, piece)
+            done = os.pwrite(target, piece, place)
         offset += done
+        place += done
         count -= done
 
 

@@ -29,9 +29,7 @@ def sha256(data: memoryview | bytes) -> str:
     return digest.hexdigest()
 
 
-def sha256_all(
-    items: Iterable[tuple[str, memoryview]], look: Callable[[str], object] | None = None
-) -> dict[str, str]:
+def sha256_all(items: Iterable[tuple[str, memoryview]], look: Callable[[str], object] | None = None) -> dict[str, str]:
     """Name -> hex digest for every item, hashed in parallel threads.
 
     ``look`` is called with each name right after, in the same thread: what has just been read lies in the page cache.

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from linnet.formats.durable import REPLACED, DirectoryLock, os_errors, restore_replaced
-from linnet.formats.spool import Spool
+from linnet.formats.spool import PIECES, Spool
 from linnet.formats.target import check_partial
 
 PARTIAL_SUFFIX = ".linnet-partial"
-PARTIAL_NAMES = ("lock", "journal.jsonl", "pieces", "scratch", "publish", REPLACED)
+STAGED = "publish"
+PARTIAL_NAMES = ("lock", "journal.jsonl", PIECES, "scratch", STAGED, REPLACED)
 """What lies in a partial directory."""
 
 
@@ -61,10 +62,14 @@ class PartialOutput:
         return self.directory / "scratch"
 
     def staged(self) -> Path:
-        """A fresh directory to assemble in, renamed to the target (or a file of it) in the end."""
-        staged = self.directory / "publish"
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
+        """The directory to assemble in, renamed to the target (or a file of it) in the end.
+
+        Fresh, unless an earlier attempt has already given up pieces for what lies there.
+        """
+        staged = self.directory / STAGED
+        if not self.spool.assembled:
+            shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(exist_ok=True)
         return staged
 
     def release(self, remove: bool) -> None:

@@ -4,6 +4,8 @@
 Order of side effects of a commit: the piece's bytes, fsync of the piece, fsync of its name, one journal line, fsync
 of the journal. A piece without a journal line, or half a line, is as if it had never been. A line is
 ``{"line": ..., "sha256": of the line's JSON}``: any other damage is noticed.
+A piece whose tensors lie durably in a file of the result is given up (``placed``: journal line, fsync, unlink), so that
+a result is on disk once, and not twice, while it is assembled.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,14 +27,15 @@ from linnet.formats.hashing import sha256
 from linnet.formats.header import MAX_NAME_CHARACTERS, METADATA_KEY, TensorInfo
 from linnet.formats.mapped_file import map_bytes
 
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 JOURNAL_FILE = "journal.jsonl"
+PIECES = "pieces"
 _WRITE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A tensor in a finished piece. ``info.file`` and ``info.offset`` are the piece's."""
+    """A tensor in a finished piece, or already where it will be published. ``info.file``: see ``Spool.path_of``."""
 
     info: TensorInfo
     sha256: str
@@ -71,7 +74,7 @@ class Spool:
     def __init__(self, directory: Path, identity: str, resume: bool) -> None:
         self._directory = directory
         self._journal = directory / JOURNAL_FILE
-        self._pieces = directory / "pieces"
+        self._pieces = directory / PIECES
         self.finished: dict[str, Finished] = {}
         self.notes: list[dict[str, Any]] = []
         self._pending: dict[str, Finished] = {}
@@ -85,9 +88,27 @@ class Spool:
             self._append({"journal_version": JOURNAL_VERSION, "identity": identity}, "wb")
             sync_directory(directory)
 
-    def piece_path(self, file: str) -> Path:
-        """Where a piece named by ``Finished.info.file`` lies."""
-        return self._pieces / file
+    def path_of(self, file: str) -> Path:
+        """Where a file named by ``Finished.info.file`` lies."""
+        return self._directory / file
+
+    @property
+    def assembled(self) -> bool:
+        """Whether some tensors lie in files of the result and nowhere else."""
+        return any(not item.info.file.startswith(f"{PIECES}/") for item in self.finished.values())
+
+    def placed(self, piece: str, tensors: Mapping[str, TensorInfo]) -> None:
+        """Give up a piece (``info.file``), all of whose tensors now lie durably in files ``tensors`` says, which are
+        named relative to the spool's directory."""
+        places = {name: [info.file, info.offset] for name, info in tensors.items()}
+        self._append({"given_up": piece, "placed": places}, "ab")
+        self._move(places)
+        self.path_of(piece).unlink()
+
+    def _move(self, places: Mapping[str, Any]) -> None:
+        for name, (file, offset) in places.items():
+            item = self.finished[name]
+            self.finished[name] = replace(item, info=replace(item.info, file=file, offset=offset))
 
     def add(self, name: str, array: npt.NDArray[Any]) -> None:
         """Append a tensor to the current piece; it counts once ``commit`` returned."""
@@ -104,7 +125,7 @@ class Spool:
             )
         self._broken = True  # until the bytes are out
         if self._piece is None:
-            self._piece = open(self._pieces / self._piece_name(), "wb", buffering=0)  # noqa: SIM115
+            self._piece = open(self.path_of(self._piece_name()), "wb", buffering=0)  # noqa: SIM115
             self._position = 0
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         digest = hashlib.sha256()
@@ -150,7 +171,7 @@ class Spool:
             self._piece = None
 
     def _piece_name(self) -> str:
-        return f"{len(self.notes):05d}.bin"
+        return f"{PIECES}/{len(self.notes):05d}.bin"
 
     def _append(self, line: dict[str, Any], mode: str) -> None:
         with open(self._journal, mode) as file:
@@ -174,6 +195,9 @@ class Spool:
                 file.truncate(length)
                 os.fsync(file.fileno())
         for line in lines[1:]:
+            if "given_up" in line:
+                self._move(line["placed"])
+                continue
             for name, dtype, shape, offset, nbytes, digest in line["tensors"]:
                 self.finished[name] = Finished(TensorInfo(dtype, tuple(shape), nbytes, line["piece"], offset), digest)
             self.notes.append(line["note"])
@@ -186,17 +210,16 @@ class Spool:
         with read_errors(self._pieces, START_AFRESH):
             present = list(self._pieces.iterdir())
         for path in present:
-            if path.name not in known:
+            if f"{PIECES}/{path.name}" not in known:
                 path.unlink()
         by_piece: dict[str, list[tuple[str, Finished]]] = {}
         for name, item in self.finished.items():
             by_piece.setdefault(item.info.file, []).append((name, item))
         for piece, members in by_piece.items():
-            with read_errors(self._pieces / piece, START_AFRESH), map_bytes(self._pieces / piece) as data:
+            path = self.path_of(piece)
+            with read_errors(path, START_AFRESH), map_bytes(path) as data:
                 for name, item in members:
                     with data[item.info.offset : item.info.offset + item.info.nbytes] as part:
                         whole = len(part) == item.info.nbytes and sha256(part) == item.sha256
                     if not whole:
-                        raise CheckpointError(
-                            f"{self._pieces / piece}: the spooled tensor {name!r} is damaged; {START_AFRESH}"
-                        )
+                        raise CheckpointError(f"{path}: the spooled tensor {name!r} is damaged; {START_AFRESH}")

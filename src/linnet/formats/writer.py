@@ -148,7 +148,7 @@ class CheckpointWriter:
             files = {**self._files, CONFIG_FILE: _json_bytes(disguise(final) if own else final)}
             folders = {(staged / name).parent for name in files} - {staged}
             for folder in folders:
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)  # an attempt that was killed may have made it
             for name, data in files.items():
                 write_durable(staged / name, data)
             for folder in folders:

@@ -12,7 +12,8 @@ import linnet
 from linnet import demo
 from linnet.compress import check, compress, make_recipe
 from linnet.compress.calibration import BUNDLED_NAME
-from linnet.compress.job import check_disk, sources_digest
+from linnet.compress.disk import check_disk, disk_need, output_bytes
+from linnet.compress.job import sources_digest
 from linnet.compress.resolve import resolve_schemes
 from linnet.errors import CapacityError, CheckpointError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
@@ -168,6 +169,14 @@ def test_a_full_disk_is_foreseen(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(CapacityError, match=r"needs .* MiB on disk"):
         check_disk(job, tmp_path / "out")
+    need = disk_need(job)
+    assert need.output == output_bytes(job)
+    assert (need.rows, need.total) == (0, need.output + need.piece)
+    assert need.piece < need.output / 2  # a part of it, not all of it, is there twice
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, need.output))
+    (tmp_path / ".out.linnet-partial").mkdir()
+    (tmp_path / ".out.linnet-partial" / "piece").write_bytes(b"x" * need.piece)
+    check_disk(job, tmp_path / "out")  # what an unfinished run has written is not asked for again
 
 
 def own_rows(rows: int, length: int) -> OwnText:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from model_files import CONFIG, tensors, write_model
 
 from linnet.errors import CheckpointError, ConfigError
-from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats import Checkpoint, CheckpointWriter, shard_writer, writer
 from linnet.schemes import PackedWeight, parse_scheme, quantize_weight
 from linnet.schemes.layouts import INT_QUANTIZED
 
@@ -237,6 +238,69 @@ def test_kill_dash_nine_and_resume_gives_the_same_bytes(stop_after: int, tmp_pat
     assert leftovers(tmp_path) == []
 
 
+class Crash(BaseException):
+    """Nobody catches it."""
+
+
+def test_a_crash_at_any_step_of_assembling_gives_the_same_bytes(tmp_path: Path, monkeypatch) -> None:
+    reference = hashes(write_model(tmp_path / "reference"))
+    target = tmp_path / "m"
+    step, publishing = [0, -1], [False]
+    assemble = writer.write_shards
+
+    def counted(function):
+        def call(*arguments, **options):
+            if publishing[0]:
+                step[0] += 1
+                if step[0] == step[1]:
+                    raise Crash
+            return function(*arguments, **options)
+
+        return call
+
+    def observed(*arguments, **options):
+        publishing[0] = True
+        try:
+            return assemble(*arguments, **options)
+        finally:
+            publishing[0] = False
+
+    monkeypatch.setattr(writer, "write_shards", observed)
+    for name in ("fsync", "unlink", "pwrite", "copy_file_range"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    write_resumed(target)
+    total = step[0]
+    assert total > 20
+    for crash_at in range(1, total + 1):
+        shutil.rmtree(target)
+        step[:] = [0, crash_at]
+        with pytest.raises(Crash):
+            write_resumed(target)
+        assert not target.exists()
+        step[1] = -1
+        write_resumed(target)
+        assert hashes(target) == reference, crash_at
+        assert leftovers(tmp_path) == []
+
+
+def test_only_one_piece_is_on_disk_twice(tmp_path: Path, monkeypatch) -> None:
+    pieces, piece_bytes, most = 8, 1 << 20, 0
+    copied = shard_writer.copy_range
+
+    def watched(*arguments) -> None:
+        nonlocal most
+        copied(*arguments)
+        most = max(most, sum(512 * path.stat().st_blocks for path in tmp_path.rglob("*")))
+
+    monkeypatch.setattr(shard_writer, "copy_range", watched)
+    with CheckpointWriter(tmp_path / "m") as output:
+        for number in range(pieces):
+            output.add(f"x{number}", np.full(piece_bytes // 4, number, np.float32))
+            output.commit()
+        output.publish(CONFIG)
+    assert (pieces + 1) * piece_bytes <= most < (pieces + 1.5) * piece_bytes
+
+
 def test_half_written_journal_lines_and_pieces_do_not_count(tmp_path: Path) -> None:
     reference = hashes(write_model(tmp_path / "reference"))
     writer = CheckpointWriter(tmp_path / "m", resume=True)
@@ -246,7 +310,7 @@ def test_half_written_journal_lines_and_pieces_do_not_count(tmp_path: Path) -> N
     writer.close()  # never committed
     partial = tmp_path / ".m.linnet-partial"
     journal = partial / "journal.jsonl"
-    journal.write_bytes(journal.read_bytes() + b'{"piece":"00000.bin","tens')
+    journal.write_bytes(journal.read_bytes() + b'{"piece":"pieces/00000.bin","tens')
     (partial / "pieces" / "00007.bin").write_bytes(b"what is this")
     write_resumed(tmp_path / "m")
     assert hashes(tmp_path / "m") == reference

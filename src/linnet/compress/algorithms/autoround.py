@@ -92,9 +92,7 @@ class AutoRound:
         products = 2.0 * weights * 512 * self._options.batch * 4 * PRODUCT_S
         return self._options.iterations * (products + weights * ROUNDED_S / 2)
 
-    def _learn(
-        self, site: "Site", learned: "Mapping[str, LearnedRounding]", dense: Mapping[str, torch.Tensor]
-    ) -> int:
+    def _learn(self, site: "Site", learned: "Mapping[str, LearnedRounding]", dense: Mapping[str, torch.Tensor]) -> int:
         """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
         rows = site.heard
         judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
@@ -105,7 +103,10 @@ class AutoRound:
                 float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging
             )
 
-        steps, units = self._options.iterations, sum(self.work(info.shape) for info in site.linears if info.tensor in learned)
+        steps, units = (
+            self._options.iterations,
+            sum(self.work(info.shape) for info in site.linears if info.tensor in learned),
+        )
         generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
         every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
         for step in range(steps):

@@ -61,7 +61,7 @@ class GgufOutput:
                 writer = GgufWriter(file, metadata, tensors)
                 for tensor in tensors:
                     info = spool.finished[tensor.name].info
-                    with map_bytes(spool.piece_path(info.file)) as piece:
+                    with map_bytes(spool.path_of(info.file)) as piece:
                         with piece[info.offset : info.offset + info.nbytes] as data:
                             writer.write(tensor.name, [data])
                 writer.finish()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a result will lie, and how much disk making it takes."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from linnet.compress.job import Job
+from linnet.compress.stages import carried_bytes
+from linnet.errors import CapacityError, ConfigError
+from linnet.formats.partial import partial_of
+from linnet.schemes.layouts import stored_bytes
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes. ``output``: all tensors of the result. ``rows``: what lies between blocks and stages meanwhile.
+    ``piece``: the largest part of the result that is there twice while it is assembled, when the rows are gone."""
+
+    output: int
+    rows: int
+    piece: int
+
+    @property
+    def total(self) -> int:
+        """At the worst moment."""
+        return self.output + max(self.rows, self.piece)
+
+
+def check_place(target: Path) -> Path:
+    """The existing directory in which ``target`` will be made; ConfigError unless that is one and writable."""
+    place = target.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"{place} is not a directory, so {target} cannot be made there")
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"{place} is not writable, so {target} cannot be made there")
+    return place
+
+
+def disk_need(job: Job) -> DiskNeed:
+    """What a run from its beginning takes."""
+    sizes = _segment_bytes(job)
+    rows = 0 if job.rows is None else 2 * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
+    return DiskNeed(sum(sizes), rows, max(sizes))
+
+
+def check_disk(job: Job, target: Path) -> None:
+    """CapacityError unless the output, and the row files of a run, fit on the target's disk; what an unfinished run has
+    left there will be part of it."""
+    place, need, partial = check_place(target), disk_need(job), partial_of(target)
+    there = sum(path.stat().st_blocks * 512 for path in partial.rglob("*") if path.is_file()) if partial.is_dir() else 0
+    needed, free = need.total - there, shutil.disk_usage(place).free
+    if needed > free:
+        raise CapacityError(
+            f"compressing into {target} needs {needed / 2**20:.0f} MiB on disk (output {need.output / 2**20:.0f}; "
+            f"calibration rows {need.rows / 2**20:.0f}, or a part of the output that is being copied "
+            f"{need.piece / 2**20:.0f}; {there / 2**20:.0f} already there); {free / 2**20:.0f} MiB are free"
+        )
+
+
+def _carried(job: Job) -> int:
+    """What the files between two stages of a block grow to."""
+    program = job.source.program
+    taps: dict[int, set[str]] = {}
+    for info in job.linears:
+        if job.steps.changes(info.module) and 0 < info.segment < job.last_tapped_segment():
+            taps.setdefault(info.segment, set()).add(info.tap)
+    tokens = 0 if job.rows is None else int(job.rows.token_ids.size)
+    return max((carried_bytes(program, program.segments[at], names, tokens) for at, names in taps.items()), default=0)
+
+
+def output_bytes(job: Job) -> int:
+    """Bytes of all tensors of the result."""
+    return sum(_segment_bytes(job))
+
+
+def _segment_bytes(job: Job) -> list[int]:
+    """What each segment adds to the result; the last one also what no op reads."""
+    checkpoint, program = job.source.checkpoint, job.source.program
+    left = {name: checkpoint.info(name).nbytes for name in checkpoint.names() if job.is_written(name)}
+    for module, scheme in job.schemes.items():
+        rows, columns = checkpoint.info(f"{module}.weight").shape
+        left[f"{module}.weight"] = stored_bytes(scheme, (rows, columns))
+    reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
+    sizes = []
+    for segment in program.segments:
+        names = {reads[name] for op in program.ops[segment.start : segment.stop] for name in op.weights}
+        sizes.append(sum(left.pop(name, 0) for name in names))
+    sizes[-1] += sum(left.values())
+    return sizes
