@@ -12,10 +12,10 @@ from linnet.formats.programs import Model, verdicts
 from linnet.schemes import LinearScheme
 
 
-def loaders(schemes: Mapping[str, LinearScheme]) -> str:
-    """Which programs read a model whose modules are stored so; without any it is dense."""
+def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True) -> str:
+    """Which programs read a model whose modules are stored so; without any it is dense, maybe with zeros."""
     if not schemes:
-        return "whatever reads the original: it is dense, with zeros in it"
+        return f"whatever reads the original: it is dense{', with zeros in it' if zeros else ''}"
     if is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
     found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
@@ -41,7 +41,7 @@ def model_card(
     """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
     recipe, layers = record["recipe"], record["layers"]
     last, algorithms = recipe["steps"][-1], " + ".join(step["algorithm"] for step in recipe["steps"])
-    scheme = last["scheme"] or _patterns(layers)
+    scheme = last["scheme"] or _patterns(layers) or "pruned"
     relation, made = ("quantized", "quantized") if schemes else ("finetune", "pruned")  # what the hub has words for
     hub = "/" in source
     base = [f"base_model: {source}", f"base_model_relation: {relation}"] if hub else []
@@ -72,11 +72,12 @@ def model_card(
             "| | |",
             "|---|---|",
             f"| bytes | {output_bytes:,} (original {source_bytes:,}, ratio {output_bytes / source_bytes:.3f}) |",
+            *(f"| pruned | {_units(pruned)} |" for pruned in record.get("pruned", ())),
             f"| compressed modules | {len(layers)} |",
             *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if schemes else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
-            f"| loads in | {loaders(schemes)} |",
+            f"| loads in | {loaders(schemes, bool(layers))} |",
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",
@@ -90,6 +91,13 @@ def model_card(
             "",
         ]
     )
+
+
+def _units(pruned: Mapping[str, Any]) -> str:
+    """``192 of 640 neurons of each layer, by wanda``."""
+    where = "" if pruned["what"] == "layers" else " of each layer"
+    gone = pruned["of"] - pruned["kept"]
+    return f"{gone} of {pruned['of']} {pruned['what'].replace('_', ' ')}{where}, by {pruned['algorithm']}"
 
 
 def _patterns(layers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -37,11 +37,13 @@ _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "bac
 class Job:
     """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free.
 
+    ``original``: the model as stored; ``source``: as its ``steps`` for the whole model leave it.
     Those that ``steps`` prune and no scheme names stay dense, with zeros in them.
     ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``.
     ``all_folds``: see ``folds``; none without a smoothing step."""
 
     directory: Path
+    original: ModelSource
     source: ModelSource
     recipe: Recipe
     steps: Steps
@@ -111,16 +113,17 @@ def check(
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     _check_source(model)
-    original = model.checkpoint
+    original = model
     for transform in steps.model_transforms:
         model = transform.prepare(model)
     schemes, spec = resolve_schemes(model, recipe), model.spec
     linears = tuple(info for info in model.linears() if not (info.kind == "head" and spec.tied_head))
     steps = steps.on(schemes, linears)
-    if not schemes and not any(steps.changes(info.module) for info in linears):
+    if not schemes and not steps.prunes and not any(steps.changes(info.module) for info in linears):
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
     steps.check_shared(linears)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
+    wants_rows |= any(prune.importance.statistics for prune in steps.prunes)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
     prediction = predict(model, steps, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
@@ -134,10 +137,11 @@ def check(
     folds = _folds(model, steps, schemes, linears)
     rows, repeats = None, 0
     if wants_rows:  # last, since writing them may take minutes
-        rows = read_rows(recipe, calibration_text, original, length, spec.vocabulary_size, write_text)
+        rows = read_rows(recipe, calibration_text, original.checkpoint, length, spec.vocabulary_size, write_text)
         rows, repeats = without_repeats(rows)
     return Job(
         directory,
+        original,
         model,
         recipe,
         steps,
@@ -148,7 +152,7 @@ def check(
         prediction,
         folds,
         repeats,
-        original.nbytes,
+        original.checkpoint.nbytes,
     )
 
 

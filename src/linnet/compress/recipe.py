@@ -13,9 +13,10 @@ from linnet.errors import ConfigError
 RECIPE_VERSION = 2
 DENSE = "dense"
 
-StepKind = Literal["rotate", "smooth", "sparsify", "quantise"]
-ORDER: tuple[StepKind, ...] = ("rotate", "smooth", "sparsify", "quantise")
-"""Steps in the one order that makes sense: what changes a weight comes before what decides its codes."""
+StepKind = Literal["prune", "rotate", "smooth", "sparsify", "quantise"]
+ORDER: tuple[StepKind, ...] = ("prune", "rotate", "smooth", "sparsify", "quantise")
+"""Steps in the one order that makes sense: what changes shapes comes first, what changes a weight before what decides
+its codes."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,7 +48,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``steps`` in the order in which they are taken; the last one quantises, or sparsifies what then stays dense.
+    """``steps`` in the order in which they are taken; the last one quantises, or sparsifies or prunes what then stays
+    dense.
 
     ``calibration``: a UTF-8 file; None: the text given to ``compress``, else the model's own. ``calibration_length`` in
     tokens; None: 512, or the model's context if that is shorter.
@@ -124,10 +126,10 @@ _LEAVES: dict[StepKind, str] = {
 def _check_order(steps: tuple[Step, ...]) -> None:
     kinds = [step.step for step in steps]
     possible = (
-        "possible are, in this order, any number of rotate, any number of smooth, one sparsify, one quantise, of which "
-        "one of the last two must be there"
+        "possible are, in this order, any number of prune, any number of rotate, any number of smooth, one sparsify, "
+        "one quantise, of which a prune or one of the last two must be there"
     )
-    if not {"quantise", "sparsify"} & set(kinds):
+    if not {"quantise", "sparsify", "prune"} & set(kinds):
         raise ConfigError(f"the recipe has no quantise step, so nothing would be compressed; {possible}")
     if "smooth" in kinds and "quantise" not in kinds:
         raise ConfigError(f"smooth makes weights easier to quantise, and the recipe has no quantise step; {possible}")

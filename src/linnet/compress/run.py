@@ -22,6 +22,7 @@ from linnet.compress.progress import (
     peak_memory_bytes,
 )
 from linnet.compress.recipe import Recipe
+from linnet.compress.survey import decide
 from linnet.compress.walk import Walk
 from linnet.compress.work import total_work
 from linnet.errors import CheckpointError, ConfigError, LinnetError
@@ -116,8 +117,9 @@ def compress(
             resumed = bool(writer.notes)
             with os_errors(writer.scratch):
                 write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
-            walk = Walk(job, writer)
             meter = Meter(observer, token, total_work(job), kept)
+            job = decide(job, writer.scratch, meter)
+            walk = Walk(job, writer)
             walk.run(meter)
             meter.advance("publish", target.name)
             _carry_files(job.directory, writer)
@@ -201,6 +203,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
         "recipe": json.loads(job.recipe.canonical_json()),
         "schemes": {module: asdict(scheme) for module, scheme in job.schemes.items()},
         "calibration": calibration,
+        **({"pruned": list(job.steps.pruned)} if job.steps.pruned else {}),
         "layers": walk.layers(),
         "blocks": walk.blocks(),
     }

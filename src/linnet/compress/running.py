@@ -14,7 +14,7 @@ from linnet.backends.reference.weights import to_torch
 from linnet.compress.block import Block
 from linnet.compress.job import Job
 from linnet.compress.rows import CarriedRows, RowStore
-from linnet.compress.stages import Stage
+from linnet.compress.stages import Stage, whole
 from linnet.compress.statistic import Statistic
 from linnet.program.program import Program, Segment
 from linnet.schemes.packed_weight import PackedWeight
@@ -109,6 +109,30 @@ class RowRunner:
                 rows.append(result[stage.outputs[0]])
             return rows.digest()
 
+    def survey(
+        self,
+        index: int,
+        weights: Mapping[str, torch.Tensor],
+        statistics: Mapping[tuple[str, ...], Mapping[str, Statistic]],
+        told: Told,
+    ) -> None:
+        """Run all of segment ``index`` and write the rows the next reads; ``statistics`` are of values side by side."""
+        segment, came = self._program.segments[index], dict[str, torch.Tensor]()
+        taps = dict.fromkeys(name for values in statistics for name in values)
+
+        def on_tap(start: int, name: str, x: torch.Tensor) -> None:
+            came[name] = x
+            for values, own in statistics.items():
+                if name in values and all(each in came for each in values):
+                    heard = self._heard(start, torch.cat([came[each] for each in values], dim=1))
+                    for statistic in own.values():
+                        statistic.add(heard)
+
+        with self._store.write(index + 1) as rows:
+            for _, result in self._run(index, replace(whole(segment), taps=tuple(taps)), weights, told, on_tap):
+                rows.append(result[segment.outputs[0]])
+                came.clear()
+
     def _run(
         self,
         index: int,
@@ -119,8 +143,8 @@ class RowRunner:
     ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """(first row, the stage's outputs) of every chunk."""
         assert self._job.rows is not None
-        whole = self._program.segments[index]
-        part = replace(whole, start=stage.start, stop=stage.stop, outputs=stage.outputs)
+        segment = self._program.segments[index]
+        part = replace(segment, start=stage.start, stop=stage.stop, outputs=stage.outputs)
         ids = self._job.rows.token_ids
         length = ids.shape[1]
         for start, stop in self._chunks():

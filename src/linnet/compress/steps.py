@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from linnet.compress.algorithm import BlockFit, Fit
+from linnet.compress.pruning import DecidedPrune, Prune
 from linnet.compress.recipe import Recipe, Step
 from linnet.compress.sparsifier import MASK_BYTES, Sparsifier
 from linnet.compress.statistic import StatisticKind
@@ -43,7 +44,7 @@ class ByModule(Generic[Made]):
 
 @dataclass(frozen=True)
 class Steps:
-    """Rotations of the whole model, then in every block smoothing, then zeros, then codes.
+    """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes.
 
     ``coded``: modules that get codes; ``linears``: those that may be pruned, whose shapes are those of the model.
     """
@@ -102,10 +103,20 @@ class Steps:
 
     @property
     def calibrated(self) -> bool:
-        """Whether any step looks at rows."""
+        """Whether any step of the walk looks at rows."""
         return bool(self.block_transforms) or any(
             step is not None and bool(step.default.statistics) for step in (self.sparsifiers, self.fits)
         )
+
+    @property
+    def prunes(self) -> tuple[Prune, ...]:
+        """What takes units out and has not decided which."""
+        return tuple(each for each in self.model_transforms if isinstance(each, Prune))
+
+    @property
+    def pruned(self) -> tuple[Mapping[str, Any], ...]:
+        """Which units went, for the manifest."""
+        return tuple(each.record for each in self.model_transforms if isinstance(each, DecidedPrune))
 
     @property
     def fits_blocks(self) -> bool:
@@ -131,7 +142,7 @@ def build_steps(recipe: Recipe) -> Steps:
     fits = None if recipe.quantise is None else _by_module(recipe.quantise)
     sparsifiers = None if recipe.sparsify is None else _by_module(recipe.sparsify)
     return Steps(
-        tuple(_single(step) for step in recipe.steps if step.step == "rotate"),
+        tuple(_single(step) for step in recipe.steps if step.step in ("prune", "rotate")),
         tuple(_by_module(step) for step in recipe.steps if step.step == "smooth"),
         sparsifiers,
         fits,
@@ -141,7 +152,8 @@ def build_steps(recipe: Recipe) -> Steps:
 def _single(step: Step) -> ModelTransform:
     if step.rules:
         raise ConfigError(f"{step.algorithm} changes the whole model at once and takes no rules")
-    return cast("ModelTransform", make_algorithm(step.step, step.algorithm, step.options))
+    made = make_algorithm(step.step, step.algorithm, step.options)
+    return Prune(step.algorithm, made) if step.step == "prune" else cast("ModelTransform", made)
 
 
 def _by_module(step: Step) -> ByModule[Any]:

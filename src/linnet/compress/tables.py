@@ -6,6 +6,7 @@ from typing import Any
 
 from linnet.compress.algorithms.autoround import AutoRound
 from linnet.compress.algorithms.awq import Awq
+from linnet.compress.algorithms.block_influence import BlockInfluence
 from linnet.compress.algorithms.esparse import Esparse
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.hqq import Hqq
@@ -13,6 +14,9 @@ from linnet.compress.algorithms.magnitude import Magnitude
 from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.algorithms.sparsegpt import Sparsegpt
+from linnet.compress.algorithms.unit_magnitude import UnitMagnitude
+from linnet.compress.algorithms.unit_wanda import UnitWanda
+from linnet.compress.algorithms.unit_zeros import UnitZeros
 from linnet.compress.algorithms.wanda import Wanda
 from linnet.compress.options import read_options
 from linnet.compress.recipe import StepKind
@@ -22,6 +26,12 @@ from linnet.compress.transforms.smoothquant import SmoothQuant
 from linnet.errors import unknown_choice
 
 ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
+    "prune": {
+        "magnitude": UnitMagnitude,
+        "wanda": UnitWanda,
+        "zeros": UnitZeros,
+        "influence": BlockInfluence,
+    },
     "rotate": {"quarot": Quarot},
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
     "sparsify": {"magnitude": Magnitude, "wanda": Wanda, "esparse": Esparse, "sparsegpt": Sparsegpt},

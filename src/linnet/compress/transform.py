@@ -38,12 +38,9 @@ class BlockTransform(Protocol):
 class ModelTransform(Protocol):
     """Changes the whole model before the first block, since what it does crosses blocks.
 
-    No spool is needed where every changed tensor is a function of the source's own: it is computed as it is read.
+    Made once per run, from options as every algorithm. No spool is needed where every changed tensor is a function of
+    the source's own: it is computed as it is read.
     """
-
-    Options: ClassVar[type]
-
-    def __init__(self, options: Any) -> None: ...
 
     def prepare(self, source: ModelSource) -> ModelSource:
         """The model with the tensors and the program that the result will have; reads no weight. UnsupportedError,

@@ -32,7 +32,21 @@ def segment_work(job: Job) -> list[Work]:
 def total_work(job: Job) -> Work:
     """Units of the whole run by kind."""
     works = segment_work(job)
-    return {kind: sum(work[kind] for work in works) for kind in works[0]}
+    surveys = [transform.importance.statistics for transform in job.steps.prunes]
+    blocks = sum(segment.kind == "block" for segment in job.original.program.segments)
+    total = {kind: sum(work[kind] for work in works) for kind in works[0]}
+    return total | {"survey": sum(blocks * survey_work(job, bool(statistics)) for statistics in surveys)}
+
+
+def survey_work(job: Job, with_rows: bool) -> float:
+    """Units of looking at one block of the dense model: its rows, or its weights alone."""
+    program = job.original.program
+    segment = next(segment for segment in program.segments if segment.kind == "block")
+    shapes = {weight.name: weight.shape for weight in program.weights}
+    if with_rows:
+        return stage_work(job, whole(segment), {}, program)
+    read = (name for op in program.ops[segment.start : segment.stop] for name in op.weights)
+    return sum(prod(shapes[name]) for name in read) * ELEMENT_S
 
 
 def segment_stages(job: Job, index: int) -> tuple[Stage, ...]:
@@ -53,10 +67,10 @@ def _block_stages(program: Program, segment: Segment, taps: list[str], to_the_en
     return (observed, whole(segment)) if to_the_end else (observed,)
 
 
-def stage_work(job: Job, stage: Stage, kinds: Kinds) -> float:
-    """Units of running a stage and of its statistics (tap -> name -> kind)."""
+def stage_work(job: Job, stage: Stage, kinds: Kinds, program: Program | None = None) -> float:
+    """Units of running a stage (of another ``program`` than the job's) and of its statistics (tap -> name -> kind)."""
     assert job.rows is not None
-    program, (sequences, length) = job.source.program, job.rows.token_ids.shape
+    program, (sequences, length) = program or job.source.program, job.rows.token_ids.shape
     shapes, values = {weight.name: weight.shape for weight in program.weights}, declarations(program)
     tokens = sequences * length
     seconds = 0.0

@@ -20,7 +20,7 @@ from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.prescription import Quantization
 from linnet.formats.quantization import form_of, read_quantization, with_telltale
-from linnet.formats.rewritten import Rewrite, RewrittenFiles
+from linnet.formats.rewritten import Rewrite, Rewritten, RewrittenFiles
 from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
@@ -92,12 +92,10 @@ class Checkpoint:
             )
         return cls(directory, config, files, manifest, quantization, form)
 
-    def rewritten(
-        self, rewrite: Rewrite, copies: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None
-    ) -> "Checkpoint":
+    def rewritten(self, rewrite: Rewrite, other: Rewritten | None = None) -> "Checkpoint":
         """This checkpoint with some dense tensors computed from what is stored, or new, see RewrittenFiles; it shares
         the files."""
-        files = RewrittenFiles(self._files, rewrite, copies or {}, settings or {})
+        files = RewrittenFiles(self._files, rewrite, other or Rewritten())
         return Checkpoint(self.path, files.config, files, self.manifest, self.quantization, self._form)
 
     def verify(self) -> None:

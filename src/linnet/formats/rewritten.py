@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensor files of which some tensors are computed from what is stored, each time they are read, or are new names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,39 @@ from linnet.formats.tensor_files import TensorFiles
 
 Array = npt.NDArray[Any]
 Rewrite = Callable[[str, Callable[[str], Array]], Array | None]
-"""(name, view of the stored tensor of a name) -> its new array of the same shape, None: as it is stored."""
+"""(name, view of the stored tensor of a name) -> its new array, None: as it is stored."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What else than values is other than stored. ``copies``: new name -> the stored tensor that it starts from, whose
+    own name stays unless it is another's; ``left_out``: names that there are no more; ``shapes``: of tensors whose
+    rewrite has another than is stored; ``settings``: what the config says instead."""
+
+    copies: Mapping[str, str] = field(default_factory=dict)
+    left_out: Collection[str] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RewrittenFiles:
-    """Implements ``TensorFiles`` over others; ``raw``, ``mapped`` and hashes are still of what is stored.
+    """Implements ``TensorFiles`` over others; ``raw``, ``mapped`` and hashes are still of what is stored."""
 
-    ``copies``: new name -> the stored tensor that it starts from. ``settings``: what the config says instead.
-    """
-
-    def __init__(
-        self, files: TensorFiles, rewrite: Rewrite, copies: Mapping[str, str], settings: Mapping[str, Any]
-    ) -> None:
-        self._files, self._rewrite, self._copies, self._settings = files, rewrite, copies, settings
+    def __init__(self, files: TensorFiles, rewrite: Rewrite, other: Rewritten) -> None:
+        self._files, self._rewrite, self._other = files, rewrite, other
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """See TensorFiles."""
-        stored = self._files.tensors
-        return dict(sorted({**stored, **{name: stored[old] for name, old in self._copies.items()}}.items()))
+        stored, other = self._files.tensors, self._other
+        found = {**stored, **{name: stored[old] for name, old in other.copies.items()}}
+        shaped = {name: _with_shape(found[name], shape) for name, shape in other.shapes.items()}
+        return {name: info for name, info in sorted({**found, **shaped}.items()) if name not in other.left_out}
 
     @property
     def config(self) -> dict[str, Any]:
         """See TensorFiles."""
-        return {**self._files.config, **self._settings}
+        return {**self._files.config, **self._other.settings}
 
     @property
     def described_by(self) -> Path:
@@ -49,11 +60,11 @@ class RewrittenFiles:
         return self._stored(name) if rewritten is None else rewritten
 
     def _stored(self, name: str) -> Array:
-        return self._files.view(self._copies.get(name, name))
+        return self._files.view(self._other.copies.get(name, name))
 
     def raw(self, name: str) -> memoryview:
         """See TensorFiles."""
-        return self._files.raw(self._copies.get(name, name))
+        return self._files.raw(self._other.copies.get(name, name))
 
     def paths(self) -> tuple[Path, ...]:
         """See TensorFiles."""
@@ -66,3 +77,8 @@ class RewrittenFiles:
     def close(self) -> None:
         """See TensorFiles."""
         self._files.close()
+
+
+def _with_shape(info: TensorInfo, shape: tuple[int, ...]) -> TensorInfo:
+    """What a tensor of other sizes would say of itself."""
+    return replace(info, shape=shape, nbytes=info.nbytes * prod(shape) // prod(info.shape))

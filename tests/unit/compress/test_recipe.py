@@ -77,7 +77,7 @@ def test_version_one_is_one_step():
         ({"steps": [QUANTISE | {"rules": [{"match": "x"}]}]}, "the rule 'x' decides nothing; give it a scheme or opt"),
         ({"steps": [QUANTISE | {"bits": 4}]}, "steps.0.: there is no key 'bits'; known keys: step, algorithm"),
         ({"steps": [QUANTISE | {"rules": [{"match": "x", "bits": 4}]}]}, "known keys: match, scheme, options"),
-        ({"steps": [{"step": "prune", "algorithm": "x"}, QUANTISE]}, "prune"),
+        ({"steps": [{"step": "distil", "algorithm": "x"}, QUANTISE]}, "distil"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_accepted(record, message):

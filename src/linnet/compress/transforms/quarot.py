@@ -19,6 +19,7 @@ import torch
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.transforms.hadamard import rotation
 from linnet.compress.transforms.stream import Stream, stream_of
+from linnet.formats.rewritten import Rewritten
 from linnet.models.load import ModelSource, load_model
 from linnet.models.spec import ArchSpec
 from linnet.schemes.scheme import LinearScheme
@@ -44,7 +45,9 @@ class Quarot:
         moves into the head alone."""
         spec = source.spec
         if spec.tied_head:
-            source = load_model(source.checkpoint.rewritten(lambda *_: None, _own_head(spec), UNTIED))
+            source = load_model(
+                source.checkpoint.rewritten(lambda *_: None, Rewritten(_own_head(spec), settings=UNTIED))
+            )
             logger.warning(
                 "%s is tied to %s; the result gets a head of its own (%.0f MiB more), since a rotation folds the last "
                 "norm's gain into it",
@@ -61,7 +64,7 @@ class Quarot:
         weights = _Rotation(stream, matrix, schemes)
         checkpoint, head = source.checkpoint, f"{source.spec.head}.weight"
         copies = {} if head in checkpoint else _own_head(source.spec)
-        return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, copies))
+        return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, Rewritten(copies)))
 
 
 def _own_head(spec: ArchSpec) -> dict[str, str]:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pass of the calibration rows through the dense model, for what has to be known of all blocks before the first is
+changed.
+
+What is decided from it is written into the run's scratch directory before the walk begins: a resumed run does not look
+again.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from linnet.compress.block import Block
+from linnet.compress.job import Job
+from linnet.compress.progress import Meter
+from linnet.compress.pruning import Prune
+from linnet.compress.running import RowRunner
+from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.compress.transform import ModelTransform
+from linnet.compress.work import survey_work
+from linnet.formats.durable import os_errors, write_durable
+from linnet.models.load import ModelSource
+from linnet.program.traverse import declarations
+
+_DIRECTORY, _DECIDED = "survey", "decided.json"
+
+Values = tuple[str, ...]
+"""Names of values that are looked at side by side."""
+Asked = Mapping[Values, Mapping[str, StatisticKind]]
+Found = Mapping[Values, Mapping[str, Statistic]]
+
+
+@torch.no_grad()
+def decide(job: Job, scratch: Path, meter: Meter) -> Job:
+    """The job with everything decided that a pass over the dense model decides."""
+    if not job.steps.prunes:
+        return job
+    known = _read(scratch / _DECIDED)
+    scores: list[list[list[float]]] = []
+    done: list[ModelTransform] = []
+    model = job.original
+    for transform in job.steps.model_transforms:
+        decided = None
+        if isinstance(transform, Prune):
+            scores.append(known[len(scores)] if known else _score(job, model, transform, scratch, meter))
+            decided = transform.decided(model, [torch.tensor(each) for each in scores[-1]])
+            model = decided.prepare(model)
+        done.append(decided or transform)
+    if not known:
+        write_durable(scratch / _DECIDED, json.dumps(scores).encode())
+    job = replace(job, steps=replace(job.steps, model_transforms=tuple(done)))
+    if len(set(job.original.spec.layers)) == 1:
+        return job  # what was foreseen from the shapes is what has come about
+    for transform in done[len(scores) :]:
+        model = transform.prepare(model)
+    return replace(job, source=model)
+
+
+def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:
+    """How much every unit of every group matters."""
+    groups, importance = prune.groups(model), prune.importance
+    asked = {group.segment: {group.values: importance.statistics} for group in groups}
+    found: list[list[float]] = []
+    for index, block, statistics in blocks(job, model, asked if importance.statistics else {}, scratch, meter):
+        for group in groups:
+            if group.segment == index:
+                own = importance.scores(group, block.dense, statistics.get(group.values, {}))
+                found.append(own.tolist())
+    return found
+
+
+def blocks(
+    job: Job, model: ModelSource, asked: Mapping[int, Asked], scratch: Path, meter: Meter
+) -> Iterator[tuple[int, Block, Found]]:
+    """Every block of a dense model in turn, with what was ``asked`` about values in it; without questions no row
+    runs."""
+    program, directory = model.program, scratch / _DIRECTORY
+    with os_errors(directory):
+        directory.mkdir(exist_ok=True)
+    runner = RowRunner(replace(job, source=model), directory)
+    widths = {name: value.shape[1] for name, value in declarations(program).items() if len(value.shape) > 1}
+    work = survey_work(job, bool(asked))
+    for index, segment in enumerate(program.segments):
+        block = Block(segment, model)
+        if segment.kind == "embed" and asked:
+            runner.embed(index, segment, block, _told(meter, segment.name, 0.0))
+        if segment.kind != "block":
+            continue
+        statistics: dict[Values, dict[str, Statistic]] = {}
+        for values, kinds in asked.get(index, {}).items():
+            width = sum(int(widths[name]) for name in values)
+            statistics[values] = {name: kind(width) for name, kind in kinds.items()}
+        if asked:
+            runner.survey(index, block.running(), statistics, _told(meter, segment.name, work))
+            runner.keep_only(index + 1)
+        yield index, block, statistics
+        model.release()  # what the block took of the mapped files
+        meter.advance("calibrate", segment.name, "survey", 0.0 if asked else work)
+    runner.close()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _told(meter: Meter, layer: str, units: float) -> Callable[[float], None]:
+    return lambda fraction: meter.advance("calibrate", layer, "survey", fraction * units)
+
+
+def _read(path: Path) -> list[list[list[float]]]:
+    """What an interrupted run decided; nothing if it did not come so far."""
+    try:
+        found: list[list[list[float]]] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return []
+    return found
