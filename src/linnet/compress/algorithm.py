@@ -10,6 +10,7 @@ import torch
 from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.terms import Outliers
 
 if TYPE_CHECKING:
     from linnet.compress.site import Site
@@ -22,13 +23,15 @@ _SLICE_ELEMENTS = 1 << 20
 class Fitted:
     """A compressed weight and what is known about its error (plain numbers, they go into the manifest).
 
-    ``weight_error``: |Q - W|^2 / |W|^2. ``output_error``: |Q x - W x|^2 / |W x|^2 over the calibration rows, if known.
+    ``weight_error``: |Q - W|^2 / |W|^2 ``output_error``: |Q x - W x|^2 / |W x|^2 over the calibration rows, if known.
     """
 
     packed: PackedWeight
     weight_error: float
     output_error: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    outliers: Outliers | None = None
+    """Columns that the packed weight leaves 0: a term of their own."""
 
 
 class Fit(Protocol):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block: one segment's working set by checkpoint name, and what each of its modules has become: masked, packed.
+"""Block: one segment's working set by checkpoint name, and what each of its modules has become: masked, packed, a term
+of low rank beside that or in its place.
 
 Transforms and fits change the Block, running derives its weights from it, writing takes from it: so what ran is what is
 written. A dense tensor that was changed is rounded at once to the type it is stored in, unless it will be packed.
@@ -14,8 +15,9 @@ from linnet.backends.reference.weights import to_torch
 from linnet.errors import UnsupportedError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
-from linnet.program.program import Program, Segment, Weight
+from linnet.program.program import Program, Segment, Weight, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, UP, LowRank, Outliers, Terms, calm_order, one_hot
 
 
 class Block:
@@ -24,6 +26,7 @@ class Block:
     def __init__(self, segment: Segment, source: ModelSource, to_be_packed: Collection[str] = ()) -> None:
         self._source, self._to_be_packed = source, to_be_packed
         program = source.program
+        self._segment = segment
         self._ops = program.ops[segment.start : segment.stop]
         self._weights = _weights_of(program, segment)
         self._changed: dict[str, torch.Tensor] = {}
@@ -31,6 +34,10 @@ class Block:
         self.packed: dict[str, PackedWeight] = {}
         self.kept: dict[str, torch.Tensor] = {}
         """Module -> bool [rows, columns]: which of its weights were not pruned; the others are zero and stay so."""
+        self.low_rank: dict[str, LowRank] = {}
+        self.outliers: dict[str, Outliers] = {}
+        self.replaced: set[str] = set()
+        """Modules that are their low-rank term and nothing else."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,6 +85,38 @@ class Block:
         self._changed.pop(f"{module}.weight", None)
         self._forget(f"{module}.weight")
 
+    def add_low_rank(self, module: str, low_rank: LowRank, replaces: bool) -> None:
+        """Put a term beside what a module has become, or in its place."""
+        self.low_rank[module] = low_rank
+        if replaces:
+            self.replaced.add(module)
+        self._forget(f"{module}.weight")
+
+    def set_outliers(self, module: str, outliers: Outliers) -> None:
+        """Put the columns that a module's codes leave out beside them."""
+        self.outliers[module] = outliers
+        self._forget(f"{module}.weight")
+
+    def terms(self) -> dict[str, Terms]:
+        """What those modules are the sum of that are not just their weight."""
+        return {
+            module: Terms(
+                module not in self.replaced,
+                self.low_rank[module].rank if module in self.low_rank else 0,
+                self.outliers[module].columns if module in self.outliers else (),
+            )
+            for module in dict.fromkeys((*self.outliers, *self.low_rank))
+        }
+
+    def term_tensors(self, module: str) -> dict[str, np.ndarray]:
+        """The terms beside a module's weight, or in its place, by names relative to it."""
+        every = (self.outliers.get(module), self.low_rank.get(module))
+        return {name: array for term in every if term is not None for name, array in term.tensors().items()}
+
+    def whole(self, module: str) -> torch.Tensor:
+        """fp32: what has become of a module's weight, without a term beside it; not to be written to."""
+        return self.dense(f"{module}.weight") if module not in self.packed else self._rows(f"{module}.weight", None)
+
     def running(self) -> dict[str, torch.Tensor]:
         """Every weight of the segment in fp32 by the program's names, but for tables and heads (see ``table``)."""
         for op in self._ops:
@@ -95,15 +134,27 @@ class Block:
                 found[name] = _rows_of(dense[ref.checkpoint_name], ref.rows)
         return found
 
-    def compressed(self) -> dict[str, torch.Tensor | PackedWeight]:
-        """As ``running``, packed weights with their codes: for a program that rounds activations."""
-        found: dict[str, torch.Tensor | PackedWeight] = {**self.running()}
-        for name in found:
-            ref = self._weights[name].ref
-            packed = self.packed.get(ref.checkpoint_name.removesuffix(".weight"))
-            if packed is not None:
-                found[name] = packed if ref.rows is None else packed.take_rows(ref.rows)
-        return found
+    def compressed(self, program: Program) -> dict[str, torch.Tensor | PackedWeight]:
+        """What this segment of the compressed model's ``program`` reads, by its names: codes as such, terms apart."""
+        index = next(at for at, segment in enumerate(program.segments) if segment.name == self._segment.name)
+        return {name: self._term(weight) for name, weight in _weights_of(program, program.segments[index]).items()}
+
+    def _term(self, weight: Weight) -> torch.Tensor | PackedWeight:
+        """A weight of the compressed model: one term of a linear, or anything else as it runs."""
+        name, rows = weight.ref.checkpoint_name, weight.ref.rows
+        module = name.removesuffix(".weight")
+        for leaf in (DOWN, UP, OUTLIERS):
+            if module.endswith(f".{leaf}"):
+                arrays = self.term_tensors(module.removesuffix(f".{leaf}"))
+                return _rows_of(to_torch(arrays[f"{leaf}.weight"]), rows)
+        for leaf, made in ((CHOSEN, one_hot), (CALM, calm_order)):
+            if module.endswith(f".{leaf}"):
+                of = module.removesuffix(f".{leaf}")
+                return torch.from_numpy(made(self.outliers[of].columns, self.packed[of].shape[1]))
+        packed = self.packed.get(module)
+        if packed is not None:
+            return packed if rows is None else packed.take_rows(rows)
+        return self._rows(name, rows)
 
     def table(self) -> np.ndarray | PackedWeight:
         """The first op's weight as stored: an embedding of which few rows are wanted."""
@@ -119,14 +170,27 @@ class Block:
     def _weight(self, weight: Weight) -> torch.Tensor:
         """The one place that maps the program's weights, with their row ranges, to the Block's tensors."""
         name, rows = weight.ref.checkpoint_name, weight.ref.rows
-        packed, changed = self.packed.get(name.removesuffix(".weight")), self._changed.get(name)
+        module = name.removesuffix(".weight")
+        term = self.low_rank.get(module)
+        if term is None:
+            return self._rows(name, rows)
+        product = torch.from_numpy((term if rows is None else term.take_rows(rows)).product())
+        return product if module in self.replaced else product.add_(self._rows(name, rows))
+
+    def _rows(self, name: str, rows: tuple[tuple[int, int], ...] | None) -> torch.Tensor:
+        """fp32: a tensor, or rows of it, without a term beside it."""
+        module = name.removesuffix(".weight")
+        packed, changed, outliers = self.packed.get(module), self._changed.get(name), self.outliers.get(module)
         if packed is not None:
-            return to_torch((packed if rows is None else packed.take_rows(rows)).dequantize())
-        if changed is None:
-            stored = self._source.weight(weight.ref)
-            assert isinstance(stored, np.ndarray)
-            return to_torch(stored)
-        return _rows_of(changed, rows)
+            values = to_torch((packed if rows is None else packed.take_rows(rows)).dequantize())
+            if outliers is not None:
+                values[:, list(outliers.columns)] = _rows_of(to_torch(outliers.weight), rows)
+            return values
+        if changed is not None:
+            return _rows_of(changed, rows)
+        stored = self._source.weight(WeightRef(name, rows))
+        assert isinstance(stored, np.ndarray)
+        return to_torch(stored)
 
     def _as_stored(self, name: str, values: torch.Tensor) -> np.ndarray:
         return values.numpy().astype(NAME_TO_NUMPY[self._source.checkpoint.info(name).dtype])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a block's compression cost its output, measured on a few rows so that it costs next to nothing."""
 
+from collections.abc import Mapping
+
 import torch
 
 from linnet.compress.job import Job
@@ -8,7 +10,9 @@ from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
 from linnet.models.build import build_program
 from linnet.program.choose_numerics import choose_numerics
+from linnet.program.program import Program
 from linnet.schemes.scheme import DenseType, LinearScheme
+from linnet.schemes.terms import Terms
 
 TOKENS = 512
 """Of the first calibration rows: a block runs on them once more dense and once more compressed."""
@@ -21,8 +25,12 @@ class BlockErrors:
         def stored(name: str) -> DenseType | LinearScheme:
             return job.schemes.get(name.removesuffix(".weight"), "fp32")
 
-        self._rows = rows
-        self._compressed = choose_numerics(build_program(job.source.spec, stored), "exact")
+        self._rows, self._spec, self._stored = rows, job.source.spec, stored
+        self._compressed = self._program({})
+
+    def _program(self, terms: Mapping[str, Terms]) -> Program:
+        """Of the compressed model, some of whose linears are sums of terms."""
+        return choose_numerics(build_program(self._spec, self._stored, terms=terms), "exact")
 
     def before(self, site: Site) -> torch.Tensor | None:
         """The dense block's output, before anything in it has changed; None for a head."""
@@ -35,7 +43,9 @@ class BlockErrors:
         inputs, activations rounded where the scheme says so. None without rows, or if it is no number."""
         if dense is None:
             return None
-        compressed = self._rows.first_outputs(site.index, self._compressed, site.block.compressed(), TOKENS)
+        terms = site.block.terms()
+        program = self._program(terms) if terms else self._compressed
+        compressed = self._rows.first_outputs(site.index, program, site.block.compressed(program), TOKENS)
         error = float((compressed - dense).square().sum(dtype=torch.float64))
         size = float(dense.square().sum(dtype=torch.float64))
         return error / size if 0 < size < float("inf") and error < float("inf") else None

@@ -12,11 +12,12 @@ from linnet.formats.programs import Model, verdicts
 from linnet.schemes import LinearScheme
 
 
-def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True) -> str:
-    """Which programs read a model whose modules are stored so; without any it is dense, maybe with zeros."""
-    if not schemes:
+def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, summed: bool = False) -> str:
+    """Which programs read a model whose modules are stored so; without any it is dense, maybe with zeros. ``summed``:
+    some of its linears are sums of terms."""
+    if not schemes and not summed:
         return f"whatever reads the original: it is dense{', with zeros in it' if zeros else ''}"
-    if is_own(schemes):
+    if summed or is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
     found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
     read = [
@@ -40,9 +41,13 @@ def model_card(
 ) -> str:
     """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
     recipe, layers = record["recipe"], record["layers"]
-    last, algorithms = recipe["steps"][-1], " + ".join(step["algorithm"] for step in recipe["steps"])
-    scheme = last["scheme"] or _patterns(layers) or "pruned"
+    algorithms = " + ".join(step["algorithm"] for step in recipe["steps"])
+    ranks = _ranks(layers)
+    scheme = next((step["scheme"] for step in recipe["steps"] if step["scheme"]), None)
+    scheme = scheme or _patterns(layers) or ("low-rank" if ranks else "pruned")
     relation, made = ("quantized", "quantized") if schemes else ("finetune", "pruned")  # what the hub has words for
+    if not schemes and ranks:
+        made = "low-rank"
     hub = "/" in source
     base = [f"base_model: {source}", f"base_model_relation: {relation}"] if hub else []
     family = str(config.get("model_type", "unknown"))
@@ -56,7 +61,8 @@ def model_card(
         rows = (
             f"{text}: {calibration['rows']} rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
         )
-    errors = [layer["output_error"] for layer in layers.values() if "output_error" in layer]
+    last = [layer | layer.get("repair", {}) for layer in layers.values()]
+    errors = [layer["output_error"] for layer in last if "output_error" in layer]
     error = f"{sum(errors) / len(errors):.5f} on the calibration rows" if errors else "not measured (data-free)"
     parts = record["fingerprint"]
     return "\n".join(
@@ -75,9 +81,10 @@ def model_card(
             *(f"| pruned | {_units(pruned)} |" for pruned in record.get("pruned", ())),
             f"| compressed modules | {len(layers)} |",
             *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if schemes else []),
+            *([f"| ranks of terms | {ranks} |"] if ranks else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
-            f"| loads in | {loaders(schemes, bool(layers))} |",
+            f"| loads in | {loaders(schemes, bool(layers), bool(ranks))} |",
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",
@@ -102,7 +109,14 @@ def _units(pruned: Mapping[str, Any]) -> str:
 
 def _patterns(layers: Mapping[str, Mapping[str, Any]]) -> str:
     """``2:4 + 50%``: how modules were pruned, the most frequent first."""
-    return " + ".join(pattern for pattern, _ in Counter(layer["pattern"] for layer in layers.values()).most_common())
+    found = Counter(layer["pattern"] for layer in layers.values() if "pattern" in layer)
+    return " + ".join(pattern for pattern, _ in found.most_common())
+
+
+def _ranks(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """``rank 16 (30 modules)``, the most frequent first; empty without terms of low rank."""
+    found = Counter(rank for layer in layers.values() if (rank := (layer | layer.get("repair", {})).get("rank")))
+    return ", ".join(f"rank {rank} ({count} modules)" for rank, count in found.most_common())
 
 
 def _groups(schemes: Mapping[str, Any]) -> str:

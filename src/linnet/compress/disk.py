@@ -84,6 +84,9 @@ def _segment_bytes(job: Job) -> list[int]:
     for module, scheme in job.schemes.items():
         rows, columns = checkpoint.info(f"{module}.weight").shape
         left[f"{module}.weight"] = stored_bytes(scheme, (rows, columns))
+    for module in job.steps.linears:
+        own = 0 if job.steps.factoriser_of(module) is not None else left[f"{module}.weight"]
+        left[f"{module}.weight"] = own + job.steps.term_bytes(module)
     reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
     sizes = []
     for segment in program.segments:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StageByStage: the fit of a block that takes one linear after another: first its zeros, then its codes."""
+"""StageByStage: the fit of a block that takes one linear after another: its zeros, its codes, a term for both."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -35,8 +35,15 @@ class StageByStage:
 
 def _compress(site: Site, info: LinearInfo, statistics: Mapping[str, Statistic]) -> None:
     """One linear, by whatever the recipe has for it."""
-    sparsifier, fit = site.job.steps.sparsifier_of(info.module), site.job.steps.fit_of(info.module)
+    steps = site.job.steps
+    factoriser, repair = steps.factoriser_of(info.module), steps.repair_of(info.module)
+    sparsifier, fit = steps.sparsifier_of(info.module), steps.fit_of(info.module)
+    before = None if repair is None else site.dense(info)
+    if factoriser is not None:
+        site.factorise(info, factoriser, statistics)
     if sparsifier is not None:
         site.sparsify(info, sparsifier, statistics)
     if fit is not None:
         site.fit(info, cast("Fit", fit), statistics)
+    if repair is not None and before is not None:
+        site.repair(info, repair, before, statistics)

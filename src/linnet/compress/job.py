@@ -57,6 +57,12 @@ class Job:
     source_bytes: int
 
     @property
+    def rounded_last(self) -> frozenset[str]:
+        """Modules whose dense weight is never stored, so that what changes it need not round it."""
+        factorised = (module for module in self.steps.linears if self.steps.factoriser_of(module) is not None)
+        return frozenset((*self.schemes, *factorised))
+
+    @property
     def sequences_per_chunk(self) -> int:
         """Calibration rows that run through a block together."""
         assert self.rows is not None
@@ -177,6 +183,7 @@ def _folds(
 
 def _check_source(model: ModelSource) -> None:
     compressed = [weight.ref.checkpoint_name for weight in model.program.weights if not isinstance(weight.dtype, str)]
+    compressed += model.checkpoint.quantization.terms
     if compressed:
         raise UnsupportedError(
             f"{model.checkpoint.path} is already compressed ({compressed[0]} and {len(compressed) - 1} more); "

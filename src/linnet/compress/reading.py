@@ -18,6 +18,8 @@ from linnet.errors import ConfigError, unknown_choice
 
 CHAINS: dict[str, tuple[tuple[StepKind, str], ...]] = {
     "awq": (("smooth", "awq"), ("quantise", "awq")),
+    "eora": (("quantise", "gptq"), ("repair", "eora")),
+    "lqer": (("quantise", "rtn"), ("repair", "lqer")),
     "quarot": (("rotate", "quarot"), ("quantise", "gptq")),
     "smoothquant": (("smooth", "smoothquant"), ("quantise", "rtn")),
 }
@@ -64,19 +66,10 @@ def _from_one_step(one: OneStep) -> Recipe:
     if one.algorithm not in CHAINS and one.algorithm not in ALGORITHMS["quantise"]:
         raise unknown_choice("algorithm", one.algorithm, algorithm_names())
     shares = _shares(one, chain) if len(chain) > 1 else [one.options]
-    steps = [
-        Step(step=kind, algorithm=name, options=share)
-        for (kind, name), share in zip(chain[:-1], shares[:-1], strict=True)
-    ]
-    last = Step(
-        step="quantise",
-        algorithm=chain[-1][1],
-        options=shares[-1],
-        scheme=one.scheme,
-        group_size=one.group_size,
-        rules=one.rules,
-    )
-    return Recipe(steps=(*steps, last), **common_fields(one))
+    own = {"scheme": one.scheme, "group_size": one.group_size, "rules": one.rules}
+    steps = [Step(step=kind, algorithm=name, options=share) for (kind, name), share in zip(chain, shares, strict=True)]
+    whole = tuple(msgspec.structs.replace(step, **own) if step.step == "quantise" else step for step in steps)
+    return Recipe(steps=whole, **common_fields(one))
 
 
 def algorithm_names() -> tuple[str, ...]:

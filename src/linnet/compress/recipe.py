@@ -13,10 +13,10 @@ from linnet.errors import ConfigError
 RECIPE_VERSION = 2
 DENSE = "dense"
 
-StepKind = Literal["prune", "rotate", "smooth", "sparsify", "quantise"]
-ORDER: tuple[StepKind, ...] = ("prune", "rotate", "smooth", "sparsify", "quantise")
+StepKind = Literal["prune", "rotate", "smooth", "factorise", "sparsify", "quantise", "repair"]
+ORDER: tuple[StepKind, ...] = ("prune", "rotate", "smooth", "factorise", "sparsify", "quantise", "repair")
 """Steps in the one order that makes sense: what changes shapes comes first, what changes a weight before what decides
-its codes."""
+its codes, and what makes good for an error after it."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,8 +48,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``steps`` in the order in which they are taken; the last one quantises, or sparsifies or prunes what then stays
-    dense.
+    """``steps`` in the order in which they are taken; one of them quantises, sparsifies, factorises or prunes.
 
     ``calibration``: a UTF-8 file; None: the text given to ``compress``, else the model's own. ``calibration_length`` in
     tokens; None: 512, or the model's context if that is shorter.
@@ -92,6 +91,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """What most weights become; None: they stay dense."""
         return None if self.quantise is None else self.quantise.scheme
 
+    @property
+    def factorise(self) -> Step | None:
+        """The step that puts two narrow matrices in a weight's place."""
+        return self._only("factorise")
+
+    @property
+    def repair(self) -> Step | None:
+        """The step that puts two narrow matrices beside what the steps before it left."""
+        return self._only("repair")
+
     def _only(self, kind: StepKind) -> Step | None:
         return next((step for step in self.steps if step.step == kind), None)
 
@@ -115,10 +124,16 @@ def check_version(found: int, known: int) -> None:
         raise ConfigError(f"recipe format_version {found} is unknown; this version reads 1 and {RECIPE_VERSION}")
 
 
-_ONCE: dict[StepKind, str] = {"quantise": "a weight gets its codes once", "sparsify": "a weight is pruned once"}
+_ONCE: dict[StepKind, str] = {
+    "quantise": "a weight gets its codes once",
+    "sparsify": "a weight is pruned once",
+    "factorise": "a weight is replaced once",
+    "repair": "an error is made good for once",
+}
 _LEAVES: dict[StepKind, str] = {
     "quantise": "codes that it cannot change any more",
     "sparsify": "zeros that it would fill or reckon with too late",
+    "repair": "a term that it would reckon with too late",
 }
 """What a step leaves behind it, where only a later kind may come after it."""
 
@@ -127,10 +142,18 @@ def _check_order(steps: tuple[Step, ...]) -> None:
     kinds = [step.step for step in steps]
     possible = (
         "possible are, in this order, any number of prune, any number of rotate, any number of smooth, one sparsify, "
-        "one quantise, of which a prune or one of the last two must be there"
+        "one quantise, one repair, of which a prune, sparsify or quantise must be there; or any number of prune, any "
+        "number of rotate and one factorise"
     )
-    if not {"quantise", "sparsify", "prune"} & set(kinds):
+    if not {"quantise", "sparsify", "factorise", "prune"} & set(kinds):
         raise ConfigError(f"the recipe has no quantise step, so nothing would be compressed; {possible}")
+    others = [kind for kind in kinds if kind not in ("prune", "rotate", "factorise")]
+    if "factorise" in kinds and others:
+        raise ConfigError(
+            f"the recipe has a {others[0]} step, and factorise leaves no weight that it could change; {possible}"
+        )
+    if "repair" in kinds and not {"quantise", "sparsify"} & set(kinds):
+        raise ConfigError(f"the recipe has a repair step and none before it that loses anything; {possible}")
     if "smooth" in kinds and "quantise" not in kinds:
         raise ConfigError(f"smooth makes weights easier to quantise, and the recipe has no quantise step; {possible}")
     for only, once in _ONCE.items():

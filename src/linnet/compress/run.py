@@ -11,7 +11,7 @@ from typing import Any
 
 from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
-from linnet.compress.disk import check_disk, check_place, output_bytes
+from linnet.compress.disk import check_disk, check_place
 from linnet.compress.job import Job, check, fingerprint
 from linnet.compress.progress import (
     CancelToken,
@@ -29,7 +29,7 @@ from linnet.errors import CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.carried import carried_files
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
-from linnet.formats.manifest import read_manifest
+from linnet.formats.manifest import read_manifest, tensor_bytes
 from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
@@ -124,7 +124,7 @@ def compress(
             meter.advance("publish", target.name)
             _carry_files(job.directory, writer)
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
-            sizes = (job.source_bytes, output_bytes(job))
+            sizes = (job.source_bytes, writer.nbytes)
             writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
             manifest = writer.publish(config, record)
         except CheckpointError as error:
@@ -174,7 +174,7 @@ def _carry_files(source: Path, writer: CheckpointWriter) -> None:
 def _result(
     job: Job, target: Path, manifest: Mapping[str, Any], resumed: bool, nothing_done: bool = False
 ) -> CompressResult:
-    sizes = (job.source_bytes, output_bytes(job), job.source.parameters)
+    sizes = (job.source_bytes, tensor_bytes(manifest), job.source.parameters)
     return CompressResult(target, manifest, resumed, *sizes, nothing_done)
 
 

@@ -10,13 +10,14 @@ from linnet.compress.algorithm import Fit, Fitted, ratio
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.job import Job
+from linnet.compress.low_rank import LowRankFit
 from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
 from linnet.compress.sparsifier import Sparsifier
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.work import asked, segment_stages, stage_work
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, ConfigError
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
 
@@ -27,7 +28,7 @@ class Site:
     def __init__(self, job: Job, index: int, source: ModelSource, rows: RowRunner, meter: Meter) -> None:
         self.job, self.index, self.segment = job, index, job.source.program.segments[index]
         self.source = source
-        self.block = Block(self.segment, source, job.schemes.keys())
+        self.block = Block(self.segment, source, job.rounded_last)
         self.linears = job.compressed_linears(index)
         self.records: dict[str, dict[str, Any]] = {}
         self._rows, self._meter = rows, meter
@@ -104,6 +105,43 @@ class Site:
         fitted = algorithm.fit(info.module, weight, scheme, statistics, tick, kept)
         self.pack(info.module, fitted, step.algorithm, info.shape)
 
+    def factorise(self, info: LinearInfo, algorithm: LowRankFit, statistics: Mapping[str, Statistic]) -> None:
+        """Put two narrow matrices in one linear's place."""
+        step = self.job.recipe.factorise
+        assert step is not None
+        own = self._low_rank(info, algorithm, self.dense(info), statistics, replaces=True)
+        self.records.setdefault(info.module, {}).update({"algorithm": step.algorithm, "shape": list(info.shape)} | own)
+
+    def repair(
+        self, info: LinearInfo, algorithm: LowRankFit, before: torch.Tensor, statistics: Mapping[str, Statistic]
+    ) -> None:
+        """Put a term beside what one linear has become; ``before``: fp32, what it was. The record says what is left of
+        the error; that of the steps before stays beside it."""
+        step = self.job.recipe.repair
+        assert step is not None
+        own = self._low_rank(info, algorithm, before, statistics, replaces=False)
+        self.records[info.module]["repair"] = {"algorithm": step.algorithm} | own
+
+    def _low_rank(
+        self,
+        info: LinearInfo,
+        algorithm: LowRankFit,
+        before: torch.Tensor,
+        statistics: Mapping[str, Statistic],
+        replaces: bool,
+    ) -> dict[str, Any]:
+        lost = before if replaces else before - self.block.whole(info.module)
+        low_rank = algorithm.term(info.module, lost, algorithm.rank(info.module, info.shape), statistics)
+        self.block.add_low_rank(info.module, low_rank, replaces)
+        left = lost - torch.from_numpy(low_rank.product())
+        self._tick(info, algorithm.work)(1.0)
+        sizes = [float(each.square().sum(dtype=torch.float64)) for each in (left, before)]
+        own = {"rank": low_rank.rank, "weight_error": ratio(*sizes)}
+        hessian = statistics.get("hessian")
+        if isinstance(hessian, Hessian):
+            own["output_error"] = ratio(hessian.quadratic(left), hessian.quadratic(before))
+        return own
+
     def _tick(self, info: LinearInfo, work: Callable[[tuple[int, int]], float]) -> Callable[[float], None]:
         units = work(info.shape)
         return lambda fraction: self._meter.advance("compress", info.module, "fit", fraction * units)
@@ -125,6 +163,13 @@ class Site:
     def pack(self, module: str, fitted: Fitted, algorithm: str, shape: tuple[int, int]) -> None:
         """Put a fit's result into the block and on record."""
         self.block.pack(module, fitted.packed)
+        if fitted.outliers is not None:
+            if module == self.source.spec.head:
+                raise ConfigError(
+                    f"{module}: a head has no place for outliers; give it a rule with a scheme that rounds weights "
+                    "alone (W8A16), or dense"
+                )
+            self.block.set_outliers(module, fitted.outliers)
         record: dict[str, Any] = {"algorithm": algorithm, "shape": list(shape), "weight_error": fitted.weight_error}
         if fitted.output_error is not None:
             record["output_error"] = fitted.output_error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from linnet.compress.algorithm import BlockFit, Fit
+from linnet.compress.low_rank import LowRankFit
 from linnet.compress.pruning import DecidedPrune, Prune
 from linnet.compress.recipe import Recipe, Step
 from linnet.compress.sparsifier import MASK_BYTES, Sparsifier
@@ -15,6 +16,7 @@ from linnet.compress.transform import BlockTransform, ModelTransform
 from linnet.errors import ConfigError
 from linnet.models.inventory import LinearInfo
 from linnet.schemes.scheme_map import matches
+from linnet.schemes.terms import low_rank_bytes
 
 Made = TypeVar("Made")
 
@@ -44,15 +46,19 @@ class ByModule(Generic[Made]):
 
 @dataclass(frozen=True)
 class Steps:
-    """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes.
+    """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes, then what
+    makes up for both; or two narrow matrices in the weights' places.
 
-    ``coded``: modules that get codes; ``linears``: those that may be pruned, whose shapes are those of the model.
+    ``coded``: modules that get codes; ``linears``: those that may be pruned or factorised, whose shapes are those of
+    the model.
     """
 
     model_transforms: tuple[ModelTransform, ...]
     block_transforms: tuple[ByModule[BlockTransform], ...]
     sparsifiers: ByModule[Sparsifier] | None
     fits: ByModule[Fit | BlockFit] | None
+    factorisers: ByModule[LowRankFit] | None = None
+    repairs: ByModule[LowRankFit] | None = None
     coded: Collection[str] = ()
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -68,7 +74,16 @@ class Steps:
             self.sparsifiers.check_matches(inner)
             for module, shape in inner.items():
                 self.sparsifiers.of(module).pattern.check_columns(module, shape[1])
+        for step, modules in ((self.factorisers, inner), (self.repairs, steps._repairable())):
+            if step is not None:
+                step.check_matches(modules)
+                for module in modules:
+                    step.of(module).rank(module, inner[module])
         return steps
+
+    def _repairable(self) -> list[str]:
+        """The linears that lose something: a tied table and a head have no place for a term."""
+        return [name for name in self.linears if name in self.coded or self.sparsifier_of(name) is not None]
 
     def fit_of(self, module: str) -> Fit | BlockFit | None:
         """What gives the module its codes."""
@@ -79,19 +94,41 @@ class Steps:
         found = self.sparsifiers.of(module) if self.sparsifiers is not None and module in self.linears else None
         return found if found is not None and found.pattern.share > 0 else None
 
+    def factoriser_of(self, module: str) -> LowRankFit | None:
+        """What puts two narrow matrices in the module's place."""
+        return self._low_rank(self.factorisers, module, self.linears)
+
+    def repair_of(self, module: str) -> LowRankFit | None:
+        """What makes up for the module's zeros and codes."""
+        return None if self.repairs is None else self._low_rank(self.repairs, module, self._repairable())
+
+    def _low_rank(self, step: ByModule[LowRankFit] | None, module: str, modules: Collection[str]) -> LowRankFit | None:
+        made = step.of(module) if step is not None and module in modules else None
+        return made if made is not None and made.rank(module, self.linears[module]) > 0 else None
+
     def changes(self, module: str) -> bool:
         """Whether the module becomes anything else than it is."""
-        return module in self.coded or self.sparsifier_of(module) is not None
+        return module in self.coded or any(
+            each is not None for each in (self.sparsifier_of(module), self.factoriser_of(module))
+        )
+
+    def term_bytes(self, module: str) -> int:
+        """What the module's low-rank term takes on disk."""
+        made = self.factoriser_of(module) or self.repair_of(module)
+        return 0 if made is None else low_rank_bytes(made.rank(module, self.linears[module]), self.linears[module])
+
+    def _asking(self, module: str) -> list[Sparsifier | Fit | BlockFit | LowRankFit]:
+        """Everything that is done to a module, in order."""
+        every = (self.factoriser_of(module), self.sparsifier_of(module), self.fit_of(module), self.repair_of(module))
+        return [each for each in every if each is not None]
 
     def statistics_of(self, module: str) -> Mapping[str, StatisticKind]:
-        """What the module's sparsifier and fit want to know about its input."""
-        asking = [each for each in (self.sparsifier_of(module), self.fit_of(module)) if each is not None]
-        return {name: kind for each in asking for name, kind in each.statistics.items()}
+        """What is wanted to be known about the module's input."""
+        return {name: kind for each in self._asking(module) for name, kind in each.statistics.items()}
 
     def fit_work(self, module: str, shape: tuple[int, int]) -> float:
         """Predicted seconds of what is done to a linear."""
-        asking = [each for each in (self.sparsifier_of(module), self.fit_of(module)) if each is not None]
-        return sum(each.work(shape) for each in asking)
+        return sum(each.work(shape) for each in self._asking(module))
 
     def fit_bytes(self, module: str, shape: tuple[int, int]) -> int:
         """Greatest extra memory of what is done to a linear, its own fp32 copies included."""
@@ -99,13 +136,17 @@ class Steps:
         own = 0 if fit is None else fit.fit_bytes(shape) + 4 * weight
         if sparsifier is not None:
             own = max(own, sparsifier.sparsify_bytes(shape) + (4 + 4) * weight) + MASK_BYTES * weight
+        low_rank = self.factoriser_of(module) or self.repair_of(module)
+        if low_rank is not None:  # beside it lie the weight as it was and what became of it
+            own = max(own, low_rank.fit_bytes(shape) + (4 + 4) * weight)
         return own
 
     @property
     def calibrated(self) -> bool:
         """Whether any step of the walk looks at rows."""
         return bool(self.block_transforms) or any(
-            step is not None and bool(step.default.statistics) for step in (self.sparsifiers, self.fits)
+            step is not None and bool(step.default.statistics)
+            for step in (self.factorisers, self.sparsifiers, self.fits, self.repairs)
         )
 
     @property
@@ -141,11 +182,19 @@ def build_steps(recipe: Recipe) -> Steps:
     """Build every algorithm once for each set of options. ConfigError: unknown algorithm or option."""
     fits = None if recipe.quantise is None else _by_module(recipe.quantise)
     sparsifiers = None if recipe.sparsify is None else _by_module(recipe.sparsify)
+    repairs = None if recipe.repair is None else _by_module(recipe.repair)
+    if repairs is not None and fits is not None and isinstance(fits.default, BlockFit):
+        raise ConfigError(
+            f"{fits.name} rounds a whole block at once, and {repairs.name} makes up for one linear after another; "
+            "before repair, quantise by rtn, gptq, awq or hqq"
+        )
     return Steps(
         tuple(_single(step) for step in recipe.steps if step.step in ("prune", "rotate")),
         tuple(_by_module(step) for step in recipe.steps if step.step == "smooth"),
         sparsifiers,
         fits,
+        None if recipe.factorise is None else _by_module(recipe.factorise),
+        repairs,
     )
 
 

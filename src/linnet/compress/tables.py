@@ -4,16 +4,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from linnet.compress.algorithms.asvd import Asvd
 from linnet.compress.algorithms.autoround import AutoRound
 from linnet.compress.algorithms.awq import Awq
 from linnet.compress.algorithms.block_influence import BlockInfluence
+from linnet.compress.algorithms.eora import Eora
 from linnet.compress.algorithms.esparse import Esparse
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.hqq import Hqq
+from linnet.compress.algorithms.llm_int8 import LlmInt8
+from linnet.compress.algorithms.lqer import Lqer
 from linnet.compress.algorithms.magnitude import Magnitude
 from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.algorithms.sparsegpt import Sparsegpt
+from linnet.compress.algorithms.svd import Svd
+from linnet.compress.algorithms.svd_llm import SvdLlm
 from linnet.compress.algorithms.unit_magnitude import UnitMagnitude
 from linnet.compress.algorithms.unit_wanda import UnitWanda
 from linnet.compress.algorithms.unit_zeros import UnitZeros
@@ -34,8 +40,18 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
     },
     "rotate": {"quarot": Quarot},
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
+    "factorise": {"svd": Svd, "asvd": Asvd, "svd_llm": SvdLlm},
     "sparsify": {"magnitude": Magnitude, "wanda": Wanda, "esparse": Esparse, "sparsegpt": Sparsegpt},
-    "quantise": {"rtn": Rtn, "gptq": Gptq, "awq": Awq, "hqq": Hqq, "obc": Obc, "autoround": AutoRound},
+    "quantise": {
+        "rtn": Rtn,
+        "gptq": Gptq,
+        "awq": Awq,
+        "hqq": Hqq,
+        "obc": Obc,
+        "autoround": AutoRound,
+        "llm_int8": LlmInt8,
+    },
+    "repair": {"lqer": Lqer, "eora": Eora},
 }
 
 

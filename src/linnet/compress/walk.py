@@ -128,6 +128,8 @@ class Walk:
         for module, weight in site.block.packed.items():
             self._writer.add_packed(module, weight)
             self._written.add(f"{module}.weight")
+        for module, terms in site.block.terms().items():
+            self._writer.add_terms(module, terms, site.block.term_tensors(module))
         for name in site.block.names:
             self._add_dense(name, site.block)
         if site.index == len(self._program.segments) - 1:
@@ -136,6 +138,8 @@ class Walk:
                     self._add_dense(name, site.block)
 
     def _add_dense(self, name: str, block: Block) -> None:
-        if name not in self._written and name.removesuffix(".weight") not in self._job.schemes:
+        module = name.removesuffix(".weight")
+        replaced = module in self._job.schemes or self._job.steps.factoriser_of(module) is not None
+        if name not in self._written and not replaced:
             self._writer.add(name, block.stored(name))
             self._written.add(name)

@@ -3,10 +3,12 @@
 
 import re
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.formats.hashing import combined_digest, sha256, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.json_file import read_bytes, read_json_object
@@ -32,6 +34,13 @@ def build_manifest(
         "files": dict(sorted(files.items())),
         "record": dict(extra),
     }
+
+
+def tensor_bytes(manifest: Mapping[str, Any]) -> int:
+    """Of all tensors that it lists."""
+    return sum(
+        int(NAME_TO_NUMPY[item["dtype"]].itemsize) * prod(item["shape"]) for item in manifest["tensors"].values()
+    )
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

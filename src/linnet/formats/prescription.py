@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a config prescribes for a model's modules, whatever form it was written in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from linnet.formats.name_pattern import matches_name
-from linnet.schemes import LinearScheme
+from linnet.schemes import LinearScheme, Terms
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme_map import CLASS_TARGETS
 
@@ -30,6 +31,8 @@ class Quantization:
     ignore: tuple[str, ...] = ()
     kv_element: ElementName | None = None
     """What the file wants keys and values of a cache to be stored as. Its scales for them are not used."""
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    """Of the linears that are more or less than their weight, by module."""
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """The scheme prescribed for a module that is a linear or an embedding; None if it is ignored or no target.

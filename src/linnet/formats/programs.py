@@ -14,6 +14,7 @@ from linnet.formats.forms import WRITTEN_FORMS
 from linnet.formats.forms.written import is_inner
 from linnet.formats.gguf.architectures import ARCHITECTURES
 from linnet.formats.tensor_files import read_config
+from linnet.formats.terms_record import TERMS_KEY
 from linnet.gguf import GgufModel, gguf_of
 from linnet.schemes import LinearScheme
 
@@ -54,6 +55,8 @@ class Model:
     method: str
     architecture: str
     schemes: Mapping[str, LinearScheme]
+    summed: bool = False
+    """Whether some linears are sums of terms, which Linnet's own layout alone has a word for."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[st
         return None
     record = config.get("quantization_config", config.get("compression_config"))
     method = record.get("quant_method", "compressed-tensors") if isinstance(record, dict) else "dense"
-    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes)
+    summed = isinstance(record, dict) and bool(record.get(TERMS_KEY))
+    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, summed)
 
 
 def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
@@ -107,7 +111,7 @@ def _in_another_form(model: Model, path: str) -> str:
     inner = [scheme for module, scheme in model.schemes.items() if is_inner(module)]
     for name in OTHER_FORMS:
         form = WRITTEN_FORMS[name]("")
-        if inner and all(form.held(scheme) is not None for scheme in inner):
+        if inner and not model.summed and all(form.held(scheme) is not None for scheme in inner):
             return f"linnet convert {path} {_last_name(path)}-{name} --to {name}"
     return AGAIN
 
@@ -150,6 +154,8 @@ def _gguf_reader(model: Model, path: str) -> Verdict:
     name = "llama.cpp"
     if model.kind == "gguf":
         return Verdict(name, True, "GGUF is its own form")
+    if model.summed:
+        return Verdict(name, False, "it reads GGUF files only, which have no word for sums of terms", AGAIN)
     if model.architecture not in WRITTEN_AS_GGUF:
         return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
     command = f"linnet convert {path} {_last_name(path)}.gguf --to gguf:Q8_0"

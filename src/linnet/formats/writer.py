@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from linnet.errors import ConfigError
 from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
-from linnet.formats.forms.canonical_written import CANONICAL
+from linnet.formats.forms.canonical_written import CANONICAL, with_terms
 from linnet.formats.forms.compressed_tensors import OWN_METHOD
 from linnet.formats.forms.written import WrittenForm
 from linnet.formats.hashing import sha256
@@ -30,12 +30,13 @@ from linnet.formats.shard_writer import write_shards
 from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
 from linnet.formats.target import check_replaceable, real_target, remove_replaced
 from linnet.formats.tensor_files import CONFIG_FILE
-from linnet.schemes import LinearScheme, PackedWeight, Scheme
+from linnet.formats.terms_record import read_terms, terms_to_record
+from linnet.schemes import LinearScheme, PackedWeight, Scheme, Terms
 
 DEFAULT_SHARD_BYTES = 4 << 30
 _WEIGHT_NAMES = (SINGLE_FILE, OWN_SINGLE_FILE, OWN_INDEX_FILE)
 logger = logging.getLogger(__name__)
-_MODULE_KEY = "linnet_modules"
+_MODULE_KEY, _TERMS_KEY = "linnet_modules", "linnet_terms"
 
 
 class CheckpointWriter:
@@ -71,10 +72,13 @@ class CheckpointWriter:
         self._output = PartialOutput(self.target, lambda: check_replaceable(self.target, overwrite), resume, identity)
         self._partial, self._spool = self._output.directory, self._output.spool
         self._modules: dict[str, LinearScheme] = {}
+        self._terms: dict[str, Terms] = {}
         for note in self._spool.notes:
             for module, record in note.get(_MODULE_KEY, {}).items():
                 self._modules[module] = _scheme_from_json(record)
+            self._terms |= read_terms(note.get(_TERMS_KEY, {}), str(self._partial))
         self._new_modules: dict[str, LinearScheme] = {}
+        self._new_terms: dict[str, Terms] = {}
         self._files: dict[str, bytes] = {}
 
     @property
@@ -83,9 +87,15 @@ class CheckpointWriter:
         return frozenset(self._spool.finished)
 
     @property
+    def nbytes(self) -> int:
+        """Of all tensors that are durable."""
+        return sum(item.info.nbytes for item in self._spool.finished.values())
+
+    @property
     def notes(self) -> tuple[dict[str, Any], ...]:
         """The notes of all commits so far, those of interrupted runs included, in order."""
-        return tuple({key: note[key] for key in note if key != _MODULE_KEY} for note in self._spool.notes)
+        ours = (_MODULE_KEY, _TERMS_KEY)
+        return tuple({key: note[key] for key in note if key not in ours} for note in self._spool.notes)
 
     @property
     def scratch(self) -> Path:
@@ -106,15 +116,27 @@ class CheckpointWriter:
         self._new_modules[module] = packed.scheme
         return sum(array.nbytes for array in tensors.values())
 
+    def add_terms(self, module: str, terms: Terms, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Stream what a linear has beside its own weight, or in its place, by names relative to it: the layout is then
+        Linnet's own, since no other form has a word for that."""
+        if self._form is not CANONICAL:
+            raise ConfigError(f"{self._form.name} has no word for sums of terms, of which {module} would be one")
+        for suffix, array in arrays.items():
+            self.add(f"{module}.{suffix}", array)
+        self._new_terms[module] = terms
+
     def commit(self, note: Mapping[str, Any] | None = None) -> None:
         """Make everything added so far durable: a resume point. ``note`` is the caller's, JSON."""
         record = dict(note or {})
         if self._new_modules:
             record[_MODULE_KEY] = {module: asdict(scheme) for module, scheme in self._new_modules.items()}
+        if self._new_terms:
+            record[_TERMS_KEY] = terms_to_record(self._new_terms)
         with os_errors(self._partial):
             self._spool.commit(record)
         self._modules |= self._new_modules
-        self._new_modules = {}
+        self._terms |= self._new_terms
+        self._new_modules, self._new_terms = {}, {}
 
     def write_json(self, filename: str, value: Mapping[str, Any]) -> None:
         """A JSON file of the checkpoint (not config.json: ``publish`` writes that)."""
@@ -190,7 +212,7 @@ class CheckpointWriter:
 
     def _final_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         final = {key: config[key] for key in config if key not in ("quantization_config", "compression_config")}
-        if self._modules:
+        if self._modules or self._terms:
             dense = [
                 name.removesuffix(".weight")
                 for name, item in self._spool.finished.items()
@@ -198,7 +220,8 @@ class CheckpointWriter:
             ]
             source = record_of(config)
             known = source if isinstance(source, dict) else {}
-            final["quantization_config"] = self._form.record(self._modules, dense, known)
+            record = self._form.record(self._modules, dense, known)
+            final["quantization_config"] = with_terms(record, self._terms) if self._terms else record
         return final
 
 

@@ -59,7 +59,7 @@ def quantised_at_load(source: ModelSource, scheme_name: str) -> QuantisedSource:
     ConfigError: an unknown scheme, a group that does not fit, a model that is quantised already.
     """
     preset = parse_scheme(scheme_name)
-    if source.checkpoint.schemes():
+    if source.checkpoint.schemes() or source.checkpoint.quantization.terms:
         raise ConfigError(
             f"{source.checkpoint.path.name} is quantised already; quantize is for dense models", settings=["quantize"]
         )

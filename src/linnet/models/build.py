@@ -5,16 +5,19 @@ A block i writes ``layers.i.attention.*`` then ``layers.i.mlp.*``; its boundary 
 and after it. Rounding is not decided here: see ``program.choose_numerics``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, PLAIN, UP, Terms
 
 WeightTypes = Callable[[str], DenseType | LinearScheme]
 """Checkpoint tensor name -> how it is stored."""
+_NO_TERMS: Mapping[str, Terms] = MappingProxyType({})
 
 INPUTS: tuple[Value, ...] = (
     Value("token_ids", ("tokens",), "int32"),
@@ -30,8 +33,8 @@ INPUTS: tuple[Value, ...] = (
 class _Builder:
     """Collects ops, values and weights in order; every method returns the name of the value it wrote."""
 
-    def __init__(self, weight_types: WeightTypes, kv_type: DenseType | Scheme) -> None:
-        self.weight_types, self.kv_type = weight_types, kv_type
+    def __init__(self, weight_types: WeightTypes, kv_type: DenseType | Scheme, terms: Mapping[str, Terms]) -> None:
+        self.weight_types, self.kv_type, self.terms = weight_types, kv_type, terms
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
@@ -79,12 +82,77 @@ class _Builder:
         return self.op("norm", name, (x,), attributes, width, tuple(weights), rows=rows)
 
     def linear(self, name: str, x: str, projection: Projection, layer: int) -> str:
+        return self.linears(x, layer, {name: projection})[0]
+
+    def linears(self, x: str, layer: int, projections: Mapping[str, Projection]) -> tuple[str, ...]:
+        """Several linears of one value, by name. What reads the value itself comes first, so that it can be fused; then
+        what low-rank terms make of it, and the sums."""
+        parts: dict[str, list[str]] = {name: [] for name in projections}
+        narrow: dict[str, str] = {}
+        split: dict[tuple[int, ...], tuple[str, str]] = {(): (x, "")}
+        for name, projection in projections.items():
+            terms = self._terms_of(projection, layer)
+            if terms.outliers not in split:
+                split[terms.outliers] = self._split(name, x, projection, layer, len(terms.outliers))
+            if terms.whole:
+                shown = name if terms.plain else f"{name}.whole"
+                parts[name].append(self._whole(shown, name, split[terms.outliers][0], projection, layer))
+        for name, projection in projections.items():
+            rank, module = self._terms_of(projection, layer).rank, projection.module.format(layer=layer)
+            if rank and module not in narrow:  # parts of a fused tensor share it
+                down = self.weight(f"{name}.down.weight", f"{module}.{DOWN}.weight", (rank, projection.columns))
+                narrow[module] = self.op("linear", f"{name}.down", (x,), a.Linear(), rank, (down,))
+        for name, projection in projections.items():
+            terms, module = self._terms_of(projection, layer), projection.module.format(layer=layer)
+            if terms.rank:
+                shape = (projection.outputs, terms.rank)
+                weights = [self.weight(f"{name}.up.weight", f"{module}.{UP}.weight", shape, projection.rows)]
+                if projection.bias and not terms.whole:
+                    weights.append(self._bias(name, projection, layer))
+                shown = f"{name}.up" if terms.whole else name
+                made = self.op("linear", shown, (narrow[module],), a.Linear(), projection.outputs, tuple(weights))
+                parts[name].append(made)
+        for name, projection in projections.items():
+            outliers, module = self._terms_of(projection, layer).outliers, projection.module.format(layer=layer)
+            if outliers:
+                shape = (projection.outputs, len(outliers))
+                weight = self.weight(f"{name}.outliers.weight", f"{module}.{OUTLIERS}.weight", shape, projection.rows)
+                inputs = (split[outliers][1],)
+                made = self.op("linear", f"{name}.outliers", inputs, a.Linear(), projection.outputs, (weight,))
+                parts[name].append(made)
+        return tuple(self._sum(name, own, projections[name].outputs) for name, own in parts.items())
+
+    def _split(self, name: str, x: str, projection: Projection, layer: int, count: int) -> tuple[str, str]:
+        """A linear's input without its outliers, and they alone. Linears of the same outliers share both."""
+        module, width = projection.module.format(layer=layer), projection.columns
+        chosen = Weight(f"{name}.{CHOSEN}", WeightRef(f"{module}.{CHOSEN}"), (count, width), "fp32")
+        calm = Weight(f"{name}.{CALM}", WeightRef(f"{module}.{CALM}"), (width,), "int32")
+        self.weights |= {weight.name: weight for weight in (chosen, calm)}
+        rest = self.op("order_columns", f"{name}.calm", (x,), a.OrderColumns(), width, (calm.name,))
+        return rest, self.op("linear", f"{name}.chosen", (x,), a.Linear(), count, (chosen.name,))
+
+    def _sum(self, name: str, terms: list[str], width: int) -> str:
+        """The terms added from left to right; the last sum has the linear's name."""
+        made = terms[0]
+        for place, term in enumerate(terms[1:], start=2):
+            shown = name if place == len(terms) else f"{name}.sum"
+            made = self.op("add", shown, (made, term), a.Add(), width)
+        return made
+
+    def _terms_of(self, projection: Projection, layer: int) -> Terms:
+        return self.terms.get(projection.module.format(layer=layer), PLAIN)
+
+    def _whole(self, shown: str, name: str, x: str, projection: Projection, layer: int) -> str:
         module = projection.module.format(layer=layer)
         shape = (projection.outputs, projection.columns)
         weights = [self.weight(f"{name}.weight", f"{module}.weight", shape, projection.rows)]
         if projection.bias:
-            weights.append(self.weight(f"{name}.bias", f"{module}.bias", shape[:1], projection.rows))
-        return self.op("linear", name, (x,), a.Linear(), projection.outputs, tuple(weights))
+            weights.append(self._bias(name, projection, layer))
+        return self.op("linear", shown, (x,), a.Linear(), projection.outputs, tuple(weights))
+
+    def _bias(self, name: str, projection: Projection, layer: int) -> str:
+        module = projection.module.format(layer=layer)
+        return self.weight(f"{name}.bias", f"{module}.bias", (projection.outputs,), projection.rows)
 
     def rope(self, name: str, x: str, rope: RopeSpec, head_size: int, width: int) -> str:
         attributes = a.Rope(head_size, rope.rotary_size, rope.style, rope.inverse_frequencies, rope.attention_factor)
@@ -98,9 +166,8 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, builder.kv_type)
     builder.states.append(state)
     normed = builder.norm(f"{here}.norm", x, attention.norm, hidden, layer)
-    query = builder.linear(f"{here}.query", normed, attention.query, layer)
-    key = builder.linear(f"{here}.key", normed, attention.key, layer)
-    value = builder.linear(f"{here}.value", normed, attention.value, layer)
+    wanted = {f"{here}.query": attention.query, f"{here}.key": attention.key, f"{here}.value": attention.value}
+    query, key, value = builder.linears(normed, layer, wanted)
     queries, keys = attention.query.outputs, attention.key.outputs
     if attention.query_norm is not None:
         query = builder.norm(f"{here}.query_norm", query, attention.query_norm, queries, layer, size)
@@ -133,10 +200,8 @@ def _mlp(builder: _Builder, mlp: MlpSpec, layer: int, x: str, hidden: int) -> st
     """Norm, feed-forward; the result is not yet added to the stream."""
     here = f"layers.{layer}.mlp"
     normed = builder.norm(f"{here}.norm", x, mlp.norm, hidden, layer)
-    inputs: tuple[str, ...] = ()
-    if mlp.gate is not None:
-        inputs = (builder.linear(f"{here}.gate", normed, mlp.gate, layer),)
-    inputs = (*inputs, builder.linear(f"{here}.up", normed, mlp.up, layer))
+    wanted = ({} if mlp.gate is None else {f"{here}.gate": mlp.gate}) | {f"{here}.up": mlp.up}
+    inputs = builder.linears(normed, layer, wanted)
     activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
     output = builder.linear(f"{here}.down", activated, mlp.down, layer)
     if mlp.post_norm is not None:
@@ -178,13 +243,18 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
         builder.op("softcap", "logits", (x,), a.Softcap(spec.logits_softcap), vocabulary, rows="outputs")
 
 
-def build_program(spec: ArchSpec, weight_types: WeightTypes, kv_type: DenseType | Scheme = "fp32") -> Program:
+def build_program(
+    spec: ArchSpec,
+    weight_types: WeightTypes,
+    kv_type: DenseType | Scheme = "fp32",
+    terms: Mapping[str, Terms] = _NO_TERMS,
+) -> Program:
     """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
 
     ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_type``: a Scheme where the
-    checkpoint prescribes one for its KV cache.
+    checkpoint prescribes one for its KV cache. ``terms``: of the linears that are not just their weight, by module.
     """
-    builder = _Builder(weight_types, kv_type)
+    builder = _Builder(weight_types, kv_type, terms)
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a program reads from the checkpoint: every tensor with its shape, and every linear with its tap."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from linnet.models.build import build_program
 from linnet.models.spec import ArchSpec
 from linnet.program.program import Program
+from linnet.schemes.terms import COMPUTED, Terms
+
+_NO_TERMS: Mapping[str, Terms] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,27 @@ def checkpoint_tensors(program: Program) -> dict[str, tuple[int, ...]]:
     tensors: dict[str, tuple[int, ...]] = {}
     for weight in program.weights:
         name, rows = weight.ref.checkpoint_name, weight.ref.rows
+        if name.endswith(COMPUTED):
+            continue
         shape = weight.shape[::-1] if weight.ref.transposed else weight.shape
         length = shape[0] if rows is None else max(stop for _, stop in rows)
         tensors[name] = (max(length, tensors.get(name, (0,))[0]), *shape[1:])
     return tensors
 
 
-def required_tensors(spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """What must be in a checkpoint of this spec: ``checkpoint_tensors`` of its program."""
-    return checkpoint_tensors(build_program(spec, lambda _: "fp32"))
+def required_tensors(spec: ArchSpec, terms: Mapping[str, Terms] = _NO_TERMS) -> dict[str, tuple[int, ...]]:
+    """What must be in a checkpoint of this spec whose linears are made of these terms: ``checkpoint_tensors`` of its
+    program."""
+    return checkpoint_tensors(build_program(spec, lambda _: "fp32", terms=terms))
+
+
+def linear_shapes(spec: ArchSpec) -> dict[str, tuple[int, int]]:
+    """Module -> [rows, columns] of every linear of the layers, as the config has it."""
+    return {
+        projection.module.format(layer=layer): (projection.tensor_rows, projection.columns)
+        for layer, block in enumerate(spec.layers)
+        for projection in (*block.mixer.projections, *block.feed_forward.projections)
+    }
 
 
 def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
@@ -59,6 +76,8 @@ def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
             if op.kind not in ("linear", "logits"):
                 continue
             tensor = refs[op.weights[0]].checkpoint_name
+            if tensor.endswith(COMPUTED):
+                continue
             head = op.kind == "logits"
             module = spec.head if head else tensor.removesuffix(".weight")
             before = found.get(module)

@@ -20,7 +20,13 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint, residency
 from linnet.models.build import build_program
 from linnet.models.families import read_spec
-from linnet.models.inventory import LinearInfo, checkpoint_tensors, list_linears, required_tensors
+from linnet.models.inventory import (
+    LinearInfo,
+    checkpoint_tensors,
+    linear_shapes,
+    list_linears,
+    required_tensors,
+)
 from linnet.models.settle import settle, some
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
@@ -28,6 +34,7 @@ from linnet.program.prescribed import COLUMN_ORDER, INPUT_SCALE, INPUT_ZERO_POIN
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
+from linnet.schemes.terms import CALM, CHOSEN, COMPUTED, calm_order, one_hot
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +77,8 @@ class ModelSource:
             packed = self.checkpoint.linear(module)
             assert isinstance(packed, PackedWeight)
             return packed.arrays[leaf]
+        if ref.checkpoint_name.endswith(COMPUTED):
+            return self._computed(ref.checkpoint_name)
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
             packed = self.checkpoint.linear(module)
@@ -84,6 +93,13 @@ class ModelSource:
             parts = [tensor[start:stop] for start, stop in ref.rows]
             tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return tensor.T if ref.transposed else tensor
+
+    def _computed(self, name: str) -> "np.ndarray[Any, Any]":
+        """What follows from the places of a linear's outliers."""
+        leaf = CHOSEN if name.endswith(CHOSEN) else CALM
+        module = name.removesuffix(f".{leaf}")
+        columns, width = self.checkpoint.quantization.terms[module].outliers, self.checkpoint.shape_of(module)[1]
+        return one_hot(columns, width) if leaf == CHOSEN else calm_order(columns, width)
 
     def stamp(self) -> tuple[str, str]:
         """Where the checkpoint lies, and what changes when one of its files does."""
@@ -116,6 +132,8 @@ class ModelSource:
         are counted with the linear they belong to."""
         if ref.checkpoint_name.rpartition(".")[2] in (INPUT_SCALE, INPUT_ZERO_POINT, COLUMN_ORDER):
             return 0
+        if ref.checkpoint_name.endswith(COMPUTED):
+            return int(self._computed(ref.checkpoint_name).nbytes)
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
             whole, rows = self.checkpoint.stored_bytes(module), self.checkpoint.shape_of(module)[0]
@@ -162,13 +180,15 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     names = frozenset(checkpoint.names())
     spec, passed_over = read_spec(checkpoint.config, max_context)
     spec, settled = settle(spec, checkpoint)
-    required = required_tensors(spec)
+    terms = checkpoint.quantization.terms
+    _check_terms(spec, checkpoint)
+    required = required_tensors(spec, terms)
     checkpoint.expect(required)
     _check_present(checkpoint, names, required)
     warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, names, required)]
     element = checkpoint.quantization.kv_element
     kv_type: DenseType | Scheme = "fp32" if element is None else quantised_kv(element)
-    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type)
+    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type, terms)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)
     return ModelSource(spec, program, checkpoint, tuple(warnings))
@@ -184,6 +204,24 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
     if dtype not in DENSE_TYPES:
         raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; supported are float32, bfloat16, float16")
     return DENSE_TYPES[dtype]
+
+
+def _check_terms(spec: ArchSpec, checkpoint: Checkpoint) -> None:
+    """CheckpointError for terms of what is no linear of a layer, and for ranks that no weight has."""
+    shapes = linear_shapes(spec)
+    for module, terms in checkpoint.quantization.terms.items():
+        if module not in shapes:
+            raise CheckpointError(f"{checkpoint.path}: config.json says terms of {module[:80]!r}, no linear of a layer")
+        if terms.rank > min(shapes[module]):
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says a term of rank {terms.rank} of {module}, which is "
+                f"{list(shapes[module])}"
+            )
+        if terms.outliers and (terms.outliers[-1] >= shapes[module][1] or len(terms.outliers) == shapes[module][1]):
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says outliers up to column {terms.outliers[-1]} of {module}, which "
+                f"has {shapes[module][1]}; some column must be none"
+            )
 
 
 def _check_present(checkpoint: Checkpoint, names: frozenset[str], required: dict[str, tuple[int, ...]]) -> None:

@@ -10,6 +10,7 @@ from linnet.schemes.presets import PRESETS, SUFFIXES, SchemePreset, parse_scheme
 from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 from linnet.schemes.sparsity import SparsityPattern, parse_pattern
+from linnet.schemes.terms import LowRank, Outliers, Terms
 
 __all__ = [
     "DENSE_BITS",
@@ -20,12 +21,15 @@ __all__ = [
     "Element",
     "Layout",
     "LinearScheme",
+    "LowRank",
+    "Outliers",
     "PackedWeight",
     "Scheme",
     "SchemeMap",
     "SchemePreset",
     "SparsityPattern",
     "StoredTensor",
+    "Terms",
     "bits_per_weight",
     "check_shapes",
     "compute_scales",

@@ -12,12 +12,14 @@ import pytest
 
 from linnet.models.build import build_program
 from linnet.models.families import arch_spec
+from linnet.models.inventory import linear_shapes
 from linnet.program.program import Program, Weight, WeightRef
 from linnet.schemes import gguf_blocks
 from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.terms import CALM, CHOSEN, Terms, calm_order, one_hot
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ops"))  # the op cases
 
@@ -90,11 +92,21 @@ def _packed(values: np.ndarray, scheme: LinearScheme) -> PackedWeight:
 
 
 class RandomSource:
-    """A Source whose weights are made on demand from a seed."""
+    """A Source whose weights are made on demand from a seed; ``terms``: of every linear of its layers."""
 
-    def __init__(self, family: str, storage: str, seed: int, overrides: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        family: str,
+        storage: str,
+        seed: int,
+        overrides: dict[str, Any] | None = None,
+        terms: Terms | None = None,
+    ) -> None:
         scheme, head = _schemes(storage)
-        norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed")
+        spec = arch_spec({**CONFIGS[family], **(overrides or {})})
+        of_all = {} if terms is None else dict.fromkeys(linear_shapes(spec), terms)
+        self._terms = of_all
+        norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed", "low_rank", "outliers")
 
         def stored_as(name: str) -> str | LinearScheme:
             if scheme is None:
@@ -103,16 +115,23 @@ class RandomSource:
                 return head
             return "bf16" if any(part in name for part in norms_and_biases) else scheme
 
-        self.program: Program = build_program(arch_spec({**CONFIGS[family], **(overrides or {})}), stored_as)
+        self.program: Program = build_program(spec, stored_as, terms=of_all)
         self._declared: dict[WeightRef, Weight] = {weight.ref: weight for weight in self.program.weights}
         self._made: dict[WeightRef, np.ndarray | PackedWeight] = {}
         self._random = np.random.default_rng(seed)
 
     def weight(self, ref: WeightRef) -> "np.ndarray | PackedWeight":
+        for leaf, made in ((CHOSEN, one_hot), (CALM, calm_order)):
+            if ref.checkpoint_name.endswith(leaf):
+                module = ref.checkpoint_name.removesuffix(f".{leaf}")
+                return made(self._terms[module].outliers, self._declared[ref].shape[-1])
         if ref not in self._made:
             weight = self._declared[ref]
             spread = 1.0 if len(weight.shape) == 1 else 1.0 / np.sqrt(weight.shape[-1])
             values = self._random.standard_normal(weight.shape, np.float32) * np.float32(spread)
+            terms = self._terms.get(ref.checkpoint_name.removesuffix(".weight"))
+            if terms is not None:
+                values[:, list(terms.outliers)] = 0
             if isinstance(weight.dtype, LinearScheme):
                 self._made[ref] = _packed(values, weight.dtype)
             else:

@@ -20,6 +20,7 @@ from linnet.program.attributes import Attention
 from linnet.program.choose_numerics import KV_CACHES
 from linnet.program.program import PagedState, WeightRef
 from linnet.program.traverse import plain_ops
+from linnet.schemes.terms import DOWN, OUTLIERS, UP, Terms
 
 LIMITS = Limits(max_tokens=400, max_sequences=4, max_outputs=400, block_size=16, max_blocks_per_sequence=25)
 LONG, SHORT = (270, 41, 7), (33, 7)  # LONG crosses the first partition of keys
@@ -129,6 +130,59 @@ def test_fused_checkpoint_tensors_are_read_as_rows(random_model):
     expected = logits_of(ReferenceBackend(), source, "exact")
     found = logits_of(cpu(), source, "exact")
     assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max()
+
+
+class Merged:
+    """A source of sums of terms as one of plain fp32 weights that mean the same."""
+
+    def __init__(self, source, plain, terms: Terms) -> None:
+        self.program, self._source, self._terms = plain.program, source, terms
+
+    def weight(self, ref: WeightRef) -> np.ndarray:
+        module = ref.checkpoint_name.removesuffix(".weight")
+        names = {weight.ref.checkpoint_name: weight.ref for weight in self._source.program.weights}
+        refs = [replace(ref, checkpoint_name=f"{module}.{leaf}.weight") for leaf in (UP, DOWN, OUTLIERS)]
+        made = fp32(self._source.weight(ref)) if ref.checkpoint_name in names else np.float32(0)
+        if refs[0].checkpoint_name in names:
+            made = made + fp32(self._source.weight(refs[0])) @ fp32(self._source.weight(replace(refs[1], rows=None)))
+        if refs[2].checkpoint_name in names:
+            made[:, list(self._terms.outliers)] += fp32(self._source.weight(refs[2]))
+        return made
+
+
+def fp32(stored) -> np.ndarray:
+    return stored.astype(np.float32) if isinstance(stored, np.ndarray) else stored.dequantize()
+
+
+PHI3 = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "storage", "overrides", "terms"),
+    [
+        ("llama", "W4A16-g32", None, Terms(rank=4)),
+        ("llama", "bf16", None, Terms(rank=1)),
+        ("llama", "bf16", None, Terms(whole=False, rank=7)),
+        ("bloom", "W8A16", None, Terms(rank=3)),  # heads' rows scattered over a fused tensor, biases
+        ("bloom", "bf16", None, Terms(whole=False, rank=12)),
+        ("llama", "W4A16-g32", PHI3, Terms(rank=5)),
+        ("llama", "W8A16", None, Terms(outliers=(0, 9, 63))),
+        ("bloom", "W8A16", None, Terms(rank=2, outliers=(5,))),
+    ],
+)
+def test_a_linear_is_the_sum_of_its_terms(random_model, family, storage, overrides, terms):
+    source = random_model(family, storage, 21, overrides, terms)
+    merged = Merged(source, random_model(family, "fp32", 21, overrides), terms)
+    expected = logits_of(ReferenceBackend(), merged, "exact")
+    found = logits_of(ReferenceBackend(), source, "exact")
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    for isa in _native.available_isas():
+        native = logits_of(cpu(isa), source, "exact")
+        assert np.abs(native - found).max() <= EXACT_TOLERANCE * np.abs(found).max(), isa
+    noise = np.square(logits_of(ReferenceBackend(), source, "fast") - found).mean()
+    for isa in _native.available_isas():
+        native = logits_of(cpu(isa), source, "fast")
+        assert np.square(native - logits_of(ReferenceBackend(), source, "fast")).mean() <= 2 * noise + 1e-9, isa
 
 
 def prepared(random_model, **options):

@@ -17,10 +17,12 @@ from linnet.backends.cpu.backend import ISAS, CpuBackend, CpuExecutable
 from linnet.backends.interface import Batch, Limits
 from linnet.errors import UnsupportedError
 from linnet.program.choose_numerics import KV_CACHES
+from linnet.schemes.terms import Terms
 
 TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "4"))
 FIRST_SEED = int(os.environ.get("LINNET_FUZZ_SEED", "0"))
 FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom")
+TERMS = (None, None, Terms(rank=3), Terms(whole=False, rank=9), Terms(rank=2, outliers=(0, 7, 30)))
 STORAGES = (
     "fp32",
     "bf16",
@@ -134,10 +136,12 @@ def test_a_row_is_the_same_in_any_company(random_model, isa):
         work = Workload(
             [random.integers(0, 101, length) for length in lengths], Limits(1024, 32, 1024, block_size, blocks)
         )
+        terms = random.choice(TERMS)
         what = (
-            f"seed {seed}, {isa}, {family}, {storage}, {policy}, KV {kv_cache}, block {block_size}, lengths {lengths}"
+            f"seed {seed}, {isa}, {family}, {storage}, {terms}, {policy}, KV {kv_cache}, block {block_size}, "
+            f"lengths {lengths}"
         )
-        source = random_model(str(family), str(storage), seed)
+        source = random_model(str(family), str(storage), seed, None, terms)
         models = {
             threads: pool.prepare(source, policy, work.limits, kv_cache=kv_cache) for threads, pool in pools.items()
         }

@@ -31,7 +31,7 @@ def test_what_runs_is_what_is_written(tiny_model: Path):
     packed = quantize_weight(block.dense(f"{MODULE}.weight").numpy(), parse_scheme("W4A16-g16").linear)
     block.pack(MODULE, packed)
     assert torch.equal(block.running()[name], torch.from_numpy(packed.dequantize()))
-    assert block.compressed()[name] is packed
+    assert block.compressed(source.program)[name] is packed
     with pytest.raises(AssertionError, match="after it was packed"):
         block.change(f"{MODULE}.weight", torch.zeros(64, 32))
 

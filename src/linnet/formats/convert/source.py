@@ -49,6 +49,12 @@ class SourceTensor:
 
 def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
     """Every tensor once, quantised modules as one; embedding first, then layer by layer, norm and head last."""
+    summed = next(iter(checkpoint.quantization.terms), None)
+    if summed is not None:
+        raise UnsupportedError(
+            f"{checkpoint.path}: {summed} is a sum of terms (a low-rank one among them), for which no other form has "
+            "a word; convert the original, or what was compressed without such a step"
+        )
     tensors: dict[str, SourceTensor] = {}
     tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
     for name in checkpoint.names():

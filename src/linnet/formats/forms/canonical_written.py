@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linnet.formats.column_order import scattered
-from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION
+from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION, TERMS_VERSION
 from linnet.formats.forms.written import HEAD_NAMES, Array, PlannedModule, is_embedding, no_type
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record
-from linnet.schemes import LinearScheme, PackedWeight, Scheme, layout_of, pack
+from linnet.formats.terms_record import TERMS_KEY, terms_to_record
+from linnet.schemes import LinearScheme, PackedWeight, Scheme, Terms, layout_of, pack
 from linnet.schemes.packing import PACKABLE_BITS
 
 
@@ -110,6 +111,13 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
     if is_own(modules):
         result |= {"quant_method": OWN_METHOD, "version": OWN_VERSION}
     return result
+
+
+def with_terms(record: Mapping[str, Any], terms: Mapping[str, Terms]) -> dict[str, Any]:
+    """The record of a model some of whose linears are sums of terms: nobody else reads it, and no older Linnet."""
+    own = {"quant_method": OWN_METHOD, "version": TERMS_VERSION, TERMS_KEY: terms_to_record(terms)}
+    parts = tuple(f"{module}." for module in terms)
+    return {**record, **own, "ignore": [name for name in record["ignore"] if not name.startswith(parts)]}
 
 
 def ignored(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> list[str]:

@@ -11,12 +11,15 @@ from linnet.formats.forms.canonical_linear import is_packed, read_packed, stored
 from linnet.formats.name_pattern import check_pattern
 from linnet.formats.prescription import Quantization, SchemeGroup
 from linnet.formats.scheme_record import scheme_from_record, sorts_columns
+from linnet.formats.terms_record import TERMS_KEY, read_terms
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.elements import ElementName
 
 METHOD, OWN_METHOD = "compressed-tensors", "linnet"
 OWN_VERSION = 2
-OWN_VERSIONS = (1, 2)
+TERMS_VERSION = 3
+"""What is said of linears that are sums of terms: whoever knows version 2 alone would leave terms out."""
+OWN_VERSIONS = (1, 2, 3)
 READABLE_FORMATS = (
     "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
@@ -69,6 +72,7 @@ class CompressedTensors:
             ),
             _patterns(ignore, f"{where}.ignore"),
             kv_element,
+            read_terms(record.get(TERMS_KEY, {}), f"{where}.{TERMS_KEY}") if method == OWN_METHOD else {},
         )
 
     def module_of(self, name: str) -> str:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a linear is the sum of: its weight; beside it, or in its place, a product of two narrow matrices; and beside it
+columns of more bits for the few inputs that are outliers.
+
+y = W x' + up (down x) + V x[outliers], where x' is x without its outliers. Each term is stored by itself and multiplied
+by itself; what they make together is dense.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError
+
+Array = npt.NDArray[Any]
+
+DOWN, UP = "low_rank.down", "low_rank.up"
+"""What the two narrow matrices are called, relative to their linear: modules of their own."""
+OUTLIERS = "outliers"
+"""And the columns of the outliers."""
+CHOSEN, CALM = "outliers.chosen", "outliers.calm"
+"""Leaves under which a source gives what follows from the outliers' places, see ``one_hot`` and ``calm_order``."""
+COMPUTED = (CHOSEN, CALM)
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """``whole``: the linear's own weight is there, plain or as codes. ``rank``: of the low-rank term, 0 without one."""
+
+    whole: bool = True
+    rank: int = 0
+    outliers: tuple[int, ...] = ()
+    """Columns, ascending, whose weights are 0 in the linear's own and stand in the term's."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not (self.whole or self.rank):
+            raise CheckpointError(f"a linear of no weight and a term of rank {self.rank} is nothing")
+        in_order = list(self.outliers) == sorted({*self.outliers})
+        if self.outliers and (not self.whole or self.outliers[0] < 0 or not in_order):
+            shown = str(list(self.outliers))[:80]
+            raise CheckpointError(f"outliers {shown} must be columns of a weight, each once, ascending")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the linear is its weight and nothing else."""
+        return self == PLAIN
+
+
+PLAIN = Terms()
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """``up`` bf16 [rows, rank] and ``down`` bf16 [rank, columns]; the term is their product."""
+
+    up: Array
+    down: Array
+
+    @property
+    def rank(self) -> int:
+        """How wide the narrow side is."""
+        return int(self.down.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Of both as stored."""
+        return int(self.up.nbytes + self.down.nbytes)
+
+    def tensors(self) -> dict[str, Array]:
+        """By name, relative to the linear."""
+        return {f"{DOWN}.weight": self.down, f"{UP}.weight": self.up}
+
+    def take_rows(self, ranges: Sequence[tuple[int, int]]) -> "LowRank":
+        """The term of these rows of the linear alone."""
+        return LowRank(np.concatenate([self.up[start:stop] for start, stop in ranges]), self.down)
+
+    def product(self) -> Array:
+        """fp32 [rows, columns]."""
+        product: Array = self.up.astype(np.float32) @ self.down.astype(np.float32)
+        return product
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """``weight`` bf16 [rows, outliers]: of the ``columns``, ascending, that the linear's own weight leaves out."""
+
+    columns: tuple[int, ...]
+    weight: Array
+
+    def tensors(self) -> dict[str, Array]:
+        """By name, relative to the linear."""
+        return {f"{OUTLIERS}.weight": self.weight}
+
+
+def one_hot(columns: Sequence[int], width: int) -> Array:
+    """fp32 [columns, width]: what multiplies x to give x[columns], exactly."""
+    chosen = np.zeros((len(columns), width), np.float32)
+    chosen[np.arange(len(columns)), list(columns)] = 1
+    return chosen
+
+
+def calm_order(columns: Sequence[int], width: int) -> Array:
+    """int32 [width]: the column that stands in for each, the nearest one before or else after it that is no outlier.
+
+    A copy of a neighbour changes no greatest magnitude of a row, and little of a group; what it is multiplied by is 0.
+    """
+    order = np.arange(width, dtype=np.int32)
+    calm = np.setdiff1d(order, np.array(columns, np.int32))
+    before = np.searchsorted(calm, order, side="right") - 1
+    taken: Array = calm[np.maximum(before, 0)]
+    return taken
+
+
+def low_rank_bytes(rank: int, shape: tuple[int, int]) -> int:
+    """Bytes of a low-rank term beside a linear [rows, columns]."""
+    return rank * (shape[0] + shape[1]) * int(BF16.itemsize)
+
+
+def break_even(shape: tuple[int, int]) -> float:
+    """The rank at which two narrow matrices hold as many numbers as the one [rows, columns] that they stand for."""
+    return shape[0] * shape[1] / (shape[0] + shape[1])
