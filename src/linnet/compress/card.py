@@ -43,6 +43,7 @@ def model_card(
     recipe, layers = record["recipe"], record["layers"]
     algorithms = " + ".join(step["algorithm"] for step in recipe["steps"])
     ranks = _ranks(layers)
+    summed = bool(ranks) or any(layer.get("outlier_columns") for layer in layers.values())
     scheme = next((step["scheme"] for step in recipe["steps"] if step["scheme"]), None)
     scheme = scheme or _patterns(layers) or ("low-rank" if ranks else "pruned")
     relation, made = ("quantized", "quantized") if schemes else ("finetune", "pruned")  # what the hub has words for
@@ -84,7 +85,7 @@ def model_card(
             *([f"| ranks of terms | {ranks} |"] if ranks else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
-            f"| loads in | {loaders(schemes, bool(layers), bool(ranks))} |",
+            f"| loads in | {loaders(schemes, bool(layers), summed)} |",
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",

@@ -100,6 +100,7 @@ def test_a_model_with_loud_columns(loud: Path, tmp_path: Path, text: str):
         assert result.layers[module]["outlier_columns"] == len(item.outliers)
         if module.endswith(readers):
             assert item.outliers == (LOUD,)
+    assert "Linnet alone" in (result.path / "README.md").read_text()
     assert errors["llm_int8"] < 0.1 * errors["gptq"]
     assert blocks["llm_int8"] < 0.1 * blocks["gptq"]
     ops = {op.name: op for op in load_model(result.path).program.ops}
