@@ -11,13 +11,16 @@ from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_
 from linnet.api.scoring import Comparison
 from linnet.api.stop import StopFinder
 from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
+from linnet.settings import BackendSettings, EngineSettings
 
 __all__ = [
     "CHAT_MAX_TOKENS",
     "LLM",
+    "BackendSettings",
     "Comparison",
     "Completion",
     "Dispatcher",
+    "EngineSettings",
     "LengthError",
     "ParameterError",
     "Piece",

@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet.api.describe import machine_record, scheme_name
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
-from linnet.api.loading import load, tile_directory
+from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
@@ -22,7 +22,6 @@ from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read
 from linnet.api.scoring import Comparison, score_rows
 from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import KVCache, Policy
-from linnet.backends.settings import backend_settings
 from linnet.engine import (
     CompileGrammar,
     Deliver,
@@ -36,6 +35,7 @@ from linnet.engine import (
 from linnet.errors import ConfigError
 from linnet.scheduler import SchedulerCounters
 from linnet.schemes import LinearScheme
+from linnet.settings import BackendSettings, EngineSettings, with_fields
 from linnet.text import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -50,81 +50,38 @@ class LLM:
         *,
         policy: Policy = "fast",
         kv_cache: KVCache = "auto",
-        backend: str = "auto",
-        max_model_len: int | None = None,
-        kv_bytes: int | None = None,
-        num_blocks: int | None = None,
-        block_size: int = 16,
-        token_budget: int = 512,
-        step_budget_s: float | None = None,
-        max_sequences: int = 64,
-        max_chunk_tokens: int | None = None,
-        prefix_cache: bool = True,
-        scheduling: str = "fcfs",
-        max_waiting_requests: int = 1024,
-        preempt_every: int | None = None,
-        threads: int | None = None,
-        isa: str | None = None,
-        tile_cache: bool | Path = True,
-        large_pages: bool = False,
-        generation_config: str | Path = "auto",
         quantize: str | None = None,
+        generation_config: str | Path = "auto",
+        backend: BackendSettings | str = "auto",
+        engine: EngineSettings | None = None,
         keep: Sequence[str] = (),
-        check: bool = False,
         clock: Callable[[], datetime] = datetime.now,
         seed_source: Callable[[], int] = lambda: secrets.randbits(64),
         compile_grammar: CompileGrammar | None = None,
+        **settings: Any,
     ) -> None:
         """Open a model directory.
 
         policy:          numerics: 'fast' or 'exact'.
         kv_cache:        what the KV cache stores: 'fp32', 'bf16', 'int8', 'fp8', 'int4'; 'auto': what the checkpoint
                          prescribes, else the policy's choice.
-        backend:         'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
-        tile_cache:      whether (or in which folder) large integer weights may be kept once more in the order that the
-                         kernels read them, for later starts; True: the user's cache.
-        large_pages:     whether weights that lie in small pages of memory are read from disk anew, in large ones:
-                         slower to start, a tenth to a fifth faster to decode, so what a server wants.
-        generation_config: whose sampling defaults hold where a call gives no params: 'auto': those of the directory's
-                         generation_config.json, 'none', or the folder of another one.
         quantize:        a scheme (``W8A16``, ``W4A16-g32`` …) in which a dense model's linears are rounded to nearest
                          while they are loaded; what is loaded is kept in the tile cache.
-        max_model_len:   longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
-        kv_bytes:        memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
-        token_budget:    tokens computed in one step, over all requests; max_sequences: requests in one step.
-        step_budget_s:   seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
-        preempt_every, check: test modes: forced preemption, invariants proved in every step.
+        generation_config: whose sampling defaults hold where a call gives no params: 'auto': those of the directory's
+                         generation_config.json, 'none', or the folder of another one.
+        backend, engine: who executes, and what may be spent; see the records. A backend may be its name alone.
+        keep:            values to be read after a step (``Executable.tap``).
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
         compile_grammar: makes grammars of their descriptions; None: structured output is refused.
+        settings:        single fields of the two records, for short calls: ``LLM(path, max_model_len=256, threads=2)``.
 
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
         """
         self.path = Path(path)
+        named = BackendSettings(name=backend) if isinstance(backend, str) else backend
+        own, engine = with_fields(named, engine or EngineSettings(), settings)
         loaded = load(
-            self.path,
-            policy=policy,
-            kv_cache=kv_cache,
-            backend=backend_settings(
-                backend,
-                threads=threads,
-                isa=isa,
-                tile_directory=tile_directory(tile_cache),
-                large_pages=large_pages,
-            ),
-            max_model_len=max_model_len,
-            kv_bytes=kv_bytes,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            token_budget=token_budget,
-            step_budget_s=step_budget_s,
-            max_sequences=max_sequences,
-            max_chunk_tokens=max_chunk_tokens,
-            prefix_cache=prefix_cache,
-            preempt_every=preempt_every,
-            scheduling=scheduling,
-            max_waiting_requests=max_waiting_requests,
-            keep=keep,
-            quantize=quantize,
+            self.path, policy=policy, kv_cache=kv_cache, quantize=quantize, keep=keep, backend=own, engine=engine
         )
         warming = Warming(loaded.executable.mapped, tokenizer_reading_bytes(self.path))
         self.tokenizer = Tokenizer.open(self.path, clock=clock)
@@ -146,7 +103,7 @@ class LLM:
             )
         for defect in self.tokenizer.templates.defects():
             logger.warning("%s: %s; conversations that need it are refused", self.name, defect.sentence)
-        self._engine = Engine(loaded.executable, loaded.config, check=check)
+        self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
         self._generation_config = generation_config
         self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar)
         """Makes messages for the engine of prompts and parameters."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from linnet.api.memory import CachePlan, available_bytes, machine_bytes, plan_cache
 from linnet.backends.interface import Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
-from linnet.backends.settings import BackendSettings
+from linnet.backends.settings import candidates
 from linnet.engine import limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
@@ -20,6 +20,7 @@ from linnet.models.at_load import quantised_at_load
 from linnet.plan import kv_bytes_per_token, output_rows
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
+from linnet.settings import BackendSettings, EngineSettings
 from linnet.user_cache import TILES, user_cache_directory
 
 logger = logging.getLogger(__name__)
@@ -40,68 +41,57 @@ def load(
     *,
     policy: Policy,
     kv_cache: KVCache,
-    backend: Sequence[BackendSettings],
-    max_model_len: int | None,
-    kv_bytes: int | None,
-    num_blocks: int | None,
-    block_size: int,
-    token_budget: int,
-    step_budget_s: float | None,
-    max_sequences: int,
-    max_chunk_tokens: int | None,
-    prefix_cache: bool,
-    preempt_every: int | None,
-    scheduling: str,
-    max_waiting_requests: int,
-    keep: Sequence[str],
     quantize: str | None,
+    keep: Sequence[str],
+    backend: BackendSettings,
+    engine: EngineSettings,
 ) -> Loaded:
-    """See ``LLM`` for the arguments; ``backend``: the backends to try, in order.
-
-    Raises LinnetError subclasses with one sentence each.
-    """
+    """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
     if policy not in POLICIES:
         raise unknown_choice("policy", policy, POLICIES)
     if kv_cache not in KV_CACHES:
         raise unknown_choice("kv_cache", kv_cache, KV_CACHES)
-    for name, value in (("block_size", block_size), ("token_budget", token_budget), ("max_sequences", max_sequences)):
+    for name in ("block_size", "token_budget", "max_sequences"):
+        value = getattr(engine, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
+    wanted = candidates(backend, tile_directory(backend.tile_cache))
     source = load_model(path)
     if quantize is not None:
         source = quantised_at_load(source, quantize)
-    if max_model_len is not None:
-        source = source.for_context(max_model_len)
+    if engine.max_model_len is not None:
+        source = source.for_context(engine.max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)
-    chosen = choose_backend(backend, program)
+    chosen = choose_backend(wanted, program)
+    block_size = engine.block_size
     cache = _plan(
         plan_cache(
             bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
             block_size=block_size,
-            max_sequences=max_sequences,
+            max_sequences=engine.max_sequences,
             model_positions=source.spec.max_positions,
-            max_model_len=max_model_len,
-            kv_bytes=kv_bytes,
+            max_model_len=engine.max_model_len,
+            kv_bytes=engine.kv_bytes,
             free_bytes=available_bytes(),
             machine_bytes=machine_bytes(),
             parameters=source.parameters,
         ),
-        num_blocks,
+        engine.num_blocks,
         source,
     )
     config = SchedulerConfig(
         num_blocks=cache.num_blocks,
         max_model_len=cache.max_model_len,
         block_size=block_size,
-        token_budget=token_budget,
-        step_budget_s=step_budget_s,
-        max_sequences=max_sequences,
-        max_waiting_requests=max_waiting_requests,
-        max_chunk_tokens=max_chunk_tokens,
-        max_output_rows=output_rows(source.spec.vocabulary_size, token_budget, max_sequences),
-        prefix_cache=prefix_cache,
-        policy=scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
-        preempt_every=preempt_every,
+        token_budget=engine.token_budget,
+        step_budget_s=engine.step_budget_s,
+        max_sequences=engine.max_sequences,
+        max_waiting_requests=engine.max_waiting_requests,
+        max_chunk_tokens=engine.max_chunk_tokens,
+        max_output_rows=output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences),
+        prefix_cache=engine.prefix_cache,
+        policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
+        preempt_every=engine.preempt_every,
     )
     executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache, program)
     return Loaded(source, executable, chosen.name, config)

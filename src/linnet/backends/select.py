@@ -9,16 +9,17 @@ from types import ModuleType
 from typing import Any
 
 from linnet.backends.interface import Backend
-from linnet.backends.settings import NAMES, BackendSettings, backend_settings
+from linnet.backends.settings import NAMES, OwnSettings, candidates
 from linnet.errors import LinnetError, UnsupportedError
 from linnet.extras import install_command
 from linnet.program.program import Program
+from linnet.settings import BackendSettings
 
 logger = logging.getLogger(__name__)
 
 
 def choose_backend(
-    wanted: str | BackendSettings | Sequence[BackendSettings] = "auto", program: Program | None = None
+    wanted: str | OwnSettings | Sequence[OwnSettings] = "auto", program: Program | None = None
 ) -> Backend:
     """The first of the wanted backends that can execute ``program`` (after choose_numerics), if one is given.
 
@@ -28,10 +29,10 @@ def choose_backend(
     native kernels that are there and damaged, which are not passed over.
     """
     if isinstance(wanted, str):
-        wanted = backend_settings(wanted)
-    candidates = (wanted,) if isinstance(wanted, BackendSettings) else tuple(wanted)
+        wanted = candidates(BackendSettings(name=wanted))
+    tried = (wanted,) if isinstance(wanted, OwnSettings) else tuple(wanted)
     refusals: list[str] = []
-    for settings in candidates:
+    for settings in tried:
         name = NAMES[type(settings)]
         try:
             backend = _BACKENDS[name](settings)
@@ -49,7 +50,7 @@ def choose_backend(
                 logger.warning("executing with the slow %s backend: %s", name, "; ".join(refusals))
             return backend
         refusals.extend(f"{name}: {reason}" for reason in reasons)
-    names = [NAMES[type(settings)] for settings in candidates]
+    names = [NAMES[type(settings)] for settings in tried]
     asked = f"backend {names[0]!r}" if len(names) == 1 else "no backend"
     raise UnsupportedError(f"{asked} {'cannot' if len(names) == 1 else 'can'} execute this model", refusals)
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each backend can be told: one frozen record per backend. ``select`` builds a backend from its record."""
+"""What each backend is told: one frozen record per backend, made of what was asked for. ``select`` builds a backend
+from its record."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.errors import UnsupportedError, unknown_choice
+from linnet.settings import BackendSettings
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,18 @@ class ReferenceSettings:
     """torch's own; None: as torch chooses."""
 
 
-BackendSettings = CpuSettings | ReferenceSettings
-NAMES: dict[type[BackendSettings], str] = {CpuSettings: "cpu", ReferenceSettings: "reference"}
+OwnSettings = CpuSettings | ReferenceSettings
+NAMES: dict[type[OwnSettings], str] = {CpuSettings: "cpu", ReferenceSettings: "reference"}
 """In the order in which ``auto`` tries them."""
 
 
-def backend_settings(
-    name: str = "auto",
-    *,
-    threads: int | None = None,
-    isa: str | None = None,
-    tile_directory: Path | None = None,
-    large_pages: bool = False,
-) -> tuple[BackendSettings, ...]:
-    """The records of the backends that ``name`` (auto, cpu, reference) stands for, in order of preference.
+def candidates(wanted: BackendSettings, tile_directory: Path | None = None) -> tuple[OwnSettings, ...]:
+    """The records of the backends that were asked for, in order of preference; ``tile_directory``: for their tiles.
 
     Raises ConfigError for an unknown name, UnsupportedError for an ``isa`` where only the reference is asked for.
     """
-    cpu = CpuSettings(threads, isa, tile_directory, large_pages)
+    name, threads, isa = wanted.name, wanted.threads, wanted.isa
+    cpu = CpuSettings(threads, isa, tile_directory, wanted.large_pages)
     if name == "cpu" or (name == "auto" and isa is not None):  # only the cpu backend has tiers
         return (cpu,)
     if name == "auto":

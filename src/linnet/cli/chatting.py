@@ -7,34 +7,22 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
+from linnet.cli.declaring import Given, offers
 from linnet.errors import ConfigError
 
 
+@offers(asked=(options.max_tokens("Longest answer.", 4096), *options.SAMPLING), opening=options.OPENING)
 def chat(
     model: options.Model,
     prompt: Annotated[
         str | None,
         typer.Argument(help="One question to answer (-p or --prompt too); without it, a conversation."),
     ] = None,
+    *,
     system: Annotated[str | None, options.option(help="What the model is told it is.", show_default=False)] = None,
-    max_tokens: options.ChatMaxTokens = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
+    asked: Given,
     seed: Annotated[int | None, options.option(help="Makes sampled answers repeat.", show_default="none")] = None,
-    generation_config: options.GenerationConfig = "auto",
-    policy: options.Policy = "fast",
-    backend: options.Backend = "auto",
-    threads: options.Threads = None,
-    isa: options.Isa = None,
-    revision: options.Revision = None,
-    max_model_len: options.MaxModelLen = None,
-    kv_cache: options.KVCache = "auto",
-    kv_cache_memory: options.KVBytes = None,
-    tile_cache: options.TileCache = True,
-    quantize: options.Quantize = None,
+    opening: Given,
 ) -> None:
     """Talk with a model, compressed or not.
 
@@ -54,28 +42,10 @@ def chat(
     from linnet.cli.terminal import notices
     from linnet.formats import resolve_model
 
-    directory = resolve_model(model, revision)
-    recommended = read_sampling_defaults(directory, generation_config)
-    parameters = options.sampling(
-        recommended,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    open_model = options.opener(
-        threads=threads,
-        isa=isa,
-        backend=backend,
-        max_model_len=max_model_len,
-        kv_bytes=kv_cache_memory,
-        tile_cache=tile_cache,
-        quantize=quantize,
-        max_sequences=1,
-    )
+    directory = resolve_model(model, opening["revision"])
+    recommended = read_sampling_defaults(directory, opening["generation_config"])
+    parameters = options.sampling(recommended, asked, seed=seed)
+    open_model = options.opener(opening, max_sequences=1)
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and prompt is None
 
     def say(text: str) -> None:
@@ -84,7 +54,7 @@ def chat(
     def note(text: str) -> None:
         notices().print(f"[dim]{escape(text)}[/]")
 
-    with open_model(directory, policy, kv_cache) as llm:
+    with open_model(directory, opening["policy"], opening["kv_cache"]) as llm:
         if not llm.tokenizer.templates.names:
             raise ConfigError(
                 f"{model} has no chat template: it is a base model, which continues texts; linnet generate {model} "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 from linnet.cli import options
+from linnet.cli.declaring import Given, offers
 from linnet.cli.evaluating import heldout_text
 from linnet.cli.numbers import human_bytes, human_duration
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
@@ -56,7 +57,9 @@ CANDIDATES = (
 SERVED = CANDIDATES[2]
 
 
+@offers(opening=(options.THREADS, options.ISA))
 def demo(
+    *,
     out: Annotated[Path, options.option("--output", "-o", help="Where compressed models and reports go.")] = Path(
         "linnet-demo"
     ),
@@ -64,8 +67,7 @@ def demo(
         int | None,
         options.option(metavar="N", min=1, help="Ask only so many questions an ability.", show_default="all"),
     ] = None,
-    threads: options.Threads = None,
-    isa: options.Isa = None,
+    opening: Given,
 ) -> None:
     """Compress the bundled model four ways, measure each against the original, serve one and ask it a question.
 
@@ -92,7 +94,7 @@ def demo(
         with os_errors(out):
             _check_replaceable(real_target(out / candidate.directory))
     out.mkdir(parents=True, exist_ok=True)
-    open_model = options.opener(threads=threads, isa=isa, kv_bytes=64 * 2**20)
+    open_model = options.opener(opening, kv_bytes=64 * 2**20)
     questions = evals.subset(evals.read_questions(bundled.questions_file()), per_ability)
     text = heldout_text()
     rows: list[Row] = []
@@ -121,7 +123,7 @@ def demo(
             _publish(report, out / candidate.directory, out / f"{candidate.directory}-report")
             with open_model(out / candidate.directory, "fast") as llm:
                 rows.append(Row(candidate.title, report, _decode_speed(llm)))
-    answer = _ask_server(out / SERVED.directory, threads)
+    answer = _ask_server(out / SERVED.directory, opening["threads"])
     console.print(table(rows, speed))
     console.print(f"[bold]Served[/] {SERVED.directory} over HTTP. [cyan]{QUESTION}[/] → [green]{answer.strip()}[/]")
     sizes = f"{human_bytes(rows[0].original_bytes)} → {human_bytes(rows[2].report.candidate.bytes)}"

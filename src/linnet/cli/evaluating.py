@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from linnet.cli import options
+from linnet.cli.declaring import Given, offers
 from linnet.cli.numbers import parse_count
 from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.extras import install_command
+from linnet.settings import BackendSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +24,16 @@ if TYPE_CHECKING:
     from linnet.text import OwnText
 
 
+MODELS = tuple(
+    one for one in options.OPENING if one not in (options.GENERATION_CONFIG, options.MAX_MODEL_LEN, options.QUANTIZE)
+)
+"""How both models are opened."""
+
+
+@offers(opening=MODELS)
 def evaluate(
     model: options.Model,
+    *,
     against: Annotated[
         str | None, options.option(help="The original to compare with (directory or hub id).", show_default=False)
     ] = None,
@@ -60,14 +70,7 @@ def evaluate(
     certify: Annotated[
         bool, options.option("--certificate/--no-certificate", help="Store the loss certificate in the checkpoint.")
     ] = True,
-    policy: options.Policy = "fast",
-    backend: options.Backend = "auto",
-    threads: options.Threads = None,
-    isa: options.Isa = None,
-    revision: options.Revision = None,
-    kv_cache: options.KVCache = "auto",
-    kv_cache_memory: options.KVBytes = None,
-    tile_cache: options.TileCache = True,
+    opening: Given,
 ) -> None:
     """Measure perplexity, KL divergence and abilities, alone or against the original.
 
@@ -86,27 +89,20 @@ def evaluate(
     from linnet.cli.terminal import notices, stages
     from linnet.formats import resolve_model
 
-    path = resolve_model(model, revision)
+    path = resolve_model(model, opening["revision"])
     reference = None if against is None else resolve_model(against)
     if report is not None:
         check_report(report, [path] if reference is None else [path, reference])
         _prepare_folder(report)
     question_set = _questions(questions, path, per_ability)
-    open_model = options.opener(
-        threads=threads,
-        isa=isa,
-        backend=backend,
-        max_model_len=None,
-        kv_bytes=kv_cache_memory,
-        tile_cache=tile_cache,
-    )
-    open_writer = partial(LLM, threads=threads, isa=isa, backend=backend, tile_cache=tile_cache)
+    open_model, kv_cache = options.opener(opening), opening["kv_cache"]
+    open_writer = partial(LLM, backend=opening.make(BackendSettings))
     with stages() as progress:
         result = evals.evaluate(
             path,
             reference,
             open_model,
-            policy=policy,
+            policy=opening["policy"],
             kv_cache=kv_cache,
             text=_text(text, path, reference, progress, open_writer),
             questions=question_set,

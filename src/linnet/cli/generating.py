@@ -7,39 +7,29 @@ from typing import Annotated
 import typer
 
 from linnet.cli import options
+from linnet.cli.declaring import Given, offers
 
 MAX_TOKENS = 128
 """Where a text ends when neither the user nor the checkpoint says it."""
 
 
+@offers(
+    asked=(options.max_tokens("Stop after this many tokens.", MAX_TOKENS), *options.SAMPLING), opening=options.OPENING
+)
 def generate(
     model: options.Model,
     prompt: Annotated[
         str,
         typer.Argument(help="The text to continue (-p or --prompt too); - reads standard input.", show_default=False),
     ],
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
+    *,
+    asked: Given,
     stop: Annotated[list[str] | None, options.option(help="Stop before this text; may be given again.")] = None,
     seed: options.Seed = 0,
     chat: Annotated[
         bool, options.option("--chat", help="Send the prompt as a user's message through the chat template.")
     ] = False,
-    generation_config: options.GenerationConfig = "auto",
-    policy: options.Policy = "fast",
-    backend: options.Backend = "auto",
-    threads: options.Threads = None,
-    isa: options.Isa = None,
-    revision: options.Revision = None,
-    max_model_len: options.MaxModelLen = None,
-    kv_cache: options.KVCache = "auto",
-    kv_cache_memory: options.KVBytes = None,
-    tile_cache: options.TileCache = True,
-    quantize: options.Quantize = None,
+    opening: Given,
     stats: Annotated[
         bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
     ] = True,
@@ -59,30 +49,11 @@ def generate(
     from linnet.formats import resolve_model
 
     text = "".join(standard_input()) if prompt == "-" else prompt
-    directory = resolve_model(model, revision)
-    recommended = read_sampling_defaults(directory, generation_config)
-    parameters = options.sampling(
-        recommended,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        seed=seed,
-    )
-    open_model = options.opener(
-        threads=threads,
-        isa=isa,
-        backend=backend,
-        max_model_len=max_model_len,
-        kv_bytes=kv_cache_memory,
-        tile_cache=tile_cache,
-        quantize=quantize,
-        max_sequences=1,
-    )
-    with open_model(directory, policy, kv_cache) as llm:
+    directory = resolve_model(model, opening["revision"])
+    recommended = read_sampling_defaults(directory, opening["generation_config"])
+    parameters = options.sampling(recommended, asked, stop=tuple(stop or ()), seed=seed)
+    open_model = options.opener(opening, max_sequences=1)
+    with open_model(directory, opening["policy"], opening["kv_cache"]) as llm:
         if chat:
             rendered = llm.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True

@@ -13,26 +13,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from linnet.cli.compressing import RECIPE_OPTIONS
+from linnet.cli.serve_options import SERVING
 from linnet.errors import LinnetError
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises for an option, argument or command that it cannot take."""
 
-NAMES = {
-    "kv_bytes": "kv_cache_memory",
-    "token_budget": "max_num_batched_tokens",
-    "max_sequences": "max_num_seqs",
-    "scheduling": "scheduling_policy",
-    "max_waiting_requests": "max_waiting",
-    "queue_prompt_tokens": "max_waiting_tokens",
-    "queue_body_bytes": "max_waiting_bytes",
-    "body_bytes": "max_body_size",
-    "names": "served_model_name",
-    "step_budget_s": "step_budget",
-    "shutdown_s": "shutdown_timeout",
-    "deadline_s": "request_timeout",
-}
-"""Parameters that a command calls something else."""
+NAMES = {setting.parameter: setting.name for setting in SERVING}
+"""Parameters -> what a command calls them."""
 
 PHRASES = {"max_model_len": "context"}
 """What to call a parameter where the command has no option for it, if not by its own words."""

@@ -2,7 +2,7 @@
 """OpenAI-compatible HTTP over one engine: bounded, honest about its health, private by default."""
 
 from linnet.serve.app import Server, build_server
-from linnet.serve.config import RequestLimits, ServeConfig
 from linnet.serve.run import address_of, bind, release, run
+from linnet.settings import RequestLimits, ServeConfig
 
 __all__ = ["RequestLimits", "ServeConfig", "Server", "address_of", "bind", "build_server", "release", "run"]

@@ -17,7 +17,7 @@ from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, error_answer
 from linnet.serve.bridge import Bridge
-from linnet.serve.config import QueueLimits, ServeConfig
+from linnet.serve.config import QueueLimits
 from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
 from linnet.serve.gate import Gate
 from linnet.serve.generation import Generation
@@ -27,6 +27,7 @@ from linnet.serve.preparing import ModelFacts, Preparer, most_characters
 from linnet.serve.security import Hosts, Keys
 from linnet.serve.shapes import ChatShape, CompletionShape
 from linnet.serve.tokens import detokenize, tokenize
+from linnet.settings import ServeConfig
 
 
 @dataclass(frozen=True)

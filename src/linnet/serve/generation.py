@@ -25,13 +25,13 @@ from linnet.serve.admission import Admission, Ticket
 from linnet.serve.answers import JsonAnswer, encode_answer
 from linnet.serve.body import Receive, check_content_type, read_body
 from linnet.serve.bridge import Bridge, Job
-from linnet.serve.config import ServeConfig
 from linnet.serve.errors import ApiError, from_exception, from_info, gone, invalid, timed_out, unavailable
 from linnet.serve.metrics import Metrics
 from linnet.serve.preparing import ModelFacts, Prepared, Preparer
 from linnet.serve.sampling import parameter_names
 from linnet.serve.shapes import Shape
 from linnet.serve.streaming import EventStream, Stream
+from linnet.settings import ServeConfig
 
 T = TypeVar("T")
 MakeShape = Callable[[Prepared, ModelFacts, str], Shape]

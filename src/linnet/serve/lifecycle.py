@@ -15,8 +15,8 @@ from typing import Any, Literal
 from linnet.engine import Control, EngineUnavailableError
 from linnet.serve.admission import Admission
 from linnet.serve.bridge import Bridge
-from linnet.serve.config import ServeConfig
 from linnet.serve.defects import log_defect
+from linnet.settings import ServeConfig
 
 logger = logging.getLogger(__name__)
 

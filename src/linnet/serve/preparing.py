@@ -19,12 +19,12 @@ from linnet.api import (
 )
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
-from linnet.serve.config import RequestLimits
 from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
 from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
 from linnet.serve.protocol.chat import Message, plain_messages
 from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
+from linnet.settings import RequestLimits
 from linnet.text import ChatTemplateError, Tokenizer
 
 LEAST_CHARACTERS = 1 << 16

@@ -19,10 +19,10 @@ import uvicorn
 from linnet.api import LLM
 from linnet.errors import ConfigError
 from linnet.serve.app import Server, build_server
-from linnet.serve.config import ServeConfig
 from linnet.serve.connection import MOST_HEAD_BYTES, Connection
 from linnet.serve.security import check_bind
 from linnet.serve.status import report_status
+from linnet.settings import ServeConfig
 
 LEAVE_S = 5.0
 BACKLOG = 1024

@@ -5,10 +5,10 @@ import re
 from typing import Any
 
 from linnet.api import ParameterError, SamplingDefaults, SamplingParams
-from linnet.serve.config import RequestLimits
 from linnet.serve.errors import ApiError, invalid
 from linnet.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from linnet.serve.protocol.completions import MAX_TOKENS
+from linnet.settings import RequestLimits
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 

@@ -17,13 +17,14 @@ from linnet.backends.reference.backend import ReferenceBackend
 from linnet.backends.reference.interpreter import run_ops, run_segment, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
 from linnet.backends.select import choose_backend
-from linnet.backends.settings import CpuSettings, ReferenceSettings, backend_settings
+from linnet.backends.settings import CpuSettings, ReferenceSettings, candidates
 from linnet.errors import ConfigError, LinnetError, UnsupportedError
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.presets import parse_scheme
+from linnet.settings import BackendSettings
 
 VOCABULARY, WIDTH, HEAD = 17, 12, 6
 LIMITS = Limits(max_tokens=32, max_sequences=4, max_outputs=32, block_size=4, max_blocks_per_sequence=4)
@@ -225,9 +226,9 @@ def test_choosing_a_backend_collects_every_refusal():
         choose_backend("reference", hostile)
     assert len(caught.value.reasons) == 1
     with pytest.raises(UnsupportedError, match="isa is 'avx2', which only the cpu backend has"):
-        backend_settings("reference", isa="avx2")
-    assert backend_settings("auto", isa="avx2", threads=2) == (CpuSettings(2, "avx2"),)
-    assert backend_settings(threads=3) == (CpuSettings(3), ReferenceSettings(3))
+        candidates(BackendSettings(name="reference", isa="avx2"))
+    assert candidates(BackendSettings(isa="avx2", threads=2)) == (CpuSettings(2, "avx2"),)
+    assert candidates(BackendSettings(threads=3)) == (CpuSettings(3), ReferenceSettings(3))
 
 
 class PackedSource(Source):

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from linnet.api import SamplingDefaults
-from linnet.serve.config import RequestLimits
 from linnet.serve.errors import ApiError
 from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
 from linnet.serve.protocol.chat import plain_messages
 from linnet.serve.sampling import sampling_params
+from linnet.settings import RequestLimits
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 LIMITS = RequestLimits()

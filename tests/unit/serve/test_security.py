@@ -4,9 +4,9 @@
 import pytest
 
 from linnet.errors import ConfigError
-from linnet.serve.config import ServeConfig
 from linnet.serve.errors import ApiError
 from linnet.serve.security import Hosts, Keys, check_bind, is_loopback, narrower_salt
+from linnet.settings import ServeConfig
 
 
 def test_salts_differ_by_key_and_process_and_never_show_the_key() -> None:

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of ``linnet serve``, in the order of its help."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from linnet.cli import options
+from linnet.cli.declaring import OF_THE_RECORD, Setting
+from linnet.cli.numbers import parse_bytes, parse_count
+from linnet.errors import ConfigError, unknown_choice
+from linnet.settings import EngineSettings, RequestLimits, ServeConfig
+
+KEY_VARIABLE = "LINNET_API_KEY"
+
+ADDRESS, LIMITS, REPORTS = "Address and access", "Limits", "Behaviour and reports"
+
+
+def _keys(path: Path | None) -> tuple[str, ...]:
+    """Keys of the file and of the environment, never of the command line."""
+    keys: list[str] = []
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError as error:
+            raise ConfigError(f"--api-key-file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"--api-key-file {path} is not ASCII text, one key a line") from None
+        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not keys:
+            raise ConfigError(f"--api-key-file {path} holds no key; accepted is one key a line")
+    variable = os.environ.get(KEY_VARIABLE, "").strip()
+    return tuple(dict.fromkeys([*keys, variable] if variable else keys))
+
+
+def _metrics_prefix(program: str | None) -> str:
+    if program not in (None, "vllm"):
+        raise unknown_choice("metrics_compat", program, ("vllm",))
+    return program or "linnet"
+
+
+def _is_json(log_format: str) -> bool:
+    if log_format not in ("text", "json"):
+        raise unknown_choice("log_format", log_format, ("text", "json"))
+    return log_format == "json"
+
+
+def _of(
+    record: type,
+    name: str,
+    panel: str | None,
+    help_text: str,
+    *,
+    field: str = "",
+    kind: Any = OF_THE_RECORD,
+    default: Any = OF_THE_RECORD,
+    convert: Any = None,
+    **words: Any,
+) -> Setting:
+    """A field of a record in one of the help's panels; ``words`` are typer's."""
+    option = options.option(rich_help_panel=panel, help=help_text, **words)
+    return Setting(name=name, record=record, field=field, kind=kind, default=default, convert=convert, option=option)
+
+
+SERVED_MODEL_NAME = Setting(
+    name="served_model_name",
+    field="names",
+    kind=list[str] | None,
+    default=None,
+    convert=lambda names: tuple(dict.fromkeys(names or ())),
+    option=options.option(
+        rich_help_panel=ADDRESS,
+        help="Name clients use; may be given again for more names.",
+        show_default="the name of the directory or file",
+    ),
+)
+
+WHERE = (
+    _of(ServeConfig, "host", ADDRESS, "Address to listen on; beyond this machine only with an API key."),
+    _of(ServeConfig, "port", ADDRESS, "Port; 0 takes any free one.", min=0, max=65535, metavar="N"),
+    _of(
+        ServeConfig,
+        "uds",
+        ADDRESS,
+        "Listen on this UNIX socket instead of host and port.",
+        kind=Path | None,
+        convert=lambda path: None if path is None else str(path),
+        show_default=False,
+    ),
+    SERVED_MODEL_NAME,
+    _of(
+        ServeConfig,
+        "api_key_file",
+        ADDRESS,
+        f"File with one accepted API key a line; {KEY_VARIABLE} adds one more.",
+        field="keys",
+        kind=Path | None,
+        default=None,
+        convert=_keys,
+        show_default=False,
+    ),
+    _of(
+        ServeConfig,
+        "allowed_host",
+        ADDRESS,
+        "Host name clients may use to reach the server; may be given again.",
+        field="allowed_hosts",
+        kind=list[str] | None,
+        default=None,
+        convert=lambda hosts: tuple(hosts or ()),
+        show_default=False,
+    ),
+)
+
+ENGINE = (
+    options.MAX_MODEL_LEN,
+    options.KV_CACHE,
+    _of(EngineSettings, "max_num_seqs", None, "Sequences computed in one step.", field="max_sequences"),
+    _of(
+        EngineSettings,
+        "max_num_batched_tokens",
+        None,
+        "Tokens computed in one step.",
+        field="token_budget",
+        parser=parse_count,
+        metavar="TOKENS",
+    ),
+    _of(
+        EngineSettings,
+        "step_budget",
+        LIMITS,
+        "Longest pause between tokens that a long prompt may cause; 0: no bound.",
+        field="step_budget_s",
+        kind=float,
+        default=0.1,
+        convert=lambda seconds: seconds or None,
+        min=0,
+        metavar="SECONDS",
+    ),
+    options.KV_BYTES,
+    options.TILE_CACHE,
+    options.QUANTIZE,
+    _of(
+        EngineSettings,
+        "enable_prefix_caching",
+        REPORTS,
+        "Reuse known prompt prefixes.",
+        field="prefix_cache",
+    ),
+    _of(
+        EngineSettings,
+        "scheduling_policy",
+        REPORTS,
+        "Order of waiting requests: fcfs or priority.",
+        field="scheduling",
+    ),
+    _of(
+        EngineSettings,
+        "max_waiting",
+        LIMITS,
+        "Sequences that may wait; beyond them 429.",
+        field="max_waiting_requests",
+        min=0,
+        metavar="N",
+    ),
+)
+
+BOUNDS = (
+    _of(
+        ServeConfig,
+        "max_waiting_tokens",
+        LIMITS,
+        "Prompt tokens of all unfinished requests; beyond them 429.",
+        field="queue_prompt_tokens",
+        parser=parse_count,
+        metavar="TOKENS",
+        show_default="1M",
+    ),
+    _of(
+        ServeConfig,
+        "max_waiting_bytes",
+        LIMITS,
+        "Body bytes of all unfinished requests; beyond them 429.",
+        field="queue_body_bytes",
+        parser=parse_bytes,
+        metavar="SIZE",
+        show_default="64MiB",
+    ),
+    _of(
+        RequestLimits,
+        "max_body_size",
+        LIMITS,
+        "Largest request body; beyond it 413.",
+        field="body_bytes",
+        parser=parse_bytes,
+        metavar="SIZE",
+        show_default="8MiB",
+    ),
+    _of(
+        RequestLimits,
+        "request_timeout",
+        LIMITS,
+        "Longest a request may take, waiting included.",
+        field="deadline_s",
+        min=0.001,
+        metavar="SECONDS",
+        show_default="none",
+    ),
+    _of(
+        ServeConfig,
+        "shutdown_timeout",
+        LIMITS,
+        "How long unfinished requests may run on after SIGTERM.",
+        field="shutdown_s",
+        min=0,
+        metavar="SECONDS",
+    ),
+)
+
+BEHAVIOUR = (
+    _of(
+        ServeConfig,
+        "metrics_compat",
+        REPORTS,
+        "vllm: use vLLM's metric prefix instead of linnet:",
+        field="metrics_prefix",
+        kind=str | None,
+        default=None,
+        convert=_metrics_prefix,
+        show_default=False,
+    ),
+    _of(
+        ServeConfig,
+        "log_format",
+        REPORTS,
+        "text or json, for the start and status lines.",
+        field="log_json",
+        kind=str,
+        default="text",
+        convert=_is_json,
+    ),
+    options.GENERATION_CONFIG,
+    _of(
+        ServeConfig,
+        "default_max_tokens",
+        LIMITS,
+        "Longest answer of a chat request that names no max_tokens.",
+        parser=parse_count,
+        metavar="TOKENS",
+        show_default="the model's, else 4096",
+    ),
+)
+
+SERVING = (
+    *WHERE,
+    *ENGINE,
+    *BOUNDS,
+    *BEHAVIOUR,
+    options.POLICY,
+    options.BACKEND,
+    options.THREADS,
+    options.ISA,
+    options.REVISION,
+)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people decide about a model that is opened and a server that is started, as frozen records.
+
+Python callers pass them, and the command line makes its options of their fields, so a setting, its type and its default
+are said once. Standard library only: ``linnet --help`` reads this. Nothing here reads the environment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from linnet.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSettings:
+    """Who executes a model, and how.
+
+    name:        'auto', 'cpu' or 'reference'; threads and isa configure the cpu backend.
+    threads:     workers; None: one per core.
+    isa:         instruction-set tier; None: the best there is.
+    tile_cache:  whether (or in which folder) large integer weights may be kept once more in the order that the kernels
+                 read them, for later starts; True: the user's cache.
+    large_pages: whether weights that lie in small pages of memory are read from disk anew, in large ones: slower to
+                 start, a tenth to a fifth faster to decode, so what a server wants.
+    """
+
+    name: str = "auto"
+    threads: int | None = None
+    isa: str | None = None
+    tile_cache: bool | Path = True
+    large_pages: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What an engine may spend; checked when a model is opened with it.
+
+    max_model_len:        longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
+    kv_bytes:             memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
+    block_size:           token slots of a block of the KV cache.
+    token_budget:         tokens computed in one step, over all requests; max_chunk_tokens: of one request.
+    step_budget_s:        seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
+    max_sequences:        requests in one step; max_waiting_requests: accepted beyond them.
+    prefix_cache:         reuse known prefixes.
+    scheduling:           order of waiting requests: 'fcfs' or 'priority'.
+    preempt_every, check: test modes: forced preemption, invariants proved in every step.
+    """
+
+    max_model_len: int | None = None
+    kv_bytes: int | None = None
+    num_blocks: int | None = None
+    block_size: int = 16
+    token_budget: int = 512
+    step_budget_s: float | None = None
+    max_sequences: int = 64
+    max_chunk_tokens: int | None = None
+    max_waiting_requests: int = 1024
+    prefix_cache: bool = True
+    scheduling: str = "fcfs"
+    preempt_every: int | None = None
+    check: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """Caps of one request; beyond them it is refused with a sentence that names the parameter.
+
+    samples, stops, logprobs, prompts, messages: the most of each (``n``, ``stop``, …).
+    body_bytes, body_s: size of a request body, and how long it may take to arrive.
+    deadline_s:         the longest a request may take, queueing included; None: no limit but the client's own.
+    """
+
+    samples: int = 128
+    stops: int = 16
+    logprobs: int = 20
+    prompts: int = 1024
+    messages: int = 4096
+    body_bytes: int = 8 << 20
+    body_s: float = 30.0
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """One server.
+
+    host, port, uds:  where it listens: a TCP address, or a UNIX socket (then host and port are unused).
+    names:            exact names that ``model`` may have; the first is the one shown in answers.
+    keys:             accepted API keys; empty: no key is asked for (loopback only).
+    allowed_hosts:    Host names accepted besides the loopback names and ``host`` itself.
+    shutdown_s:       how long unfinished requests may run on after SIGTERM.
+    stall_s:          a step longer than this makes /health say so.
+    keep_alive_s:     a comment is sent into a stream that was silent that long; 0: never.
+    connections:      open TCP connections at most.
+    default_max_tokens: where a chat answer ends that names no number; None: what the checkpoint recommends, else 4,096.
+    """
+
+    names: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    shutdown_s: float = 30.0
+    stall_s: float = 60.0
+    keep_alive_s: float = 15.0
+    status_s: float = 10.0
+    connections: int = 4096
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    queue_prompt_tokens: int = 1 << 20
+    queue_body_bytes: int = 64 << 20
+    metrics_prefix: str = "linnet"
+    log_json: bool = False
+    default_max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names or any(not 1 <= len(name) <= 256 or not name.isprintable() for name in self.names):
+            wrong = next((name for name in self.names if not 1 <= len(name) <= 256 or not name.isprintable()), "")
+            raise ConfigError(f"names has {wrong[:80]!r}; accepted are 1 to 256 printable letters", settings=["names"])
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; accepted is 0 (any free one) to 65535", settings=["port"])
+        for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds", settings=[name])
+        for name, value in (
+            ("queue_prompt_tokens", self.queue_prompt_tokens),
+            ("queue_body_bytes", self.queue_body_bytes),
+            ("body_bytes", self.limits.body_bytes),
+            ("default_max_tokens", self.default_max_tokens),
+        ):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; accepted is 1 or more", settings=[name])
+        if any(len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key for key in self.keys):
+            raise ConfigError(
+                "an API key is too short or has odd characters; accepted are 8 or more printable ASCII characters"
+            )
+
+
+def with_fields(
+    backend: BackendSettings, engine: EngineSettings, given: Mapping[str, Any]
+) -> tuple[BackendSettings, EngineSettings]:
+    """The records with the fields that ``given`` names; TypeError for a name that neither has."""
+    parts: list[dict[str, Any]] = [{}, {}]
+    for name, value in given.items():
+        place = next((index for index, one in enumerate((backend, engine)) if name in names_of(one)), None)
+        if place is None or name == "name":
+            known = ", ".join(sorted({*names_of(backend), *names_of(engine)} - {"name"}))
+            raise TypeError(f"there is no setting {name}; there are {known}")
+        parts[place][name] = value
+    return replace(backend, **parts[0]), replace(engine, **parts[1])
+
+
+def names_of(record: Any) -> tuple[str, ...]:
+    """The names of a record's fields, of an instance or its class."""
+    return tuple(one.name for one in fields(record))
