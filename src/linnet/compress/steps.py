@@ -15,6 +15,7 @@ from linnet.compress.tables import make_algorithm
 from linnet.compress.transform import BlockTransform, ModelTransform
 from linnet.errors import ConfigError
 from linnet.models.inventory import LinearInfo
+from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import matches
 from linnet.schemes.terms import low_rank_bytes
 
@@ -84,6 +85,14 @@ class Steps:
     def _repairable(self) -> list[str]:
         """The linears that lose something: a tied table and a head have no place for a term."""
         return [name for name in self.linears if name in self.coded or self.sparsifier_of(name) is not None]
+
+    def check_tables(self, schemes: Mapping[str, LinearScheme]) -> None:
+        """ConfigError naming a module whose scheme has tables that its algorithm does not learn, or none for them."""
+        for module, scheme in schemes.items():
+            fit, learned = self.fit_of(module), scheme.weight.numbers.learned
+            if bool(getattr(fit, "learns_tables", False)) != learned and (learned or module in self.linears):
+                has, wanted = ("learned tables", "kmeans or squeezellm") if learned else ("no tables", "rtn or gptq")
+                raise ConfigError(f"{module}: {scheme.weight.element} has {has}; quantise it by {wanted}")
 
     def fit_of(self, module: str) -> Fit | BlockFit | None:
         """What gives the module its codes."""

@@ -12,12 +12,14 @@ from linnet.compress.algorithms.eora import Eora
 from linnet.compress.algorithms.esparse import Esparse
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.hqq import Hqq
+from linnet.compress.algorithms.kmeans import Kmeans
 from linnet.compress.algorithms.llm_int8 import LlmInt8
 from linnet.compress.algorithms.lqer import Lqer
 from linnet.compress.algorithms.magnitude import Magnitude
 from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.algorithms.sparsegpt import Sparsegpt
+from linnet.compress.algorithms.squeezellm import SqueezeLlm
 from linnet.compress.algorithms.svd import Svd
 from linnet.compress.algorithms.svd_llm import SvdLlm
 from linnet.compress.algorithms.unit_magnitude import UnitMagnitude
@@ -50,6 +52,8 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
         "obc": Obc,
         "autoround": AutoRound,
         "llm_int8": LlmInt8,
+        "kmeans": Kmeans,
+        "squeezellm": SqueezeLlm,
     },
     "repair": {"lqer": Lqer, "eora": Eora},
 }

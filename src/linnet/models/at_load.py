@@ -63,6 +63,11 @@ def quantised_at_load(source: ModelSource, scheme_name: str) -> QuantisedSource:
         raise ConfigError(
             f"{source.checkpoint.path.name} is quantised already; quantize is for dense models", settings=["quantize"]
         )
+    if preset.linear.weight.numbers.learned:
+        raise ConfigError(
+            f"the tables of {preset.name} are learned, which is linnet compress's work; quantize rounds to nearest",
+            settings=["quantize"],
+        )
     spec = source.spec
     shapes, classes = source.scheme_targets()
     resolved = preset.scheme_map(None if spec.tied_head else spec.head, spec.embedding).resolve(classes)

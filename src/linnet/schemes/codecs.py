@@ -78,6 +78,8 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     max|w|. Ternary has no use for the extremes: its scale is the one with the least squared error (ternary.py).
     A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
     """
+    if scheme.numbers.learned:
+        raise ConfigError(f"element type {scheme.element} has tables that are learned (algorithms kmeans, squeezellm)")
     if scheme.element == "ternary":
         return ternary_scales(weight, scheme), None
     return scales_of_range(*extremes(weight, scheme), scheme)

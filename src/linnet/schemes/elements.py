@@ -14,7 +14,20 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ElementName = Literal[
-    "ternary", "int2", "int3", "int4", "int5", "int6", "int8", "fp8_e4m3", "nf4", "iq4_nl", "fp4_e2m1", "fp4_bnb"
+    "ternary",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int8",
+    "fp8_e4m3",
+    "nf4",
+    "iq4_nl",
+    "fp4_e2m1",
+    "fp4_bnb",
+    "kmeans2",
+    "kmeans4",
 ]
 Kind = Literal["integer", "float", "codebook"]
 
@@ -24,7 +37,8 @@ class Element:
     """One element type.
 
     ``kind``: integer codes (int8, signed unless their scheme has a minimum), floats (the values themselves), or
-    ``codebook`` indices (uint8) into ``values``, fp32 [2 ** bits]. ``smallest`` and ``largest`` bound the
+    ``codebook`` indices (uint8) into ``values``, fp32 [2 ** bits], or into a table of each row's own (``learned``).
+    ``smallest`` and ``largest`` bound the
     codes. ``affine``: may have a zero point or a minimum. ``own``: compressed-tensors has no word for it.
     """
 
@@ -44,6 +58,11 @@ class Element:
     def integer(self) -> bool:
         """Codes are integers: such weights can be multiplied by integer activations."""
         return self.kind == "integer"
+
+    @property
+    def learned(self) -> bool:
+        """A codebook whose values are every row's own, made for it and stored with it: there are no scales."""
+        return self.kind == "codebook" and self.values is None
 
     @cached_property
     def ascending(self) -> Array:
@@ -79,6 +98,10 @@ def _codebook(name: str, values: list[float]) -> Element:
     return Element(name, bits, "codebook", 0.0, len(values) - 1.0, np.dtype(np.uint8), own=True, values=table)
 
 
+def _learned(bits: int) -> Element:
+    return Element(f"kmeans{bits}", bits, "codebook", 0.0, 2.0**bits - 1, np.dtype(np.uint8), own=True)
+
+
 _NF4 = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
     -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
@@ -106,5 +129,6 @@ _ROWS = (
     _codebook("iq4_nl", _IQ4_NL),
     _codebook("fp4_e2m1", _E2M1),
     _codebook("fp4_bnb", _FP4_BNB),
+    *map(_learned, (2, 4)),
 )
 ELEMENTS: Mapping[str, Element] = MappingProxyType({row.name: row for row in _ROWS})

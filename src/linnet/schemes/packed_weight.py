@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from linnet.schemes import codecs
 from linnet.schemes.gguf_blocks import BlockScales
-from linnet.schemes.layouts import CanonicalLayout, Layout, layout_of
+from linnet.schemes.layouts import CODEBOOK, CanonicalLayout, Layout, layout_of
+from linnet.schemes.packing import pack_rows
 from linnet.schemes.scheme import LinearScheme
 
 Array = npt.NDArray[Any]
@@ -63,6 +64,10 @@ class PackedWeight:
 
         Columns are the logical ones, in whatever order they are stored.
         """
+        if self.scheme.weight.numbers.learned:
+            table = self.arrays[CODEBOOK].astype(np.float32)
+            looked_up: Array = np.take_along_axis(table, self.codes().astype(np.intp), axis=1)
+            return looked_up
         values = codecs.dequantize(self.codes(), self.scheme.weight, self.scales(), self.zero_points(), self.minimums())
         if self.scheme.sorted_columns:
             return values[:, np.argsort(self.arrays[COLUMN_ORDER])]
@@ -104,6 +109,19 @@ def pack(
     layout = layout or layout_of(scheme)
     arrays = layout.pack(codes, scale, zero_point, scheme)
     packed = PackedWeight(scheme, (codes.shape[0], codes.shape[1]), layout, arrays)
+    packed.check("pack")
+    return packed
+
+
+def pack_learned(codes: Array, table: Array, scheme: LinearScheme) -> PackedWeight:
+    """Codes uint8 [rows, columns] into ``table`` bf16 [rows, 2 ** bits] -> PackedWeight of a learned codebook."""
+    shape = (codes.shape[0], codes.shape[1])
+    arrays = {
+        "weight_packed": pack_rows(np.ascontiguousarray(codes), scheme.weight.bits),
+        CODEBOOK: np.ascontiguousarray(table),
+        "weight_shape": np.array(shape, dtype=np.int64),
+    }
+    packed = PackedWeight(scheme, shape, layout_of(scheme), arrays)
     packed.check("pack")
     return packed
 

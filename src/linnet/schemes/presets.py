@@ -24,6 +24,8 @@ PRESETS: dict[str, LinearScheme] = {
     "FP8_DYNAMIC": LinearScheme(Scheme("fp8_e4m3", "channel"), _FP8_PER_TOKEN),
     "NF4": LinearScheme(Scheme("nf4", "group", 64)),
     "TERNARY": LinearScheme(Scheme("ternary", "channel")),
+    "KMEANS4": LinearScheme(Scheme("kmeans4", "channel")),
+    "KMEANS2": LinearScheme(Scheme("kmeans2", "channel")),
 }
 SUFFIXES: dict[str, str] = {
     "-gN": "groups of N columns share a scale",

@@ -15,7 +15,7 @@ from linnet.formats.forms.fp4_linear import ELEMENT as FP4
 from linnet.formats.forms.fp4_linear import fp4_scheme, read_fp4
 from linnet.formats.header import TensorInfo
 from linnet.schemes import LinearScheme, PackedWeight
-from linnet.schemes.layouts import FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
+from linnet.schemes.layouts import CODEBOOK, FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 
 Array = npt.NDArray[Any]
@@ -35,6 +35,12 @@ def stored_scheme(module: str, scheme: LinearScheme, tensors: Mapping[str, Tenso
     """The prescribed scheme with the scale's type as it lies on disk."""
     if scheme.weight.element == FP4:
         return fp4_scheme(module, scheme, tensors, where)
+    if scheme.weight.numbers.learned:
+        if f"{module}.{CODEBOOK}" not in tensors:
+            raise CheckpointError(
+                f"{where}: {module}.{CODEBOOK} is missing, the codes of {module} mean nothing without it"
+            )
+        return scheme
     dtype = scale_type(module, "weight_scale", tensors, where)
     if scheme.input is not None and not scheme.input.dynamic and f"{module}.input_scale" not in tensors:
         raise CheckpointError(f"{where}: {module}.input_scale is missing, static activations need it")
@@ -56,7 +62,8 @@ def read_packed(
     shown = f"{where}: {module}"
     if not scheme.sorted_columns:
         _check_order(module, tensors, tensor, scheme, shown)
-    arrays = {"weight_scale": tensor(f"{module}.weight_scale")}
+    values = CODEBOOK if scheme.weight.numbers.learned else "weight_scale"
+    arrays = {values: tensor(f"{module}.{values}")}
     for suffix in _OPTIONAL:
         if f"{module}.{suffix}" in tensors:
             arrays[suffix] = tensor(f"{module}.{suffix}")
@@ -125,6 +132,8 @@ def _packed_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) ->
 def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tuple[int, int]) -> None:
     """Views that only differ in form: scalar or flat scales, zero points that older versions did not pack."""
     weight = scheme.weight
+    if weight.numbers.learned:
+        return
     scale = arrays["weight_scale"]
     if weight.granularity == "tensor" and scale.size == 1:
         arrays["weight_scale"] = scale.reshape(1)

@@ -3,6 +3,7 @@
 
 from linnet.schemes.layouts.base import Layout, StoredTensor
 from linnet.schemes.layouts.canonical import (
+    CODEBOOK,
     FLOAT_QUANTIZED,
     INT_QUANTIZED,
     OWN,
@@ -16,6 +17,7 @@ from linnet.schemes.layouts.canonical import (
 from linnet.schemes.layouts.pack_minimum import PACK_MINIMUM
 
 __all__ = [
+    "CODEBOOK",
     "FLOAT_QUANTIZED",
     "INT_QUANTIZED",
     "OWN",

@@ -18,6 +18,8 @@ from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 from linnet.schemes.scheme import LinearScheme, Scheme
 
 CODES_STAY_IN_BYTES = 8
+CODEBOOK = "weight_codebook"
+"""Each row's own values, where they are learned."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class CanonicalLayout:
         check_columns("weight", shape[1], weight)
         rows, columns = shape
         scales = stored_scale_shape(weight, shape)
+        if weight.numbers.learned:
+            return {
+                "weight_packed": StoredTensor("int32", (rows, packed_columns(columns, weight.bits))),
+                CODEBOOK: StoredTensor("bf16", (rows, 2**weight.bits)),
+                "weight_shape": StoredTensor("int64", (2,)),
+            }
         if self.packed:
             tensors = {"weight_packed": StoredTensor("int32", (rows, packed_columns(columns, weight.bits)))}
         else:
@@ -56,7 +64,9 @@ class CanonicalLayout:
         return codes.view(weight.numbers.code_type)
 
     def scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
-        """See Layout.scales."""
+        """See Layout.scales: 1 where tables hold the values themselves."""
+        if scheme.weight.numbers.learned:
+            return np.ones((shape[0], 1), np.float32)
         return arrays["weight_scale"].astype(np.float32).reshape(codecs.scale_shape(scheme.weight, shape))
 
     def zero_points(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array | None:
@@ -109,8 +119,9 @@ class CanonicalLayout:
                     f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs "
                     f"{stored.dtype} {list(stored.shape)}"
                 )
-        if not np.isfinite(arrays["weight_scale"].astype(np.float32)).all():
-            raise CheckpointError(f"{where}.weight_scale holds NaN or infinity")
+        values = CODEBOOK if scheme.weight.numbers.learned else "weight_scale"
+        if not np.isfinite(arrays[values].astype(np.float32)).all():
+            raise CheckpointError(f"{where}.{values} holds NaN or infinity")
         smallest, largest = codecs.code_range(scheme.weight)
         for name in ("weight_zero_point", "weight"):
             array = arrays.get(name)
