@@ -45,7 +45,8 @@ def compress(
     algorithm: Annotated[
         str,
         options.option(
-            help="How codes are chosen: rtn, hqq (no data), gptq, autoround, awq, obc; smoothquant, quarot."
+            help="How codes are chosen: rtn, hqq, kmeans (no data), gptq, autoround, awq, obc, llm_int8, squeezellm; "
+            "smoothquant, quarot, lqer, eora."
         ),
     ] = "gptq",
     setting: Annotated[
