@@ -128,7 +128,7 @@ def check(
     if not schemes and not steps.prunes and not any(steps.changes(info.module) for info in linears):
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
     steps.check_shared(linears)
-    steps.check_tables(schemes)
+    steps.check_tables(schemes, spec.embedding)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
     wants_rows |= any(prune.importance.statistics for prune in steps.prunes)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0

@@ -86,11 +86,15 @@ class Steps:
         """The linears that lose something: a tied table and a head have no place for a term."""
         return [name for name in self.linears if name in self.coded or self.sparsifier_of(name) is not None]
 
-    def check_tables(self, schemes: Mapping[str, LinearScheme]) -> None:
+    def check_tables(self, schemes: Mapping[str, LinearScheme], embedding: str) -> None:
         """ConfigError naming a module whose scheme has tables that its algorithm does not learn, or none for them."""
         for module, scheme in schemes.items():
             fit, learned = self.fit_of(module), scheme.weight.numbers.learned
-            if bool(getattr(fit, "learns_tables", False)) != learned and (learned or module in self.linears):
+            if module == embedding and learned:
+                raise ConfigError(
+                    f"{module}: an embedding is rounded to nearest, and {scheme.weight.element} is learned"
+                )
+            if module != embedding and bool(getattr(fit, "learns_tables", False)) != learned:
                 has, wanted = ("learned tables", "kmeans or squeezellm") if learned else ("no tables", "rtn or gptq")
                 raise ConfigError(f"{module}: {scheme.weight.element} has {has}; quantise it by {wanted}")
 

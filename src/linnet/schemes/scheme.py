@@ -60,9 +60,7 @@ class Scheme:
         if not self.symmetric and not self.numbers.affine:
             raise ConfigError(f"element type {self.element} has no zero point; only int types may be asymmetric")
         if self.numbers.learned and self.granularity != "channel":
-            raise ConfigError(
-                f"element type {self.element} has a table of each row's own; groups and blocks have no place"
-            )
+            raise ConfigError(f"element type {self.element} has a table per row, so groups and blocks have no place")
         if self.minimum and (self.symmetric or self.group_size is None):
             raise ConfigError("a minimum needs an asymmetric scheme with groups")
         self._check_super_groups()

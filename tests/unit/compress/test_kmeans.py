@@ -56,7 +56,7 @@ def test_every_row_is_better_than_the_uniform_grid(bits, seed):
     for scheme in (f"W{bits}A16-channel", f"W{bits}A16-channel-asym"):
         uniform = torch.from_numpy(quantize_weight(w.numpy(), parse_scheme(scheme).linear).dequantize())
         ratios = errors(clustered(w, cost, bits), w, cost) / errors(uniform, w, cost)
-        assert (ratios < (1 if "asym" not in scheme else 1.05)).all(), f"seed {seed}, {scheme}"
+        assert (ratios < 1).all(), f"seed {seed}, {scheme}"
         assert ratios.mean() < 0.6, f"seed {seed}, {scheme}"
 
 
@@ -165,7 +165,8 @@ def test_tables_per_row_are_nearer_than_one_scale_per_row(tiny_model: Path, tmp_
         ("KMEANS4", "gptq", "kmeans4 has learned tables; quantise it by kmeans or squeezellm"),
         ("KMEANS2", "rtn", "kmeans2 has learned tables"),
         ("W4A16", "kmeans", "int4 has no tables; quantise it by rtn or gptq"),
-        ("KMEANS4-g32", "kmeans", "a table per row"),
+        ("KMEANS4-head8", "kmeans", "lm_head: int8 has no tables"),
+        ("KMEANS4-g32", "kmeans", "a table per row, so groups"),
         ("KMEANS4-asym", "kmeans", "no zero point"),
     ],
 )
