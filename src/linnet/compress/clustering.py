@@ -27,7 +27,8 @@ def cluster_rows(values: torch.Tensor, importance: torch.Tensor | None, bits: in
     cost = torch.ones(values.shape[1]) if importance is None else importance
     cost = cost.double().clamp(min=float(cost.double().mean()) * _LEAST)
     cost = cost if float(cost.max()) > 0 else torch.ones_like(cost)
-    return torch.cat([_cluster(part, cost, 2**bits) for part in values.split(_ROWS)])
+    starts = range(0, len(values), _ROWS)
+    return torch.cat([_cluster(values[start : start + _ROWS], cost, 2**bits) for start in starts])
 
 
 def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
