@@ -9,10 +9,10 @@
 // span after span from the left, and bias last: one order, whatever the number of rows and however they are blocked.
 // dot is taken over unsigned codes, minus the zero point times sum(x).
 //
-// Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1, or
-// to words (words.h).
+// Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1
+// (panels.cpp has a quicker way for one level). The portable tier always does that: one kernel to compile.
+#include "panels.h"
 #include "strip.h"
-#include "words.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -21,9 +21,11 @@ static constexpr int BYTES = 9;
 static constexpr int64_t BLOCK_COLUMNS = 512;
 // From so many rows on, codes are unpacked once per block instead of once per tile of rows.
 static constexpr int64_t UNPACKED_ROWS = 9;
-static constexpr int64_t WORDS_ROWS = 5;  // of eight bits: 43 GMAC/s against 38 there, 55 against 40 from 16 rows on
-static constexpr int64_t PANEL_COLUMN_BYTES = READS_WORDS ? 2 : 1;
-static_assert(BLOCK_COLUMNS <= WORDS_COLUMNS);
+#if defined(LINNET_PORTABLE)
+static constexpr bool ALWAYS_UNPACKS = true;
+#else
+static constexpr bool ALWAYS_UNPACKS = false;
+#endif
 // How far ahead of their use tiles are asked for: past what the hardware's own prefetchers see of the next page.
 static constexpr int64_t AHEAD_BYTES = 2048;
 
@@ -200,16 +202,18 @@ static void multiply(const Strip& strip, const Int8Input& x, int64_t row, float*
         return left != 0;
     };
 
-    for (;; run += run_bytes(unpacked_bits), codes += RUN_COLUMNS) {
+    // Eights of bytes follow each other; in planes each of a run's four has its own place.
+    constexpr int round_eights = unpacked_bits == 8 ? chunk : RUN_EIGHTS;
+    constexpr int64_t round_bytes = run_bytes(unpacked_bits) / RUN_EIGHTS * round_eights;
+    for (;; run += round_bytes, codes += 8 * round_eights) {
         if constexpr (bits != BYTES) {
 #pragma GCC unroll 16
-            for (int64_t line = 0; line < run_bytes(bits); line += 64)
-                __builtin_prefetch(run + AHEAD_BYTES + line, 0, 3);
+            for (int64_t line = 0; line < round_bytes; line += 64) __builtin_prefetch(run + AHEAD_BYTES + line, 0, 3);
         }
         if (!step.template operator()<0>()) return;
-        if constexpr (chunk == 2)
+        if constexpr (chunk == 2 && round_eights == RUN_EIGHTS)
             if (!step.template operator()<2>()) return;
-        if constexpr (chunk == 1) {
+        if constexpr (chunk == 1 && round_eights == RUN_EIGHTS) {
             if (!step.template operator()<1>()) return;
             if (!step.template operator()<2>()) return;
             if (!step.template operator()<3>()) return;
@@ -241,19 +245,21 @@ static Choice chosen() {
 
 template <bool two_level>
 static Choice choose(int bits, int64_t group_eights, bool bytes) {
+#if defined(LINNET_PORTABLE)
+    return chosen<BYTES, 1, two_level>();
+#else
     const bool fours = group_eights % 4 == 0, twos = group_eights % 2 == 0;
-    if (bits == 8 && bytes)
-        return {RUN_EIGHTS, 4, {multiply_words<1>, multiply_words<2>, multiply_words<3>, multiply_words<4>}};
     if (bits == 8) return fours ? chosen<8, 4, false>() : chosen<8, 1, false>();
     if (bytes || (!twos && bits != 6)) {
-        if (bits <= 4 && fours) return chosen<BYTES, 4, two_level>();
-        if (bits <= 5 && twos) return chosen<BYTES, 2, two_level>();
+        if ((bits <= 4 || !PAIRED_PRODUCTS) && fours) return chosen<BYTES, 4, two_level>();
+        if ((bits <= 5 || !PAIRED_PRODUCTS) && twos) return chosen<BYTES, 2, two_level>();
         return chosen<BYTES, 1, two_level>();
     }
     if (bits == 6) return chosen<6, 1, two_level>();
     if (bits == 5) return chosen<5, 2, two_level>();
     if (bits == 4) return fours ? chosen<4, 4, two_level>() : chosen<4, 2, two_level>();
     return bits == 3 ? chosen<3, 2, two_level>() : chosen<2, 2, two_level>();
+#endif
 }
 
 template <int bits>
@@ -272,7 +278,6 @@ static void unpack_block(const uint8_t* codes, int64_t runs, uint8_t* panel) {
 }
 
 static void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
-    if (bits == 8) return widen_panel(codes, runs, panel);
     const auto unpack = bits == 2   ? unpack_block<2>
                         : bits == 3 ? unpack_block<3>
                         : bits == 4 ? unpack_block<4>
@@ -306,26 +311,30 @@ bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
     return least_common_multiple(span, RUN_COLUMNS) <= BLOCK_COLUMNS;
 }
 
-int64_t scratch_bytes_tiled(const LinearWeight&, int64_t rows) {
-    return TILE_COUNT * 16 * (PANEL_COLUMN_BYTES * BLOCK_COLUMNS + 4 * rows);
+// A span is at most a row, and what makes it whole runs too at most twice that.
+static int64_t most_block(const LinearWeight& weight) {
+    return ALWAYS_UNPACKS ? larger(BLOCK_COLUMNS, 2 * round_up(weight.columns, RUN_COLUMNS)) : BLOCK_COLUMNS;
+}
+
+int64_t scratch_bytes_tiled(const LinearWeight& weight, int64_t rows) {
+    return larger(TILE_COUNT * 16 * (most_block(weight) + 4 * rows), scratch_bytes_panels(rows));
 }
 
 // Whether `rows` rows meet codes that were unpacked once per block of columns.
-static bool unpacks(const LinearWeight& weight, int64_t rows, int64_t span, int64_t unit, bool even) {
-    if (unit > BLOCK_COLUMNS) return false;
-    if (weight.bits != 8) return rows >= UNPACKED_ROWS || !even;
-    return READS_WORDS && rows >= WORDS_ROWS && weight.offsets == Offsets::none && span % RUN_COLUMNS == 0 &&
-           weight.columns % RUN_COLUMNS == 0;
+static bool unpacks(const LinearWeight& weight, int64_t rows, int64_t unit, bool even) {
+    if (weight.bits == 8 || unit > most_block(weight)) return false;
+    return ALWAYS_UNPACKS || rows >= UNPACKED_ROWS || !even;
 }
 
 void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                   int64_t n_end, uint8_t* scratch) {
+    if (reads_panels(weight, x, rows)) return linear_panels(weight, x, y, ldy, rows, n_begin, n_end, scratch);
     const Tiles tiles = tiles_of(weight);
     const bool two_level = weight.super_group_size > 0;
     const int64_t span = span_columns(weight, x), unit = least_common_multiple(span, RUN_COLUMNS);
     const bool whole_row = span >= weight.columns;
     uint8_t* panel = scratch;
-    float* totals = (float*)(panel + TILE_COUNT * 16 * PANEL_COLUMN_BYTES * BLOCK_COLUMNS);
+    float* totals = (float*)(panel + TILE_COUNT * 16 * most_block(weight));
 
     Strip strip = {};
     strip.weight = &weight;
@@ -340,14 +349,14 @@ void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int6
                                  : whole_row ? round_up(tiles.eights, RUN_EIGHTS)
                                              : x.group_bytes / 8;
     const bool even = weight.bits == 6 || group_eights % 2 == 0;
-    const bool unpacked = unpacks(weight, rows, span, unit, even);
+    const bool unpacked = unpacks(weight, rows, unit, even);
     const Choice choice = (two_level ? choose<true> : choose<false>)(weight.bits, group_eights, unpacked);
     strip.group_steps = group_eights / choice.chunk;
     strip.span_steps = two_level ? strip.group_steps * strip.span_groups : strip.group_steps;
     // Rows are dealt out evenly: 5 are 3 and 2, not 4 and 1.
     const int64_t row_tiles = divide_up(rows, choice.most_rows);
     const int64_t tile_rows = divide_up(rows, row_tiles);
-    const int64_t block = unpacked ? BLOCK_COLUMNS / unit * unit : weight.columns;
+    const int64_t block = unpacked ? larger(BLOCK_COLUMNS / unit, 1) * unit : weight.columns;
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {
         for (int t = 0; t < TILE_COUNT; ++t) strip.records[t] = tile_record(tiles, weight.tiles, n + 16 * t);
         for (int64_t column = 0; column < weight.columns; column += block) {

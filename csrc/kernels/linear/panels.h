@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// One-level integer weights for many rows, where products of bytes come as pairs in 16 bits (AVX2 without VNNI): a block
+// of columns of some tiles is unpacked once into L1, rows are arranged by fours once for all of those tiles, and sums
+// stay in registers over a span (tiled.cpp says what that is, and defines the order of the sums).
+#pragma once
+
+#include "tiles.h"
+
+namespace linnet::LINNET_TIER {
+
+// Whether `rows` rows of such groups go this way; false where the tier has no panels.
+bool reads_panels(const LinearWeight& weight, const Int8Input& x, int64_t rows);
+int64_t scratch_bytes_panels(int64_t rows);
+void linear_panels(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
+                   int64_t n_end, uint8_t* scratch);
+
+}  // namespace linnet::LINNET_TIER
