@@ -3,6 +3,7 @@
 
 from linnet.compress.calibration import WriteText
 from linnet.compress.job import Job, check
+from linnet.compress.mixed import MixedPlan, Uniform, mix
 from linnet.compress.progress import CancelToken, Interrupted, Observer, ProgressEvent, cancel_on_signals
 from linnet.compress.reading import algorithm_names, make_recipe, read_recipe, recipe_from
 from linnet.compress.recipe import Recipe, Rule, Step
@@ -13,17 +14,20 @@ __all__ = [
     "CompressResult",
     "Interrupted",
     "Job",
+    "MixedPlan",
     "Observer",
     "ProgressEvent",
     "Recipe",
     "Rule",
     "Step",
+    "Uniform",
     "WriteText",
     "algorithm_names",
     "cancel_on_signals",
     "check",
     "compress",
     "make_recipe",
+    "mix",
     "read_recipe",
     "recipe_from",
 ]

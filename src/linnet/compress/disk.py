@@ -3,14 +3,18 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from linnet.compress.job import Job
+from linnet.compress.job import Job, is_written
 from linnet.compress.stages import carried_bytes
+from linnet.compress.steps import Steps
 from linnet.errors import CapacityError, ConfigError
 from linnet.formats.partial import partial_of
+from linnet.models.load import ModelSource
 from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.scheme import LinearScheme
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,29 @@ def _carried(job: Job) -> int:
 
 def output_bytes(job: Job) -> int:
     """Bytes of all tensors of the result."""
-    return sum(_segment_bytes(job))
+    return result_bytes(job.source, job.schemes, job.steps)
+
+
+def result_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps: Steps) -> int:
+    """Bytes of all tensors of what steps (which know their modules) make of a model, its codes in these schemes."""
+    return sum(_tensor_bytes(model, schemes, steps).values())
+
+
+def _tensor_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps: Steps) -> dict[str, int]:
+    checkpoint = model.checkpoint
+    found = {name: checkpoint.info(name).nbytes for name in checkpoint.names() if is_written(model, name)}
+    for module, scheme in schemes.items():
+        rows, columns = checkpoint.info(f"{module}.weight").shape
+        found[f"{module}.weight"] = stored_bytes(scheme, (rows, columns))
+    for module in steps.linears:
+        own = 0 if steps.factoriser_of(module) is not None else found[f"{module}.weight"]
+        found[f"{module}.weight"] = own + steps.term_bytes(module)
+    return found
 
 
 def _segment_bytes(job: Job) -> list[int]:
     """What each segment adds to the result; the last one also what no op reads."""
-    checkpoint, program = job.source.checkpoint, job.source.program
-    left = {name: checkpoint.info(name).nbytes for name in checkpoint.names() if job.is_written(name)}
-    for module, scheme in job.schemes.items():
-        rows, columns = checkpoint.info(f"{module}.weight").shape
-        left[f"{module}.weight"] = stored_bytes(scheme, (rows, columns))
-    for module in job.steps.linears:
-        own = 0 if job.steps.factoriser_of(module) is not None else left[f"{module}.weight"]
-        left[f"{module}.weight"] = own + job.steps.term_bytes(module)
+    program, left = job.source.program, _tensor_bytes(job.source, job.schemes, job.steps)
     reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
     sizes = []
     for segment in program.segments:

@@ -93,12 +93,8 @@ class Job:
         return frozenset(weight.ref.checkpoint_name for weight in self.source.program.weights)
 
     def is_written(self, name: str) -> bool:
-        """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
-
-        The loader has compared both.
-        """
-        spec = self.source.spec
-        return not (spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight")
+        """See the function of this name."""
+        return is_written(self.source, name)
 
 
 def check(
@@ -118,7 +114,7 @@ def check(
         parse_scheme(recipe.scheme)
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
-    _check_source(model)
+    check_source(model)
     original = model
     for transform in steps.model_transforms:
         model = transform.prepare(model)
@@ -182,7 +178,17 @@ def _folds(
     return found
 
 
-def _check_source(model: ModelSource) -> None:
+def is_written(model: ModelSource, name: str) -> bool:
+    """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
+
+    The loader has compared both.
+    """
+    spec = model.spec
+    return not (spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight")
+
+
+def check_source(model: ModelSource) -> None:
+    """UnsupportedError for a model that cannot be compressed, whatever the recipe."""
     compressed = [weight.ref.checkpoint_name for weight in model.program.weights if not isinstance(weight.dtype, str)]
     compressed += model.checkpoint.quantization.terms
     if compressed:

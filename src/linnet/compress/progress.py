@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from linnet.errors import LinnetError
 
-Stage = Literal["check", "calibrate", "compress", "publish"]
+Stage = Literal["check", "weigh", "calibrate", "compress", "publish"]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
 logger = logging.getLogger(__name__)
 
 
-def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearScheme]:
-    """Module -> scheme of everything that will get codes, group sizes checked or fitted."""
+def resolve_schemes(model: ModelSource, recipe: Recipe, told: bool = True) -> dict[str, LinearScheme]:
+    """Module -> scheme of everything that will get codes, group sizes checked or fitted (and told, in the log)."""
     spec, step = model.spec, recipe.quantise
     if step is None or step.scheme is None:
         return {}
@@ -43,7 +43,8 @@ def resolve_schemes(model: ModelSource, recipe: Recipe) -> dict[str, LinearSchem
     fixed = SchemeMap(tuple((pattern, scheme if kept else None) for pattern, scheme, kept in rules)).resolve(classes)
     wished = {name: scheme for name, scheme in resolved.items() if step.group_size == "auto" or fixed[name] is None}
     fitted = fit_groups(wished, shapes)
-    _tell_groups(step.scheme, wished, fitted, shapes)
+    if told:
+        _tell_groups(step.scheme, wished, fitted, shapes)
     resolved |= fitted
     check_shapes(resolved, shapes)
     chosen = {module: scheme for module, scheme in resolved.items() if scheme is not None}

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision: bits for each linear so that the result is at most so large; what comes out is a recipe with rules.
+
+Linears that read one value (q, k and v; gate and up) get the same bits, since other programs run them as one. What each
+costs at how many bits says sensitivity.py, on the model as it is after a recipe's rotations, fitted as the recipe says; what
+smoothing spares is not foreseen. Costs are added up, and knapsack.py finds the least sum. They are what the calibration
+text makes of them; where a mixture promises little, another text may want another one, so one scheme everywhere is kept.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from linnet.compress.algorithm import BlockFit, Fit
+from linnet.compress.algorithms.gptq import Gptq, GptqOptions
+from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
+from linnet.compress.disk import result_bytes
+from linnet.compress.job import check_source
+from linnet.compress.knapsack import Choice, choose
+from linnet.compress.progress import (
+    CancelToken,
+    Interrupted,
+    Observer,
+    ProgressEvent,
+    cancel_on_signals,
+    peak_memory_bytes,
+)
+from linnet.compress.recipe import Recipe, Rule
+from linnet.compress.resolve import resolve_schemes
+from linnet.compress.sensitivity import Wanted, sensitivities
+from linnet.compress.steps import Steps, build_steps
+from linnet.errors import ConfigError
+from linnet.formats import Checkpoint, resolve_model
+from linnet.models.inventory import LinearInfo
+from linnet.models.load import ModelSource, load_model
+from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.presets import parse_scheme
+from linnet.schemes.scheme import LinearScheme
+
+FAMILIES: tuple[tuple[str, ...], ...] = (("W2A16", "W3A16", "W4A16", "W8A16"), ("W4A8", "W8A8"))
+"""Schemes between which a model can be mixed, smallest first."""
+DRAWN_TOKENS, HEARD_TOKENS = 4096, 8192
+"""Of the calibration rows: on which KL is measured, and which the fits hear. (On rows that alone were heard, a fit looks
+better than it is, the more so the more columns it has.)"""
+
+_IN_A_LIST = re.compile(r"(.*?\.)(\d+)(\..*)")
+"""A module of a list of blocks: what stands before its number, the number, what stands behind."""
+
+LEAST_GAIN = 0.2
+"""Of the KL of the best scheme everywhere that fits: less is within what another text moves. (Bundled model, GPTQ, its
+two texts: of 0.33 promised came 0.09; of 0.08, a loss of 0.10.)"""
+
+Schemes = Mapping[str, LinearScheme]
+"""Module -> scheme, of everything that gets codes."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One scheme everywhere: how large the result is, and the KL that is foreseen (nats per token)."""
+
+    scheme: str
+    bytes: int
+    kl: float
+
+
+@dataclass(frozen=True)
+class MixedPlan:
+    """``recipe`` has a rule for every other scheme than the most frequent one. ``bytes`` of the whole result.
+
+    ``modules``: scheme -> how many linears get it; ``kl``: foreseen, nats per token, if codes were rounded to nearest.
+    """
+
+    recipe: Recipe
+    bytes: int
+    kl: float
+    modules: Mapping[str, int]
+    uniform: tuple[Uniform, ...]
+
+
+def mix(
+    source: str | Path,
+    recipe: Recipe,
+    budget: Callable[[ModelSource], int],
+    *,
+    calibration_text: str | None = None,
+    write_text: WriteText | None = None,
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+) -> MixedPlan:
+    """Decide the bits of every linear that no rule of the recipe gives a scheme.
+
+    ``budget``: the bytes that all tensors of the result together may have, of the model as it is opened. The quantise
+    step's scheme names the family (FAMILIES), groups and what becomes of the head. The same arguments on the same
+    machine give the same recipe. ConfigError: a scheme of no family, a budget that the fewest bits exceed.
+    """
+    names, steps = candidates(recipe), build_steps(recipe)
+    model = load_model(Checkpoint.open(resolve_model(source), verify=False))
+    check_source(model)
+    original = model
+    for transform in steps.model_transforms:
+        model = transform.prepare(model)
+    inner = [info.module for info in model.linears() if info.kind == "linear"]
+    uniform = {name: with_rules(recipe, dict.fromkeys(inner, name)) for name in names}
+    options = {name: resolve_schemes(model, each, told=False) for name, each in uniform.items()}
+    groups = _groups(model, options)
+    sizes = [[_bytes(group, options[name]) for name in names] for group in groups]
+    fixed = result_bytes(model, options[names[0]]) - sum(each[0] for each in sizes)
+    allowed = budget(original)
+    _check_budget(allowed, fixed + sum(map(min, sizes)), names[0])
+    length = row_length(recipe, model.spec.max_positions)
+    rows = read_rows(recipe, calibration_text, original.checkpoint, length, model.spec.vocabulary_size, write_text)
+    ids = without_repeats(rows)[0].token_ids[: max(1, HEARD_TOKENS // length)]
+    model = replace(model, checkpoint=original.checkpoint)
+    for transform in steps.model_transforms:
+        model = transform.apply(model, options[names[0]], recipe.seed)
+    wanted = [
+        Wanted(info, [options[name][info.module] for name in names], _fit_of(steps, info))
+        for group in groups
+        for info in group
+    ]
+    costs = _measure(model, ids, wanted, recipe.seed, observer, cancel)
+    table = [
+        [Choice(size, sum(costs[info.module][place] for info in group)) for place, size in enumerate(of_group)]
+        for group, of_group in zip(groups, sizes, strict=True)
+    ]
+    chosen = _chosen(table, allowed - fixed)
+    by_name = {info.module: names[place] for group, place in zip(groups, chosen, strict=True) for info in group}
+
+    def foreseen(places: Iterable[int]) -> tuple[int, float]:
+        picked = [group[place] for group, place in zip(table, places, strict=True)]
+        return fixed + sum(choice.bytes for choice in picked), sum(choice.cost for choice in picked)
+
+    return MixedPlan(
+        with_rules(recipe, by_name),
+        *foreseen(chosen),
+        {name: count for name in names if (count := list(by_name.values()).count(name))},
+        tuple(Uniform(name, *foreseen([place] * len(table))) for place, name in enumerate(names)),
+    )
+
+
+def _chosen(table: Sequence[Sequence[Choice]], budget_bytes: int) -> list[int]:
+    """Which choice each group gets: the best mixture, or the best single one where that is hardly worse."""
+    mixed = choose(table, budget_bytes)
+
+    def total(places: Sequence[int]) -> tuple[float, int]:
+        picked = [group[place] for group, place in zip(table, places, strict=True)]
+        return sum(choice.cost for choice in picked), sum(choice.bytes for choice in picked)
+
+    single = ([place] * len(table) for place in range(len(table[0])))
+    fitting = [places for places in single if total(places)[1] <= budget_bytes]
+    best = min(fitting, key=total, default=mixed)
+    return mixed if total(mixed)[0] <= (1 - LEAST_GAIN) * total(best)[0] else best
+
+
+def candidates(recipe: Recipe) -> tuple[str, ...]:
+    """The schemes that the quantise step's may become, fewest bits first; ConfigError if it is of no family."""
+    step = recipe.quantise
+    if step is None or step.scheme is None:
+        raise ConfigError(
+            "a budget gives each linear its bits, and the recipe has no quantise step", settings=["budget"]
+        )
+    base, *suffixes = parse_scheme(step.scheme).name.split("-")
+    family = next((family for family in FAMILIES if base in family), None)
+    if family is None:
+        known = "; ".join(", ".join(family) for family in FAMILIES)
+        raise ConfigError(
+            f"a budget mixes schemes of one family, and {step.scheme} is of none; accepted: {known}",
+            settings=["budget"],
+        )
+    if isinstance(step.group_size, int):
+        suffixes = [*(suffix for suffix in suffixes if not _says_group(suffix)), f"g{step.group_size}"]
+    return tuple(
+        "-".join([name, *(suffix for suffix in suffixes if not (name.startswith("W8") and _says_group(suffix)))])
+        for name in family
+    )
+
+
+def _says_group(suffix: str) -> bool:
+    """Eight bits need none: one scale per row does."""
+    return re.fullmatch("g[0-9]+", suffix) is not None
+
+
+def with_rules(recipe: Recipe, by_name: Mapping[str, str]) -> Recipe:
+    """The recipe with rules, after its own, that give modules these schemes: one for each scheme and kind of linear."""
+    step = recipe.quantise
+    assert step is not None
+    numbers: dict[tuple[str, str, str], list[str]] = {}
+    for module, name in by_name.items():
+        match = _IN_A_LIST.fullmatch(module)
+        before, number, after = match.groups() if match else (module, "", "")
+        if name != step.scheme:
+            numbers.setdefault((name, before, after), []).append(number)
+    rules = [
+        Rule(match=f"re:{re.escape(before)}({'|'.join(found)}){re.escape(after)}$", scheme=name)
+        for (name, before, after), found in numbers.items()
+    ]
+    changed = msgspec.structs.replace(step, rules=(*step.rules, *rules))
+    return msgspec.structs.replace(recipe, steps=tuple(changed if each is step else each for each in recipe.steps))
+
+
+def _groups(model: ModelSource, options: Mapping[str, Schemes]) -> list[list[LinearInfo]]:
+    """Linears whose scheme the family decides, those that read one value together."""
+    first, *others = options.values()
+    found: dict[str, list[LinearInfo]] = {}
+    for info in model.linears():
+        free = info.module in first and any(other[info.module] != first[info.module] for other in others)
+        if info.kind == "linear" and free:
+            found.setdefault(info.tap, []).append(info)
+    if not found:
+        raise ConfigError("a budget has nothing to decide: the recipe's rules name a scheme for every linear")
+    return list(found.values())
+
+
+def _bytes(group: Sequence[LinearInfo], schemes: Schemes) -> int:
+    return sum(stored_bytes(schemes[info.module], info.shape) for info in group)
+
+
+def _fit_of(steps: Steps, info: LinearInfo) -> Fit:
+    """The recipe's own fit, or GPTQ in the place of one that takes a whole block."""
+    assert steps.fits is not None
+    found = steps.fits.of(info.module)
+    return Gptq(GptqOptions()) if isinstance(found, BlockFit) else found
+
+
+def _check_budget(allowed: int, least: int, name: str) -> None:
+    if allowed < least:
+        raise ConfigError(
+            f"a budget of {allowed / 1e6:.2f} MB is too small: with {name} everywhere the result has "
+            f"{least / 1e6:.2f} MB; accepted is that or more (-head8 makes embedding and head smaller)",
+            settings=["budget"],
+        )
+
+
+def _measure(
+    model: ModelSource,
+    ids: np.ndarray,
+    wanted: Sequence[Wanted],
+    seed: int,
+    observer: Observer | None,
+    cancel: CancelToken | None,
+) -> dict[str, list[float]]:
+    """The costs by module, with progress; nothing is left behind on disk, whatever happens."""
+    token, done = cancel or CancelToken(), [0.0]
+
+    def told(fraction: float) -> None:
+        done[0] += fraction
+        if observer is not None and fraction:
+            observer(
+                ProgressEvent("weigh", "sensitivity of every layer", min(done[0], 1.0), 1.0, None, peak_memory_bytes())
+            )
+        if token.cancelled:
+            raise Interrupted(f"stopped by {token.reason} while bits were shared out; nothing was written")
+
+    with cancel_on_signals(token) if cancel is None else nullcontext(), tempfile.TemporaryDirectory() as scratch:
+        drawn = min(len(ids), max(1, DRAWN_TOKENS // ids.shape[1]))
+        return sensitivities(model, ids, drawn, wanted, seed, Path(scratch), told)
