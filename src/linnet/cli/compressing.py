@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linnet.cli import options
-from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
+from linnet.cli.numbers import Budget, human_bytes, human_duration, parse_budget, parse_bytes, parse_count
 from linnet.cli.own_text import write_text
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.extras import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from linnet.cli.terminal import Stages
-    from linnet.compress import ProgressEvent
+    from linnet.compress import MixedPlan, ProgressEvent, Recipe
 
 
 RECIPE_OPTIONS = {
@@ -31,7 +32,40 @@ RECIPE_OPTIONS = {
     "calibration_length": "--calibration-length",
     "seed": "--seed",
 }
-"""What a recipe decides, by parameter: with --recipe none of these may be given."""
+"""What a recipe decides, by parameter: with the file of one none of these may be given."""
+
+DATA_OPTIONS = ("calibration", "calibration_rows", "calibration_length", "seed")
+"""Of these, what a named recipe leaves open."""
+
+
+def decided_by(recipe: str, parameter: str) -> bool:
+    """Whether a parameter's value comes from this recipe: the file of one says them all."""
+    named = not any(sign in recipe for sign in "./\\")
+    return parameter in RECIPE_OPTIONS and not (named and parameter in DATA_OPTIONS)
+
+
+def _list_recipes(context: typer.Context, recipe: str | None) -> str | None:
+    """``--recipe list`` asks for no model."""
+    if recipe != "list" or context.resilient_parsing:
+        return recipe
+    from rich.table import Table
+
+    from linnet.cli.terminal import output
+
+    room, table = _room(), Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name in room.recipe_names():
+        table.add_row(f"[bold]{name}[/]", room.when_to_use(name))
+    output().print(table)
+    raise typer.Exit
+
+
+def _room() -> "ModuleType":
+    """linnet.compress, where PyTorch is there."""
+    try:
+        from linnet import compress
+    except ImportError as error:
+        raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
+    return compress
 
 
 def compress(
@@ -56,7 +90,23 @@ def compress(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, options.option(help="A YAML recipe instead of all these options.", show_default=False)
+        str | None,
+        options.option(
+            metavar="NAME|FILE",
+            callback=_list_recipes,
+            is_eager=True,
+            help="A recipe instead of these: its name (list shows them), or your own YAML file.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        Budget | None,
+        options.option(
+            parser=parse_budget,
+            metavar="SIZE|BITS",
+            help="Mixed precision: bits for each layer so that the result has at most 100MB, or 4.5bits a weight.",
+            show_default=False,
+        ),
     ] = None,
     group_size: Annotated[
         str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
@@ -96,24 +146,22 @@ def compress(
       linnet compress ./my-model -o ./my-model-w4
       linnet compress ./my-model -o ./my-model-w8 --scheme W8A16 --algorithm rtn
       linnet compress org/model -o ./model-w4 --scheme W4A16-g32 --calibration notes.txt
+      linnet compress ./my-model -o ./my-model-w8a8 --recipe smooth-w8a8
+      linnet compress ./my-model -o ./my-model-90 --budget 90MB
     """
     from rich.markup import escape
 
     from linnet.cli.terminal import notices, output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
+    from linnet.formats.manifest import MANIFEST_FILE
+    from linnet.formats.target import check_replaceable
 
-    given = [name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)]
-    if recipe is not None and given:
-        raise ConfigError(f"--recipe decides everything that {', '.join(given)} would; write it into {recipe} instead")
     started = time.monotonic()
     with stages() as progress:
         progress.begin("compress", "checking the model and the recipe")
-        try:
-            from linnet import compress as room
-        except ImportError as error:
-            raise UnsupportedError(f"compressing needs PyTorch: {install_command('compress')}") from error
+        room = _room()
         chosen = (
-            room.read_recipe(recipe)
+            _read_recipe(context, room, recipe)
             if recipe is not None
             else room.make_recipe(
                 scheme,
@@ -126,15 +174,19 @@ def compress(
                 seed=seed,
             )
         )
+        directory = resolve_model(model, revision)
+        shared: dict[str, Any] = {
+            "write_text": partial(write_text, purpose="calibration", option="--calibration", progress=progress),
+            "observer": observer(progress),
+        }
+        if budget is not None:
+            if not (out / MANIFEST_FILE).is_file():  # else it may be this very command's result
+                check_replaceable(out, overwrite)
+            plan = room.mix(directory, chosen, lambda source: budget.bytes_for(source.parameters), **shared)
+            chosen = plan.recipe
+            _tell_plan(plan)
         result = room.compress(
-            resolve_model(model, revision),
-            out,
-            chosen,
-            write_text=partial(write_text, purpose="calibration", option="--calibration", progress=progress),
-            observer=observer(progress),
-            memory_ceiling_bytes=memory_ceiling,
-            restart=restart,
-            overwrite=overwrite,
+            directory, out, chosen, memory_ceiling_bytes=memory_ceiling, restart=restart, overwrite=overwrite, **shared
         )
     if result.nothing_done:
         output().print(f"[bold]{result.path}[/] is already there, made by this very command: nothing done")
@@ -150,6 +202,35 @@ def compress(
         notices().print(f"[dim]calibrated on {escape(calibrated['name'])}: {rows}[/]")
 
 
+def _read_recipe(context: typer.Context, room: "ModuleType", recipe: str) -> "Recipe":
+    """The recipe, a named one with the data options that were typed; ConfigError for options it decides itself."""
+    from msgspec.structs import replace
+
+    named = room.is_name(recipe)
+    given = {key: name for key, name in RECIPE_OPTIONS.items() if _is_given(context, key)}
+    refused = [name for key, name in given.items() if not (named and key in DATA_OPTIONS)]
+    if refused:
+        own = "a recipe of your own" if named else recipe
+        raise ConfigError(f"--recipe decides everything that {', '.join(refused)} would; write it into {own} instead")
+    values = {key: context.params[key] for key in given}
+    if values.get("calibration") is not None:
+        values["calibration"] = str(values["calibration"])
+    found: Recipe = replace(room.read_recipe(recipe), **values)
+    return found
+
+
+def _tell_plan(plan: "MixedPlan") -> None:
+    """Who got how many bits, and what one scheme everywhere would be."""
+    from linnet.cli.terminal import notices
+
+    shares = ", ".join(f"{scheme} {count}" for scheme, count in plan.modules.items())
+    notices().print(f"[dim]linears by scheme: {shares}; {human_bytes(plan.bytes)}, KL foreseen {plan.kl:.4f}[/]")
+    for uniform in plan.uniform:
+        notices().print(
+            f"[dim]  {uniform.scheme} everywhere: {human_bytes(uniform.bytes)}, KL foreseen {uniform.kl:.4f}[/]"
+        )
+
+
 def _is_given(context: typer.Context, parameter: str) -> bool:
     """Whether a value comes from the command line or the environment, not from the default."""
     source = context.get_parameter_source(parameter)
@@ -158,7 +239,9 @@ def _is_given(context: typer.Context, parameter: str) -> bool:
 
 def observer(progress: "Stages") -> "Callable[[ProgressEvent], None]":
     """Passes the compressor's events on to the terminal; work is counted over the whole run."""
-    return lambda event: progress.update("compress", event.done, event.total, event.layer, event.eta_s)
+    return lambda event: progress.update(
+        "weigh" if event.stage == "weigh" else "compress", event.done, event.total, event.layer, event.eta_s
+    )
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 """Numbers as people write and read them: ``32k`` tokens, ``6GiB``; and back."""
 
 import re
+from dataclasses import dataclass
 
 import typer
 
@@ -19,6 +20,32 @@ def parse_count(text: str | int) -> int:
 def parse_bytes(text: str | int) -> int:
     """``800MB``, ``6GiB``, and as counts ``6g``, ``6G`` (6 GiB) -> bytes."""
     return _parse(text, _COUNT | _BYTES, "a size such as 800MB or 6GiB")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large a model may be: bytes, or bits for each of its parameters."""
+
+    bytes: int = 0
+    bits: float = 0.0
+
+    def bytes_for(self, parameters: int) -> int:
+        """Of a model of so many parameters."""
+        return self.bytes or int(self.bits * parameters / 8)
+
+
+def parse_budget(text: "str | Budget") -> Budget:
+    """``100MB`` or ``4.5bits`` (of a weight, everything stored counted) -> Budget."""
+    if isinstance(text, Budget):
+        return text
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*bits?", text.strip())
+    found = Budget(bits=float(match[1])) if match else Budget(bytes=_parse(text, _COUNT | _BYTES, _A_BUDGET))
+    if not (found.bytes or found.bits):
+        raise typer.BadParameter(f"{text!r} is nothing; give {_A_BUDGET}")
+    return found
+
+
+_A_BUDGET = "a size such as 100MB, or 4.5bits"
 
 
 def _parse(text: str | int, units: dict[str, int], accepted: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from linnet.cli.compressing import RECIPE_OPTIONS
+from linnet.cli.compressing import decided_by
 from linnet.cli.serve_options import SERVING
 from linnet.errors import LinnetError
 
@@ -124,7 +124,7 @@ def spelled(sentence: str, settings: tuple[str, ...], ctx: Any) -> str:
     recipe = ctx.params.get("recipe")
     for setting in sorted(set(settings), key=len, reverse=True):
         name = NAMES.get(setting, setting)
-        if recipe is not None and name in RECIPE_OPTIONS:
+        if recipe is not None and decided_by(recipe, name):
             said = f"{setting} in {recipe}"
         else:
             said = options.get(name) or PHRASES.get(setting, setting.replace("_", " "))

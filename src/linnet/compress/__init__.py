@@ -4,6 +4,7 @@
 from linnet.compress.calibration import WriteText
 from linnet.compress.job import Job, check
 from linnet.compress.mixed import MixedPlan, Uniform, mix
+from linnet.compress.named import is_name, recipe_names, when_to_use
 from linnet.compress.progress import CancelToken, Interrupted, Observer, ProgressEvent, cancel_on_signals
 from linnet.compress.reading import algorithm_names, make_recipe, read_recipe, recipe_from
 from linnet.compress.recipe import Recipe, Rule, Step
@@ -26,8 +27,11 @@ __all__ = [
     "cancel_on_signals",
     "check",
     "compress",
+    "is_name",
     "make_recipe",
     "mix",
     "read_recipe",
     "recipe_from",
+    "recipe_names",
+    "when_to_use",
 ]

@@ -2,14 +2,15 @@
 """Mixed precision: bits for each linear so that the result is at most so large; what comes out is a recipe with rules.
 
 Linears that read one value (q, k and v; gate and up) get the same bits, since other programs run them as one. What each
-costs at how many bits says sensitivity.py, on the model as it is after a recipe's rotations, fitted as the recipe says; what
-smoothing spares is not foreseen. Costs are added up, and knapsack.py finds the least sum. They are what the calibration
-text makes of them; where a mixture promises little, another text may want another one, so one scheme everywhere is kept.
+costs at how many bits says sensitivity.py, on the model as it is after a recipe's rotations, fitted as the recipe says;
+what smoothing spares is not foreseen. Costs are added up, and knapsack.py finds the least sum. They are what the
+calibration text makes of them; where a mixture promises little, another text may want another one: then one scheme
+everywhere is kept.
 """
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,8 +47,8 @@ from linnet.schemes.scheme import LinearScheme
 FAMILIES: tuple[tuple[str, ...], ...] = (("W2A16", "W3A16", "W4A16", "W8A16"), ("W4A8", "W8A8"))
 """Schemes between which a model can be mixed, smallest first."""
 DRAWN_TOKENS, HEARD_TOKENS = 4096, 8192
-"""Of the calibration rows: on which KL is measured, and which the fits hear. (On rows that alone were heard, a fit looks
-better than it is, the more so the more columns it has.)"""
+"""Of the calibration rows: on which KL is measured, and which the fits hear. (On rows that alone were heard, a fit
+looks better than it is, the more so the more columns it has.)"""
 
 _IN_A_LIST = re.compile(r"(.*?\.)(\d+)(\..*)")
 """A module of a list of blocks: what stands before its number, the number, what stands behind."""
@@ -71,9 +72,9 @@ class Uniform:
 
 @dataclass(frozen=True)
 class MixedPlan:
-    """``recipe`` has a rule for every other scheme than the most frequent one. ``bytes`` of the whole result.
+    """``recipe`` has rules for the linears that get another scheme than its own. ``bytes`` of the whole result.
 
-    ``modules``: scheme -> how many linears get it; ``kl``: foreseen, nats per token, if codes were rounded to nearest.
+    ``kl``: foreseen, nats per token; ``modules``: scheme -> how many linears get it.
     """
 
     recipe: Recipe
@@ -100,22 +101,20 @@ def mix(
     machine give the same recipe. ConfigError: a scheme of no family, a budget that the fewest bits exceed.
     """
     names, steps = candidates(recipe), build_steps(recipe)
-    model = load_model(Checkpoint.open(resolve_model(source), verify=False))
+    original = model = load_model(Checkpoint.open(resolve_model(source), verify=False))
     check_source(model)
-    original = model
     for transform in steps.model_transforms:
         model = transform.prepare(model)
     inner = [info.module for info in model.linears() if info.kind == "linear"]
-    uniform = {name: with_rules(recipe, dict.fromkeys(inner, name)) for name in names}
-    options = {name: resolve_schemes(model, each, told=False) for name, each in uniform.items()}
+    options = {
+        name: resolve_schemes(model, with_rules(recipe, dict.fromkeys(inner, name)), told=False) for name in names
+    }
     groups = _groups(model, options)
     sizes = [[_bytes(group, options[name]) for name in names] for group in groups]
     fixed = result_bytes(model, options[names[0]]) - sum(each[0] for each in sizes)
     allowed = budget(original)
     _check_budget(allowed, fixed + sum(map(min, sizes)), names[0])
-    length = row_length(recipe, model.spec.max_positions)
-    rows = read_rows(recipe, calibration_text, original.checkpoint, length, model.spec.vocabulary_size, write_text)
-    ids = without_repeats(rows)[0].token_ids[: max(1, HEARD_TOKENS // length)]
+    ids = _rows(recipe, original, calibration_text, write_text)
     model = replace(model, checkpoint=original.checkpoint)
     for transform in steps.model_transforms:
         model = transform.apply(model, options[names[0]], recipe.seed)
@@ -131,46 +130,50 @@ def mix(
     ]
     chosen = _chosen(table, allowed - fixed)
     by_name = {info.module: names[place] for group, place in zip(groups, chosen, strict=True) for info in group}
-
-    def foreseen(places: Iterable[int]) -> tuple[int, float]:
-        picked = [group[place] for group, place in zip(table, places, strict=True)]
-        return fixed + sum(choice.bytes for choice in picked), sum(choice.cost for choice in picked)
-
+    foreseen = [_total(table, [place] * len(table)) for place in range(len(names))]
+    cost, size = _total(table, chosen)
     return MixedPlan(
         with_rules(recipe, by_name),
-        *foreseen(chosen),
+        fixed + size,
+        cost,
         {name: count for name in names if (count := list(by_name.values()).count(name))},
-        tuple(Uniform(name, *foreseen([place] * len(table))) for place, name in enumerate(names)),
+        tuple(Uniform(name, fixed + size, cost) for name, (cost, size) in zip(names, foreseen, strict=True)),
     )
+
+
+def _rows(recipe: Recipe, model: ModelSource, text: str | None, write_text: WriteText | None) -> np.ndarray:
+    """int32 [rows, tokens]: as many calibration rows as are heard."""
+    length = row_length(recipe, model.spec.max_positions)
+    rows = read_rows(recipe, text, model.checkpoint, length, model.spec.vocabulary_size, write_text)
+    return without_repeats(rows)[0].token_ids[: max(1, HEARD_TOKENS // length)]
+
+
+def _total(table: Sequence[Sequence[Choice]], places: Sequence[int]) -> tuple[float, int]:
+    """Cost and bytes of a choice for every group."""
+    picked = [group[place] for group, place in zip(table, places, strict=True)]
+    return sum(choice.cost for choice in picked), sum(choice.bytes for choice in picked)
 
 
 def _chosen(table: Sequence[Sequence[Choice]], budget_bytes: int) -> list[int]:
     """Which choice each group gets: the best mixture, or the best single one where that is hardly worse."""
     mixed = choose(table, budget_bytes)
-
-    def total(places: Sequence[int]) -> tuple[float, int]:
-        picked = [group[place] for group, place in zip(table, places, strict=True)]
-        return sum(choice.cost for choice in picked), sum(choice.bytes for choice in picked)
-
     single = ([place] * len(table) for place in range(len(table[0])))
-    fitting = [places for places in single if total(places)[1] <= budget_bytes]
-    best = min(fitting, key=total, default=mixed)
-    return mixed if total(mixed)[0] <= (1 - LEAST_GAIN) * total(best)[0] else best
+    fitting = [places for places in single if _total(table, places)[1] <= budget_bytes]
+    best = min(fitting, key=lambda places: _total(table, places), default=mixed)
+    return mixed if _total(table, mixed)[0] <= (1 - LEAST_GAIN) * _total(table, best)[0] else best
 
 
 def candidates(recipe: Recipe) -> tuple[str, ...]:
     """The schemes that the quantise step's may become, fewest bits first; ConfigError if it is of no family."""
     step = recipe.quantise
     if step is None or step.scheme is None:
-        raise ConfigError(
-            "a budget gives each linear its bits, and the recipe has no quantise step", settings=["budget"]
-        )
+        raise ConfigError("budget gives each linear its bits, and the recipe has no quantise step", settings=["budget"])
     base, *suffixes = parse_scheme(step.scheme).name.split("-")
     family = next((family for family in FAMILIES if base in family), None)
     if family is None:
         known = "; ".join(", ".join(family) for family in FAMILIES)
         raise ConfigError(
-            f"a budget mixes schemes of one family, and {step.scheme} is of none; accepted: {known}",
+            f"budget mixes schemes of one family, and {step.scheme} is of none; accepted: {known}",
             settings=["budget"],
         )
     if isinstance(step.group_size, int):
@@ -213,7 +216,9 @@ def _groups(model: ModelSource, options: Mapping[str, Schemes]) -> list[list[Lin
         if info.kind == "linear" and free:
             found.setdefault(info.tap, []).append(info)
     if not found:
-        raise ConfigError("a budget has nothing to decide: the recipe's rules name a scheme for every linear")
+        raise ConfigError(
+            "budget has nothing to decide: the recipe's rules name a scheme for every linear", settings=["budget"]
+        )
     return list(found.values())
 
 
@@ -231,8 +236,8 @@ def _fit_of(steps: Steps, info: LinearInfo) -> Fit:
 def _check_budget(allowed: int, least: int, name: str) -> None:
     if allowed < least:
         raise ConfigError(
-            f"a budget of {allowed / 1e6:.2f} MB is too small: with {name} everywhere the result has "
-            f"{least / 1e6:.2f} MB; accepted is that or more (-head8 makes embedding and head smaller)",
+            f"budget is {allowed / 1e6:.2f} MB; with {name} everywhere the result has {least / 1e6:.2f} MB: accepted "
+            "is that or more (-head8 makes embedding and head smaller)",
             settings=["budget"],
         )
 

@@ -4,12 +4,19 @@
 The comment at the head of a file says when to use it; docs/recipes.md has what each costs.
 """
 
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
 from linnet.errors import ConfigError, unknown_choice
 
 _SUFFIX = ".yaml"
+
+
+def is_name(text: str | Path) -> bool:
+    """Whether this is to be a recipe's name, not the path of a file."""
+    return isinstance(text, str) and not re.search(r"[./\\]", text) and not Path(text).exists()
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from linnet.compress.named import is_name, recipe_text
 from linnet.compress.options import explain, known_keys
 from linnet.compress.recipe import OneStep, Recipe, Rule, Step, StepKind, common_fields
 from linnet.compress.tables import ALGORITHMS, options_of
@@ -31,10 +32,11 @@ def make_recipe(scheme: str, algorithm: str = "gptq", **fields: Any) -> Recipe:
     return recipe_from({"scheme": scheme, "algorithm": algorithm, **fields})
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a YAML file. ConfigError names the file, the place and what is accepted."""
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a YAML file, or the recipe of a name (named.py). ConfigError: the file, the place and what is accepted."""
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = recipe_text(str(path)) if is_name(path) else Path(path).read_text(encoding="utf-8")
+        record = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -23,7 +23,7 @@ def brute_force(groups, budget):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_as_brute_force(seed):
-    """Few distinct bytes and costs, so that ties, dominated choices and equal totals are frequent; costs may be negative."""
+    """Few distinct bytes and costs: ties, dominated choices and equal totals are frequent; some costs are negative."""
     chance = random.Random(seed)
     groups = [
         [Choice(chance.randint(1, 12), chance.randint(-2, 9) / 4) for _ in range(chance.randint(1, 4))]
