@@ -87,7 +87,7 @@ class Table:
         self.work = options.work / options.name
         self.settings: dict[str, Any] = {"max_model_len": CONTEXT, "max_sequences": 4, "prefix_cache": False}
         self.calibration = None if options.calibration is None else first_half(options.calibration)
-        self.text = heldout_text() if options.text is None else _spread(options.text, options.tokens // CONTEXT)
+        self.text = heldout_text() if options.text is None else second_half(options.text, options.tokens // CONTEXT)
         self.questions = _questions(options.questions, options.per_ability)
         with Checkpoint.open(options.model, verify=False) as checkpoint:
             self.digest, self.bytes = checkpoint.digest(), checkpoint.nbytes
@@ -234,7 +234,7 @@ def first_half(path: Path) -> str:
     return text[: min(len(text) // 2, 4_000_000)]
 
 
-def _spread(path: Path, windows: int) -> evals.EvaluationText:
+def second_half(path: Path, windows: int) -> evals.EvaluationText:
     """Documents of a window each at equal distances over the file's second half."""
     text = read_corpus(path)
     text = text[len(text) // 2 :]

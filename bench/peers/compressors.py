@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other compressors, each behind one function; runs in the peer's own environment, so nothing of Linnet is imported.
+
+    python compressors.py JOB    JOB: JSON of {peer, model, rows, target, bits, group_size}
+
+``rows``: an .npy file, int32 [rows, tokens]. The last line out is JSON: seconds (model loading and writing included,
+imports not) and the peak resident bytes.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def llm_compressor(job: dict[str, Any], observer: str = "minmax") -> float:
+    """Its GPTQ with its own defaults, but for the observer of ranges."""
+    import numpy
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import GPTQModifier
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    started = time.perf_counter()
+    rows = numpy.load(job["rows"])
+    data = Dataset.from_dict({"input_ids": rows.tolist(), "attention_mask": numpy.ones_like(rows).tolist()})
+    weights = {
+        "num_bits": job["bits"],
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": job["group_size"],
+        "observer": observer,
+    }
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    oneshot(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(job["model"]),
+        dataset=data,
+        recipe=GPTQModifier(config_groups=groups, ignore=["lm_head"]),
+        max_seq_length=rows.shape[1],
+        num_calibration_samples=len(rows),
+        output_dir=job["target"],
+    )
+    return time.perf_counter() - started
+
+
+def llm_compressor_mse(job: dict[str, Any]) -> float:
+    """The same with ranges of least squared error."""
+    return llm_compressor(job, "mse")
+
+
+def auto_round(job: dict[str, Any]) -> float:
+    """Its 200 iterations, written as GPTQ's format, which Linnet reads."""
+    import numpy
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    started = time.perf_counter()
+    rows = torch.from_numpy(numpy.load(job["rows"])).long()
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
+    batches = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in rows]
+    rounder = AutoRound(
+        model,
+        AutoTokenizer.from_pretrained(job["model"]),
+        bits=job["bits"],
+        group_size=job["group_size"],
+        sym=True,
+        dataset=torch.utils.data.DataLoader(batches, batch_size=None),
+        nsamples=len(rows),
+        seqlen=rows.shape[1],
+        batch_size=4,
+        device_map="cpu",
+    )
+    rounder.quantize_and_save(job["target"], format="auto_gptq")
+    return time.perf_counter() - started
+
+
+PEERS = {"llm-compressor": llm_compressor, "llm-compressor mse": llm_compressor_mse, "auto-round": auto_round}
+
+
+def main() -> None:
+    """One job."""
+    job = json.loads(sys.argv[1])
+    seconds = PEERS[job["peer"]](job)
+    status = Path("/proc/self/status").read_text()
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    print(json.dumps({"seconds": seconds, "peak_bytes": 1024 * int(peak)}))
+
+
+if __name__ == "__main__":
+    main()
