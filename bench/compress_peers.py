@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from foreign import ForeignLoad
 from methods import first_half, second_half
 from samples import markdown

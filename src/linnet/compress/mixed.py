@@ -101,6 +101,11 @@ def mix(
     machine give the same recipe. ConfigError: a scheme of no family, a budget that the fewest bits exceed.
     """
     names, steps = candidates(recipe), build_steps(recipe)
+    if steps.prunes:
+        raise ConfigError(
+            "budget mixes bits of a model whose shapes are known; prune first, then compress the result",
+            settings=["budget"],
+        )
     original = model = load_model(Checkpoint.open(resolve_model(source), verify=False))
     check_source(model)
     for transform in steps.model_transforms:
@@ -111,13 +116,15 @@ def mix(
     }
     groups = _groups(model, options)
     sizes = [[_bytes(group, options[name]) for name in names] for group in groups]
-    fixed = result_bytes(model, options[names[0]]) - sum(each[0] for each in sizes)
+    first = options[names[0]]
+    steps = steps.on(first, model.linears())
+    fixed = result_bytes(model, first, steps) - sum(each[0] for each in sizes)
     allowed = budget(original)
     _check_budget(allowed, fixed + sum(map(min, sizes)), names[0])
     ids = _rows(recipe, original, calibration_text, write_text)
     model = replace(model, checkpoint=original.checkpoint)
     for transform in steps.model_transforms:
-        model = transform.apply(model, options[names[0]], recipe.seed)
+        model = transform.apply(model, first, recipe.seed)
     wanted = [
         Wanted(info, [options[name][info.module] for name in names], _fit_of(steps, info))
         for group in groups
