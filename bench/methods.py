@@ -55,13 +55,31 @@ class Method:
 def every_method() -> list[Method]:
     """By bits, then the recipes of the package, which chain them."""
     found = [Method(f"{scheme} {name}", recipe) for scheme, name, recipe in _by_bits()]
+    for name, rank in (("lqer", 16), ("eora", 16)):
+        steps = [_quantise("W3A16-g64"), {"step": "repair", "algorithm": name, "options": {"rank": rank}}]
+        found.append(Method(f"W3A16-g64 gptq + {name} {rank}", recipe_from({"steps": steps})))
+    for name in ("svd", "asvd", "svd_llm"):
+        steps = [{"step": "factorise", "algorithm": name, "options": {"share": 0.75}}]
+        found.append(Method(f"75% {name}", recipe_from({"steps": steps})))
+    for name, options in (
+        *((name, {"what": "neurons", "ratio": 0.25, "multiple": 16}) for name in ("magnitude", "wanda", "zeros")),
+        ("influence", {"what": "layers", "count": 1, "leave": [0, -1]}),
+    ):
+        steps = [{"step": "prune", "algorithm": name, "options": options}]
+        found.append(Method(f"prune {options['what']} {name}", recipe_from({"steps": steps})))
     for pattern in ("50%", "2:4", "4:8"):
         for name in ("magnitude", "wanda", "esparse", "sparsegpt"):
             steps = [{"step": "sparsify", "algorithm": name, "options": {"pattern": pattern}}]
             found.append(Method(f"{pattern} {name}", recipe_from({"steps": steps})))
+    both = [{"step": "sparsify", "algorithm": "sparsegpt", "options": {"pattern": "2:4"}}, _quantise("W4A16-g64")]
+    found.append(Method("2:4 sparsegpt + W4A16-g64 gptq", recipe_from({"steps": both})))
     for scheme in ("W4A16-g64", "W3A16-g64"):
         found.append(Method(f"mixed, bytes of {scheme}", make_recipe(scheme, "gptq"), scheme))
     return [*found, *(Method(f"recipe {name}", read_recipe(name)) for name in recipe_names())]
+
+
+def _quantise(scheme: str) -> dict[str, str]:
+    return {"step": "quantise", "algorithm": "gptq", "scheme": scheme, "group_size": "auto"}
 
 
 def _by_bits() -> Iterator[tuple[str, str, Recipe]]:
@@ -74,7 +92,11 @@ def _by_bits() -> Iterator[tuple[str, str, Recipe]]:
     for scheme in ("NF4-g64", "TERNARY-g64"):
         yield scheme, "rtn", make_recipe(scheme, "rtn", group_size="auto")
         yield scheme, "gptq", make_recipe(scheme, "gptq", group_size="auto")
-    for scheme, algorithms in (("W8A8", ("rtn", "smoothquant")), ("FP8_DYNAMIC", ("rtn",)), ("W4A8-g64", ("gptq",))):
+    for scheme, algorithms in (
+        ("W8A8", ("rtn", "smoothquant", "llm_int8")),
+        ("FP8_DYNAMIC", ("rtn",)),
+        ("W4A8-g64", ("gptq",)),
+    ):
         for algorithm in algorithms:
             yield scheme, algorithm, make_recipe(scheme, algorithm, group_size="auto")
 

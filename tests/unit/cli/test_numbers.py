@@ -4,7 +4,7 @@
 import pytest
 import typer
 
-from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_count
+from linnet.cli.numbers import human_bytes, human_duration, parse_budget, parse_bytes, parse_count
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,22 @@ from linnet.cli.numbers import human_bytes, human_duration, parse_bytes, parse_c
 )
 def test_counts(text: str | int, value: int) -> None:
     assert parse_count(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("100MB", 10**8), ("6GiB", 6 << 30), ("4.5bits", 562_500), ("4 bits", 500_000), ("1bit", 125_000)],
+)
+def test_budgets(text: str, size: int) -> None:
+    """Of a model of a million parameters."""
+    assert parse_budget(text).bytes_for(10**6) == size
+    assert parse_budget(parse_budget(text)) == parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0bits", "lots", "4.5bit/s", "-1bits"])
+def test_no_budgets(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"a size such as 100MB, or 4\.5bits"):
+        parse_budget(text)
 
 
 @pytest.mark.parametrize(
