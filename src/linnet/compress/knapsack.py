@@ -75,7 +75,8 @@ class _Relaxation:
 
     def at_least(self, budget_bytes: np.ndarray) -> np.ndarray:
         """Lower bounds, elementwise; the budgets are at least ``least_bytes``."""
-        return np.interp(budget_bytes - self.least_bytes, self._bytes, self._costs)
+        bounds: np.ndarray = np.interp(budget_bytes - self.least_bytes, self._bytes, self._costs)
+        return bounds
 
     def reached(self, budget_bytes: int) -> float:
         """The cost of a selection that fits: the last corner of the relaxation before the budget, where no group is

@@ -12,16 +12,15 @@ from linnet.compress import compress, is_name, read_recipe, recipe_names, when_t
 from linnet.errors import ConfigError
 
 PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
-SMALL = {"w2a16-autoround": {"iterations": 4, "batch": 1}}
-"""Options that keep a test short."""
+SMALL = {"autoround": {"iterations": 4, "batch": 1}, "eora": {"rank": 2}}
+"""Options that keep a test short, and a term smaller than 32 columns."""
 
 
 def for_the_tiny_model(name: str):
     """The recipe on few rows; the tiny model's 32 columns take groups of 16 at most where a name says more."""
     recipe = msgspec.structs.replace(read_recipe(name), **FEW)
     steps = [
-        msgspec.structs.replace(step, options=step.options | SMALL.get(name, {})) if step.step == "quantise" else step
-        for step in recipe.steps
+        msgspec.structs.replace(step, options=step.options | SMALL.get(step.algorithm, {})) for step in recipe.steps
     ]
     return msgspec.structs.replace(recipe, steps=tuple(steps))
 
