@@ -92,6 +92,9 @@ def _by_bits() -> Iterator[tuple[str, str, Recipe]]:
     for scheme in ("NF4-g64", "TERNARY-g64"):
         yield scheme, "rtn", make_recipe(scheme, "rtn", group_size="auto")
         yield scheme, "gptq", make_recipe(scheme, "gptq", group_size="auto")
+    for scheme in ("KMEANS4", "KMEANS2"):
+        for algorithm in ("kmeans", "squeezellm"):
+            yield scheme, algorithm, make_recipe(scheme, algorithm)
     for scheme, algorithms in (
         ("W8A8", ("rtn", "smoothquant", "llm_int8")),
         ("FP8_DYNAMIC", ("rtn",)),
