@@ -17,7 +17,7 @@ from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
 from linnet.program.program import Program, Segment, Weight, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, UP, LowRank, Outliers, Terms, calm_order, one_hot
+from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, UP, LowRank, Outliers, Terms, calm_order, one_hot, plain
 
 
 class Block:
@@ -108,10 +108,10 @@ class Block:
             for module in dict.fromkeys((*self.outliers, *self.low_rank))
         }
 
-    def term_tensors(self, module: str) -> dict[str, np.ndarray]:
+    def term_modules(self, module: str) -> dict[str, np.ndarray | PackedWeight]:
         """The terms beside a module's weight, or in its place, by names relative to it."""
         every = (self.outliers.get(module), self.low_rank.get(module))
-        return {name: array for term in every if term is not None for name, array in term.tensors().items()}
+        return {name: stored for term in every if term is not None for name, stored in term.modules().items()}
 
     def whole(self, module: str) -> torch.Tensor:
         """fp32: what has become of a module's weight, without a term beside it; not to be written to."""
@@ -145,8 +145,8 @@ class Block:
         module = name.removesuffix(".weight")
         for leaf in (DOWN, UP, OUTLIERS):
             if module.endswith(f".{leaf}"):
-                arrays = self.term_tensors(module.removesuffix(f".{leaf}"))
-                return _rows_of(to_torch(arrays[f"{leaf}.weight"]), rows)
+                stored = self.term_modules(module.removesuffix(f".{leaf}"))[leaf]
+                return _rows_of(torch.from_numpy(plain(stored)), rows)
         for leaf, made in ((CHOSEN, one_hot), (CALM, calm_order)):
             if module.endswith(f".{leaf}"):
                 of = module.removesuffix(f".{leaf}")

@@ -8,7 +8,7 @@ of L is never asked for. Algorithms differ in L alone: what an error of each col
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +19,9 @@ from linnet.compress.factor import fill_dead
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.units import PRODUCT_S
 from linnet.errors import CheckpointError, ConfigError
-from linnet.schemes.terms import BF16, LowRank, break_even
+from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.terms import BF16, DOWN_INT8, UP_INT8, LowRank, break_even, plain
 
 _DAMPING_STEPS = 8
 EIGENVECTORS = 6
@@ -39,6 +41,10 @@ class LowRankFit(Protocol):
     def rank(self, module: str, shape: tuple[int, int]) -> int:
         """Of the term of a linear [rows, columns]; 0: it is left alone. ConfigError naming it for a senseless one."""
 
+    @property
+    def bits(self) -> int:
+        """Of a number of its two matrices: 16 or 8."""
+
     def term(self, where: str, error: torch.Tensor, rank: int, statistics: Mapping[str, Statistic]) -> LowRank:
         """The term that makes up for fp32 ``error`` [rows, columns] best, as this kind counts."""
 
@@ -50,9 +56,11 @@ class LowRankFit(Protocol):
 
 
 class RepairOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``rank``: of the term beside every linear that lost something; 0 (in a rule): without one."""
+    """``rank``: of the term beside every linear that lost something; 0 (in a rule): without one. ``bits``: of a number
+    of its two matrices, 16 (bf16) or 8 (integers with a scale: half the bytes, or twice the rank)."""
 
     rank: int = 16
+    bits: Literal[8, 16] = 16
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -85,13 +93,18 @@ class Closest:
         """See LowRankFit.rank."""
         return wanted_rank(module, shape, self._options)
 
+    @property
+    def bits(self) -> int:
+        """See LowRankFit.bits."""
+        return getattr(self._options, "bits", 16)
+
     def cost_factor(self, where: str, statistics: Mapping[str, Statistic]) -> torch.Tensor | None:
         """L: a factor for each column, fp32 [columns], or a matrix [columns, columns]; None: all columns are alike."""
         return None
 
     def term(self, where: str, error: torch.Tensor, rank: int, statistics: Mapping[str, Statistic]) -> LowRank:
         """See LowRankFit.term."""
-        return closest_term(error, rank, self.cost_factor(where, statistics))
+        return closest_term(error, rank, self.cost_factor(where, statistics), self.bits)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """The weighed error, the product of its smaller side with itself and its vectors, in fp64; a factor of H."""
@@ -126,10 +139,10 @@ def wanted_rank(module: str, shape: tuple[int, int], options: RepairOptions | Fa
     return options.rank
 
 
-def closest_term(error: torch.Tensor, rank: int, factor: torch.Tensor | None) -> LowRank:
+def closest_term(error: torch.Tensor, rank: int, factor: torch.Tensor | None, bits: int = 16) -> LowRank:
     """The term of ``rank`` with the least |(error - up down) L|^2; ``factor`` as ``Closest.cost_factor`` gives it.
 
-    ``up`` is rounded to bf16 first; ``down`` is then the best one for it, and rounded.
+    ``up`` is rounded first; ``down`` is then the best one for it, and rounded.
     """
     exact = error.double()
     if factor is None:
@@ -143,10 +156,16 @@ def closest_term(error: torch.Tensor, rank: int, factor: torch.Tensor | None) ->
     leading = torch.from_numpy(vectors[:, ::-1].copy())  # the leading one first
     if tall:  # those of the columns' side: the rows' are what the matrix makes of them
         leading = torch.nn.functional.normalize(weighed @ leading, dim=0)
-    up = leading.numpy().astype(BF16)
-    basis = torch.from_numpy(up.astype(np.float64))
-    down = torch.linalg.lstsq(basis, exact).solution
-    return LowRank(up, down.numpy().astype(BF16))
+    up = _rounded(leading, UP_INT8 if bits == 8 else None)
+    down = torch.linalg.lstsq(torch.from_numpy(plain(up)).double(), exact).solution
+    return LowRank(up, _rounded(down, DOWN_INT8 if bits == 8 else None))
+
+
+def _rounded(values: torch.Tensor, scheme: LinearScheme | None) -> np.ndarray | PackedWeight:
+    """bf16, or codes in a scheme."""
+    if scheme is None:
+        return values.numpy().astype(BF16)
+    return quantize_weight(values.float().numpy(), scheme)
 
 
 def hessian_factor(where: str, statistics: Mapping[str, Statistic], damping: float) -> torch.Tensor:

@@ -128,7 +128,9 @@ class Steps:
     def term_bytes(self, module: str) -> int:
         """What the module's low-rank term takes on disk."""
         made = self.factoriser_of(module) or self.repair_of(module)
-        return 0 if made is None else low_rank_bytes(made.rank(module, self.linears[module]), self.linears[module])
+        if made is None:
+            return 0
+        return low_rank_bytes(made.rank(module, self.linears[module]), self.linears[module], made.bits)
 
     def _asking(self, module: str) -> list[Sparsifier | Fit | BlockFit | LowRankFit]:
         """Everything that is done to a module, in order."""

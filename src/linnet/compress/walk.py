@@ -129,7 +129,7 @@ class Walk:
             self._writer.add_packed(module, weight)
             self._written.add(f"{module}.weight")
         for module, terms in site.block.terms().items():
-            self._writer.add_terms(module, terms, site.block.term_tensors(module))
+            self._writer.add_terms(module, terms, site.block.term_modules(module))
         for name in site.block.names:
             self._add_dense(name, site.block)
         if site.index == len(self._program.segments) - 1:

@@ -116,13 +116,16 @@ class CheckpointWriter:
         self._new_modules[module] = packed.scheme
         return sum(array.nbytes for array in tensors.values())
 
-    def add_terms(self, module: str, terms: Terms, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Stream what a linear has beside its own weight, or in its place, by names relative to it: the layout is then
-        Linnet's own, since no other form has a word for that."""
+    def add_terms(self, module: str, terms: Terms, parts: Mapping[str, npt.NDArray[Any] | PackedWeight]) -> None:
+        """Stream what a linear has beside its own weight, or in its place, plain or packed modules by names relative to
+        it: the layout is then Linnet's own, since no other form has a word for that."""
         if self._form is not CANONICAL:
             raise ConfigError(f"{self._form.name} has no word for sums of terms, of which {module} would be one")
-        for suffix, array in arrays.items():
-            self.add(f"{module}.{suffix}", array)
+        for part, stored in parts.items():
+            if isinstance(stored, PackedWeight):
+                self.add_packed(f"{module}.{part}", stored)
+            else:
+                self.add(f"{module}.{part}.weight", stored)
         self._new_terms[module] = terms
 
     def commit(self, note: Mapping[str, Any] | None = None) -> None:

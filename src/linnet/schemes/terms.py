@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.scheme import LinearScheme, Scheme
 
 Array = npt.NDArray[Any]
 
@@ -54,35 +57,46 @@ class Terms:
 PLAIN = Terms()
 
 
+UP_INT8 = LinearScheme(Scheme("int8", "tensor"))
+DOWN_INT8 = LinearScheme(Scheme("int8", "channel"))
+"""How narrow matrices of 8 bits lie: ``up`` is orthonormal, so that one scale does; ``down`` has one for each of its
+few rows."""
+
+
 @dataclass(frozen=True)
 class LowRank:
-    """``up`` bf16 [rows, rank] and ``down`` bf16 [rank, columns]; the term is their product."""
+    """``up`` [rows, rank] and ``down`` [rank, columns], bf16 or packed; the term is their product."""
 
-    up: Array
-    down: Array
+    up: Array | PackedWeight
+    down: Array | PackedWeight
 
     @property
     def rank(self) -> int:
         """How wide the narrow side is."""
         return int(self.down.shape[0])
 
-    @property
-    def nbytes(self) -> int:
-        """Of both as stored."""
-        return int(self.up.nbytes + self.down.nbytes)
-
-    def tensors(self) -> dict[str, Array]:
+    def modules(self) -> dict[str, Array | PackedWeight]:
         """By name, relative to the linear."""
-        return {f"{DOWN}.weight": self.down, f"{UP}.weight": self.up}
+        return {DOWN: self.down, UP: self.up}
 
     def take_rows(self, ranges: Sequence[tuple[int, int]]) -> "LowRank":
         """The term of these rows of the linear alone."""
+        if isinstance(self.up, PackedWeight):
+            return LowRank(self.up.take_rows(ranges), self.down)
         return LowRank(np.concatenate([self.up[start:stop] for start, stop in ranges]), self.down)
 
     def product(self) -> Array:
         """fp32 [rows, columns]."""
-        product: Array = self.up.astype(np.float32) @ self.down.astype(np.float32)
+        product: Array = plain(self.up) @ plain(self.down)
         return product
+
+
+def plain(stored: Array | PackedWeight) -> Array:
+    """What a stored matrix means, fp32."""
+    if isinstance(stored, PackedWeight):
+        return stored.dequantize()
+    values: Array = stored.astype(np.float32)
+    return values
 
 
 @dataclass(frozen=True)
@@ -92,9 +106,9 @@ class Outliers:
     columns: tuple[int, ...]
     weight: Array
 
-    def tensors(self) -> dict[str, Array]:
+    def modules(self) -> dict[str, Array | PackedWeight]:
         """By name, relative to the linear."""
-        return {f"{OUTLIERS}.weight": self.weight}
+        return {OUTLIERS: self.weight}
 
 
 def one_hot(columns: Sequence[int], width: int) -> Array:
@@ -116,8 +130,10 @@ def calm_order(columns: Sequence[int], width: int) -> Array:
     return taken
 
 
-def low_rank_bytes(rank: int, shape: tuple[int, int]) -> int:
-    """Bytes of a low-rank term beside a linear [rows, columns]."""
+def low_rank_bytes(rank: int, shape: tuple[int, int], bits: int) -> int:
+    """Bytes of a low-rank term of 16 or 8 bits a number beside a linear [rows, columns]."""
+    if bits == 8:
+        return stored_bytes(UP_INT8, (shape[0], rank)) + stored_bytes(DOWN_INT8, (rank, shape[1]))
     return rank * (shape[0] + shape[1]) * int(BF16.itemsize)
 
 

@@ -23,7 +23,7 @@ from linnet.formats.programs import identify, verdicts
 from linnet.models.at_load import quantised_at_load
 from linnet.models.load import load_model
 from linnet.schemes import parse_scheme
-from linnet.schemes.terms import Terms, break_even
+from linnet.schemes.terms import Terms, break_even, low_rank_bytes, plain
 
 REPAIRS, FACTORISERS = tuple(ALGORITHMS["repair"]), tuple(ALGORITHMS["factorise"])
 SHAPES = ((48, 96), (96, 48), (64, 64))
@@ -107,6 +107,22 @@ def test_repaired_is_better_than_rounded_and_by_the_hessian_best(shape, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_eight_bits_lose_next_to_nothing_and_so_twice_the_rank_is_better(seed):
+    w, x = weight(seed, (96, 128)), inputs(seed, 128)
+    packed = make_algorithm("quantise", "gptq", {}).fit(
+        "m", w, parse_scheme("W3A16-g32").linear, statistics(x), lambda _: None
+    )
+    lost, left = w - torch.from_numpy(packed.packed.dequantize()), {}
+    for bits, rank in ((16, 8), (8, 8), (8, 15)):
+        made = make_algorithm("repair", "eora", {"rank": rank, "bits": bits})
+        term = made.term("m", lost, rank, statistics(x))
+        left[bits, rank] = objective(lost - torch.from_numpy(term.product()), x)
+    assert left[8, 8] < 1.03 * left[16, 8], f"seed {seed}"
+    assert low_rank_bytes(15, (96, 128), 8) < low_rank_bytes(8, (96, 128), 16)
+    assert left[8, 15] < 0.9 * left[16, 8], f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_what_a_layer_hears_decides_what_is_kept(seed):
     w, x = weight(seed, (96, 64)), inputs(seed, 64)
     left = {name: objective(w - term_of("factorise", name, w, x, 16), x) for name in FACTORISERS}
@@ -155,13 +171,10 @@ def recipe(*steps: dict):
 
 def effective(stored: Checkpoint, module: str) -> torch.Tensor:
     """fp32: what the terms of a linear make together."""
-    up, down = (stored.tensor(f"{module}.low_rank.{name}.weight").astype(np.float32) for name in ("up", "down"))
+    up, down = (plain(stored.linear(f"{module}.low_rank.{name}")) for name in ("up", "down"))
     if not stored.quantization.terms[module].whole:
         return torch.from_numpy(up @ down)
-    whole = stored.linear(module)
-    return torch.from_numpy(
-        up @ down + (whole.astype(np.float32) if isinstance(whole, np.ndarray) else whole.dequantize())
-    )
+    return torch.from_numpy(up @ down + plain(stored.linear(module)))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +182,7 @@ def effective(stored: Checkpoint, module: str) -> torch.Tensor:
     [
         ((quantise("rtn"), repair("lqer", rank=4)), True),
         ((quantise(), repair("eora", rank=4)), True),
+        ((quantise(), repair("eora", rank=6, bits=8)), True),
         ((quantise("rtn", "W8A8"), repair("eora", rank=2)), True),
         ((SPARSIFY, quantise(), repair("eora", rank=4)), True),
         ((SPARSIFY, repair("eora", rank=4)), True),
