@@ -137,7 +137,8 @@ class Gather:
 
 @dataclass(frozen=True)
 class OrderColumns:
-    """Column c of the output is column order[c] of the input. weights: (order int32 [width],)."""
+    """Column c of the output is column order[c] of the input. weights: (order int32 [width],), not always a
+    permutation: where outliers are multiplied apart, a neighbour stands in for each."""
 
 
 @dataclass(frozen=True)
