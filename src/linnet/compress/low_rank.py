@@ -57,10 +57,10 @@ class LowRankFit(Protocol):
 
 class RepairOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``rank``: of the term beside every linear that lost something; 0 (in a rule): without one. ``bits``: of a number
-    of its two matrices, 16 (bf16) or 8 (integers with a scale: half the bytes, or twice the rank)."""
+    of its two matrices, 8 (integers with a scale, as LQER has them: half the bytes, or twice the rank) or 16 (bf16)."""
 
     rank: int = 16
-    bits: Literal[8, 16] = 16
+    bits: Literal[8, 16] = 8
 
     def __post_init__(self) -> None:
         if self.rank < 0:

@@ -56,7 +56,7 @@ def objective(difference: torch.Tensor, x: torch.Tensor) -> float:
 
 
 def term_of(kind: str, name: str, error: torch.Tensor, x: torch.Tensor, rank: int) -> torch.Tensor:
-    made = make_algorithm(kind, name, {"rank": rank})
+    made = make_algorithm(kind, name, {"rank": rank} | ({"bits": 16} if kind == "repair" else {}))
     return torch.from_numpy(made.term("m", error, rank, statistics(x)).product())
 
 
@@ -183,7 +183,7 @@ def effective(stored: Checkpoint, module: str) -> torch.Tensor:
         ((quantise("rtn"), repair("lqer", rank=4)), True),
         ((quantise(), repair("eora", rank=4)), True),
         ((quantise(), repair("eora", rank=6, bits=8)), True),
-        ((quantise("rtn", "W8A8"), repair("eora", rank=2)), True),
+        ((quantise("rtn", "W8A8"), repair("eora", rank=2, bits=16)), True),
         ((SPARSIFY, quantise(), repair("eora", rank=4)), True),
         ((SPARSIFY, repair("eora", rank=4)), True),
         ((factorise("svd_llm", share=0.7),), False),

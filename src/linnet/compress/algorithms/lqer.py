@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LQER: a term of low rank beside the codes, from the SVD of their error scaled by the inputs' magnitude.
 
-Zhang et al. 2024, "LQER: Low-Rank Quantization Error Reconstruction for LLMs", section 3.2 (L2QER). The term is bf16,
-where the paper rounds it to 8 bits.
+Zhang et al. 2024, "LQER: Low-Rank Quantization Error Reconstruction for LLMs", section 3.2 (L2QER).
 """
 
 from collections.abc import Mapping
