@@ -96,7 +96,8 @@ class Closest:
     @property
     def bits(self) -> int:
         """See LowRankFit.bits."""
-        return getattr(self._options, "bits", 16)
+        bits: int = getattr(self._options, "bits", 16)
+        return bits
 
     def cost_factor(self, where: str, statistics: Mapping[str, Statistic]) -> torch.Tensor | None:
         """L: a factor for each column, fp32 [columns], or a matrix [columns, columns]; None: all columns are alike."""
