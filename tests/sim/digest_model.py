@@ -116,7 +116,7 @@ class DigestModel:
             if item.samples and (self.withholds is None or self.withholds.random() > 0.1):
                 sampled[item.request_id] = (sampled_token(stored[-1]),)
                 tokens.append(sampled_token(stored[-1]))
-        return StepResult(sampled)
+        return StepResult.of(sampled)
 
     def _check_shape(self, plan: StepPlan) -> None:
         """What a runner may rely on without looking at the scheduler."""

@@ -7,7 +7,7 @@ from random import Random
 
 from digest_model import DigestModel, PoisoningPool, expected_tokens
 
-from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig, StepPlan
+from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
 
 TRIALS = int(os.environ.get("LINNET_SIM_TRIALS", "30"))
 
@@ -120,12 +120,13 @@ class Run:
     def take(self, events: tuple[Event, ...]) -> None:
         for event in events:
             assert event.request_id not in self.reasons, "an event after 'finished'"
-            assert (event.kind == "finished") == (event.finish_reason is not None)
-            assert event.token_ids or event.kind == "finished", "an event that says nothing"
-            self.tokens[event.request_id] = self.tokens.get(event.request_id, ()) + event.token_ids
-            self.cached_tokens[event.request_id] = event.cached_tokens
-            if event.finish_reason is not None:
-                self.reasons[event.request_id] = event.finish_reason
+            self.tokens.setdefault(event.request_id, ())
+            if isinstance(event, Ended):
+                self.reasons[event.request_id] = event.reason
+                self.cached_tokens[event.request_id] = event.cached_tokens
+            else:
+                assert event.token_ids, "an event that says nothing"
+                self.tokens[event.request_id] += event.token_ids
 
 
 def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | None = None) -> Run:

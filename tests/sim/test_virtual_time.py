@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from linnet.scheduler import Request, Scheduler, SchedulerConfig, StepResult
+from linnet.scheduler import Request, Scheduler, SchedulerConfig, StepResult, Tokens
 
 OVERHEAD_S = 0.010
 TOKEN_S = 0.001
@@ -39,9 +39,10 @@ def run_in_virtual_time(scheduler: Scheduler, requests: list[Request], token_s: 
             now = max(now, coming[0].arrival_s) if coming else now
             continue
         now += OVERHEAD_S + token_s * plan.total_tokens
-        result = StepResult({item.request_id: (7,) for item in plan.items if item.samples})
+        result = StepResult.of({item.request_id: (7,) for item in plan.items if item.samples})
         for event in scheduler.commit(plan, result, now):
-            timeline.token_times_s.setdefault(event.request_id, []).extend([now] * len(event.token_ids))
+            if isinstance(event, Tokens):
+                timeline.token_times_s.setdefault(event.request_id, []).extend([now] * len(event.token_ids))
         scheduler.check()
     timeline.end_s = now
     return timeline

@@ -15,12 +15,11 @@ from linnet.engine.messages import (
     Finished,
     PromptScores,
     Submit,
-    TokenLogprob,
-    Tokens,
     error_info,
 )
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
 from linnet.engine.thread import Deliver, EngineThread
+from linnet.scheduler import TokenLogprob, Tokens
 
 __all__ = [
     "Abort",

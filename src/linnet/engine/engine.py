@@ -21,12 +21,11 @@ from linnet.engine.messages import (
     ErrorInfo,
     Finished,
     Submit,
-    Tokens,
 )
-from linnet.engine.runner import Runner, StepOutput
+from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
 from linnet.program.program import Program
-from linnet.scheduler import Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, StepResult
+from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, Tokens
 
 
 def vocabulary_of(program: Program) -> int:
@@ -201,41 +200,32 @@ class Engine:
     def _step(self) -> tuple[EngineEvent, ...]:
         plan = self.scheduler.schedule(self.clock())
         if plan is None:
-            return self._translate(self.scheduler.take_events(), StepOutput())
+            return self._translate(self.scheduler.take_events())
         self._runner.launch(plan, self._live)
         output = self._runner.collect()
         for request_id, error in output.failed.items():
             self._errors[request_id] = error
             self.scheduler.abort(request_id, "error")
-        result = StepResult({request_id: (token.token_id,) for request_id, token in output.tokens.items()})
-        events = self.scheduler.commit(plan, result, self.clock())
+        events = self.scheduler.commit(plan, output.result, self.clock())
         if self._check:
             self.scheduler.check()
-        return self._translate(events, output)
+        return self._translate(events)
 
-    def _translate(self, events: tuple[Event, ...], output: StepOutput) -> tuple[EngineEvent, ...]:
-        translated: list[EngineEvent] = []
-        for event in events:
-            one = self._live[event.request_id]
-            if event.token_ids:
-                wanted = one.submit.params.logprobs is not None
-                logprobs = (output.tokens[event.request_id],) if wanted else ()
-                translated.append(Tokens(event.request_id, event.token_ids, logprobs))
-            if event.kind == "finished":
-                del self._live[event.request_id]
-                assert event.finish_reason is not None
-                complete = one.scores is not None and one.request.scored >= one.request.prompt_tokens
-                translated.append(
-                    Finished(
-                        event.request_id,
-                        event.finish_reason,
-                        event.cached_tokens,
-                        one.scores.result() if complete and one.scores is not None else None,
-                        self._errors.pop(event.request_id, None),
-                        one.request.queued_s,
-                    )
-                )
-        return tuple(translated)
+    def _translate(self, events: tuple[Event, ...]) -> tuple[EngineEvent, ...]:
+        """Tokens go up as they are; an end is told with what the scheduler does not know."""
+        return tuple(event if isinstance(event, Tokens) else self._finished(event) for event in events)
+
+    def _finished(self, ended: Ended) -> Finished:
+        one = self._live.pop(ended.request_id)
+        complete = one.scores is not None and one.request.scored >= one.request.prompt_tokens
+        return Finished(
+            ended.request_id,
+            ended.reason,
+            ended.cached_tokens,
+            one.scores.result() if complete and one.scores is not None else None,
+            self._errors.pop(ended.request_id, None),
+            one.request.queued_s,
+        )
 
     def _control(self, control: Control) -> None:
         if control.action == "drain":

@@ -13,7 +13,7 @@ import numpy as np
 from linnet.engine.matcher import Grammar
 from linnet.engine.sampling_params import SamplingParams
 from linnet.errors import LinnetError
-from linnet.scheduler import FinishReason
+from linnet.scheduler import FinishReason, Tokens
 
 
 class EngineUnavailableError(LinnetError):
@@ -72,15 +72,6 @@ EngineMessage = Submit | Abort | Control
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A chosen token: natural logarithm of its probability in the raw distribution, and the most likely ones."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class PromptScores:
     """Entry i is about prompt token score_start + i given the tokens before it: arrays of prompt - score_start rows.
 
@@ -95,15 +86,6 @@ class PromptScores:
     kl: np.ndarray | None = None  # float32
     other_logprobs: np.ndarray | None = None  # float32
     other_greedy: np.ndarray | None = None  # int32
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """New tokens of a request, a stop token included; logprobs are empty unless they were asked for."""
-
-    request_id: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

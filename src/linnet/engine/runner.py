@@ -14,9 +14,9 @@ from linnet.backends.interface import Batch, Executable, Limits, SamplingBatch, 
 from linnet.engine.buffers import BatchBuffers
 from linnet.engine.live import LiveRequest
 from linnet.engine.matcher import mask_words
-from linnet.engine.messages import ErrorInfo, TokenLogprob, error_info
+from linnet.engine.messages import ErrorInfo, error_info
 from linnet.engine.sampling import SamplingBatches, SamplingEntry
-from linnet.scheduler import StepPlan
+from linnet.scheduler import StepPlan, StepResult, TokenLogprob, Tokens
 
 NO_DISTRIBUTION = ErrorInfo(
     "no_distribution", "no token could be sampled: the model gave NaN, or the grammar and biases allow no token", 500
@@ -27,8 +27,13 @@ NO_DISTRIBUTION = ErrorInfo(
 class StepOutput:
     """What a step gave: one token per sampled request, and the requests that must end with an error."""
 
-    tokens: dict[int, TokenLogprob] = field(default_factory=dict)
+    tokens: dict[int, Tokens] = field(default_factory=dict)
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
+
+    @property
+    def result(self) -> StepResult:
+        """For the scheduler."""
+        return StepResult(self.tokens)
 
 
 class Runner:
@@ -130,9 +135,11 @@ class Runner:
                 except Exception as error:
                     output.failed[request_id] = error_info(error)
                     continue
-            top = entry.params.logprobs or 0
-            ids, values = result.top_ids[index, :top].tolist(), result.top_logprobs[index, :top].tolist()
-            output.tokens[request_id] = TokenLogprob(token_id, logprobs[index], tuple(zip(ids, values, strict=True)))
+            told: tuple[TokenLogprob, ...] = ()
+            if (top := entry.params.logprobs) is not None:
+                ids, values = result.top_ids[index, :top].tolist(), result.top_logprobs[index, :top].tolist()
+                told = (TokenLogprob(token_id, logprobs[index], tuple(zip(ids, values, strict=True))),)
+            output.tokens[request_id] = Tokens(request_id, (token_id,), told)
 
     def _score(self, scored: list[tuple[LiveRequest, int, int, int]]) -> None:
         """Score the prompt rows of a step in one call per model; alternatives by a greedy sample of the same rows."""

@@ -8,13 +8,14 @@ The room owns integers only: no text, no tensors, no clock (`now` is an argument
 from .blocks import BlockPool, InvariantError
 from .config import SchedulerConfig
 from .counters import SchedulerCounters
-from .plan import Event, StepItem, StepPlan, StepResult
+from .plan import Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, Tokens
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
 
 __all__ = [
     "BlockPool",
+    "Ended",
     "Event",
     "FinishReason",
     "InvariantError",
@@ -26,5 +27,7 @@ __all__ = [
     "StepItem",
     "StepPlan",
     "StepResult",
+    "TokenLogprob",
+    "Tokens",
     "extend_digests",
 ]

@@ -6,7 +6,6 @@ Frozen plain values of integers: they can be logged, compared, replayed and sent
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from .request import FinishReason
 
@@ -53,26 +52,52 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A chosen token: natural logarithm of its probability in the raw distribution, and the most likely ones."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """New tokens of a request, a stop token included; logprobs are empty unless they were asked for.
+
+    Made where they are sampled and passed on as they are, by the scheduler too, which looks at the ids only.
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
-    """New token ids per request id: 0 … k + 1 for an item with `samples` and k draft tokens.
+    """New tokens by request id: 0 … k + 1 for an item with `samples` and k draft tokens.
 
     An absent request has none. An item that samples and gets none is asked again in the next step.
     """
 
-    token_ids: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    tokens: Mapping[int, Tokens] = field(default_factory=dict)
+
+    @staticmethod
+    def of(token_ids: Mapping[int, tuple[int, ...]]) -> "StepResult":
+        """Of ids alone."""
+        return StepResult({request_id: Tokens(request_id, ids) for request_id, ids in token_ids.items()})
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What happened to a request: 'tokens' any number of times, then 'finished' exactly once and last.
+class Ended:
+    """The end of a request, once and last; its tokens came before, all of them.
 
-    token_ids:      the new tokens of this step, the stop token included; a 'finished' event carries the last ones, and
-                    none when the request ended between steps (abort, timeout).
     cached_tokens:  prompt tokens that came from the prefix cache at first admission.
     """
 
-    kind: Literal["tokens", "finished"]
     request_id: int
-    token_ids: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
+    reason: FinishReason
     cached_tokens: int = 0
+
+
+Event = Tokens | Ended
+"""What happened to a request: Tokens any number of times, then Ended."""

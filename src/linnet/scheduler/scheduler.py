@@ -10,8 +10,6 @@ of what has finished.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
 
 from linnet.errors import CapacityError, ConfigError
 
@@ -20,7 +18,7 @@ from .config import SchedulerConfig
 from .cost import StepCost, Work
 from .counters import SchedulerCounters
 from .deadlines import Deadlines
-from .plan import Event, StepItem, StepPlan, StepResult
+from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
 from .policy import OrderedRequests, ordering_key
 from .request import FinishReason, Request, RequestState
 from .residency import Residency
@@ -29,7 +27,7 @@ from .validation import validate
 
 
 class Scheduler:
-    """See the module. Every request that is added ends with exactly one 'finished' event."""
+    """See the module. Every request that is added ends with exactly one Ended."""
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool | None = None) -> None:
         """`pool` lets a test watch the blocks; it must have the size that the config says."""
@@ -100,14 +98,13 @@ class Scheduler:
     def abort(self, request_id: int, reason: FinishReason = "abort") -> bool:
         """End a request at any moment; False when it is unknown or has already finished.
 
-        Mutates: as finishing does, and queues the 'finished' event. While a plan in flight uses the request its blocks
+        Mutates: as finishing does, and queues its Ended. While a plan in flight uses the request its blocks
         stay held until commit(), which ignores its result.
         """
         request = self._requests.get(request_id)
         if request is None:
             return False
         self._finish(request, reason)
-        self._events.append(self._event(request, ()))
         return True
 
     def take_events(self) -> tuple[Event, ...]:
@@ -161,7 +158,7 @@ class Scheduler:
             if request.state is RequestState.FINISHED:
                 self._residency.release(request)
             else:
-                self._advance(request, item, result.token_ids.get(item.request_id, ()))
+                self._advance(request, item, result.tokens.get(item.request_id))
         return self.take_events()
 
     def check(self) -> None:
@@ -255,23 +252,24 @@ class Scheduler:
         if self._plan is None or plan is not self._plan:
             raise InvariantError(f"commit() of step {plan.step}, which is not in flight")
         most = {item.request_id: (1 + len(item.draft_token_ids)) * item.samples for item in plan.items}
-        for request_id, token_ids in result.token_ids.items():
-            if len(token_ids) > most.get(request_id, 0):
-                limit = f"{len(token_ids)} tokens, {most.get(request_id, 0)} at most"
+        for request_id, tokens in result.tokens.items():
+            if len(tokens.token_ids) > most.get(request_id, 0):
+                limit = f"{len(tokens.token_ids)} tokens, {most.get(request_id, 0)} at most"
                 raise InvariantError(f"step {plan.step} returned for request {request_id}: {limit}")
 
-    def _advance(self, request: Request, item: StepItem, token_ids: Sequence[int]) -> None:
-        """Counters first, then the table, then the event: a finished request publishes before it releases."""
+    def _advance(self, request: Request, item: StepItem, tokens: Tokens | None) -> None:
+        """Counters first, then the table, then the events: a finished request publishes before it releases."""
         end = item.start + item.n
+        token_ids = () if tokens is None else tokens.token_ids
         reason: FinishReason | None = None
-        accepted: list[int] = []
+        accepted = 0
         for token_id in token_ids:
-            accepted.append(token_id)
+            accepted += 1
             reason = request.append(token_id)
             if reason is not None:
                 break
         scored = max(request.scored, min(end, request.prompt_tokens))
-        request.progressed = request.progressed or bool(accepted) or scored > request.scored
+        request.progressed = request.progressed or accepted > 0 or scored > request.scored
         request.scored = scored
         if request.max_new_tokens == 0 and end == len(request.known):
             reason = "length"
@@ -279,10 +277,11 @@ class Scheduler:
         # one whose sampling gave nothing is simply asked again.
         request.computed = min(end + max(len(token_ids) - 1, 0), len(request.known) - (reason is None))
         self._residency.publish(request)
+        if tokens is not None and accepted:
+            whole = accepted == len(token_ids)
+            self._events.append(tokens if whole else _first(tokens, accepted))
         if reason is not None:
             self._finish(request, reason)
-        if accepted or reason is not None:
-            self._events.append(self._event(request, tuple(accepted)))
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         (self._running if request.state is RequestState.RUNNING else self._waiting).remove(request)
@@ -292,7 +291,9 @@ class Scheduler:
         self._finished[reason] += 1
         if self._in_flight.get(request.request_id) is not request:
             self._residency.release(request)
+        self._events.append(Ended(request.request_id, reason, request.cached_tokens or 0))
 
-    def _event(self, request: Request, token_ids: tuple[int, ...]) -> Event:
-        kind: Literal["tokens", "finished"] = "tokens" if request.finish_reason is None else "finished"
-        return Event(kind, request.request_id, token_ids, request.finish_reason, request.cached_tokens or 0)
+
+def _first(tokens: Tokens, count: int) -> Tokens:
+    """What was accepted of a run of tokens that ended its request."""
+    return Tokens(tokens.request_id, tokens.token_ids[:count], tokens.logprobs[:count])

@@ -7,6 +7,7 @@ import pytest
 
 from linnet.errors import CapacityError, ConfigError
 from linnet.scheduler import (
+    Ended,
     Event,
     InvariantError,
     Request,
@@ -16,6 +17,7 @@ from linnet.scheduler import (
     StepItem,
     StepPlan,
     StepResult,
+    Tokens,
 )
 
 
@@ -34,7 +36,7 @@ def step(one: Scheduler, token_id: int = 7, now: float = 0.0) -> tuple[StepPlan,
     plan = one.schedule(now)
     one.check()
     assert plan is not None
-    result = StepResult({item.request_id: (token_id,) for item in plan.items if item.samples})
+    result = StepResult.of({item.request_id: (token_id,) for item in plan.items if item.samples})
     events = one.commit(plan, result, now)
     one.check()
     return plan, events
@@ -56,11 +58,11 @@ def test_one_request_from_prompt_to_length() -> None:
     assert item == StepItem(0, 0, 6, (0, 1, 2, 3, 4, 5), blocks, (5,), samples=True)
     assert (plan.step, plan.total_tokens, plan.total_output_rows, plan.preempted) == (0, 6, 1, ())
     assert len(blocks[0]) == 2
-    assert events == (Event("tokens", 0, (7,)),)
+    assert events == (Tokens(0, (7,)),)
     plan, events = step(one, token_id=8)
     assert plan.items == (StepItem(0, 6, 1, (7,), blocks, (0,), samples=True),)
     plan, events = step(one, token_id=9)
-    assert events == (Event("finished", 0, (9,), "length"),)
+    assert events == (Tokens(0, (9,)), Ended(0, "length"))
     assert not one.has_work
     assert one.schedule(0.0) is None
     assert one.counters().finished == {"length": 1}
@@ -71,7 +73,7 @@ def test_a_stop_token_is_reported_and_ends() -> None:
     one = scheduler()
     subject = request(stop_token_ids=frozenset({42}))
     one.add(subject)
-    assert step(one, token_id=42)[1] == (Event("finished", 0, (42,), "stop"),)
+    assert step(one, token_id=42)[1] == (Tokens(0, (42,)), Ended(0, "stop"))
     assert subject.generated_token_ids == (42,)
     assert subject.finish_reason == "stop"
 
@@ -85,7 +87,7 @@ def test_a_prompt_is_read_in_chunks_within_the_budget() -> None:
         (item,) = plan.items
         chunks.append((item.start, item.n, item.samples, item.output_offsets, len(item.blocks[0])))
     assert chunks == [(0, 4, False, (), 1), (4, 4, False, (), 2), (8, 2, True, (1,), 3)]
-    assert events == (Event("tokens", 0, (7,)),)
+    assert events == (Tokens(0, (7,)),)
 
 
 def test_running_requests_come_before_waiting_ones() -> None:
@@ -166,7 +168,7 @@ def test_scoring_without_generating() -> None:
     assert (plan.items[0].output_offsets, plan.items[0].samples, events) == ((0, 1, 2, 3), False, ())
     plan, events = step(one)
     assert (plan.items[0].output_offsets, plan.items[0].samples) == ((0, 1), False)
-    assert events == (Event("finished", 0, (), "length"),)
+    assert events == (Ended(0, "length"),)
 
 
 def test_output_rows_bound_scoring() -> None:
@@ -222,7 +224,7 @@ def test_abort_waiting_running_and_unknown() -> None:
     assert not one.abort(0)
     assert not one.abort(99)
     one.check()
-    assert one.take_events() == (Event("finished", 1, (), "abort"), Event("finished", 0, (), "stop"))
+    assert one.take_events() == (Ended(1, "abort"), Ended(0, "stop"))
     assert one.take_events() == ()
     assert not one.has_work
     assert one.counters().used_blocks == 0
@@ -239,10 +241,10 @@ def test_abort_in_flight_keeps_the_blocks_until_commit_and_ignores_the_result() 
     one.check()
     assert one.counters().used_blocks == 2
     one.add(request(0, prompt=3))  # the id is free again at once
-    assert one.commit(plan, StepResult({0: (7,)}), 0.0) == (Event("finished", 0, (), "abort"),)
+    assert one.commit(plan, StepResult.of({0: (7,)}), 0.0) == (Ended(0, "abort"),)
     assert one.counters().used_blocks == 0
     assert subject.generated_tokens == 0
-    assert [event.kind for event in finish(one)] == ["tokens", "tokens", "finished"]
+    assert [type(event) for event in finish(one)] == [Tokens, Tokens, Ended]
 
 
 def test_deadlines_end_waiting_and_running_requests() -> None:
@@ -254,10 +256,10 @@ def test_deadlines_end_waiting_and_running_requests() -> None:
     plan = one.schedule(5.0)
     assert plan is not None
     assert [item.request_id for item in plan.items] == [2]
-    events = one.commit(plan, StepResult({2: (7,)}), 5.0)
-    assert [(event.request_id, event.finish_reason) for event in events] == [(1, "timeout"), (0, "timeout"), (2, None)]
+    events = one.commit(plan, StepResult.of({2: (7,)}), 5.0)
+    assert events == (Ended(1, "timeout"), Ended(0, "timeout"), Tokens(2, (7,)))
     assert one.schedule(6.0) is None
-    assert one.take_events() == (Event("finished", 2, (), "timeout"),)
+    assert one.take_events() == (Ended(2, "timeout"),)
 
 
 def test_an_item_that_got_no_token_is_asked_again() -> None:
@@ -269,7 +271,7 @@ def test_an_item_that_got_no_token_is_asked_again() -> None:
     one.check()
     plan, events = step(one)
     assert (plan.items[0].start, plan.items[0].n, plan.items[0].samples) == (3, 1, True)
-    assert events == (Event("tokens", 0, (7,)),)
+    assert events == (Tokens(0, (7,)),)
 
 
 def test_accepted_drafts_count_as_computed() -> None:
@@ -283,10 +285,10 @@ def test_accepted_drafts_count_as_computed() -> None:
         assert plan is not None
         plan = replace(plan, items=(replace(plan.items[0], draft_token_ids=drafts),))
         one._plan = plan
-        events = one.commit(plan, StepResult({0: sampled}), 0.0)
+        events = one.commit(plan, StepResult.of({0: sampled}), 0.0)
         assert subject.computed == computed
         one.check()
-    assert events == (Event("finished", 0, (4, 9), "stop"),)
+    assert events == (Tokens(0, (4, 9)), Ended(0, "stop"))
     assert subject.generated_token_ids == (7, 1, 2, 3, 4, 9)
 
 
@@ -299,14 +301,14 @@ def test_results_must_answer_the_plan_in_flight() -> None:
         one.schedule(0.0)
     for result in ({0: (7,)}, {5: (7,)}):
         with pytest.raises(InvariantError, match="0 at most"):
-            one.commit(plan, StepResult(result), 0.0)
+            one.commit(plan, StepResult.of(result), 0.0)
     one.commit(plan, StepResult(), 0.0)
     with pytest.raises(InvariantError, match="not in flight"):
         one.commit(plan, StepResult(), 0.0)
     plan = one.schedule(0.0)
     assert plan is not None
     with pytest.raises(InvariantError, match="2 tokens, 1 at most"):
-        one.commit(plan, StepResult({0: (7, 7)}), 0.0)
+        one.commit(plan, StepResult.of({0: (7, 7)}), 0.0)
 
 
 def test_the_queue_is_bounded() -> None:
@@ -392,5 +394,5 @@ def test_far_deadlines_of_finished_requests_are_forgotten() -> None:
         one.add(request(6000, deadline_s=3e6 - index))
         one.abort(6000)
     one.schedule(10.0)
-    ends = {event.request_id: event.finish_reason for event in one.take_events() if event.request_id != 6000}
-    assert ends == {5000: "timeout"}
+    ends = [event for event in one.take_events() if event.request_id != 6000]
+    assert ends == [Ended(5000, "timeout")]
