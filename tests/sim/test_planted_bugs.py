@@ -84,8 +84,8 @@ def never_release_what_was_aborted_in_flight(patch: Patch) -> None:
 
 def keep_the_name_of_an_evicted_block(patch: Patch) -> None:
     def evict(self: BlockPool, count: int | None = None) -> int:
-        block_id, _ = self._cached.popitem(last=False)
-        self._free.append(block_id)
+        block_id, _ = self.cache._idle.popitem(last=False)
+        self.allocator.free(block_id)
         return 1
 
     patch.setattr(BlockPool, "evict", evict)

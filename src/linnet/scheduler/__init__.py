@@ -5,9 +5,10 @@ The room owns integers only: no text, no tensors, no clock (`now` is an argument
 `schedule(now)` → `StepPlan`, the engine executes it, `commit(plan, result, now)` → events. See docs/scheduler.md.
 """
 
-from .blocks import BlockPool, InvariantError
+from .blocks import BlockPool
 from .config import SchedulerConfig
 from .counters import SchedulerCounters
+from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, Tokens
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState

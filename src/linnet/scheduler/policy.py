@@ -8,8 +8,8 @@ a preempted request goes back before everyone who came after it without a rule o
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
-from .blocks import InvariantError
 from .config import Policy
+from .invariants import InvariantError
 from .request import Request
 
 OrderingKey = Callable[[Request], tuple[float, ...]]

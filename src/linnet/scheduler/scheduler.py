@@ -13,11 +13,12 @@ from collections import Counter
 
 from linnet.errors import CapacityError, ConfigError
 
-from .blocks import BlockPool, InvariantError
+from .blocks import BlockPool
 from .config import SchedulerConfig
 from .cost import StepCost, Work
 from .counters import SchedulerCounters
 from .deadlines import Deadlines
+from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
 from .policy import OrderedRequests, ordering_key
 from .request import FinishReason, Request, RequestState

@@ -116,7 +116,7 @@ def test_a_known_prefix_is_not_computed_again() -> None:
     plan, events = step(one)
     assert (plan.items[0].start, plan.items[0].n) == (8, 1)
     assert plan.items[0].blocks[0][:2] == first.items[0].blocks[0][:2]
-    assert events[0].cached_tokens == 8
+    assert events == (Tokens(1, (7,)), Ended(1, "length", 8))
     assert (one.counters().prefix_query_tokens, one.counters().prefix_hit_tokens) == (18, 8)
 
 
@@ -146,7 +146,7 @@ def test_no_hit_under_another_salt_or_when_scoring(fields: dict[str, object]) ->
     one.add(Request(request_id=1, prompt_token_ids=tuple(range(9)), max_new_tokens=1, **fields))  # type: ignore
     plan, events = step(one)
     assert plan.items[0].start == 0
-    assert events[0].cached_tokens == 0
+    assert events[-1] == Ended(1, "length", 0)
 
 
 def test_a_prefix_hit_ends_where_scoring_begins() -> None:
@@ -158,7 +158,7 @@ def test_a_prefix_hit_ends_where_scoring_begins() -> None:
     one.add(scoring)
     plan, events = step(one)
     assert (plan.items[0].start, plan.items[0].n, plan.items[0].output_offsets) == (8, 4, (1, 2, 3))
-    assert events[0].cached_tokens == 8
+    assert events[0] == Ended(1, "length", 8)
 
 
 def test_scoring_without_generating() -> None:
@@ -244,7 +244,7 @@ def test_abort_in_flight_keeps_the_blocks_until_commit_and_ignores_the_result() 
     assert one.commit(plan, StepResult.of({0: (7,)}), 0.0) == (Ended(0, "abort"),)
     assert one.counters().used_blocks == 0
     assert subject.generated_tokens == 0
-    assert [type(event) for event in finish(one)] == [Tokens, Tokens, Ended]
+    assert [type(event) for event in finish(one)] == [Tokens, Tokens, Tokens, Ended]
 
 
 def test_deadlines_end_waiting_and_running_requests() -> None:

@@ -154,18 +154,18 @@ def test_misuse_is_refused() -> None:
 
 
 CORRUPTIONS: dict[str, Callable[[BlockPool], object]] = {
-    "a free block is also used": lambda pool: pool._reference_counts.__setitem__(pool._free[-1], 1),
-    "a used block is lost": lambda pool: pool._reference_counts.__setitem__(0, 0),
-    "a reference too many": lambda pool: pool._reference_counts.__setitem__(0, 2),
-    "a negative count": lambda pool: pool._reference_counts.__setitem__(pool._free[-1], -1),
-    "the free list names a block twice": lambda pool: pool._free.append(pool._free[-1]),
-    "a free block is lost": lambda pool: pool._free.pop(),
-    "a cached block is lost": lambda pool: pool._cached.popitem(),
-    "a cached block has no name": lambda pool: pool._digest_of.pop(1),
-    "a name without a block": lambda pool: pool._block_of.__setitem__(name(9), 2),
-    "a block without its name": lambda pool: pool._block_of.pop(name(1)),
-    "a name that points elsewhere": lambda pool: pool._block_of.__setitem__(name(1), 0),
-    "a free block has a name": lambda pool: pool._digest_of.__setitem__(pool._free[-1], name(9)),
+    "a free block is also used": lambda pool: pool.allocator._reference_counts.__setitem__(pool.allocator._free[-1], 1),
+    "a used block is lost": lambda pool: pool.allocator._reference_counts.__setitem__(0, 0),
+    "a reference too many": lambda pool: pool.allocator._reference_counts.__setitem__(0, 2),
+    "a negative count": lambda pool: pool.allocator._reference_counts.__setitem__(pool.allocator._free[-1], -1),
+    "the free list names a block twice": lambda pool: pool.allocator._free.append(pool.allocator._free[-1]),
+    "a free block is lost": lambda pool: pool.allocator._free.pop(),
+    "a cached block is lost": lambda pool: pool.cache._idle.popitem(),
+    "a cached block has no name": lambda pool: pool.cache._digest_of.pop(1),
+    "a name without a block": lambda pool: pool.cache._block_of.__setitem__(name(9), 2),
+    "a block without its name": lambda pool: pool.cache._block_of.pop(name(1)),
+    "a name that points elsewhere": lambda pool: pool.cache._block_of.__setitem__(name(1), 0),
+    "a free block has a name": lambda pool: pool.cache._digest_of.__setitem__(pool.allocator._free[-1], name(9)),
 }
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prefix cache: which blocks can be found again by their content, and in which order the idle ones are forgotten.
+
+Knows names and nothing of who holds a block: the pool tells it when one falls idle or is taken again. What it forgets
+could go elsewhere (a host or file tier) instead of being lost.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from .invariants import InvariantError
+
+
+class PrefixCache:
+    """Digest ↔ block, one to one, and the idle blocks among them, least recently released first."""
+
+    def __init__(self) -> None:
+        self._block_of: dict[bytes, int] = {}
+        self._digest_of: dict[int, bytes] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many blocks are idle."""
+        return len(self._idle)
+
+    def __contains__(self, block_id: int) -> bool:
+        """Whether the block has a name."""
+        return block_id in self._digest_of
+
+    def is_idle(self, block_id: int) -> bool:
+        """Whether the block is kept although nobody holds it. Mutates nothing."""
+        return block_id in self._idle
+
+    def lookup(self, digests: Sequence[bytes]) -> tuple[int, ...]:
+        """The blocks of the longest known prefix of `digests`. Mutates nothing."""
+        found: list[int] = []
+        for digest in digests:
+            block_id = self._block_of.get(digest)
+            if block_id is None:
+                break
+            found.append(block_id)
+        return tuple(found)
+
+    def publish(self, block_id: int, digest: bytes) -> bool:
+        """Name a block; False when another one has that name. Mutates the table, unless the digest is there."""
+        if digest in self._block_of:
+            return self._block_of[digest] == block_id
+        if block_id in self._digest_of:
+            raise InvariantError(f"block {block_id} is published under a second name: published blocks never change")
+        self._block_of[digest] = block_id
+        self._digest_of[block_id] = digest
+        return True
+
+    def keep(self, block_id: int) -> bool:
+        """The block has fallen idle: True when it is worth keeping, as the most recently released one."""
+        if block_id not in self._digest_of:
+            return False
+        self._idle[block_id] = None
+        return True
+
+    def wake(self, block_id: int) -> None:
+        """An idle block is held again; it keeps its name. Raises InvariantError for one that is not idle."""
+        if block_id not in self._idle:
+            raise InvariantError(f"block {block_id} is free: only used and cached blocks can be shared")
+        del self._idle[block_id]
+
+    def forget(self, count: int | None = None) -> Iterator[int]:
+        """Up to `count` idle blocks (None: all), least recently released first; each has lost its name."""
+        wanted = len(self._idle) if count is None else min(count, len(self._idle))
+        for _ in range(wanted):
+            block_id, _ = self._idle.popitem(last=False)
+            del self._block_of[self._digest_of.pop(block_id)]
+            yield block_id
+
+    def check(self) -> None:
+        """Prove that the table is one to one and that idle blocks have names. Mutates nothing."""
+        if len(self._block_of) != len(self._digest_of):
+            raise InvariantError("the prefix table and its inverse differ in size")
+        for digest, block_id in self._block_of.items():
+            if self._digest_of.get(block_id) != digest:
+                raise InvariantError(f"the prefix table names block {block_id} under a digest it does not have")
+        for block_id in self._idle:
+            if block_id not in self._digest_of:
+                raise InvariantError(f"block {block_id} is cached without a name")
