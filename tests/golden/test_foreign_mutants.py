@@ -23,6 +23,7 @@ import test_fp8  # noqa: E402
 import test_gptq  # noqa: E402
 import test_hqq  # noqa: E402
 import test_quanto  # noqa: E402
+import test_sparse_24  # noqa: E402
 from foreign_forms import llama, write_pair  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -51,12 +52,15 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "quanto": (test_quanto.record("int4"), test_quanto.bits_encoder(4, torch.float16)),
     "quanto-zeros": (test_quanto.record("int2"), test_quanto.bits_encoder(2, torch.bfloat16, zero_points=True)),
     "quanto-int8": (test_quanto.record("int8"), test_quanto.bytes_encoder(torch.int8, torch.float16)),
+    "sparse-24": test_sparse_24.FORMS["bf16"],
+    "sparse-24-int8": test_sparse_24.FORMS["int8"],
 }
 TYPES = (torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch.float32, torch.bfloat16)
 
 
 def change_record(record: dict[str, Any], generator: random.Random) -> None:
-    key = generator.choice([*record, "dynamic", "checkpoint_format", "modules_to_not_convert", "weight_block_size"])
+    others = ("dynamic", "checkpoint_format", "modules_to_not_convert", "weight_block_size", "sparsity_config")
+    key = generator.choice([*record, *others])
     if key != "quant_method":
         record[key] = generator.choice(VALUES)
 

@@ -11,8 +11,9 @@ def scheme_name(scheme: LinearScheme | None) -> str:
     if scheme is None:
         return "dense"
     weight = scheme.weight
-    shared = f"group {weight.group_size}" if weight.group_size else weight.granularity
-    name = f"{weight.element} {shared}" + ("" if weight.symmetric else " asymmetric")
+    shared = f" group {weight.group_size}" if weight.group_size else f" {weight.granularity}"
+    name = weight.element + ("" if weight.numbers.plain else shared) + ("" if weight.symmetric else " asymmetric")
+    name += "" if weight.sparsity is None else f" {weight.sparsity}"
     return name if scheme.input is None else f"{name}, {scheme.input.element} activations"
 
 

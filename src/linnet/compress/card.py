@@ -46,8 +46,9 @@ def model_card(
     summed = bool(ranks) or any(layer.get("outlier_columns") for layer in layers.values())
     scheme = next((step["scheme"] for step in recipe["steps"] if step["scheme"]), None)
     scheme = scheme or _patterns(layers) or ("low-rank" if ranks else "pruned")
-    relation, made = ("quantized", "quantized") if schemes else ("finetune", "pruned")  # what the hub has words for
-    if not schemes and ranks:
+    # what the hub has words for
+    relation, made = ("quantized", "quantized") if record["schemes"] else ("finetune", "pruned")
+    if not record["schemes"] and ranks:
         made = "low-rank"
     hub = "/" in source
     base = [f"base_model: {source}", f"base_model_relation: {relation}"] if hub else []
@@ -81,7 +82,7 @@ def model_card(
             f"| bytes | {output_bytes:,} (original {source_bytes:,}, ratio {output_bytes / source_bytes:.3f}) |",
             *(f"| pruned | {_units(pruned)} |" for pruned in record.get("pruned", ())),
             f"| compressed modules | {len(layers)} |",
-            *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if schemes else []),
+            *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if record["schemes"] else []),
             *([f"| ranks of terms | {ranks} |"] if ranks else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",

@@ -78,7 +78,7 @@ def _carried(job: Job) -> int:
 
 def output_bytes(job: Job) -> int:
     """Bytes of all tensors of the result."""
-    return result_bytes(job.source, job.schemes, job.steps)
+    return result_bytes(job.source, job.stored, job.steps)
 
 
 def result_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps: Steps) -> int:
@@ -100,7 +100,7 @@ def _tensor_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps
 
 def _segment_bytes(job: Job) -> list[int]:
     """What each segment adds to the result; the last one also what no op reads."""
-    program, left = job.source.program, _tensor_bytes(job.source, job.schemes, job.steps)
+    program, left = job.source.program, _tensor_bytes(job.source, job.stored, job.steps)
     reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
     sizes = []
     for segment in program.segments:

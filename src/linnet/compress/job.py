@@ -18,7 +18,7 @@ from linnet.compress.calibration import WriteText, read_rows, row_length, withou
 from linnet.compress.folds import Fold, folds_of
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import Recipe
-from linnet.compress.resolve import resolve_schemes
+from linnet.compress.resolve import leave_out_zeros, plain_without_zeros, resolve_schemes
 from linnet.compress.steps import Steps, build_steps
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
@@ -38,7 +38,8 @@ class Job:
     """``schemes``: what every compressed module becomes; modules not in it stay dense. ``rows`` None: data-free.
 
     ``original``: the model as stored; ``source``: as its ``steps`` for the whole model leave it.
-    Those that ``steps`` prune and no scheme names stay dense, with zeros in them.
+    Those that ``steps`` prune and no scheme names stay dense, with zeros in them; ``sparse``: how those of them are
+    stored that leave out their zeros.
     ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``.
     ``all_folds``: see ``folds``; none without a smoothing step."""
 
@@ -48,6 +49,7 @@ class Job:
     recipe: Recipe
     steps: Steps
     schemes: Mapping[str, LinearScheme]
+    sparse: Mapping[str, LinearScheme]
     linears: tuple[LinearInfo, ...]
     embedding: str
     rows: CalibrationRows | None
@@ -61,6 +63,11 @@ class Job:
         """Modules whose dense weight is never stored, so that what changes it need not round it."""
         factorised = (module for module in self.steps.linears if self.steps.factoriser_of(module) is not None)
         return frozenset((*self.schemes, *factorised))
+
+    @property
+    def stored(self) -> dict[str, LinearScheme]:
+        """Every module that is not written as a dense tensor, and how it is."""
+        return {**self.schemes, **self.sparse}
 
     @property
     def sequences_per_chunk(self) -> int:
@@ -123,6 +130,9 @@ def check(
     steps = steps.on(schemes, linears)
     if not schemes and not steps.prunes and not any(steps.changes(info.module) for info in linears):
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
+    schemes = leave_out_zeros(schemes, steps.patterns())
+    alone = {module: pattern for module, pattern in steps.patterns().items() if steps.repair_of(module) is None}
+    sparse = plain_without_zeros(model, schemes, alone)
     steps.check_shared(linears)
     steps.check_tables(schemes, spec.embedding)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
@@ -149,6 +159,7 @@ def check(
         recipe,
         steps,
         schemes,
+        sparse,
         linears,
         spec.embedding,
         rows,

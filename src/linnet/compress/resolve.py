@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from linnet.compress.recipe import DENSE, Recipe
+from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
 from linnet.schemes.groups import check_columns
 from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.packed_weight import plain_scheme
 from linnet.schemes.presets import SchemePreset, parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
+from linnet.schemes.sparsity import TWO_OF_FOUR, SparsityPattern
+
+MASK_BITS = 2
+"""Codes of so many bits take as much in full as half of them and the mask."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +58,27 @@ def resolve_schemes(model: ModelSource, recipe: Recipe, told: bool = True) -> di
         check_columns(module, shapes[module][1], scheme.weight)
         stored_bytes(scheme, shapes[module])  # refuses what no layout can hold
     return chosen
+
+
+def leave_out_zeros(
+    schemes: Mapping[str, LinearScheme], patterns: Mapping[str, SparsityPattern]
+) -> dict[str, LinearScheme]:
+    """The schemes, of modules pruned 2:4 (``patterns``: of those that are pruned) without the zeros where codes allow
+    it and it saves anything."""
+    return {
+        module: replace(scheme, weight=replace(scheme.weight, sparsity=TWO_OF_FOUR.name))
+        if patterns.get(module) == TWO_OF_FOUR and scheme.weight.leaves_out_zeros and scheme.weight.bits > MASK_BITS
+        else scheme
+        for module, scheme in schemes.items()
+    }
+
+
+def plain_without_zeros(
+    model: ModelSource, schemes: Mapping[str, LinearScheme], patterns: Mapping[str, SparsityPattern]
+) -> dict[str, LinearScheme]:
+    """How modules that are pruned 2:4 and get no codes are stored."""
+    chosen = (module for module, pattern in patterns.items() if pattern == TWO_OF_FOUR and module not in schemes)
+    return {module: plain_scheme(NAME_TO_NUMPY[model.checkpoint.info(f"{module}.weight").dtype]) for module in chosen}
 
 
 def _linear_of(preset: SchemePreset) -> tuple[LinearScheme, bool]:

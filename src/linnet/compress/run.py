@@ -125,7 +125,7 @@ def compress(
             _carry_files(job.directory, writer)
             record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
             sizes = (job.source_bytes, writer.nbytes)
-            writer.write_text("README.md", model_card(_name_of(source), config, record, job.schemes, *sizes))
+            writer.write_text("README.md", model_card(_name_of(source), config, record, job.stored, *sizes))
             manifest = writer.publish(config, record)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):

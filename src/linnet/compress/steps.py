@@ -17,6 +17,7 @@ from linnet.errors import ConfigError
 from linnet.models.inventory import LinearInfo
 from linnet.schemes.scheme import LinearScheme
 from linnet.schemes.scheme_map import matches
+from linnet.schemes.sparsity import SparsityPattern
 from linnet.schemes.terms import low_rank_bytes
 
 Made = TypeVar("Made")
@@ -118,6 +119,12 @@ class Steps:
     def _low_rank(self, step: ByModule[LowRankFit] | None, module: str, modules: Collection[str]) -> LowRankFit | None:
         made = step.of(module) if step is not None and module in modules else None
         return made if made is not None and made.rank(module, self.linears[module]) > 0 else None
+
+    def patterns(self) -> dict[str, SparsityPattern]:
+        """Every module that is pruned as a whole, and how."""
+        whole = (module for module in self.linears if self.factoriser_of(module) is None)
+        found = {module: self.sparsifier_of(module) for module in whole}
+        return {module: sparsifier.pattern for module, sparsifier in found.items() if sparsifier is not None}
 
     def changes(self, module: str) -> bool:
         """Whether the module becomes anything else than it is."""

@@ -27,6 +27,7 @@ from linnet.errors import CheckpointError
 from linnet.formats import Checkpoint, CheckpointWriter
 from linnet.formats.durable import START_AFRESH
 from linnet.models.load import ModelSource
+from linnet.schemes.packed_weight import without_zeros
 
 
 class Walk:
@@ -131,6 +132,8 @@ class Walk:
         for module, terms in site.block.terms().items():
             self._writer.add_terms(module, terms, site.block.term_modules(module))
         for name in site.block.names:
+            if name.removesuffix(".weight") in self._job.sparse:
+                self._writer.add_packed(name.removesuffix(".weight"), without_zeros(site.block.stored(name)))
             self._add_dense(name, site.block)
         if site.index == len(self._program.segments) - 1:
             for name in site.source.checkpoint.names():
@@ -139,7 +142,7 @@ class Walk:
 
     def _add_dense(self, name: str, block: Block) -> None:
         module = name.removesuffix(".weight")
-        replaced = module in self._job.schemes or self._job.steps.factoriser_of(module) is not None
+        replaced = module in self._job.stored or self._job.steps.factoriser_of(module) is not None
         if name not in self._written and not replaced:
             self._writer.add(name, block.stored(name))
             self._written.add(name)

@@ -38,6 +38,7 @@ TRANSFORMERS_LOSES: Mapping[str, str] = {
     "quanto": "it draws random weights in its place; optimum-quanto's QuantizedModelForCausalLM reads it",
 }
 """``quant_method`` -> what happens instead of a refusal: its tensors are taken for superfluous."""
+NO_LONGER_READ = "weights stored without the zeros of 2:4 are read up to compressed-tensors 0.14 only"
 OTHER_FORMS = ("gptq", "bitsandbytes")
 """Forms of transformers and vLLM that hold what compressed-tensors has no kernels or no word for."""
 AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
@@ -102,8 +103,17 @@ def _directory_reader(name: str, rules: Callable[[Model], Verdict], model: Model
         return Verdict(name, True, "dense safetensors are its own form")
     if model.method == "linnet":
         return Verdict(name, False, "Linnet's own layout, which it refuses", _in_another_form(model, path))
+    if any(scheme.weight.sparsity is not None for scheme in model.schemes.values()):
+        return Verdict(name, False, NO_LONGER_READ, _with_zeros(model, path))
     found = rules(model)
     return found if found.instead is None else replace(found, instead=_in_another_form(model, path))
+
+
+def _with_zeros(model: Model, path: str) -> str:
+    """The command that puts back the zeros that were left out."""
+    plain = all(scheme.weight.numbers.plain for scheme in model.schemes.values())
+    form = "dense:BF16" if plain else "compressed-tensors"
+    return f"linnet convert {path} {_last_name(path)}-whole --to {form}"
 
 
 def _in_another_form(model: Model, path: str) -> str:

@@ -18,15 +18,16 @@ MOST_AT_ONCE = 1 << 20
 
 
 def scheme_text(dtype: str | LinearScheme) -> str:
-    """``bf16``; ``int4 group 128``; ``int8 channel, input int8 token dynamic``."""
+    """``bf16``; ``bf16 2:4``; ``int4 group 128``; ``int8 channel, input int8 token dynamic``."""
     if not isinstance(dtype, LinearScheme):
         return dtype
 
     def one(scheme: Scheme) -> str:
-        words: list[str] = [scheme.element, scheme.granularity]
+        words: list[str] = [scheme.element] if scheme.numbers.plain else [scheme.element, scheme.granularity]
         words += [str(scheme.group_size)] if scheme.group_size else []
         words += ["x".join(map(str, scheme.block))] if scheme.block else []
         words += [] if scheme.symmetric else ["asymmetric"]
+        words += [] if scheme.sparsity is None else [scheme.sparsity]
         return " ".join(words + (["dynamic"] if scheme.dynamic else []))
 
     return one(dtype.weight) + ("" if dtype.input is None else f", input {one(dtype.input)}")

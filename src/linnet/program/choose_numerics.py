@@ -57,7 +57,7 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     if prescribed is not None:
         return prescribed
     stored = weight.dtype.weight
-    if policy == "exact":
+    if policy == "exact" or stored.element == "fp32":
         return "fp32"
     if stored.numbers.kind == "codebook":
         return "bf16"

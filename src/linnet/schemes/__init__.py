@@ -5,7 +5,7 @@ from linnet.schemes.codecs import compute_scales, dequantize, quantize, round_sc
 from linnet.schemes.elements import ELEMENTS, Element
 from linnet.schemes.groups import fitting_groups, largest_fitting_group
 from linnet.schemes.layouts import Layout, StoredTensor, bits_per_weight, layout_of, stored_bytes, stored_tensors
-from linnet.schemes.packed_weight import PackedWeight, pack, quantize_weight
+from linnet.schemes.packed_weight import PackedWeight, pack, plain_scheme, quantize_weight, without_zeros
 from linnet.schemes.presets import PRESETS, SUFFIXES, SchemePreset, parse_scheme
 from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
 from linnet.schemes.scheme_map import SchemeMap, check_shapes, fit_groups
@@ -41,9 +41,11 @@ __all__ = [
     "pack",
     "parse_pattern",
     "parse_scheme",
+    "plain_scheme",
     "quantize",
     "quantize_weight",
     "round_scale",
     "stored_bytes",
     "stored_tensors",
+    "without_zeros",
 ]

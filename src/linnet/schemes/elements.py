@@ -28,6 +28,9 @@ ElementName = Literal[
     "fp4_bnb",
     "kmeans2",
     "kmeans4",
+    "fp32",
+    "bf16",
+    "fp16",
 ]
 Kind = Literal["integer", "float", "codebook"]
 
@@ -53,6 +56,8 @@ class Element:
     values: Array | None = None
     packable: bool = True
     """Whether codes are packed into words where they are stored; floats lie one by one."""
+    plain: bool = False
+    """Numbers as models are trained in, without a scale: in a scheme only where a pattern leaves some of them out."""
 
     @property
     def integer(self) -> bool:
@@ -121,6 +126,13 @@ _FP4_BNB = [
 ]
 """bitsandbytes' 4-bit floats: sign, exponent, mantissa, scaled so that the greatest is 1."""
 
+
+def _plain(name: str, dtype: Any) -> Element:
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    bits = 8 * np.dtype(dtype).itemsize
+    return Element(name, bits, "float", -largest, largest, np.dtype(dtype), packable=False, plain=True)
+
+
 _ROWS = (
     Element("ternary", 2, "integer", -1.0, 1.0, np.dtype(np.int8), own=True),
     *map(_integer, (2, 3, 4, 5, 6, 8)),
@@ -130,5 +142,8 @@ _ROWS = (
     _codebook("fp4_e2m1", _E2M1),
     _codebook("fp4_bnb", _FP4_BNB),
     *map(_learned, (2, 4)),
+    _plain("fp32", np.float32),
+    _plain("bf16", ml_dtypes.bfloat16),
+    _plain("fp16", np.float16),
 )
 ELEMENTS: Mapping[str, Element] = MappingProxyType({row.name: row for row in _ROWS})

@@ -6,16 +6,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.schemes import codecs
+from linnet.schemes.elements import ELEMENTS, ElementName
 from linnet.schemes.gguf_blocks import BlockScales
-from linnet.schemes.layouts import CODEBOOK, CanonicalLayout, Layout, layout_of
+from linnet.schemes.layouts import CODEBOOK, Layout, WrittenLayout, layout_of
 from linnet.schemes.packing import pack_rows
-from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.scheme import LinearScheme, Scheme
+from linnet.schemes.sparsity import TWO_OF_FOUR
 
 Array = npt.NDArray[Any]
 COLUMN_ORDER = "column_order"
@@ -78,6 +80,17 @@ class PackedWeight:
         arrays = {name: array for name, array in self.arrays.items() if name != COLUMN_ORDER}
         return PackedWeight(replace(self.scheme, sorted_columns=False), self.shape, self.layout, arrays)
 
+    def with_zeros(self) -> "Array | PackedWeight":
+        """A weight whose zeros are left out, with them: plain numbers as they are, codes in the canonical layout."""
+        if self.scheme.weight.sparsity is None:
+            return self
+        if self.scheme.weight.numbers.plain:
+            return self.codes()
+        dense = replace(self.scheme, weight=replace(self.scheme.weight, sparsity=None))
+        packed = pack(self.codes(), self.scales(), None, dense)
+        inputs = {name: array for name, array in self.arrays.items() if name.startswith("input_")}
+        return replace(packed, arrays={**packed.arrays, **inputs})
+
     def take_rows(self, ranges: Sequence[tuple[int, int]]) -> "PackedWeight":
         """The rows of half-open ``ranges``, concatenated; one range is a view. Exact.
 
@@ -100,7 +113,7 @@ class PackedWeight:
 
 
 def pack(
-    codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme, layout: CanonicalLayout | None = None
+    codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme, layout: WrittenLayout | None = None
 ) -> PackedWeight:
     """Codes [rows, columns] with their scale and zero point (codec shapes) -> PackedWeight in the canonical layout.
 
@@ -130,3 +143,15 @@ def quantize_weight(weight: Array, scheme: LinearScheme) -> PackedWeight:
     """Round to nearest: compute_scales, quantize, pack."""
     scale, zero_point = codecs.compute_scales(weight, scheme.weight)
     return pack(codecs.quantize(weight, scheme.weight, scale, zero_point), scale, zero_point, scheme)
+
+
+def plain_scheme(dtype: np.dtype[Any]) -> LinearScheme:
+    """Of plain numbers of this type, two of four of which are zero."""
+    name = next(row.name for row in ELEMENTS.values() if row.plain and row.code_type == dtype)
+    return LinearScheme(Scheme(cast(ElementName, name), "tensor", scale_dtype="fp32", sparsity=TWO_OF_FOUR.name))
+
+
+def without_zeros(values: Array) -> PackedWeight:
+    """fp32, bf16 or fp16 [rows, columns], of four neighbouring columns at most two other than zero, without the zeros.
+    UnsupportedError where there are more."""
+    return pack(values, np.ones((1, 1), np.float32), None, plain_scheme(values.dtype))

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from linnet.errors import ConfigError
 from linnet.schemes.elements import ELEMENTS, Element, ElementName
+from linnet.schemes.sparsity import TWO_OF_FOUR
 
 Granularity = Literal["tensor", "channel", "group", "token", "head", "block"]
 DenseType = Literal["fp32", "bf16", "fp16", "int32"]
@@ -29,6 +30,7 @@ class Scheme:
     ``minimum``: a weight is code * scale - minimum with codes from 0, instead of (code - zero point) * scale.
     ``scale_bits``: scales (and minimums) are codes of so many bits themselves, and ``super_group_size`` columns share
     one scale of scales, which then is what ``scale_dtype`` speaks of.
+    ``sparsity``: ``2:4`` where two of every four neighbouring columns are zero, and are left out where the weight lies.
     """
 
     element: ElementName
@@ -41,6 +43,7 @@ class Scheme:
     minimum: bool = field(default=False, metadata=LATER)
     scale_bits: int | None = field(default=None, metadata=LATER)
     super_group_size: int | None = field(default=None, metadata=LATER)
+    sparsity: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.element not in ELEMENTS:
@@ -64,6 +67,13 @@ class Scheme:
         if self.minimum and (self.symmetric or self.group_size is None):
             raise ConfigError("a minimum needs an asymmetric scheme with groups")
         self._check_super_groups()
+        self._check_sparsity()
+
+    def _check_sparsity(self) -> None:
+        if self.sparsity not in (None, TWO_OF_FOUR.name):
+            raise ConfigError(f"weights are stored without their zeros for the pattern 2:4 only, not {self.sparsity!r}")
+        if self.sparsity is not None and not self.leaves_out_zeros:
+            raise ConfigError(f"zeros of {self.element} weights cannot be left out: their code of zero is not 0")
 
     def _check_super_groups(self) -> None:
         size, group = self.super_group_size, self.group_size
@@ -83,6 +93,12 @@ class Scheme:
     def bits(self) -> int:
         """Bits of one code, scales not counted."""
         return self.numbers.bits
+
+    @property
+    def leaves_out_zeros(self) -> bool:
+        """Whether a weight of zero has the code 0, whatever its scale: a pattern can then be stored without its
+        zeros."""
+        return self.symmetric and self.numbers.kind != "codebook" and self.scale_bits is None
 
     @property
     def columns_per_scale(self) -> int | None:

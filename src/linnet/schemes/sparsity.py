@@ -39,6 +39,10 @@ class SparsityPattern:
             )
 
 
+TWO_OF_FOUR = SparsityPattern(0.5, 2, 4)
+"""What processors have instructions for, and files a form without the zeros."""
+
+
 def parse_pattern(text: str) -> SparsityPattern:
     """``2:4`` (N of M are kept), ``50%`` (pruned), ``dense``. ConfigError says what is accepted."""
     stripped = text.strip().lower()

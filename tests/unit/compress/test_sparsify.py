@@ -193,7 +193,8 @@ def recipe(*steps: dict):
 
 
 @pytest.mark.parametrize("algorithm", SPARSIFIERS)
-def test_alone_it_gives_a_dense_checkpoint_with_zeros(tiny_model: Path, tmp_path: Path, text: str, algorithm: str):
+def test_alone_it_gives_plain_numbers_with_zeros(tiny_model: Path, tmp_path: Path, text: str, algorithm: str):
+    """Those of 2:4 are left out of the file, those of other patterns lie in it."""
     rules = [
         {"match": "re:.*down_proj", "options": {"pattern": "4:8"}},
         {"match": "re:.*k_proj", "options": {"pattern": "dense"}},
@@ -202,12 +203,14 @@ def test_alone_it_gives_a_dense_checkpoint_with_zeros(tiny_model: Path, tmp_path
         tiny_model, tmp_path / "out", recipe(sparsify(algorithm, rules, pattern="2:4")), calibration_text=text
     )
     before, after = Checkpoint.open(tiny_model), Checkpoint.open(result.path, verify=True)
-    assert after.nbytes == before.nbytes
-    assert "quantization_config" not in after.config
+    assert after.nbytes == result.output_bytes < before.nbytes
+    sparse = {module: scheme for module, scheme in after.schemes().items() if scheme.weight.sparsity is not None}
+    assert set(sparse) == {module for module in result.layers if not module.endswith("down_proj")}
     for name in before.names():
-        was, now = before.tensor(name).astype(np.float32), after.tensor(name)
+        module, was = name.removesuffix(".weight"), before.tensor(name).astype(np.float32)
+        now = after.linear(module).with_zeros() if module in sparse else after.tensor(name)
         assert (now.dtype, now.shape) == (before.tensor(name).dtype, was.shape)
-        module, now = name.removesuffix(".weight"), now.astype(np.float32)
+        now = now.astype(np.float32)
         if module not in result.layers:
             assert (was == now).all()
             continue
@@ -220,7 +223,39 @@ def test_alone_it_gives_a_dense_checkpoint_with_zeros(tiny_model: Path, tmp_path
     assert len(result.layers) == 12
     assert not any("k_proj" in module or module == "lm_head" for module in result.layers)
     assert result.manifest["record"]["recipe"]["steps"][0]["step"] == "sparsify"
+    assert after.config["quantization_config"]["sparsity_config"]["targets"] == sorted(sparse)
+    assert "compressed-tensors 0.14" in (result.path / "README.md").read_text()
+
+
+def test_other_patterns_alone_give_a_dense_checkpoint(tiny_model: Path, tmp_path: Path):
+    result = compress(tiny_model, tmp_path / "out", recipe(sparsify("magnitude", pattern="4:8")))
+    before, after = Checkpoint.open(tiny_model), Checkpoint.open(result.path, verify=True)
+    assert "quantization_config" not in after.config
+    assert after.nbytes == before.nbytes
     assert "dense, with zeros" in (result.path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["W8A16", "W8A8", "W4A16-g16", "W3A16-g16", "FP8", "W4A16-g16-asym", "W2A16-g16"])
+def test_codes_lose_their_zeros_where_that_saves_bytes(tiny_model: Path, tmp_path: Path, scheme: str):
+    """Bit for bit the numbers that codes alone would mean, in fewer bytes; size and method are what was announced."""
+    results = {}
+    for pattern in ("2:4", "4:8"):
+        steps = recipe(sparsify("magnitude", pattern=pattern), quantise("rtn", scheme))
+        results[pattern] = compress(tiny_model, tmp_path / pattern[0], steps)
+    fewer = scheme not in ("W4A16-g16-asym", "W2A16-g16")
+    stored = {pattern: Checkpoint.open(result.path, verify=True) for pattern, result in results.items()}
+    with stored["2:4"] as found, stored["4:8"] as other:
+        assert found.nbytes == results["2:4"].output_bytes
+        assert (found.nbytes < other.nbytes) == fewer
+        own = fewer and scheme in ("W4A16-g16", "W3A16-g16")
+        assert found.quantization.method == ("linnet" if own else "compressed-tensors")
+        packed = found.linear(UP)
+        assert isinstance(packed, PackedWeight)
+        assert (packed.scheme.weight.sparsity == "2:4") == fewer
+        whole = packed.with_zeros()
+        assert isinstance(whole, PackedWeight)
+        assert whole.scheme.weight.sparsity is None
+        assert np.array_equal(whole.dequantize(), packed.dequantize())
 
 
 @pytest.mark.parametrize("scheme", ["W4A16-g16", "W4A16-g16-asym", "W8A8", "TERNARY-g32", "NF4-g16"])
@@ -306,6 +341,18 @@ def test_a_chain_resumes_to_the_same_bytes(fp32_model: Path, tmp_path: Path, tex
     assert resumed.resumed
     assert hashes(resumed.path) == hashes(expected.path)
     assert json.dumps(resumed.layers) == json.dumps(expected.layers)
+
+
+def test_plain_numbers_without_zeros_resume_to_the_same_bytes(tiny_model: Path, tmp_path: Path, text: str):
+    alone = recipe(sparsify("wanda", pattern="2:4"))
+    expected = compress(tiny_model, tmp_path / "whole", alone, calibration_text=text)
+    token = CancelToken()
+    with suppress(Interrupted):
+        compress(tiny_model, tmp_path / "part", alone, calibration_text=text, observer=StopAt(token, 20), cancel=token)
+        pytest.fail("was not stopped")
+    resumed = compress(tiny_model, tmp_path / "part", alone, calibration_text=text)
+    assert resumed.resumed
+    assert hashes(resumed.path) == hashes(expected.path)
 
 
 SMOOTH = {"step": "smooth", "algorithm": "smoothquant"}

@@ -112,7 +112,11 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "kv cache with zero points": (record(kv_cache_scheme={"num_bits": 8, "symmetric": False}), "asymmetric int8"),
     "kv cache of 3 bits": (record(kv_cache_scheme={"num_bits": 3}), "supported: symmetric int8, fp8_e4m3, int4"),
     "kv cache per channel": (record(kv_cache_scheme={"num_bits": 8, "strategy": "channel"}), "attn_head"),
-    "sparse": (record(sparsity_config={"format": "sparse-24-bitmask"}), "sparsity format"),
+    "sparse": (record(sparsity_config={"format": "sparse-bitmask"}), "sparsity format 'sparse-bitmask' is not"),
+    "sparse, of another pattern": (
+        record(sparsity_config={"format": "sparse-24-bitmask", "sparsity_structure": "unstructured"}),
+        "sparsity_structure 'unstructured' is not supported; supported: 2:4",
+    ),
     "experts": (record(moe_sparsity_config={}), "moe_sparsity_config"),
     "transforms": (record(transform_config={"config_groups": {"a": {}}}), "transform_config"),
     "float 3": (record({**WEIGHTS, "num_bits": 3, "type": "float"}), "3-bit 'float'"),

@@ -89,6 +89,8 @@ class WeightTable:
         if name not in self._loaded:
             weight = self._declared[name]
             stored = self._source.weight(weight.ref)
+            if isinstance(stored, PackedWeight):
+                stored = stored.with_zeros()
             if tuple(stored.shape) != weight.shape:
                 raise UnsupportedError(
                     f"weight {name} has shape {tuple(stored.shape)}; the program says {weight.shape}"

@@ -72,13 +72,17 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
         elif f"{module}.weight" not in tensors:
             weight = checkpoint.linear(module)
             assert isinstance(weight, PackedWeight)
-            tensors[f"{module}.weight"] = SourceTensor(f"{module}.weight", weight.shape, weight.layout.name, scheme)
+            plain = scheme.weight.numbers.plain  # without its zeros: numbers all the same
+            stored = scheme.weight.element if plain else weight.layout.name
+            whole = SourceTensor(f"{module}.weight", weight.shape, stored, None if plain else scheme)
+            tensors[whole.name] = whole
     return tuple(sorted(tensors.values(), key=_place))
 
 
 def open_weight(checkpoint: Checkpoint, tensor: SourceTensor) -> Array | PackedWeight:
     """The stored array or the packed weight."""
-    return checkpoint.tensor(tensor.name) if tensor.scheme is None else checkpoint.linear(tensor.module)
+    dense = tensor.scheme is None and tensor.name in checkpoint
+    return checkpoint.tensor(tensor.name) if dense else checkpoint.linear(tensor.module)
 
 
 def row_slices(weight: Array | PackedWeight, height: int = 1) -> Iterator[tuple[int, int]]:

@@ -134,11 +134,7 @@ def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tup
     weight = scheme.weight
     if weight.numbers.learned:
         return
-    scale = arrays["weight_scale"]
-    if weight.granularity == "tensor" and scale.size == 1:
-        arrays["weight_scale"] = scale.reshape(1)
-    elif weight.granularity == "channel" and scale.shape == (shape[0],):
-        arrays["weight_scale"] = scale.reshape(-1, 1)
+    arrays["weight_scale"] = canonical_scale(arrays["weight_scale"], scheme, shape)
     zero_point = arrays.get("weight_zero_point")
     if zero_point is None:
         return
@@ -152,6 +148,15 @@ def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tup
             unsigned = (zero_point.astype(np.int16) + limit).astype(np.uint8)
             zero_point = np.ascontiguousarray(pack_rows(np.ascontiguousarray(unsigned.T), weight.bits).T)
         arrays["weight_zero_point"] = zero_point
+
+
+def canonical_scale(scale: Array, scheme: LinearScheme, shape: tuple[int, int]) -> Array:
+    """A scalar or flat scale in the canonical shape; any other as it is."""
+    if scheme.weight.granularity == "tensor" and scale.size == 1:
+        return scale.reshape(1)
+    if scheme.weight.granularity == "channel" and scale.shape == (shape[0],):
+        return scale.reshape(-1, 1)
+    return scale
 
 
 def check_static_input(arrays: dict[str, Array], scheme: LinearScheme, shown: str) -> None:

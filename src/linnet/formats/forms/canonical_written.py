@@ -7,11 +7,17 @@ from typing import Any
 
 from linnet.formats.column_order import scattered
 from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION, TERMS_VERSION
+from linnet.formats.forms.sparse_24 import config_record
 from linnet.formats.forms.written import HEAD_NAMES, Array, PlannedModule, is_embedding, no_type
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record
 from linnet.formats.terms_record import TERMS_KEY, terms_to_record
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, Terms, layout_of, pack
+from linnet.schemes.layouts import FLOAT_QUANTIZED, INT_QUANTIZED, PACK_QUANTIZED
 from linnet.schemes.packing import PACKABLE_BITS
+from linnet.schemes.sparsity import TWO_OF_FOUR
+
+BYTE = 8
+"""Bits of the codes whose zeros compressed-tensors can leave out."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,10 @@ class Canonical:
     def held(self, scheme: LinearScheme) -> LinearScheme | None:
         """See WrittenForm.held."""
         weight, numbers = scheme.weight, scheme.weight.numbers
-        if weight.minimum or numbers.own or (numbers.integer and numbers.bits not in PACKABLE_BITS):
+        if weight.minimum or numbers.own or numbers.plain or (numbers.integer and numbers.bits not in PACKABLE_BITS):
             return None
         if weight.scale_bits is None:
-            return scheme
+            return replace(scheme, weight=replace(weight, sparsity=None))
         return replace(scheme, weight=replace(weight, scale_bits=None, super_group_size=None, scale_dtype="fp32"))
 
     def nearest(self, scheme: LinearScheme | None, shape: tuple[int, int]) -> LinearScheme | None:
@@ -83,22 +89,23 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
 
     The scheme of most modules targets the class ``Linear``, every other scheme names its modules; dense modules are
     ignored by name, and a head that is not quantised always: a tied one has no tensors, and published configs that
-    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4 and ternary have no word there, and
-    transformers cannot load a packed embedding (its initialisation wants ``Embedding.weight``): with either, the method
-    is ours.
+    leave ``tie_word_embeddings`` to the family's default do not even say so. NF4, ternary and 2:4 under codes of less
+    than a byte have no word there, and transformers cannot load a packed embedding (its initialisation wants
+    ``Embedding.weight``): with any of these, the method is ours.
     """
     by_scheme: dict[LinearScheme, list[str]] = {}
     for module, scheme in modules.items():
-        by_scheme.setdefault(scheme, []).append(module)
+        if not scheme.weight.numbers.plain:
+            by_scheme.setdefault(scheme, []).append(module)
     ranked = sorted(by_scheme.items(), key=lambda item: (-len(item[1]), item[1][0]))
     groups: dict[str, Any] = {}
     for position, (scheme, members) in enumerate(ranked):
         targets = sorted(members)
         if position == 0 and not all(is_embedding(module) for module in members):
             targets = ["Linear", *(module for module in targets if is_embedding(module))]
-        record = {"targets": targets, **linear_to_record(scheme), "format": layout_of(scheme).name}
+        record = {"targets": targets, **linear_to_record(scheme), "format": _kept_format(scheme)}
         groups[f"group_{position}"] = record
-    formats = {layout_of(scheme).name for scheme in by_scheme}
+    formats = {group["format"] for group in groups.values()}
     result: dict[str, Any] = {
         "quant_method": METHOD,
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -108,9 +115,26 @@ def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iter
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
+    sparsity = config_record(modules)
+    if sparsity is not None:
+        result["sparsity_config"] = sparsity
+        if not groups:
+            result |= {"format": "dense", "config_groups": {"group_0": {"targets": [], "weights": None}}}
+        for group in result["config_groups"].values():
+            group["sparsity"] = TWO_OF_FOUR.name  # see sparse_24.py
     if is_own(modules):
         result |= {"quant_method": OWN_METHOD, "version": OWN_VERSION}
     return result
+
+
+def _kept_format(scheme: LinearScheme) -> str:
+    """What compressed-tensors calls the form in which the codes lie, zeros left out or not."""
+    weight = scheme.weight
+    if weight.sparsity is None:
+        return layout_of(scheme).name
+    if weight.bits != BYTE:
+        return PACK_QUANTIZED.name
+    return INT_QUANTIZED.name if weight.numbers.integer else FLOAT_QUANTIZED.name
 
 
 def with_terms(record: Mapping[str, Any], terms: Mapping[str, Terms]) -> dict[str, Any]:
@@ -128,5 +152,7 @@ def ignored(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -
 
 def is_own(modules: Mapping[str, LinearScheme]) -> bool:
     """Whether no other reader has the words for these modules, so that the layout is Linnet's own."""
-    own_words = any(scheme.weight.element in OUR_ELEMENTS for scheme in modules.values())
-    return own_words or any(is_embedding(module) for module in modules)
+    weights = [scheme.weight for scheme in modules.values()]
+    own_words = any(weight.element in OUR_ELEMENTS for weight in weights)
+    narrow = any(weight.sparsity is not None and weight.bits < BYTE for weight in weights)
+    return own_words or narrow or any(is_embedding(module) for module in modules)

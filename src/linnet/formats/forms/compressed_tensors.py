@@ -8,6 +8,7 @@ from typing import Any
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.forms.base import ReadTensor, Tensors
 from linnet.formats.forms.canonical_linear import is_packed, read_packed, stored_scheme
+from linnet.formats.forms.sparse_24 import check_config, is_sparse, read_sparse, sparse_scheme, sparse_shape
 from linnet.formats.name_pattern import check_pattern
 from linnet.formats.prescription import Quantization, SchemeGroup
 from linnet.formats.scheme_record import scheme_from_record, sorts_columns
@@ -31,7 +32,7 @@ class CompressedTensors:
     """Implements ``Form``."""
 
     methods: tuple[str, ...] = (METHOD, OWN_METHOD)
-    suffixes: tuple[str, ...] = ("weight_packed", "weight")
+    suffixes: tuple[str, ...] = ("weight_packed", "compressed", "weight")
     repacks: bool = False
 
     def for_record(self, record: Mapping[str, Any], where: str) -> "CompressedTensors":
@@ -50,15 +51,13 @@ class CompressedTensors:
             raise UnsupportedError(f"{where}: moe_sparsity_config is set, expert sparsity is not supported")
         cache = record.get("kv_cache_scheme")
         kv_element = None if cache is None else _kv_element(cache, where)
-        sparsity = record.get("sparsity_config")
-        if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
-            raise UnsupportedError(f"{where}: sparsity format {sparsity['format']!r:.80} is not supported")
+        sparse = check_config(record.get("sparsity_config"), where)
         transforms = record.get("transform_config")
         if isinstance(transforms, dict) and transforms.get("config_groups"):
             raise UnsupportedError(f"{where}: transform_config (rotations at run time) is not supported")
         _check_format(record.get("format", "dense"), where, method)
         groups = record.get("config_groups")
-        if groups is None and kv_element is not None:  # only the KV cache is quantised
+        if groups is None and (kv_element is not None or sparse):  # no linear has codes
             groups = {}
         if not isinstance(groups, dict):
             raise CheckpointError(f"{where}.config_groups must be an object, not {groups!r:.80}")
@@ -68,7 +67,7 @@ class CompressedTensors:
             tuple(
                 _read_group(name, group, where, method)
                 for name, group in groups.items()
-                if not (kv_element is not None and _says_nothing(group))
+                if not ((kv_element is not None or sparse) and _says_nothing(group))
             ),
             _patterns(ignore, f"{where}.ignore"),
             kv_element,
@@ -81,10 +80,12 @@ class CompressedTensors:
 
     def claims(self, module: str, tensors: Tensors) -> bool:
         """See Form.claims."""
-        return is_packed(module, tensors)
+        return is_packed(module, tensors) or is_sparse(module, tensors)
 
     def scheme(self, module: str, prescribed: LinearScheme | None, tensors: Tensors, where: str) -> LinearScheme:
         """See Form.scheme."""
+        if is_sparse(module, tensors):
+            return sparse_scheme(module, prescribed, tensors, where)
         if prescribed is None:
             raise CheckpointError(
                 f"{where}: {module} is stored quantised but no group of quantization_config targets it"
@@ -95,11 +96,12 @@ class CompressedTensors:
         self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str
     ) -> tuple[int, int] | None:
         """See Form.shape."""
-        return None
+        return sparse_shape(module, tensors, tensor, where) if scheme.weight.sparsity is not None else None
 
     def read(self, module: str, scheme: LinearScheme, tensors: Tensors, tensor: ReadTensor, where: str) -> PackedWeight:
         """See Form.read."""
-        return read_packed(module, scheme, tensors, tensor, where)
+        read = read_packed if scheme.weight.sparsity is None else read_sparse
+        return read(module, scheme, tensors, tensor, where)
 
 
 def _kv_element(record: Any, where: str) -> ElementName:
@@ -134,7 +136,8 @@ def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:
 
 
 def _says_nothing(group: Any) -> bool:
-    """A group of which neither weights nor inputs are quantised: what its modules hand to the KV cache is."""
+    """A group of which neither weights nor inputs are quantised: what its modules hand to the KV cache is, or they only
+    lie without their zeros."""
     return isinstance(group, dict) and group.get("weights") is None and group.get("input_activations") is None
 
 

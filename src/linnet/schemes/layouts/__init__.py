@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forms in which a quantised weight lies on disk, one object each."""
 
-from linnet.schemes.layouts.base import Layout, StoredTensor
+from linnet.schemes.layouts.base import Layout, StoredTensor, WrittenLayout
 from linnet.schemes.layouts.canonical import (
     CODEBOOK,
     FLOAT_QUANTIZED,
@@ -9,12 +9,10 @@ from linnet.schemes.layouts.canonical import (
     OWN,
     PACK_QUANTIZED,
     CanonicalLayout,
-    bits_per_weight,
-    layout_of,
-    stored_bytes,
-    stored_tensors,
 )
+from linnet.schemes.layouts.of_scheme import bits_per_weight, layout_of, stored_bytes, stored_tensors
 from linnet.schemes.layouts.pack_minimum import PACK_MINIMUM
+from linnet.schemes.layouts.sparse_24 import SPARSE_24
 
 __all__ = [
     "CODEBOOK",
@@ -23,9 +21,11 @@ __all__ = [
     "OWN",
     "PACK_MINIMUM",
     "PACK_QUANTIZED",
+    "SPARSE_24",
     "CanonicalLayout",
     "Layout",
     "StoredTensor",
+    "WrittenLayout",
     "bits_per_weight",
     "layout_of",
     "stored_bytes",

@@ -80,6 +80,16 @@ class Layout(Protocol):
         """CheckpointError naming ``where`` unless types and shapes are those of ``stored`` and values are sane."""
 
 
+class WrittenLayout(Layout, Protocol):
+    """A layout that weights are also put into."""
+
+    def pack(self, codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme) -> dict[str, Array]:
+        """Arrays for codes [rows, columns] with their scale and zero point (codec shapes).
+
+        ``scale`` is rounded to ``scheme.weight.scale_dtype``; codes must have been computed with the rounded scale.
+        """
+
+
 def take(array: Array, ranges: RowRanges) -> Array:
     """Rows of an array; one range is a view."""
     if len(ranges) == 1:

@@ -6,7 +6,6 @@ Codes lie in ``weight`` one by one, or in ``weight_packed`` as words of unsigned
 """
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -24,7 +23,7 @@ CODEBOOK = "weight_codebook"
 
 @dataclass(frozen=True)
 class CanonicalLayout:
-    """``packed``: codes in words; else one by one. Implements ``Layout``."""
+    """``packed``: codes in words; else one by one. Implements ``WrittenLayout``."""
 
     name: str
     packed: bool
@@ -60,7 +59,7 @@ class CanonicalLayout:
         if not self.packed:
             return arrays["weight"]
         weight = scheme.weight
-        codes = unpack_rows(arrays["weight_packed"], weight.bits, shape[1], _offset(weight))
+        codes = unpack_rows(arrays["weight_packed"], weight.bits, shape[1], code_offset(weight))
         return codes.view(weight.numbers.code_type)
 
     def scales(self, arrays: Arrays, scheme: LinearScheme, shape: Shape) -> Array:
@@ -134,14 +133,11 @@ class CanonicalLayout:
                 raise CheckpointError(f"{where}.{name} holds {value}, out of range [{smallest:.0f}, {largest:.0f}]")
 
     def pack(self, codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme) -> dict[str, Array]:
-        """Arrays for codes [rows, columns] with their scale and zero point (codec shapes).
-
-        ``scale`` is rounded to ``scheme.weight.scale_dtype``; codes must have been computed with the rounded scale.
-        """
+        """See WrittenLayout.pack."""
         weight, shape = scheme.weight, (codes.shape[0], codes.shape[1])
         stored = self.stored(scheme, shape)
         if self.packed:
-            unsigned = codes.view(np.uint8) + np.uint8(_offset(weight))
+            unsigned = codes.view(np.uint8) + np.uint8(code_offset(weight))
             arrays = {"weight_packed": pack_rows(unsigned, weight.bits)}
         else:
             arrays = {"weight": np.ascontiguousarray(codes)}
@@ -166,17 +162,6 @@ FLOAT_QUANTIZED = CanonicalLayout("float-quantized", packed=False)
 OWN = CanonicalLayout("linnet", packed=True)
 
 
-def layout_of(scheme: LinearScheme) -> CanonicalLayout:
-    """The canonical layout a scheme is written in."""
-    numbers = scheme.weight.numbers
-    if numbers.kind == "codebook":
-        return OWN
-    if not numbers.packable:
-        return FLOAT_QUANTIZED
-    bytes_that_meet_bytes = numbers.bits == CODES_STAY_IN_BYTES and scheme.input is not None
-    return INT_QUANTIZED if bytes_that_meet_bytes else PACK_QUANTIZED
-
-
 def stored_scale_shape(scheme: Scheme, shape: Shape) -> tuple[int, ...]:
     """On disk a per-tensor scale is [1]; every other shape is the codec's."""
     return (1,) if scheme.granularity == "tensor" else codecs.scale_shape(scheme, shape)
@@ -188,22 +173,7 @@ def pack_zero_points(zero_point: Array, bits: int) -> Array:
     return np.ascontiguousarray(pack_rows(np.ascontiguousarray(unsigned.T), bits).T)
 
 
-def stored_tensors(scheme: LinearScheme, shape: Shape) -> dict[str, StoredTensor]:
-    """Suffix (``weight_packed`` ...) -> dtype and shape of every tensor stored canonically for a linear."""
-    return layout_of(scheme).stored(scheme, shape)
-
-
-def stored_bytes(scheme: LinearScheme, shape: Shape) -> int:
-    """Bytes of all tensors of a linear on disk, exact; file headers and alignment not counted."""
-    return sum(tensor.nbytes for tensor in stored_tensors(scheme, shape).values())
-
-
-def bits_per_weight(scheme: LinearScheme, shape: Shape) -> float:
-    """Stored bits per element, scales, zero points and the shape record included."""
-    return 8 * stored_bytes(scheme, shape) / prod(shape)
-
-
-def _offset(weight: Scheme) -> int:
+def code_offset(weight: Scheme) -> int:
     """What makes a code unsigned; indices are already."""
     return 0 if weight.numbers.kind == "codebook" else 2 ** (weight.bits - 1)
 
