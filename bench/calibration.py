@@ -35,7 +35,7 @@ def main() -> None:
         "prefix_cache": False,
     }
     with LLM(options.model, **settings) as reference:
-        texts = {name: _spread(reference, path, options.windows) for name, path in _named(options.foreign)}
+        texts = {name: spread(reference, path, options.windows) for name, path in _named(options.foreign)}
         print("| scheme | calibrated on | measured on | KL (nats/token) | 95 % | perplexity | original's | same top |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         with LLM(options.model, **{**settings, "policy": "exact" if options.policy == "fast" else "fast"}) as other:
@@ -80,7 +80,7 @@ def _measure(scheme: str, source: str, candidate: LLM, reference: LLM, texts: di
         )
 
 
-def _spread(llm: LLM, path: Path, windows: int) -> Windows:
+def spread(llm: LLM, path: Path, windows: int) -> Windows:
     """``windows`` windows at equal distances over the file."""
     text = read_corpus(path)
     step = len(text) // windows

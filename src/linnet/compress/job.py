@@ -136,7 +136,7 @@ def check(
     steps.check_shared(linears)
     steps.check_tables(schemes, spec.embedding)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
-    wants_rows |= any(prune.importance.statistics for prune in steps.prunes)
+    wants_rows |= steps.shares or any(prune.importance.statistics for prune in steps.prunes)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
     prediction = predict(model, steps, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
     if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:

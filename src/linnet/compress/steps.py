@@ -177,6 +177,13 @@ class Steps:
         return tuple(each for each in self.model_transforms if isinstance(each, Prune))
 
     @property
+    def shares(self) -> bool:
+        """Whether layers are pruned by shares of their own, which have not been decided."""
+        step = self.sparsifiers
+        made = () if step is None else (step.default, *(rule for _, rule in step.rules))
+        return any(each.shares != "uniform" for each in made)
+
+    @property
     def pruned(self) -> tuple[Mapping[str, Any], ...]:
         """Which units went, for the manifest."""
         return tuple(each.record for each in self.model_transforms if isinstance(each, DecidedPrune))

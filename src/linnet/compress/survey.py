@@ -19,7 +19,8 @@ from linnet.compress.job import Job
 from linnet.compress.progress import Meter
 from linnet.compress.pruning import Prune
 from linnet.compress.running import RowRunner
-from linnet.compress.statistic import Statistic, StatisticKind
+from linnet.compress.shares import loud, outlier_share, uneven, with_shares
+from linnet.compress.statistic import ColumnSquares, Statistic, StatisticKind
 from linnet.compress.transform import ModelTransform
 from linnet.compress.work import survey_work
 from linnet.formats.durable import os_errors, write_durable
@@ -37,7 +38,7 @@ Found = Mapping[Values, Mapping[str, Statistic]]
 @torch.no_grad()
 def decide(job: Job, scratch: Path, meter: Meter) -> Job:
     """The job with everything decided that a pass over the dense model decides."""
-    if not job.steps.prunes:
+    if not (job.steps.prunes or job.steps.shares):
         return job
     known = _read(scratch / _DECIDED)
     scores: list[list[list[float]]] = []
@@ -50,14 +51,32 @@ def decide(job: Job, scratch: Path, meter: Meter) -> Job:
             decided = transform.decided(model, [torch.tensor(each) for each in scores[-1]])
             model = decided.prepare(model)
         done.append(decided or transform)
+    job = replace(job, steps=replace(job.steps, model_transforms=tuple(done)))
+    if len(set(job.original.spec.layers)) > 1:  # else what was foreseen from the shapes is what has come about
+        for transform in done[len(scores) :]:
+            model = transform.prepare(model)
+        job = replace(job, source=model)
+    if job.steps.shares:
+        scores.append(known[-1] if known else [_outliers(job, scratch, meter)])
+        job = replace(job, steps=with_shares(job, scores[-1][0]))
     if not known:
         write_durable(scratch / _DECIDED, json.dumps(scores).encode())
-    job = replace(job, steps=replace(job.steps, model_transforms=tuple(done)))
-    if len(set(job.original.spec.layers)) == 1:
-        return job  # what was foreseen from the shapes is what has come about
-    for transform in done[len(scores) :]:
-        model = transform.prepare(model)
-    return replace(job, source=model)
+    return job
+
+
+def _outliers(job: Job, scratch: Path, meter: Meter) -> list[float]:
+    """Of every block the share of outliers among the weights that are to be pruned by them; 0 where there are none."""
+    model = replace(job.source, checkpoint=job.original.checkpoint)
+    for transform in job.steps.model_transforms:
+        model = transform.apply(model, job.schemes, job.recipe.seed)
+    asked: dict[int, dict[Values, dict[str, StatisticKind]]] = {}
+    for info in uneven(job):
+        asked.setdefault(info.segment, {})[(info.tap,)] = {"squares": ColumnSquares}
+    found = []
+    for index, block, statistics in blocks(job, model, asked, scratch, meter):
+        own = [info for info in uneven(job) if info.segment == index]
+        found.append(outlier_share([loud(block.dense(info.tensor), statistics[(info.tap,)]) for info in own]))
+    return found
 
 
 def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:

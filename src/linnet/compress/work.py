@@ -32,10 +32,10 @@ def segment_work(job: Job) -> list[Work]:
 def total_work(job: Job) -> Work:
     """Units of the whole run by kind."""
     works = segment_work(job)
-    surveys = [transform.importance.statistics for transform in job.steps.prunes]
+    surveys = [bool(prune.importance.statistics) for prune in job.steps.prunes] + [True] * job.steps.shares
     blocks = sum(segment.kind == "block" for segment in job.original.program.segments)
     total = {kind: sum(work[kind] for work in works) for kind in works[0]}
-    return total | {"survey": sum(blocks * survey_work(job, bool(statistics)) for statistics in surveys)}
+    return total | {"survey": sum(blocks * survey_work(job, rows) for rows in surveys)}
 
 
 def survey_work(job: Job, with_rows: bool) -> float:

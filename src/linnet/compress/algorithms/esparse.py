@@ -2,8 +2,11 @@
 """Pruning by magnitude, loudness and information: an input that says more keeps more of its weights.
 
 Li et al. 2023, "E-Sparse: Boosting the Large Language Model Inference through Entropy-based N:M Sparsity" (Angel-SNIP).
-After its metric: |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of the input's histogram. The norm is the root mean
-square here, so that the weight of both does not depend on how many rows there are; columns are not shuffled.
+The paper's: the metric |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of a histogram of the input channel j beside
+the norm of its values; nothing is compared across outputs; no weight is updated. Ours: the norm is the root mean
+square, so that the weight of both does not depend on how many rows there are; the histogram is of a sample of the rows,
+between the channel's own extremes; unstructured patterns compete in their row. Not done: the paper's global and local
+shuffles of channels, which move information-rich channels apart before N:M and have to be undone in every reader.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +29,7 @@ class EsparseOptions(SparsifyOptions, frozen=True, forbid_unknown_fields=True):
     bins: int = 32
 
     def __post_init__(self) -> None:
-        parse_pattern(self.pattern)
+        super().__post_init__()
         if not 0 <= self.alpha < float("inf"):
             raise ConfigError(f"alpha of esparse is {self.alpha}; accepted is 0 or more")
         if not 2 <= self.bins <= 256:
@@ -40,7 +43,8 @@ class Esparse:
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"squares": ColumnSquares, "sample": RowSample}
 
     def __init__(self, options: EsparseOptions) -> None:
-        self.pattern, self._options = parse_pattern(options.pattern), options
+        self.pattern, self.shares = parse_pattern(options.pattern), options.shares
+        self._options = options
 
     def sparsify(
         self,

@@ -29,7 +29,8 @@ class Magnitude:
     statistics: ClassVar[Mapping[str, StatisticKind]] = {}
 
     def __init__(self, options: MagnitudeOptions) -> None:
-        self.pattern, self._among = parse_pattern(options.pattern), options.among
+        self.pattern, self.shares = parse_pattern(options.pattern), options.shares
+        self._among = options.among
 
     def sparsify(
         self,

@@ -37,7 +37,7 @@ class SparsegptOptions(SparsifyOptions, frozen=True, forbid_unknown_fields=True)
     among: Literal["block", "layer"] = "layer"
 
     def __post_init__(self) -> None:
-        parse_pattern(self.pattern)
+        super().__post_init__()
         check_damping("sparsegpt", self.damping)
 
 
@@ -48,7 +48,8 @@ class Sparsegpt:
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"hessian": Hessian}
 
     def __init__(self, options: SparsegptOptions) -> None:
-        self.pattern, self._damping = parse_pattern(options.pattern), options.damping
+        self.pattern, self.shares = parse_pattern(options.pattern), options.shares
+        self._damping = options.damping
         self._among = options.among
 
     def sparsify(

@@ -30,7 +30,8 @@ class Wanda:
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"squares": ColumnSquares}
 
     def __init__(self, options: WandaOptions) -> None:
-        self.pattern, self._among = parse_pattern(options.pattern), options.among
+        self.pattern, self.shares = parse_pattern(options.pattern), options.shares
+        self._among = options.among
 
     def sparsify(
         self,
