@@ -383,7 +383,7 @@ def test_senseless_orders_say_what_is_possible(steps, message):
         (sparsify(pattern="dense"), "keeps every layer dense"),
         (sparsify(pattern="2:6"), "pattern 2:6 does not divide its 32 columns"),
         (sparsify(rules=[{"match": "lm_head", "options": {"pattern": "2:4"}}]), "'lm_head' of wanda matches no module"),
-        (sparsify(share=0.5), "there is no key 'share'; known keys: pattern, among"),
+        (sparsify(share=0.5), "there is no key 'share'; known keys: pattern, shares, among"),
         (sparsify("sparsegpt", damping=0), "damping of sparsegpt is 0"),
         (sparsify("esparse", bins=1), "bins of esparse is 1"),
     ],

@@ -2,11 +2,12 @@
 """Pruning by magnitude, loudness and information: an input that says more keeps more of its weights.
 
 Li et al. 2023, "E-Sparse: Boosting the Large Language Model Inference through Entropy-based N:M Sparsity" (Angel-SNIP).
-The paper's: the metric |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of a histogram of the input channel j beside
-the norm of its values; nothing is compared across outputs; no weight is updated. Ours: the norm is the root mean
-square, so that the weight of both does not depend on how many rows there are; the histogram is of a sample of the rows,
-between the channel's own extremes; unstructured patterns compete in their row. Not done: the paper's global and local
-shuffles of channels, which move information-rich channels apart before N:M and have to be undone in every reader.
+The paper's, as far as its abstract and summaries say: the metric |w_ij| * (H(x_j) + alpha * ||x_j||), H the entropy of
+a histogram of the input channel j beside the norm of its values; nothing is compared across outputs; no weight is
+updated. Ours: the norm is the root mean square, so that the weight of both does not depend on how many rows there are;
+the histogram is of a sample of the rows, between the channel's own extremes; unstructured patterns compete in their
+row. Not done: the paper's global and local shuffles of channels, which move information-rich channels apart before N:M
+and have to be undone in every reader.
 """
 
 from collections.abc import Callable, Mapping
