@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On the trained bundled model: criteria that look at data beat magnitude, and the mask is worth more than a random
-one."""
+"""On the trained bundled model: what criteria that see data gain over magnitude; a mask is worth more than chance."""
 
 from pathlib import Path
 
@@ -39,8 +38,12 @@ def pruned(target: Path, algorithm: str, pattern: str, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["50%", "2:4", "4:8"])
-def test_wanda_and_sparsegpt_beat_magnitude(tmp_path, monkeypatch, pattern, unseen, reference):
-    """In KL on text nobody calibrated on, and in the objective of each layer's output on the same inputs."""
+def test_what_criteria_that_see_data_gain_over_magnitude(tmp_path, monkeypatch, pattern, unseen, reference):
+    """Both in the objective of every layer's output on the same inputs; SparseGPT in KL on text nobody calibrated on
+    too.
+
+    Wanda's KL is not bounded: on this model it is above magnitude's although every layer's objective is below.
+    """
     objectives: dict[str, dict[str, float]] = {}
     sparsify = Sparsegpt.sparsify
 
@@ -64,10 +67,8 @@ def test_wanda_and_sparsegpt_beat_magnitude(tmp_path, monkeypatch, pattern, unse
         name: sum(each[name] < each["magnitude"] for each in objectives.values()) for name in ("wanda", "sparsegpt")
     }
     print(f"{pattern}: KL {costs}; layers of {len(objectives)} with a lower objective than magnitude's: {better}")
-    assert costs["wanda"] < 0.9 * costs["magnitude"]
-    assert costs["sparsegpt"] < 0.9 * costs["magnitude"]
-    assert better["sparsegpt"] == len(objectives)
-    assert better["wanda"] >= 0.9 * len(objectives)
+    assert costs["sparsegpt"] < 0.8 * min(costs["magnitude"], costs["wanda"])
+    assert better == {"wanda": len(objectives), "sparsegpt": len(objectives)}
 
 
 def masked(model: Checkpoint, masks: dict[str, np.ndarray], tmp_path: Path) -> Path:
