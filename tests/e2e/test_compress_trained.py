@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from linnet import demo
 from linnet.backends.reference.attention import FunctionalMemory
 from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
 from linnet.backends.reference.sampling import score
 from linnet.backends.reference.weights import WeightTable
-from linnet.compress import compress, make_recipe, mix
+from linnet.compress import compress, make_recipe
 from linnet.models.load import load_model
-from linnet.text.files import read_corpus
 from linnet.text.rows import calibration_rows
 from linnet.text.tokenizer import Tokenizer
 
@@ -74,39 +72,6 @@ def test_novels(tmp_path, monkeypatch, scheme):
     with lzma.open(need(SHARED / "data" / "text" / "english_novels.txt.xz"), "rt", encoding="utf-8") as file:
         text = file.read(5_000_000)
     compare(model, text[:2_000_000], text[4_000_000:], scheme, tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("scheme", ["W3A16-g64", "W4A16-g64"])
-def test_mixed_bits_of_the_bundled_model(tmp_path, scheme):
-    """Against the same bytes of one scheme everywhere, on text that nobody calibrated on."""
-    town, unseen = read_corpus(demo.calibration_file()), read_corpus(demo.heldout_file())
-    mixed_against_uniform(demo.model_directory(), town, unseen, scheme, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["W3A16-g64", "W4A16-g64"])
-def test_mixed_bits_of_novels(tmp_path, scheme):
-    model = need(SHARED / "models" / "novels7M")
-    with lzma.open(need(SHARED / "data" / "text" / "english_novels.txt.xz"), "rt", encoding="utf-8") as file:
-        text = file.read(5_000_000)
-    mixed_against_uniform(model, text[:2_000_000], text[4_000_000:], scheme, tmp_path)
-
-
-def mixed_against_uniform(model: Path, text: str, unseen: str, scheme: str, tmp_path: Path) -> None:
-    """Never worse; and wherever a mixture is taken, better by more than chance."""
-    recipe = make_recipe(scheme, "gptq", calibration_rows=32, calibration_length=256)
-    uniform = compress(model, tmp_path / "uniform", recipe, calibration_text=text)
-    plan = mix(model, recipe, lambda _: uniform.output_bytes, calibration_text=text)
-    mixed = compress(model, tmp_path / "mixed", plan.recipe, calibration_text=text)
-    assert mixed.output_bytes == plan.bytes <= uniform.output_bytes
-    ids = calibration_rows(Tokenizer.from_directory(model), unseen, 12, 256, 1).token_ids
-    reference = logits(model, ids)
-    costs = [mean_kl(reference, logits(path, ids)) for path in (mixed.path, uniform.path)]
-    print(f"{model.name} {scheme}: KL mixed {costs[0]:.5f} uniform {costs[1]:.5f}; {plan.modules}, {plan.kl:.5f}")
-    if len(plan.modules) == 1:
-        assert costs[0] == costs[1]
-    else:
-        assert costs[0] < costs[1]
 
 
 def compare(model: Path, text: str, unseen: str, scheme: str, tmp_path: Path, monkeypatch) -> None:
