@@ -312,10 +312,11 @@ void bind_executor(nb::module_& m) {
             "vocabulary"_a, "arena_bytes"_a)
         .def(
             "add_value",
-            [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
-                return e.add_value({offset, rows, 0, width, type, group_size, 0});
+            [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size, float half_range,
+               float static_scale) {
+                return e.add_value({offset, rows, 0, width, type, group_size, 0, -1, half_range, static_scale});
             },
-            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a)
+            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f)
         .def(
             "add_state",
             [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
@@ -325,10 +326,11 @@ void bind_executor(nb::module_& m) {
         .def("begin_chain", &E::begin_chain, "name"_a)
         .def(
             "add_local",
-            [](E& e, RowCount rows, int64_t width, ValueType type, int64_t group_size) {
-                return e.add_local({0, rows, 0, width, type, group_size, 0});
+            [](E& e, RowCount rows, int64_t width, ValueType type, int64_t group_size, float half_range,
+               float static_scale) {
+                return e.add_local({0, rows, 0, width, type, group_size, 0, -1, half_range, static_scale});
             },
-            "rows"_a, "width"_a, "type"_a, "group_size"_a)
+            "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f)
         .def("end_chain", &E::end_chain)
         .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
         .def("embed", [](E& e, std::string name, int output,

@@ -72,6 +72,8 @@ QuantisedRows quantised_rows(const Value& value, char* base, int64_t capacity) {
     rows.group_size = value.group_size;
     rows.groups = group_count(value.width, value.group_size);
     rows.row_bytes = value.row_bytes;
+    rows.half_range = value.half_range;
+    rows.static_scale = value.static_scale;
     rows.codes = reinterpret_cast<int8_t*>(base);
     base += aligned(capacity * value.row_bytes);
     rows.scales = reinterpret_cast<float*>(base);

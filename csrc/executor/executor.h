@@ -28,6 +28,9 @@ struct Value {
     int64_t group_size = 0;  // int8 only: columns per scale
     int64_t row_bytes = 0;   // int8 only
     int chain = -1;          // the only chain that may touch it: then `offset` is bytes per row of the chain's block
+    // int8 only, see QuantisedRows
+    float half_range = 127.5f;
+    float static_scale = 0.0f;
 };
 
 // Bytes a value takes in the arena; quantised: codes, then scales, then sums, each 64-byte aligned.

@@ -72,7 +72,9 @@ struct QuantisedRows {
     int32_t* sums = nullptr;  // [rows, groups]: sum of the codes of a group, for unsigned weight codes and zero points
     int64_t columns = 0;
     int64_t groups = 0;
-    int64_t group_size = 0;  // the last group may be shorter
+    int64_t group_size = 0;     // the last group may be shorter
+    float half_range = 127.5f;  // codes are -(half_range + 1/2) to half_range - 1/2; of 4 bits: 7.5
+    float static_scale = 0.0f;  // of every group; 0: max|x| / half_range
 };
 
 struct LinearKernels {
@@ -104,7 +106,7 @@ struct LinearKernels {
 
     // Bytes of one row of codes, a multiple of 64 (padding codes are zero).
     int64_t (*quantised_row_bytes)(int64_t columns, int64_t group_size);
-    // Rows [row_begin, row_end) of x (fp32) into the same rows of out; symmetric, scale = max|x| / 127.5 per group.
+    // Rows [row_begin, row_end) of x (fp32) into the same rows of out; symmetric, a scale per group.
     void (*quantise_rows)(const float* x, int64_t ldx, const QuantisedRows& out, int64_t row_begin, int64_t row_end);
     // Groups [first_group, last_group) of rows [0, rows) of out; x begins at the first of those columns.
     void (*quantise_groups)(const float* x, int64_t ldx, const QuantisedRows& out, int64_t rows, int64_t first_group,

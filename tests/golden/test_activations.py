@@ -40,6 +40,7 @@ TOLERANCE, ONE_CODE = 1e-4, 0.5
 Without the rounding most positions are off by a tenth."""
 
 FP8, INT8 = {"num_bits": 8, "type": "float"}, {"num_bits": 8, "type": "int"}
+INT4 = {"num_bits": 4, "type": "int"}
 PRESCRIBED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FP8_DYNAMIC": ({**FP8, "strategy": "channel"}, {**FP8, "strategy": "token", "dynamic": True}),
     "FP8_BLOCK": (
@@ -52,6 +53,8 @@ PRESCRIBED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**INT8, "strategy": "channel"},
         {**INT8, "strategy": "tensor", "symmetric": False},
     ),
+    # not per token: a row's most negative number lies on the edge of two codes of 4 bits, where a last bit decides
+    "W4A4 static": ({**INT4, "strategy": "channel"}, {**INT4, "strategy": "tensor"}),
     "W8A8 dynamic, zero points": (
         {**INT8, "strategy": "channel"},
         {**INT8, "strategy": "token", "dynamic": True, "symmetric": False},
@@ -70,11 +73,11 @@ def hostile_rows(rows: int, columns: int) -> "torch.Tensor":
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("element", ["int8", "fp8_e4m3"])
+@pytest.mark.parametrize("element", ["int8", "fp8_e4m3", "int4"])
 @pytest.mark.parametrize("group", [None, 16])
 def test_dynamic_rounding_is_compressed_tensors_own(element: Any, symmetric: bool, group: int | None) -> None:
-    if element == "fp8_e4m3" and not symmetric:
-        pytest.skip("fp8 has no zero point")
+    if element != "int8" and not symmetric:
+        pytest.skip("only int8 activations have zero points")
     x = hostile_rows(24, 96)
     scheme = Scheme(element, "group" if group else "token", group, symmetric=symmetric, dynamic=True)
     args = QuantizationArgs(**scheme_to_record(scheme))
@@ -86,7 +89,9 @@ def test_dynamic_rounding_is_compressed_tensors_own(element: Any, symmetric: boo
     assert not ours[0].any()
 
 
-@pytest.mark.parametrize(("element", "symmetric"), [("int8", True), ("int8", False), ("fp8_e4m3", True)])
+@pytest.mark.parametrize(
+    ("element", "symmetric"), [("int8", True), ("int8", False), ("fp8_e4m3", True), ("int4", True)]
+)
 def test_static_rounding_is_compressed_tensors_own(element: Any, symmetric: bool) -> None:
     x, scale = hostile_rows(24, 96), torch.tensor([0.037])
     zero = None if symmetric else torch.tensor([-21], dtype=torch.int8)

@@ -12,7 +12,8 @@ from linnet.program import attributes as a
 
 FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
-    "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "FP8_DYNAMIC", "NF4", "NF4-g16", "bf16", "fp16",
+    "W4A4", "W4A4-g32-ag32", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "FP8_DYNAMIC", "NF4", "NF4-g16", "bf16",
+    "fp16",
 )  # fmt: skip
 EXACT_SCHEMES = (
     "fp32",

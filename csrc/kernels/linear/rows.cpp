@@ -2,7 +2,8 @@
 // Activations: int8 codes per token and group, and element casts.
 //
 // scale = max|x| / 127.5, code = clamp(round_to_even(x / scale), -128, 127): compressed-tensors' definition, as for
-// weights. The division is a true one, so that codes equal the reference's bit for bit.
+// weights; codes of 4 bits, 7.5 and -8 to 7, lie in bytes too. A static scale is given; only what is not finite changes
+// it, so that NaN is not lost. The division is a true one, so that codes equal the reference's bit for bit.
 // Codes of a group are stored in eights, 0 2 4 6 1 3 5 7: the low nibbles of a canonical int4 word are its even columns
 // and the high ones its odd columns, so that a dot product of bytes meets the right codes without moving the weights.
 // A group whose size is not a multiple of 8 is padded with zero codes to one; a row to a multiple of 128 bytes.
@@ -83,6 +84,7 @@ static void quantise_row(const float* x, const QuantisedRows& out, int64_t row, 
                          int64_t last_group) {
     int8_t* codes = out.codes + row * out.row_bytes;
     const int64_t stride = round_up(out.group_size, 8);
+    const Floats least_code = splat(-out.half_range - 0.5f), most_code = splat(out.half_range - 0.5f);
     for (int64_t group = first_group; group < last_group; ++group, x += out.group_size) {
         const int64_t size = smaller(out.group_size, out.columns - group * out.group_size);
         Ints peak = splat_int(0);  // as bits, where NaN is greater than infinity and so reaches the scale
@@ -90,13 +92,15 @@ static void quantise_row(const float* x, const QuantisedRows& out, int64_t row, 
             const Ints magnitude = as_ints(absolute(load_first(x + c, size - c)));
             peak = select(less(peak, magnitude), magnitude, peak);
         }
-        const float scale = bits_to_float(uint32_t(greatest_lane(peak))) / 127.5f;
+        const float greatest_size = bits_to_float(uint32_t(greatest_lane(peak)));
+        const bool given = out.static_scale != 0.0f && greatest_size < __builtin_inff();
+        const float scale = given ? out.static_scale : greatest_size / out.half_range;
         const Floats divisor = splat(scale != 0.0f ? scale : 1.0f);
         Ints sum = splat_int(0);
         const int64_t padded = round_up(size, 8);
         for (int64_t c = 0; c < padded; c += 16) {
             const Floats ratio = load_first(x + c, size - c) / divisor;
-            const Ints code = to_ints(greatest(splat(-128.0f), smallest(splat(127.0f), ratio)));
+            const Ints code = to_ints(greatest(least_code, smallest(most_code, ratio)));
             sum = sum + code;
             store_codes(codes + group * stride + c, code, smaller(16, padded - c));
         }

@@ -15,6 +15,7 @@ from linnet.backends.reference.weights import to_torch
 from linnet.errors import UnsupportedError
 from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.models.load import ModelSource
+from linnet.program.prescribed import INPUT_SCALE
 from linnet.program.program import Program, Segment, Weight, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, UP, LowRank, Outliers, Terms, calm_order, one_hot, plain
@@ -151,6 +152,8 @@ class Block:
             if module.endswith(f".{leaf}"):
                 of = module.removesuffix(f".{leaf}")
                 return torch.from_numpy(made(self.outliers[of].columns, self.packed[of].shape[1]))
+        if module.endswith(f".{INPUT_SCALE}"):
+            return to_torch(self.packed[module.removesuffix(f".{INPUT_SCALE}")].arrays[INPUT_SCALE])
         packed = self.packed.get(module)
         if packed is not None:
             return packed if rows is None else packed.take_rows(rows)

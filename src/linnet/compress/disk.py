@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from linnet.compress.caches import SCALES_BYTES
 from linnet.compress.job import Job, is_written
 from linnet.compress.stages import carried_bytes
 from linnet.compress.steps import Steps
@@ -103,8 +104,9 @@ def _segment_bytes(job: Job) -> list[int]:
     program, left = job.source.program, _tensor_bytes(job.source, job.stored, job.steps)
     reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
     sizes = []
-    for segment in program.segments:
+    for index, segment in enumerate(program.segments):
         names = {reads[name] for op in program.ops[segment.start : segment.stop] for name in op.weights}
-        sizes.append(sum(left.pop(name, 0) for name in names))
+        scales = SCALES_BYTES * len(job.steps.calibrated_caches(index))
+        sizes.append(scales + sum(left.pop(name, 0) for name in names))
     sizes[-1] += sum(left.values())
     return sizes

@@ -19,13 +19,13 @@ class StageByStage:
         """See BlockFit. Fits that want no statistics need no rows."""
         left, done = whole(site.segment), set[str]()
         for stage in segment_stages(site.job, site.index):
-            readers = [info for info in site.linears if info.tap in stage.taps]
-            if not readers:
+            if not stage.taps:
                 left = stage
                 continue
-            statistics = site.observe(stage, asked(site.job, readers))
+            readers = [info for info in site.linears if info.tap in stage.taps]
+            statistics = site.observe(stage, asked(site.job, site.index, stage))
             for info in readers:
-                _compress(site, info, statistics[info.tap])
+                _compress(site, info, statistics.get(info.tap, {}))
             done |= {info.module for info in readers}
         for info in site.linears:
             if info.module not in done:

@@ -14,6 +14,7 @@ import scipy
 import torch
 
 import linnet
+from linnet.compress.caches import caches_of
 from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
 from linnet.compress.folds import Fold, folds_of
 from linnet.compress.memory import Prediction, predict
@@ -25,6 +26,8 @@ from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
+from linnet.program.traverse import declarations
+from linnet.schemes.elements import ElementName
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.text.rows import CalibrationRows
@@ -41,7 +44,7 @@ class Job:
     Those that ``steps`` prune and no scheme names stay dense, with zeros in them; ``sparse``: how those of them are
     stored that leave out their zeros.
     ``repeats``: calibration rows of one token over and over, which are no longer among ``rows``.
-    ``all_folds``: see ``folds``; none without a smoothing step."""
+    ``all_folds``: see ``folds``; none without a smoothing step. ``kv``: what the result prescribes for its KV cache."""
 
     directory: Path
     original: ModelSource
@@ -57,6 +60,7 @@ class Job:
     all_folds: Mapping[int, tuple[Fold, ...]]
     repeats: int
     source_bytes: int
+    kv: ElementName | None = None
 
     @property
     def rounded_last(self) -> frozenset[str]:
@@ -81,15 +85,18 @@ class Job:
         if self.rows is None:
             return -1
         fitted = (info.segment for info in self.linears if self.steps.statistics_of(info.module))
-        return max([*fitted, *self.all_folds], default=-1)
+        cached = (cache.segment for cache, _ in self.steps.calibrated_caches())
+        return max([*fitted, *self.all_folds, *cached], default=-1)
 
     def compressed_linears(self, segment: int) -> tuple[LinearInfo, ...]:
         """The linears of a segment that will be compressed: pruned, given codes, or both."""
         return tuple(info for info in self.linears if info.segment == segment and self.steps.changes(info.module))
 
     def tap_width(self, tap: str) -> int:
-        """Columns of a value that linears read."""
-        return next(info.shape[1] for info in self.linears if info.tap == tap)
+        """Columns of a value that is looked at."""
+        width = declarations(self.source.program)[tap].shape[1]
+        assert isinstance(width, int)
+        return width
 
     def folds(self, segment: int) -> tuple[Fold, ...]:
         """Where a smoothing step can scale the columns of what compressed linears of a segment read."""
@@ -117,8 +124,7 @@ def check(
     (damaged source), CapacityError (predicted memory above the ceiling).
     """
     steps = build_steps(recipe)
-    if recipe.scheme is not None:
-        parse_scheme(recipe.scheme)
+    kv = None if recipe.scheme is None else parse_scheme(recipe.scheme).kv
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
     check_source(model)
@@ -127,7 +133,7 @@ def check(
         model = transform.prepare(model)
     schemes, spec = resolve_schemes(model, recipe), model.spec
     linears = tuple(info for info in model.linears() if not (info.kind == "head" and spec.tied_head))
-    steps = steps.on(schemes, linears)
+    steps = steps.on(schemes, linears, () if kv is None else caches_of(model))
     if not schemes and not steps.prunes and not any(steps.changes(info.module) for info in linears):
         raise ConfigError("the recipe keeps every layer dense: nothing would be compressed")
     schemes = leave_out_zeros(schemes, steps.patterns())
@@ -167,6 +173,7 @@ def check(
         folds,
         repeats,
         original.checkpoint.nbytes,
+        kv,
     )
 
 

@@ -13,8 +13,8 @@ from linnet.errors import ConfigError
 RECIPE_VERSION = 2
 DENSE = "dense"
 
-StepKind = Literal["prune", "rotate", "smooth", "factorise", "sparsify", "quantise", "repair"]
-ORDER: tuple[StepKind, ...] = ("prune", "rotate", "smooth", "factorise", "sparsify", "quantise", "repair")
+StepKind = Literal["prune", "rotate", "smooth", "factorise", "sparsify", "calibrate", "quantise", "repair"]
+ORDER: tuple[StepKind, ...] = ("prune", "rotate", "smooth", "factorise", "sparsify", "calibrate", "quantise", "repair")
 """Steps in the one order that makes sense: what changes shapes comes first, what changes a weight before what decides
 its codes, and what makes good for an error after it."""
 
@@ -87,6 +87,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self._only("sparsify")
 
     @property
+    def calibrate(self) -> Step | None:
+        """The step that says how static scales are found."""
+        return self._only("calibrate")
+
+    @property
     def scheme(self) -> str | None:
         """What most weights become; None: they stay dense."""
         return None if self.quantise is None else self.quantise.scheme
@@ -129,6 +134,7 @@ _ONCE: dict[StepKind, str] = {
     "sparsify": "a weight is pruned once",
     "factorise": "a weight is replaced once",
     "repair": "an error is made good for once",
+    "calibrate": "a value gets its scale once",
 }
 _LEAVES: dict[StepKind, str] = {
     "quantise": "codes that it cannot change any more",
@@ -142,7 +148,7 @@ def _check_order(steps: tuple[Step, ...]) -> None:
     kinds = [step.step for step in steps]
     possible = (
         "possible are, in this order, any number of prune, any number of rotate, any number of smooth, one sparsify, "
-        "one quantise, one repair, of which a prune, sparsify or quantise must be there; or any number of prune, any "
+        "one calibrate, one quantise, one repair, of which a prune, sparsify or quantise must be there; or any number of prune, any "
         "number of rotate and one factorise"
     )
     if not {"quantise", "sparsify", "factorise", "prune"} & set(kinds):
@@ -156,6 +162,8 @@ def _check_order(steps: tuple[Step, ...]) -> None:
         raise ConfigError(f"the recipe has a repair step and none before it that loses anything; {possible}")
     if "smooth" in kinds and "quantise" not in kinds:
         raise ConfigError(f"smooth makes weights easier to quantise, and the recipe has no quantise step; {possible}")
+    if "calibrate" in kinds and "quantise" not in kinds:
+        raise ConfigError(f"calibrate finds scales of activations, and the recipe has no quantise step; {possible}")
     for only, once in _ONCE.items():
         if kinds.count(only) > 1:
             raise ConfigError(

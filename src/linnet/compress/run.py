@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from linnet.compress.caches import cache_record
 from linnet.compress.calibration import WriteText
 from linnet.compress.card import model_card
 from linnet.compress.disk import check_disk, check_place
@@ -123,7 +124,7 @@ def compress(
             walk.run(meter)
             meter.advance("publish", target.name)
             _carry_files(job.directory, writer)
-            record, config = _manifest_record(job, parts, identity, walk), job.source.checkpoint.config
+            record, config = _manifest_record(job, parts, identity, walk), _config(job)
             sizes = (job.source_bytes, writer.nbytes)
             writer.write_text("README.md", model_card(_name_of(source), config, record, job.stored, *sizes))
             manifest = writer.publish(config, record)
@@ -159,6 +160,15 @@ def _free_place(target: str | Path, source: str | Path, recipe: Recipe, overwrit
             check_replaceable(real, overwrite)
         check_place(real)
     return real
+
+
+def _config(job: Job) -> dict[str, Any]:
+    """The source's, with what the result prescribes for its KV cache where the writer looks for it."""
+    config = dict(job.source.checkpoint.config)
+    if job.kv is not None:
+        cache = cache_record(job.kv, calibrated=bool(job.steps.calibrated_caches()))
+        config["quantization_config"] = {"kv_cache_scheme": cache, "ignore": list(job.steps.kept_caches)}
+    return config
 
 
 def _carry_files(source: Path, writer: CheckpointWriter) -> None:

@@ -2,8 +2,10 @@
 """A block at work: its tensors, the rows it reads, the linears to compress, and the records of what was done."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fit, Fitted, ratio
@@ -20,6 +22,7 @@ from linnet.compress.work import asked, segment_stages, stage_work
 from linnet.errors import CheckpointError, ConfigError
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
+from linnet.program.prescribed import INPUT_SCALE
 
 
 class Site:
@@ -31,6 +34,7 @@ class Site:
         self.block = Block(self.segment, source, job.rounded_last)
         self.linears = job.compressed_linears(index)
         self.records: dict[str, dict[str, Any]] = {}
+        self._heard: dict[str, Mapping[str, Statistic]] = {}
         self._rows, self._meter = rows, meter
 
     def observe(self, stage: Stage, kinds: Mapping[str, Mapping[str, StatisticKind]]) -> "Statistics":
@@ -43,12 +47,13 @@ class Site:
             self.index, stage, self.block.running(), statistics, lambda fraction: self._told(fraction * units)
         )
         self._check_heard(kinds)
+        self._heard |= statistics
         return statistics
 
     def observe_once(self) -> "Statistics":
         """Run the rows through the block as it is, for the statistics that its linears' fits declare."""
         stage = next((stage for stage in segment_stages(self.job, self.index) if stage.taps), None)
-        return {} if stage is None else self.observe(stage, asked(self.job, self.linears))
+        return {} if stage is None else self.observe(stage, asked(self.job, self.index, stage))
 
     def advance(self, stage: Stage) -> str:
         """Run the rows through the last stage, into what the next block reads; returns their digest."""
@@ -161,8 +166,15 @@ class Site:
         self._meter.advance("compress", self.segment.name, "fit", units)
 
     def pack(self, module: str, fitted: Fitted, algorithm: str, shape: tuple[int, int]) -> None:
-        """Put a fit's result into the block and on record."""
-        self.block.pack(module, fitted.packed)
+        """Put a fit's result into the block and on record, with the scale of its activations if that is stored."""
+        packed, calibrator = fitted.packed, self.job.steps.calibrator_of(module)
+        scheme = packed.scheme.input
+        if calibrator is not None and scheme is not None:
+            tap = next(info.tap for info in self.linears if info.module == module)
+            scale = np.array([calibrator.scale(module, scheme, self._heard[tap])], np.float32)
+            packed = replace(packed, arrays={**packed.arrays, INPUT_SCALE: scale})
+            fitted = replace(fitted, notes={**fitted.notes, INPUT_SCALE: float(scale[0])})
+        self.block.pack(module, packed)
         if fitted.outliers is not None:
             if module == self.source.spec.head:
                 raise ConfigError(
@@ -174,6 +186,14 @@ class Site:
         if fitted.output_error is not None:
             record["output_error"] = fitted.output_error
         self.records.setdefault(module, {}).update(record | dict(fitted.notes))
+
+    def cache_scales(self) -> dict[str, np.ndarray]:
+        """Tensors with the scales of the segment's keys and values, as they were found."""
+        found: dict[str, np.ndarray] = {}
+        for cache, static in self.job.steps.calibrated_caches(self.index):
+            assert self.job.kv is not None
+            found |= cache.scales(self.job.kv, static, self._heard)
+        return found
 
     def smoothed(self, fold: Fold, algorithm: str, notes: Mapping[str, Any], units: float) -> None:
         """Put what a transform did at a fold on record, with every linear it concerns."""
@@ -194,7 +214,8 @@ class Site:
         """CheckpointError, naming who reads the value, once no calibration row is left."""
         assert self.job.rows is not None
         if len(self._rows.left_out) == len(self.job.rows.token_ids):
-            reader = next(info.module for tap in taps for info in self.linears if info.tap == tap)
+            readers = (info.module for tap in taps for info in self.linears if info.tap == tap)
+            reader = next(readers, f"the KV cache of {self.segment.name}")
             raise CheckpointError(
                 f"the activations that {reader} reads hold NaN or infinity on every one of the calibration rows"
             )

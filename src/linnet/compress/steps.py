@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from linnet.compress.algorithm import BlockFit, Fit
+from linnet.compress.algorithms.static import Static, StaticOptions
+from linnet.compress.caches import Cache
 from linnet.compress.low_rank import LowRankFit
 from linnet.compress.pruning import DecidedPrune, Prune
 from linnet.compress.recipe import Recipe, Step
@@ -48,10 +50,10 @@ class ByModule(Generic[Made]):
 
 @dataclass(frozen=True)
 class Steps:
-    """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes, then what
-    makes up for both; or two narrow matrices in the weights' places.
+    """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes and
+    static scales, then what makes up for both; or two narrow matrices in the weights' places.
 
-    ``coded``: modules that get codes; ``linears``: those that may be pruned or factorised, whose shapes are those of
+    ``coded``: what modules that get codes become; ``linears``: those that may be pruned or factorised, whose shapes are those of
     the model.
     """
 
@@ -59,19 +61,25 @@ class Steps:
     block_transforms: tuple[ByModule[BlockTransform], ...]
     sparsifiers: ByModule[Sparsifier] | None
     fits: ByModule[Fit | BlockFit] | None
+    calibrators: ByModule[Static] | None = None
     factorisers: ByModule[LowRankFit] | None = None
     repairs: ByModule[LowRankFit] | None = None
-    coded: Collection[str] = ()
+    coded: Mapping[str, LinearScheme] = field(default_factory=dict)
+    caches: tuple[Cache, ...] = ()
     linears: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def on(self, coded: Collection[str], linears: Iterable[LinearInfo]) -> "Steps":
-        """The steps knowing their modules. ConfigError: a rule that no module asks, a pattern that does not fit."""
+    def on(
+        self, coded: Mapping[str, LinearScheme], linears: Iterable[LinearInfo], caches: tuple[Cache, ...] = ()
+    ) -> "Steps":
+        """The steps knowing their modules, and the KV caches if the scheme rounds them. ConfigError: a rule that no
+        module asks, a pattern that does not fit."""
         inner = {info.module: info.shape for info in linears if info.kind == "linear"}
-        steps = replace(self, coded=coded, linears=inner)
+        steps = replace(self, coded=coded, linears=inner, caches=caches)
         for transform in self.block_transforms:
             transform.check_matches(coded)
         if self.fits is not None:
             self.fits.check_matches(coded)
+        steps._check_calibrated({info.module for info in linears})
         if self.sparsifiers is not None:
             self.sparsifiers.check_matches(inner)
             for module, shape in inner.items():
@@ -82,6 +90,14 @@ class Steps:
                 for module in modules:
                     step.of(module).rank(module, inner[module])
         return steps
+
+    def _check_calibrated(self, linears: Collection[str]) -> None:
+        static = [module for module in self.coded if self.calibrator_of(module) is not None]
+        if self.calibrators is not None:
+            self.calibrators.check_matches([*static, *(cache.module for cache in self.caches)])
+        for module in static:
+            if module not in linears:
+                raise ConfigError(f"{module} reads no activations that could be calibrated; give it a scheme by a rule")
 
     def _repairable(self) -> list[str]:
         """The linears that lose something: a tied table and a head have no place for a term."""
@@ -126,6 +142,28 @@ class Steps:
         found = {module: self.sparsifier_of(module) for module in whole}
         return {module: sparsifier.pattern for module, sparsifier in found.items() if sparsifier is not None}
 
+    def calibrator_of(self, module: str) -> Static | None:
+        """What finds the scale of the module's activations, if it is to be stored."""
+        scheme = self.coded.get(module)
+        stored = scheme is not None and scheme.input is not None and not scheme.input.dynamic
+        return self._static_of(module) if stored else None
+
+    def _static_of(self, module: str) -> Static:
+        return Static(StaticOptions()) if self.calibrators is None else self.calibrators.of(module)
+
+    @property
+    def kept_caches(self) -> tuple[str, ...]:
+        """Attention modules whose keys and values are not rounded although others' are."""
+        return tuple(cache.module for cache in self.caches if self._static_of(cache.module).keeps_kv)
+
+    def calibrated_caches(self, segment: int | None = None) -> tuple[tuple[Cache, Static], ...]:
+        """The KV caches (of one segment) whose scales are to be found, and how. Only where rows run anyway, or a step
+        asks for it: Linnet itself does without such scales."""
+        if self.calibrators is None and not any(self.calibrator_of(module) is not None for module in self.coded):
+            return ()
+        found = ((cache, self._static_of(cache.module)) for cache in self.caches if segment in (None, cache.segment))
+        return tuple((cache, static) for cache, static in found if not static.keeps_kv)
+
     def changes(self, module: str) -> bool:
         """Whether the module becomes anything else than it is."""
         return module in self.coded or any(
@@ -146,7 +184,9 @@ class Steps:
 
     def statistics_of(self, module: str) -> Mapping[str, StatisticKind]:
         """What is wanted to be known about the module's input."""
-        return {name: kind for each in self._asking(module) for name, kind in each.statistics.items()}
+        calibrator = self.calibrator_of(module)
+        asking = [*self._asking(module), *([] if calibrator is None else [calibrator])]
+        return {name: kind for each in asking for name, kind in each.statistics.items()}
 
     def fit_work(self, module: str, shape: tuple[int, int]) -> float:
         """Predicted seconds of what is done to a linear."""
@@ -166,9 +206,12 @@ class Steps:
     @property
     def calibrated(self) -> bool:
         """Whether any step of the walk looks at rows."""
-        return bool(self.block_transforms) or any(
-            step is not None and bool(step.default.statistics)
-            for step in (self.factorisers, self.sparsifiers, self.fits, self.repairs)
+        steps = (self.factorisers, self.sparsifiers, self.fits, self.repairs)
+        return (
+            bool(self.block_transforms)
+            or any(step is not None and bool(step.default.statistics) for step in steps)
+            or any(self.calibrator_of(module) is not None for module in self.coded)
+            or bool(self.calibrated_caches())
         )
 
     @property
@@ -222,8 +265,9 @@ def build_steps(recipe: Recipe) -> Steps:
         tuple(_by_module(step) for step in recipe.steps if step.step == "smooth"),
         sparsifiers,
         fits,
-        None if recipe.factorise is None else _by_module(recipe.factorise),
-        repairs,
+        factorisers=None if recipe.factorise is None else _by_module(recipe.factorise),
+        repairs=repairs,
+        calibrators=None if recipe.calibrate is None else _by_module(recipe.calibrate),
     )
 
 

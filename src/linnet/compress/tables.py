@@ -13,6 +13,7 @@ from linnet.compress.algorithms.esparse import Esparse
 from linnet.compress.algorithms.gptq import Gptq
 from linnet.compress.algorithms.hqq import Hqq
 from linnet.compress.algorithms.kmeans import Kmeans
+from linnet.compress.algorithms.lkd import Lkd
 from linnet.compress.algorithms.llm_int8 import LlmInt8
 from linnet.compress.algorithms.lqer import Lqer
 from linnet.compress.algorithms.magnitude import Magnitude
@@ -20,6 +21,7 @@ from linnet.compress.algorithms.obc import Obc
 from linnet.compress.algorithms.rtn import Rtn
 from linnet.compress.algorithms.sparsegpt import Sparsegpt
 from linnet.compress.algorithms.squeezellm import SqueezeLlm
+from linnet.compress.algorithms.static import Static
 from linnet.compress.algorithms.svd import Svd
 from linnet.compress.algorithms.svd_llm import SvdLlm
 from linnet.compress.algorithms.unit_magnitude import UnitMagnitude
@@ -44,6 +46,7 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
     "factorise": {"svd": Svd, "asvd": Asvd, "svd_llm": SvdLlm},
     "sparsify": {"magnitude": Magnitude, "wanda": Wanda, "esparse": Esparse, "sparsegpt": Sparsegpt},
+    "calibrate": {"static": Static},
     "quantise": {
         "rtn": Rtn,
         "gptq": Gptq,
@@ -51,6 +54,7 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
         "hqq": Hqq,
         "obc": Obc,
         "autoround": AutoRound,
+        "lkd": Lkd,
         "llm_int8": LlmInt8,
         "kmeans": Kmeans,
         "squeezellm": SqueezeLlm,

@@ -135,6 +135,8 @@ class Walk:
             if name.removesuffix(".weight") in self._job.sparse:
                 self._writer.add_packed(name.removesuffix(".weight"), without_zeros(site.block.stored(name)))
             self._add_dense(name, site.block)
+        for name, scale in site.cache_scales().items():
+            self._writer.add(name, scale)
         if site.index == len(self._program.segments) - 1:
             for name in site.source.checkpoint.names():
                 if self._job.is_written(name):

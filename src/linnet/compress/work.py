@@ -5,7 +5,8 @@ Units are those of units.py. Kinds: ``rows`` (calibration rows through a stage, 
 What an algorithm or a statistic takes, it says itself.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 
 from linnet.compress.job import Job
@@ -14,7 +15,6 @@ from linnet.compress.statistic import StatisticKind
 from linnet.compress.steps import ByModule
 from linnet.compress.transform import BlockTransform
 from linnet.compress.units import BYTE_S, COMMIT_S, ELEMENT_S, PRODUCT_S, SCORE_S
-from linnet.models.inventory import LinearInfo
 from linnet.program.attributes import Attention
 from linnet.program.program import Program, Segment, Value
 from linnet.program.traverse import declarations, writers
@@ -55,9 +55,24 @@ def segment_stages(job: Job, index: int) -> tuple[Stage, ...]:
     if segment.kind == "embed" or index > last:
         return ()
     taps = [info.tap for info in job.compressed_linears(index) if job.steps.statistics_of(info.module)]
+    cached = [name for cache, _ in job.steps.calibrated_caches(index) for name in (cache.key, cache.value)]
     if job.steps.fits_blocks:
-        return _block_stages(job.source.program, segment, taps, index < last)
-    return stages_of(job.source.program, segment, dict.fromkeys(taps), index < last)
+        return _block_stages(job.source.program, segment, [*taps, *cached], index < last)
+    stages = stages_of(job.source.program, segment, dict.fromkeys(taps), index < last)
+    return _listening(job.source.program, stages, cached) or stages_of(
+        job.source.program, segment, dict.fromkeys((*taps, *cached)), index < last
+    )
+
+
+def _listening(program: Program, stages: tuple[Stage, ...], names: list[str]) -> tuple[Stage, ...]:
+    """The stages with these values among the taps of those that make them; nothing if one has no taps."""
+    found, wrote = list(stages), writers(program)
+    for name in names:
+        place = next((at for at, stage in enumerate(found) if stage.start <= wrote[name] < stage.stop), None)
+        if place is None or not found[place].taps:
+            return ()
+        found[place] = replace(found[place], taps=(*found[place].taps, name))
+    return tuple(found)
 
 
 def _block_stages(program: Program, segment: Segment, taps: list[str], to_the_end: bool) -> tuple[Stage, ...]:
@@ -101,16 +116,20 @@ def _passes(job: Job, index: int) -> Iterator[tuple[Stage, Kinds]]:
         if job.folds(index):
             yield transform_pass(job, index, transform)
     for stage in segment_stages(job, index):
-        readers = [info for info in job.compressed_linears(index) if info.tap in stage.taps]
-        yield stage, asked(job, readers)
+        yield stage, asked(job, index, stage)
 
 
-def asked(job: Job, readers: Iterable[LinearInfo]) -> Kinds:
-    """What the steps want to know about the values that linears read."""
+def asked(job: Job, index: int, stage: Stage) -> Kinds:
+    """What the steps want to know about the values that a stage makes: inputs of linears, keys and values."""
     kinds: dict[str, dict[str, StatisticKind]] = {}
-    for info in readers:
-        if wanted := job.steps.statistics_of(info.module):
+    for info in job.compressed_linears(index):
+        wanted = job.steps.statistics_of(info.module)
+        if wanted and info.tap in stage.taps:
             kinds.setdefault(info.tap, {}).update(wanted)
+    for cache, static in job.steps.calibrated_caches(index):
+        for tap in (cache.key, cache.value):
+            if tap in stage.taps:
+                kinds.setdefault(tap, {}).update(static.statistics)
     return kinds
 
 

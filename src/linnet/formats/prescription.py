@@ -34,6 +34,11 @@ class Quantization:
     terms: Mapping[str, Terms] = field(default_factory=dict)
     """Of the linears that are more or less than their weight, by module."""
 
+    def kv_element_of(self, attention: str) -> ElementName | None:
+        """What an attention module's keys and values are to be stored as; one that is ignored by its very name keeps
+        them plain."""
+        return None if attention in self.ignore else self.kv_element
+
     def scheme_of(self, module: str) -> LinearScheme | None:
         """The scheme prescribed for a module that is a linear or an embedding; None if it is ignored or no target.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from linnet.errors import ConfigError
 from linnet.models.load import ModelSource
+from linnet.program.choose_numerics import quantised_kv
 from linnet.program.program import Weight, WeightRef
 from linnet.schemes import LinearScheme, PackedWeight, check_shapes, fit_groups, parse_scheme, quantize_weight
 from linnet.schemes.layouts import stored_bytes
@@ -68,6 +69,11 @@ def quantised_at_load(source: ModelSource, scheme_name: str) -> QuantisedSource:
             f"the tables of {preset.name} are learned, which is linnet compress's work; quantize rounds to nearest",
             settings=["quantize"],
         )
+    if preset.linear.input is not None and not preset.linear.input.dynamic:
+        raise ConfigError(
+            f"{preset.name} needs scales of activations from calibration: compress the model with it",
+            settings=["quantize"],
+        )
     spec = source.spec
     shapes, classes = source.scheme_targets()
     resolved = preset.scheme_map(None if spec.tied_head else spec.head, spec.embedding).resolve(classes)
@@ -80,6 +86,9 @@ def quantised_at_load(source: ModelSource, scheme_name: str) -> QuantisedSource:
         scheme = schemes.get(weight.ref.checkpoint_name.removesuffix(".weight"))
         return weight if scheme is None else replace(weight, dtype=scheme)
 
-    program = replace(source.program, weights=tuple(map(stored, source.program.weights)))
+    states = source.program.states
+    if preset.kv is not None:
+        states = tuple(replace(state, dtype=quantised_kv(preset.kv)) for state in states)
+    program = replace(source.program, weights=tuple(map(stored, source.program.weights)), states=states)
     own = {item.name: getattr(source, item.name) for item in fields(ModelSource)}
     return QuantisedSource(**{**own, "program": program}, scheme_name=preset.name, schemes=schemes)

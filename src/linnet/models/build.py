@@ -5,7 +5,7 @@ A block i writes ``layers.i.attention.*`` then ``layers.i.mlp.*``; its boundary 
 and after it. Rounding is not decided here: see ``program.choose_numerics``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
@@ -33,8 +33,13 @@ INPUTS: tuple[Value, ...] = (
 class _Builder:
     """Collects ops, values and weights in order; every method returns the name of the value it wrote."""
 
-    def __init__(self, weight_types: WeightTypes, kv_type: DenseType | Scheme, terms: Mapping[str, Terms]) -> None:
-        self.weight_types, self.kv_type, self.terms = weight_types, kv_type, terms
+    def __init__(
+        self,
+        weight_types: WeightTypes,
+        kv_types: Sequence[DenseType | Scheme] | None,
+        terms: Mapping[str, Terms],
+    ) -> None:
+        self.weight_types, self.kv_types, self.terms = weight_types, kv_types, terms
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
@@ -163,7 +168,8 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
     here = f"layers.{layer}.attention"
     heads, size = attention.kv_heads, attention.head_size
-    state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, builder.kv_type)
+    kv_type = "fp32" if builder.kv_types is None else builder.kv_types[layer]
+    state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, kv_type)
     builder.states.append(state)
     normed = builder.norm(f"{here}.norm", x, attention.norm, hidden, layer)
     wanted = {f"{here}.query": attention.query, f"{here}.key": attention.key, f"{here}.value": attention.value}
@@ -246,15 +252,16 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
 def build_program(
     spec: ArchSpec,
     weight_types: WeightTypes,
-    kv_type: DenseType | Scheme = "fp32",
+    kv_types: Sequence[DenseType | Scheme] | None = None,
     terms: Mapping[str, Terms] = _NO_TERMS,
 ) -> Program:
     """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
 
-    ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_type``: a Scheme where the
-    checkpoint prescribes one for its KV cache. ``terms``: of the linears that are not just their weight, by module.
+    ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_types``: one a layer, a
+    Scheme where the checkpoint prescribes one for its KV cache. ``terms``: of the linears that are not just their
+    weight, by module.
     """
-    builder = _Builder(weight_types, kv_type, terms)
+    builder = _Builder(weight_types, kv_types, terms)
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

@@ -189,9 +189,11 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     checkpoint.expect(required)
     _check_present(checkpoint, names, required)
     warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, names, required)]
-    element = checkpoint.quantization.kv_element
-    kv_type: DenseType | Scheme = "fp32" if element is None else quantised_kv(element)
-    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_type, terms)
+    elements = [
+        checkpoint.quantization.kv_element_of(spec.attention_module(layer)) for layer in range(len(spec.layers))
+    ]
+    kv_types: list[DenseType | Scheme] = ["fp32" if element is None else quantised_kv(element) for element in elements]
+    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_types, terms)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)
     return ModelSource(spec, program, checkpoint, tuple(warnings))
@@ -283,9 +285,14 @@ def _explain_the_rest(
     element = checkpoint.quantization.kv_element
     if element is not None:
         ignored = "; the scales stored for it are ignored" if scales else ""
+        kept = sum(
+            checkpoint.quantization.kv_element_of(spec.attention_module(layer)) is None
+            for layer in range(len(spec.layers))
+        )
+        where = f" in all but {kept} layers" if kept else ""
         warnings.append(
-            f"the KV cache is {element}, as config.json prescribes, with a scale per token and head computed when they "
-            f"are stored{ignored}; --kv-cache (kv_cache=) chooses another"
+            f"the KV cache is {element}{where}, as config.json prescribes, with a scale per token and head computed "
+            f"when they are stored{ignored}; --kv-cache (kv_cache=) chooses another"
         )
     elif scales:
         warnings.append("scales for a quantised KV cache are ignored: " + ", ".join(some(scales)))

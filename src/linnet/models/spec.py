@@ -133,3 +133,7 @@ class ArchSpec:
     embedding_scale: float | None = None
     embedding_norm: NormSpec | None = None
     logits_softcap: float | None = None
+
+    def attention_module(self, layer: int) -> str:
+        """The checkpoint module that holds a block's keys and values: what its projections have in common."""
+        return self.layers[layer].mixer.key.module.format(layer=layer).rpartition(".")[0]

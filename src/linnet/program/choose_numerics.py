@@ -144,13 +144,15 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
         return Conversion(value, "cast", Cast())
 
     rounded = convert_inputs(program, rounding)
-    stored = kv_scheme(policy, kv_cache)
-    if kv_cache == "auto" and rounded.states and isinstance(rounded.states[0].dtype, Scheme):
-        stored = rounded.states[0].dtype
-    states = tuple(replace(state, dtype=stored) for state in rounded.states)
+    chosen = kv_scheme(policy, kv_cache)
+    stored = {
+        state.name: state.dtype if kv_cache == "auto" and isinstance(state.dtype, Scheme) else chosen
+        for state in rounded.states
+    }
+    states = tuple(replace(state, dtype=stored[state.name]) for state in rounded.states)
     ops = rounded.ops
-    if policy == "fast" and stored != "fp32":
-        ops = tuple(_narrow(op) if op.kind == "attention" else op for op in ops)
+    if policy == "fast":
+        ops = tuple(_narrow(op) if op.kind == "attention" and stored[op.states[0]] != "fp32" else op for op in ops)
     return replace(rounded, states=states, ops=ops)
 
 

@@ -13,9 +13,13 @@ COLUMN_ORDER = "column_order"
 """And the order of its columns where they lie sorted by group."""
 
 
+ROUNDED = ("int8", "int4", "fp8_e4m3")
+"""What activations are rounded to."""
+
+
 def keeps_codes(scheme: Scheme) -> bool:
     """Whether a rounded activation is multiplied as the integers it is made of, not as the numbers they stand for."""
-    return scheme.element == "int8" and scheme.symmetric and scheme.dynamic
+    return scheme.numbers.integer and scheme.symmetric
 
 
 def prescribed_scheme(weight: Weight) -> Scheme | None:
@@ -27,7 +31,7 @@ def prescribed_scheme(weight: Weight) -> Scheme | None:
     if not isinstance(weight.dtype, LinearScheme) or weight.dtype.input is None:
         return None
     wanted = weight.dtype.input
-    known = wanted.element in ("int8", "fp8_e4m3")
+    known = refuse_element(wanted) is None
     if known and not wanted.dynamic and wanted.granularity == "tensor":
         return wanted
     if known and wanted.dynamic and wanted.granularity in ("tensor", "token", "group"):
@@ -36,14 +40,24 @@ def prescribed_scheme(weight: Weight) -> Scheme | None:
     kind = ("dynamic" if wanted.dynamic else "static") + (" symmetric" if wanted.symmetric else " asymmetric")
     raise UnsupportedError(
         f"weight {weight.ref.checkpoint_name} prescribes {kind} {wanted.element} activations per {wanted.granularity}; "
-        "supported are int8 and fp8_e4m3 activations, dynamic per token, group or tensor, or static per tensor"
+        "supported are int8, symmetric int4 and fp8_e4m3 activations, dynamic per token, group or tensor, or "
+        "static per tensor"
     )
+
+
+def refuse_element(scheme: Scheme) -> str | None:
+    """None, or why activations cannot be rounded to such numbers."""
+    if scheme.element not in ROUNDED:
+        return f"activations are quantised to {', '.join(ROUNDED)}, not {scheme.element}"
+    if scheme.element == "int4" and not scheme.symmetric:
+        return "int4 activations have no zero point"
+    return None
 
 
 def refuse_rounding(scheme: Scheme) -> str | None:
     """None, or why activations cannot be rounded like this."""
-    if scheme.element not in ("int8", "fp8_e4m3"):
-        return f"activations are quantised to int8 or fp8_e4m3, not {scheme.element}"
+    if (reason := refuse_element(scheme)) is not None:
+        return reason
     accepted = ("token", "group") if scheme.dynamic else ("tensor",)
     if scheme.granularity not in accepted:
         kind = "dynamic" if scheme.dynamic else "static"

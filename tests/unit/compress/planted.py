@@ -52,12 +52,12 @@ def with_loud_stream(model: Path, target: Path, factor: float) -> Path:
 
 
 @torch.no_grad()
-def logits(model: Path | ModelSource) -> torch.Tensor:
-    """fp32 [tokens, vocabulary] on IDS, activations rounded where the checkpoint says so."""
+def logits(model: Path | ModelSource, ids: np.ndarray = IDS) -> torch.Tensor:
+    """fp32 [tokens, vocabulary] on int32 [rows, length], activations rounded where the checkpoint says so."""
     source = model if isinstance(model, ModelSource) else load_model(model)
     program = choose_numerics(source.program, "exact")
     table, memory = WeightTable(program, source), FunctionalMemory.of(program)
-    inputs = whole_sequence_inputs(torch.from_numpy(IDS))
+    inputs = whole_sequence_inputs(torch.from_numpy(ids))
     result = run_ops(program, 0, len(program.ops), inputs, ("logits",), table, memory)["logits"]
     assert isinstance(result, torch.Tensor)
     return result

@@ -13,7 +13,7 @@ from linnet.program import attributes as a
 from linnet.program.plan_buffers import BufferPlan, plan_buffers
 from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Op, PagedState, Program, Value
-from linnet.program.traverse import declarations
+from linnet.program.traverse import declarations, plain_ops
 from linnet.schemes.scheme import Scheme
 
 VALUE_TYPES = {"fp32": _native.ValueType.fp32, "bf16": _native.ValueType.bf16, "fp16": _native.ValueType.fp16}
@@ -83,6 +83,11 @@ class Lowering:
             arena_bytes=buffers.arena_bytes,
         )
         self._declared = declarations(program)
+        self._static = {
+            op.outputs[0]: self._weights.vector(op.weights[0])
+            for op in plain_ops(program)
+            if op.kind == "quantise" and op.weights
+        }
         self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
         self._states = {state.name: int(self.executor.add_state(*kv_layout(state))) for state in program.states}
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
@@ -98,10 +103,19 @@ class Lowering:
     def _add_value(self, value: Value, offset: int | None) -> int:
         """``offset`` None: a value that lives in the open chain only."""
         rows = _native.RowCount.tokens if value.shape[0] == "tokens" else _native.RowCount.outputs
-        described = (rows, int(value.shape[1]), value_type(value), group_size(value))
+        described = (rows, int(value.shape[1]), value_type(value), group_size(value), *self._rounding(value))
         if offset is None:
             return int(self.executor.add_local(*described))
         return int(self.executor.add_value(offset, *described))
+
+    def _rounding(self, value: Value) -> tuple[float, ...]:
+        """Of codes: half their range, and their scale if it is static. Nothing for int8 in a scale of its rows."""
+        if not isinstance(value.dtype, Scheme) or not keeps_codes(value.dtype):
+            return ()
+        static = self._static.get(value.name)
+        if value.dtype.element == "int8" and static is None:
+            return ()
+        return value.dtype.numbers.half_range, 0.0 if static is None else float(static[0])
 
     def _in(self, op: Op, index: int = 0) -> int:
         return self.values[op.inputs[index]]

@@ -96,8 +96,8 @@ def quantise(
 ) -> QuantisedValue:
     """See attributes.Quantise; compressed-tensors' definition, as for weights. ``scale``, ``zero_point``: static ones.
 
-    A group of zeros has scale 0 and codes 0. Dynamic scales are fp32 whatever ``scale_dtype`` says: they are never
-    stored.
+    A group of zeros has scale 0 and codes 0; what is not finite makes its group so where codes are integers. Dynamic
+    scales are fp32 whatever ``scale_dtype`` says: they are never stored.
     """
     if (reason := refuse_rounding(scheme)) is not None:
         raise UnsupportedError(reason)
@@ -111,6 +111,9 @@ def quantise(
     if not scheme.dynamic:
         assert scale is not None
         scales = scale.float().reshape(1, 1).expand(rows, groups)
+        if keeps_codes(scheme):  # as the kernels have it: NaN must not be lost in codes
+            greatest = padded.abs().amax(dim=-1)
+            scales = torch.where(greatest.isfinite(), scales, greatest)
         zero_points = None if zero_point is None else zero_point.float().reshape(1, 1).expand(rows, groups)
     elif scheme.symmetric:
         scales = padded.abs().amax(dim=-1) / torch.tensor((largest - smallest) / 2)

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.algorithms.awq import Awq, AwqOptions
+from linnet.compress.learning import learn_block, learning_work
 from linnet.compress.rounding import number_range, round_into, step_sizes
 from linnet.compress.scales import scales_of
-from linnet.compress.stages import Stage, whole
+from linnet.compress.stages import Stage
 from linnet.compress.statistic import RowSample, Statistic, StatisticKind
-from linnet.compress.units import PRODUCT_S, ROUNDED_S
 from linnet.errors import ConfigError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
@@ -28,10 +27,6 @@ from linnet.schemes.scheme import LinearScheme, Scheme
 
 if TYPE_CHECKING:
     from linnet.compress.site import Site
-
-_JUDGING_ROWS = 8
-_JUDGEMENTS = 20
-"""How often the iterate is judged on them."""
 
 
 class AutoRoundOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,92 +51,19 @@ class AutoRound:
         self._options = options
 
     def fit_block(self, site: "Site") -> Stage:
-        """See BlockFit. A head, which is no block, gets the ranges of the search and is rounded to nearest.
-
-        What is pruned first stays zero, and what is learned makes up for that too: the output that is aimed at is the
-        dense block's.
-        """
-        statistics = site.observe_once()
-        coded = [info for info in site.linears if info.module in site.job.schemes]
-        if site.segment.kind != "block":
-            for info in coded:
-                site.fit(info, Awq(AwqOptions()), statistics[info.tap])
-            return whole(site.segment)
-        dense = site.block.running()
-        site.sparsify_all(statistics)
-        learned = {
-            info.tensor: LearnedRounding(
-                site.dense(info), site.job.schemes[info.module], statistics[info.tap], site.block.kept.get(info.module)
-            )
-            for info in coded
-        }
-        if learned:
-            best = self._learn(site, learned, dense)
-            for info in coded:
-                notes = {"best_iteration": best}
-                site.pack(info.module, learned[info.tensor].fitted(notes), "autoround", info.shape)
-        return whole(site.segment)
+        """See BlockFit and learn_block."""
+        steps, batch = self._options.iterations, self._options.batch
+        return learn_block(
+            site, "autoround", LearnedRounding, steps, batch, lambda step: (1 - step / steps) / steps, self.work
+        )
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """Offsets, the best of them and their gradient; the weight, its gradient and six of its stages."""
         return 11 * 4 * shape[0] * shape[1]
 
     def work(self, shape: tuple[int, int]) -> float:
-        """Rows of about 512 tokens through the dense block, the rounded one and, twice as dear, back."""
-        weights = shape[0] * shape[1]
-        products = 2.0 * weights * 512 * self._options.batch * 4 * PRODUCT_S
-        return self._options.iterations * (products + weights * ROUNDED_S / 2)
-
-    def _learn(self, site: "Site", learned: "Mapping[str, LearnedRounding]", dense: Mapping[str, torch.Tensor]) -> int:
-        """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
-        rows = site.heard
-        judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
-
-        def error() -> float:
-            weights = site.block.running_with({name: each.weight() for name, each in learned.items()})
-            return sum(
-                float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging
-            )
-
-        steps, units = (
-            self._options.iterations,
-            sum(self.work(info.shape) for info in site.linears if info.tensor in learned),
-        )
-        generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
-        every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
-        for step in range(steps):
-            chosen = torch.randperm(len(rows), generator=generator)[: self._options.batch].tolist()
-            self._descend(site, learned, dense, [rows[place] for place in chosen], (1 - step / steps) / steps)
-            if (step + 1) % every == 0 and (found := error()) < least:
-                best, least = step + 1, found
-                for each in learned.values():
-                    each.keep()
-            site.learned(units / steps)
-        for each in learned.values():
-            each.go_back()
-        return best
-
-    @torch.enable_grad()
-    def _descend(
-        self,
-        site: "Site",
-        learned: "Mapping[str, LearnedRounding]",
-        dense: Mapping[str, torch.Tensor],
-        rows: list[int],
-        rate: float,
-    ) -> None:
-        """One step by the squared error of the block's output on ``rows``, one after another to save memory."""
-        weights = {name: each.weight() for name, each in learned.items()}
-        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        for row in rows:
-            with torch.no_grad():
-                target = site.outputs([row], dense)
-            error = (site.outputs([row], site.block.running_with(leaves)) - target).square().mean()
-            error.backward()  # type: ignore[no-untyped-call]
-        heard = [name for name, leaf in leaves.items() if leaf.grad is not None]
-        torch.autograd.backward([weights[name] for name in heard], [leaves[name].grad for name in heard])
-        for each in learned.values():
-            each.descend(rate)
+        """See learning_work."""
+        return learning_work(shape, self._options.iterations, self._options.batch)
 
 
 class LearnedRounding:

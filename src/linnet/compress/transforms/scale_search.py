@@ -13,7 +13,7 @@ from linnet.compress.folds import Fold
 from linnet.compress.rounding import rounded
 from linnet.compress.statistic import SAMPLE_ROWS
 from linnet.compress.units import PRODUCT_S, ROUNDED_S
-from linnet.schemes.scheme import LinearScheme
+from linnet.schemes.scheme import LinearScheme, Scheme
 
 
 class ScaleSearch:
@@ -36,7 +36,7 @@ class ScaleSearch:
         for (weight, scheme), exact in zip(self._readers, self._exact, strict=True):
             values = self._inputs / scales
             if scheme.input is not None:
-                values = dequantise(quantise(values, scheme.input))
+                values = _as_rounded(values, scheme.input)
             wrong = values @ rounded(weight * scales, scheme.weight).T - exact
             total += ratio(float(wrong.square().sum(dtype=torch.float64)), float(exact.square().sum()))
         return total / len(self._readers)
@@ -50,6 +50,12 @@ class ScaleSearch:
             if error < least:
                 least, chosen = error, (alpha, scales)
         return chosen[1], {"alpha": chosen[0], "error_before": plain, "error": least}
+
+
+def _as_rounded(values: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    """Activations as they will be rounded; a scale that is yet to be calibrated is the one of these rows."""
+    scale = None if scheme.dynamic else (values.abs().amax() / scheme.numbers.half_range).clamp_min(1e-30)
+    return dequantise(quantise(values, scheme, scale))
 
 
 def search_bytes(shape: tuple[int, int]) -> int:

@@ -77,8 +77,15 @@ class Canonical:
     def record(
         self, modules: Mapping[str, LinearScheme], dense: Iterable[str], source: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """See WrittenForm.record. A source that prescribes its KV cache goes on doing so."""
-        return quantization_record(modules, dense) | {"kv_cache_scheme": source.get("kv_cache_scheme")}
+        """See WrittenForm.record. A source that prescribes its KV cache goes on doing so, but for the attention modules
+        that it names as ignored (docs/FORMAT.md)."""
+        dense = list(dense)
+        record = quantization_record(modules, dense) | {"kv_cache_scheme": source.get("kv_cache_scheme")}
+        if source.get("kv_cache_scheme") is not None:
+            known = {*modules, *dense, *record["ignore"]}
+            named = (name for name in source.get("ignore") or () if not name.startswith("re:") and "." in name)
+            record["ignore"] += [name for name in named if name not in known]
+        return record
 
 
 CANONICAL = Canonical()

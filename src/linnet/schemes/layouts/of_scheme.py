@@ -23,8 +23,12 @@ def layout_of(scheme: LinearScheme) -> WrittenLayout:
 
 
 def stored_tensors(scheme: LinearScheme, shape: Shape) -> dict[str, StoredTensor]:
-    """Suffix (``weight_packed`` ...) -> dtype and shape of every tensor stored canonically for a linear."""
-    return layout_of(scheme).stored(scheme, shape)
+    """Suffix (``weight_packed`` ...) -> dtype and shape of every tensor stored canonically for a linear, a static scale
+    of its activations included."""
+    tensors = dict(layout_of(scheme).stored(scheme, shape))
+    if scheme.input is not None and not scheme.input.dynamic:
+        tensors["input_scale"] = StoredTensor("fp32", (1,))
+    return tensors
 
 
 def stored_bytes(scheme: LinearScheme, shape: Shape) -> int:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rounding activations and the KV cache costs, from weak to strong: one table of recipes on one model.
+
+    python bench/ladder.py MODEL --rungs w8a8 w4a4 --calibration web.txt --text other_web.txt
+
+Every rung is compressed with the same calibration rows and measured against the original on the same windows of a
+text that nobody calibrated on, in arithmetic that rounds nothing but what the checkpoint prescribes. The model against
+itself comes first: the noise floor. Results are kept under --work, so that a stopped run goes on where it was.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from linnet.api import LLM, own_text
+from linnet.cli.evaluating import heldout_text
+from linnet.compress import compress, recipe_from
+from linnet.evals.text_loss import Windows, compare, document_windows
+from linnet.text.files import read_corpus
+
+CONTEXT = 512
+SMOOTH: dict[str, Any] = {"step": "smooth", "algorithm": "smoothquant"}
+ROTATE: dict[str, Any] = {"step": "rotate", "algorithm": "quarot"}
+
+
+def rounded(scheme: str, algorithm: str = "rtn", **more: Any) -> dict[str, Any]:
+    """A quantise step."""
+    return {"step": "quantise", "algorithm": algorithm, "scheme": scheme, "group_size": "auto", **more}
+
+
+LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "w4a4": {
+        "W4A16 (weights alone)": [rounded("W4A16", "gptq")],
+        "W4A8": [rounded("W4A8", "gptq")],
+        "W4A4": [rounded("W4A4", "gptq")],
+        "W4A4, rotated": [ROTATE, rounded("W4A4", "gptq")],
+        "W4A4, smoothed": [SMOOTH, rounded("W4A4", "gptq")],
+        "W4A4, rotated and smoothed": [ROTATE, SMOOTH, rounded("W4A4", "gptq")],
+        "W4A4-ag32": [rounded("W4A4-ag32", "gptq")],
+        "W4A4-ag32, rotated and smoothed": [ROTATE, SMOOTH, rounded("W4A4-ag32", "gptq")],
+    },
+}
+
+
+def main() -> None:
+    """Compress, measure, print one line a rung."""
+    options = _arguments()
+    with LLM(options.model, **_settings(options)) as reference:
+        windows = _windows(reference, options)
+        print("| recipe | MiB | KL (nats/token) | 95 % | p99 | perplexity | same top | seconds |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
+        _line("original, again", options.model, reference, windows, options, None)
+        for ladder in options.rungs:
+            for name, steps in LADDERS[ladder].items():
+                if not re.search(options.only, name):
+                    continue
+                target = options.work / f"{options.model.name}-{ladder}-{name.replace(' ', '-').replace(',', '')}"
+                record = {"steps": steps, "calibration_rows": options.rows, "calibration_length": options.length}
+                if options.calibration is not None:
+                    record["calibration"] = str(options.calibration)
+                begun = time.process_time()
+                compress(options.model, target, recipe_from(record), write_text=own_text, overwrite=True)
+                _line(name, target, reference, windows, options, time.process_time() - begun)
+
+
+def _windows(llm: LLM, options: argparse.Namespace) -> Windows:
+    """Windows of the built-in text, or at equal distances over a file, each a document of its own."""
+    if options.text is None:
+        return heldout_text().cut(llm, options.context, options.context, options.tokens)
+    text, count = read_corpus(options.text), -(-options.tokens // options.context)
+    step = len(text) // count
+    pieces = [text[place * step : place * step + min(step, 8 * options.context)] for place in range(count)]
+    rows = [llm.tokenizer.encode(piece)[: options.context] for piece in pieces]
+    return document_windows(rows, options.context, options.context)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "policy": "exact",
+        "max_model_len": options.context,
+        "max_sequences": 4,
+        "num_blocks": 4 * (options.context // 16 + 1),
+        "prefix_cache": False,
+    }
+
+
+def _line(
+    name: str, path: Path, reference: LLM, windows: Windows, options: argparse.Namespace, seconds: float | None
+) -> None:
+    with LLM(path, **_settings(options)) as candidate:
+        loss = compare(candidate, reference, windows, lambda stage, done, total: None)
+        size = candidate.checkpoint.nbytes / 2**20
+    kl = loss.kl_mean
+    print(
+        f"| {name} | {size:.1f} | {kl.value:.5f} | {kl.low:.5f} to {kl.high:.5f} | {loss.kl_p99:.4f} "
+        f"| {loss.candidate_perplexity.value:.3f} | {loss.top1_agreement.value:.1%} "
+        f"| {'' if seconds is None else f'{seconds:.0f}'} |",
+        flush=True,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--rungs", nargs="+", choices=LADDERS, default=list(LADDERS))
+    parser.add_argument("--only", default="", help="a regular expression: the rungs whose names match")
+    parser.add_argument("--rows", type=int, default=16, help="calibration rows")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a calibration row")
+    parser.add_argument("--calibration", type=Path, help="text to calibrate on; without it the model's own")
+    parser.add_argument("--text", type=Path, help="text to measure on; without it the built-in held-out text")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens of a window")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens that are measured")
+    parser.add_argument("--work", type=Path, default=Path("scratch/ladder"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

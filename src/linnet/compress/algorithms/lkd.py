@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LKD: the weights themselves are trained so that the rounded block gives what the dense one does.
+
+Yao et al. 2022, "ZeroQuant: Efficient and Affordable Post-Training Quantization for Large-Scale Transformers", section
+4.2, layer-by-layer knowledge distillation: one block at a time is the student, its dense self the teacher, both on the
+same inputs; gradients pass through the rounding as if it were none. Here scales stay where a search by the layers'
+outputs puts them, and weights move by Adam in units of them, so that one rate serves every layer. Activations are not
+rounded while it learns.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+
+from linnet.compress.algorithm import Fitted, ratio, squared_errors
+from linnet.compress.learning import learn_block, learning_work
+from linnet.compress.rounding import round_into
+from linnet.compress.scales import scales_of
+from linnet.compress.stages import Stage
+from linnet.compress.statistic import RowSample, Statistic, StatisticKind
+from linnet.errors import ConfigError
+from linnet.schemes import codecs
+from linnet.schemes.packed_weight import pack
+from linnet.schemes.scheme import LinearScheme
+
+if TYPE_CHECKING:
+    from linnet.compress.site import Site
+
+
+class LkdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``iterations``: steps. ``batch``: calibration rows in each. ``rate``: what a weight moves at most in the first of
+    them, in units of its scale; it falls to nothing."""
+
+    iterations: int = 200
+    batch: int = 4
+    rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("iterations", self.iterations, 100_000), ("batch", self.batch, 1024)):
+            if not 1 <= value <= most:
+                raise ConfigError(f"{name} of lkd is {value}; accepted is 1 to {most}")
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"rate of lkd is {self.rate}; accepted is more than 0, at most 1")
+
+
+class Lkd:
+    """Codes of a block by distillation from its dense self."""
+
+    Options: ClassVar[type] = LkdOptions
+    statistics: ClassVar[Mapping[str, StatisticKind]] = {"sample": RowSample}
+
+    def __init__(self, options: LkdOptions) -> None:
+        self._options = options
+
+    def fit_block(self, site: "Site") -> Stage:
+        """See BlockFit and learn_block."""
+        steps, most = self._options.iterations, self._options.rate
+        return learn_block(
+            site, "lkd", TrainedWeight, steps, self._options.batch, lambda step: most * (1 - step / steps), self.work
+        )
+
+    def fit_bytes(self, shape: tuple[int, int]) -> int:
+        """What is learned, the best of it, its gradient and Adam's two means; the weight, its gradient and four of its
+        stages."""
+        return 11 * 4 * shape[0] * shape[1]
+
+    def work(self, shape: tuple[int, int]) -> float:
+        """See learning_work."""
+        return learning_work(shape, self._options.iterations, self._options.batch)
+
+
+class TrainedWeight:
+    """One weight on its way, ``moved`` in units of each scale. What is not ``kept`` is zero and stays so."""
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        scheme: LinearScheme,
+        statistics: Mapping[str, Statistic],
+        kept: torch.Tensor | None = None,
+    ) -> None:
+        sample = statistics["sample"]
+        assert isinstance(sample, RowSample)
+        self._linear, self._scheme, self._before = scheme, scheme.weight, weight
+        array, inputs = weight.numpy(), sample.values if len(sample.values) else None
+        importance = None if inputs is None else inputs.square().mean(dim=0).numpy()
+        self._scale, self._zero = scales_of(array, self._scheme, True, importance, inputs)
+        self._wide = self._expanded(self._scale)
+        self._wide_zero = None if self._zero is None else self._expanded(self._zero)
+        self._values = weight.view(len(weight), self._wide.shape[1], -1)
+        self._kept = torch.ones(1) if kept is None else kept.view(self._values.shape).float()
+        self._moved = torch.zeros_like(self._values).requires_grad_()
+        self._adam = torch.optim.Adam([self._moved])
+        self.keep()
+
+    def _expanded(self, parameter: np.ndarray) -> torch.Tensor:
+        shape = (self._before.shape[0], self._before.shape[1])
+        return torch.from_numpy(codecs.expand(parameter.astype(np.float32), self._scheme, shape))
+
+    def weight(self) -> torch.Tensor:
+        """See Learned."""
+        trained = self._trained()
+        with torch.no_grad():
+            rounded = round_into(torch.empty_like(self._values), trained, self._wide, self._wide_zero, self._scheme)
+        return (trained + (rounded - trained).detach()).view(self._before.shape)
+
+    def _trained(self) -> torch.Tensor:
+        return self._values + self._moved * self._kept * self._wide
+
+    def descend(self, rate: float) -> None:
+        """See Learned."""
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def keep(self) -> None:
+        """See Learned."""
+        self._best = self._moved.detach().clone()
+
+    def go_back(self) -> None:
+        """See Learned."""
+        with torch.no_grad():
+            self._moved.copy_(self._best)
+
+    def fitted(self, notes: Mapping[str, int]) -> Fitted:
+        """See Learned."""
+        with torch.no_grad():
+            trained = self._trained().view(self._before.shape).numpy()
+        packed = pack(
+            codecs.quantize(trained, self._scheme, self._scale, self._zero), self._scale, self._zero, self._linear
+        )
+        return Fitted(packed, ratio(*squared_errors(packed, self._before)), None, notes)

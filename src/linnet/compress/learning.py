@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fits of a whole block by gradients: what is learned of each weight follows the error of the block's output.
+
+Rows come one after another to save memory; the iterate is kept that is best on rows always the same.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from linnet.compress.algorithm import Fitted
+from linnet.compress.algorithms.awq import Awq, AwqOptions
+from linnet.compress.stages import Stage, whole
+from linnet.compress.statistic import Statistic
+from linnet.compress.units import PRODUCT_S, ROUNDED_S
+from linnet.schemes.scheme import LinearScheme
+
+if TYPE_CHECKING:
+    from linnet.compress.site import Site
+
+_JUDGING_ROWS = 8
+_JUDGEMENTS = 20
+"""How often the iterate is judged on them."""
+
+
+class Learned(Protocol):
+    """One weight, and of its rounding what is learned."""
+
+    def weight(self) -> torch.Tensor:
+        """The rounded weight, fp32 [rows, columns]; gradients pass through roundings as if they were none."""
+
+    def descend(self, rate: float) -> None:
+        """One step along the gradients, which are then forgotten."""
+
+    def keep(self) -> None:
+        """Remember what is learned by now."""
+
+    def go_back(self) -> None:
+        """To what was kept last."""
+
+    def fitted(self, notes: Mapping[str, int]) -> Fitted:
+        """The codes, in the scheme's layout."""
+
+
+LearnedKind = Callable[[torch.Tensor, LinearScheme, Mapping[str, Statistic], torch.Tensor | None], Learned]
+"""Makes one of a weight, its scheme, what its input is like, and which of its weights are not pruned."""
+
+
+def learn_block(
+    site: "Site",
+    algorithm: str,
+    kind: LearnedKind,
+    steps: int,
+    batch: int,
+    rate: Callable[[int], float],
+    work: Callable[[tuple[int, int]], float],
+) -> Stage:
+    """BlockFit.fit_block: ``steps`` on ``batch`` calibration rows each, the n-th as long as ``rate`` says.
+
+    A head, which is no block, gets the ranges of a search by its outputs and is rounded to nearest. What is pruned first
+    stays zero, and what is learned makes up for that too: the output that is aimed at is the dense block's.
+    """
+    statistics = site.observe_once()
+    coded = [info for info in site.linears if info.module in site.job.schemes]
+    if site.segment.kind != "block":
+        for info in coded:
+            site.fit(info, Awq(AwqOptions()), statistics[info.tap])
+        return whole(site.segment)
+    dense = site.block.running()
+    site.sparsify_all(statistics)
+    learned = {
+        info.tensor: kind(
+            site.dense(info), site.job.schemes[info.module], statistics[info.tap], site.block.kept.get(info.module)
+        )
+        for info in coded
+    }
+    if learned:
+        best = _learn(site, learned, dense, steps, batch, rate, sum(work(info.shape) for info in coded))
+        for info in coded:
+            site.pack(info.module, learned[info.tensor].fitted({"best_iteration": best}), algorithm, info.shape)
+    return whole(site.segment)
+
+
+def learning_work(shape: tuple[int, int], steps: int, batch: int) -> float:
+    """Rows of about 512 tokens through the dense block, the rounded one and, twice as dear, back."""
+    weights = shape[0] * shape[1]
+    products = 2.0 * weights * 512 * batch * 4 * PRODUCT_S
+    return steps * (products + weights * ROUNDED_S / 2)
+
+
+def _learn(
+    site: "Site",
+    learned: Mapping[str, Learned],
+    dense: Mapping[str, torch.Tensor],
+    steps: int,
+    batch: int,
+    rate: Callable[[int], float],
+    units: float,
+) -> int:
+    """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
+    rows = site.heard
+    judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
+
+    def error() -> float:
+        weights = site.block.running_with({name: each.weight() for name, each in learned.items()})
+        return sum(float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging)
+
+    generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
+    every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
+    for step in range(steps):
+        chosen = torch.randperm(len(rows), generator=generator)[:batch].tolist()
+        _descend(site, learned, dense, [rows[place] for place in chosen], rate(step))
+        if (step + 1) % every == 0 and (found := error()) < least:
+            best, least = step + 1, found
+            for each in learned.values():
+                each.keep()
+        site.learned(units / steps)
+    for each in learned.values():
+        each.go_back()
+    return best
+
+
+@torch.enable_grad()
+def _descend(
+    site: "Site",
+    learned: Mapping[str, Learned],
+    dense: Mapping[str, torch.Tensor],
+    rows: list[int],
+    rate: float,
+) -> None:
+    """One step by the squared error of the block's output on ``rows``."""
+    weights = {name: each.weight() for name, each in learned.items()}
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    for row in rows:
+        with torch.no_grad():
+            target = site.outputs([row], dense)
+        error = (site.outputs([row], site.block.running_with(leaves)) - target).square().mean()
+        error.backward()  # type: ignore[no-untyped-call]
+    heard = [name for name, leaf in leaves.items() if leaf.grad is not None]
+    torch.autograd.backward([weights[name] for name in heard], [leaves[name].grad for name in heard])
+    for each in learned.values():
+        each.descend(rate)
