@@ -6,5 +6,6 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stepping", "tiny_models")

@@ -23,11 +23,13 @@ from compressed_tensors.quantization import (  # noqa: E402
 )
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize  # noqa: E402
 from compressed_tensors.quantization.utils import calculate_qparams  # noqa: E402
+from tiny_llama import write_tiny_llama  # noqa: E402
 from tiny_models import VOCABULARY, gated, reference_logits  # noqa: E402
 
 from linnet.backends.interface import Limits  # noqa: E402
 from linnet.backends.reference import ops  # noqa: E402
 from linnet.backends.select import choose_backend  # noqa: E402
+from linnet.compress import compress, recipe_from  # noqa: E402
 from linnet.formats.scheme_record import scheme_to_record  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.program.check import check  # noqa: E402
@@ -156,3 +158,27 @@ def test_models_are_computed_as_prescribed(name: str, backend: str, tmp_path: Pa
         print(f"{name} {backend}: {gaps.max():.1e}, median {np.median(gaps):.1e}")
         assert np.median(gaps) <= TOLERANCE
         assert gaps.max() <= ONE_CODE
+
+
+@pytest.mark.parametrize("name", ["W8A8-static", "FP8_STATIC", "W8A8C8", "W4A4-g16", "W8A8-kv8"])
+def test_transformers_loads_what_calibration_writes(name: str, tmp_path: Path) -> None:
+    """Scales of activations are where compressed-tensors wants them; transformers leaves those of the cache unread."""
+    original = write_tiny_llama(tmp_path / "model", dtype="float32", spread=0.2)
+    text = "the cat in the hat on a mat, and then another then there in the thin thing. " * 100
+    steps = [{"step": "calibrate", "algorithm": "static"}, {"step": "quantise", "algorithm": "rtn", "scheme": name}]
+    recipe = recipe_from({"steps": steps, "calibration_rows": 4, "calibration_length": 64})
+    compress(original, tmp_path / "out", recipe, calibration_text=text)
+    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert all(key.endswith((".k_scale", ".v_scale")) for key in info["unexpected_keys"])
+    assert not info["mismatched_keys"]
+    source = load_model(tmp_path / "out")
+    cached = [key for key in source.checkpoint.names() if key.endswith((".k_scale", ".v_scale"))]
+    scales = [key for key in source.checkpoint.names() if key.endswith(".input_scale")]
+    assert len(cached) == (4 if name in ("W8A8C8", "W8A8-kv8") else 0)
+    assert len(scales) == (14 if name in ("W8A8-static", "FP8_STATIC", "W8A8C8") else 0)
+    for key in scales:
+        module, _, leaf = key.rpartition(".")
+        assert float(getattr(loaded.get_submodule(module), leaf)) == float(source.checkpoint.tensor(key)[0])

@@ -106,7 +106,7 @@ def _cost(made: "Conversion") -> str:
             f"{name} most, by {100 * worst:.3g} %"
         )
     sizes = f"{human_bytes(made.source_bytes)} → {human_bytes(made.target_bytes)}"
-    return f"{sizes}: {', '.join(shares[:_SHOWN_TYPES])}{more}; {lost}"
+    return "; ".join([f"{sizes}: {', '.join(shares[:_SHOWN_TYPES])}{more}", lost, *made.dropped])
 
 
 def _linears(checkpoint: "Checkpoint") -> tuple[str, ...]:

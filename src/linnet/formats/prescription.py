@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a config prescribes for a model's modules, whatever form it was written in."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,6 +9,11 @@ from linnet.formats.name_pattern import matches_name
 from linnet.schemes import LinearScheme, Terms
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme_map import CLASS_TARGETS
+
+CACHE_SCALES = re.compile(
+    r"\.(k_scale|v_scale|q_scale|k_proj\.output_scale|v_proj\.output_scale|qkv_proj\.output_scale)$"
+)
+"""Static scales for a quantised KV cache; Linnet computes one per token and head, which loses less."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint, residency
+from linnet.formats.prescription import CACHE_SCALES
 from linnet.models.build import build_program
 from linnet.models.families import read_spec
 from linnet.models.inventory import (
@@ -54,11 +55,6 @@ DERIVED = re.compile(
     r"(^|\.)(rotary_emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|attention\.bias|attention\.masked_bias)$"
 )
 """Tensors that old checkpoints carry although they follow from the config."""
-
-CACHE_SCALES = re.compile(
-    r"\.(k_scale|v_scale|q_scale|k_proj\.output_scale|v_proj\.output_scale|qkv_proj\.output_scale)$"
-)
-"""Static scales for a quantised KV cache; Linnet computes one per token and head, which loses less."""
 
 
 @dataclass(frozen=True)

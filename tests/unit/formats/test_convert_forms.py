@@ -2,6 +2,7 @@
 """The bundled model in the forms in which quantised models are published: what they can hold, what they cannot, what is
 said, and what lies on the disk after an interruption."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conversions import DEMO, gguf, hash_of, quantised
 
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, CheckpointWriter
-from linnet.formats.convert import Conversion, parse_target, to_directory
+from linnet.formats.convert import Conversion, parse_target, to_directory, to_gguf
 from linnet.formats.convert.rounding import round_weight
 from linnet.models import load_model
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, dequantize, pack, quantize_weight
@@ -264,3 +265,56 @@ def test_zero_points_below_the_lowest_are_not_made() -> None:
     assert zero_points is not None
     assert zero_points.min() == -7
     assert np.abs(dequantize(codes, scheme, scales, zero_points) - values).max() < 0.3
+
+
+CACHED = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor", "group_size": None, "dynamic": False}
+
+
+def prescribing(directory: Path, scheme: LinearScheme) -> Path:
+    """The bundled model with its linears in ``scheme``, static scales and a KV cache of fp8 with its scales."""
+    with Checkpoint.open(DEMO) as source, CheckpointWriter(directory) as writer:
+        for name in source.names():
+            if "proj" not in name:
+                writer.add(name, source.tensor(name))
+                continue
+            packed = quantize_weight(source.tensor(name), scheme)
+            if scheme.input is not None and not scheme.input.dynamic:
+                packed = replace(packed, arrays={**packed.arrays, "input_scale": np.array([0.05], np.float32)})
+            writer.add_packed(name.removesuffix(".weight"), packed)
+        for layer in range(5):
+            for leaf in ("k_scale", "v_scale"):
+                writer.add(f"model.layers.{layer}.self_attn.{leaf}", np.array([0.1 + layer], np.float32))
+        record = {"kv_cache_scheme": CACHED, "ignore": ["model.layers.1.self_attn", "lm_head"]}
+        writer.publish({**source.config, "quantization_config": record})
+    return directory
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_what_is_rounded_at_run_time_is_carried_over_or_said_to_be_lost(dynamic: bool, tmp_path: Path) -> None:
+    inputs = Scheme("int8", "token", dynamic=True) if dynamic else Scheme("int8", "tensor")
+    source = prescribing(tmp_path / "source", LinearScheme(Scheme("int8", "channel"), inputs))
+    kept = convert(source, tmp_path / "kept", "compressed-tensors", exact=True)
+    assert kept.exact
+    assert kept.dropped == ()
+    before, after = load_model(source), load_model(tmp_path / "kept")
+    assert after.program == before.program  # what each input is rounded to, and each layer's KV
+    assert [isinstance(state.dtype, Scheme) for state in after.program.states] == [True, False, True, True, True]
+    assert set(after.checkpoint.names()) == set(before.checkpoint.names())
+    for name in before.checkpoint.names():
+        if name.endswith(("input_scale", "k_scale", "v_scale")):
+            assert np.array_equal(before.checkpoint.tensor(name), after.checkpoint.tensor(name)), name
+    shown = "dynamic int8 per token" if dynamic else "static int8 per tensor"
+    none, cache = (
+        f"35 linears prescribe {shown} activations, the result none",
+        "the source prescribes a KV cache of fp8_e4m3, the result none",
+    )
+    for to, said in (
+        ("gptq:W8A16", (none, cache)),
+        ("dense", (none, cache)),
+        ("fp8", (none.replace("none", "dynamic fp8_e4m3 per group of 128 activations"), cache)),
+    ):
+        made = convert(source, tmp_path / to.replace(":", "-"), to)
+        assert made.dropped == said
+    with Checkpoint.open(source) as checkpoint:
+        made = to_gguf(checkpoint, tmp_path / "out.gguf", "Q8_0", {})
+    assert made.dropped == (none, cache)

@@ -68,7 +68,8 @@ def test_prescribed_activations_are_executed_as_prescribed(policy: Any) -> None:
     "prescribed",
     [
         Scheme("int8", "token"),
-        Scheme("int4", "token", dynamic=True),
+        Scheme("int4", "token", symmetric=False, dynamic=True),
+        Scheme("int2", "token", dynamic=True),
         Scheme("fp8_e4m3", "group", group_size=128),
     ],
 )

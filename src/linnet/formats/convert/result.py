@@ -13,13 +13,15 @@ from linnet.formats.convert.encoding import Converted
 @dataclass(frozen=True)
 class Conversion:
     """``source_bytes`` and ``target_bytes``: all tensors, as stored. ``verified``: the published file was read again
-    and its numbers hash to ``sha256``, that of the source's; None before publishing and where something was lost."""
+    and its numbers hash to ``sha256``, that of the source's; None before publishing and where something was lost.
+    ``dropped``: sentences about what the source prescribes for run time and the result does not."""
 
     path: Path
     tensors: tuple[Converted, ...]
     source_bytes: int
     target_bytes: int
     verified: bool | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from linnet.errors import UnsupportedError
 from linnet.formats.checkpoint import Checkpoint
+from linnet.formats.prescription import CACHE_SCALES
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.gguf_blocks import BLOCK_TYPES
 
@@ -48,7 +49,8 @@ class SourceTensor:
 
 
 def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
-    """Every tensor once, quantised modules as one; embedding first, then layer by layer, norm and head last."""
+    """Every tensor once, quantised modules as one; embedding first, then layer by layer, norm and head last. Scales of
+    a KV cache are no weights and not among them."""
     summed = next(iter(checkpoint.quantization.terms), None)
     if summed is not None:
         raise UnsupportedError(
@@ -59,7 +61,7 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
     tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
     for name in checkpoint.names():
         module, last = checkpoint.module_of(name), name.rpartition(".")[2]
-        if name.endswith(_BUFFERS) or (tied and module == HEAD):
+        if name.endswith(_BUFFERS) or (tied and module == HEAD) or CACHE_SCALES.search(name):
             continue
         scheme = None if last == "bias" else checkpoint.scheme_of(module)
         if scheme is None:

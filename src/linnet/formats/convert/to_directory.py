@@ -18,11 +18,13 @@ from linnet.formats.checkpoint import Checkpoint
 from linnet.formats.convert.choosing import choose
 from linnet.formats.convert.encoding import Converted, convert_weight
 from linnet.formats.convert.hashes import numbers_hash
+from linnet.formats.convert.prescribed import dropped, keeps_cache
 from linnet.formats.convert.repacking import repack
 from linnet.formats.convert.result import Conversion
 from linnet.formats.convert.source import SourceTensor, list_tensors, open_weight
 from linnet.formats.convert.target import Target
 from linnet.formats.convert.types import Attempt
+from linnet.formats.prescription import CACHE_SCALES
 from linnet.formats.target import check_apart
 from linnet.formats.writer import CheckpointWriter
 
@@ -76,8 +78,13 @@ def to_directory(
                 raise
             done[tensor.name] = dataclasses.asdict(about)
             writer.commit({"tensor": tensor.name, "about": done[tensor.name]})
+        if keeps_cache(checkpoint, choices, wanted.written and form):
+            for name in sorted(set(filter(CACHE_SCALES.search, checkpoint.names())) - writer.finished):
+                writer.add(name, checkpoint.tensor(name))
         made = tuple(Converted(**{**record, "shape": tuple(record["shape"])}) for record in done.values())
-        conversion = Conversion(target, made, checkpoint.nbytes, sum(item.nbytes for item in made))
+        sizes = checkpoint.nbytes, sum(item.nbytes for item in made)
+        lost = dropped(checkpoint, tensors, choices, wanted.written and form)
+        conversion = Conversion(target, made, *sizes, dropped=lost)
         announce(conversion)
         for name, text in files.items():
             writer.write_text(name, text)

@@ -20,6 +20,7 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.checkpoint import Checkpoint
 from linnet.formats.convert.encoding import PLAIN, Converted, convert_weight
 from linnet.formats.convert.hashes import numbers_hash
+from linnet.formats.convert.prescribed import dropped
 from linnet.formats.convert.result import Conversion
 from linnet.formats.convert.source import EMBEDDING, HEAD, SourceTensor, list_tensors, open_weight
 from linnet.formats.convert.types import FILE_TYPES, attempts
@@ -95,7 +96,8 @@ def to_gguf(
             if _ROPE_FACTORS not in output.finished:
                 output.add(_ROPE_FACTORS, factors, {})
             planned.append(PlannedTensor(_ROPE_FACTORS, NAMED_TYPES["F32"], factors.shape))
-        conversion = Conversion(target, tuple(made), checkpoint.nbytes, sum(item.nbytes for item in made))
+        sizes = checkpoint.nbytes, sum(item.nbytes for item in made)
+        conversion = Conversion(target, tuple(made), *sizes, dropped=dropped(checkpoint, tensors, {}))
         announce(conversion)
         output.publish(metadata, planned)
     if not conversion.exact:
