@@ -30,7 +30,33 @@ def rounded(scheme: str, algorithm: str = "rtn", **more: Any) -> dict[str, Any]:
     return {"step": "quantise", "algorithm": algorithm, "scheme": scheme, "group_size": "auto", **more}
 
 
+def static(scales: str) -> dict[str, Any]:
+    """A calibrate step."""
+    return {"step": "calibrate", "algorithm": "static", "options": {"scales": scales}}
+
+
 LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "w8a8": {
+        "W8A16": [rounded("W8A16")],
+        "W8A8-static, min-max": [static("minmax"), rounded("W8A8-static")],
+        "W8A8-static": [static("mse"), rounded("W8A8-static")],
+        "W8A8-static, smoothed": [SMOOTH, static("mse"), rounded("W8A8-static")],
+        "W8A8": [rounded("W8A8")],
+        "W8A8, smoothed": [SMOOTH, rounded("W8A8")],
+        "W8A8-kv8, smoothed": [SMOOTH, rounded("W8A8-kv8")],
+        "FP8": [rounded("FP8")],
+        "FP8_STATIC, min-max": [static("minmax"), rounded("FP8_STATIC")],
+        "FP8_STATIC": [static("mse"), rounded("FP8_STATIC")],
+        "FP8_DYNAMIC": [rounded("FP8_DYNAMIC")],
+        "W8A8C8": [static("minmax"), rounded("W8A8C8")],
+        "W8A8C8, smoothed": [SMOOTH, static("minmax"), rounded("W8A8C8")],
+    },
+    "kv": {
+        "W8A16": [rounded("W8A16")],
+        "W8A16-kv8": [rounded("W8A16-kv8")],
+        "W8A16-kvfp8": [rounded("W8A16-kvfp8")],
+        "W8A16-kv4": [rounded("W8A16-kv4")],
+    },
     "w4a4": {
         "W4A16 (weights alone)": [rounded("W4A16", "gptq")],
         "W4A8": [rounded("W4A8", "gptq")],
@@ -48,7 +74,7 @@ def main() -> None:
     """Compress, measure, print one line a rung."""
     options = _arguments()
     with LLM(options.model, **_settings(options)) as reference:
-        windows = _windows(reference, options)
+        windows = text_windows(reference, options.text, options.context, options.tokens)
         print("| recipe | MiB | KL (nats/token) | 95 % | p99 | perplexity | same top | seconds |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         _line("original, again", options.model, reference, windows, options, None)
@@ -65,15 +91,14 @@ def main() -> None:
                 _line(name, target, reference, windows, options, time.process_time() - begun)
 
 
-def _windows(llm: LLM, options: argparse.Namespace) -> Windows:
+def text_windows(llm: LLM, text: Path | None, context: int, tokens: int) -> Windows:
     """Windows of the built-in text, or at equal distances over a file, each a document of its own."""
-    if options.text is None:
-        return heldout_text().cut(llm, options.context, options.context, options.tokens)
-    text, count = read_corpus(options.text), -(-options.tokens // options.context)
-    step = len(text) // count
-    pieces = [text[place * step : place * step + min(step, 8 * options.context)] for place in range(count)]
-    rows = [llm.tokenizer.encode(piece)[: options.context] for piece in pieces]
-    return document_windows(rows, options.context, options.context)
+    if text is None:
+        return heldout_text().cut(llm, context, context, tokens)
+    whole, count = read_corpus(text), -(-tokens // context)
+    step = len(whole) // count
+    pieces = [whole[place * step : place * step + min(step, 8 * context)] for place in range(count)]
+    return document_windows([llm.tokenizer.encode(piece)[:context] for piece in pieces], context, context)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

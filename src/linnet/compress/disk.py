@@ -96,6 +96,8 @@ def _tensor_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps
     for module in steps.linears:
         own = 0 if steps.factoriser_of(module) is not None else found[f"{module}.weight"]
         found[f"{module}.weight"] = own + steps.term_bytes(module)
+    for cache, _ in steps.calibrated_caches():
+        found[f"{cache.module}.k_scale"] = SCALES_BYTES
     return found
 
 
@@ -104,9 +106,8 @@ def _segment_bytes(job: Job) -> list[int]:
     program, left = job.source.program, _tensor_bytes(job.source, job.stored, job.steps)
     reads = {weight.name: weight.ref.checkpoint_name for weight in program.weights}
     sizes = []
-    for index, segment in enumerate(program.segments):
+    for segment in program.segments:
         names = {reads[name] for op in program.ops[segment.start : segment.stop] for name in op.weights}
-        scales = SCALES_BYTES * len(job.steps.calibrated_caches(index))
-        sizes.append(scales + sum(left.pop(name, 0) for name in names))
+        sizes.append(sum(left.pop(name, 0) for name in names))
     sizes[-1] += sum(left.values())
     return sizes

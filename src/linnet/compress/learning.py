@@ -58,8 +58,8 @@ def learn_block(
 ) -> Stage:
     """BlockFit.fit_block: ``steps`` on ``batch`` calibration rows each, the n-th as long as ``rate`` says.
 
-    A head, which is no block, gets the ranges of a search by its outputs and is rounded to nearest. What is pruned first
-    stays zero, and what is learned makes up for that too: the output that is aimed at is the dense block's.
+    A head, which is no block, gets the ranges of a search by its outputs and is rounded to nearest. What is pruned
+    first stays zero, and what is learned makes up for that too: the output that is aimed at is the dense block's.
     """
     statistics = site.observe_once()
     coded = [info for info in site.linears if info.module in site.job.schemes]
