@@ -8,13 +8,14 @@ Found in the Program, so no family is named here.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from linnet.compress.block import Block
+from linnet.compress.statistic import Statistic
 from linnet.models.inventory import LinearInfo
 from linnet.program.attributes import Attention, Gate, Norm
 from linnet.program.program import Op, Program, WeightRef
@@ -39,6 +40,15 @@ class Fold:
         """Rows of all readers together, columns."""
         return sum(info.shape[0] for info in self.readers), len(self.channels)
 
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The values that a transform looks at."""
+        return (self.tap,)
+
+    def heard(self, statistics: Mapping[str, Mapping[str, Statistic]]) -> Mapping[str, Statistic]:
+        """What was summed of them, tap -> name -> sum, as a transform is given it."""
+        return statistics[self.tap]
+
     def shared(self, columns: torch.Tensor) -> torch.Tensor:
         """Per column -> per column, those of one channel of the source all as great as the greatest of them."""
         index = torch.tensor(self.channels)
@@ -61,7 +71,7 @@ class Fold:
             by_channel = self._divide_gain(block, self.gain, by_channel)
         for ref in (self.weight, self.bias):
             if ref is not None:
-                _divide_rows(block, ref, by_channel)
+                divide_rows(block, ref, by_channel)
         scales = by_channel[torch.tensor(self.channels)]
         for name in dict.fromkeys(info.tensor for info in self.readers):
             block.change(name, block.dense(name) * scales)
@@ -77,7 +87,8 @@ class Fold:
         return torch.where(lost, torch.ones_like(before), before / after)
 
 
-def _divide_rows(block: Block, ref: WeightRef, scales: torch.Tensor) -> None:
+def divide_rows(block: Block, ref: WeightRef, scales: torch.Tensor) -> None:
+    """The rows of a weight or bias that ``ref`` takes, each by its number."""
     whole = block.dense(ref.checkpoint_name).clone()
     at = 0
     for start, stop in ref.rows or ((0, len(whole)),):

@@ -17,10 +17,12 @@ import linnet
 from linnet.compress.caches import caches_of
 from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
 from linnet.compress.folds import Fold, folds_of
+from linnet.compress.key_folds import KeyFold, key_folds_of
 from linnet.compress.memory import Prediction, predict
 from linnet.compress.recipe import Recipe
 from linnet.compress.resolve import leave_out_zeros, plain_without_zeros, resolve_schemes
-from linnet.compress.steps import Steps, build_steps
+from linnet.compress.steps import ByModule, Steps, build_steps
+from linnet.compress.transform import BlockTransform, FoldKind
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
@@ -57,7 +59,7 @@ class Job:
     embedding: str
     rows: CalibrationRows | None
     prediction: Prediction
-    all_folds: Mapping[int, tuple[Fold, ...]]
+    all_folds: Mapping[FoldKind, Mapping[int, tuple[Fold | KeyFold, ...]]]
     repeats: int
     source_bytes: int
     kv: ElementName | None = None
@@ -86,7 +88,8 @@ class Job:
             return -1
         fitted = (info.segment for info in self.linears if self.steps.statistics_of(info.module))
         cached = (cache.segment for cache, _ in self.steps.calibrated_caches())
-        return max([*fitted, *self.all_folds, *cached], default=-1)
+        folded = (segment for folds in self.all_folds.values() for segment in folds)
+        return max([*fitted, *folded, *cached], default=-1)
 
     def compressed_linears(self, segment: int) -> tuple[LinearInfo, ...]:
         """The linears of a segment that will be compressed: pruned, given codes, or both."""
@@ -98,9 +101,9 @@ class Job:
         assert isinstance(width, int)
         return width
 
-    def folds(self, segment: int) -> tuple[Fold, ...]:
-        """Where a smoothing step can scale the columns of what compressed linears of a segment read."""
-        return self.all_folds.get(segment, ())
+    def folds(self, segment: int, transform: ByModule[BlockTransform]) -> tuple[Fold | KeyFold, ...]:
+        """Where a smoothing step can scale the columns of what compressed linears of a segment read, or its keys."""
+        return self.all_folds[transform.default.folds].get(segment, ())
 
     def read_tensors(self) -> frozenset[str]:
         """The tensors that ops read; all others are copied as they are."""
@@ -179,21 +182,31 @@ def check(
 
 def _folds(
     model: ModelSource, steps: Steps, schemes: Mapping[str, LinearScheme], linears: tuple[LinearInfo, ...]
+) -> dict[FoldKind, Mapping[int, tuple[Fold | KeyFold, ...]]]:
+    """The folds that the smoothing steps can use, by kind; ConfigError if there is such a step and no such fold."""
+    found: dict[FoldKind, Mapping[int, tuple[Fold | KeyFold, ...]]] = {}
+    for transform in steps.block_transforms:
+        kind = transform.default.folds
+        if kind not in found:
+            found[kind] = key_folds_of(model.program, linears) if kind == "keys" else _columns(model, schemes, linears)
+        if not found[kind]:
+            where = (
+                "no attention makes its keys by a linear or a norm of each head"
+                if kind == "keys"
+                else "no linear that is compressed reads what a norm, a gate or attention makes"
+            )
+            raise ConfigError(f"{transform.name} finds nothing to smooth: {where}")
+    return found
+
+
+def _columns(
+    model: ModelSource, schemes: Mapping[str, LinearScheme], linears: tuple[LinearInfo, ...]
 ) -> dict[int, tuple[Fold, ...]]:
-    """The folds that a smoothing step can use; ConfigError if there is such a step and no such fold."""
-    if not steps.block_transforms:
-        return {}
-    found = {
+    return {
         segment: folds
         for segment, every in folds_of(model.program, linears).items()
         if (folds := tuple(fold for fold in every if any(info.module in schemes for info in fold.readers)))
     }
-    if not found:
-        raise ConfigError(
-            f"{steps.block_transforms[0].name} finds nothing to smooth: no linear that is compressed reads what a "
-            "norm, a gate or attention makes"
-        )
-    return found
 
 
 def is_written(model: ModelSource, name: str) -> bool:

@@ -12,6 +12,7 @@ from linnet.compress.algorithm import Fit, Fitted, ratio
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.job import Job
+from linnet.compress.key_folds import KeyFold
 from linnet.compress.low_rank import LowRankFit
 from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
@@ -195,7 +196,7 @@ class Site:
             found |= cache.scales(self.job.kv, static, self._heard)
         return found
 
-    def smoothed(self, fold: Fold, algorithm: str, notes: Mapping[str, Any], units: float) -> None:
+    def smoothed(self, fold: Fold | KeyFold, algorithm: str, notes: Mapping[str, Any], units: float) -> None:
         """Put what a transform did at a fold on record, with every linear it concerns."""
         for info in fold.readers:
             if info.module in self.job.schemes:

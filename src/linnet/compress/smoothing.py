@@ -7,10 +7,10 @@ from linnet.compress.work import transform_pass
 
 def smooth(site: Site) -> None:
     """Change the block as the recipe's smoothing steps say, in their order."""
-    folds = site.job.folds(site.index)
-    for transform in site.job.steps.block_transforms if folds else ():
-        statistics = site.observe(*transform_pass(site.job, site.index, transform))
+    for transform in site.job.steps.block_transforms:
+        folds = site.job.folds(site.index, transform)
+        statistics = site.observe(*transform_pass(site.job, site.index, transform)) if folds else {}
         for fold in folds:
             made = transform.of(fold.readers[0].module)
-            notes = made.apply(site.block, fold, site.job.schemes, statistics[fold.tap])
+            notes = made.apply(site.block, fold, site.job.schemes, fold.heard(statistics))
             site.smoothed(fold, transform.name, notes, made.work(fold.shape))

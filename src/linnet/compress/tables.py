@@ -32,6 +32,7 @@ from linnet.compress.options import read_options
 from linnet.compress.recipe import StepKind
 from linnet.compress.transforms.awq import AwqScales
 from linnet.compress.transforms.quarot import Quarot
+from linnet.compress.transforms.smoothattention import SmoothAttention
 from linnet.compress.transforms.smoothquant import SmoothQuant
 from linnet.errors import unknown_choice
 
@@ -43,7 +44,7 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
         "influence": BlockInfluence,
     },
     "rotate": {"quarot": Quarot},
-    "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales},
+    "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales, "smoothattention": SmoothAttention},
     "factorise": {"svd": Svd, "asvd": Asvd, "svd_llm": SvdLlm},
     "sparsify": {"magnitude": Magnitude, "wanda": Wanda, "esparse": Esparse, "sparsegpt": Sparsegpt},
     "calibrate": {"static": Static},

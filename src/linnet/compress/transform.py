@@ -2,29 +2,32 @@
 """What a transform is: it changes dense weights so that they are easier to compress, and leaves the function alone."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from linnet.compress.block import Block
-from linnet.compress.folds import Fold
 from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.models.load import ModelSource
 from linnet.schemes.scheme import LinearScheme
 
+FoldKind = Literal["columns", "keys"]
+
 
 class BlockTransform(Protocol):
-    """Changes one block, at one fold after another: a value that some linears read and whose columns can be scaled.
+    """Changes one block, at one fold after another: a value that some linears read and whose columns can be scaled, or
+    the keys of an attention (``folds`` says which).
 
     Built from its options once per run; holds no state between folds.
     """
 
     Options: ClassVar[type]
+    folds: ClassVar[FoldKind]
     statistics: ClassVar[Mapping[str, StatisticKind]]
     """Of the folds' values, on the rows that the dense block really gets."""
 
     def __init__(self, options: Any) -> None: ...
 
     def apply(
-        self, block: Block, fold: Fold, schemes: Mapping[str, LinearScheme], statistics: Mapping[str, Statistic]
+        self, block: Block, fold: Any, schemes: Mapping[str, LinearScheme], statistics: Mapping[str, Statistic]
     ) -> Mapping[str, Any]:
         """Change the block; returns notes for the manifest. ``schemes``: what the readers of the fold become."""
 

@@ -101,10 +101,11 @@ def stage_work(job: Job, stage: Stage, kinds: Kinds, program: Program | None = N
 
 
 def _segment(job: Job, index: int) -> Work:
-    infos, folds = job.compressed_linears(index), job.folds(index)
+    infos = job.compressed_linears(index)
     rows = 0.0 if job.rows is None else sum(stage_work(job, *passing) for passing in _passes(job, index))
     fits = sum(job.steps.fit_work(info.module, info.shape) for info in infos)
     for transform in job.steps.block_transforms:
+        folds = job.folds(index, transform)
         fits += sum(transform.of(fold.readers[0].module).work(fold.shape) for fold in folds)
     written = sum(prod(info.shape) for info in job.linears if info.segment == index)
     return {"rows": rows, "fit": fits, "write": COMMIT_S + written * BYTE_S}
@@ -113,7 +114,7 @@ def _segment(job: Job, index: int) -> Work:
 def _passes(job: Job, index: int) -> Iterator[tuple[Stage, Kinds]]:
     """Every run of the rows through a part of a segment, with what is summed meanwhile."""
     for transform in job.steps.block_transforms:
-        if job.folds(index):
+        if job.folds(index, transform):
             yield transform_pass(job, index, transform)
     for stage in segment_stages(job, index):
         yield stage, asked(job, index, stage)
@@ -135,9 +136,9 @@ def asked(job: Job, index: int, stage: Stage) -> Kinds:
 
 def transform_pass(job: Job, index: int, transform: ByModule[BlockTransform]) -> tuple[Stage, Kinds]:
     """The rows through a block as far as a transform's last fold."""
-    program, segment, folds = job.source.program, job.source.program.segments[index], job.folds(index)
-    stop = 1 + max(writers(program)[fold.tap] for fold in folds)
-    kinds = {fold.tap: transform.of(fold.readers[0].module).statistics for fold in folds}
+    program, segment, folds = job.source.program, job.source.program.segments[index], job.folds(index, transform)
+    kinds = {tap: transform.of(fold.readers[0].module).statistics for fold in folds for tap in fold.taps}
+    stop = 1 + max(writers(program)[tap] for tap in kinds)
     return Stage(segment.start, stop, segment.inputs, (), tuple(kinds)), kinds
 
 

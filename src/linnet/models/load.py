@@ -281,11 +281,10 @@ def _explain_the_rest(
     element = checkpoint.quantization.kv_element
     if element is not None:
         ignored = "; the scales stored for it are ignored" if scales else ""
-        kept = sum(
-            checkpoint.quantization.kv_element_of(spec.attention_module(layer)) is None
-            for layer in range(len(spec.layers))
-        )
-        where = f" in all but {kept} layers" if kept else ""
+        layers = range(len(spec.layers))
+        rounded = [checkpoint.quantization.kv_element_of(spec.attention_module(layer)) for layer in layers]
+        kept = rounded.count(None)
+        where = f" in {len(layers) - kept} of {len(layers)} layers" if kept else ""
         warnings.append(
             f"the KV cache is {element}{where}, as config.json prescribes, with a scale per token and head computed "
             f"when they are stored{ignored}; --kv-cache (kv_cache=) chooses another"

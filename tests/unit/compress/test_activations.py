@@ -160,7 +160,7 @@ def test_a_layer_may_keep_its_keys_and_values(fp32_model, tmp_path, text):
     stored = [state.dtype for state in choose_numerics(source.program, "fast").states]
     assert stored[0] == "bf16"
     assert isinstance(stored[1], Scheme)
-    assert any("in all but 1 layers" in warning for warning in source.warnings)
+    assert any("in 1 of 2 layers" in warning for warning in source.warnings)
 
 
 def test_scales_of_a_cache_are_of_what_is_stored(fp32_model, tmp_path, text):

@@ -14,6 +14,7 @@ import msgspec
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.statistic import ColumnMagnitude, RowSample, Statistic, StatisticKind
+from linnet.compress.transform import FoldKind
 from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes, search_work
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme
@@ -33,6 +34,7 @@ class AwqScales:
     """Scales from the mean activations of each column."""
 
     Options: ClassVar[type] = AwqScalesOptions
+    folds: ClassVar[FoldKind] = "columns"
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"magnitude": ColumnMagnitude, "sample": RowSample}
 
     def __init__(self, options: AwqScalesOptions) -> None:

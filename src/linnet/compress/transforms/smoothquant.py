@@ -15,6 +15,7 @@ import torch
 from linnet.compress.block import Block
 from linnet.compress.folds import Fold
 from linnet.compress.statistic import ColumnMagnitude, RowSample, Statistic, StatisticKind
+from linnet.compress.transform import FoldKind
 from linnet.compress.transforms.scale_search import ScaleSearch, balanced, search_bytes, search_work
 from linnet.errors import ConfigError
 from linnet.schemes.scheme import LinearScheme
@@ -36,6 +37,7 @@ class SmoothQuant:
     """Scales from the greatest activations and weights of each column."""
 
     Options: ClassVar[type] = SmoothQuantOptions
+    folds: ClassVar[FoldKind] = "columns"
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"magnitude": ColumnMagnitude, "sample": RowSample}
 
     def __init__(self, options: SmoothQuantOptions) -> None:
