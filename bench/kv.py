@@ -5,6 +5,11 @@
 
 Weights and all other arithmetic stay as they are. Then all layers at once, and all but the --keep most fragile ones,
 which is what a rule of a calibrate step makes of them; the rule is printed.
+
+    python bench/kv.py MODEL --recall 16 64 250
+
+Instead: pieces of the text, each twice in a row. How likely does the model think the second time's tokens, which it has
+to find so many tokens ago, with every element of the cache?
 """
 
 import argparse
@@ -12,6 +17,9 @@ import json
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ladder import text_windows
 from linnet.api import LLM
@@ -28,7 +36,7 @@ def main() -> None:
     options = _arguments()
     spec = load_model(options.model).spec
     modules = [spec.attention_module(layer) for layer in range(len(spec.layers))]
-    settings = {
+    settings: dict[str, Any] = {
         "policy": "exact",
         "max_model_len": options.context,
         "max_sequences": 4,
@@ -36,6 +44,9 @@ def main() -> None:
         "prefix_cache": False,
     }
     with LLM(options.model, **settings) as reference:
+        if options.recall:
+            _recall(options, settings, reference)
+            return
         windows = text_windows(reference, options.text, options.context, options.tokens)
 
         def loss(rounded: Collection[str]) -> TextLoss:
@@ -53,6 +64,24 @@ def main() -> None:
         _line(f"all but {', '.join(fragile)}", loss([module for module in modules if module not in fragile]))
     for module in fragile:
         print(f"- {{match: {module}, options: {{kv: dense}}}}")
+
+
+def _recall(options: argparse.Namespace, settings: dict[str, Any], reference: LLM) -> None:
+    """Mean log-probability of a token that stood so many tokens ago, by distance and element."""
+    windows = text_windows(reference, options.text, options.context, options.tokens)
+    print(f"| distance | tokens | original | {' | '.join(ELEMENTS)} |\n|---|---|---|{'---|' * len(ELEMENTS)}")
+    for distance in options.recall:
+        pieces = [row[:distance] for row in windows.rows if len(row) >= distance]
+        rows, starts = [piece * 2 for piece in pieces], [distance] * len(pieces)
+        found, before = list[float](), 0.0
+        for element in ELEMENTS.values():
+            with tempfile.TemporaryDirectory() as place:
+                with LLM(_prescribing(options.model, Path(place), element, ()), **settings) as candidate:
+                    heard = candidate.compare(reference, rows, starts=starts)
+            found.append(float(np.mean(np.concatenate([window.logprobs for window in heard]))))
+            before = float(np.mean(np.concatenate([window.reference_logprobs for window in heard])))
+        shown = " | ".join(f"{value:.4f}" for value in (before, *found))
+        print(f"| {distance} | {distance * len(pieces)} | {shown} |", flush=True)
 
 
 def _line(name: str, loss: TextLoss) -> float:
@@ -83,6 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("--element", choices=ELEMENTS, default="int4")
     parser.add_argument("--keep", type=int, default=2, help="layers that are kept plain in the last line")
+    parser.add_argument("--recall", type=int, nargs="*", default=[], help="distances in tokens")
     parser.add_argument("--text", type=Path, help="text to measure on; without it the built-in held-out text")
     parser.add_argument("--context", type=int, default=512, help="tokens of a window")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens that are measured")
