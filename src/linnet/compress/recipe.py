@@ -148,8 +148,8 @@ def _check_order(steps: tuple[Step, ...]) -> None:
     kinds = [step.step for step in steps]
     possible = (
         "possible are, in this order, any number of prune, any number of rotate, any number of smooth, one sparsify, "
-        "one calibrate, one quantise, one repair, of which a prune, sparsify or quantise must be there; or any number of prune, any "
-        "number of rotate and one factorise"
+        "one calibrate, one quantise, one repair, of which a prune, sparsify or quantise must be there; or any number "
+        "of prune, any number of rotate and one factorise"
     )
     if not {"quantise", "sparsify", "factorise", "prune"} & set(kinds):
         raise ConfigError(f"the recipe has no quantise step, so nothing would be compressed; {possible}")

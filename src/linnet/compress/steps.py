@@ -53,8 +53,8 @@ class Steps:
     """Units out of the whole model and its rotations, then in every block smoothing, then zeros, then codes and
     static scales, then what makes up for both; or two narrow matrices in the weights' places.
 
-    ``coded``: what modules that get codes become; ``linears``: those that may be pruned or factorised, whose shapes are those of
-    the model.
+    ``coded``: what modules that get codes become; ``linears``: those that may be pruned or factorised, whose shapes
+    are those of the model.
     """
 
     model_transforms: tuple[ModelTransform, ...]
