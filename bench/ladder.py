@@ -22,6 +22,8 @@ from linnet.text.files import read_corpus
 
 CONTEXT = 512
 SMOOTH: dict[str, Any] = {"step": "smooth", "algorithm": "smoothquant"}
+KEYS: dict[str, Any] = {"step": "smooth", "algorithm": "smoothattention"}
+HALF: dict[str, Any] = {**SMOOTH, "options": {"alpha": 0.5}}
 ROTATE: dict[str, Any] = {"step": "rotate", "algorithm": "quarot"}
 
 
@@ -41,6 +43,7 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W8A8-static, min-max": [static("minmax"), rounded("W8A8-static")],
         "W8A8-static": [static("mse"), rounded("W8A8-static")],
         "W8A8-static, smoothed": [SMOOTH, static("mse"), rounded("W8A8-static")],
+        "W8A8-static, smoothed by half": [HALF, static("mse"), rounded("W8A8-static")],
         "W8A8": [rounded("W8A8")],
         "W8A8, smoothed": [SMOOTH, rounded("W8A8")],
         "W8A8-kv8, smoothed": [SMOOTH, rounded("W8A8-kv8")],
@@ -56,6 +59,7 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W8A16-kv8": [rounded("W8A16-kv8")],
         "W8A16-kvfp8": [rounded("W8A16-kvfp8")],
         "W8A16-kv4": [rounded("W8A16-kv4")],
+        "W8A16-kv4, keys smoothed": [KEYS, rounded("W8A16-kv4")],
     },
     "w4a4": {
         "W4A16 (weights alone)": [rounded("W4A16", "gptq")],
