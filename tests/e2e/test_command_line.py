@@ -2,6 +2,7 @@
 """The commands as a person meets them: what they print, how they refuse, what they leave behind."""
 
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -176,6 +177,21 @@ def test_without_a_text_the_model_writes_its_own(model: Path, tmp_path: Path) ->
         f"{calibration['name']}: 2 rows of {calibration['length']} tokens, SHA-256 `{calibration['digest']}`"
         in (out / "README.md").read_text()
     )
+    told = " ".join(compressed.stderr.split())
+    for line in (
+        "needs about",
+        "as one block has shown",
+        "error of each block's output",
+        "largest errors of a layer's",
+    ):
+        assert line in told
+    assert f"next: linnet eval {out} --against {model} or linnet serve {out}" in told
+    card = (out / "README.md").read_text()
+    assert f"linnet compress {model.name} -o small --scheme W4A16-g16 --calibration-rows 2" in card
+    assert (
+        ("errors.png" in card) == (importlib.util.find_spec("matplotlib") is not None) == (out / "errors.png").exists()
+    )
+    assert str(tmp_path) not in card
     for arguments, author in ((("--against", str(model)), "original"), ((), "model")):
         name = tmp_path / author
         measured = linnet(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linnet compress``: a checkpoint goes in, a smaller one comes out."""
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linnet.cli import options
+from linnet.cli.compressed import tell_result, told_command
 from linnet.cli.numbers import Budget, human_bytes, human_duration, parse_budget, parse_bytes, parse_count
 from linnet.cli.own_text import write_text
 from linnet.errors import ConfigError, UnsupportedError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from linnet.cli.terminal import Stages
-    from linnet.compress import MixedPlan, ProgressEvent, Recipe
+    from linnet.compress import Estimate, MixedPlan, ProgressEvent, Recipe
 
 
 RECIPE_OPTIONS = {
@@ -112,7 +114,10 @@ def compress(
         str | None, options.option(help="Columns that share a scale: a number, or auto.", show_default="the scheme's")
     ] = None,
     calibration: Annotated[
-        Path | None, options.option(help="UTF-8 text to calibrate on.", show_default="the model writes its own")
+        Path | None,
+        options.option(
+            help="Text, .jsonl, .parquet or dataset to calibrate on.", show_default="the model writes its own"
+        ),
     ] = None,
     calibration_rows: Annotated[int, options.option(help="Rows to calibrate on.")] = 64,
     calibration_length: Annotated[
@@ -121,12 +126,15 @@ def compress(
             parser=parse_count, metavar="TOKENS", help="Tokens in each row.", show_default="512, or the context"
         ),
     ] = None,
-    memory_ceiling: Annotated[
+    max_memory: Annotated[
         int | None,
         options.option(
-            parser=parse_bytes, metavar="SIZE", help="Refuse to start if more is needed.", show_default="none"
+            parser=parse_bytes, metavar="SIZE", help="Never use more: refuse to start, or stop.", show_default="none"
         ),
     ] = None,
+    from_compressed: Annotated[
+        bool, options.option("--from-compressed", help="Take a compressed model (GPTQ, GGUF …) as the original.")
+    ] = False,
     seed: options.Seed = 0,
     overwrite: Annotated[
         bool, options.option("--overwrite", help="Replace an earlier result of Linnet's, and nothing else.")
@@ -149,9 +157,7 @@ def compress(
       linnet compress ./my-model -o ./my-model-w8a8 --recipe smooth-w8a8
       linnet compress ./my-model -o ./my-model-90 --budget 90MB
     """
-    from rich.markup import escape
-
-    from linnet.cli.terminal import notices, output, peak_memory_bytes, stages
+    from linnet.cli.terminal import output, peak_memory_bytes, stages
     from linnet.formats import resolve_model
     from linnet.formats.manifest import MANIFEST_FILE
     from linnet.formats.target import check_replaceable
@@ -176,7 +182,9 @@ def compress(
         )
         directory = resolve_model(model, revision)
         shared: dict[str, Any] = {
-            "write_text": partial(write_text, purpose="calibration", option="--calibration", progress=progress),
+            "write_text": partial(
+                write_text, purpose="calibration", option="--calibration", progress=progress, max_memory=max_memory
+            ),
             "observer": observer(progress),
         }
         if budget is not None:
@@ -186,20 +194,21 @@ def compress(
             chosen = plan.recipe
             _tell_plan(plan)
         result = room.compress(
-            directory, out, chosen, memory_ceiling_bytes=memory_ceiling, restart=restart, overwrite=overwrite, **shared
+            directory,
+            out,
+            chosen,
+            memory_ceiling_bytes=max_memory,
+            estimated=lambda found: progress.say(_estimate_line(found)),
+            command=told_command(sys.argv[1:]),
+            from_compressed=from_compressed,
+            restart=restart,
+            overwrite=overwrite,
+            **shared,
         )
     if result.nothing_done:
         output().print(f"[bold]{result.path}[/] is already there, made by this very command: nothing done")
         return
-    output().print(
-        f"[bold]{result.path}[/]  {human_bytes(result.source_bytes)} → {human_bytes(result.output_bytes)} "
-        f"({result.bits_per_weight:.2f} bits per weight) in {human_duration(time.monotonic() - started)}, "
-        f"peak memory {human_bytes(peak_memory_bytes())}"
-    )
-    calibrated = result.manifest["record"]["calibration"]
-    if calibrated is not None:
-        rows = f"{calibrated['rows']} rows of {calibrated['length']} tokens"
-        notices().print(f"[dim]calibrated on {escape(calibrated['name'])}: {rows}[/]")
+    tell_result(result, model, time.monotonic() - started, peak_memory_bytes())
 
 
 def _read_recipe(context: typer.Context, room: "ModuleType", recipe: str) -> "Recipe":
@@ -241,6 +250,15 @@ def observer(progress: "Stages") -> "Callable[[ProgressEvent], None]":
     """Passes the compressor's events on to the terminal; work is counted over the whole run."""
     return lambda event: progress.update(
         "weigh" if event.stage == "weigh" else "compress", event.done, event.total, event.layer, event.eta_s
+    )
+
+
+def _estimate_line(found: "Estimate") -> str:
+    """What the run will take, before the work begins."""
+    return (
+        f"needs about {human_bytes(found.memory_bytes)} of memory (± {found.memory_error:.0%}), "
+        f"{human_bytes(found.disk_bytes)} of disk and {human_duration(found.seconds)} (± {found.time_error:.0%}), "
+        "as one block has shown"
     )
 
 

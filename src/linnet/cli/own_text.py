@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linnet.cli.numbers import human_bytes
 from linnet.errors import CapacityError, LinnetError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -23,9 +24,18 @@ def write_text(
     option: str,
     progress: "Stages",
     open_model: "Callable[..., Any] | None" = None,
+    max_memory: int | None = None,
 ) -> "OwnText":
-    """Own text of the model in ``directory``; where it cannot write, the error names ``option``, which gives a text."""
+    """Own text of the model in ``directory``; where it cannot write, the error names ``option``, which gives a text.
+
+    It cannot where the whole model, which is in memory while it writes, and its KV cache need more than ``max_memory``.
+    """
     from linnet.api import LLM, own_text
+
+    def opened(path: Path, **settings: Any) -> Any:
+        if max_memory is not None:
+            _check_memory(path, settings["max_model_len"], settings["max_sequences"], max_memory)
+        return (open_model or LLM)(path, **settings)
 
     def update(stage: str, done: int, total: int) -> None:
         progress.update(f"{stage} {purpose} text", done, total, "the model's own")
@@ -38,7 +48,7 @@ def write_text(
             seed=seed,
             purpose=purpose,
             progress=update,
-            open_model=open_model or LLM,
+            open_model=opened,
         )
     except (UnsupportedError, CapacityError) as error:
         kind = type(error)
@@ -47,3 +57,18 @@ def write_text(
         if type(error) is LinnetError:  # it ran and wrote nothing of use
             raise LinnetError(f"{error}; give a {purpose} text with {option} FILE") from error
         raise
+
+
+def _check_memory(directory: Path, context: int, sequences: int, max_memory: int) -> None:
+    """CapacityError if the engine is predicted to need more."""
+    from linnet.formats import Checkpoint
+    from linnet.models import load_model
+    from linnet.plan import describe
+
+    with Checkpoint.open(directory, verify=False) as checkpoint:
+        needed = describe(load_model(checkpoint), context=context, sequences=sequences)["resident_bytes"]
+    if needed > max_memory:
+        raise CapacityError(
+            f"writing needs the whole model in memory at once, {human_bytes(needed)}, and --max-memory allows "
+            f"{human_bytes(max_memory)}"
+        )

@@ -86,6 +86,10 @@ class Stages:
         self._tasks.clear()
         self._pace.clear()
 
+    def say(self, line: str) -> None:
+        """A line that stays, above the bars."""
+        self._console.print(line, style="dim", markup=False)
+
     def begin(self, stage: str, detail: str) -> None:
         """A bar before anything is known of the work, on a terminal only: in plain lines a mistake that is found within
         moments stands alone."""

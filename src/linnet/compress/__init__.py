@@ -5,6 +5,7 @@ from linnet.compress.calibration import WriteText
 from linnet.compress.job import Job, check
 from linnet.compress.mixed import MixedPlan, Uniform, mix
 from linnet.compress.named import is_name, recipe_names, when_to_use
+from linnet.compress.preflight import Estimate
 from linnet.compress.progress import CancelToken, Interrupted, Observer, ProgressEvent, cancel_on_signals
 from linnet.compress.reading import algorithm_names, make_recipe, read_recipe, recipe_from
 from linnet.compress.recipe import Recipe, Rule, Step
@@ -13,6 +14,7 @@ from linnet.compress.run import CompressResult, compress
 __all__ = [
     "CancelToken",
     "CompressResult",
+    "Estimate",
     "Interrupted",
     "Job",
     "MixedPlan",

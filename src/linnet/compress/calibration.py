@@ -9,10 +9,13 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from linnet import demo
 from linnet.compress.recipe import Recipe
 from linnet.errors import CheckpointError, ConfigError
 from linnet.formats import Checkpoint
+from linnet.text.corpora import read_text_of
 from linnet.text.files import read_corpus
 from linnet.text.own import OwnText
 from linnet.text.rows import CalibrationRows, calibration_rows, rows_digest
@@ -56,9 +59,7 @@ def read_rows(
     """
     model = checkpoint.path
     if recipe.calibration is not None:
-        rows = _windows(
-            recipe, read_corpus(Path(recipe.calibration), "calibration text"), recipe.calibration, model, length
-        )
+        rows = _windows(recipe, None, recipe.calibration, model, length)
     elif text is not None:
         rows = _windows(recipe, text, "the calibration text", model, length)
     elif demo.is_bundled_model(checkpoint):
@@ -97,5 +98,15 @@ def without_repeats(rows: CalibrationRows) -> tuple[CalibrationRows, int]:
     return CalibrationRows(kept, rows_digest(kept), rows.name), count
 
 
-def _windows(recipe: Recipe, text: str, name: str, model: Path, length: int) -> CalibrationRows:
-    return calibration_rows(Tokenizer.open(model), text, recipe.calibration_rows, length, recipe.seed, name)
+def _windows(recipe: Recipe, text: str | None, name: str, model: Path, length: int) -> CalibrationRows:
+    """Of ``text``; without one, of the file or directory ``name``, whose chats go through the model's template."""
+    tokenizer = Tokenizer.open(model)
+    if text is None:
+        text = read_text_of(Path(name), "calibration text", lambda: tokenizer.templates)
+    rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed, name)
+    alike = len(rows.token_ids) - len(np.unique(rows.token_ids, axis=0))
+    if 2 * alike >= count:
+        logger.warning(
+            "%d of %d calibration rows are the same as another and tell nothing new", alike, len(rows.token_ids)
+        )
+    return rows

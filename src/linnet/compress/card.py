@@ -4,12 +4,27 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import linnet
+from linnet.compress.figure import SHOWN_MODULES
+from linnet.compress.worst import block_errors, worst_modules
 from linnet.formats.forms.canonical_written import is_own
 from linnet.formats.programs import Model, verdicts
 from linnet.schemes import LinearScheme
+
+PICTURE_FILE = "errors.png"
+
+
+@dataclass(frozen=True)
+class Made:
+    """``source``: a hub id, or a local directory's last name. ``command``: what was typed. ``pictured``: whether
+    PICTURE_FILE is there."""
+
+    source: str
+    command: str | None = None
+    pictured: bool = False
 
 
 def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, summed: bool = False) -> str:
@@ -32,14 +47,15 @@ def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, summed: boo
 
 
 def model_card(
-    source: str,
+    made_from: "Made",
     config: Mapping[str, Any],
     record: Mapping[str, Any],
     schemes: Mapping[str, LinearScheme],
     source_bytes: int,
     output_bytes: int,
 ) -> str:
-    """README.md with the hub's front matter. ``source`` is a hub id, or a local directory's last name."""
+    """README.md with the hub's front matter."""
+    source = made_from.source
     recipe, layers = record["recipe"], record["layers"]
     algorithms = " + ".join(step["algorithm"] for step in recipe["steps"])
     ranks = _ranks(layers)
@@ -90,6 +106,9 @@ def model_card(
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",
+            *_warning(record.get("source_codes")),
+            *_losses(record, made_from.pictured),
+            *(["Made by:", "", "```", made_from.command, "```", ""] if made_from.command else []),
             "Recipe:",
             "",
             "```json",
@@ -100,6 +119,32 @@ def model_card(
             "",
         ]
     )
+
+
+def _warning(codes: str | None) -> list[str]:
+    """Of a source that had lost something before."""
+    if not codes:
+        return []
+    return [
+        f"**Made from a compressed model** ({codes}), not from the original: what that lost is in here too, and every "
+        "error below is against the compressed one.",
+        "",
+    ]
+
+
+def _losses(record: Mapping[str, Any], pictured: bool) -> list[str]:
+    """Tables of the modules that lost most and of the blocks, and the picture of both."""
+    lines = [f"![errors of blocks and modules]({PICTURE_FILE})", ""] if pictured else []
+    worst = worst_modules(record["layers"], SHOWN_MODULES)
+    if worst:
+        of = "output" if worst[0].of_output else "weight"
+        lines += [f"| the modules that lost most | relative error of the {of} |", "|---|---|"]
+        lines += [f"| {loss.module} | {loss.error:.3g} |" for loss in worst] + [""]
+    names, errors = block_errors(record["blocks"])
+    if errors:
+        lines += ["| block | relative error of its output |", "|---|---|"]
+        lines += [f"| {name} | {error:.3g} |" for name, error in zip(names, errors, strict=True)] + [""]
+    return lines
 
 
 def _units(pruned: Mapping[str, Any]) -> str:

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StageByStage: the fit of a block that takes one linear after another: its zeros, its codes, a term for both."""
+"""What is done to a block. StageByStage, the usual fit: one linear after another, its zeros, codes, a term for both."""
 
 from collections.abc import Mapping
 from typing import cast
 
-from linnet.compress.algorithm import Fit
+from linnet.compress.algorithm import BlockFit, Fit
 from linnet.compress.site import Site
+from linnet.compress.smoothing import smooth
 from linnet.compress.stages import Stage, whole
 from linnet.compress.statistic import Statistic
 from linnet.compress.work import asked, segment_stages
 from linnet.models.inventory import LinearInfo
+
+
+def compress_block(site: Site) -> str | None:
+    """Smooth, fit, advance the rows; returns their digest, None behind the last block whose rows anybody reads."""
+    smooth(site)
+    fits = site.job.steps.fits
+    whole_block = fits is not None and isinstance(fits.default, BlockFit)
+    left = (cast("BlockFit", fits.default) if fits is not None and whole_block else StageByStage()).fit_block(site)
+    return site.advance(left) if site.index < site.job.last_tapped_segment() else None
 
 
 class StageByStage:

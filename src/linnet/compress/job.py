@@ -2,11 +2,13 @@
 """A compression that has been checked: everything that can fail before a weight is read has not failed."""
 
 import hashlib
+import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from linnet.compress.steps import ByModule, Steps, build_steps
 from linnet.compress.transform import BlockTransform, FoldKind
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
+from linnet.formats.quantization import record_of
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
@@ -33,6 +36,8 @@ from linnet.schemes.elements import ElementName
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
 from linnet.text.rows import CalibrationRows
+
+logger = logging.getLogger(__name__)
 
 _DECIDING = ("compress", "schemes", "formats", "text", "program", "models", "backends/reference")
 """Rooms of the package whose code decides the bytes of a result."""
@@ -63,6 +68,8 @@ class Job:
     repeats: int
     source_bytes: int
     kv: ElementName | None = None
+    codes: str = ""
+    """What the source was compressed to, whose weights are dequantised as they are read; empty for a dense source."""
 
     @property
     def rounded_last(self) -> frozenset[str]:
@@ -120,6 +127,7 @@ def check(
     calibration_text: str | None = None,
     memory_ceiling_bytes: int | None = None,
     write_text: WriteText | None = None,
+    from_compressed: bool = False,
 ) -> Job:
     """Everything that can be known without reading weights, in the order a user would want to hear of it.
 
@@ -130,6 +138,12 @@ def check(
     kv = None if recipe.scheme is None else parse_scheme(recipe.scheme).kv
     directory = resolve_model(source)
     model = load_model(Checkpoint.open(directory, verify=False))
+    stored, codes = model.checkpoint, _codes_of(model)
+    if codes and from_compressed:
+        model = load_model(stored.dequantised())
+        logger.warning(
+            "%s is already compressed (%s): what that lost stays lost, and is not measured", directory, codes
+        )
     check_source(model)
     original = model
     for transform in steps.model_transforms:
@@ -147,19 +161,21 @@ def check(
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
     wants_rows |= steps.shares or any(prune.importance.statistics for prune in steps.prunes)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
-    prediction = predict(model, steps, schemes, linears, spec.embedding, length, recipe.chunk_tokens)
-    if memory_ceiling_bytes is not None and prediction.total > memory_ceiling_bytes:
+    predicted = partial(predict, model, steps, schemes, linears, spec.embedding, length)
+    prediction = predicted(recipe.chunk_tokens)
+    if memory_ceiling_bytes is not None and prediction.least > memory_ceiling_bytes:
+        smaller = _fitting_chunk(predicted, length, recipe.chunk_tokens, memory_ceiling_bytes)
         raise CapacityError(
             f"compression is predicted to need {prediction.total / 2**20:.0f} MiB "
             f"({prediction.describe()}), above the ceiling of {memory_ceiling_bytes / 2**20:.0f} MiB: "
-            f"a recipe with a smaller chunk_tokens than {recipe.chunk_tokens}, or shorter rows (calibration_length), "
-            "need less",
+            + (f"a recipe with chunk_tokens: {smaller} fits" if smaller else "no smaller chunk_tokens fits")
+            + (", or shorter rows (calibration_length)" if length else ""),
             settings=["calibration_length"],
         )
     folds = _folds(model, steps, schemes, linears)
     rows, repeats = None, 0
     if wants_rows:  # last, since writing them may take minutes
-        rows = read_rows(recipe, calibration_text, original.checkpoint, length, spec.vocabulary_size, write_text)
+        rows = read_rows(recipe, calibration_text, stored, length, spec.vocabulary_size, write_text)
         rows, repeats = without_repeats(rows)
     return Job(
         directory,
@@ -175,9 +191,21 @@ def check(
         prediction,
         folds,
         repeats,
-        original.checkpoint.nbytes,
+        stored.nbytes,
         kv,
+        codes if from_compressed else "",
     )
+
+
+def _fitting_chunk(
+    predicted: Callable[[int], Prediction], length: int, chunk_tokens: int, ceiling_bytes: int
+) -> int | None:
+    """The largest half, quarter … of ``chunk_tokens`` with which a run is predicted to fit; None: not even one row."""
+    while length and chunk_tokens // 2 >= length:
+        chunk_tokens //= 2
+        if predicted(chunk_tokens).total <= ceiling_bytes:
+            return chunk_tokens
+    return None
 
 
 def _folds(
@@ -209,6 +237,18 @@ def _columns(
     }
 
 
+def _codes_of(model: ModelSource) -> str:
+    """``gptq: int4 (180 weights)``; empty for a dense model."""
+    found = Counter(
+        weight.dtype.weight.element for weight in model.program.weights if not isinstance(weight.dtype, str)
+    )
+    if not found:
+        return ""
+    method = record_of(model.checkpoint.config)
+    name = method.get("quant_method", "quantised") if isinstance(method, dict) else "quantised"
+    return f"{name}: " + ", ".join(f"{element} ({count} weights)" for element, count in found.most_common())
+
+
 def is_written(model: ModelSource, name: str) -> bool:
     """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
 
@@ -225,7 +265,8 @@ def check_source(model: ModelSource) -> None:
     if compressed:
         raise UnsupportedError(
             f"{model.checkpoint.path} is already compressed ({compressed[0]} and {len(compressed) - 1} more); "
-            "compress the original"
+            "compress the original, or, if there is none, what is left of it: --from-compressed "
+            "(from_compressed=True)"
         )
     transposed = [weight.name for weight in model.program.weights if weight.ref.transposed]
     if transposed:
@@ -261,6 +302,8 @@ def fingerprint(job: Job, source_digest: str) -> dict[str, str]:
         "scipy": scipy.__version__,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
+    if job.codes:
+        parts["source is dequantised"] = job.codes
     if job.rows is not None:
         parts["calibration"] = job.rows.digest
         parts["chunk"] = f"{job.sequences_per_chunk} rows of {job.rows.token_ids.shape[1]} tokens"

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much memory a compression will need, predicted from shapes alone."""
 
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.backends.reference.attention import TILE_ROWS
@@ -16,29 +18,36 @@ if TYPE_CHECKING:
     from linnet.compress.steps import Steps
     from linnet.models.load import ModelSource
 
-BASE_BYTES = 450 << 20
-"""Python, torch and its thread pools; the pages of one block of the mapped source come on top."""
+GROWTH_BYTES = 64 << 20
+"""What the process grows by beside what is counted: pages of torch, thread stacks, holes in the heap."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes. ``block``: fp32 weights of the largest block and its source pages; ``statistics``: of its taps;
-    ``fit``: the most expensive fit; ``activations``: one chunk through a block."""
+    """Bytes. ``base``: what the process has before the work; ``block``: fp32 weights of the largest block and its
+    source pages; ``statistics``: of its taps; ``fit``: the most expensive fit; ``activations``: one chunk through a
+    block; ``table``: the largest tensor outside the blocks, as it is copied."""
 
     base: int
     block: int
     statistics: int
     fit: int
     activations: int
+    table: int
 
     @property
     def total(self) -> int:
-        """Fitting and running never coincide."""
-        return self.base + self.block + self.statistics + max(self.fit, self.activations)
+        """Fitting and running never coincide, blocks and tables neither."""
+        return self.base + max(self.block + self.statistics + max(self.fit, self.activations), self.table)
+
+    @property
+    def least(self) -> int:
+        """What a run surely takes, whatever the rest turns out to be: one block shows that (preflight.py)."""
+        return self.base - GROWTH_BYTES + self.block + self.statistics
 
     def describe(self) -> str:
         """One line for a person."""
-        parts = ("base", "block", "statistics", "fit", "activations")
+        parts = ("base", "block", "statistics", "fit", "activations", "table")
         return ", ".join(f"{name} {getattr(self, name) / 2**20:.0f}" for name in parts)
 
 
@@ -60,6 +69,9 @@ def predict(
         fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
     block = statistics = 0
     weights = {weight.name: weight for weight in program.weights}
+    base, checkpoint = resident_bytes() + GROWTH_BYTES, model.checkpoint
+    tables = {name for name in (f"{embedding}.weight", f"{spec.head}.weight") if name in checkpoint}
+    table = max(checkpoint.info(name).nbytes for name in tables) if tables else 0
     for index, segment in enumerate(program.segments):
         if segment.kind == "block":
             names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
@@ -67,7 +79,7 @@ def predict(
         infos = [info for info in chosen if info.segment == index]
         statistics = max(statistics, _statistics_bytes(steps, infos))
     if length == 0:
-        return Prediction(BASE_BYTES, block, 0, fit, 0)
+        return Prediction(base, block, 0, fit, 0, table)
     sequences = max(1, chunk_tokens // length)
     bounds = {"tokens": sequences * length, "sequences": sequences, "sequences_plus_one": sequences + 1}
     arena = plan_buffers(program, bounds | {"blocks": 1, "outputs": 1}).arena_bytes
@@ -75,7 +87,12 @@ def predict(
     scores = 4 * sequences * heads * min(length, TILE_ROWS) * length * 4  # scores, mask, softmax and its copy
     activations = 2 * arena + scores
     # a fit of a whole block runs it, once and once more for the gradients
-    return Prediction(BASE_BYTES, block, statistics, fit + 2 * activations * steps.fits_blocks, activations)
+    return Prediction(base, block, statistics, fit + 2 * activations * steps.fits_blocks, activations, table)
+
+
+def resident_bytes() -> int:
+    """What this process has in memory now, pages of mapped files too."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:

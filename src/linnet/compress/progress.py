@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, Protocol
 
-from linnet.errors import LinnetError
+from linnet.compress.memory import resident_bytes
+from linnet.errors import CapacityError, LinnetError
 
 Stage = Literal["check", "weigh", "calibrate", "compress", "publish"]
 
@@ -104,14 +105,25 @@ class Meter:
         total: Mapping[str, float],
         how_to_resume: str,
         clock: Callable[[], float] = time.monotonic,
+        ceiling_bytes: int | None = None,
     ) -> None:
         self._observer, self._cancel, self._clock = observer, cancel, clock
         self._left = dict(total)
         self._total = max(sum(total.values()), 1e-9)
-        self._how_to_resume = how_to_resume
+        self._how_to_resume, self._ceiling_bytes = how_to_resume, ceiling_bytes
         self._fresh = dict.fromkeys(total, 0.0)
         self._seconds = dict.fromkeys(total, 0.0)
         self._last = clock()
+
+    def restart(self) -> None:
+        """The time until now belongs to no work."""
+        self._last = self._clock()
+
+    def seconds_of(self, work: Mapping[str, float]) -> float:
+        """What ``work``, units by kind, takes at the speed so far; as predicted where nothing has been done."""
+        fresh, seconds = sum(self._fresh.values()), sum(self._seconds.values())
+        overall = seconds / fresh if fresh > 0 else 1.0
+        return sum(units * self._slowness(kind, overall) for kind, units in work.items())
 
     def skip(self, units: Mapping[str, float]) -> None:
         """Units that an earlier process did."""
@@ -143,6 +155,12 @@ class Meter:
         return (self._seconds[kind] + lean * overall) / (self._fresh[kind] + lean)
 
     def check(self, layer: str) -> None:
-        """Interrupted if asked to stop."""
+        """Interrupted if asked to stop; CapacityError if more memory is in use than is allowed."""
+        used = 0 if self._ceiling_bytes is None else resident_bytes()
+        if self._ceiling_bytes is not None and used > self._ceiling_bytes:
+            raise CapacityError(
+                f"{used / 2**20:.0f} MiB are in use at {layer}, above the ceiling of "
+                f"{self._ceiling_bytes / 2**20:.0f} MiB; {self._how_to_resume} with a higher one"
+            )
         if self._cancel.cancelled:
             raise Interrupted(f"stopped by {self._cancel.reason} at {layer}; {self._how_to_resume}")

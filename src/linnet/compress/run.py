@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any
 
 from linnet.compress.caches import cache_record
 from linnet.compress.calibration import WriteText
-from linnet.compress.card import model_card
+from linnet.compress.card import PICTURE_FILE, Made, model_card
 from linnet.compress.disk import check_disk, check_place
+from linnet.compress.figure import draw
+from linnet.compress.heap import large_blocks_apart
 from linnet.compress.job import Job, check, fingerprint
+from linnet.compress.preflight import Estimate, check_memory, estimate
 from linnet.compress.progress import (
     CancelToken,
     Meter,
@@ -26,7 +29,7 @@ from linnet.compress.recipe import Recipe
 from linnet.compress.survey import decide
 from linnet.compress.walk import Walk
 from linnet.compress.work import total_work
-from linnet.errors import CheckpointError, ConfigError, LinnetError
+from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError
 from linnet.formats import Checkpoint, CheckpointWriter, resolve_model
 from linnet.formats.carried import carried_files
 from linnet.formats.durable import START_AFRESH, DirectoryLock, os_errors, write_durable
@@ -84,6 +87,9 @@ def compress(
     memory_ceiling_bytes: int | None = None,
     restart: bool = False,
     overwrite: bool = False,
+    estimated: Callable[[Estimate], object] | None = None,
+    command: str | None = None,
+    from_compressed: bool = False,
 ) -> CompressResult:
     """Compress the model at ``source`` (directory or hub id) into the directory ``target``.
 
@@ -92,10 +98,15 @@ def compress(
     complete, by one rename, or not at all. Without ``cancel``, SIGINT and SIGTERM stop the run at a resume point.
     A calibrated algorithm reads the recipe's text, else ``calibration_text``, else (but for the bundled model) what
     ``write_text`` has the model write; it is asked only after all cheaper checks.
+    ``estimated`` is told, after one block has been tried (preflight.py), what the run will take. With
+    ``memory_ceiling_bytes`` more than that is refused before the run, and ends it at a resume point. ``command``: what
+    a person typed, for the model card, which then shows a picture of the errors too (where matplotlib is installed).
+    ``from_compressed``: the source may be compressed already (GPTQ, GGUF …); its weights are dequantised one by one.
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
+    large_blocks_apart()
     shown, target = Path(target), _free_place(target, source, recipe, overwrite)
-    job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text)
+    job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text, from_compressed)
     _tell(observer, "hashing the model, looking for NaN")
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
         parts = fingerprint(job, checkpoint.digest(finite=job.read_tensors()))
@@ -118,15 +129,23 @@ def compress(
             resumed = bool(writer.notes)
             with os_errors(writer.scratch):
                 write_durable(writer.scratch / _JOB_FILE, json.dumps(parts, indent=2).encode())
-            meter = Meter(observer, token, total_work(job), kept)
+            meter = Meter(observer, token, total_work(job), kept, ceiling_bytes=memory_ceiling_bytes)
             job = decide(job, writer.scratch, meter)
+            if memory_ceiling_bytes is not None or (estimated is not None and not resumed):
+                _tell(observer, "trying one block")
+                _foresee(job, writer, token, memory_ceiling_bytes, estimated)
+                meter.restart()
             walk = Walk(job, writer)
             walk.run(meter)
             meter.advance("publish", target.name)
             _carry_files(job.directory, writer)
             record, config = _manifest_record(job, parts, identity, walk), _config(job)
             sizes = (job.source_bytes, writer.nbytes)
-            writer.write_text("README.md", model_card(_name_of(source), config, record, job.stored, *sizes))
+            picture = None if command is None else draw(record)
+            if picture is not None:
+                writer.write_bytes(PICTURE_FILE, picture)
+            made = Made(_name_of(source), command, picture is not None)
+            writer.write_text("README.md", model_card(made, config, record, job.stored, *sizes))
             manifest = writer.publish(config, record)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):
@@ -135,6 +154,26 @@ def compress(
         finally:
             writer.close()
     return _result(job, shown, manifest, resumed)
+
+
+def _foresee(
+    job: Job,
+    writer: CheckpointWriter,
+    token: CancelToken,
+    ceiling_bytes: int | None,
+    estimated: Callable[[Estimate], object] | None,
+) -> None:
+    """Try one block; CapacityError, and nothing is left of a run that had not begun, if it shows too much memory."""
+    found = estimate(job, token)
+    if estimated is not None:
+        estimated(found)
+    if ceiling_bytes is not None:
+        try:
+            check_memory(found, ceiling_bytes)
+        except CapacityError:
+            if not writer.notes:
+                writer.abandon()
+            raise
 
 
 def _tell(observer: Observer | None, doing: str) -> None:
@@ -214,6 +253,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
         "schemes": {module: asdict(scheme) for module, scheme in job.schemes.items()},
         "calibration": calibration,
         **({"pruned": list(job.steps.pruned)} if job.steps.pruned else {}),
+        **({"source_codes": job.codes} if job.codes else {}),
         "layers": walk.layers(),
         "blocks": walk.blocks(),
     }

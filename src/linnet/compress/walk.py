@@ -5,28 +5,24 @@ Order of side effects per segment: rows for the next segment written and durable
 resume point) with the segment's record; older rows deleted. A killed run repeats at most one segment.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from linnet.compress.algorithm import BlockFit
 from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.block import Block
 from linnet.compress.block_error import BlockErrors
-from linnet.compress.fitting import StageByStage
+from linnet.compress.fitting import compress_block
+from linnet.compress.heap import give_back
 from linnet.compress.job import Job
+from linnet.compress.opened import opened
 from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
-from linnet.compress.smoothing import smooth
 from linnet.compress.work import segment_work
 from linnet.errors import CheckpointError
-from linnet.formats import Checkpoint, CheckpointWriter
+from linnet.formats import CheckpointWriter
 from linnet.formats.durable import START_AFRESH
-from linnet.models.load import ModelSource
 from linnet.schemes.packed_weight import without_zeros
 
 
@@ -52,9 +48,10 @@ class Walk:
                 if index < done:
                     meter.skip(work[index])
                     continue
-                with self._opened() as source:
+                with opened(self._job) as source:
                     note = self._segment(Site(self._job, index, source, self._rows, meter))
                 self._writer.commit(note)
+                give_back()
                 self._rows.keep_only(index + 1 if note["rows_sha256"] is not None else None)
                 meter.advance("compress", segment.name, "write", work[index].get("write", 0.0))
         finally:
@@ -72,15 +69,6 @@ class Walk:
     def left_out(self) -> int:
         """How many calibration rows were not counted because something in them was NaN or infinite."""
         return len(self._writer.notes[-1]["left_out"])
-
-    @contextmanager
-    def _opened(self) -> Iterator[ModelSource]:
-        """The source, mapped anew, so that the pages a segment touched are given back when it ends."""
-        with Checkpoint.open(self._job.directory, verify=False) as checkpoint:
-            source = replace(self._job.source, checkpoint=checkpoint)
-            for transform in self._job.steps.model_transforms:
-                source = transform.apply(source, self._job.schemes, self._job.recipe.seed)
-            yield source
 
     def _resume(self, done: int) -> None:
         note = self._writer.notes[-1]
@@ -106,13 +94,7 @@ class Walk:
         """Smooth, fit, advance the rows; returns their digest (None behind the last block whose rows anybody reads) and
         the error of the block's output."""
         dense = self._errors.before(site) if site.index <= self._last_tapped else None
-        smooth(site)
-        fits = self._job.steps.fits
-        if fits is not None and isinstance(fits.default, BlockFit):
-            left = fits.default.fit_block(site)
-        else:
-            left = StageByStage().fit_block(site)
-        digest = site.advance(left) if site.index < self._last_tapped else None
+        digest = compress_block(site)
         return digest, self._errors.after(site, dense)
 
     def _fit_embedding(self, site: Site) -> None:

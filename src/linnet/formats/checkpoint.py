@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.formats import residency
+from linnet.formats.dequantised import DequantisedFiles
+from linnet.formats.dtypes import NAME_TO_NUMPY
 from linnet.formats.finite import check_finite
 from linnet.formats.forms import Form, Shapeless
-from linnet.formats.hashing import combined_digest, sha256_all
+from linnet.formats.hashing import Seen, combined_digest, pieces, sha256_all
 from linnet.formats.header import TensorInfo
 from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
@@ -97,6 +100,19 @@ class Checkpoint:
         the files."""
         files = RewrittenFiles(self._files, rewrite, other or Rewritten())
         return Checkpoint(self.path, files.config, files, self.manifest, self.quantization, self._form)
+
+    def dequantised(self) -> "Checkpoint":
+        """This checkpoint as if it were dense: weights are dequantised when they are read, and rounded to the type of
+        the config; static scales of activations are forgotten. It shares the files."""
+        files = DequantisedFiles(self, self.config)
+        where = str(files.described_by)
+        quantization, form = read_quantization(files.config, where), form_of(files.config, where)
+        return Checkpoint(self.path, files.config, files, None, quantization, form)
+
+    @property
+    def files(self) -> TensorFiles:
+        """What lies under it."""
+        return self._files
 
     def verify(self) -> None:
         """Hash every tensor and small file against the manifest; CheckpointError names what changed."""
@@ -208,17 +224,30 @@ class Checkpoint:
     def digest(self, finite: Collection[str] = ()) -> str:
         """SHA-256 over the sorted tensor hashes: the manifest's, or computed now by reading everything.
 
-        The tensors that ``finite`` names are read in any case: CheckpointError if one holds NaN or infinity.
+        The tensors that ``finite`` names are read in any case: CheckpointError if one holds NaN or infinity. No page
+        that was read for this stays resident.
         """
 
-        def look(name: str) -> None:
-            if name in finite:
-                check_finite(self.tensor(name), self._where_of(name))
+        def look(name: str) -> Seen:
+            info, where = self._tensors[name], f"{self.path / self._tensors[name].file}: {name}"
+            plain = name in finite and info.dtype in NAME_TO_NUMPY  # blocks are looked at when they are read
+            as_stored = self._raw(name).nbytes == info.nbytes
+            if plain and not as_stored:
+                check_finite(self.tensor(name).tobytes(), 0, info, where)
+
+            def seen(start: int, piece: memoryview) -> None:
+                if plain and as_stored:
+                    check_finite(piece, start, info, where)
+                residency.release(np.frombuffer(piece, np.uint8))
+
+            return seen
 
         if self.manifest is None:
             return combined_digest(self._tensors, sha256_all(((name, self._raw(name)) for name in self._tensors), look))
         for name in self._tensors:
-            look(name)
+            if name in finite:
+                for start, piece in pieces(self._raw(name)):
+                    look(name)(start, piece)
         return str(self.manifest["digest"])
 
     def state(self) -> str:
@@ -254,9 +283,6 @@ class Checkpoint:
 
     def _raw(self, name: str) -> memoryview:
         return self._files.raw(name)
-
-    def _where_of(self, name: str) -> str:
-        return f"{self.path / self._tensors[name].file}: {name}"
 
     def _where(self, module: str) -> str:
         for suffix in self._form.suffixes:

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError
+from linnet.formats.dtypes import NAME_TO_NUMPY
+from linnet.formats.header import TensorInfo
 
-_PIECE_ELEMENTS = 1 << 20
 _EXPONENTS: dict[np.dtype[Any], tuple[type[Any], int]] = {
     np.dtype(np.float64): (np.uint64, 0x7FF0_0000_0000_0000),
     np.dtype(np.float32): (np.uint32, 0x7F80_0000),
@@ -21,22 +22,20 @@ _EXPONENTS: dict[np.dtype[Any], tuple[type[Any], int]] = {
 """Type -> its bits as integers, and those that are all set in NaN and infinity, and in nothing else."""
 
 
-def first_not_finite(array: npt.NDArray[Any]) -> tuple[int, ...] | None:
-    """Index of the first element that is NaN or infinite; None if there is none, or numbers of the type never are."""
-    found = _EXPONENTS.get(array.dtype)
-    if found is None or array.size == 0:
+def first_not_finite(values: npt.NDArray[Any]) -> int | None:
+    """Where [n] elements hold NaN or infinity first; None if they do not, or numbers of the type never are."""
+    found = _EXPONENTS.get(values.dtype)
+    if found is None or values.size == 0:
         return None
-    bits, mask = np.ascontiguousarray(array).reshape(-1).view(found[0]), found[0](found[1])
-    for start in range(0, bits.size, _PIECE_ELEMENTS):
-        piece = bits[start : start + _PIECE_ELEMENTS] & mask
-        if piece.max() == mask:
-            place = start + int(np.argmax(piece == mask))
-            return tuple(int(each) for each in np.unravel_index(place, array.shape))
-    return None
+    mask = found[0](found[1])
+    exponents = values.view(found[0]) & mask
+    return int(np.argmax(exponents == mask)) if exponents.max() == mask else None
 
 
-def check_finite(array: npt.NDArray[Any], where: str) -> None:
-    """CheckpointError that says the first place of a NaN or an infinity."""
-    place = first_not_finite(array)
+def check_finite(piece: memoryview | bytes, start: int, info: TensorInfo, where: str) -> None:
+    """CheckpointError that says the first place of a NaN or an infinity in bytes of a tensor from ``start`` on."""
+    values = np.frombuffer(piece, NAME_TO_NUMPY[info.dtype])
+    place = first_not_finite(values)
     if place is not None:
-        raise CheckpointError(f"{where} holds NaN or infinity, first {array[place]} at {list(place)}")
+        index = [int(each) for each in np.unravel_index(start // values.itemsize + place, info.shape)]
+        raise CheckpointError(f"{where} holds NaN or infinity, first {values[place]} at {index}")

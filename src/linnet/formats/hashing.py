@@ -3,7 +3,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -20,26 +20,32 @@ class Described(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def sha256(data: memoryview | bytes) -> str:
-    """Hex digest, taken in pieces so that a mapped tensor needs no memory of its own."""
+Seen = Callable[[int, memoryview], object]
+"""Called with where a piece of some bytes begins, and the piece, after it has been hashed."""
+
+
+def pieces(data: memoryview | bytes) -> Iterator[tuple[int, memoryview]]:
+    """(where it begins, bytes) of one part after another: a multiple of every element's size, but for the last."""
     view = memoryview(data).cast("B") if not isinstance(data, bytes) else memoryview(data)
-    digest = hashlib.sha256()
     for start in range(0, len(view), _PIECE_BYTES):
-        digest.update(view[start : start + _PIECE_BYTES])
+        yield start, view[start : start + _PIECE_BYTES]
+
+
+def sha256(data: memoryview | bytes, seen: Seen | None = None) -> str:
+    """Hex digest, taken in pieces so that a mapped tensor needs no memory of its own."""
+    digest = hashlib.sha256()
+    for start, piece in pieces(data):
+        digest.update(piece)
+        if seen is not None:
+            seen(start, piece)
     return digest.hexdigest()
 
 
-def sha256_all(items: Iterable[tuple[str, memoryview]], look: Callable[[str], object] | None = None) -> dict[str, str]:
-    """Name -> hex digest for every item, hashed in parallel threads.
-
-    ``look`` is called with each name right after, in the same thread: what has just been read lies in the page cache.
-    """
+def sha256_all(items: Iterable[tuple[str, memoryview]], seen: Callable[[str], Seen] | None = None) -> dict[str, str]:
+    """Name -> hex digest for every item, hashed in parallel threads; ``seen``: what looks at an item's pieces."""
 
     def hashed(pair: tuple[str, memoryview]) -> str:
-        digest = sha256(pair[1])
-        if look is not None:
-            look(pair[0])
-        return digest
+        return sha256(pair[1], None if seen is None else seen(pair[0]))
 
     pairs = list(items)
     with ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1))) as pool:

@@ -149,6 +149,10 @@ class CheckpointWriter:
         """A text file of the checkpoint, a model card for instance."""
         self._stage(filename, text.encode())
 
+    def write_bytes(self, filename: str, data: bytes) -> None:
+        """Any other small file of the checkpoint, a picture for instance."""
+        self._stage(filename, data)
+
     def copy_file(self, source: str | Path, name: str | None = None) -> None:
         """Carry a small file (tokenizer, generation config) over under its own name, or under ``name``, which may begin
         with a folder of ``manifest.FOLDERS``."""
