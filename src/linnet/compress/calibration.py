@@ -104,9 +104,8 @@ def _windows(recipe: Recipe, text: str | None, name: str, model: Path, length: i
     if text is None:
         text = read_text_of(Path(name), "calibration text", lambda: tokenizer.templates)
     rows = calibration_rows(tokenizer, text, recipe.calibration_rows, length, recipe.seed, name)
-    alike = len(rows.token_ids) - len(np.unique(rows.token_ids, axis=0))
-    if 2 * alike >= count:
-        logger.warning(
-            "%d of %d calibration rows are the same as another and tell nothing new", alike, len(rows.token_ids)
-        )
+    count = len(rows.token_ids)
+    alike = count - len(np.unique(rows.token_ids, axis=0))
+    if 2 * alike >= count:  # a few cost nothing
+        logger.warning("%d of %d calibration rows are the same as another and tell nothing new", alike, count)
     return rows
