@@ -56,7 +56,8 @@ def run(target: Path, share: float = 0.0, ceiling: int | None = None) -> dict:
 def test_the_run_stays_under_what_was_predicted(tmp_path):
     free = run(tmp_path / "free")
     assert "error" not in free
-    assert free["peak"] == pytest.approx(free["predicted"], rel=0.1)
+    # a model this small is mostly the interpreter and libraries, whose resident pages depend on who mapped them before
+    assert free["predicted"] / 1.4 < free["peak"] < 1.1 * free["predicted"]
     held = run(tmp_path / "held", 1.0, int(1.15 * free["peak"]))
     assert "error" not in held
     assert (tmp_path / "held").is_dir()
