@@ -47,11 +47,11 @@ def rounded_output_errors(model: Path, recipe, text: str, tmp_path: Path, monkey
     errors: dict[str, float] = {}
     fit = Gptq.fit
 
-    def spy(self, where, weight, scheme, statistics, tick):
+    def spy(self, where, weight, scheme, statistics, tick, kept):
         hessian = statistics["hessian"]
         rounded = torch.from_numpy(quantize_weight(weight.numpy(), scheme).dequantize())
         errors[where] = hessian.quadratic(rounded - weight) / hessian.quadratic(weight)
-        return fit(self, where, weight, scheme, statistics, tick)
+        return fit(self, where, weight, scheme, statistics, tick, kept)
 
     monkeypatch.setattr(Gptq, "fit", spy)
     compress(model, tmp_path / "spied", recipe, calibration_text=text)
