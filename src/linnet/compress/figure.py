@@ -24,9 +24,10 @@ def draw(record: Mapping[str, Any]) -> bytes | None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     if errors:
-        left.bar(range(len(errors)), errors, color=COLOUR)
+        left.plot(range(len(errors)), errors, "o-", color=COLOUR, ms=4)
         left.set_yscale("log")
         left.set_xlabel("block")
+        left.xaxis.get_major_locator().set_params(integer=True)
     else:
         left.set_axis_off()
     left.set_title("relative error of each block's output" if errors else "no rows were run", fontsize=9)

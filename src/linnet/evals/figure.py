@@ -83,6 +83,7 @@ def _divergence(axes: "Axes", report: Report) -> None:
         place = (max(value, smallest), row)
         axes.annotate(f"{value:.2g}", place, (0, 7), textcoords="offset points", ha="center", size=8)
     axes.set_xscale("log")
+    _label_few(axes)
     if divergence.noise_floor:
         axes.axvline(divergence.noise_floor, color="#e67e22", ls="--", lw=1)
         axes.annotate(
@@ -141,6 +142,17 @@ def _legend(paired: bool) -> list:  # type: ignore[type-arg]
     filled = [Line2D([], [], marker="o", ls="", color=COLOURS[word], label=word) for word in words]
     hollow = Line2D([], [], marker="o", ls="", mfc="white", mec=REFERENCE, label="reference")
     return [hollow, *filled, chance]
+
+
+def _label_few(axes: "Axes") -> None:
+    """Numbers at decades, and at their threes where there are few decades: matplotlib's own run into one another."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    subs = (1.0, 3.0) if high < 300 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _point(axes: "Axes", value: Interval, row: float, colour: str, filled: bool) -> None:
