@@ -59,8 +59,8 @@ def test_quantise_is_the_defined_rounding():
     assert token.scales.shape == (2, 1)
     with pytest.raises(UnsupportedError, match="static activations are quantised per tensor, not per token"):
         ops.quantise(x, Scheme("int8", "token", dynamic=False))
-    with pytest.raises(UnsupportedError, match="not int4"):
-        ops.quantise(x, Scheme("int4", "token", dynamic=True))
+    with pytest.raises(UnsupportedError, match="not int2"):
+        ops.quantise(x, Scheme("int2", "token", dynamic=True))
 
 
 @pytest.mark.parametrize(("x_group", "weight_group"), [(8, 8), (20, 8), (8, 20), (20, 20), (4, 8)])

@@ -16,6 +16,8 @@ from linnet.errors import CheckpointError, LinnetError
 from linnet.formats import Checkpoint
 
 FAST = {"autoround": {"iterations": 2, "batch": 1}, "obc": {"order": "dearest"}}
+TABLES = {"kmeans": "KMEANS4", "squeezellm": "KMEANS4"}
+"""What is quantised otherwise than to W4A16-g16."""
 CHAINS = [
     *(["quantise", name] for name in ALGORITHMS["quantise"]),
     *(["sparsify", name] for name in ALGORITHMS["sparsify"]),
@@ -35,7 +37,7 @@ PLACES = [
 def chain_of(names: list[str], **fields):
     steps = [
         {"step": kind, "algorithm": name, "options": FAST.get(name, {})}
-        | ({"scheme": "W4A16-g16"} if kind == "quantise" else {})
+        | ({"scheme": TABLES.get(name, "W4A16-g16")} if kind == "quantise" else {})
         for kind, name in zip(names[::2], names[1::2], strict=True)
     ]
     return recipe_from({"steps": steps, **FEW, **fields})

@@ -143,8 +143,8 @@ class Executor:
         width: int,
         type: ValueType,
         group_size: int,
-        half_range: float = ...,
-        static_scale: float = ...,
+        half_range: float = 127.5,
+        static_scale: float = 0.0,
     ) -> int: ...
     def add_state(self, storage: KVStorage, kv_heads: int, head_size: int, value_head_size: int) -> int: ...
     def begin_chain(self, name: str) -> None: ...
@@ -154,8 +154,8 @@ class Executor:
         width: int,
         type: ValueType,
         group_size: int,
-        half_range: float = ...,
-        static_scale: float = ...,
+        half_range: float = 127.5,
+        static_scale: float = 0.0,
     ) -> int: ...
     def end_chain(self) -> None: ...
     def add_rope_table(self, inverse_frequencies: Sequence[float], factor: float) -> int: ...
