@@ -301,19 +301,26 @@ static int64_t span_columns(const LinearWeight& weight, const Int8Input& x) {
     return smaller(x.groups_per_scale * x.group_size, weight.super_group_size);
 }
 
-bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
-    const int64_t own = smaller(weight.group_size, weight.columns), input = smaller(input_group_size, weight.columns);
-    const int64_t group = weight.super_group_size > 0 ? own : smaller(own, input);
-    if (weight.bits == 6 || weight.bits == 8 || group == weight.columns || group % 16 == 0) return true;
-    // Only as bytes, whole spans and runs at a time.
-    int64_t span = group;
-    if (weight.super_group_size > 0) span = smaller(larger(own, input), weight.super_group_size);
-    return least_common_multiple(span, RUN_COLUMNS) <= BLOCK_COLUMNS;
-}
-
 // A span is at most a row, and what makes it whole runs too at most twice that.
 static int64_t most_block(const LinearWeight& weight) {
     return ALWAYS_UNPACKS ? larger(BLOCK_COLUMNS, 2 * round_up(weight.columns, RUN_COLUMNS)) : BLOCK_COLUMNS;
+}
+
+// The fewest columns that are whole spans and whole runs; a span that is the row ends where the row does.
+static int64_t unit_columns(const LinearWeight& weight, int64_t span) {
+    if (span >= weight.columns) return round_up(weight.columns, RUN_COLUMNS);
+    return least_common_multiple(span, RUN_COLUMNS);
+}
+
+bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
+    const int64_t own = smaller(weight.group_size, weight.columns), input = smaller(input_group_size, weight.columns);
+    const int64_t group = weight.super_group_size > 0 ? own : smaller(own, input);
+    if (weight.bits == 8 || group == weight.columns) return true;
+    if (!ALWAYS_UNPACKS && (weight.bits == 6 || group % 16 == 0)) return true;
+    // Only as bytes, whole spans and runs at a time.
+    int64_t span = group;
+    if (weight.super_group_size > 0) span = smaller(larger(own, input), weight.super_group_size);
+    return unit_columns(weight, span) <= most_block(weight);
 }
 
 int64_t scratch_bytes_tiled(const LinearWeight& weight, int64_t rows) {
@@ -331,7 +338,7 @@ void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int6
     if (reads_panels(weight, x, rows)) return linear_panels(weight, x, y, ldy, rows, n_begin, n_end, scratch);
     const Tiles tiles = tiles_of(weight);
     const bool two_level = weight.super_group_size > 0;
-    const int64_t span = span_columns(weight, x), unit = least_common_multiple(span, RUN_COLUMNS);
+    const int64_t span = span_columns(weight, x), unit = unit_columns(weight, span);
     const bool whole_row = span >= weight.columns;
     uint8_t* panel = scratch;
     float* totals = (float*)(panel + TILE_COUNT * 16 * most_block(weight));
