@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``linnet compress`` ends with: size, time and memory, which blocks and layers lost most, what to type next."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +61,15 @@ def told_command(arguments: "Sequence[str]") -> str:
         option, equals, value = argument.partition("=")
         if equals and option.startswith("--"):
             return f"{option}={shown(value)}"
-        path = Path(argument)
-        local = argument.startswith(("/", ".", "~")) or path.exists()
-        return (path.name or argument) if local and not argument.startswith("--") else argument
+        if argument.startswith("-o") and len(argument) > 2:
+            return f"-o{Path(argument[2:]).name}"
+        local = argument.startswith(("/", ".", "~")) or os.path.exists(
+            argument
+        )  # Path's refuses names that are too long
+        return (Path(argument).name or argument) if local and not argument.startswith("--") else argument
 
-    return shlex.join(["linnet", *(shown(argument) for argument in arguments)])
+    words = [shown(argument) for argument in arguments]
+    for place, option in enumerate(arguments[:-1]):
+        if option in ("-o", "--output"):  # need not exist yet
+            words[place + 1] = Path(arguments[place + 1]).name or arguments[place + 1]
+    return shlex.join(["linnet", *words])

@@ -188,6 +188,7 @@ def compress(
             "observer": observer(progress),
         }
         if budget is not None:
+            _check_alone(from_compressed, max_memory)
             if not (out / MANIFEST_FILE).is_file():  # else it may be this very command's result
                 check_replaceable(out, overwrite)
             plan = room.mix(directory, chosen, lambda source: budget.bytes_for(source.parameters), **shared)
@@ -209,6 +210,16 @@ def compress(
         output().print(f"[bold]{result.path}[/] is already there, made by this very command: nothing done")
         return
     tell_result(result, model, time.monotonic() - started, peak_memory_bytes())
+
+
+def _check_alone(from_compressed: bool, max_memory: int | None) -> None:
+    """ConfigError for what weighing a model for a budget does not do."""
+    if from_compressed:
+        raise ConfigError("--budget weighs dense models only; --from-compressed goes with a scheme or a recipe")
+    if max_memory is not None:
+        raise ConfigError(
+            "--budget keeps no ceiling while it weighs the model; give --max-memory or --budget, not both"
+        )
 
 
 def _read_recipe(context: typer.Context, room: "ModuleType", recipe: str) -> "Recipe":

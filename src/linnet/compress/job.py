@@ -113,8 +113,8 @@ class Job:
         return self.all_folds[transform.default.folds].get(segment, ())
 
     def read_tensors(self) -> frozenset[str]:
-        """The tensors that ops read; all others are copied as they are."""
-        return frozenset(weight.ref.checkpoint_name for weight in self.source.program.weights)
+        """The tensors that the source's ops read, before any layer was taken out; all others are copied as they are."""
+        return frozenset(weight.ref.checkpoint_name for weight in self.original.program.weights)
 
     def is_written(self, name: str) -> bool:
         """See the function of this name."""

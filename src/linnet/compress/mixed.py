@@ -106,6 +106,12 @@ def mix(
             "budget mixes bits of a model whose shapes are known; prune first, then compress the result",
             settings=["budget"],
         )
+    if recipe.quantise is not None and recipe.quantise.algorithm == "llm_int8":
+        raise ConfigError(
+            "budget cannot foresee what llm_int8 costs, whose outliers take as many bytes as the rows demand; "
+            "quantise by another algorithm",
+            settings=["budget"],
+        )
     original = model = load_model(Checkpoint.open(resolve_model(source), verify=False))
     check_source(model)
     for transform in steps.model_transforms:
@@ -118,6 +124,7 @@ def mix(
     sizes = [[_bytes(group, options[name]) for name in names] for group in groups]
     first = options[names[0]]
     steps = steps.on(first, model.linears())
+    steps.check_tables(first, model.spec.embedding)
     fixed = result_bytes(model, first, steps) - sum(each[0] for each in sizes)
     allowed = budget(original)
     _check_budget(allowed, fixed + sum(map(min, sizes)), names[0])

@@ -4,6 +4,7 @@
 The comment at the head of a file says when to use it; docs/recipes.md has what each costs.
 """
 
+import os
 import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -16,7 +17,7 @@ _SUFFIX = ".yaml"
 
 def is_name(text: str | Path) -> bool:
     """Whether this is to be a recipe's name, not the path of a file."""
-    return isinstance(text, str) and not re.search(r"[./\\]", text) and not Path(text).exists()
+    return isinstance(text, str) and not re.search(r"[./\\]", text) and not os.path.exists(text)
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -57,10 +57,15 @@ def offsets(outliers: Sequence[float]) -> list[float]:
 
 
 def with_shares(job: Job, outliers: Sequence[float]) -> Steps:
-    """The job's steps with a rule for each linear that says the share of its block; ``outliers``: of every block."""
+    """The job's steps with a rule for each linear that says the share of its block; ``outliers``: of every block.
+
+    Blocks whose linears all have another rule take no part: shares even out among those that are pruned so.
+    """
     steps, program = job.steps, job.source.program
     blocks = [index for index, segment in enumerate(program.segments) if segment.kind == "block"]
-    above = dict(zip(blocks, offsets(outliers), strict=True))
+    pruned = {info.segment for info in uneven(job)}
+    found = {block: share for block, share in zip(blocks, outliers, strict=True) if block in pruned}
+    above = dict(zip(found, offsets(list(found.values())), strict=True))
     assert steps.sparsifiers is not None
     rules: list[tuple[str, Sparsifier]] = []
     for info in uneven(job):

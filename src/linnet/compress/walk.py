@@ -119,6 +119,7 @@ class Walk:
             self._add_dense(name, site.block)
         for name, scale in site.cache_scales().items():
             self._writer.add(name, scale)
+            self._written.add(name)  # the source may have one of its own
         if site.index == len(self._program.segments) - 1:
             for name in site.source.checkpoint.names():
                 if self._job.is_written(name):

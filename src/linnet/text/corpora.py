@@ -8,6 +8,7 @@ in the file's order, a blank line between them. Parquet and Arrow need linnet[da
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _of_json_lines(path: Path, what: str) -> Iterator[Any]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _json(line, f"the {what} {path}, line {number}")
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ConfigError(f"the {what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -23,6 +23,9 @@ def test_the_card_tells_the_command_without_places(tmp_path):
     assert told_command(["compress", "org/name", "--set", "damping=0.1"]) == (
         "linnet compress org/name --set damping=0.1"
     )
+    for output in (["-o", "results/acme/w4"], ["-oresults/acme/w4"], ["--output", "results/acme/w4"]):
+        assert "acme" not in told_command(["compress", "org/name", *output])  # it need not exist yet
+    assert told_command(["compress", "x" * 300]).endswith("x")
 
 
 def test_the_worst_come_first_and_outputs_before_weights():

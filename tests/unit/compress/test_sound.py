@@ -83,3 +83,12 @@ def test_a_huge_weight_leaks_no_warning(tiny_model, tmp_path, text, names, name)
         with suppress(LinnetError):
             result = compress(model, tmp_path / "out", chain_of(names), calibration_text=text)
             Checkpoint.open(result.path, verify=True).close()
+
+
+def test_layers_that_are_taken_out_are_looked_at_too(tiny_model, tmp_path, text):
+    """Which ones stay is not known when the source is read."""
+    name = "model.layers.1.input_layernorm.weight"
+    sick = with_value(tiny_model, tmp_path / "sick", name, (3,), float("nan"))
+    prune = {"step": "prune", "algorithm": "influence", "options": {"what": "layers", "count": 1}}
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity"):
+        compress(sick, tmp_path / "out", recipe_from({"steps": [prune], **FEW}), calibration_text=text)

@@ -112,3 +112,12 @@ def test_places_without_records(tmp_path):
     (tmp_path / "cut.jsonl.xz").write_bytes(lzma.compress(lines(DOCUMENTS))[:40])
     with pytest.raises(ConfigError, match=r"cut\.jsonl\.xz cannot be read"):
         read(tmp_path / "cut.jsonl.xz")
+
+
+def test_a_damaged_archive_is_said(tmp_path):
+    damaged = bytearray(gzip.compress(lines([{"text": text} for text in DOCUMENTS * 40])))
+    for place in range(20, 30):
+        damaged[place] ^= 0xFF
+    (tmp_path / "x.jsonl.gz").write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"the calibration text .*x\.jsonl\.gz"):
+        read(tmp_path / "x.jsonl.gz")

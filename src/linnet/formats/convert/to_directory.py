@@ -60,7 +60,9 @@ def to_directory(
         CheckpointWriter(target, resume=True, identity=identity, form=form) as writer,
         ThreadPoolExecutor(max_workers=threads) as pool,
     ):
-        done = {note["tensor"]: note["about"] for note in writer.notes}
+        done = {
+            note["tensor"]: note["about"] for note in writer.notes if "tensor" in note
+        }  # scales of a cache have none
         for number, tensor in enumerate(tensors):
             progress(tensor.name, number, len(tensors))
             if tensor.name in done:
