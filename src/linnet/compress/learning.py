@@ -5,16 +5,20 @@ Rows come one after another to save memory; the iterate is kept that is best on 
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import msgspec
+import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted
 from linnet.compress.algorithms.awq import Awq, AwqOptions
+from linnet.compress.scales import scales_of
 from linnet.compress.stages import Stage, whole
-from linnet.compress.statistic import Statistic
+from linnet.compress.statistic import RowSample, Statistic
 from linnet.compress.units import PRODUCT_S, ROUNDED_S
-from linnet.schemes.scheme import LinearScheme
+from linnet.errors import ConfigError
+from linnet.schemes.scheme import LinearScheme, Scheme
 
 if TYPE_CHECKING:
     from linnet.compress.site import Site
@@ -22,6 +26,19 @@ if TYPE_CHECKING:
 _JUDGING_ROWS = 8
 _JUDGEMENTS = 20
 """How often the iterate is judged on them."""
+
+
+class LearningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``iterations``: steps. ``batch``: calibration rows in each."""
+
+    algorithm: ClassVar[str]
+    iterations: int = 200
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value, most in (("iterations", self.iterations, 100_000), ("batch", self.batch, 1024)):
+            if not 1 <= value <= most:
+                raise ConfigError(f"{name} of {self.algorithm} is {value}; accepted is 1 to {most}")
 
 
 class Learned(Protocol):
@@ -80,6 +97,17 @@ def learn_block(
         for info in coded:
             site.pack(info.module, learned[info.tensor].fitted({"best_iteration": best}), algorithm, info.shape)
     return whole(site.segment)
+
+
+def searched_scales(
+    weight: torch.Tensor, scheme: Scheme, statistics: Mapping[str, Statistic]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where learning begins: scales by what the sampled rows make of them; by the weight alone if no row was heard."""
+    sample = statistics["sample"]
+    assert isinstance(sample, RowSample)
+    inputs = sample.values if len(sample.values) else None
+    importance = None if inputs is None else inputs.square().mean(dim=0).numpy()
+    return scales_of(weight.numpy(), scheme, True, importance, inputs)
 
 
 def learning_work(shape: tuple[int, int], steps: int, batch: int) -> float:

@@ -10,17 +10,14 @@ them (scales.py), and the iterate is kept that is best on rows always the same.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import msgspec
 import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.learning import learn_block, learning_work
+from linnet.compress.learning import LearningOptions, learn_block, learning_work, searched_scales
 from linnet.compress.rounding import number_range, round_into, step_sizes
-from linnet.compress.scales import scales_of
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import RowSample, Statistic, StatisticKind
-from linnet.errors import ConfigError
 from linnet.schemes import codecs
 from linnet.schemes.packed_weight import pack
 from linnet.schemes.scheme import LinearScheme, Scheme
@@ -29,16 +26,10 @@ if TYPE_CHECKING:
     from linnet.compress.site import Site
 
 
-class AutoRoundOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``iterations``: steps, the first as long as 1 / iterations. ``batch``: calibration rows in each."""
+class AutoRoundOptions(LearningOptions, frozen=True, forbid_unknown_fields=True):
+    """The first step is as long as 1 / iterations."""
 
-    iterations: int = 200
-    batch: int = 4
-
-    def __post_init__(self) -> None:
-        for name, value, most in (("iterations", self.iterations, 100_000), ("batch", self.batch, 1024)):
-            if not 1 <= value <= most:
-                raise ConfigError(f"{name} of autoround is {value}; accepted is 1 to {most}")
+    algorithm: ClassVar[str] = "autoround"
 
 
 class AutoRound:
@@ -79,12 +70,9 @@ class LearnedRounding:
         statistics: Mapping[str, Statistic],
         kept: torch.Tensor | None = None,
     ) -> None:
-        sample = statistics["sample"]
-        assert isinstance(sample, RowSample)
         self._weight, self._linear, self._scheme, self._kept = weight, scheme, scheme.weight, kept
-        array, inputs = weight.numpy(), sample.values
-        importance = inputs.square().mean(dim=0).numpy() if len(inputs) else None
-        start, _ = scales_of(array, self._scheme, True, importance, inputs if len(inputs) else None)
+        array = weight.numpy()
+        start, _ = searched_scales(weight, self._scheme, statistics)
         low, high = codecs.extremes(array, self._scheme)
         widest, _ = codecs.scales_of_range(low, high, self._scheme)
         share = torch.from_numpy(start.astype(np.float32) / widest.astype(np.float32)).clamp_(0, 1)

@@ -11,14 +11,12 @@ rounded while it learns.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import msgspec
 import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.learning import learn_block, learning_work
+from linnet.compress.learning import LearningOptions, learn_block, learning_work, searched_scales
 from linnet.compress.rounding import round_into
-from linnet.compress.scales import scales_of
 from linnet.compress.stages import Stage
 from linnet.compress.statistic import RowSample, Statistic, StatisticKind
 from linnet.errors import ConfigError
@@ -30,18 +28,14 @@ if TYPE_CHECKING:
     from linnet.compress.site import Site
 
 
-class LkdOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``iterations``: steps. ``batch``: calibration rows in each. ``rate``: what a weight moves at most in the first of
-    them, in units of its scale; it falls to nothing."""
+class LkdOptions(LearningOptions, frozen=True, forbid_unknown_fields=True):
+    """``rate``: what a weight moves at most in the first step, in units of its scale; it falls to nothing."""
 
-    iterations: int = 200
-    batch: int = 4
+    algorithm: ClassVar[str] = "lkd"
     rate: float = 0.02
 
     def __post_init__(self) -> None:
-        for name, value, most in (("iterations", self.iterations, 100_000), ("batch", self.batch, 1024)):
-            if not 1 <= value <= most:
-                raise ConfigError(f"{name} of lkd is {value}; accepted is 1 to {most}")
+        super().__post_init__()
         if not 0 < self.rate <= 1:
             raise ConfigError(f"rate of lkd is {self.rate}; accepted is more than 0, at most 1")
 
@@ -82,12 +76,8 @@ class TrainedWeight:
         statistics: Mapping[str, Statistic],
         kept: torch.Tensor | None = None,
     ) -> None:
-        sample = statistics["sample"]
-        assert isinstance(sample, RowSample)
         self._linear, self._scheme, self._before = scheme, scheme.weight, weight
-        array, inputs = weight.numpy(), sample.values if len(sample.values) else None
-        importance = None if inputs is None else inputs.square().mean(dim=0).numpy()
-        self._scale, self._zero = scales_of(array, self._scheme, True, importance, inputs)
+        self._scale, self._zero = searched_scales(weight, self._scheme, statistics)
         self._wide = self._expanded(self._scale)
         self._wide_zero = None if self._zero is None else self._expanded(self._zero)
         self._values = weight.view(len(weight), self._wide.shape[1], -1)
