@@ -50,6 +50,7 @@ class Setting:
     abort_steps: dict[int, int] | None = None
     rounds: int = 1
     samples: int = 1
+    guesses: int = 0
 
 
 def batch(setting: Setting) -> None:
@@ -104,7 +105,12 @@ def priorities(setting: Setting) -> None:
     setting.submits = [replace(submit, priority=setting.rng.randrange(3)) for submit in setting.submits]
 
 
-FEATURES = (batch, cache, chunked, hurried, preempted, small_pool, many_samples, aborts, few_seats, priorities)
+def guessed(setting: Setting) -> None:
+    """Guesses at what comes next, right and wrong ones, are checked several at a time."""
+    setting.guesses = 4
+
+
+FEATURES = (guessed, batch, cache, chunked, hurried, preempted, small_pool, many_samples, aborts, few_seats, priorities)
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
 
@@ -188,6 +194,17 @@ def alone(machine: Machine, submit: Submit) -> Result:
     return run(machine.engine(config, 0), [submit])[submit.request_id]
 
 
+def guess(engine: Engine, setting: Setting, expected: dict[int, Result]) -> None:
+    """Guesses for everybody, from what is known of them alone; one in five is wrong."""
+    for request_id, one in engine._live.items():
+        known = expected.get(request_id % 10_000)
+        right = [] if known is None else known.token_ids[one.request.generated_tokens :]
+        one.request.draft_token_ids = tuple(
+            token_id if setting.rng.random() < 0.8 else setting.rng.randrange(setting.vocabulary)
+            for token_id in right[: setting.guesses]
+        )
+
+
 def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: int) -> int:
     """Run one workload with the pair's features; returns how many results were compared."""
     rng = random.Random(seed)
@@ -209,11 +226,16 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
         everybody = [*sent, *copies, *others]
         rng.shuffle(everybody)
         aborted = {key + 100_000 * turn: step for key, step in (setting.abort_steps or {}).items()}
+
+        def between(step: int, aborted: dict[int, int] = aborted) -> list[int]:
+            guess(engine, setting, expected)
+            return [key for key, when in aborted.items() if when == step]
+
         results = run(
             engine,
             everybody,
             arrivals=[setting.arrivals(index) for index in range(len(everybody))],
-            between=lambda step, aborted=aborted: [key for key, when in aborted.items() if when == step],
+            between=between,
         )
         for submit in sent:
             mine, reference = results[submit.request_id], expected[submit.request_id - 100_000 * turn]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
 
-from linnet.scheduler import BlockPool, Request, StepPlan, StepResult
+from linnet.scheduler import BlockPool, Request, Sample, Score, StepPlan, StepResult, Verify
 
 VOCABULARY = 11
 POISON = b"handed out and not written"
@@ -64,6 +64,15 @@ class PoisoningPool(BlockPool):
         return taken
 
 
+def _verified(use: Sample | Verify, drawn: list[int]) -> tuple[int, ...]:
+    """As many of the drawn tokens as the guesses before them were right for."""
+    drafts = use.draft_token_ids if isinstance(use, Verify) else ()
+    right = 0
+    while right < len(drafts) and drafts[right] == drawn[right]:
+        right += 1
+    return tuple(drawn[: right + 1])
+
+
 @dataclass
 class DigestModel:
     """Executes plans; remembers, per request, its tokens and the prompt rows whose logits were asked for.
@@ -104,18 +113,19 @@ class DigestModel:
         for item in plan.items:
             request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
             end = item.start + item.n
-            right = prefix_digests(request.cache_salt, tokens[:end])
+            right = prefix_digests(request.cache_salt, [*tokens[: item.start], *item.token_ids])
             stored = [self.pool.slots[slot] for slot in slot_tables[item.request_id][:end]]
             wrong = [position for position in range(end) if stored[position] != right[position]]
             assert not wrong, f"request {item.request_id} reads a wrong context at positions {wrong}"
-            if request.score_prompt:
-                rows = [item.start + offset for offset in item.output_offsets]
-                delivered = self.scored_positions[item.request_id]
-                # The last prompt row is asked for again when its sampling gave nothing.
-                delivered += [row for row in rows if row < request.prompt_tokens and delivered[-1:] != [row]]
-            if item.samples and (self.withholds is None or self.withholds.random() > 0.1):
-                sampled[item.request_id] = (sampled_token(stored[-1]),)
-                tokens.append(sampled_token(stored[-1]))
+            for use in item.uses:
+                if isinstance(use, Score):
+                    rows = range(item.start + use.first, item.start + use.first + use.rows)
+                    self.scored_positions[item.request_id] += rows
+                    assert list(use.target_ids) == [tokens[row + 1] for row in rows]
+                elif self.withholds is None or self.withholds.random() > 0.1:
+                    drawn = [sampled_token(digest) for digest in stored[use.first + item.start :]]
+                    sampled[item.request_id] = _verified(use, drawn)
+            tokens += sampled.get(item.request_id, ())
         return StepResult.of(sampled)
 
     def _check_shape(self, plan: StepPlan) -> None:
@@ -125,18 +135,24 @@ class DigestModel:
         assert len({item.request_id for item in plan.items}) == len(plan.items)
         written: set[tuple[int, int]] = set()
         for item in plan.items:
-            tokens, end = self.tokens[item.request_id], item.start + item.n
+            request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
+            known_end, end = item.known_end, item.start + item.n
             assert item.n >= 1
-            assert item.token_ids == tuple(tokens[item.start : end])
+            assert item.token_ids[: known_end - item.start] == tuple(tokens[item.start : known_end])
             assert len(item.token_ids) == item.n
             assert len(item.blocks[0]) == self.pool.blocks_for(end)
-            assert item.samples == (end == len(tokens) and self.requests[item.request_id].max_new_tokens > 0)
             assert list(item.output_offsets) == sorted(set(item.output_offsets))
             assert all(0 <= offset < item.n for offset in item.output_offsets)
-            if end == len(tokens):
-                assert item.output_offsets[-1] == item.n - 1
-            elif not self.requests[item.request_id].score_prompt:
-                assert not item.output_offsets
+            scores = [use for use in item.uses if isinstance(use, Score)]
+            draws = [use for use in item.uses if not isinstance(use, Score)]
+            assert len(scores) <= request.score_prompt
+            assert len(draws) == (known_end == len(tokens) and request.max_new_tokens > 0)
+            for use in draws:
+                assert item.start + use.first == known_end - 1
+                assert use.first + use.rows == item.n
+                if isinstance(use, Verify):
+                    assert item.token_ids[use.first + 1 :] == use.draft_token_ids
+            assert len(tokens) - request.prompt_tokens + item.most_tokens <= request.max_new_tokens
             for block_id in item.blocks[0]:
                 assert self.pool.reference_count(block_id) > 0, f"block {block_id} is in flight and held by nobody"
             for position in range(item.start, end):

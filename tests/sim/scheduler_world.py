@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from random import Random
 
-from digest_model import DigestModel, PoisoningPool, expected_tokens
+from digest_model import VOCABULARY, DigestModel, PoisoningPool, expected_tokens
 
 from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
 
@@ -129,8 +129,13 @@ class Run:
                 self.tokens[event.request_id] += event.token_ids
 
 
-def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | None = None) -> Run:
-    """Drive the real scheduler to the end of the workload and check every law; returns the run for comparisons."""
+def simulate(
+    workload: Workload, config: SchedulerConfig, withholds: Random | None = None, guesses: Random | None = None
+) -> Run:
+    """Drive the real scheduler to the end of the workload and check every law; returns the run for comparisons.
+
+    `guesses` makes guesses at what requests generate, right and wrong ones.
+    """
     pool = PoisoningPool(config.num_blocks, config.block_size)
     scheduler = Scheduler(config, pool)
     run = Run(scheduler, DigestModel(pool, withholds))
@@ -151,6 +156,8 @@ def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | No
             run.model.register(request)
             scheduler.add(request)
         abort("before")
+        if guesses is not None:
+            guess(run, guesses)
         plan = scheduler.schedule(float(run.steps))
         scheduler.check()
         if plan is None:
@@ -171,6 +178,15 @@ def simulate(workload: Workload, config: SchedulerConfig, withholds: Random | No
         assert run.steps < deadlock_step, f"no end after {run.steps} steps"
     _check_end(workload, run)
     return run
+
+
+def guess(run: Run, random: Random) -> None:
+    """Up to four guesses for everybody, each wrong now and then."""
+    for request in run.model.requests.values():
+        right = expected_tokens(request)[request.generated_tokens :][: random.randrange(5)]
+        request.draft_token_ids = tuple(
+            token_id if random.random() < 0.8 else random.randrange(VOCABULARY) for token_id in right
+        )
 
 
 def step_s(plan: StepPlan) -> float:
@@ -201,5 +217,5 @@ def _check_end(workload: Workload, run: Run) -> None:
         assert run.reasons[request.request_id] == ("stop" if stopped else "length")
         if request.score_prompt:
             positions = run.model.scored_positions[request.request_id]
-            assert positions == list(range(request.prompt_tokens)), "every prompt row is delivered once, in order"
+            assert positions == list(range(request.prompt_tokens - 1)), "every prompt token is scored once, in order"
             assert run.cached_tokens[request.request_id] == 0

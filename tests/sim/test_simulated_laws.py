@@ -80,6 +80,19 @@ def test_chunked_equals_whole(seed: int) -> None:
         assert outcome(chunked) == outcome(whole)
 
 
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_guessed_equals_plain(seed: int) -> None:
+    """Guesses, right and wrong, change when tokens come and none of them; they save steps."""
+    random = Random(50_000 + seed)
+    workload = random_workload(random, 12)
+    plain = simulate(workload, spacious(workload))
+    guessed = simulate(workload, spacious(workload), guesses=random)
+    assert outcome(guessed) == outcome(plain)
+    assert guessed.scheduler.counters().steps <= plain.scheduler.counters().steps
+    mixed = random_config(random, workload)
+    assert outcome(simulate(workload, mixed, withholds=random, guesses=random)) == outcome(plain)
+
+
 def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
     """A law that is never put to the test is no law: hits, preemptions, evictions and every finish reason occur."""
     seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0}

@@ -39,7 +39,7 @@ def run_in_virtual_time(scheduler: Scheduler, requests: list[Request], token_s: 
             now = max(now, coming[0].arrival_s) if coming else now
             continue
         now += OVERHEAD_S + token_s * plan.total_tokens
-        result = StepResult.of({item.request_id: (7,) for item in plan.items if item.samples})
+        result = StepResult.of({item.request_id: (7,) for item in plan.items if item.most_tokens})
         for event in scheduler.commit(plan, result, now):
             if isinstance(event, Tokens):
                 timeline.token_times_s.setdefault(event.request_id, []).extend([now] * len(event.token_ids))

@@ -3,7 +3,6 @@
 
 from linnet.engine.engine import Engine, limits_of, vocabulary_of
 from linnet.engine.facts import EngineFacts, LengthError
-from linnet.engine.lockstep import Lockstep
 from linnet.engine.matcher import CompileGrammar, Grammar, Matcher, mask_words
 from linnet.engine.messages import (
     Abort,
@@ -17,6 +16,7 @@ from linnet.engine.messages import (
     Submit,
     error_info,
 )
+from linnet.engine.participant import Participant
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
 from linnet.engine.thread import Deliver, EngineThread
 from linnet.scheduler import TokenLogprob, Tokens
@@ -36,9 +36,9 @@ __all__ = [
     "Finished",
     "Grammar",
     "LengthError",
-    "Lockstep",
     "Matcher",
     "ParameterError",
+    "Participant",
     "PromptScores",
     "SamplingParams",
     "Submit",

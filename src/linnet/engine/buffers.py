@@ -44,7 +44,8 @@ class BatchBuffers:
                 np.add(self._steps[:n], start, out=positions)
                 self._token_ids[row : row + n] = item.token_ids
                 self._kv_slots[row : row + n] = table[positions // size] * size + positions % size
-            output_rows += [row + offset for offset in item.output_offsets]
+            for use in item.uses:
+                output_rows += range(row + use.first, row + use.first + use.rows)
             row += n
             starts.append(row)
             lengths.append(start + n)

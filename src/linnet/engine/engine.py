@@ -6,12 +6,11 @@ at a time; see ``thread.EngineThread`` for the one that owns an engine in a serv
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from linnet.backends.interface import Executable, Limits
 from linnet.engine.facts import EngineFacts
 from linnet.engine.live import LiveRequest, PromptScoreRows
-from linnet.engine.lockstep import Lockstep, common_config
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -22,6 +21,7 @@ from linnet.engine.messages import (
     Finished,
     Submit,
 )
+from linnet.engine.participant import Participant, common_config
 from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
 from linnet.program.program import Program
@@ -56,32 +56,25 @@ class Engine:
         config: SchedulerConfig,
         *,
         states: object | None = None,
-        lockstep: Lockstep | None = None,
+        others: Sequence[Participant] = (),
         clock: Callable[[], float] = time.monotonic,
         check: bool = False,
     ) -> None:
         """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
 
+        ``others`` take part in the steps of requests that ask to be compared with them.
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
         self.executable = executable
         vocabulary = vocabulary_of(executable.program)
-        self.facts = EngineFacts(vocabulary_size=vocabulary, scheduling=config, compares=lockstep is not None)
-        if lockstep is not None and vocabulary_of(lockstep.executable.program) != vocabulary:
+        self.facts = EngineFacts(vocabulary_size=vocabulary, scheduling=config, compares=bool(others))
+        if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
         self.states = executable.allocate_states(config.num_blocks) if states is None else states
         self.scheduler = Scheduler(config)
         self.draining = False
-        self._lockstep = lockstep
-        self._runner = Runner(
-            executable,
-            self.states,
-            limits_of(config),
-            config.num_blocks,
-            vocabulary,
-            None if lockstep is None else (lockstep.executable, lockstep.states),
-            check,
-        )
+        participants = (Participant(executable, self.states), *others)
+        self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check)
         self.clock = clock
         self._check = check
         self._stepping = False
@@ -146,6 +139,7 @@ class Engine:
             cache_salt=submit.cache_salt,
             score_prompt=scores,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
+            participants=(0, 1) if submit.compare else (0,),
         )
         if scores:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
@@ -168,8 +162,8 @@ class Engine:
                 raise ConfigError("an engine with unfinished requests cannot be run in lockstep")
             one.forget_prefixes()
         config = common_config(self.facts.scheduling, other.facts.scheduling)
-        second = Lockstep(other.executable, other.states)
-        return Engine(self.executable, config, states=self.states, lockstep=second, check=self._check)
+        second = Participant(other.executable, other.states)
+        return Engine(self.executable, config, states=self.states, others=[second], check=self._check)
 
     def forget_prefixes(self) -> int:
         """Empty the prefix cache; returns how many blocks were forgotten. Blocks in use keep their names."""
@@ -179,7 +173,7 @@ class Engine:
         """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent."""
         self._failure = self._failure or EngineUnavailableError("the engine is closed")
         self._runner.close()
-        self._lockstep = self.executable = self.states = None  # type: ignore[assignment]
+        self.executable = self.states = None  # type: ignore[assignment]
 
     def step(self) -> tuple[EngineEvent, ...]:
         """Compute one step; returns its events. A step without work returns what aborts and deadlines left.

@@ -13,6 +13,7 @@ from .plan import Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, To
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
+from .uses import RowUse, Sample, Score, Verify
 
 __all__ = [
     "BlockPool",
@@ -22,13 +23,17 @@ __all__ = [
     "InvariantError",
     "Request",
     "RequestState",
+    "RowUse",
+    "Sample",
     "Scheduler",
     "SchedulerConfig",
     "SchedulerCounters",
+    "Score",
     "StepItem",
     "StepPlan",
     "StepResult",
     "TokenLogprob",
     "Tokens",
+    "Verify",
     "extend_digests",
 ]

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .request import FinishReason
+from .uses import RowUse, Verify
 
 
 @dataclass(frozen=True, slots=True)
 class StepItem:
-    """One request's part of a step: compute the tokens at positions [start, start + n).
+    """One request's part of a step: compute the rows of positions [start, start + n).
 
-    token_ids:        those n tokens.
-    blocks:           per cache group, the blocks that hold positions [0, start + n), in order; position p is slot
-                      p % block_size of block p // block_size. One group today.
-    output_offsets:   rows of the n whose logits are needed, ascending: the last one when the item reaches the end of
-                      the known tokens; with `score_prompt` also every prompt row that was not delivered before (a
-                      recompute after a preemption does not deliver a row twice).
-    samples:          whether a new token is to be sampled from the last row.
-    draft_token_ids:  speculative tokens after the n; empty today.
+    token_ids:     those n tokens: known ones, then the guesses of a Verify.
+    blocks:        per cache group, the blocks that hold positions [0, start + n), in order; position p is slot
+                   p % block_size of block p // block_size. One group today.
+    uses:          what rows are for, see `uses.py`; none for a piece of a prompt.
+    participants:  which of the engine's models compute the rows, each with its own keys and values in these blocks.
+
+    Rows stand at consecutive positions and see all before them; a tree of guesses would say its positions here.
     """
 
     request_id: int
@@ -29,11 +29,26 @@ class StepItem:
     n: int
     token_ids: tuple[int, ...]
     blocks: tuple[tuple[int, ...], ...]
-    output_offsets: tuple[int, ...]
-    samples: bool
-    draft_token_ids: tuple[int, ...] = ()
+    uses: tuple[RowUse, ...]
+    participants: tuple[int, ...] = (0,)
     adapter: int | None = None
     state_slot: int | None = None
+
+    @property
+    def known_end(self) -> int:
+        """The position after the last known token that is computed: guesses come behind it."""
+        guesses = sum(len(use.draft_token_ids) for use in self.uses if isinstance(use, Verify))
+        return self.start + self.n - guesses
+
+    @property
+    def output_offsets(self) -> tuple[int, ...]:
+        """Rows of the n whose logits are needed, ascending."""
+        return tuple(offset for use in self.uses for offset in range(use.first, use.first + use.rows))
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that the item may yield."""
+        return sum(use.most_tokens for use in self.uses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,12 @@ class StepPlan:
     @property
     def total_output_rows(self) -> int:
         """Rows with logits over all items."""
-        return sum(len(item.output_offsets) for item in self.items)
+        return sum(use.rows for item in self.items for use in item.uses)
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The models that compute the step, each all of its rows, in ascending order."""
+        return tuple(sorted({index for item in self.items for index in item.participants}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +94,9 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """New tokens by request id: 0 … k + 1 for an item with `samples` and k draft tokens.
+    """New tokens by request id, up to the `most_tokens` of its item.
 
-    An absent request has none. An item that samples and gets none is asked again in the next step.
+    An absent request has none. One whose item asks for tokens and gets none is asked again in the next step.
     """
 
     tokens: Mapping[int, Tokens] = field(default_factory=dict)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
+from .uses import RowUse, Sample, Score, Verify
+
 FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
 
 
@@ -31,8 +33,11 @@ class Request:
     arrival_s:       on the clock whose `now` the scheduler is given; the order of 'fcfs'.
     priority:        smaller is more important; the order of 'priority'.
     cache_salt:      requests share cached blocks only under the same salt.
-    score_prompt:    logits for prompt positions from `scored` on; prefix-cache hits end there (they have no logits).
+    score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
+    participants:    which of the engine's models compute the request's tokens.
+    draft_token_ids: guesses at what follows `known`, which the caller may set between steps. They cost time and change
+                     no token; a step that takes them uses them up.
 
     known:           prompt and generated token ids, append-only.
     computed:        how many of them have their keys and values in `block_ids`.
@@ -55,6 +60,8 @@ class Request:
     cache_salt: bytes = b""
     score_prompt: bool = False
     deadline_s: float | None = None
+    participants: tuple[int, ...] = (0,)
+    draft_token_ids: tuple[int, ...] = ()
 
     known: list[int] = field(init=False)
     computed: int = field(init=False, default=0)
@@ -106,23 +113,42 @@ class Request:
         return len(self.prompt_token_ids) + max(self.max_new_tokens, 1) - 1
 
     def tokens_within_rows(self, n: int, rows: int) -> int:
-        """The most of the next n tokens whose prompt scores fit into `rows` (≥ 1) output rows. Mutates nothing.
+        """The most of the next n tokens whose uses fit into `rows` (≥ 1) output rows. Mutates nothing.
 
-        While prompt rows are outstanding nothing has been generated, so they are the only output rows; afterwards one
-        row, the last, is all that is ever asked for.
+        While prompt rows are outstanding nothing has been generated, so they and the last one are the only output rows;
+        afterwards one row, the last, is all that is ever asked for.
         """
-        if self.scored >= self.prompt_tokens:
-            return n
-        return min(n, max(self.scored - self.computed, 0) + rows)
+        first = max(self.scored, self.computed)
+        outstanding = self.prompt_tokens - (self.max_new_tokens == 0) - first
+        return n if outstanding <= rows else min(n, first - self.computed + rows)
 
-    def output_offsets(self, n: int) -> tuple[int, ...]:
-        """Which of the next n rows need logits: undelivered prompt rows, and the last known one. Mutates nothing."""
-        end = self.computed + n
-        first = max(self.computed, self.scored)
-        offsets = [position - self.computed for position in range(first, min(end, self.prompt_tokens))]
-        if end == len(self.known) and (not offsets or offsets[-1] != n - 1):
-            offsets.append(n - 1)
-        return tuple(offsets)
+    @property
+    def useful_drafts(self) -> int:
+        """How many guesses something can come of: the last token that may be generated is never computed."""
+        return min(len(self.draft_token_ids), self.max_new_tokens - self.generated_tokens - 1)
+
+    def drafts_within(self, n: int, most: int) -> tuple[int, ...]:
+        """The guesses that follow the next n known tokens, `most` of them at most; none before the last known token.
+
+        Mutates nothing.
+        """
+        if self.computed + n < len(self.known):
+            return ()
+        return self.draft_token_ids[: max(min(self.useful_drafts, most), 0)]
+
+    def uses(self, n: int, drafts: tuple[int, ...] = ()) -> tuple[RowUse, ...]:
+        """What the next n known tokens and `drafts` are for: undelivered prompt rows, and the next token.
+
+        Mutates nothing.
+        """
+        start, end = self.computed, self.computed + n
+        found: list[RowUse] = []
+        first, last = max(start, self.scored), min(end, self.prompt_tokens - 1)
+        if first < last:
+            found.append(Score(first - start, self.prompt_token_ids[first + 1 : last + 1]))
+        if end == len(self.known) and self.max_new_tokens > 0:
+            found.append(Verify(n - 1, drafts) if drafts else Sample(n - 1))
+        return tuple(found)
 
     def append(self, token_id: int) -> FinishReason | None:
         """Make a sampled token known; returns why the request ends with it, or None. Mutates `known` only."""

@@ -28,6 +28,13 @@ class Residency:
         """Get the missing blocks; the caller has made sure of them. Mutates: `block_ids`, and as `allocate` does."""
         request.block_ids += self.pool.allocate(self.missing_blocks(request))
 
+    def grow_for_drafts(self, request: Request, spare_blocks: int) -> None:
+        """Get blocks for guesses too, if `spare_blocks` remain: nobody is preempted for a guess. Mutates as `grow`."""
+        if request.useful_drafts > 0:
+            wanted = self.pool.blocks_for(len(request.known) + request.useful_drafts) - len(request.block_ids)
+            if wanted > 0 and self.pool.can_allocate(wanted + spare_blocks):
+                request.block_ids += self.pool.allocate(wanted)
+
     def settle(self, request: Request, spare_blocks: int) -> bool:
         """Hold the longest known prefix and new blocks for the other known tokens, if `spare_blocks` remain.
 

@@ -208,6 +208,7 @@ class Scheduler:
             if victim is request:
                 return victims
         self._residency.grow(request)
+        self._residency.grow_for_drafts(request, spare_blocks=len(self._running))
         return victims
 
     def _preempt(self, request: Request) -> None:
@@ -252,7 +253,7 @@ class Scheduler:
     def _check_result(self, plan: StepPlan, result: StepResult) -> None:
         if self._plan is None or plan is not self._plan:
             raise InvariantError(f"commit() of step {plan.step}, which is not in flight")
-        most = {item.request_id: (1 + len(item.draft_token_ids)) * item.samples for item in plan.items}
+        most = {item.request_id: item.most_tokens for item in plan.items}
         for request_id, tokens in result.tokens.items():
             if len(tokens.token_ids) > most.get(request_id, 0):
                 limit = f"{len(tokens.token_ids)} tokens, {most.get(request_id, 0)} at most"
@@ -260,7 +261,7 @@ class Scheduler:
 
     def _advance(self, request: Request, item: StepItem, tokens: Tokens | None) -> None:
         """Counters first, then the table, then the events: a finished request publishes before it releases."""
-        end = item.start + item.n
+        end = item.known_end
         token_ids = () if tokens is None else tokens.token_ids
         reason: FinishReason | None = None
         accepted = 0
@@ -269,6 +270,8 @@ class Scheduler:
             reason = request.append(token_id)
             if reason is not None:
                 break
+        if accepted:
+            request.draft_token_ids = ()
         scored = max(request.scored, min(end, request.prompt_tokens))
         request.progressed = request.progressed or accepted > 0 or scored > request.scored
         request.scored = scored

@@ -59,24 +59,31 @@ class StepBuilder:
         if self._seconds != inf and request.remaining > 1:
             n = self._within_seconds(request, n)
         start, end = request.computed, request.computed + n
-        held = -(-end // self._config.block_size)
+        uses = request.uses(n)
+        drafts: tuple[int, ...] = ()
+        if request.draft_token_ids:
+            slots = len(request.block_ids) * self._config.block_size - end
+            left = min(min(tokens, self._config.chunk_tokens) - n, rows - sum(use.rows for use in uses), slots)
+            drafts = request.drafts_within(n, left)
+            uses = request.uses(n, drafts)
+        held = -(-(end + len(drafts)) // self._config.block_size)
         item = StepItem(
             request_id=request.request_id,
             start=start,
-            n=n,
-            token_ids=tuple(request.known[start:end]),
+            n=n + len(drafts),
+            token_ids=(*request.known[start:end], *drafts),
             blocks=(tuple(request.block_ids[:held]),),
-            output_offsets=request.output_offsets(n),
-            samples=end == len(request.known) and request.max_new_tokens > 0,
+            uses=uses,
+            participants=request.participants,
         )
         self.items.append(item)
-        self._tokens -= n
-        self._rows -= len(item.output_offsets)
+        self._tokens -= item.n
+        self._rows -= sum(use.rows for use in uses)
 
     def _within_seconds(self, request: Request, most: int) -> int:
         """The most tokens, up to `most`, that the step has seconds for. Mutates what is planned so far."""
         if request.request_id in self._reserved:
             self._work = self._work.minus(Work.of(request.computed, 1, 1))
         n = self._cost.most_tokens(self._seconds, self._work, request.computed, most)
-        self._work = self._work.plus(Work.of(request.computed, n, len(request.output_offsets(n))))
+        self._work = self._work.plus(Work.of(request.computed, n, sum(use.rows for use in request.uses(n))))
         return n

@@ -16,8 +16,8 @@ from linnet.engine import (
     Engine,
     EngineUnavailableError,
     Finished,
-    Lockstep,
     ParameterError,
+    Participant,
     SamplingParams,
     Submit,
     Tokens,
@@ -25,7 +25,7 @@ from linnet.engine import (
 )
 from linnet.engine.buffers import BatchBuffers
 from linnet.errors import CapacityError, ConfigError
-from linnet.scheduler import SchedulerConfig, StepItem, StepPlan
+from linnet.scheduler import Sample, SchedulerConfig, Score, StepItem, StepPlan
 
 VOCABULARY, BLOCK = 61, 4
 CONFIG = SchedulerConfig(num_blocks=64, max_model_len=64, block_size=BLOCK, token_budget=32, max_sequences=8)
@@ -77,8 +77,8 @@ def test_greedy_decoding_equals_the_oracle() -> None:
 def test_buffers_describe_the_plan() -> None:
     limits = limits_of(CONFIG)
     buffers = BatchBuffers(limits)
-    one = StepItem(3, 2, 4, (9, 8, 7, 6), ((5, 2),), (0, 3), True)
-    two = StepItem(4, 0, 1, (1,), ((7,),), (), False)
+    one = StepItem(3, 2, 4, (9, 8, 7, 6), ((5, 2),), (Score(0, (8,)), Sample(3)))
+    two = StepItem(4, 0, 1, (1,), ((7,),), ())
     batch = buffers.fill(StepPlan(0, (one, two), 5))
     check_batch(batch, limits, CONFIG.num_blocks, VOCABULARY)
     assert batch.positions.tolist() == [2, 3, 4, 5, 0]
@@ -157,7 +157,7 @@ def test_a_prompt_of_one_token_has_empty_scores() -> None:
 
 def test_two_models_in_lockstep() -> None:
     own, other = DigestExecutable(VOCABULARY, BLOCK), DigestExecutable(VOCABULARY, BLOCK, salt=99)
-    engine = Engine(own, CONFIG, lockstep=Lockstep(other, other.allocate_states(CONFIG.num_blocks)), check=True)
+    engine = Engine(own, CONFIG, others=[Participant(other, other.allocate_states(CONFIG.num_blocks))], check=True)
     params = SamplingParams(max_tokens=0, prompt_logprobs=0)
     engine.submit(ask(0, (1, 2, 3, 4), 0, params=params, compare=True))
     engine.submit(ask(1, (1, 2, 3, 4), 0, params=params))
@@ -177,7 +177,45 @@ def test_two_models_in_lockstep() -> None:
     with pytest.raises(ConfigError, match="no second model"):
         make()[0].submit(ask(0, params=params, compare=True))
     with pytest.raises(ConfigError, match="same vocabulary"):
-        Engine(own, CONFIG, lockstep=Lockstep(DigestExecutable(5, BLOCK), None))
+        Engine(own, CONFIG, others=[Participant(DigestExecutable(5, BLOCK), None)])
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2, None])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_guesses_are_verified_in_one_step(wrong: int | None, temperature: float) -> None:
+    """As many tokens as guesses were right, and one more: the same tokens as without, drawn ones too."""
+    params = SamplingParams(temperature=temperature, logprobs=1, repetition_penalty=1.3, min_tokens=4)
+    submit = ask(0, (1, 2, 3), 8, params=params, seed=7, stop_token_ids=frozenset({5, 6, 7, 8}))
+    plain = run(make()[0], [submit])[0]
+    engine, executable, _ = make()
+    engine.submit(submit)
+    (first,) = (event for event in engine.step() if isinstance(event, Tokens))
+    guesses = plain.token_ids[1:4]
+    if wrong is not None:
+        guesses[wrong] = (guesses[wrong] + 1) % VOCABULARY
+    engine._live[0].request.draft_token_ids = tuple(guesses)
+    events = engine.step()
+    assert isinstance(events[0], Tokens)
+    right = 4 if wrong is None else wrong + 1
+    assert [*first.token_ids, *events[0].token_ids] == plain.token_ids[: 1 + right]
+    assert [entry.token_id for entry in events[0].logprobs] == list(events[0].token_ids)
+    rest = list(events)
+    while engine.has_work:
+        rest += engine.step()
+    tokens = [token_id for event in rest if isinstance(event, Tokens) for token_id in event.token_ids]
+    assert [*first.token_ids, *tokens] == plain.token_ids
+    assert executable.steps == 1 + 1 + len(plain.token_ids) - 1 - right
+
+
+def test_a_matcher_sees_one_token_at_a_time_whatever_is_guessed() -> None:
+    engine, _, _ = make()
+    engine.submit(ask(0, (1, 2), 4, grammar=Grammar("only:7,8,9")))
+    engine.step()
+    engine._live[0].request.draft_token_ids = (7, 7)
+    (tokens,) = engine.step()
+    assert isinstance(tokens, Tokens)
+    assert len(tokens.token_ids) == 1
+    assert set(tokens.token_ids) <= {7, 8, 9}
 
 
 def test_a_request_without_a_distribution_ends_alone() -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scheduler step by step: what is planned, what a result changes, how requests end."""
 
-from dataclasses import replace
-
 import pytest
 
 from linnet.errors import CapacityError, ConfigError
@@ -12,12 +10,15 @@ from linnet.scheduler import (
     InvariantError,
     Request,
     RequestState,
+    Sample,
     Scheduler,
     SchedulerConfig,
+    Score,
     StepItem,
     StepPlan,
     StepResult,
     Tokens,
+    Verify,
 )
 
 
@@ -36,7 +37,7 @@ def step(one: Scheduler, token_id: int = 7, now: float = 0.0) -> tuple[StepPlan,
     plan = one.schedule(now)
     one.check()
     assert plan is not None
-    result = StepResult.of({item.request_id: (token_id,) for item in plan.items if item.samples})
+    result = StepResult.of({item.request_id: (token_id,) for item in plan.items if item.most_tokens})
     events = one.commit(plan, result, now)
     one.check()
     return plan, events
@@ -55,12 +56,12 @@ def test_one_request_from_prompt_to_length() -> None:
     plan, events = step(one)
     (item,) = plan.items
     blocks = item.blocks
-    assert item == StepItem(0, 0, 6, (0, 1, 2, 3, 4, 5), blocks, (5,), samples=True)
+    assert item == StepItem(0, 0, 6, (0, 1, 2, 3, 4, 5), blocks, (Sample(5),))
     assert (plan.step, plan.total_tokens, plan.total_output_rows, plan.preempted) == (0, 6, 1, ())
     assert len(blocks[0]) == 2
     assert events == (Tokens(0, (7,)),)
     plan, events = step(one, token_id=8)
-    assert plan.items == (StepItem(0, 6, 1, (7,), blocks, (0,), samples=True),)
+    assert plan.items == (StepItem(0, 6, 1, (7,), blocks, (Sample(0),)),)
     plan, events = step(one, token_id=9)
     assert events == (Tokens(0, (9,)), Ended(0, "length"))
     assert not one.has_work
@@ -85,8 +86,8 @@ def test_a_prompt_is_read_in_chunks_within_the_budget() -> None:
     for _ in range(3):
         plan, events = step(one)
         (item,) = plan.items
-        chunks.append((item.start, item.n, item.samples, item.output_offsets, len(item.blocks[0])))
-    assert chunks == [(0, 4, False, (), 1), (4, 4, False, (), 2), (8, 2, True, (1,), 3)]
+        chunks.append((item.start, item.n, item.most_tokens, item.output_offsets, len(item.blocks[0])))
+    assert chunks == [(0, 4, 0, (), 1), (4, 4, 0, (), 2), (8, 2, 1, (1,), 3)]
     assert events == (Tokens(0, (7,)),)
 
 
@@ -157,7 +158,7 @@ def test_a_prefix_hit_ends_where_scoring_begins() -> None:
     scoring.scored = 9
     one.add(scoring)
     plan, events = step(one)
-    assert (plan.items[0].start, plan.items[0].n, plan.items[0].output_offsets) == (8, 4, (1, 2, 3))
+    assert (plan.items[0].start, plan.items[0].n, plan.items[0].uses) == (8, 4, (Score(1, (10, 11)),))
     assert events[0] == Ended(1, "length", 8)
 
 
@@ -165,9 +166,9 @@ def test_scoring_without_generating() -> None:
     one = scheduler(token_budget=4)
     one.add(request(0, prompt=6, new=0, score_prompt=True))
     plan, events = step(one)
-    assert (plan.items[0].output_offsets, plan.items[0].samples, events) == ((0, 1, 2, 3), False, ())
+    assert (plan.items[0].uses, events) == ((Score(0, (1, 2, 3, 4)),), ())
     plan, events = step(one)
-    assert (plan.items[0].output_offsets, plan.items[0].samples) == ((0, 1), False)
+    assert plan.items[0].uses == (Score(0, (5,)),), "nothing follows the last row"
     assert events == (Ended(0, "length"),)
 
 
@@ -270,26 +271,43 @@ def test_an_item_that_got_no_token_is_asked_again() -> None:
     assert one.commit(plan, StepResult(), 0.0) == ()
     one.check()
     plan, events = step(one)
-    assert (plan.items[0].start, plan.items[0].n, plan.items[0].samples) == (3, 1, True)
+    assert (plan.items[0].start, plan.items[0].n, plan.items[0].uses) == (3, 1, (Sample(0),))
     assert events == (Tokens(0, (7,)),)
 
 
 def test_accepted_drafts_count_as_computed() -> None:
-    """The seam for speculation: k drafts, k + 1 tokens back, all but the last already in the cache."""
+    """k guesses, up to k + 1 tokens back, all but the last already in the cache."""
     one = scheduler()
-    subject = request(0, prompt=5, new=6, stop_token_ids=frozenset({9}))
+    subject = request(0, prompt=5, new=9, stop_token_ids=frozenset({9}))
     one.add(subject)
     step(one)
     for drafts, sampled, computed in (((1, 2), (1, 2, 3), 8), ((4, 9), (4, 9, 5), 11)):
+        subject.draft_token_ids = drafts
         plan = one.schedule(0.0)
         assert plan is not None
-        plan = replace(plan, items=(replace(plan.items[0], draft_token_ids=drafts),))
-        one._plan = plan
+        assert plan.items[0].uses == (Verify(0, drafts),)
+        assert (plan.items[0].n, plan.total_tokens, plan.total_output_rows) == (3, 3, 3)
         events = one.commit(plan, StepResult.of({0: sampled}), 0.0)
         assert subject.computed == computed
         one.check()
+        assert subject.draft_token_ids == ()
     assert events == (Tokens(0, (4, 9)), Ended(0, "stop"))
     assert subject.generated_token_ids == (7, 1, 2, 3, 4, 9)
+
+
+@pytest.mark.parametrize(("num_blocks", "tokens"), [(16, [3, 1]), (4, [2, 2])])
+def test_guesses_take_what_is_left(num_blocks: int, tokens: list[int]) -> None:
+    """Of the token budget of 4, one stays for whoever comes behind; of the blocks those that nobody else needs."""
+    one = scheduler(num_blocks=num_blocks, token_budget=4)
+    first, second = request(0, prompt=4, new=9), request(1, prompt=4, new=9)
+    for subject in (first, second):
+        one.add(subject)
+        step(one)
+    step(one)
+    first.draft_token_ids = second.draft_token_ids = (1, 2, 3, 4, 5, 6)
+    plan, _ = step(one)
+    assert [item.n for item in plan.items] == tokens
+    assert plan.preempted == ()
 
 
 def test_results_must_answer_the_plan_in_flight() -> None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from linnet.scheduler import StepItem, StepPlan
+from linnet.scheduler import Sample, StepItem, StepPlan
 from linnet.scheduler.cost import StepCost, Work
 
 
@@ -24,7 +24,7 @@ def test_work_adds_up() -> None:
     assert both == Work(4, 2, 14, 37)
     assert both.minus(Work.of(0, 1, 1)) == Work.of(10, 3, 1)
     items = tuple(
-        StepItem(index, start, n, (7,) * n, ((),), (n - 1,) * outputs, samples=outputs > 0)
+        StepItem(index, start, n, (7,) * n, ((),), (Sample(n - 1),) * outputs)
         for index, (start, n, outputs) in enumerate(((10, 3, 1), (0, 5, 0)))
     )
     assert Work.of_plan(StepPlan(0, items, 8)) == Work.of(10, 3, 1).plus(Work.of(0, 5, 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two models that compute the same steps, for comparisons: the second one, and the settings both can keep."""
+"""Models that take part in the same steps: each with its own weights, keys and values, over one set of blocks."""
 
 from dataclasses import dataclass, replace
 
@@ -9,15 +9,15 @@ from linnet.scheduler import SchedulerConfig
 
 
 @dataclass(frozen=True)
-class Lockstep:
-    """A second model that computes every step of the first, on its own states; same vocabulary and limits."""
+class Participant:
+    """A model that computes the rows of the items which name it; vocabulary and limits are the same for all."""
 
     executable: Executable
     states: object
 
 
 def common_config(one: SchedulerConfig, other: SchedulerConfig) -> SchedulerConfig:
-    """Settings that both executables were prepared for. Scores need no prefix cache."""
+    """Settings that two executables were prepared for. Scores need no prefix cache."""
     if one.block_size != other.block_size:
         raise ConfigError(f"block sizes {one.block_size} and {other.block_size} differ; open both models alike")
     sequences = min(one.max_sequences, other.max_sequences)

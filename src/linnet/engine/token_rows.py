@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that yield tokens: what `Sample` and `Verify` of a plan ask the backend for, and what becomes of the answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from linnet.backends.interface import Executable, SampleResult
+from linnet.engine.live import LiveRequest
+from linnet.engine.matcher import mask_words
+from linnet.engine.messages import ErrorInfo, error_info
+from linnet.engine.sampling import SamplingBatches, SamplingEntry
+from linnet.scheduler import Sample, StepResult, TokenLogprob, Tokens, Verify
+
+NO_DISTRIBUTION = ErrorInfo(
+    "no_distribution", "no token could be sampled: the model gave NaN, or the grammar and biases allow no token", 500
+)
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What a step gave: the tokens of each request, and the requests that must end with an error."""
+
+    tokens: dict[int, Tokens] = field(default_factory=dict)
+    failed: dict[int, ErrorInfo] = field(default_factory=dict)
+
+    @property
+    def result(self) -> StepResult:
+        """For the scheduler."""
+        return StepResult(self.tokens)
+
+
+class TokenRows:
+    """The rows of one step that yield tokens: ``want`` each use, then ``read`` them all."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._words = mask_words(vocabulary)
+        self._batches = SamplingBatches(self._words)
+        self._wanted: list[tuple[LiveRequest, tuple[int, ...]]] = []
+        self._entries: list[SamplingEntry] = []
+
+    def want(self, one: LiveRequest, use: Sample | Verify, row: int, output: StepOutput) -> None:
+        """Draw at output rows ``row`` ...; a matcher that raises ends its request in ``output``."""
+        drafts = use.draft_token_ids if isinstance(use, Verify) else ()
+        allowed = None
+        if one.matcher is not None:
+            drafts = ()  # a matcher cannot go back: it is asked about one token at a time
+            allowed = np.zeros(self._words, np.uint32)
+            try:
+                one.matcher.fill(allowed)
+            except Exception as error:
+                output.failed[one.request.request_id] = error_info(error)
+                return
+        known: Sequence[int] = one.request.known
+        self._wanted.append((one, drafts))
+        self._entries.append(self._entry(one, row, known, allowed))
+        for index in range(len(drafts)):
+            self._entries.append(self._entry(one, row + index + 1, [*known, *drafts[: index + 1]], None))
+
+    def read(self, executable: Executable, output: StepOutput) -> None:
+        """Sample all wanted rows in one call and forget them. Advances matchers."""
+        wanted, entries = self._wanted, self._entries
+        self._wanted, self._entries = [], []
+        if not entries:
+            return
+        result = executable.sample(self._batches.of(entries))
+        token_ids, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
+        row = 0
+        for one, drafts in wanted:
+            request_id = one.request.request_id
+            drawn = accepted(drafts, token_ids[row : row + 1 + len(drafts)])
+            if not drawn:
+                output.failed[request_id] = NO_DISTRIBUTION
+            elif (error := _advance(one, drawn)) is not None:
+                output.failed[request_id] = error
+            else:
+                told = _told(one, result, drawn, logprobs, row)
+                output.tokens[request_id] = Tokens(request_id, drawn, told)
+            row += 1 + len(drafts)
+
+    @staticmethod
+    def _entry(one: LiveRequest, row: int, known: Sequence[int], allowed: np.ndarray | None) -> SamplingEntry:
+        return SamplingEntry(
+            row=row,
+            params=one.submit.params,
+            seed=one.submit.seed,
+            known=known,
+            prompt_tokens=one.request.prompt_tokens,
+            stop_token_ids=one.submit.stop_token_ids,
+            allowed=allowed,
+        )
+
+
+def accepted(drafts: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:
+    """The tokens that drawing one at a time would have given, of tokens drawn after each guess (one more than drafts).
+
+    A token counts if every guess before it was right. Draws depend on seed and output position alone, so nothing is
+    lost or biased at any temperature, unlike the rejection of Leviathan et al., Fast Inference from Transformers via
+    Speculative Decoding, 2023, which keeps the distribution only. A row without a distribution (-1) ends the run.
+    """
+    tokens: list[int] = []
+    for index, token_id in enumerate(drawn):
+        if token_id < 0:
+            break
+        tokens.append(token_id)
+        if index < len(drafts) and drafts[index] != token_id:
+            break
+    return tuple(tokens)
+
+
+def _advance(one: LiveRequest, token_ids: Sequence[int]) -> ErrorInfo | None:
+    if one.matcher is not None:
+        try:
+            for token_id in token_ids:
+                one.matcher.accept(token_id)
+        except Exception as error:
+            return error_info(error)
+    return None
+
+
+def _told(
+    one: LiveRequest, result: SampleResult, token_ids: Sequence[int], logprobs: Sequence[float], row: int
+) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of tokens drawn at the result's rows from ``row`` on, if they were asked for."""
+    top = one.submit.params.logprobs
+    if top is None:
+        return ()
+    told = []
+    for index, token_id in enumerate(token_ids, row):
+        ids, values = result.top_ids[index, :top].tolist(), result.top_logprobs[index, :top].tolist()
+        told.append(TokenLogprob(token_id, logprobs[index], tuple(zip(ids, values, strict=True))))
+    return tuple(told)
