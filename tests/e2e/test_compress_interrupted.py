@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_llama import write_tiny_llama
+from tiny_llama import CALIBRATION_TEXT
 
 from linnet.compress import compress, make_recipe
 from linnet.errors import CheckpointError, LinnetError
@@ -22,7 +22,6 @@ from linnet.formats import Checkpoint
 
 TRIALS = int(os.environ.get("LINNET_KILL_TRIALS", "5"))
 SEED = int(os.environ.get("LINNET_KILL_SEED", str(random.randrange(1 << 30))))
-TEXT = "the cat in the hat on a mat, and then another then there in the thin thing. " * 400
 FIELDS = {"calibration_rows": 24, "calibration_length": 64, "chunk_tokens": 256}
 SCRIPT = """
 import sys, torch
@@ -46,17 +45,10 @@ except LinnetError as error:
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    directory = write_tiny_llama(tmp_path_factory.mktemp("model"), dtype="bfloat16", spread=0.2)
-    (directory.parent / "calibration.txt").write_text(TEXT)
-    return directory
-
-
-def here(model: Path, target: Path, **options):
+def here(tiny_model: Path, target: Path, **options):
     """The same compression in this process."""
     recipe = make_recipe("W4A16-g16-head8", **FIELDS)
-    return compress(model, target, recipe, calibration_text=TEXT, **options)
+    return compress(tiny_model, target, recipe, calibration_text=CALIBRATION_TEXT, **options)
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -64,18 +56,18 @@ def hashes(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(model, tmp_path_factory) -> tuple[dict[str, str], float]:
+def whole(tiny_model, tmp_path_factory) -> tuple[dict[str, str], float]:
     """Tensor hashes of an uninterrupted run, and how long it took."""
     started = time.monotonic()
-    path = here(model, tmp_path_factory.mktemp("whole") / "out").path
+    path = here(tiny_model, tmp_path_factory.mktemp("whole") / "out").path
     return hashes(path), time.monotonic() - started
 
 
-def start(model: Path, target: Path) -> subprocess.Popen:
+def start(tiny_model: Path, target: Path) -> subprocess.Popen:
     """The compression in a process of its own, its imports done."""
     source = Path(__file__).parents[2] / "src"
     search = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH", "")) if part)
-    arguments = [str(model), str(target), str(model.parent / "calibration.txt")]
+    arguments = [str(tiny_model), str(target), str(tiny_model.parent / "calibration.txt")]
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(fields=FIELDS), *arguments],
         stdout=subprocess.PIPE,
@@ -102,13 +94,13 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("trial", range(TRIALS))
-def test_killed_at_a_random_instant_the_result_is_the_same(model, whole, tmp_path, trial):
+def test_killed_at_a_random_instant_the_result_is_the_same(tiny_model, whole, tmp_path, trial):
     expected, duration = whole
     chance = random.Random(SEED * 1000 + trial)
     target = tmp_path / "out"
     print(f"LINNET_KILL_SEED={SEED}, trial {trial}")
     for _ in range(chance.randint(1, 2)):
-        process = start(model, target)
+        process = start(tiny_model, target)
         delay = chance.uniform(0, 1.2 * duration)
         try:
             process.communicate(timeout=delay)
@@ -123,16 +115,16 @@ def test_killed_at_a_random_instant_the_result_is_the_same(model, whole, tmp_pat
             for path in tmp_path.glob(".out*"):  # what lies there is no model
                 with pytest.raises(LinnetError):
                     Checkpoint.open(path)
-    result = here(model, target)
+    result = here(tiny_model, target)
     assert hashes(result.path) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_in_one_line_that_says_how_to_go_on(model, whole, tmp_path, name):
+def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tiny_model, whole, tmp_path, name):
     import signal
 
-    process = start(model, tmp_path / "out")
+    process = start(tiny_model, tmp_path / "out")
     wait_for(process, "compress", 3)
     process.send_signal(signal.Signals[name])
     status, errors = finish(process)
@@ -141,15 +133,15 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(model, whole, tmp_path
     assert f"stopped by {name}" in errors
     assert "the same command resumes" in errors
     assert not (tmp_path / "out").exists()
-    result = here(model, tmp_path / "out")
+    result = here(tiny_model, tmp_path / "out")
     assert hashes(result.path) == whole[0]
 
 
-def test_a_second_writer_is_refused_and_the_first_finishes(model, whole, tmp_path):
-    process = start(model, tmp_path / "out")
+def test_a_second_writer_is_refused_and_the_first_finishes(tiny_model, whole, tmp_path):
+    process = start(tiny_model, tmp_path / "out")
     wait_for(process, "compress")
     with pytest.raises(CheckpointError, match="another process is writing it"):
-        here(model, tmp_path / "out")
+        here(tiny_model, tmp_path / "out")
     status, errors = finish(process)
     assert (status, errors) == (0, "")
     assert hashes(tmp_path / "out") == whole[0]
@@ -174,38 +166,38 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_ends_in_one_line_and_resumes(model, whole, small_disk, monkeypatch):
+def test_a_full_disk_ends_in_one_line_and_resumes(tiny_model, whole, small_disk, monkeypatch):
     import linnet.compress.run as run
 
     monkeypatch.setattr(run, "check_disk", lambda job, target: None)  # as if somebody else filled it meanwhile
     filler = small_disk / "filler"
     filler.write_bytes(bytes(FILLER_BYTES))
     with pytest.raises(CheckpointError, match="No space left on device; finished layers are kept") as caught:
-        here(model, small_disk / "out")
+        here(tiny_model, small_disk / "out")
     assert "\n" not in str(caught.value)
     assert not (small_disk / "out").exists()
     filler.unlink()
-    assert hashes(here(model, small_disk / "out").path) == whole[0]
+    assert hashes(here(tiny_model, small_disk / "out").path) == whole[0]
 
 
-def test_a_full_disk_is_foreseen(model, small_disk):
+def test_a_full_disk_is_foreseen(tiny_model, small_disk):
     (small_disk / "filler").write_bytes(bytes(FILLER_BYTES))
     with pytest.raises(LinnetError, match="MiB are free"):
-        here(model, small_disk / "out")
+        here(tiny_model, small_disk / "out")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 
-def test_a_read_only_target_is_one_line(model, small_disk):
+def test_a_read_only_target_is_one_line(tiny_model, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(LinnetError, match=r"not writable|Read-only file system") as caught:
-        here(model, small_disk / "out")
+        here(tiny_model, small_disk / "out")
     assert "\n" not in str(caught.value)
 
 
-def test_a_target_below_a_file_is_one_line(model, tmp_path):
+def test_a_target_below_a_file_is_one_line(tiny_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LinnetError, match="is not a directory, so") as caught:
-        here(model, tmp_path / "file" / "out")
+        here(tiny_model, tmp_path / "file" / "out")
     assert "\n" not in str(caught.value)
 
 
@@ -217,8 +209,8 @@ def everything(directory: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("target", ["home/model", "home", "home/model/out", "link/model", "home/model/../model/"])
-def test_the_original_is_never_written_to(model, tmp_path, target, restart, monkeypatch):
-    shutil.copytree(model, tmp_path / "home" / "model")
+def test_the_original_is_never_written_to(tiny_model, tmp_path, target, restart, monkeypatch):
+    shutil.copytree(tiny_model, tmp_path / "home" / "model")
     (tmp_path / "link").symlink_to(tmp_path / "home")
     before = everything(tmp_path)
     monkeypatch.setattr("linnet.compress.run.check", None)  # refused before anything is read
@@ -228,22 +220,22 @@ def test_the_original_is_never_written_to(model, tmp_path, target, restart, monk
     assert everything(tmp_path) == before
 
 
-def test_overwriting_takes_only_an_unchanged_result(model, tmp_path, whole, monkeypatch):
+def test_overwriting_takes_only_an_unchanged_result(tiny_model, tmp_path, whole, monkeypatch):
     recipe = make_recipe("W8A16", "rtn")
     target = tmp_path / "out"
-    assert not compress(model, target, recipe).nothing_done
-    assert compress(model, target, recipe).nothing_done
+    assert not compress(tiny_model, target, recipe).nothing_done
+    assert compress(tiny_model, target, recipe).nothing_done
     (target / "notes.txt").write_text("years")
     before = everything(tmp_path)
-    assert compress(model, target, recipe).nothing_done
+    assert compress(tiny_model, target, recipe).nothing_done
     with monkeypatch.context() as patch:
         patch.setattr("linnet.compress.run.check", None)
         for restart in (False, True):
             with pytest.raises(CheckpointError, match=r"kept as it is, .* not list, or not so: notes.txt;"):
-                here(model, target, overwrite=True, restart=restart)
+                here(tiny_model, target, overwrite=True, restart=restart)
     with pytest.raises(CheckpointError, match="exists and is not empty"):
-        here(model, target)
+        here(tiny_model, target)
     assert everything(tmp_path) == before
     (target / "notes.txt").unlink()
-    here(model, target, overwrite=True)
+    here(tiny_model, target, overwrite=True)
     assert hashes(target) == whole[0]

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_llama import write_tiny_llama
+from tiny_llama import CALIBRATION_TEXT
 
 from linnet.compress import CancelToken, Interrupted, Recipe, compress, recipe_from
 from linnet.compress.tables import ALGORITHMS
@@ -22,7 +22,6 @@ from linnet.errors import LinnetError
 
 TRIALS = int(os.environ.get("LINNET_CHAIN_TRIALS", "1"))
 SEED = int(os.environ.get("LINNET_CHAIN_SEED", str(random.randrange(1 << 30))))
-TEXT = "the cat in the hat on a mat, and then another then there in the thin thing. " * 400
 FAST = {"autoround": {"iterations": 6, "batch": 1}, "obc": {"order": "dearest"}, "hqq": {"iterations": 3}}
 SCHEMES = ("W4A16-g16", "W3A16-g16-asym", "W8A8", "TERNARY-g32", "W4A16-g16-head8", "NF4-g16")
 SCRIPT = """
@@ -37,13 +36,6 @@ compress(source, target, recipe_from(json.loads(recipe)), calibration_text=Path(
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    directory = write_tiny_llama(tmp_path_factory.mktemp("model"), dtype="bfloat16", spread=0.2)
-    (directory.parent / "calibration.txt").write_text(TEXT)
-    return directory
 
 
 def drawn(chance: random.Random) -> dict:
@@ -67,7 +59,7 @@ def drawn(chance: random.Random) -> dict:
     }
 
 
-def possible(chance: random.Random, model: Path) -> tuple[dict, Recipe]:
+def possible(chance: random.Random, tiny_model: Path) -> tuple[dict, Recipe]:
     """A chain that the checks accept; they refuse what does not go together, in a sentence."""
     from linnet.compress import check
 
@@ -75,7 +67,7 @@ def possible(chance: random.Random, model: Path) -> tuple[dict, Recipe]:
         record = drawn(chance)
         try:
             recipe = recipe_from(record)
-            check(model, recipe, TEXT)
+            check(tiny_model, recipe, CALIBRATION_TEXT)
         except LinnetError:
             continue
         return record, recipe
@@ -102,11 +94,11 @@ class Stop:
             self._token.cancel("the test")
 
 
-def killed(model: Path, target: Path, record: dict, delay_s: float) -> None:
+def killed(tiny_model: Path, target: Path, record: dict, delay_s: float) -> None:
     """Run in a process of its own, killed ``delay_s`` after its imports."""
     source = Path(__file__).parents[2] / "src"
     search = os.pathsep.join(part for part in (str(source), os.environ.get("PYTHONPATH", "")) if part)
-    arguments = [str(model), str(target), str(model.parent / "calibration.txt"), json.dumps(record)]
+    arguments = [str(tiny_model), str(target), str(tiny_model.parent / "calibration.txt"), json.dumps(record)]
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": search},
@@ -120,22 +112,22 @@ def killed(model: Path, target: Path, record: dict, delay_s: float) -> None:
 
 
 @pytest.mark.parametrize("trial", range(TRIALS))
-def test_a_random_chain_is_resumed_to_the_same_bytes(model, tmp_path, trial):
+def test_a_random_chain_is_resumed_to_the_same_bytes(tiny_model, tmp_path, trial):
     chance = random.Random(SEED + trial)
-    record, recipe = possible(chance, model)
+    record, recipe = possible(chance, tiny_model)
     told = f"LINNET_CHAIN_SEED={SEED + trial}: {' + '.join(step['algorithm'] for step in record['steps'])}"
     print(told)
     whole, started = Stop(-1, CancelToken()), time.monotonic()
-    expected = compress(model, tmp_path / "whole", recipe, calibration_text=TEXT, observer=whole)
+    expected = compress(tiny_model, tmp_path / "whole", recipe, calibration_text=CALIBRATION_TEXT, observer=whole)
     duration = time.monotonic() - started
     target = tmp_path / "part"
     token = CancelToken()
     try:
         stop = Stop(chance.randint(2, whole.events), token)
-        compress(model, target, recipe, calibration_text=TEXT, cancel=token, observer=stop)
+        compress(tiny_model, target, recipe, calibration_text=CALIBRATION_TEXT, cancel=token, observer=stop)
     except Interrupted:
         pass
-    killed(model, target, record, chance.uniform(0, duration))
-    result = compress(model, target, recipe, calibration_text=TEXT)
+    killed(tiny_model, target, record, chance.uniform(0, duration))
+    result = compress(tiny_model, target, recipe, calibration_text=CALIBRATION_TEXT)
     assert files(result.path) == files(expected.path), told
     assert json.dumps(result.layers) == json.dumps(expected.layers), told

@@ -15,6 +15,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CONTEXT = 256
+CALIBRATION_TEXT = "the cat in the hat on a mat, and then another then there in the thin thing. " * 400
 
 
 def byte_alphabet() -> list[str]:

@@ -58,7 +58,10 @@ class Dispatcher:
     def run(
         self, requests: Sequence[Sequence[Sample]], progress: Progress | None, tokens_done: TokensDone | None = None
     ) -> None:
-        """Compute all samples of all requests; ``progress`` counts requests, ``tokens_done`` tokens."""
+        """Compute all samples of all requests; ``progress`` counts requests, ``tokens_done`` tokens.
+
+        LinnetError as soon as the engine ends one with an error; the others are abandoned.
+        """
         samples = [sample for group in requests for sample in group]
         request_of = {id(sample): index for index, group in enumerate(requests) for sample in group}
         left = [len(group) for group in requests]
@@ -72,6 +75,7 @@ class Dispatcher:
                     index = request_of.get(id(sample))
                     if index is None:
                         continue  # of another call that streams meanwhile
+                    sample.raise_error()
                     left[index] -= 1
                     if left[index] == 0:
                         done += 1

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from linnet.cli.compressing import decided_by
+from linnet.cli.recipes import decided_by
 from linnet.cli.serve_options import SERVING
 from linnet.errors import LinnetError
 

@@ -9,7 +9,7 @@ from linnet.compress.preflight import Estimate
 from linnet.compress.progress import CancelToken, Interrupted, Observer, ProgressEvent, cancel_on_signals
 from linnet.compress.reading import algorithm_names, make_recipe, read_recipe, recipe_from
 from linnet.compress.recipe import Recipe, Rule, Step
-from linnet.compress.run import CompressResult, compress
+from linnet.compress.run import CompressResult, check_target, compress
 
 __all__ = [
     "CancelToken",
@@ -28,6 +28,7 @@ __all__ = [
     "algorithm_names",
     "cancel_on_signals",
     "check",
+    "check_target",
     "compress",
     "is_name",
     "make_recipe",

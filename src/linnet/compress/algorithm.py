@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from linnet.compress.statistic import Statistic, StatisticKind
@@ -32,6 +33,13 @@ class Fitted:
     notes: Mapping[str, Any] = field(default_factory=dict)
     outliers: Outliers | None = None
     """Columns that the packed weight leaves 0: a term of their own."""
+
+    def whole(self) -> np.ndarray:
+        """fp32 [rows, columns]: what codes and outliers mean together."""
+        values = self.packed.dequantize()
+        if self.outliers is not None:
+            values[:, list(self.outliers.columns)] = self.outliers.weight
+        return values
 
 
 class Fit(Protocol):
@@ -64,6 +72,14 @@ class Fit(Protocol):
 
     def work(self, shape: tuple[int, int]) -> float:
         """Predicted seconds of a fit, see units.py."""
+
+
+@runtime_checkable
+class MakesTerms(Protocol):
+    """A Fit or BlockFit that may store more beside a linear's codes."""
+
+    def term_bytes(self, shape: tuple[int, int], scheme: LinearScheme) -> int:
+        """How many bytes more at most, whatever the rows turn out to be."""
 
 
 @runtime_checkable

@@ -20,8 +20,9 @@ from linnet.schemes.scheme import LinearScheme
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """Bytes. ``output``: all tensors of the result. ``rows``: what lies between blocks and stages meanwhile.
-    ``piece``: the largest part of the result that is there twice while it is assembled, when the rows are gone."""
+    """Bytes. ``output``: all tensors of the result, at most (algorithm.MakesTerms). ``rows``: what lies between blocks
+    and stages meanwhile. ``piece``: the largest part of the result that is there twice while it is assembled, when the
+    rows are gone."""
 
     output: int
     rows: int
@@ -78,12 +79,13 @@ def _carried(job: Job) -> int:
 
 
 def output_bytes(job: Job) -> int:
-    """Bytes of all tensors of the result."""
+    """Bytes of all tensors of the result, at most."""
     return result_bytes(job.source, job.stored, job.steps)
 
 
 def result_bytes(model: ModelSource, schemes: Mapping[str, LinearScheme], steps: Steps) -> int:
-    """Bytes of all tensors of what steps (which know their modules) make of a model, its codes in these schemes."""
+    """Bytes of all tensors of what steps (which know their modules) make of a model, its codes in these schemes; at
+    most, where the rows decide what is stored beside codes."""
     return sum(_tensor_bytes(model, schemes, steps).values())
 
 

@@ -72,7 +72,8 @@ class Uniform:
 
 @dataclass(frozen=True)
 class MixedPlan:
-    """``recipe`` has rules for the linears that get another scheme than its own. ``bytes`` of the whole result.
+    """``recipe`` has rules for the linears that get another scheme than its own. ``bytes`` of the whole result, at most
+    (exactly but for algorithms whose terms the rows decide, algorithm.MakesTerms).
 
     ``kl``: foreseen, nats per token; ``modules``: scheme -> how many linears get it.
     """
@@ -106,12 +107,6 @@ def mix(
             "budget mixes bits of a model whose shapes are known; prune first, then compress the result",
             settings=["budget"],
         )
-    if recipe.quantise is not None and recipe.quantise.algorithm == "llm_int8":
-        raise ConfigError(
-            "budget cannot foresee what llm_int8 costs, whose outliers take as many bytes as the rows demand; "
-            "quantise by another algorithm",
-            settings=["budget"],
-        )
     original = model = load_model(Checkpoint.open(resolve_model(source), verify=False))
     check_source(model)
     for transform in steps.model_transforms:
@@ -121,7 +116,7 @@ def mix(
         name: resolve_schemes(model, with_rules(recipe, dict.fromkeys(inner, name)), told=False) for name in names
     }
     groups = _groups(model, options)
-    sizes = [[_bytes(group, options[name]) for name in names] for group in groups]
+    sizes = [[_bytes(group, options[name], steps) for name in names] for group in groups]
     first = options[names[0]]
     steps = steps.on(first, model.linears())
     steps.check_tables(first, model.spec.embedding)
@@ -198,6 +193,16 @@ def candidates(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
+def may_be_mixed(found: Recipe, recipe: Recipe) -> bool:
+    """Whether ``found`` is what ``mix`` makes of ``recipe`` under some budget: the recipe with rules behind its own."""
+    mixed, step = found.quantise, recipe.quantise
+    if mixed is None or step is None:
+        return False
+    bare = msgspec.structs.replace(mixed, rules=mixed.rules[: len(step.rules)])
+    steps = tuple(bare if each is mixed else each for each in found.steps)
+    return msgspec.structs.replace(found, steps=steps) == recipe
+
+
 def _says_group(suffix: str) -> bool:
     """Eight bits need none: one scale per row does."""
     return re.fullmatch("g[0-9]+", suffix) is not None
@@ -236,8 +241,13 @@ def _groups(model: ModelSource, options: Mapping[str, Schemes]) -> list[list[Lin
     return list(found.values())
 
 
-def _bytes(group: Sequence[LinearInfo], schemes: Schemes) -> int:
-    return sum(stored_bytes(schemes[info.module], info.shape) for info in group)
+def _bytes(group: Sequence[LinearInfo], schemes: Schemes, steps: Steps) -> int:
+    """Of codes and of what the fit may store beside them; terms of other steps are the same whatever is chosen."""
+    return sum(
+        stored_bytes(schemes[info.module], info.shape)
+        + steps.fit_term_bytes(info.module, info.shape, schemes[info.module])
+        for info in group
+    )
 
 
 def _fit_of(steps: Steps, info: LinearInfo) -> Fit:

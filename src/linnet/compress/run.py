@@ -16,6 +16,7 @@ from linnet.compress.disk import check_disk, check_place
 from linnet.compress.figure import draw
 from linnet.compress.heap import large_blocks_apart
 from linnet.compress.job import Job, check, fingerprint
+from linnet.compress.mixed import may_be_mixed
 from linnet.compress.preflight import Estimate, check_memory, estimate
 from linnet.compress.progress import (
     CancelToken,
@@ -25,6 +26,7 @@ from linnet.compress.progress import (
     cancel_on_signals,
     peak_memory_bytes,
 )
+from linnet.compress.reading import recipe_from
 from linnet.compress.recipe import Recipe
 from linnet.compress.survey import decide
 from linnet.compress.walk import Walk
@@ -105,7 +107,10 @@ def compress(
     Raises ConfigError, UnsupportedError, CheckpointError, CapacityError, and Interrupted when stopped.
     """
     large_blocks_apart()
-    shown, target = Path(target), _free_place(target, source, recipe, overwrite)
+    shown, target = (
+        Path(target),
+        _free_place(target, source, lambda found: found.digest() == recipe.digest(), overwrite),
+    )
     job = check(source, recipe, calibration_text, memory_ceiling_bytes, write_text, from_compressed)
     _tell(observer, "hashing the model, looking for NaN")
     with Checkpoint.open(job.directory, verify=False) as checkpoint:
@@ -188,17 +193,26 @@ def _name_of(source: str | Path) -> str:
     return path.resolve().name if path.exists() else str(source)
 
 
-def _free_place(target: str | Path, source: str | Path, recipe: Recipe, overwrite: bool) -> Path:
-    """The target as it really is, if writing there can lose nothing; CheckpointError in a sentence otherwise."""
+def _free_place(target: str | Path, source: str | Path, made: Callable[[Recipe], bool], overwrite: bool) -> Path:
+    """The target as it really is, if writing there can lose nothing; CheckpointError in a sentence otherwise.
+
+    ``made``: whether a result of that recipe may be the one that is to be made, of whatever model.
+    """
     with os_errors(Path(target)):
         real, directory = real_target(target), resolve_model(source)
         for place in (real, partial_of(real)):
             check_apart(place, directory)
         check_partial(partial_of(real), PARTIAL_NAMES)
-        if overwrite or not _made_by(real, recipe):  # else it may be this very run's result
+        if overwrite or not _made_by(real, made):  # else it may be this very run's result
             check_replaceable(real, overwrite)
         check_place(real)
     return real
+
+
+def check_target(target: str | Path, source: str | Path, recipe: Recipe, overwrite: bool = False) -> None:
+    """Before a recipe's bits are weighed (``mix``): CheckpointError, in a sentence, if its result could not be
+    published into ``target``, because something else lies there for instance."""
+    _free_place(target, source, lambda found: may_be_mixed(found, recipe), overwrite)
 
 
 def _config(job: Job) -> dict[str, Any]:
@@ -259,11 +273,14 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
     }
 
 
-def _made_by(target: Path, recipe: Recipe) -> bool:
-    """Whether this recipe made what lies there, of whatever model."""
+def _made_by(target: Path, made: Callable[[Recipe], bool]) -> bool:
+    """Whether such a recipe made what lies there."""
     manifest = _published(target)
-    fingerprint = {} if manifest is None else manifest.get("record", {}).get("fingerprint", {})
-    return bool(fingerprint.get("recipe") == recipe.digest())
+    found = {} if manifest is None else manifest.get("record", {}).get("recipe", {})
+    try:
+        return made(recipe_from(found))
+    except LinnetError:
+        return False  # of another version
 
 
 def _already_published(target: Path, identity: str) -> dict[str, Any] | None:

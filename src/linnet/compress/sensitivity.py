@@ -202,5 +202,5 @@ class _Passes:
             found[module] = []
             for scheme in each.schemes:
                 fitted = each.fit.fit(module, weight, scheme, statistics[each.info.tap], lambda _: self.told(0.0))
-                found[module].append(torch.from_numpy(fitted.packed.dequantize()).sub_(weight))
+                found[module].append(torch.from_numpy(fitted.whole()).sub_(weight))
         return found

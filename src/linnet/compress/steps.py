@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
-from linnet.compress.algorithm import BlockFit, Fit
+from linnet.compress.algorithm import BlockFit, Fit, MakesTerms
 from linnet.compress.algorithms.static import Static, StaticOptions
 from linnet.compress.caches import Cache
 from linnet.compress.low_rank import LowRankFit
@@ -171,11 +171,16 @@ class Steps:
         )
 
     def term_bytes(self, module: str) -> int:
-        """What the module's low-rank term takes on disk."""
-        made = self.factoriser_of(module) or self.repair_of(module)
-        if made is None:
-            return 0
-        return low_rank_bytes(made.rank(module, self.linears[module]), self.linears[module], made.bits)
+        """What the module's terms take on disk beside its weight, or in its place; at most (MakesTerms)."""
+        scheme, made = self.coded.get(module), self.factoriser_of(module) or self.repair_of(module)
+        shape = self.linears[module]
+        beside = 0 if scheme is None else self.fit_term_bytes(module, shape, scheme)
+        return beside + (0 if made is None else low_rank_bytes(made.rank(module, shape), shape, made.bits))
+
+    def fit_term_bytes(self, module: str, shape: tuple[int, int], scheme: LinearScheme) -> int:
+        """What a linear's fit stores at most beside its codes in this scheme."""
+        fit = None if self.fits is None else self.fits.of(module)
+        return fit.term_bytes(shape, scheme) if isinstance(fit, MakesTerms) else 0
 
     def _asking(self, module: str) -> list[Sparsifier | Fit | BlockFit | LowRankFit]:
         """Everything that is done to a module, in order."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from linnet.formats.durable import REPLACED, DirectoryLock, os_errors, restore_replaced
+from linnet.formats.durable import REPLACED, DirectoryLock, os_errors, restore_replaced, sync_directory
 from linnet.formats.spool import PIECES, Spool
 from linnet.formats.target import check_partial
 
@@ -64,12 +64,14 @@ class PartialOutput:
     def staged(self) -> Path:
         """The directory to assemble in, renamed to the target (or a file of it) in the end.
 
-        Fresh, unless an earlier attempt has already given up pieces for what lies there.
+        Fresh, unless an earlier attempt has already given up pieces for what lies there. Its name is durable: pieces
+        are given up for files in it, which are of no use in a directory that a crash takes away.
         """
         staged = self.directory / STAGED
         if not self.spool.assembled:
             shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(exist_ok=True)
+        sync_directory(self.directory)
         return staged
 
     def release(self, remove: bool) -> None:

@@ -355,3 +355,23 @@ def test_a_chat_template_that_does_not_compile_is_told_at_load(
         assert broken.generate("the", GREEDY)[0].outputs[0].token_ids
         with pytest.raises(ChatTemplateError, match="does not compile"):
             broken.chat([{"role": "user", "content": "hi"}], GREEDY)
+
+
+def test_one_prompt_that_fails_ends_the_call_at_once(model: Path, tmp_path: Path) -> None:
+    """The others are not computed to their end first; the model goes on."""
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    config = json.loads((broken / "config.json").read_text())
+    tensors = load_file(broken / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.get("lm_head.weight", tensors["model.embed_tokens.weight"]).copy()
+    tensors["model.embed_tokens.weight"][77] = np.nan
+    save_file(tensors, broken / "model.safetensors")
+    (broken / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    done: list[int] = []
+    prompts = [[5, 6, 7]] * 4 + [[5, 77, 7]] + [[5, 6, 7]] * 200
+    with LLM(broken, policy="exact", max_sequences=4, prefix_cache=False) as llm:
+        with pytest.raises(LinnetError, match="NaN"):
+            llm.generate(prompts, GREEDY, progress=lambda count, _: done.append(count))
+        assert len(done) < 20
+        assert len(llm.generate(prompts[:3], GREEDY)) == 3
+        assert llm.counters().used_blocks == 0

@@ -11,7 +11,8 @@ import torch
 from planted import LOUD, error, with_loud_columns
 from walking import FEW
 
-from linnet.compress import check, compress, make_recipe, recipe_from
+from linnet.compress import check, compress, make_recipe, mix, recipe_from
+from linnet.compress.disk import disk_need
 from linnet.compress.statistic import ColumnMagnitude
 from linnet.compress.tables import make_algorithm
 from linnet.errors import CheckpointError, ConfigError
@@ -106,6 +107,47 @@ def test_a_model_with_loud_columns(loud: Path, tmp_path: Path, text: str):
     ops = {op.name: op for op in load_model(result.path).program.ops}
     split = {ops[f"layers.0.attention.{name}.whole"].inputs for name in ("query", "key", "value")}
     assert split == {("layers.0.attention.query.calm",)}  # linears of the same outliers share it
+
+
+def test_the_room_that_outliers_take_is_foreseen(loud: Path, tmp_path: Path, text: str):
+    """Exactly where as many inputs are outliers as may be, else at most; none where only weights are rounded."""
+    for scheme, threshold in (("W8A8", 1e-6), ("W8A8", 60.0), ("W8A16", 1e-6)):
+        wanted = recipe("llm_int8", scheme, threshold=threshold, most=0.2)
+        foreseen = disk_need(check(loud, wanted, text)).output
+        result = compress(loud, tmp_path / f"{scheme}-{threshold}", wanted, calibration_text=text)
+        exact = (scheme, threshold) != ("W8A8", 60.0)
+        assert result.output_bytes == foreseen if exact else result.output_bytes < foreseen
+    plain = disk_need(check(loud, recipe("rtn"), text)).output
+    assert disk_need(check(loud, recipe("llm_int8", most=0.2), text)).output > plain
+
+
+def test_bits_under_a_budget(loud: Path, tmp_path: Path, text: str):
+    """Outliers are priced as if they were as many as may be, so that the result never exceeds the budget."""
+    wanted = recipe("llm_int8", most=0.2)
+    every = mix(loud, wanted, lambda _: 10**9, calibration_text=text)
+    least, most = (uniform.bytes for uniform in every.uniform)
+    assert most == disk_need(check(loud, wanted, text)).output
+    budget = (least + most) // 2
+    plan = mix(loud, wanted, lambda _: budget, calibration_text=text)
+    result = compress(loud, tmp_path / "out", plan.recipe, calibration_text=text)
+    assert result.output_bytes <= plan.bytes <= budget
+    assert set(plan.modules) == {"W4A8", "W8A8"}
+    assert any(layer.get("outlier_columns") for layer in result.layers.values())
+
+
+def test_what_is_foreseen_of_a_layer_counts_its_outliers():
+    """A weight whose outlier columns stand apart means what they say there."""
+    made = make_algorithm("quantise", "llm_int8", {"threshold": 5.0, "most": 0.5})
+    weight, magnitude = torch.randn(8, 32, generator=torch.Generator().manual_seed(1)), ColumnMagnitude(32)
+    magnitude.add(torch.ones(4, 32).index_fill_(1, torch.tensor([3, 30]), 9.0))
+    scheme = parse_scheme("W8A8").linear
+    fitted = made.fit("here", weight, scheme, {"magnitude": magnitude}, lambda _: None)
+    whole = torch.from_numpy(fitted.whole())
+    assert fitted.outliers is not None
+    assert fitted.outliers.columns == (3, 30)
+    assert torch.equal(whole[:, [3, 30]], weight[:, [3, 30]].bfloat16().float())
+    error = float((whole - weight).square().sum() / weight.square().sum())
+    assert abs(error - fitted.weight_error) < 1e-6 < error
 
 
 def test_a_repair_goes_beside_outliers(loud: Path, tmp_path: Path, text: str):

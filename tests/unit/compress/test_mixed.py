@@ -12,12 +12,12 @@ from linnet import demo
 from linnet.backends.reference.attention import FunctionalMemory
 from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
 from linnet.backends.reference.weights import WeightTable
-from linnet.compress import CancelToken, Interrupted, compress, make_recipe, mix, recipe_from
+from linnet.compress import CancelToken, Interrupted, check_target, compress, make_recipe, mix, recipe_from
 from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.knapsack import Choice
 from linnet.compress.mixed import _chosen, candidates
 from linnet.compress.sensitivity import Wanted, sensitivities
-from linnet.errors import ConfigError
+from linnet.errors import CheckpointError, ConfigError
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
 from linnet.schemes.presets import parse_scheme
@@ -151,6 +151,30 @@ def test_what_cannot_be_is_said(tiny_model: Path, text: str):
         mix(tiny_model, make_recipe("W4A16", "rtn", rules=rules), lambda _: 10**9)
     with pytest.raises(ConfigError, match="no quantise step"):
         mix(tiny_model, recipe_from({"steps": [{"step": "sparsify", "algorithm": "wanda"}]}), lambda _: 10**9)
+
+
+def test_another_result_in_the_way_is_noticed_before_anything_is_weighed(tiny_model: Path, tmp_path: Path, text: str):
+    """Only what this recipe can have become under some budget may lie there: it may be this very command's."""
+    recipe = make_recipe("W4A16-g16", "rtn", **FEW)
+    plan = mix(tiny_model, recipe, lambda model: int(model.checkpoint.nbytes * 0.7), calibration_text=text)
+    assert plan.recipe != recipe
+    mixed, other = tmp_path / "mixed", tmp_path / "other"
+    compress(tiny_model, mixed, plan.recipe, calibration_text=text)
+    check_target(mixed, tiny_model, recipe)
+    compress(tiny_model, other, make_recipe("W8A16", "rtn"))
+    before = sorted(other.iterdir())
+    for asked in (recipe, make_recipe("W4A16-g16", "gptq", **FEW), recipe_from({"steps": [_wanda()]})):
+        with pytest.raises(CheckpointError, match="other: exists and is not empty; choose another output, or replace"):
+            check_target(other, tiny_model, asked)
+        check_target(other, tiny_model, asked, overwrite=True)
+    assert sorted(other.iterdir()) == before
+    check_target(tmp_path / "nothing", tiny_model, recipe)
+    with pytest.raises(CheckpointError, match="the original itself"):
+        check_target(tiny_model, tiny_model, recipe, overwrite=True)
+
+
+def _wanda():
+    return {"step": "sparsify", "algorithm": "wanda"}
 
 
 def test_it_can_be_stopped(tiny_model: Path, text: str):

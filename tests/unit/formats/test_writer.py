@@ -283,6 +283,33 @@ def test_a_crash_at_any_step_of_assembling_gives_the_same_bytes(tmp_path: Path, 
         assert leftovers(tmp_path) == []
 
 
+def test_the_name_of_what_is_assembled_is_durable_before_a_piece_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    """Else a loss of power could take the directory away, and with it what pieces were given up for."""
+    done: list[tuple[str, str]] = []
+    sync, unlink = os.fsync, os.unlink
+
+    def synced(descriptor: int) -> None:
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def unlinked(path, **options) -> None:
+        done.append(("unlink", os.fspath(path)))
+        unlink(path, **options)
+
+    write_resumed(tmp_path / "first")  # whatever is imported or made once
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    with CheckpointWriter(tmp_path / "m", resume=True) as output:
+        output.add("x", np.zeros((2, 2), np.float32))
+        output.commit()
+        partial = output.scratch.parent
+        done.clear()
+        output.publish(CONFIG)
+    given_up = next(place for place, (call, path) in enumerate(done) if call == "unlink" and "pieces" in path)
+    assert ("fsync", str(partial)) in done[:given_up]
+    assert (partial.name, (tmp_path / "m").is_dir()) == (".m.linnet-partial", True)
+
+
 def test_only_one_piece_is_on_disk_twice(tmp_path: Path, monkeypatch) -> None:
     pieces, piece_bytes, most = 8, 1 << 20, 0
     copied = shard_writer.copy_range

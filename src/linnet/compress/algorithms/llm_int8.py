@@ -8,6 +8,7 @@ takes a whole token's scale. Where only weights are rounded, no column is an out
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import msgspec
@@ -57,27 +58,33 @@ class LlmInt8:
         """See Fit.fit."""
         magnitude = statistics["magnitude"]
         assert isinstance(magnitude, ColumnMagnitude)
-        columns = [] if scheme.input is None else self.outliers(magnitude.greatest)
+        columns = self.outliers(magnitude.greatest) if _rounds_inputs(scheme) else []
         rest = weight.clone()
         rest[:, columns] = 0
         packed = quantize_weight(rest.numpy(), scheme)
         apart = weight[:, columns].numpy().astype(BF16)
-        difference = torch.from_numpy(packed.dequantize())
-        difference[:, columns] = torch.from_numpy(apart.astype("float32"))
-        error = float(difference.sub_(weight).square().sum(dtype=torch.float64))
-        tick(1.0)
-        return Fitted(
+        fitted = Fitted(
             packed,
-            ratio(error, float(weight.square().sum(dtype=torch.float64))),
+            0.0,
             notes={"outlier_columns": len(columns)},
             outliers=Outliers(tuple(columns), apart) if columns else None,
         )
+        error = float(torch.from_numpy(fitted.whole()).sub_(weight).square().sum(dtype=torch.float64))
+        tick(1.0)
+        return replace(fitted, weight_error=ratio(error, float(weight.square().sum(dtype=torch.float64))))
 
     def outliers(self, greatest: torch.Tensor) -> list[int]:
         """The columns, ascending, whose greatest magnitude exceeds the threshold; the loudest if they are too many."""
         found = int((greatest > self._options.threshold).sum())
-        count = min(found, int(self._options.most * len(greatest)))
+        count = min(found, self._most(len(greatest)))
         return sorted(torch.topk(greatest, count).indices.tolist())
+
+    def _most(self, columns: int) -> int:
+        return int(self._options.most * columns)
+
+    def term_bytes(self, shape: tuple[int, int], scheme: LinearScheme) -> int:
+        """See MakesTerms: as if as many inputs were outliers as may be."""
+        return shape[0] * self._most(shape[1]) * BF16.itemsize if _rounds_inputs(scheme) else 0
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """The weight without outliers, its codes, what they mean."""
@@ -86,3 +93,8 @@ class LlmInt8:
     def work(self, shape: tuple[int, int]) -> float:
         """Every element once."""
         return ROUNDED_S * shape[0] * shape[1]
+
+
+def _rounds_inputs(scheme: LinearScheme) -> bool:
+    """Whether an outlier among its inputs would cost anything."""
+    return scheme.input is not None
