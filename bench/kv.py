@@ -52,7 +52,7 @@ def main() -> None:
         def loss(rounded: Collection[str]) -> TextLoss:
             with tempfile.TemporaryDirectory() as place:
                 plain = [module for module in modules if module not in rounded]
-                directory = _prescribing(options.model, Path(place), ELEMENTS[options.element], plain)
+                directory = prescribing(options.model, Path(place), ELEMENTS[options.element], plain)
                 with LLM(directory, **settings) as candidate:
                     return compare(candidate, reference, windows, lambda stage, done, total: None)
 
@@ -76,7 +76,7 @@ def _recall(options: argparse.Namespace, settings: dict[str, Any], reference: LL
         found, before = list[float](), 0.0
         for element in ELEMENTS.values():
             with tempfile.TemporaryDirectory() as place:
-                with LLM(_prescribing(options.model, Path(place), element, ()), **settings) as candidate:
+                with LLM(prescribing(options.model, Path(place), element, ()), **settings) as candidate:
                     heard = candidate.compare(reference, rows, starts=starts)
             found.append(float(np.mean(np.concatenate([window.logprobs for window in heard]))))
             before = float(np.mean(np.concatenate([window.reference_logprobs for window in heard])))
@@ -90,7 +90,7 @@ def _line(name: str, loss: TextLoss) -> float:
     return kl.value
 
 
-def _prescribing(model: Path, place: Path, element: ElementName, plain: Collection[str]) -> Path:
+def prescribing(model: Path, place: Path, element: ElementName, plain: Collection[str]) -> Path:
     """The model, its files linked to, with a config that prescribes a KV cache for all but these attention modules."""
     for file in model.iterdir():
         if file.name not in ("config.json", "linnet_manifest.json"):

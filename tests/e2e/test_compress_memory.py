@@ -2,14 +2,17 @@
 """The memory ceiling: what one block predicts is what the run takes, and a run with a ceiling stays under it.
 
 The peak is the system's own count of resident pages. RLIMIT_DATA is of no use here: it counts address space, private
-mappings of files included, which compression has plenty of and never touches.
+mappings of files included, which compression has plenty of and never touches. A control group counts what is touched,
+and the kernel kills what exceeds it: the last two tests run inside one.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,72 @@ def test_a_run_that_goes_beyond_stops_at_a_resume_point(tmp_path, monkeypatch):
         with pytest.raises(CapacityError, match=r"9216 MiB are in use at .*; finished layers are kept .* higher one"):
             compress(demo.model_directory(), tmp_path / "out", recipe, memory_ceiling_bytes=8 << 30)
     assert compress(demo.model_directory(), tmp_path / "out", recipe, memory_ceiling_bytes=8 << 30).resumed
+
+
+LEAST_BYTES = 96 << 20
+"""Less than a run that fits the bundled model touches by itself, libraries' file pages not counted."""
+
+Limited = Callable[[int], "list[str]"]
+
+
+@pytest.fixture
+def limited() -> Iterator[Limited]:
+    """Bytes -> the beginning of a command line that runs the rest in a control group of at most so many, no swap."""
+    root, first = Path("/sys/fs/cgroup"), {"memory.limit_in_bytes": "{}", "memory.memsw.limit_in_bytes": "{}"}
+    group = root / "memory" / f"linnet-test-{os.getpid()}"  # version 1
+    if (root / "cgroup.controllers").is_file():
+        group, first = root / group.name, {"memory.max": "{}", "memory.swap.max": "0"}
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("control groups may not be made here")
+
+    def wrap(limit: int) -> list[str]:
+        for name, value in first.items():
+            try:
+                (group / name).write_text(value.format(limit))
+            except OSError:
+                if "swap" not in name and "memsw" not in name:
+                    pytest.skip("control groups do not limit memory here")
+        return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+
+    yield wrap
+    for _ in range(50):
+        try:
+            group.rmdir()
+            return
+        except OSError:  # the last process of it is still ending
+            time.sleep(0.1)
+
+
+def command_line(wrapped: list[str], target: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """``linnet compress`` of the bundled model, as a person types it."""
+    start = "import sys; from linnet.cli.main import main; sys.exit(main())"
+    arguments = ["compress", str(demo.model_directory()), "-o", str(target), "--scheme", "W4A16-g32"]
+    return subprocess.run(
+        [*wrapped, sys.executable, "-c", start, *arguments, "--calibration-rows", "8", *more],
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_ceiling_holds_where_the_kernel_enforces_it(tmp_path, limited):
+    """With as much as was promised the run ends; the same limit without a promise that small kills it."""
+    ceiling = int(1.1 * run(tmp_path / "free")["predicted"]) >> 20
+    done = command_line(limited(ceiling << 20), tmp_path / "held", "--max-memory", f"{ceiling}MiB")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "held" / "config.json").is_file()
+    killed = command_line(limited(LEAST_BYTES), tmp_path / "killed")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+
+
+def test_what_cannot_hold_is_refused_inside_the_limit(tmp_path, limited):
+    """In a sentence, not by the kernel: the check beforehand needs no more than it refuses."""
+    refused = command_line(limited(300 << 20), tmp_path / "out", "--max-memory", "300MiB")
+    assert refused.returncode not in (0, -signal.SIGKILL)
+    assert "above the ceiling of 300 MiB" in " ".join(refused.stderr.split())
+    assert list(tmp_path.iterdir()) == []

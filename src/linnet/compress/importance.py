@@ -48,6 +48,8 @@ class Importance(Protocol):
     Options: ClassVar[type]
     kinds: ClassVar[tuple[UnitKind, ...]]
     """Of units that it can rank."""
+    salience: ClassVar[bool]
+    """Whether it looks at every weight times its gradient of the loss, by a pass forth and back."""
     options: Any
     """A PruneOptions."""
 
@@ -60,4 +62,15 @@ class Importance(Protocol):
     def scores(
         self, group: UnitGroup, tensor: Callable[[str], torch.Tensor], statistics: Mapping[str, Statistic]
     ) -> torch.Tensor:
-        """fp32 [units]: those with the least go. ``tensor``: fp32 values of a checkpoint name, not to be written to."""
+        """fp32 [units]: those with the least go. ``tensor``: fp32 values of a checkpoint name, not to be written to;
+        with ``salience`` each times its gradient."""
+
+
+def unit_sums(group: UnitGroup, sizes: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """fp64 [units]: the sum of ``sizes`` of a checkpoint name, none negative, over all parts of each unit."""
+    total = torch.zeros(len(group.columns), dtype=torch.float64)
+    for part in group.parts:
+        own = sizes(part.tensor)
+        along = own if own.ndim == 1 else own.sum(dim=1 - part.axis, dtype=torch.float64)
+        total += along[torch.from_numpy(part.indices)].sum(dim=1, dtype=torch.float64)
+    return total

@@ -159,7 +159,7 @@ def check(
     steps.check_shared(linears)
     steps.check_tables(schemes, spec.embedding)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
-    wants_rows |= steps.shares or any(prune.importance.statistics for prune in steps.prunes)
+    wants_rows |= steps.shares or any(prune.reads_rows for prune in steps.prunes)
     length = row_length(recipe, spec.max_positions) if wants_rows else 0
     predicted = partial(predict, model, steps, schemes, linears, spec.embedding, length)
     prediction = predicted(recipe.chunk_tokens)

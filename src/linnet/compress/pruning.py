@@ -16,6 +16,7 @@ import torch
 
 from linnet.compress.cut import Cut, cut_layers, cut_model, cut_units
 from linnet.compress.dependency import Indices, UnitGroup, unit_groups
+from linnet.compress.gradients import BACK
 from linnet.compress.importance import Importance, PruneOptions
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.models.load import ModelSource
@@ -39,6 +40,16 @@ class Prune:
             raise ConfigError(
                 f"{algorithm} ranks {' and '.join(importance.kinds)}, not {options.what} (what of a prune step)"
             )
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether calibration rows have to run for it."""
+        return bool(self.importance.statistics) or self.importance.salience
+
+    @property
+    def passes(self) -> int:
+        """How often rows, or weights alone, are looked at: forth, and back too."""
+        return 1 + BACK if self.importance.salience else 1
 
     def groups(self, source: ModelSource) -> tuple[UnitGroup, ...]:
         """The groups of its kind of unit in every block. UnsupportedError if there are none."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from linnet.compress.block import Block
+from linnet.compress.gradients import RowGradients, next_tokens
 from linnet.compress.job import Job
 from linnet.compress.progress import Meter
 from linnet.compress.pruning import Prune
@@ -23,6 +24,7 @@ from linnet.compress.shares import loud, outlier_share, uneven, with_shares
 from linnet.compress.statistic import ColumnSquares, Statistic, StatisticKind
 from linnet.compress.transform import ModelTransform
 from linnet.compress.work import survey_work
+from linnet.errors import CheckpointError
 from linnet.formats.durable import os_errors, write_durable
 from linnet.models.load import ModelSource
 from linnet.program.traverse import declarations
@@ -82,6 +84,8 @@ def _outliers(job: Job, scratch: Path, meter: Meter) -> list[float]:
 def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:
     """How much every unit of every group matters."""
     groups, importance = prune.groups(model), prune.importance
+    if importance.salience:
+        return _score_by_gradients(job, model, prune, scratch, meter)
     asked = {group.segment: {group.values: importance.statistics} for group in groups}
     found: list[list[float]] = []
     for index, block, statistics in blocks(job, model, asked if importance.statistics else {}, scratch, meter):
@@ -90,6 +94,41 @@ def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Met
                 own = importance.scores(group, block.dense, statistics.get(group.values, {}))
                 found.append(own.tolist())
     return found
+
+
+def _score_by_gradients(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:
+    """The same by a pass forth and back: the gradients of the next-token loss, summed over all rows."""
+    assert job.rows is not None
+    groups, rows, directory = prune.groups(model), job.rows.token_ids, scratch / _DIRECTORY
+    with os_errors(directory):
+        directory.mkdir(exist_ok=True)
+    segments = model.program.segments
+    blocks_work = prune.passes * survey_work(job, True) * sum(segment.kind == "block" for segment in segments)
+
+    def told(units: float) -> None:
+        meter.advance("calibrate", "gradients of the loss", "survey", units / passes.work * blocks_work)
+
+    passes = RowGradients(model, rows, len(rows), directory, told)
+    passes.forth()
+    upstream = passes.head(next_tokens(rows))
+    if all(each is None for each in upstream):
+        raise CheckpointError("the model's output holds NaN or infinity on every one of the calibration rows")
+    found: dict[int, list[float]] = {}
+    for index in range(len(segments) - 2, 0, -1):
+        own = [place for place, group in enumerate(groups) if group.segment == index]
+        block = Block(segments[index], model)
+        leaves = {
+            part.tensor: block.dense(part.tensor).clone().requires_grad_()
+            for place in own
+            for part in groups[place].parts
+        }
+        upstream = passes.through(index, block, leaves, upstream)
+        salience = {name: (leaf.detach() * leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None}
+        for place in own:
+            found[place] = prune.importance.scores(groups[place], salience.__getitem__, {}).tolist()
+        model.release()
+    shutil.rmtree(directory, ignore_errors=True)
+    return [found[place] for place in range(len(groups))]
 
 
 def blocks(

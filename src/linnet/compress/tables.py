@@ -25,6 +25,7 @@ from linnet.compress.algorithms.static import Static
 from linnet.compress.algorithms.svd import Svd
 from linnet.compress.algorithms.svd_llm import SvdLlm
 from linnet.compress.algorithms.unit_magnitude import UnitMagnitude
+from linnet.compress.algorithms.unit_taylor import UnitTaylor
 from linnet.compress.algorithms.unit_wanda import UnitWanda
 from linnet.compress.algorithms.unit_zeros import UnitZeros
 from linnet.compress.algorithms.wanda import Wanda
@@ -42,6 +43,7 @@ ALGORITHMS: dict[StepKind, dict[str, type[Any]]] = {
         "wanda": UnitWanda,
         "zeros": UnitZeros,
         "influence": BlockInfluence,
+        "taylor": UnitTaylor,
     },
     "rotate": {"quarot": Quarot},
     "smooth": {"smoothquant": SmoothQuant, "awq": AwqScales, "smoothattention": SmoothAttention},

@@ -32,10 +32,12 @@ def segment_work(job: Job) -> list[Work]:
 def total_work(job: Job) -> Work:
     """Units of the whole run by kind."""
     works = segment_work(job)
-    surveys = [bool(prune.importance.statistics) for prune in job.steps.prunes] + [True] * job.steps.shares
+    surveys = [survey_work(job, prune.reads_rows) * prune.passes for prune in job.steps.prunes]
+    if job.steps.shares:
+        surveys.append(survey_work(job, True))
     blocks = sum(segment.kind == "block" for segment in job.original.program.segments)
     total = {kind: sum(work[kind] for work in works) for kind in works[0]}
-    return total | {"survey": sum(blocks * survey_work(job, rows) for rows in surveys)}
+    return total | {"survey": blocks * sum(surveys)}
 
 
 def survey_work(job: Job, with_rows: bool) -> float:

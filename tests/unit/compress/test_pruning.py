@@ -3,6 +3,7 @@
 be."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,13 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import TINY_MODELS, write
 from walking import FEW, StopAt, hashes
 
+from linnet.backends.reference.attention import FunctionalMemory
+from linnet.backends.reference.interpreter import run_ops, whole_sequence_inputs
+from linnet.backends.reference.weights import WeightTable
 from linnet.compress import CancelToken, Interrupted, check, compress, recipe_from
 from linnet.compress.dependency import unit_groups
+from linnet.compress.progress import Meter
+from linnet.compress.survey import _score
 from linnet.compress.tables import ALGORITHMS
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.models.load import load_model
@@ -108,7 +114,7 @@ def changed_copy(model: Path, target: Path, change) -> Path:
     return target
 
 
-@pytest.mark.parametrize("algorithm", ["wanda", "zeros"])
+@pytest.mark.parametrize("algorithm", ["wanda", "zeros", "taylor"])
 def test_silent_neurons_go_first(fp32_model, tmp_path, text, algorithm):
     """32 of 64 neurons whose weights are the greatest of all, but whose gate never opens."""
     silent = np.random.default_rng(3).permutation(64)[:32]
@@ -124,6 +130,52 @@ def test_silent_neurons_go_first(fp32_model, tmp_path, text, algorithm):
     by_size = prune(model, tmp_path / "magnitude", "magnitude", norm="l1", **NEURONS).path
     before = logits(model)
     assert float((logits(by_data) - before).abs().max()) < 1e-4 < float((logits(by_size) - before).abs().max())
+
+
+@pytest.mark.parametrize("what", ["neurons", "kv_groups", "heads"])
+def test_taylor_is_the_gradient_of_the_loss_of_the_whole_model(fp32_model, text, what):
+    """Against autograd through the whole program at once, and first differences of the loss itself."""
+    options = {"what": what, "count": 1}
+    job, source = check(fp32_model, recipe("taylor", **options), text), load_model(fp32_model)
+    names = {weight.ref.checkpoint_name: weight.name for weight in source.program.weights}
+    groups = unit_groups(source.program, what)
+    tensors = {part.tensor for group in groups for part in group.parts}
+    leaves = {name: torch.tensor(source.checkpoint.tensor(name)).requires_grad_() for name in tensors}
+    ids = torch.from_numpy(job.rows.token_ids)
+
+    def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
+        table = WeightTable(source.program, source, {names[name]: value for name, value in values.items()})
+        whole = run_ops(
+            source.program, 0, len(source.program.ops), whole_sequence_inputs(ids), ("logits",), table,
+            FunctionalMemory.of(source.program),
+        )["logits"]  # fmt: skip
+        rows = whole.reshape(*ids.shape, -1)[:, :-1]
+        return torch.nn.functional.cross_entropy(rows.flatten(0, 1), ids[:, 1:].flatten().long(), reduction="sum")
+
+    loss(leaves).backward()
+    with tempfile.TemporaryDirectory() as scratch:
+        meter = Meter(None, CancelToken(), {"survey": 1.0}, "")
+        found = _score(job, source, job.steps.prunes[0], Path(scratch), meter)
+    for group, scores in zip(groups, found, strict=True):
+        expected = [
+            sum(
+                float((leaves[part.tensor] * leaves[part.tensor].grad).abs().index_select(
+                    part.axis, torch.from_numpy(part.indices[unit])
+                ).sum())
+                for part in group.parts
+            )
+            for unit in range(len(group.columns))
+        ]  # fmt: skip
+        assert np.allclose(scores, expected, rtol=1e-3)
+    part = groups[0].readers[0]
+    with torch.no_grad():
+        values, gradient = leaves[part.tensor].detach(), leaves[part.tensor].grad
+        step = 1e-3 * values[:, part.indices[0]]
+        less, more = values.clone(), values.clone()
+        less[:, part.indices[0]] -= step
+        more[:, part.indices[0]] += step
+        slope = float(loss({part.tensor: more}) - loss({part.tensor: less})) / 2e-3
+    assert abs(slope - float((values * gradient)[:, part.indices[0]].sum())) < 0.02 * abs(slope) + 0.05
 
 
 def test_the_layer_that_does_nothing_goes(fp32_model, tmp_path, text):

@@ -59,6 +59,7 @@ class BlockInfluence:
     Options: ClassVar[type] = BlockInfluenceOptions
     kinds: ClassVar[tuple[UnitKind, ...]] = ("layers",)
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"turn": Turn}
+    salience: ClassVar[bool] = False
 
     def __init__(self, options: BlockInfluenceOptions) -> None:
         self.options = options

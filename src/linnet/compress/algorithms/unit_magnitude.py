@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 
 from linnet.compress.dependency import UnitGroup, UnitKind
-from linnet.compress.importance import PruneOptions
+from linnet.compress.importance import PruneOptions, unit_sums
 from linnet.compress.statistic import Statistic, StatisticKind
 
 
@@ -27,6 +27,7 @@ class UnitMagnitude:
     Options: ClassVar[type] = UnitMagnitudeOptions
     kinds: ClassVar[tuple[UnitKind, ...]] = ("neurons", "heads", "kv_groups", "layers")
     statistics: ClassVar[Mapping[str, StatisticKind]] = {}
+    salience: ClassVar[bool] = False
 
     def __init__(self, options: UnitMagnitudeOptions) -> None:
         self.options, self._power = options, 1 if options.norm == "l1" else 2
@@ -35,9 +36,5 @@ class UnitMagnitude:
         self, group: UnitGroup, tensor: Callable[[str], torch.Tensor], statistics: Mapping[str, Statistic]
     ) -> torch.Tensor:
         """See Importance.scores."""
-        total = torch.zeros(len(group.columns), dtype=torch.float64)
-        for part in group.parts:
-            sizes = tensor(part.tensor).abs().pow(self._power)
-            along = sizes if sizes.ndim == 1 else sizes.sum(dim=1 - part.axis, dtype=torch.float64)
-            total += along[torch.from_numpy(part.indices)].sum(dim=1, dtype=torch.float64)
+        total = unit_sums(group, lambda name: tensor(name).abs().pow(self._power))
         return total.pow(1 / self._power).float()

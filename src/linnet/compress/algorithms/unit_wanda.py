@@ -26,6 +26,7 @@ class UnitWanda:
     Options: ClassVar[type] = UnitWandaOptions
     kinds: ClassVar[tuple[UnitKind, ...]] = ("neurons", "heads", "kv_groups")
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"squares": ColumnSquares}
+    salience: ClassVar[bool] = False
 
     def __init__(self, options: UnitWandaOptions) -> None:
         self.options = options

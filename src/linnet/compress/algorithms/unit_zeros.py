@@ -34,6 +34,7 @@ class UnitZeros:
 
     Options: ClassVar[type] = UnitZerosOptions
     kinds: ClassVar[tuple[UnitKind, ...]] = ("neurons", "heads", "kv_groups")
+    salience: ClassVar[bool] = False
 
     def __init__(self, options: UnitZerosOptions) -> None:
         self.options = options

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recall by position: does a model still find what stood at the beginning, in the middle, at the end of a long prompt?
+
+    python bench/recall.py MODEL --places 5 --also W8A8KV8_DIRECTORY
+
+The questions are those of the ability "recall" (the bundled world's, or the general ones): some thirty facts, then a
+question about one of them. That one's sentence is moved to each of --places relative positions, from the first fact (0)
+to the last (1); everything else stays. The model is asked with every element of the KV cache, weights untouched, and so
+is every directory of --also, as it prescribes. Each reads in lockstep with the original, whose cache is plain, so that
+all differences are paired: they are made over questions, with a 95 % interval (evals.statistics).
+"""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kv import ELEMENTS, prescribing
+from linnet import demo, evals
+from linnet.api import LLM
+from linnet.evals.statistics import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A prompt in parts: ``before`` + sentences + ``after`` + answer; ``asked``: the sentence that has the answer."""
+
+    sentences: tuple[str, ...]
+    asked: int
+    after: str
+    answer: str
+
+    def at(self, place: float) -> str:
+        """The prompt with the asked fact at a relative position, 0 to 1, among the others."""
+        others = [each for number, each in enumerate(self.sentences) if number != self.asked]
+        index = round(place * len(others))
+        return " ".join([*others[:index], self.sentences[self.asked], *others[index:]]) + self.after
+
+
+def main() -> None:
+    """Print one table: a row a position, a column a cache."""
+    options = _arguments()
+    facts = list(_facts(options))[: options.questions]
+    places = np.linspace(0, 1, options.places).tolist()
+    settings: dict[str, Any] = {
+        "policy": "exact",
+        "max_model_len": options.context,
+        "max_sequences": 4,
+        "num_blocks": 4 * (options.context // 16 + 1),
+        "prefix_cache": False,
+    }
+    with LLM(options.model, **settings) as reference:
+        rows, starts = _rows(reference, facts, places, options.context)
+        names = [*ELEMENTS, *(path.name for path in options.also)]
+        print(f"{len(facts)} questions, {np.mean([len(row) for row in rows]):.0f} tokens each on average")
+        print(f"| position | original | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+        found, before = [], None
+        for path in [*ELEMENTS.values(), *options.also]:
+            with _candidate(options.model, path, settings) as candidate:
+                heard = candidate.compare(reference, rows, starts=starts)
+            found.append(_table([each.logprobs for each in heard], [each.greedy for each in heard], rows, starts))
+            before = _table(
+                [each.reference_logprobs for each in heard], [each.reference_greedy for each in heard], rows, starts
+            )
+        assert before is not None
+        for number, place in enumerate(places):
+            mine = slice(number, None, len(places))
+            cells = [_cell(before[mine], before[mine])] + [_cell(table[mine], before[mine]) for table in found]
+            print(f"| {place:.2f} | {' | '.join(cells)} |")
+        cells = [_cell(before, before)] + [_cell(table, before) for table in found]
+        print(f"| all | {' | '.join(cells)} |")
+
+
+def _facts(options: argparse.Namespace) -> Iterator[Fact]:
+    """Questions about one sentence of several, which shares a name with the question and holds the answer."""
+    theirs = options.model / "tokenizer.json"
+    own = theirs.exists() and theirs.read_bytes() == (demo.model_directory() / "tokenizer.json").read_bytes()
+    questions = evals.read_questions(demo.questions_file()) if own else evals.general_questions()
+    for question in questions.questions:
+        prompt, choices = question.prompt or "", question.choices or ()
+        answer = choices[question.answer] if isinstance(question.answer, int) else f" {question.answer}"
+        if question.ability != "recall" or "\nQuestion: " not in prompt:
+            continue
+        text, after = prompt.split("\n", 1)
+        sentences = tuple(re.findall(r"[^.]+\.", text))
+        sentences = tuple(sentence.strip() for sentence in sentences)
+        names = set(re.findall(r"[A-Z][a-z]+", after)) - {"Question", "Answer", "What", "Which", "Who", "How", "Where"}
+        words = {answer.strip(), *names} if names else {answer.strip(), *after.split("\n")[0].rstrip("?").split()[-2:]}
+        asked = [number for number, each in enumerate(sentences) if words <= set(re.findall(r"\w+", each))]
+        if len(asked) == 1 and len(sentences) >= options.facts:
+            yield Fact(sentences, asked[0], "\n" + after, answer)
+
+
+def _rows(llm: LLM, facts: Sequence[Fact], places: Sequence[float], context: int) -> tuple[list[list[int]], list[int]]:
+    """Question after question at every place: token ids, and where the answer begins."""
+    rows, starts = [], []
+    for fact in facts:
+        for place in places:
+            prompt = llm.tokenizer.encode(fact.at(place))
+            whole = llm.tokenizer.encode(fact.at(place) + fact.answer)
+            start = next((at for at, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), None)
+            rows.append(whole[:context])
+            starts.append(len(prompt) if start is None else start)
+    return rows, starts
+
+
+def _table(
+    logprobs: Sequence[np.ndarray], greedy: Sequence[np.ndarray], rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> np.ndarray:
+    """[rows, 2]: the answer's log-probability, and whether every token of it is the likeliest."""
+    right = [
+        float(np.array_equal(tokens, row[start:])) for tokens, row, start in zip(greedy, rows, starts, strict=True)
+    ]
+    return np.array([[float(np.sum(each)) for each in logprobs], right]).T
+
+
+def _cell(table: np.ndarray, before: np.ndarray) -> str:
+    """Share of right answers, and how much less likely the answer became."""
+    if table is before or np.array_equal(table, before):
+        return f"{table[:, 1].mean():.1%}"
+    lost: Interval = mean_interval([each[None] for each in before[:, 0] - table[:, 0]])
+    return f"{table[:, 1].mean():.1%}, {lost.value:.4f} [{lost.low:.4f}, {lost.high:.4f}]"
+
+
+@contextmanager
+def _candidate(model: Path, path: Any, settings: dict[str, Any]) -> Iterator[LLM]:
+    if isinstance(path, Path):
+        with LLM(path, **settings) as candidate:
+            yield candidate
+        return
+    with (
+        tempfile.TemporaryDirectory() as place,
+        LLM(prescribing(model, Path(place), path, ()), **settings) as candidate,
+    ):
+        yield candidate
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="compressed directories of the same model")
+    parser.add_argument("--places", type=int, default=5)
+    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--facts", type=int, default=12, help="sentences that a prompt has at least")
+    parser.add_argument("--context", type=int, default=1024, help="the longest prompt")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
