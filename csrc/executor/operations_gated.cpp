@@ -5,15 +5,14 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "items.h"
 #include "operations.h"
 
 namespace linnet {
 
 namespace {
 
-constexpr int64_t ITEMS_PER_THREAD = 16;  // as in operations_heavy.cpp, as far as whole groups allow it
-constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
-constexpr int64_t ROWS = 512;               // of an item: enough to pay for the expansion of the weights
+constexpr int64_t ROWS = 512;               // of an item at most: enough to pay for the expansion of the weights
 constexpr int64_t LOCAL_BYTES = 512 << 10;  // of results: half of a second-level cache
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -27,6 +26,7 @@ class GatedLinear final : public Operation {
           output_(output),
           activation_(activation),
           type_(input_type(executor.value(input).type)),
+          group_size_(executor.value(input).group_size),
           weights_(weights) {
         const LinearKernels& kernels = *executor.kernels().linear;
         const Value &from = executor.value(input), &to = executor.value(output);
@@ -51,17 +51,13 @@ class GatedLinear final : public Operation {
     void run(const Step& step) override {
         const int64_t rows = step.rows(input_), outputs = weights_.front().rows;
         if (rows == 0) return;
-        const int64_t block = rows < ROWS ? rows : ROWS;
-        const int64_t parts = int64_t(weights_.size()), items = step.pool.threads() * ITEMS_PER_THREAD;
-        const int64_t room = (LOCAL_BYTES / parts - 64) / (block * 4);
-        const int64_t quick = ITEM_MULTIPLIES / (block * parts * weights_.front().columns);
-        const int64_t most = std::min({room, quick, divide_up(outputs, items)}) / unit_ * unit_;
-        const int64_t run = most < unit_ ? unit_ : most;
-        const int64_t blocks = divide_up(rows, block);
-        step.pool.run(divide_up(outputs, run) * blocks, [&](int64_t item, int worker) {
-            const int64_t begin = item / blocks * run, end = begin + run < outputs ? begin + run : outputs;
-            const int64_t row = item % blocks * block;
-            work(step, row, row + block < rows ? block : rows - row, begin, end, worker);
+        const LinearWeight& first_weight = weights_.front();
+        ItemShape liked = step.kernels.linear->item_shape(first_weight, type_, group_size_, rows);
+        liked.rows = std::min({liked.rows, rows, ROWS});
+        const int64_t parts = int64_t(weights_.size()), room = (LOCAL_BYTES / parts - 64) / (liked.rows * 4);
+        const Items items = deal_out(step.pool, rows, outputs, unit_, parts * first_weight.columns, liked, room);
+        step.pool.run(items.count, [&](int64_t item, int worker) {
+            work(step, items.row(item), items.row_count(item), items.begin(item), items.end(item), worker);
         });
     }
 
@@ -103,6 +99,7 @@ class GatedLinear final : public Operation {
     int input_, output_;
     Activation activation_;
     InputType type_;
+    int64_t group_size_;  // of the input's codes
     std::vector<LinearWeight> weights_;
     int64_t unit_ = 1, own_offset_ = 0;
 };

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear: splits its own work over threads.
+// Linear: deals out its own work to threads.
 #include <algorithm>
 #include <stdexcept>
 
+#include "items.h"
 #include "operations.h"
 
 namespace linnet {
@@ -44,32 +45,14 @@ void multiply(const Step& step, InputType type, const LinearWeight& weight, int 
 
 namespace {
 
-// Work items: at least so many per thread, so that a core that is busy elsewhere takes fewer, and none longer than
-// about a tenth of a millisecond, so that nobody waits long for the last one, or for one whose core was taken away.
-constexpr int64_t ITEMS_PER_THREAD = 16;
-constexpr int64_t ITEM_MULTIPLIES = 32 << 20;
-
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Work over the weight's rows in whole units; `cost` multiplications per row; body(first, last, worker).
-template <typename Body>
-void over_units(ThreadPool& pool, int64_t rows, int64_t unit, int64_t cost, const Body& body) {
-    int64_t items = 1;
-    if (pool.threads() > 1)
-        items = std::max(pool.threads() * ITEMS_PER_THREAD, divide_up(rows * cost, ITEM_MULTIPLIES));
-    const int64_t run = divide_up(divide_up(rows, items), unit) * unit;
-    pool.run(divide_up(rows, run), [&](int64_t item, int worker) {
-        const int64_t begin = item * run;
-        body(begin, begin + run < rows ? begin + run : rows, worker);
-    });
-}
 
 // One or more weights over one input. Their rows, each rounded up to whole units, form one range of work, so that a
 // narrow weight (keys and values of few heads) does not leave cores without any.
 class Linear final : public Operation {
   public:
     Linear(Executor& executor, int input, const std::vector<int>& outputs, const std::vector<LinearWeight>& weights)
-        : input_(input), type_(input_type(executor.value(input).type)) {
+        : input_(input), type_(input_type(executor.value(input).type)), group_size_(executor.value(input).group_size) {
         const LinearKernels& kernels = *executor.kernels().linear;
         const Value& from = executor.value(input);
         require(!weights.empty() && outputs.size() == weights.size(), "linear: one output per weight is needed");
@@ -97,16 +80,20 @@ class Linear final : public Operation {
     void run(const Step& step) override {
         const int64_t rows = step.rows(input_);
         if (rows == 0) return;
-        over_units(
-            step.pool, total_, unit_, rows * parts_[0].weight.columns, [&](int64_t begin, int64_t end, int worker) {
-                for (const Part& part : parts_) {
-                    const int64_t first = begin > part.first ? begin - part.first : 0;
-                    const int64_t last = end - part.first < part.weight.rows ? end - part.first : part.weight.rows;
-                    if (first < last)
-                        multiply(step, type_, part.weight, input_, 0, rows, step.fp32(part.output), part.weight.rows,
-                                 first, last, step.scratch(worker));
-                }
-            });
+        const LinearWeight& first_weight = parts_[0].weight;
+        const ItemShape liked = step.kernels.linear->item_shape(first_weight, type_, group_size_, rows);
+        const Items items = deal_out(step.pool, rows, total_, unit_, first_weight.columns, liked, total_);
+        step.pool.run(items.count, [&](int64_t item, int worker) {
+            const int64_t row = items.row(item), begin = items.begin(item), end = items.end(item);
+            for (const Part& part : parts_) {
+                const int64_t width = part.weight.rows;
+                const int64_t first = std::max<int64_t>(begin - part.first, 0),
+                              last = std::min(end - part.first, width);
+                if (first < last)
+                    multiply(step, type_, part.weight, input_, row, items.row_count(item),
+                             step.fp32(part.output) + row * width, width, first, last, step.scratch(worker));
+            }
+        });
     }
 
   private:
@@ -118,6 +105,7 @@ class Linear final : public Operation {
 
     int input_;
     InputType type_;
+    int64_t group_size_;  // of the input's codes
     std::vector<Part> parts_;
     int64_t unit_ = 1, total_ = 0;
 };

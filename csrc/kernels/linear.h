@@ -77,6 +77,11 @@ struct QuantisedRows {
     float static_scale = 0.0f;  // of every group; 0: max|x| / half_range
 };
 
+// Of one call of a kernel: how many rows it likes at most, and outputs at least.
+struct ItemShape {
+    int64_t rows, outputs;
+};
+
 struct LinearKernels {
     // null when `input` x `weight` is supported on a fast path, else a sentence saying why not.
     // fp32 input is supported for every storage (codes are expanded in cache), so it never refuses a valid weight.
@@ -92,6 +97,8 @@ struct LinearKernels {
     void (*make_tiles)(const LinearWeight& weight, void* tiles, int64_t n_begin, int64_t n_end);
     // Work is handed out in runs of whole units of weight rows; n_begin is a multiple of it (n_end too, or rows).
     int64_t (*column_unit)(const LinearWeight& weight, InputType input);
+    // Into what shape `rows` rows are best cut, where there is work for all.
+    ItemShape (*item_shape)(const LinearWeight& weight, InputType input, int64_t input_group_size, int64_t rows);
     // Per-thread scratch (64-byte aligned, contents undefined) for any call with at most `rows` rows.
     int64_t (*scratch_bytes)(const LinearWeight& weight, InputType input, int64_t rows);
 

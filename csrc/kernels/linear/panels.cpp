@@ -210,10 +210,11 @@ static Choice choose(const LinearWeight& weight) {
     return choose<Bytes<4>, Excess::constant>(weight.offsets);
 }
 
-bool reads_panels(const LinearWeight& weight, const Int8Input& x, int64_t rows) {
+bool reads_panels(const LinearWeight& weight, int64_t input_group_size, int64_t rows) {
     if (weight.super_group_size > 0 || weight.bits == 6) return false;
     if (rows < (weight.bits == 8 ? FEWEST_ROWS_EIGHT_BITS : FEWEST_ROWS)) return false;
-    return x.groups == 1 || (x.group_size % RUN_COLUMNS == 0 && x.group_size <= BLOCK_COLUMNS);
+    const int64_t span = smaller(smaller(input_group_size, weight.group_size), weight.columns);
+    return span == weight.columns || (span % RUN_COLUMNS == 0 && span <= BLOCK_COLUMNS);
 }
 
 // Scratch: unpacked codes, what belongs to spans, totals.
@@ -334,7 +335,7 @@ void linear_panels(const LinearWeight& weight, const Int8Input& x, float* y, int
 
 #else
 
-bool reads_panels(const LinearWeight&, const Int8Input&, int64_t) { return false; }
+bool reads_panels(const LinearWeight&, int64_t, int64_t) { return false; }
 int64_t scratch_bytes_panels(int64_t) { return 0; }
 void linear_panels(const LinearWeight&, const Int8Input&, float*, int64_t, int64_t, int64_t, int64_t, uint8_t*) {}
 

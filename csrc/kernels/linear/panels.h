@@ -8,8 +8,11 @@
 
 namespace linnet::LINNET_TIER {
 
+// Rows whose codes stay in the second-level cache while outputs pass, and outputs for which rows are arranged once.
+constexpr ItemShape PANEL_ITEM = {128, 128};
+
 // Whether `rows` rows of such groups go this way; false where the tier has no panels.
-bool reads_panels(const LinearWeight& weight, const Int8Input& x, int64_t rows);
+bool reads_panels(const LinearWeight& weight, int64_t input_group_size, int64_t rows);
 int64_t scratch_bytes_panels(int64_t rows);
 void linear_panels(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                    int64_t n_end, uint8_t* scratch);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tier's LinearKernels: which kernel serves which weight and input.
 #include "kernels.h"
+#include "panels.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -60,6 +61,13 @@ static int64_t column_unit(const LinearWeight& weight, InputType input) {
     return panels ? BF16_PANEL : 16 * TILE_COUNT;
 }
 
+static ItemShape item_shape(const LinearWeight& weight, InputType input, int64_t input_group_size, int64_t rows) {
+    if (input == InputType::int8 && weight.tiles != nullptr && rows >= PANEL_ITEM.rows / 2 &&
+        reads_panels(weight, input_group_size, rows))
+        return PANEL_ITEM;
+    return {rows, column_unit(weight, input)};
+}
+
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
     if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16(weight, rows);
@@ -91,6 +99,7 @@ const LinearKernels& linear_kernels() {
         .tile_bytes = tile_bytes,
         .make_tiles = make_tiles,
         .column_unit = column_unit,
+        .item_shape = item_shape,
         .scratch_bytes = scratch_bytes,
         .linear_fp32 = linear_fp32,
         .linear_bf16 = bf16,
