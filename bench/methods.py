@@ -62,7 +62,10 @@ def every_method() -> list[Method]:
         steps = [{"step": "factorise", "algorithm": name, "options": {"share": 0.75}}]
         found.append(Method(f"75% {name}", recipe_from({"steps": steps})))
     for name, options in (
-        *((name, {"what": "neurons", "ratio": 0.25, "multiple": 16}) for name in ("magnitude", "wanda", "zeros")),
+        *(
+            (name, {"what": "neurons", "ratio": 0.25, "multiple": 16})
+            for name in ("magnitude", "wanda", "zeros", "taylor")
+        ),
         ("influence", {"what": "layers", "count": 1, "leave": [0, -1]}),
     ):
         steps = [{"step": "prune", "algorithm": name, "options": options}]

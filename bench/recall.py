@@ -5,9 +5,9 @@
 
 The questions are those of the ability "recall" (the bundled world's, or the general ones): some thirty facts, then a
 question about one of them. That one's sentence is moved to each of --places relative positions, from the first fact (0)
-to the last (1); everything else stays. The model is asked with every element of the KV cache, weights untouched, and so
-is every directory of --also, as it prescribes. Each reads in lockstep with the original, whose cache is plain, so that
-all differences are paired: they are made over questions, with a 95 % interval (evals.statistics).
+to the last (1); everything else stays, a heading too. The model is asked with every element of the KV cache, weights
+untouched, and so is every directory of --also, as it prescribes. Each reads in lockstep with the original, whose cache
+is plain, so that all differences are paired: they are made over questions, with a 95 % interval (evals.statistics).
 """
 
 import argparse
@@ -29,17 +29,19 @@ from linnet.evals.statistics import Interval, mean_interval
 
 @dataclass(frozen=True)
 class Fact:
-    """A prompt in parts: ``before`` + sentences + ``after`` + answer; ``asked``: the sentence that has the answer."""
+    """A prompt in parts: sentences + ``after`` + answer; ``asked``: the sentence that has the answer; ``first``: the
+    first that may be asked about, whose second word is the same."""
 
     sentences: tuple[str, ...]
     asked: int
+    first: int
     after: str
     answer: str
 
     def at(self, place: float) -> str:
         """The prompt with the asked fact at a relative position, 0 to 1, among the others."""
         others = [each for number, each in enumerate(self.sentences) if number != self.asked]
-        index = round(place * len(others))
+        index = self.first + round(place * (len(others) - self.first))
         return " ".join([*others[:index], self.sentences[self.asked], *others[index:]]) + self.after
 
 
@@ -57,11 +59,12 @@ def main() -> None:
     }
     with LLM(options.model, **settings) as reference:
         rows, starts = _rows(reference, facts, places, options.context)
-        names = [*ELEMENTS, *(path.name for path in options.also)]
+        elements = {name: ELEMENTS[name] for name in options.elements}
+        names = [*elements, *(path.name for path in options.also)]
         print(f"{len(facts)} questions, {np.mean([len(row) for row in rows]):.0f} tokens each on average")
         print(f"| position | original | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
         found, before = [], None
-        for path in [*ELEMENTS.values(), *options.also]:
+        for path in [*elements.values(), *options.also]:
             with _candidate(options.model, path, settings) as candidate:
                 heard = candidate.compare(reference, rows, starts=starts)
             found.append(_table([each.logprobs for each in heard], [each.greedy for each in heard], rows, starts))
@@ -88,13 +91,13 @@ def _facts(options: argparse.Namespace) -> Iterator[Fact]:
         if question.ability != "recall" or "\nQuestion: " not in prompt:
             continue
         text, after = prompt.split("\n", 1)
-        sentences = tuple(re.findall(r"[^.]+\.", text))
-        sentences = tuple(sentence.strip() for sentence in sentences)
+        sentences = tuple(sentence.strip() for sentence in re.findall(r"[^.]+\.", text))
         names = set(re.findall(r"[A-Z][a-z]+", after)) - {"Question", "Answer", "What", "Which", "Who", "How", "Where"}
         words = {answer.strip(), *names} if names else {answer.strip(), *after.split("\n")[0].rstrip("?").split()[-2:]}
         asked = [number for number, each in enumerate(sentences) if words <= set(re.findall(r"\w+", each))]
         if len(asked) == 1 and len(sentences) >= options.facts:
-            yield Fact(sentences, asked[0], "\n" + after, answer)
+            verbs = [sentence.split()[1] for sentence in sentences]
+            yield Fact(sentences, asked[0], verbs.index(verbs[asked[0]]), "\n" + after, answer)
 
 
 def _rows(llm: LLM, facts: Sequence[Fact], places: Sequence[float], context: int) -> tuple[list[list[int]], list[int]]:
@@ -145,6 +148,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="compressed directories of the same model")
+    parser.add_argument("--elements", nargs="*", choices=ELEMENTS, default=list(ELEMENTS), help="of the KV cache")
     parser.add_argument("--places", type=int, default=5)
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--facts", type=int, default=12, help="sentences that a prompt has at least")

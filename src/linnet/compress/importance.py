@@ -49,7 +49,8 @@ class Importance(Protocol):
     kinds: ClassVar[tuple[UnitKind, ...]]
     """Of units that it can rank."""
     salience: ClassVar[bool]
-    """Whether it looks at every weight times its gradient of the loss, by a pass forth and back."""
+    """Whether it looks at every weight times its gradient of the loss, row by row, by a pass forth and back; the scores
+    of all rows are added up."""
     options: Any
     """A PruneOptions."""
 
@@ -67,7 +68,7 @@ class Importance(Protocol):
 
 
 def unit_sums(group: UnitGroup, sizes: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """fp64 [units]: the sum of ``sizes`` of a checkpoint name, none negative, over all parts of each unit."""
+    """fp64 [units]: the sum of ``sizes`` of a checkpoint name over all parts of each unit."""
     total = torch.zeros(len(group.columns), dtype=torch.float64)
     for part in group.parts:
         own = sizes(part.tensor)

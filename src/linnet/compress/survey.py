@@ -8,7 +8,7 @@ again.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Met
 
 
 def _score_by_gradients(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:
-    """The same by a pass forth and back: the gradients of the next-token loss, summed over all rows."""
+    """The same by a pass forth and back: the gradients of each row's next-token loss, their scores added up."""
     assert job.rows is not None
     groups, rows, directory = prune.groups(model), job.rows.token_ids, scratch / _DIRECTORY
     with os_errors(directory):
@@ -113,22 +113,24 @@ def _score_by_gradients(job: Job, model: ModelSource, prune: Prune, scratch: Pat
     upstream = passes.head(next_tokens(rows))
     if all(each is None for each in upstream):
         raise CheckpointError("the model's output holds NaN or infinity on every one of the calibration rows")
-    found: dict[int, list[float]] = {}
+    found = [torch.zeros(len(group.columns), dtype=torch.float64) for group in groups]
     for index in range(len(segments) - 2, 0, -1):
         own = [place for place, group in enumerate(groups) if group.segment == index]
         block = Block(segments[index], model)
-        leaves = {
-            part.tensor: block.dense(part.tensor).clone().requires_grad_()
-            for place in own
-            for part in groups[place].parts
-        }
-        upstream = passes.through(index, block, leaves, upstream)
-        salience = {name: (leaf.detach() * leaf.grad) for name, leaf in leaves.items() if leaf.grad is not None}
-        for place in own:
-            found[place] = prune.importance.scores(groups[place], salience.__getitem__, {}).tolist()
+        names = {part.tensor for place in own for part in groups[place].parts}
+        leaves = {name: block.dense(name).clone().requires_grad_() for name in names}
+
+        def add(own: Sequence[int] = own, leaves: Mapping[str, torch.Tensor] = leaves) -> None:
+            salience = {name: leaf.detach() * leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            for place in own:
+                found[place] += prune.importance.scores(groups[place], salience.__getitem__, {})
+            for leaf in leaves.values():
+                leaf.grad = None
+
+        upstream = passes.through(index, block, leaves, upstream, add)
         model.release()
     shutil.rmtree(directory, ignore_errors=True)
-    return [found[place] for place in range(len(groups))]
+    return [each.tolist() for each in found]
 
 
 def blocks(

@@ -3,7 +3,6 @@
 be."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -132,50 +131,46 @@ def test_silent_neurons_go_first(fp32_model, tmp_path, text, algorithm):
     assert float((logits(by_data) - before).abs().max()) < 1e-4 < float((logits(by_size) - before).abs().max())
 
 
+@pytest.mark.parametrize("of", ["unit", "weights"])
 @pytest.mark.parametrize("what", ["neurons", "kv_groups", "heads"])
-def test_taylor_is_the_gradient_of_the_loss_of_the_whole_model(fp32_model, text, what):
-    """Against autograd through the whole program at once, and first differences of the loss itself."""
-    options = {"what": what, "count": 1}
-    job, source = check(fp32_model, recipe("taylor", **options), text), load_model(fp32_model)
+def test_taylor_is_the_gradient_of_the_loss_of_the_whole_model(fp32_model, tmp_path, text, what, of):
+    """Against autograd through the whole program at once, row by row, and first differences of the loss itself."""
+    job = check(fp32_model, recipe("taylor", what=what, count=1, of=of), text)
+    source, meter = load_model(fp32_model), Meter(None, CancelToken(), {"survey": 1.0}, "")
     names = {weight.ref.checkpoint_name: weight.name for weight in source.program.weights}
     groups = unit_groups(source.program, what)
-    tensors = {part.tensor for group in groups for part in group.parts}
-    leaves = {name: torch.tensor(source.checkpoint.tensor(name)).requires_grad_() for name in tensors}
-    ids = torch.from_numpy(job.rows.token_ids)
+    dense = {
+        part.tensor: torch.tensor(source.checkpoint.tensor(part.tensor)) for group in groups for part in group.parts
+    }
 
-    def loss(values: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(values: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
         table = WeightTable(source.program, source, {names[name]: value for name, value in values.items()})
-        whole = run_ops(
-            source.program, 0, len(source.program.ops), whole_sequence_inputs(ids), ("logits",), table,
-            FunctionalMemory.of(source.program),
-        )["logits"]  # fmt: skip
-        rows = whole.reshape(*ids.shape, -1)[:, :-1]
-        return torch.nn.functional.cross_entropy(rows.flatten(0, 1), ids[:, 1:].flatten().long(), reduction="sum")
+        memory, inputs = FunctionalMemory.of(source.program), whole_sequence_inputs(ids)
+        logits = run_ops(source.program, 0, len(source.program.ops), inputs, ("logits",), table, memory)["logits"]
+        return torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:].long(), reduction="sum")
 
-    loss(leaves).backward()
-    with tempfile.TemporaryDirectory() as scratch:
-        meter = Meter(None, CancelToken(), {"survey": 1.0}, "")
-        found = _score(job, source, job.steps.prunes[0], Path(scratch), meter)
-    for group, scores in zip(groups, found, strict=True):
-        expected = [
-            sum(
-                float((leaves[part.tensor] * leaves[part.tensor].grad).abs().index_select(
-                    part.axis, torch.from_numpy(part.indices[unit])
-                ).sum())
-                for part in group.parts
-            )
-            for unit in range(len(group.columns))
-        ]  # fmt: skip
-        assert np.allclose(scores, expected, rtol=1e-3)
-    part = groups[0].readers[0]
-    with torch.no_grad():
-        values, gradient = leaves[part.tensor].detach(), leaves[part.tensor].grad
-        step = 1e-3 * values[:, part.indices[0]]
-        less, more = values.clone(), values.clone()
-        less[:, part.indices[0]] -= step
-        more[:, part.indices[0]] += step
-        slope = float(loss({part.tensor: more}) - loss({part.tensor: less})) / 2e-3
-    assert abs(slope - float((values * gradient)[:, part.indices[0]].sum())) < 0.02 * abs(slope) + 0.05
+    expected = [torch.zeros(len(group.columns)) for group in groups]
+    for ids in torch.from_numpy(job.rows.token_ids).split(1):
+        leaves = {name: values.clone().requires_grad_() for name, values in dense.items()}
+        loss(leaves, ids).backward()
+        for place, group in enumerate(groups):
+            felt = torch.zeros(len(group.columns))
+            for part in group.parts:
+                products = leaves[part.tensor].detach() * leaves[part.tensor].grad
+                for unit, indices in enumerate(torch.from_numpy(part.indices)):
+                    own = products.index_select(part.axis, indices)
+                    felt[unit] += own.sum() if of == "unit" else own.abs().sum()
+            expected[place] += felt.square() if of == "unit" else felt
+    found = _score(job, source, job.steps.prunes[0], tmp_path, meter)
+    for scores, mine in zip(found, expected, strict=True):
+        assert np.allclose(scores, mine, rtol=1e-2, atol=1e-3 * float(mine.max()))
+    part, unit = groups[0].readers[0], groups[0].readers[0].indices[0]
+    step = torch.zeros_like(dense[part.tensor])
+    step[:, unit] = 1e-3 * dense[part.tensor][:, unit]
+    more, less = ({part.tensor: dense[part.tensor] + sign * step} for sign in (1, -1))
+    slope = float(loss(more, ids) - loss(less, ids)) / 2e-3
+    felt = float((dense[part.tensor] * leaves[part.tensor].grad)[:, unit].sum())
+    assert abs(slope - felt) < 0.02 * abs(felt) + 0.02
 
 
 def test_the_layer_that_does_nothing_goes(fp32_model, tmp_path, text):

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured pruning by what the loss would feel: to first order, a weight that goes changes it by |w g|.
+"""Structured pruning by what the loss would feel: to first order, what goes changes it by the sum of w g.
 
-Ma, Fang and Wang 2023, "LLM-Pruner: On the Structural Pruning of Large Language Models", section 3.2, eq. 4 without the
-diagonal of the Hessian (their default, "param_first"), added up over everything that would go with the unit; after
-Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference". g is the gradient of
-the next-token loss on the calibration rows.
+``unit``: of a whole unit, squared and averaged over rows, so that what it does to one row is not made up for by
+another: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", eq. 8. ``weights``: every weight's
+own |w g|, added up over the unit, as Ma, Fang and Wang 2023, "LLM-Pruner: On the Structural Pruning of Large Language
+Models", section 3.2, have it (their default, "param_first"), here for each row. g is the gradient of a row's next-token
+loss.
 """
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,11 +19,13 @@ from linnet.compress.statistic import Statistic, StatisticKind
 
 
 class UnitTaylorOptions(PruneOptions, frozen=True, forbid_unknown_fields=True):
-    """Nothing more to choose."""
+    """``of``: whether what a ``unit`` does to the loss counts, or what its ``weights`` do, each by itself."""
+
+    of: Literal["unit", "weights"] = "unit"
 
 
 class UnitTaylor:
-    """The sum of |w g| over all weights of a unit."""
+    """The square of a unit's sum of w g, or its sum of |w g|; of one row."""
 
     Options: ClassVar[type] = UnitTaylorOptions
     kinds: ClassVar[tuple[UnitKind, ...]] = ("neurons", "heads", "kv_groups", "layers")
@@ -36,4 +39,6 @@ class UnitTaylor:
         self, group: UnitGroup, tensor: Callable[[str], torch.Tensor], statistics: Mapping[str, Statistic]
     ) -> torch.Tensor:
         """See Importance.scores."""
-        return unit_sums(group, lambda name: tensor(name).abs()).float()
+        if self.options.of == "weights":
+            return unit_sums(group, lambda name: tensor(name).abs()).float()
+        return unit_sums(group, tensor).square().float()
