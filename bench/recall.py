@@ -13,7 +13,7 @@ is plain, so that all differences are paired: they are made over questions, with
 import argparse
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from kv import ELEMENTS, prescribing
 from linnet import demo, evals
 from linnet.api import LLM
 from linnet.evals.statistics import Interval, mean_interval
+from linnet.schemes.elements import ElementName
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,35 @@ def main() -> None:
         "num_blocks": 4 * (options.context // 16 + 1),
         "prefix_cache": False,
     }
+    candidates = {name: ELEMENTS[name] for name in options.elements} | {path.name: path for path in options.also}
     with LLM(options.model, **settings) as reference:
-        rows, starts = _rows(reference, facts, places, options.context)
-        elements = {name: ELEMENTS[name] for name in options.elements}
-        names = [*elements, *(path.name for path in options.also)]
-        print(f"{len(facts)} questions, {np.mean([len(row) for row in rows]):.0f} tokens each on average")
-        print(f"| position | original | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
-        found, before = [], None
-        for path in [*elements.values(), *options.also]:
-            with _candidate(options.model, path, settings) as candidate:
-                heard = candidate.compare(reference, rows, starts=starts)
-            found.append(_table([each.logprobs for each in heard], [each.greedy for each in heard], rows, starts))
-            before = _table(
-                [each.reference_logprobs for each in heard], [each.reference_greedy for each in heard], rows, starts
-            )
-        assert before is not None
-        for number, place in enumerate(places):
-            mine = slice(number, None, len(places))
-            cells = [_cell(before[mine], before[mine])] + [_cell(table[mine], before[mine]) for table in found]
-            print(f"| {place:.2f} | {' | '.join(cells)} |")
-        cells = [_cell(before, before)] + [_cell(table, before) for table in found]
-        print(f"| all | {' | '.join(cells)} |")
+        tokens = np.mean([len(row) for row in _rows(reference, facts, places)[0]])
+        print(f"{len(facts)} questions, {tokens:.0f} tokens each on average")
+        print(f"| position | original | {' | '.join(candidates)} |\n|---|---|{'---|' * len(candidates)}")
+        pairs = [measured(reference, options.model, what, facts, places, settings) for what in candidates.values()]
+    for number, place in enumerate([*places, None]):
+        mine = slice(None) if place is None else slice(number, None, len(places))
+        cells = [f"{pairs[0][1][mine][:, 1].mean():.1%}"] + [_cell(ours[mine], theirs[mine]) for ours, theirs in pairs]
+        print(f"| {'all' if place is None else f'{place:.2f}'} | {' | '.join(cells)} |")
+
+
+def measured(
+    reference: LLM,
+    model: Path,
+    what: ElementName | Path,
+    facts: Sequence[Fact],
+    places: Sequence[float],
+    settings: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(with this cache, or of this compressed directory; of the original): [facts x places, 2], the places of a fact
+    behind one another: the answer's log-probability, and whether every token of it is the likeliest."""
+    rows, starts = _rows(reference, facts, places)
+    with _candidate(model, what, settings) as candidate:
+        heard = candidate.compare(reference, rows, starts=starts)
+    answers = [row[start:] for row, start in zip(rows, starts, strict=True)]
+    ours = _table([each.logprobs for each in heard], [each.greedy for each in heard], answers)
+    theirs = _table([each.reference_logprobs for each in heard], [each.reference_greedy for each in heard], answers)
+    return ours, theirs
 
 
 def _facts(options: argparse.Namespace) -> Iterator[Fact]:
@@ -100,7 +109,7 @@ def _facts(options: argparse.Namespace) -> Iterator[Fact]:
             yield Fact(sentences, asked[0], verbs.index(verbs[asked[0]]), "\n" + after, answer)
 
 
-def _rows(llm: LLM, facts: Sequence[Fact], places: Sequence[float], context: int) -> tuple[list[list[int]], list[int]]:
+def _rows(llm: LLM, facts: Sequence[Fact], places: Sequence[float]) -> tuple[list[list[int]], list[int]]:
     """Question after question at every place: token ids, and where the answer begins."""
     rows, starts = [], []
     for fact in facts:
@@ -108,27 +117,22 @@ def _rows(llm: LLM, facts: Sequence[Fact], places: Sequence[float], context: int
             prompt = llm.tokenizer.encode(fact.at(place))
             whole = llm.tokenizer.encode(fact.at(place) + fact.answer)
             start = next((at for at, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), None)
-            rows.append(whole[:context])
+            rows.append(whole)
             starts.append(len(prompt) if start is None else start)
     return rows, starts
 
 
 def _table(
-    logprobs: Sequence[np.ndarray], greedy: Sequence[np.ndarray], rows: Sequence[Sequence[int]], starts: Sequence[int]
+    logprobs: Sequence[np.ndarray], greedy: Sequence[np.ndarray], answers: Sequence[Sequence[int]]
 ) -> np.ndarray:
-    """[rows, 2]: the answer's log-probability, and whether every token of it is the likeliest."""
-    right = [
-        float(np.array_equal(tokens, row[start:])) for tokens, row, start in zip(greedy, rows, starts, strict=True)
-    ]
+    right = [float(np.array_equal(tokens, answer)) for tokens, answer in zip(greedy, answers, strict=True)]
     return np.array([[float(np.sum(each)) for each in logprobs], right]).T
 
 
-def _cell(table: np.ndarray, before: np.ndarray) -> str:
+def _cell(ours: np.ndarray, theirs: np.ndarray) -> str:
     """Share of right answers, and how much less likely the answer became."""
-    if table is before or np.array_equal(table, before):
-        return f"{table[:, 1].mean():.1%}"
-    lost: Interval = mean_interval([each[None] for each in before[:, 0] - table[:, 0]])
-    return f"{table[:, 1].mean():.1%}, {lost.value:.4f} [{lost.low:.4f}, {lost.high:.4f}]"
+    lost: Interval = mean_interval([each[None] for each in theirs[:, 0] - ours[:, 0]])
+    return f"{ours[:, 1].mean():.1%}, {lost.value:.5f} [{lost.low:.5f}, {lost.high:.5f}]"
 
 
 @contextmanager
@@ -152,7 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--places", type=int, default=5)
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--facts", type=int, default=12, help="sentences that a prompt has at least")
-    parser.add_argument("--context", type=int, default=1024, help="the longest prompt")
+    parser.add_argument("--context", type=int, default=1024, help="as long as the longest prompt, at least")
     return parser.parse_args()
 
 
