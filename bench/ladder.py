@@ -25,6 +25,7 @@ SMOOTH: dict[str, Any] = {"step": "smooth", "algorithm": "smoothquant"}
 KEYS: dict[str, Any] = {"step": "smooth", "algorithm": "smoothattention"}
 HALF: dict[str, Any] = {**SMOOTH, "options": {"alpha": 0.5}}
 ROTATE: dict[str, Any] = {"step": "rotate", "algorithm": "quarot"}
+VALUES: dict[str, Any] = {**ROTATE, "options": {"values": True}}
 
 
 def rounded(scheme: str, algorithm: str = "rtn", **more: Any) -> dict[str, Any]:
@@ -66,6 +67,8 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W4A8": [rounded("W4A8", "gptq")],
         "W4A4": [rounded("W4A4", "gptq")],
         "W4A4, rotated": [ROTATE, rounded("W4A4", "gptq")],
+        "W4A4, rotated, values too": [VALUES, rounded("W4A4", "gptq")],
+        "W4A4, rotated, values too, and smoothed": [VALUES, SMOOTH, rounded("W4A4", "gptq")],
         "W4A4, smoothed": [SMOOTH, rounded("W4A4", "gptq")],
         "W4A4, rotated and smoothed": [ROTATE, SMOOTH, rounded("W4A4", "gptq")],
         "W4A4-ag32": [rounded("W4A4-ag32", "gptq")],

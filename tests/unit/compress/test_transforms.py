@@ -22,6 +22,7 @@ from linnet.compress.transforms.awq import AwqScales, AwqScalesOptions
 from linnet.compress.transforms.hadamard import hadamard, rotation
 from linnet.compress.transforms.quarot import Quarot, QuarotOptions
 from linnet.compress.transforms.smoothquant import SmoothQuant, SmoothQuantOptions
+from linnet.compress.transforms.values import values_of
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.models.load import load_model
@@ -117,6 +118,50 @@ def test_a_rotation_leaves_the_function_alone_and_is_drawn_by_the_seed(tmp_path)
         other = Quarot(QuarotOptions()).apply(untied, {}, 1)
         name = source.linears()[0].tensor
         assert not np.allclose(rotated.checkpoint.tensor(name), other.checkpoint.tensor(name), atol=0.01)
+
+
+@pytest.mark.parametrize("family", ["llama-2-biases", "qwen3", "phi-3", "llama-3-tied"])
+def test_values_are_rotated_head_by_head_and_the_function_stays(tmp_path, family):
+    tiny_models = pytest.importorskip("tiny_models", reason="needs transformers")
+    tiny_models.write(next(tiny for tiny in tiny_models.TINY_MODELS if tiny.name == family), tmp_path)
+    source = load_model(tmp_path)
+    untied = replace(Quarot(QuarotOptions()).prepare(source), checkpoint=source.checkpoint)
+    plain, rotated = (Quarot(QuarotOptions(values=values)).apply(untied, {}, 0) for values in (False, True))
+    assert error(rotated, source) ** 0.5 < 1e-5
+    values = values_of(source.program)
+    assert len(values.readers) == len(source.spec.layers)
+    changed = {
+        name
+        for name in source.checkpoint.names()
+        if not np.array_equal(plain.checkpoint.tensor(name), rotated.checkpoint.tensor(name))
+    }
+    assert changed == {*values.makers, *values.readers}
+    for name, (rows, _) in values.makers.items():  # queries and keys of a fused tensor stay as they are
+        first = 0 if rows is None else rows[0][0]
+        before, after = (model.checkpoint.tensor(name)[:first] for model in (plain, rotated))
+        assert np.array_equal(before, after)
+
+
+def test_a_loud_channel_of_the_values_becomes_roundable(fp32_model, tmp_path, text):
+    """One channel of every head 60 times as loud, its reader's columns as much quieter: the same function."""
+    model = shutil.copytree(fp32_model, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    for layer in range(2):
+        value, out = (tensors[f"model.layers.{layer}.self_attn.{name}_proj.weight"] for name in "vo")
+        size = value.shape[0] // 2  # of 2 KV heads
+        value[::size] *= 60
+        out[:, ::size] /= 60
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert error(model, fp32_model) ** 0.5 < 1e-5
+    costs = {}
+    for values in (False, True):
+        steps = [
+            {"step": "rotate", "algorithm": "quarot", "options": {"values": values}},
+            {"step": "quantise", "algorithm": "rtn", "scheme": "W8A8"},
+        ]
+        result = compress(model, tmp_path / f"{values}", recipe_from({"steps": steps, **ROWS}), calibration_text=text)
+        costs[values] = error(result.path, model)
+    assert costs[True] < 0.7 * costs[False]  # heads of 8 channels: what is loud in one is still loud in eight
 
 
 def test_a_rotation_makes_a_loud_stream_roundable(fp32_model, tmp_path, text):

@@ -4,6 +4,8 @@
 Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", section 4, stage 1a. With an orthogonal Q
 the norms' gains move into the weights that read them, then embed' = embed Q, reader' = reader diag(gain) Q and
 writer' = Q^T writer: RMS norms without gains commute with Q, so the function stays. Nothing is computed at run time.
+With ``values`` the channels of each head's values are rotated too, which their maker and reader take (stage 1c; the
+paper's products at run time, across heads and in front of down_proj, are not there).
 Every changed tensor is a function of the source's own, computed when it is read: no second copy of the model is made.
 """
 
@@ -19,6 +21,7 @@ import torch
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.transforms.hadamard import rotation
 from linnet.compress.transforms.stream import Stream, stream_of
+from linnet.compress.transforms.values import Values, values_of
 from linnet.formats.rewritten import Rewritten
 from linnet.models.load import ModelSource, load_model
 from linnet.models.spec import ArchSpec
@@ -29,7 +32,9 @@ UNTIED = {"tie_word_embeddings": False}
 
 
 class QuarotOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing to choose; the signs are drawn with the recipe's seed."""
+    """The signs are drawn with the recipe's seed. ``values``: rotate those of attention too, head by head."""
+
+    values: bool = False
 
 
 class Quarot:
@@ -38,7 +43,7 @@ class Quarot:
     Options: ClassVar[type] = QuarotOptions
 
     def __init__(self, options: QuarotOptions) -> None:
-        pass
+        self._options = options
 
     def prepare(self, source: ModelSource) -> ModelSource:
         """See ModelTransform.prepare. A head tied to the embedding becomes one of its own, since the last norm's gain
@@ -55,16 +60,23 @@ class Quarot:
             )
         stream_of(source.program, spec.hidden_size)
         rotation(spec.hidden_size, 0, "the hidden size")
+        if self._options.values:
+            self._heads(source, 0)
         return source
 
     def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
         """See ModelTransform.apply."""
         width = source.spec.hidden_size
         matrix, stream = rotation(width, seed, "the hidden size"), stream_of(source.program, width)
-        weights = _Rotation(stream, matrix, schemes)
+        weights = _Rotation(stream, matrix, schemes, *self._heads(source, seed))
         checkpoint, head = source.checkpoint, f"{source.spec.head}.weight"
         copies = {} if head in checkpoint else _own_head(source.spec)
         return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, Rewritten(copies)))
+
+    def _heads(self, source: ModelSource, seed: int) -> tuple[Values, dict[int, torch.Tensor]]:
+        """Where values pass, and a matrix for each size of a head."""
+        values = values_of(source.program) if self._options.values else Values({}, {})
+        return values, {size: rotation(size, seed, "a head's size") for size in set(values.readers.values())}
 
 
 def _own_head(spec: ArchSpec) -> dict[str, str]:
@@ -74,16 +86,43 @@ def _own_head(spec: ArchSpec) -> dict[str, str]:
 class _Rotation:
     """Rewrites tensors. Those that will be packed are given in fp32, others in the type they have."""
 
-    def __init__(self, stream: Stream, matrix: torch.Tensor, schemes: Mapping[str, LinearScheme]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        matrix: torch.Tensor,
+        schemes: Mapping[str, LinearScheme],
+        values: Values,
+        heads: Mapping[int, torch.Tensor],
+    ) -> None:
         self._stream, self._matrix, self._schemes = stream, matrix, schemes
+        self._values, self._heads = values, heads
 
     def rewrite(self, name: str, view: Callable[[str], np.ndarray]) -> np.ndarray | None:
         """See formats.rewritten.Rewrite."""
-        rotated = self._rotated(name, view)
+        rotated = self._rotated_values(name, view, self._rotated(name, view))
         if rotated is None:
             return None
         packed = name.removesuffix(".weight") in self._schemes
         return rotated.numpy() if packed else rotated.numpy().astype(view(name).dtype)
+
+    def _rotated_values(
+        self, name: str, view: Callable[[str], np.ndarray], rotated: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """With the values' rows or columns turned as well, whatever became of the tensor before."""
+        size = self._values.readers.get(name)
+        if size is not None:
+            weight = to_torch(view(name)) if rotated is None else rotated
+            return (weight.reshape(len(weight), -1, size) @ self._heads[size]).reshape(weight.shape)
+        if name not in self._values.makers:
+            return rotated
+        ranges, size = self._values.makers[name]
+        changed = (to_torch(view(name)) if rotated is None else rotated).clone()
+        for start, stop in ((0, len(changed)),) if ranges is None else ranges:
+            heads = changed[start:stop].reshape(-1, size, *changed.shape[1:])
+            changed[start:stop] = torch.einsum("hi...,io->ho...", heads, self._heads[size]).reshape_as(
+                changed[start:stop]
+            )
+        return changed
 
     def _rotated(self, name: str, view: Callable[[str], np.ndarray]) -> torch.Tensor | None:
         stream = self._stream
