@@ -12,8 +12,8 @@ from linnet.program import attributes as a
 
 FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
-    "W4A4", "W4A4-g32-ag32", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "FP8", "FP8_DYNAMIC", "NF4", "NF4-g16", "bf16",
-    "fp16",
+    "W4A4", "W4A4-g32-ag32", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "BINARY", "BINARY-g64", "FP8", "FP8_DYNAMIC",
+    "NF4", "NF4-g16", "bf16", "fp16",
 )  # fmt: skip
 EXACT_SCHEMES = (
     "fp32",
@@ -25,6 +25,7 @@ EXACT_SCHEMES = (
     "W3A16",
     "W2A16",
     "TERNARY",
+    "BINARY",
     "FP8",
     "FP8_DYNAMIC",
     "NF4",
@@ -41,7 +42,8 @@ def conformance_cases() -> tuple[OpCase, ...]:
         cases += [OpCase("linear", 2, columns, 40, scheme, "fast", "heavy") for columns in (2048, 8192)]
     for scheme, columns in (
         ("W4A16-channel", 704), ("W4A16-g32", 704), ("W4A16-g64", 704), ("W8A16", 172), ("W8A8", 172), ("W8A8", 899),
-        ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("TERNARY", 100), ("FP8", 171), ("NF4-channel", 171),
+        ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("TERNARY", 100), ("TERNARY-g8", 72),
+        ("BINARY", 99), ("BINARY-g40", 200), ("FP8", 171), ("NF4-channel", 171),
         ("NF4-g40", 120), ("NF4-g32", 4192), ("FP8", 4192), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
     ):  # fmt: skip
         cases += [OpCase("linear", rows, columns, 37, scheme, "fast") for rows in (1, 11)]
@@ -117,8 +119,8 @@ def _linear_speed() -> list[OpCase]:
             cases.append(OpCase("linear", rows, 2048, 8192, scheme))
         cases.append(OpCase("linear", 1, 8192, 2048, scheme))
     cases += [OpCase("linear", rows, 2048, 8192, scheme, "exact") for scheme in ("fp32", "W4A16") for rows in (1, 64)]
-    small = ("W2A16", "W3A16", "TERNARY")
-    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in small for rows in (1, 4, 64)]
+    small = ("W2A16", "W3A16", "TERNARY", "BINARY")
+    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in small for rows in (1, 4, 16, 64)]
     cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("NF4", "FP8") for rows in (1, 4, 16, 64, 512)]
     return [*cases, *(OpCase("logits", rows, 2048, 32768, "W8A16") for rows in (1, 16))]
 

@@ -23,9 +23,13 @@ POOL = _native.ThreadPool(2)
 INTEGERS = sorted(name for name, layout in GGUF_LAYOUTS.items() if layout.kind.codebook is None)
 OWN = {
     "int4-asym": Scheme("int4", "group", 32, symmetric=False, scale_dtype="fp8_e4m3"),
+    "ternary": Scheme("ternary", "group", 128),
+    "ternary-channel": Scheme("ternary", "channel"),
+    "binary": Scheme("binary", "group", 32),
+    "binary-channel": Scheme("binary", "channel", scale_dtype="fp32"),
     "int8-block": Scheme("int8", "block", block=(128, 128), scale_dtype="fp8_e4m3"),
 }
-"""Scales that no kernel reads where they lie."""
+"""Scales, or codes, that no kernel reads where they lie."""
 MINIMUMS = {
     f"int{bits}-minimum": Scheme(element, "group", size, symmetric=False, scale_dtype=kind, minimum=True)
     for bits, element, size, kind in (

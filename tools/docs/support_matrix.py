@@ -46,7 +46,7 @@ COMPRESSED_TENSORS = (
     "W8A16", "W8A16-asym", "W4A16", "W4A16-asym", "W4A16-channel", "W3A16", "W2A16", "W8A8", "W4A8", "W4A4", "FP8",
     "FP8_DYNAMIC",
 )  # fmt: skip
-OWN = ("NF4", "TERNARY")
+OWN = ("NF4", "TERNARY", "BINARY")
 
 
 @dataclass(frozen=True)

@@ -244,8 +244,11 @@ LINNET_INLINE void expand_codes(const LinearWeight& weight, const Int8Input& x, 
     // Bytes of signed codes become unsigned: within their bits, the sign is turned.
     const bool turned = weight.storage == Storage::plain_int8 ||
                         (weight.spread && weight.storage == Storage::packed_int && weight.offsets != Offsets::minimums);
-    const Ints flip = splat_int(turned ? int32_t(0x01010101u << (weight.bits - 1)) : 0);
-    const Ints mask = splat_int(weight.spread ? int32_t(((1u << weight.bits) - 1) * 0x01010101u) : -1);
+    // Of one bit, -1 and 1, the second bit tells.
+    const bool binary = weight.spread && weight.bits == 1;
+    const Ints flip = splat_int(turned ? int32_t(0x01010101u << (binary ? 1 : weight.bits - 1)) : 0);
+    const uint32_t own_bits = binary ? 2 : (1u << weight.bits) - 1;
+    const Ints mask = splat_int(weight.spread ? int32_t(own_bits * 0x01010101u) : -1);
     for (int64_t eight = 0; eight < eights; eight += 8) {
         Ints words[16];
         const int64_t offset = column + eight * 8;

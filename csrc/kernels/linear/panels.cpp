@@ -100,6 +100,7 @@ struct Bytes {
         if constexpr (chunk == 2) return unpack_all.template operator()<5>();
         if (weight.bits == 4) return unpack_all.template operator()<4>();
         if (weight.bits == 3) return unpack_all.template operator()<3>();
+        if (weight.bits == 1) return unpack_all.template operator()<1>();
         unpack_all.template operator()<2>();
     }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Codes of 2 to 8 bits in planes, as tiles hold them. A run is 32 columns (four eights) of TILE_COUNT tiles of sixteen
+// Codes of 1 to 8 bits in planes, as tiles hold them. A run is 32 columns (four eights) of TILE_COUNT tiles of sixteen
 // outputs; of every eight there are, per output, four even and four odd columns, each a byte once they are unpacked.
 //
 //   bits 8        per eight and tile 64 bytes of even columns, 64 of odd ones
 //   bits 4, 5, 6  the low four bits: per eight and tile 64 bytes, even columns in the low halves of bytes
 //   bits 2, 3, 6  two bits: per two eights and tile 64 bytes: even, odd, even, odd from the lowest up
-//   bits 3, 5     one bit: per run and tile 64 bytes, likewise over all four eights
+//   bits 1, 3, 5  one bit: per run and tile 64 bytes, likewise over all four eights
+//
+// A code of one bit is 0 or 2, and its zero 1: binary weights are -1 and 1.
 //
 // The planes of a run follow each other in this order, so that memory is read as it lies.
 #pragma once
@@ -21,9 +23,9 @@ LINNET_INLINE constexpr int64_t run_bytes(int bits) { return 64 * TILE_COUNT * b
 
 LINNET_INLINE constexpr bool has_nibbles(int bits) { return bits >= 4 && bits <= 6; }
 LINNET_INLINE constexpr bool has_twos(int bits) { return bits == 2 || bits == 3 || bits == 6; }
-LINNET_INLINE constexpr bool has_ones(int bits) { return bits == 3 || bits == 5; }
+LINNET_INLINE constexpr bool has_ones(int bits) { return bits == 1 || bits == 3 || bits == 5; }
 LINNET_INLINE constexpr int64_t twos_offset(int bits) { return bits == 6 ? 256 * TILE_COUNT : 0; }
-LINNET_INLINE constexpr int64_t ones_offset(int bits) { return (bits == 5 ? 256 : 128) * TILE_COUNT; }
+LINNET_INLINE constexpr int64_t ones_offset(int bits) { return (bits == 5 ? 256 : bits == 3 ? 128 : 0) * TILE_COUNT; }
 
 LINNET_INLINE Ints every_byte(int32_t byte) { return splat_int(int32_t(uint32_t(byte) * 0x01010101u)); }
 
@@ -58,10 +60,11 @@ LINNET_INLINE void unpack_eight(const uint8_t* p, int t, Ints& even, Ints& odd) 
         odd = bits == 6 ? odd | own[1] : own[1];
     }
     if constexpr (has_ones(bits)) {
-        constexpr int to = bits - 1;
+        constexpr int to = bits == 1 ? 1 : bits - 1;
         const Ints ones = load_ints((const int32_t*)(p + ones_offset(bits) + t * 64));
-        even = even | move_bits<2 * e, to, 1>(ones);
-        odd = odd | move_bits<2 * e + 1, to, 1>(ones);
+        const Ints own[2] = {move_bits<2 * e, to, 1>(ones), move_bits<2 * e + 1, to, 1>(ones)};
+        even = bits == 1 ? own[0] : even | own[0];
+        odd = bits == 1 ? own[1] : odd | own[1];
     }
 }
 
@@ -87,6 +90,7 @@ LINNET_INLINE void pack_run(int bits, const uint8_t* bytes, int64_t step, uint8_
                        (codes[2 * e] & every_byte(15)) | shift_left<4>(codes[2 * e + 1] & every_byte(15)));
     const auto high = [&](int i, int width) {
         const Ints shifted = bits == 6 || (bits == 5 && width == 1) ? shift_right_unsigned<4>(codes[i])
+                             : bits == 1                            ? shift_right_unsigned<1>(codes[i])
                              : width == 1                           ? shift_right_unsigned<2>(codes[i])
                                                                     : codes[i];
         return shifted & every_byte((1 << width) - 1);

@@ -18,8 +18,8 @@ static bool native_bf16(const LinearWeight& weight) { return HAS_BF16 && weight.
 
 static const char* refuse(const LinearWeight& weight, InputType input, int64_t input_group_size) {
     const bool packed = weight.storage == Storage::packed_int;
-    if (weight.spread && (weight.bits < 2 || weight.bits > 8 || weight.bits == 7))
-        return "weights read as tiles have 2, 3, 4, 5, 6 or 8 bits";
+    if (weight.spread && (weight.bits < 1 || weight.bits > 8 || weight.bits == 7))
+        return "weights read as tiles have 1, 2, 3, 4, 5, 6 or 8 bits";
     if (weight.spread && weight.group_size < weight.columns && weight.group_size % 8 != 0)
         return "weights read as tiles have groups of a multiple of 8 columns";
     if (packed && !weight.spread && weight.bits != 2 && weight.bits != 3 && weight.bits != 4 && weight.bits != 8)
@@ -33,6 +33,8 @@ static const char* name(const LinearWeight& weight, InputType input) {
     if (input == InputType::int8) {
         if (weight.storage == Storage::plain_int8) return "int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         switch (weight.bits) {
+            case 1:
+                return "int1_x_int8_" LINNET_TEXT(LINNET_TIER);
             case 2:
                 return "int2_x_int8_" LINNET_TEXT(LINNET_TIER);
             case 3:

@@ -258,7 +258,9 @@ static Choice choose(int bits, int64_t group_eights, bool bytes) {
     if (bits == 6) return chosen<6, 1, two_level>();
     if (bits == 5) return chosen<5, 2, two_level>();
     if (bits == 4) return fours ? chosen<4, 4, two_level>() : chosen<4, 2, two_level>();
-    return bits == 3 ? chosen<3, 2, two_level>() : chosen<2, 2, two_level>();
+    if (bits == 1) return fours ? chosen<1, 4, false>() : chosen<1, 2, false>();
+    if (bits == 2) return fours ? chosen<2, 4, two_level>() : chosen<2, 2, two_level>();
+    return chosen<3, 2, two_level>();
 #endif
 }
 
@@ -278,7 +280,8 @@ static void unpack_block(const uint8_t* codes, int64_t runs, uint8_t* panel) {
 }
 
 static void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
-    const auto unpack = bits == 2   ? unpack_block<2>
+    const auto unpack = bits == 1   ? unpack_block<1>
+                        : bits == 2 ? unpack_block<2>
                         : bits == 3 ? unpack_block<3>
                         : bits == 4 ? unpack_block<4>
                         : bits == 5 ? unpack_block<5>

@@ -141,7 +141,8 @@ static void decode_runs(const LinearWeight& weight, const Tiles& tiles, int64_t 
 
 void decode_tiled_panel(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel) {
     const Tiles tiles = tiles_of(weight);
-    const auto decode = tiles.bits == 2   ? decode_runs<2>
+    const auto decode = tiles.bits == 1   ? decode_runs<1>
+                        : tiles.bits == 2 ? decode_runs<2>
                         : tiles.bits == 3 ? decode_runs<3>
                         : tiles.bits == 4 ? decode_runs<4>
                         : tiles.bits == 5 ? decode_runs<5>

@@ -36,7 +36,7 @@ def compress(
     """Quantise a model, one block in memory at a time; interrupted runs resume where they stopped.
 
     Who loads the result: W4A16, W8A16, W8A8, FP8 also vLLM and transformers; W3A16, W2A16 also transformers
-    (all as compressed-tensors); NF4, TERNARY and -head4, -head8 Linnet alone.
+    (all as compressed-tensors); NF4, TERNARY, BINARY and -head4, -head8 Linnet alone.
 
     [dim]Examples[/]
 

@@ -31,6 +31,11 @@ def round_into(
     if zero_point is not None:
         out.add_(zero_point)
     out.clamp_(*codecs.code_range(scheme))
+    numbers = scheme.numbers
+    if numbers.step != 1:
+        return (
+            out.sub_(numbers.smallest).div_(numbers.step).round_().mul_(numbers.step).add_(numbers.smallest).mul_(scale)
+        )
     if scheme.numbers.kind == "float":
         return torch.mul(out.to(torch.float8_e4m3fn).float(), scale, out=out)
     out.round_()
@@ -48,7 +53,7 @@ def step_sizes(values: torch.Tensor, scheme: Scheme) -> torch.Tensor | float:
         return levels[upper] - levels[upper - 1]
     if scheme.numbers.kind == "float":  # e4m3: three bits behind the point, exponents from -6 on
         return torch.exp2(values.abs().clamp(min=2.0**-6).log2_().floor_() - 3)
-    return 1.0
+    return scheme.numbers.step
 
 
 def number_range(scheme: Scheme) -> tuple[float, float]:

@@ -34,10 +34,10 @@ def scales_of(
     ``search``: per scale, of SHRINK_FACTORS the one with the least sum of importance * (q - w)^2, ties to the wider
     range. ``importance`` [columns] (default ones) is the mean square of each input. With ``inputs``, fp32 rows
     [n, columns], it is the squared error of what these rows make of a scale's columns instead, where these are at most
-    GRAM_COLUMNS. Ternary scales need no search, whatever ``search`` says: the best one is known exactly.
+    GRAM_COLUMNS. Scales of few values need no search, whatever ``search`` says: the best one is known exactly.
     """
-    if scheme.element == "ternary":
-        return codecs.ternary_scales(weight, scheme, importance), None
+    if scheme.numbers.few:
+        return codecs.exact_scales(weight, scheme, importance), None
     scale, zero_point = codecs.compute_scales(weight, scheme)
     if not search or scheme.granularity in ("tensor", "block"):
         return scale, zero_point

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError, ConfigError
+from linnet.schemes.elements import Element
 from linnet.schemes.groups import check_columns
 from linnet.schemes.scheme import Scheme
 from linnet.schemes.ternary import least_squares_scales
@@ -75,13 +76,14 @@ def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """Min-max scale (dtype ``scheme.scale_dtype``) and int8 zero point (None if symmetric) of a weight.
 
     symmetric: scale = max|w| / ((largest code - smallest code) / 2); asymmetric: the range always holds 0; codebooks:
-    max|w|. Ternary has no use for the extremes: its scale is the one with the least squared error (ternary.py).
+    max|w|. Ternary and binary have no use for the extremes: their scale is the one with the least squared error
+    (ternary.py).
     A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
     """
     if scheme.numbers.learned:
         raise ConfigError(f"element type {scheme.element} has tables that are learned (algorithms kmeans, squeezellm)")
-    if scheme.element == "ternary":
-        return ternary_scales(weight, scheme), None
+    if scheme.numbers.few:
+        return exact_scales(weight, scheme), None
     return scales_of_range(*extremes(weight, scheme), scheme)
 
 
@@ -111,15 +113,15 @@ def round_scale(scale: Array, scheme: Scheme) -> Array:
     return rounded
 
 
-def ternary_scales(weight: Array, scheme: Scheme, importance: Array | None = None) -> Array:
-    """Scale of a ternary weight with the least sum of importance * (scale * code - w)^2; ``importance`` [columns].
+def exact_scales(weight: Array, scheme: Scheme, importance: Array | None = None) -> Array:
+    """Scale of a weight of few values with the least sum of importance * (scale * code - w)^2; importance [columns].
 
     CheckpointError if the weight holds NaN or infinity.
     """
     extremes(weight, scheme)
-    return round_scale(
-        least_squares_scales(weight, importance, scale_shape(scheme, weight.shape), scheme.block), scheme
-    )
+    has_zero = scheme.numbers.step == 1
+    shape = scale_shape(scheme, weight.shape)
+    return round_scale(least_squares_scales(weight, importance, shape, scheme.block, has_zero), scheme)
 
 
 def extremes(weight: Array, scheme: Scheme) -> tuple[Array, Array]:
@@ -180,8 +182,18 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
         # without a zero point still + 0, as compressed-tensors does: no code is minus zero
         block += np.float32(0) if wide_zero is None else wide_zero[own]
         np.clip(block, np.float32(smallest), np.float32(largest), out=block)
-        out[...] = np.rint(block, out=block) if numbers.integer else block.astype(numbers.code_type)
+        out[...] = _nearest_codes(block, numbers) if numbers.integer else block.astype(numbers.code_type)
     return codes
+
+
+def _nearest_codes(block: Array, numbers: Element) -> Array:
+    """Numbers within the range of codes -> the nearest codes, in place; halves to even, counted from the smallest where
+    codes are apart."""
+    if numbers.step == 1:
+        return np.rint(block, out=block)
+    block -= np.float32(numbers.smallest)
+    np.rint(block / np.float32(numbers.step), out=block)
+    return block * np.float32(numbers.step) + np.float32(numbers.smallest)
 
 
 def dequantize(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ElementName = Literal[
+    "binary",
     "ternary",
     "int2",
     "int3",
@@ -58,11 +59,23 @@ class Element:
     """Whether codes are packed into words where they are stored; floats lie one by one."""
     plain: bool = False
     """Numbers as models are trained in, without a scale: in a scheme only where a pattern leaves some of them out."""
+    step: float = 1.0
+    """Of integers: how far apart neighbouring codes are."""
 
     @property
     def integer(self) -> bool:
         """Codes are integers: such weights can be multiplied by integer activations."""
         return self.kind == "integer"
+
+    @property
+    def levels(self) -> int:
+        """Of integers: how many codes there are."""
+        return int((self.largest - self.smallest) / self.step) + 1
+
+    @property
+    def few(self) -> bool:
+        """At most three codes, around zero: the scale that loses least is known exactly, and they lie as digits."""
+        return self.integer and self.levels <= 3
 
     @property
     def learned(self) -> bool:
@@ -134,6 +147,7 @@ def _plain(name: str, dtype: Any) -> Element:
 
 
 _ROWS = (
+    Element("binary", 1, "integer", -1.0, 1.0, np.dtype(np.int8), own=True, step=2.0),
     Element("ternary", 2, "integer", -1.0, 1.0, np.dtype(np.int8), own=True),
     *map(_integer, (2, 3, 4, 5, 6, 8)),
     Element("fp8_e4m3", 8, "float", -448.0, 448.0, np.dtype(ml_dtypes.float8_e4m3fn), packable=False),

@@ -31,6 +31,7 @@ PRESETS: dict[str, LinearScheme] = {
     "W8A8C8": LinearScheme(Scheme("fp8_e4m3", "channel"), _FP8_STATIC),
     "NF4": LinearScheme(Scheme("nf4", "group", 64)),
     "TERNARY": LinearScheme(Scheme("ternary", "channel")),
+    "BINARY": LinearScheme(Scheme("binary", "channel")),
     "KMEANS4": LinearScheme(Scheme("kmeans4", "channel")),
     "KMEANS2": LinearScheme(Scheme("kmeans2", "channel")),
 }

@@ -98,7 +98,8 @@ class Scheme:
     def leaves_out_zeros(self) -> bool:
         """Whether a weight of zero has the code 0, whatever its scale: a pattern can then be stored without its
         zeros."""
-        return self.symmetric and self.numbers.kind != "codebook" and self.scale_bits is None
+        has_zero = self.numbers.kind != "codebook" and self.numbers.step == 1
+        return self.symmetric and has_zero and self.scale_bits is None
 
     @property
     def columns_per_scale(self) -> int | None:

@@ -112,7 +112,19 @@ def test_a_single_file_of_any_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "scheme",
-    ["W4A16-g16", "W4A16-g16-asym", "W8A8", "W3A16-g16", "W2A16-channel", "FP8", "NF4-g16", "TERNARY", "TERNARY-g16"],
+    [
+        "W4A16-g16",
+        "W4A16-g16-asym",
+        "W8A8",
+        "W3A16-g16",
+        "W2A16-channel",
+        "FP8",
+        "NF4-g16",
+        "TERNARY",
+        "TERNARY-g16",
+        "BINARY",
+        "BINARY-g8",
+    ],
 )
 @pytest.mark.parametrize("shard_bytes", [4000, 1 << 30])
 def test_quantised_round_trip_with_exact_bytes(scheme: str, shard_bytes: int, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_linears_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (Scheme("int4", "channel", symmetric=False, scale_dtype="fp16"), "gptq"),
         (Scheme("int8", "tensor"), "gptq"),
         (Scheme("ternary", "channel"), "gptq"),
+        (Scheme("binary", "channel"), "gptq"),
         (Scheme("int3", "group", 64, symmetric=False), "awq"),
         (Scheme("int4", "tensor"), "awq"),
         (Scheme("nf4", "group", 128), "bitsandbytes"),

@@ -25,7 +25,7 @@ from linnet.schemes import (
     round_scale,
     stored_bytes,
 )
-from linnet.schemes.codecs import code_range, scale_shape, ternary_scales
+from linnet.schemes.codecs import code_range, exact_scales, scale_shape
 from linnet.schemes.layouts import INT_QUANTIZED
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 
@@ -53,7 +53,7 @@ def test_packing_is_the_little_endian_bit_stream(bits: int, rows: int, columns: 
 
 @st.composite
 def linear_schemes(draw: st.DrawFn) -> LinearScheme:
-    element = draw(st.sampled_from(["ternary", "int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]))
+    element = draw(st.sampled_from(["binary", "ternary", "int2", "int3", "int4", "int8", "fp8_e4m3", "nf4"]))
     granularity = draw(st.sampled_from(["tensor", "channel", "group", "block"]))
     return LinearScheme(
         Scheme(
@@ -140,7 +140,7 @@ def test_no_ternary_scale_loses_less(elements: list[float], weights: list[float]
         return float((heavy * (codes * scale - weight.astype(np.float64)) ** 2).sum())
 
     for used, heavy in ((None, np.ones_like(importance)), (importance, importance)):
-        found = ternary_scales(weight, scheme, used)
+        found = exact_scales(weight, scheme, used)
         ours = error(float(found[0, 0]), quantize(weight, scheme, found), heavy)
         for codes in itertools.product((-1, 0, 1), repeat=weight.shape[1]):
             codes_row = np.array([codes])
@@ -163,7 +163,31 @@ def test_a_ternary_weight_gets_its_own_scale_back() -> None:
         assert (packed.scales() == scale.astype(np.float32)).all()
         assert (packed.codes() == codes).all()
         same = pack(codes, scale, None, LinearScheme(replace(scheme, element="int2")))
-        assert all((packed.arrays[name] == array).all() for name, array in same.arrays.items())
+        assert (packed.dequantize() == same.dequantize()).all()
+
+
+@given(
+    elements=st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=6),
+    weights=st.lists(st.sampled_from([0.25, 1.0, 3.0]), min_size=6, max_size=6),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_binary_scale_loses_less(elements: list[float], weights: list[float]) -> None:
+    weight = np.array([elements], dtype=np.float32)
+    importance = np.array(weights[: weight.shape[1]], dtype=np.float32)
+    scheme = Scheme("binary", "channel", scale_dtype="fp32")
+    found = exact_scales(weight, scheme, importance)
+    codes = quantize(weight, scheme, found)
+    assert set(codes.reshape(-1)) <= {-1, 1}
+    assert (codes * weight >= 0).all()
+    errors = [
+        float((importance * (codes * scale - weight) ** 2).sum()) for scale in found[0, 0] * np.array([1, 0.9, 1.1])
+    ]
+    assert errors[0] <= min(errors[1:]) + 1e-6
+
+
+def test_binary_weights_have_no_zero_to_leave_out() -> None:
+    with pytest.raises(ConfigError, match="zeros of binary weights cannot be left out"):
+        Scheme("binary", "channel", sparsity="2:4")
 
 
 def test_a_weight_with_nan_is_refused() -> None:
@@ -173,7 +197,7 @@ def test_a_weight_with_nan_is_refused() -> None:
         with pytest.raises(CheckpointError, match="NaN or infinity"):
             compute_scales(weight, Scheme("int4", "group", 16))
         with pytest.raises(CheckpointError, match="NaN or infinity"):
-            ternary_scales(weight, Scheme("ternary", "group", 16), np.ones(32, np.float32))
+            exact_scales(weight, Scheme("ternary", "group", 16), np.ones(32, np.float32))
 
 
 def test_narrow_weights_are_widened_first() -> None:

@@ -49,6 +49,7 @@ def test_a_scheme_knows_its_words(fields, message):
         ("FP8", LinearScheme(Scheme("fp8_e4m3", "channel")), None),
         ("NF4", LinearScheme(Scheme("nf4", "group", 64)), None),
         ("TERNARY", LinearScheme(Scheme("ternary", "channel")), None),
+        ("BINARY", LinearScheme(Scheme("binary", "channel")), None),
         ("ternary-g256", LinearScheme(Scheme("ternary", "group", 256)), None),
         ("W4A16-g32-head8", LinearScheme(Scheme("int4", "group", 32)), INT8),
         ("W4A16-g64-head4", LinearScheme(Scheme("int4", "group", 64)), LinearScheme(Scheme("int4", "group", 64))),

@@ -174,7 +174,7 @@ class Gptq:
         self, values: torch.Tensor, scheme: Scheme, importance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Scale and zero point [rows, 1] of a group [columns of the group, rows]."""
-        if scheme.element == "ternary" or self._options.scales == "minmax":
+        if scheme.numbers.few or self._options.scales == "minmax":
             one = of_one_group(scheme)
             return scales_of(np.ascontiguousarray(values.T.numpy()), one, False, importance)
         scale, zero_point = search_scales(values, scheme, torch.from_numpy(importance))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.schemes import Scheme, dequantize, quantize
-from linnet.schemes.codecs import extremes, per_weight, scales_of_range, ternary_scales
+from linnet.schemes.codecs import exact_scales, extremes, per_weight, scales_of_range
 
 Array = npt.NDArray[Any]
 Codes = tuple[Array, Array, Array | None]
@@ -30,8 +30,8 @@ POWERS = (1.0, 2.0, 0.5)
 
 def round_weight(values: Array, scheme: Scheme, lowest_zero_point: int) -> Codes:
     """fp32 [rows, columns] -> codes; zero points are at least ``lowest_zero_point``. CheckpointError: NaN, infinity."""
-    if scheme.element == "ternary":
-        scale = ternary_scales(values, scheme)
+    if scheme.numbers.few:
+        scale = exact_scales(values, scheme)
         return quantize(values, scheme, scale), scale, None
     low, high = extremes(values, scheme)
     if not scheme.symmetric:  # room below zero, so that the zero point is not less

@@ -15,7 +15,17 @@ from linnet.formats.forms.fp4_linear import ELEMENT as FP4
 from linnet.formats.forms.fp4_linear import fp4_scheme, read_fp4
 from linnet.formats.header import TensorInfo
 from linnet.schemes import LinearScheme, PackedWeight
-from linnet.schemes.layouts import CODEBOOK, FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
+from linnet.schemes.layouts import (
+    CODEBOOK,
+    DIGITS,
+    DIGITS_TENSOR,
+    FLOAT_QUANTIZED,
+    INT_QUANTIZED,
+    OWN,
+    PACK_QUANTIZED,
+    Layout,
+)
+from linnet.schemes.layouts.digits import pack_digits
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 
 Array = npt.NDArray[Any]
@@ -25,7 +35,7 @@ _QUANTISED_DTYPES = ("int8", "fp8_e4m3")
 
 def is_packed(module: str, tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether a module's weight is stored as codes, by its tensors alone."""
-    if f"{module}.weight_packed" in tensors:
+    if f"{module}.weight_packed" in tensors or f"{module}.{DIGITS_TENSOR}" in tensors:
         return True
     weight = tensors.get(f"{module}.weight")
     return weight is not None and weight.dtype in _QUANTISED_DTYPES
@@ -71,7 +81,12 @@ def read_packed(
         if arrays["weight_zero_point"].any():
             raise CheckpointError(f"{shown}.weight_zero_point is not zero although the scheme is symmetric")
         del arrays["weight_zero_point"]
-    if f"{module}.weight_packed" in tensors:
+    layout: Layout
+    if f"{module}.{DIGITS_TENSOR}" in tensors:
+        layout = DIGITS
+        arrays[DIGITS_TENSOR] = tensor(f"{module}.{DIGITS_TENSOR}")
+        shape = _digits_shape(arrays, scheme, shown)
+    elif f"{module}.weight_packed" in tensors:
         layout = OWN if scheme.weight.numbers.kind == "codebook" else PACK_QUANTIZED
         arrays["weight_packed"] = tensor(f"{module}.weight_packed")
         shape = _packed_shape(arrays, scheme, shown)
@@ -127,6 +142,18 @@ def _packed_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) ->
             f"needs {packed_columns(columns, bits)} words{hint}"
         )
     return rows, columns
+
+
+def _digits_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) -> tuple[int, int]:
+    """Logical [rows, columns] from weight_shape."""
+    stated = arrays.get("weight_shape")
+    if stated is None or stated.size != 2 or stated.dtype.kind != "i" or int(stated.min()) < 1:
+        raise CheckpointError(f"{shown}.weight_shape must be two positive integers")
+    if not scheme.weight.numbers.few:
+        raise CheckpointError(f"{shown}.{DIGITS_TENSOR} holds digits, its scheme says {scheme.weight.element}")
+    arrays["weight_shape"] = stated.reshape(2).astype(np.int64, copy=False)
+    rows, columns = stated.reshape(2).tolist()
+    return int(rows), int(columns)
 
 
 def _canonical_shapes(arrays: dict[str, Array], scheme: LinearScheme, shape: tuple[int, int]) -> None:
@@ -187,6 +214,9 @@ def _sort_columns(
     order = sorted_columns(index, scheme.weight.group_size or columns, columns, f"{shown}.weight_g_idx")
     if "weight" in arrays:
         arrays["weight"] = np.ascontiguousarray(arrays["weight"][:, order])
+    elif DIGITS_TENSOR in arrays:
+        codes = DIGITS.codes(arrays, scheme, shape)[:, order]
+        arrays[DIGITS_TENSOR] = pack_digits(codes, scheme.weight.numbers)
     else:
         unsigned = unpack_rows(arrays["weight_packed"], bits, columns, 0).view(np.uint8)
         arrays["weight_packed"] = pack_rows(unsigned[:, order], bits)

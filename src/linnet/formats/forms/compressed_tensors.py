@@ -15,6 +15,7 @@ from linnet.formats.scheme_record import scheme_from_record, sorts_columns
 from linnet.formats.terms_record import TERMS_KEY, read_terms
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.elements import ElementName
+from linnet.schemes.layouts import DIGITS, DIGITS_TENSOR, OWN
 
 METHOD, OWN_METHOD = "compressed-tensors", "linnet"
 OWN_VERSION = 2
@@ -25,6 +26,7 @@ READABLE_FORMATS = (
     "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
+OWN_FORMATS = (OWN.name, DIGITS.name)
 KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 
 
@@ -32,7 +34,7 @@ class CompressedTensors:
     """Implements ``Form``."""
 
     methods: tuple[str, ...] = (METHOD, OWN_METHOD)
-    suffixes: tuple[str, ...] = ("weight_packed", "compressed", "weight")
+    suffixes: tuple[str, ...] = ("weight_packed", DIGITS_TENSOR, "compressed", "weight")
     repacks: bool = False
 
     def for_record(self, record: Mapping[str, Any], where: str) -> "CompressedTensors":
@@ -142,7 +144,7 @@ def _says_nothing(group: Any) -> bool:
 
 
 def _check_format(name: Any, where: str, method: str) -> None:
-    if name not in READABLE_FORMATS and name != "fakequant" and not (name == method == "linnet"):
+    if name not in READABLE_FORMATS and name != "fakequant" and not (method == OWN_METHOD and name in OWN_FORMATS):
         raise UnsupportedError(
             f"{where}: format {name!r:.80} is not supported; supported: {', '.join(READABLE_FORMATS)}"
         )

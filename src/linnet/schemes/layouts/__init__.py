@@ -10,12 +10,15 @@ from linnet.schemes.layouts.canonical import (
     PACK_QUANTIZED,
     CanonicalLayout,
 )
+from linnet.schemes.layouts.digits import DIGITS, DIGITS_TENSOR
 from linnet.schemes.layouts.of_scheme import bits_per_weight, layout_of, stored_bytes, stored_tensors
 from linnet.schemes.layouts.pack_minimum import PACK_MINIMUM
 from linnet.schemes.layouts.sparse_24 import SPARSE_24
 
 __all__ = [
     "CODEBOOK",
+    "DIGITS",
+    "DIGITS_TENSOR",
     "FLOAT_QUANTIZED",
     "INT_QUANTIZED",
     "OWN",

@@ -5,6 +5,7 @@ what it has no word for, ``linnet`` (docs/FORMAT.md), which packs as ``pack-quan
 Codes lie in ``weight`` one by one, or in ``weight_packed`` as words of unsigned codes (code + 2 ** (bits - 1)).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,18 +110,8 @@ class CanonicalLayout:
 
     def check(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, where: str) -> None:
         """See Layout.check. Reads scales and zero points, and codes only where one could be out of range."""
-        for name, stored in self.stored(scheme, shape).items():
-            array = arrays.get(name)
-            if array is None:
-                raise CheckpointError(f"{where}.{name} is missing, its scheme needs it")
-            if array.dtype != STORED_TYPES[stored.dtype] or array.shape != stored.shape:
-                raise CheckpointError(
-                    f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs "
-                    f"{stored.dtype} {list(stored.shape)}"
-                )
         values = CODEBOOK if scheme.weight.numbers.learned else "weight_scale"
-        if not np.isfinite(arrays[values].astype(np.float32)).all():
-            raise CheckpointError(f"{where}.{values} holds NaN or infinity")
+        check_stored(self.stored(scheme, shape), arrays, values, where)
         smallest, largest = codecs.code_range(scheme.weight)
         for name in ("weight_zero_point", "weight"):
             array = arrays.get(name)
@@ -141,8 +132,7 @@ class CanonicalLayout:
             arrays = {"weight_packed": pack_rows(unsigned, weight.bits)}
         else:
             arrays = {"weight": np.ascontiguousarray(codes)}
-        dtype = codecs.FLOAT_DTYPES[weight.scale_dtype]
-        arrays["weight_scale"] = np.ascontiguousarray(scale.astype(dtype).reshape(stored["weight_scale"].shape))
+        arrays["weight_scale"] = pack_scale(scale, weight, shape)
         if not weight.symmetric:
             if zero_point is None:
                 raise ValueError("an asymmetric scheme needs a zero point")
@@ -165,6 +155,28 @@ OWN = CanonicalLayout("linnet", packed=True)
 def stored_scale_shape(scheme: Scheme, shape: Shape) -> tuple[int, ...]:
     """On disk a per-tensor scale is [1]; every other shape is the codec's."""
     return (1,) if scheme.granularity == "tensor" else codecs.scale_shape(scheme, shape)
+
+
+def pack_scale(scale: Array, scheme: Scheme, shape: Shape) -> Array:
+    """A scale as it is stored, rounded to its type."""
+    rounded = scale.astype(codecs.FLOAT_DTYPES[scheme.scale_dtype])
+    return np.ascontiguousarray(rounded.reshape(stored_scale_shape(scheme, shape)))
+
+
+def check_stored(wanted: Mapping[str, StoredTensor], arrays: Arrays, values: str, where: str) -> None:
+    """CheckpointError naming ``where`` unless the arrays have these types and shapes and those of ``values`` are
+    finite."""
+    for name, stored in wanted.items():
+        array = arrays.get(name)
+        if array is None:
+            raise CheckpointError(f"{where}.{name} is missing, its scheme needs it")
+        if array.dtype != STORED_TYPES[stored.dtype] or array.shape != stored.shape:
+            raise CheckpointError(
+                f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs "
+                f"{stored.dtype} {list(stored.shape)}"
+            )
+    if not np.isfinite(arrays[values].astype(np.float32)).all():
+        raise CheckpointError(f"{where}.{values} holds NaN or infinity")
 
 
 def pack_zero_points(zero_point: Array, bits: int) -> Array:

@@ -5,6 +5,7 @@ from math import prod
 
 from linnet.schemes.layouts.base import Shape, StoredTensor, WrittenLayout
 from linnet.schemes.layouts.canonical import CODES_STAY_IN_BYTES, FLOAT_QUANTIZED, INT_QUANTIZED, OWN, PACK_QUANTIZED
+from linnet.schemes.layouts.digits import DIGITS
 from linnet.schemes.layouts.sparse_24 import SPARSE_24
 from linnet.schemes.scheme import LinearScheme
 
@@ -14,6 +15,8 @@ def layout_of(scheme: LinearScheme) -> WrittenLayout:
     numbers = scheme.weight.numbers
     if scheme.weight.sparsity is not None:
         return SPARSE_24
+    if numbers.few:
+        return DIGITS
     if numbers.kind == "codebook":
         return OWN
     if not numbers.packable:
