@@ -90,15 +90,17 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
 // A weight that is nothing but its tiles, which fill_tiles makes a run of rows at a time.
 LinearWeight make_tiled_weight(int32_t bits, int64_t rows, int64_t columns, int64_t group_size,
                                int64_t super_group_size, Offsets offsets, ScaleType scale_type,
-                               const std::optional<Floats>& bias, const std::optional<Floats>& codebook) {
+                               const std::optional<Floats>& bias, const std::optional<Floats>& codebook,
+                               bool row_tables) {
     if (rows < 1 || columns < 1 || group_size < 1) {
         throw std::invalid_argument("a weight needs rows, columns and group_size of at least 1");
     }
+    require(!row_tables || !codebook, "rows have tables of their own, or all have one");
     if (super_group_size < 0 || super_group_size % group_size != 0) {
         throw std::invalid_argument("a super group is a whole number of groups");
     }
     LinearWeight weight;
-    weight.storage = codebook ? Storage::codebook : Storage::packed_int;
+    weight.storage = codebook || row_tables ? Storage::codebook : Storage::packed_int;
     weight.spread = true;
     weight.bits = bits;
     weight.rows = rows;
@@ -128,14 +130,17 @@ void make_tiles(const std::string& isa, ThreadPool& pool, const LinearWeight& we
     });
 }
 
-// Rows [first_row, first_row + given) of a tiled weight, in arrays of just those rows.
+// Rows [first_row, first_row + given) of a tiled weight, in arrays of just those rows. Tables of rows are their scales.
 void fill_tiles(const std::string& isa, ThreadPool& pool, LinearWeight weight, const WritableBytes& tiles,
                 int64_t first_row, const Table8& codes, const Bytes& scales, const std::optional<Bytes>& offsets,
                 const std::optional<Bytes>& scale_codes, const std::optional<Bytes>& minimum_codes) {
     const int64_t given = int64_t(codes.shape(0)),
                   groups = (weight.columns + weight.group_size - 1) / weight.group_size;
     const int64_t super = weight.super_group_size;
-    const int64_t scales_of_row = super > 0 ? (weight.columns + super - 1) / super : groups;
+    const bool row_tables = weight.storage == Storage::codebook && weight.codebook == nullptr;
+    const int64_t scales_of_row = row_tables  ? int64_t(1) << weight.bits
+                                  : super > 0 ? (weight.columns + super - 1) / super
+                                              : groups;
     const int64_t bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
     require(weight.spread, "only weights that are nothing but tiles are filled");
     require(given > 0 && first_row >= 0 && first_row + given <= weight.rows, "these rows are not the weight's");
@@ -275,7 +280,7 @@ void bind_executor(nb::module_& m) {
         "Write the tiles of the rows from first_row on that are given: codes [rows, columns], a byte each; the rest as "
         "flat bytes, as LinearWeight stores it.");
     m.def("tiled_weight", &make_tiled_weight, "bits"_a, "rows"_a, "columns"_a, "group_size"_a, "super_group_size"_a,
-          "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none());
+          "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none(), "row_tables"_a = false);
     m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
           "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
           "zero_points"_a.none(), "bias"_a.none(), "codebook"_a.none() = nb::none());

@@ -52,7 +52,7 @@ struct LinearWeight {
     int64_t super_group_size = 0;
     const int8_t* scale_codes = nullptr;
     const int8_t* minimum_codes = nullptr;
-    const float* codebook = nullptr;  // [16]: weight = codebook[index] * scale; null for other storage
+    const float* codebook = nullptr;  // [16]: weight = codebook[index] * scale; null: none, or every row has its own
     const float* bias = nullptr;      // [rows] or null, added after the sum
     const void* tiles = nullptr;  // codes and scales again, in the tier's order of reading (see tile_bytes), or null
     // Storages packed_int and codebook: every code is a byte of its own (int8, or uint8 with minimums and codebooks).

@@ -181,7 +181,8 @@ TestTiles make_tiled(const LinearKernels& k, const Kind& kind, int64_t rows, int
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < columns; ++c) {
             const int64_t half = from_zero ? 0 : int64_t(1) << (kind.bits - 1);
-            const int64_t code = pick(-half, (int64_t(1) << kind.bits) - 1 - half);
+            const int64_t any = pick(-half, (int64_t(1) << kind.bits) - 1 - half);
+            const int64_t code = kind.bits == 1 ? 2 * any + 1 : any;
             const size_t g = size_t(r * groups + c / kind.group), s = size_t(r * supers + c / super);
             w.codes.push_back(uint8_t(code));
             double scale = from_bf16(w.scales[s]), minimum = minimums ? from_bf16(made.minimums[s]) : 0;
@@ -339,6 +340,7 @@ void check(const char* tier, const LinearKernels& k, const TestWeight& w, InputT
 // What GGUF brings, and groups that are anybody's guess.
 const Kind KINDS[] = {
     {4, 32, 0, Offsets::none},         {4, 32, 0, Offsets::minimums},   {5, 32, 0, Offsets::none},
+    {1, 4096, 0, Offsets::none},       {1, 32, 0, Offsets::none},       {1, 40, 0, Offsets::none},
     {5, 32, 0, Offsets::minimums},     {8, 32, 0, Offsets::none},       {2, 16, 256, Offsets::minimums},
     {3, 16, 256, Offsets::none},       {4, 32, 256, Offsets::minimums}, {5, 32, 256, Offsets::minimums},
     {6, 16, 256, Offsets::none},       {2, 256, 0, Offsets::none},      {6, 64, 0, Offsets::zero_points},

@@ -13,7 +13,7 @@ from linnet.program import attributes as a
 FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
     "W4A4", "W4A4-g32-ag32", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "BINARY", "BINARY-g64", "FP8", "FP8_DYNAMIC",
-    "NF4", "NF4-g16", "bf16", "fp16",
+    "NF4", "NF4-g16", "bf16", "fp16", "KMEANS2", "KMEANS3", "KMEANS4",
 )  # fmt: skip
 EXACT_SCHEMES = (
     "fp32",
@@ -29,6 +29,7 @@ EXACT_SCHEMES = (
     "FP8",
     "FP8_DYNAMIC",
     "NF4",
+    "KMEANS3",
 )
 
 _ROPE = tuple(10000.0 ** (-i / 32) for i in range(32))
@@ -44,6 +45,7 @@ def conformance_cases() -> tuple[OpCase, ...]:
         ("W4A16-channel", 704), ("W4A16-g32", 704), ("W4A16-g64", 704), ("W8A16", 172), ("W8A8", 172), ("W8A8", 899),
         ("W4A16", 896), ("W2A16", 96), ("W3A16", 96), ("TERNARY", 100), ("TERNARY-g8", 72),
         ("BINARY", 99), ("BINARY-g40", 200), ("FP8", 171), ("NF4-channel", 171),
+        ("KMEANS2", 72), ("KMEANS3", 171), ("KMEANS4", 899),
         ("NF4-g40", 120), ("NF4-g32", 4192), ("FP8", 4192), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
     ):  # fmt: skip
         cases += [OpCase("linear", rows, columns, 37, scheme, "fast") for rows in (1, 11)]
@@ -121,6 +123,8 @@ def _linear_speed() -> list[OpCase]:
     cases += [OpCase("linear", rows, 2048, 8192, scheme, "exact") for scheme in ("fp32", "W4A16") for rows in (1, 64)]
     small = ("W2A16", "W3A16", "TERNARY", "BINARY")
     cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in small for rows in (1, 4, 16, 64)]
+    tables = ("KMEANS2", "KMEANS3", "KMEANS4")
+    cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in tables for rows in (1, 4, 16, 64)]
     cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("NF4", "FP8") for rows in (1, 4, 16, 64, 512)]
     return [*cases, *(OpCase("logits", rows, 2048, 32768, "W8A16") for rows in (1, 16))]
 

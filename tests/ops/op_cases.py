@@ -17,7 +17,7 @@ from linnet.backends.interface import Batch, KVCache, Limits, Policy
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
-from linnet.schemes.packed_weight import PackedWeight, quantize_weight
+from linnet.schemes.packed_weight import PackedWeight, pack_learned, quantize_weight
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import DenseType, LinearScheme
 
@@ -191,9 +191,22 @@ class RandomSource:
             values += 1
         else:
             values /= np.float32(np.sqrt(weight.shape[-1]))
+        if isinstance(weight.dtype, LinearScheme) and weight.dtype.weight.numbers.learned:
+            return learned_weight(values, weight.dtype)
         if isinstance(weight.dtype, LinearScheme):
             return quantize_weight(values, weight.dtype)
         return values.astype(DENSE_DTYPES[weight.dtype], copy=False)
+
+
+def learned_weight(values: Array, scheme: LinearScheme) -> PackedWeight:
+    """fp32 [rows, columns] -> codes of tables that hold quantiles of their rows: not the best, but as varied."""
+    shares = (np.arange(2**scheme.weight.bits) + 0.5) / 2**scheme.weight.bits
+    table = np.quantile(values, shares, axis=1).T.astype(ml_dtypes.bfloat16)
+    wide = table.astype(np.float32)
+    codes = np.zeros(values.shape, np.uint8)
+    for entry in range(1, len(shares)):
+        codes += values > (wide[:, entry - 1 : entry] + wide[:, entry : entry + 1]) / 2
+    return pack_learned(codes, table, scheme)
 
 
 class CaseSource(RandomSource):

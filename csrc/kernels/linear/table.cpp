@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tier's LinearKernels: which kernel serves which weight and input.
-#include "kernels.h"
 #include "panels.h"
+#include "tables.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -17,6 +17,7 @@ static constexpr bool HAS_BF16 = false;
 static bool native_bf16(const LinearWeight& weight) { return HAS_BF16 && weight.storage == Storage::bf16; }
 
 static const char* refuse(const LinearWeight& weight, InputType input, int64_t input_group_size) {
+    if (has_row_tables(weight)) return refuse_row_tables(weight, input, input_group_size);
     const bool packed = weight.storage == Storage::packed_int;
     if (weight.spread && (weight.bits < 1 || weight.bits > 8 || weight.bits == 7))
         return "weights read as tiles have 1, 2, 3, 4, 5, 6 or 8 bits";
@@ -31,6 +32,7 @@ static const char* refuse(const LinearWeight& weight, InputType input, int64_t i
 
 static const char* name(const LinearWeight& weight, InputType input) {
     if (input == InputType::int8) {
+        if (has_row_tables(weight)) return "tables_x_int8_" LINNET_TEXT(LINNET_TIER);
         if (weight.storage == Storage::plain_int8) return "int8_x_int8_" LINNET_TEXT(LINNET_TIER);
         switch (weight.bits) {
             case 1:
@@ -64,13 +66,14 @@ static int64_t column_unit(const LinearWeight& weight, InputType input) {
 }
 
 static ItemShape item_shape(const LinearWeight& weight, InputType input, int64_t input_group_size, int64_t rows) {
-    if (input == InputType::int8 && weight.tiles != nullptr && rows >= PANEL_ITEM.rows / 2 &&
+    if (input == InputType::int8 && weight.tiles != nullptr && rows >= PANEL_ITEM.rows / 2 && !has_row_tables(weight) &&
         reads_panels(weight, input_group_size, rows))
         return PANEL_ITEM;
     return {rows, column_unit(weight, input)};
 }
 
 static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_t rows) {
+    if (input == InputType::int8 && has_row_tables(weight)) return scratch_bytes_row_tables(weight, rows);
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
     if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16(weight, rows);
     if (input == InputType::bf16 && becomes_bf16(weight)) return scratch_bytes_narrow(weight, rows);
@@ -85,6 +88,12 @@ static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, flo
         linear_narrow(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
     else
         linear_fp32_of_bf16(weight, x, ldx, y, ldy, rows, n_begin, n_end, scratch);
+}
+
+static void int8(const LinearWeight& weight, const QuantisedRows& x, float* y, int64_t ldy, int64_t rows,
+                 int64_t n_begin, int64_t n_end, void* scratch) {
+    const auto linear = has_row_tables(weight) ? linear_row_tables : linear_int8;
+    linear(weight, x, y, ldy, rows, n_begin, n_end, scratch);
 }
 
 static void any_row(const LinearWeight& weight, int64_t row, float* y) {
@@ -105,7 +114,7 @@ const LinearKernels& linear_kernels() {
         .scratch_bytes = scratch_bytes,
         .linear_fp32 = linear_fp32,
         .linear_bf16 = bf16,
-        .linear_int8 = linear_int8,
+        .linear_int8 = int8,
         .quantised_row_bytes = quantised_row_bytes,
         .quantise_rows = quantise_rows,
         .quantise_groups = quantise_groups,

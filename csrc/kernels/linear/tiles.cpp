@@ -2,11 +2,14 @@
 // Makes tiles, and reads them as fp32 numbers.
 #include "tiles.h"
 
+#include "tables.h"
+
 namespace linnet::LINNET_TIER {
 
 int64_t tile_bytes(const LinearWeight& weight) {
     // Groups are runs of whole eights: what the GEMM reads without expanding.
     if (weight.group_size < weight.columns && weight.group_size % 8 != 0) return 0;
+    if (has_row_tables(weight)) return row_table_tile_bytes(weight);
     if (weight.spread) return tiles_of(weight).bytes;
     if (weight.storage == Storage::plain_int8) return tiles_of(weight).bytes;
     if (weight.storage != Storage::packed_int) return 0;
@@ -52,6 +55,7 @@ static void write_record(const LinearWeight& weight, const Tiles& tiles, int64_t
 }
 
 void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_t n_end) {
+    if (has_row_tables(weight)) return make_row_table_tiles(weight, table, n_begin, n_end);
     constexpr int64_t CHUNK_RUNS = 16;
     const Tiles tiles = tiles_of(weight);
     Int8Input whole = {};
@@ -140,6 +144,7 @@ static void decode_runs(const LinearWeight& weight, const Tiles& tiles, int64_t 
 }
 
 void decode_tiled_panel(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel) {
+    if (has_row_tables(weight)) return decode_row_table_panel(weight, n, column, columns, panel);
     const Tiles tiles = tiles_of(weight);
     const auto decode = tiles.bits == 1   ? decode_runs<1>
                         : tiles.bits == 2 ? decode_runs<2>
@@ -153,6 +158,7 @@ void decode_tiled_panel(const LinearWeight& weight, int64_t n, int64_t column, i
 
 // What the head reads in every step is in memory already; the same rows as they are stored would have to come into it.
 void decode_tiled_row(const LinearWeight& weight, int64_t row, float* y) {
+    if (has_row_tables(weight)) return decode_row_table_row(weight, row, y);
     alignas(64) float panel[RUN_COLUMNS * 16];
     for (int64_t c = 0; c < weight.columns; c += RUN_COLUMNS) {
         decode_tiled_panel(weight, row / 16 * 16, c, RUN_COLUMNS, panel);

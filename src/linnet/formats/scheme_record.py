@@ -13,7 +13,7 @@ _KNOWN_KEYS = {
 }  # fmt: skip
 
 
-OUR_ELEMENTS = ("binary", "ternary", "nf4", "kmeans4", "kmeans2")
+OUR_ELEMENTS = ("binary", "ternary", "nf4", "kmeans4", "kmeans3", "kmeans2")
 """Elements that are types of our own in a record, under their own name (quant_method "linnet" only)."""
 
 _FP4_SCALES = ("torch.uint8", "torch.float8_e4m3fn")

@@ -2,12 +2,12 @@
 """choose_numerics: the policy that decides where numbers are rounded, as explicit ops in the Program.
 
 ``exact``: dequantised weights, fp32 activations, fp32 KV: what is compared with other implementations.
-``fast``: int8 activations (dynamic, per token and group) in front of integer weights, bf16 activations in front of
-16-bit weights, fp8 and codebooks (whose scaled values are then rounded to bf16, as QLoRA computes), bf16 KV, and
-attention with queries and weights rounded to bf16. A checkpoint that prescribes its activations (W8A8, W4A8, FP8) is
-executed as prescribed by both. The KV cache's numbers can be chosen apart from the policy: with ``exact``, attention's
-arithmetic stays fp32 on whatever is stored. A KV type that a checkpoint prescribes (its states are quantised from the
-start) holds with both policies, unless another is chosen.
+``fast``: int8 activations (dynamic, per token and group) in front of integer weights and of rows with tables of their
+own, bf16 activations in front of 16-bit weights, fp8 and other codebooks (whose scaled values are then rounded to bf16,
+as QLoRA computes), bf16 KV, and attention with queries and weights rounded to bf16. A checkpoint that prescribes its
+activations (W8A8, W4A8, FP8) is executed as prescribed by both. The KV cache's numbers can be chosen apart from the
+policy: with ``exact``, attention's arithmetic stays fp32 on whatever is stored. A KV type that a checkpoint prescribes
+(its states are quantised from the start) holds with both policies, unless another is chosen.
 """
 
 from dataclasses import replace
@@ -59,9 +59,9 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     stored = weight.dtype.weight
     if policy == "exact" or stored.element == "fp32":
         return "fp32"
-    if stored.numbers.kind == "codebook":
+    if stored.numbers.values is not None:
         return "bf16"
-    if not stored.numbers.integer:  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
+    if stored.numbers.kind == "float":  # fp8 is bf16 exactly; one scale per output can wait for the sum's end
         return "bf16" if stored.granularity in ("channel", "tensor") else "fp32"
     group_size = stored.columns_per_scale
     if group_size is None or stored.super_group_size is not None:

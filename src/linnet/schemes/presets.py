@@ -33,6 +33,7 @@ PRESETS: dict[str, LinearScheme] = {
     "TERNARY": LinearScheme(Scheme("ternary", "channel")),
     "BINARY": LinearScheme(Scheme("binary", "channel")),
     "KMEANS4": LinearScheme(Scheme("kmeans4", "channel")),
+    "KMEANS3": LinearScheme(Scheme("kmeans3", "channel")),
     "KMEANS2": LinearScheme(Scheme("kmeans2", "channel")),
 }
 PRESET_KV: dict[str, ElementName] = {"W8A8C8": "fp8_e4m3"}

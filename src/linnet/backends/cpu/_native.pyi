@@ -99,6 +99,7 @@ def tiled_weight(
     scale_type: ScaleType,
     bias: NDArray[np.float32] | None,
     codebook: NDArray[np.float32] | None,
+    row_tables: bool = False,
 ) -> LinearWeight: ...
 def linear_weight(
     storage: Storage,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.backends.cpu import _native
-from linnet.schemes.layouts import CanonicalLayout
+from linnet.schemes.layouts import CODEBOOK, CanonicalLayout
 from linnet.schemes.packed_weight import PackedWeight
 
 Array = npt.NDArray[Any]
@@ -30,7 +30,7 @@ NATIVE_SCALES = {"fp32": _native.ScaleType.fp32, "bf16": _native.ScaleType.bf16,
 def lies_as_kernels_read(stored: PackedWeight) -> bool:
     """Whether the arrays of this weight are what native kernels read in place."""
     scheme = stored.scheme.weight
-    if not isinstance(stored.layout, CanonicalLayout) or scheme.scale_dtype not in SCALES:
+    if not isinstance(stored.layout, CanonicalLayout) or scheme.numbers.learned or scheme.scale_dtype not in SCALES:
         return False
     return scheme.numbers.kind == "float" or scheme.bits in READ_BITS
 
@@ -51,6 +51,7 @@ def view(stored: PackedWeight, bias: Array | None) -> Any:
         scale_type=NATIVE_SCALES[_scale_type(stored)],
         bias=bias,
         codebook=scheme.numbers.values,
+        row_tables=scheme.numbers.learned,
     )
 
 
@@ -78,6 +79,8 @@ def _rows(stored: PackedWeight, first: int, last: int) -> tuple[Array, Array, Ar
         )
     part = stored.take_rows([(first, last)])
     codes = _as_bytes(part.codes()).reshape(last - first, -1)
+    if scheme.numbers.learned:  # in place of scales
+        return codes, _as_bytes(part.arrays[CODEBOOK].astype(kind)), None, None, None
     levels = part.stored_scales()
     if levels is None:
         wide = (last - first, -(-stored.shape[1] // (scheme.columns_per_scale or stored.shape[1])))

@@ -126,8 +126,6 @@ class WeightTable:
 
     def _packed(self, name: str, stored: PackedWeight, bias: Array | None) -> Any:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
-        if scheme.numbers.learned:  # no kernel looks up a row's own table; its values are bf16
-            return self._dense(name, stored.dequantize().astype(ml_dtypes.bfloat16), bias)
         if stored.scheme.sorted_columns:
             raise UnsupportedError(f"weight {name} has columns in activation order, which only projections can read")
         if not tiles.lies_as_kernels_read(stored):
