@@ -55,10 +55,10 @@ def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.T
 
     Any other quantised input, or before any other weight, is the numbers it stands for.
     """
-    if isinstance(x, QuantisedValue) and not (x.integer and isinstance(weight, QuantisedWeight)):
+    if isinstance(x, QuantisedValue):
+        if x.integer and isinstance(weight, QuantisedWeight):
+            return _integer_linear(x, weight, bias)
         x = dequantise(x)
-    if isinstance(x, QuantisedValue) and isinstance(weight, QuantisedWeight):
-        return _integer_linear(x, weight, bias)
     dense = weight.dense() if isinstance(weight, QuantisedWeight) else weight
     return torch.nn.functional.linear(x.float(), dense, bias)
 
