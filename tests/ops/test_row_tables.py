@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows with tables of their own: decoded they are what ``dequantize`` says bit for bit; int8 rows meet tables of 14
-bits exactly; a row's bits depend on nothing else."""
+"""Rows with tables of their own: decoded they are what ``dequantize`` says bit for bit; int8 rows meet whole
+numbers exactly; a row's bits depend on nothing else."""
 
 from typing import Any
 
@@ -12,7 +12,6 @@ pytest.importorskip("linnet.backends.cpu._native", reason="the native extension 
 from op_cases import learned_weight
 
 from linnet.backends.cpu import _native, tiles
-from linnet.schemes.layouts import CODEBOOK
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.presets import parse_scheme
 
@@ -45,15 +44,12 @@ def multiply(isa: str, view: Any, kind: Any, group_size: int, x: np.ndarray, par
     return y
 
 
-def of_14_bits(stored: PackedWeight) -> np.ndarray:
+def as_multiplied(stored: PackedWeight) -> np.ndarray:
     """fp64 [rows, columns]: the weight as integers times its row's unit."""
-    table = stored.arrays[CODEBOOK].astype(np.float32)
-    largest = np.abs(table).max(axis=1, keepdims=True)
-    factor = np.where(largest > 0, np.float32(8191) / np.maximum(largest, np.float32(1e-30)), np.float32(0))
-    whole = np.rint(table * factor).astype(np.float64)
-    unit = (largest / np.float32(8191)).astype(np.float64)
-    assert (np.abs(whole * unit - table) <= largest / 16382 * 1.01).all()
-    return np.take_along_axis(whole * unit, stored.codes().astype(np.intp), axis=1)
+    whole, unit = stored.whole_numbers()
+    product = whole * unit.astype(np.float64)
+    assert (np.abs(product - stored.dequantize()) <= unit / 2 * 1.01).all()
+    return product
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
@@ -84,7 +80,7 @@ def test_int8_rows(name: str, size: int) -> None:
         with np.errstate(invalid="ignore"):
             codes = np.nan_to_num(np.clip(np.rint(padded / scales), -128, 127))
         rounded = (codes * scales.astype(np.float64)).reshape(rows, -1)[:, :columns]
-        wanted = rounded @ of_14_bits(stored).T
+        wanted = rounded @ as_multiplied(stored).T
         for isa in _native.available_isas():
             view, _alive = tiled(stored, isa)
             assert _native.refuse_linear(isa, view, _native.InputType.int8, size) is None

@@ -22,6 +22,8 @@ from linnet.schemes.sparsity import TWO_OF_FOUR
 Array = npt.NDArray[Any]
 COLUMN_ORDER = "column_order"
 """Array of a weight whose columns are sorted by group."""
+LARGEST_WHOLE = 8191
+"""What the greatest value of a learned table becomes where products are made of integers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,15 @@ class PackedWeight:
         if self.scheme.sorted_columns:
             return values[:, np.argsort(self.arrays[COLUMN_ORDER])]
         return values
+
+    def whole_numbers(self) -> tuple[Array, Array]:
+        """Of learned tables: int16 [rows, columns] and fp32 [rows, 1] whose product is the weight as rounded inputs
+        meet it: values in units of their row's greatest magnitude / LARGEST_WHOLE, rounded half to even."""
+        table = self.arrays[CODEBOOK].astype(np.float32)
+        largest = np.abs(table).max(axis=1, keepdims=True)
+        factor = np.divide(np.float32(LARGEST_WHOLE), largest, out=np.zeros_like(largest), where=largest > 0)
+        whole = np.rint(table * factor).astype(np.int16)
+        return np.take_along_axis(whole, self.codes().astype(np.intp), axis=1), largest / np.float32(LARGEST_WHOLE)
 
     def as_stored(self) -> "PackedWeight":
         """The weight with its columns in the order in which they lie: for inputs that were put into that order."""

@@ -59,18 +59,21 @@ def load_weight(stored: "np.ndarray | PackedWeight", keep_codes: bool) -> Loaded
     if isinstance(stored, np.ndarray):
         return to_torch(stored)
     scheme = stored.scheme.weight
+    if keep_codes and scheme.numbers.learned:
+        codes, units = stored.whole_numbers()
+        return QuantisedWeight(torch.from_numpy(codes), to_torch(units), stored.shape[1])
     if not keep_codes or not scheme.numbers.integer:
         return to_torch(stored.dequantize())
     rows, columns = stored.shape
     group_size = scheme.columns_per_scale or columns
-    codes = torch.from_numpy(stored.codes().astype(np.int16))
+    whole = torch.from_numpy(stored.codes().astype(np.int16))
     scales = _per_row(to_torch(stored.scales()), rows, scheme.block)
     zero_points = stored.zero_points()
     if zero_points is not None:
         zero = _per_row(torch.from_numpy(zero_points.astype(np.int16)), rows, scheme.block)
-        codes = codes - zero.repeat_interleave(group_size, dim=1)[:, :columns]
+        whole = whole - zero.repeat_interleave(group_size, dim=1)[:, :columns]
     minimums = stored.minimums()
-    return QuantisedWeight(codes, scales, group_size, None if minimums is None else torch.from_numpy(minimums))
+    return QuantisedWeight(whole, scales, group_size, None if minimums is None else torch.from_numpy(minimums))
 
 
 def _per_row(parameter: torch.Tensor, rows: int, block: tuple[int, int] | None) -> torch.Tensor:
