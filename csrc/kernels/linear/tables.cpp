@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights whose every row has a table of its own, times int8 rows. A table is taken as integers of 14 bits, v = round(T
-// * 8191 / max|T|), the greatest of its values exact and no other off by more than max|T| / 16382. Codes are looked up
-// as two bytes of seven bits each, u = v + 8192 = 128 * high + low, so that pairs of products fit 16 bits.
+// Weights whose every row has a table of its own, times int8 rows. A table is taken as integers of 16 bits, v = round(T
+// * 32767 / max|T|), the greatest of its values exact and no other off by more than max|T| / 65534. A code is looked up
+// as two bytes, put together to a word; rows are widened to words once.
 //
-// A vector is 64 columns, a lane four of them. Over a span (columns of one activation scale, or a vector) a lane's sum
-// of v * x is an integer, so exact:
+// A vector is 64 columns, a lane four of them, all of one run of sixteen. Over a span (columns of one activation scale,
+// or a vector) a lane's sum of v * x is an integer, so exact:
 //
 //   total[lane] = fma(float(sum), x_scale, total[lane])     span after span from the left
-//   y = (sum over lanes, in a fixed tree) * (max|T| / 8191) + bias
+//   y = (sum over lanes, in a fixed tree) * (max|T| / 32767) + bias
 //
 // One order, whatever the number of rows.
 #include "tables.h"
@@ -16,15 +16,12 @@
 
 namespace linnet::LINNET_TIER {
 
-#if defined(LINNET_AVX512)
 static constexpr int MOST_ROWS = 4;
-#else
-static constexpr int MOST_ROWS = 2;
-#endif
-static constexpr int64_t BLOCK_ROWS = 16;   // that are prepared together
-static constexpr int64_t TABLE_BYTES = 64;  // low bytes [16], high bytes [16], bf16 values [16]
-static constexpr int64_t LOW_BITS = 7, ZERO = 8192, LARGEST = 8191;  // of the integers
-static constexpr int64_t MOST_SPAN = 16384;                          // columns whose lanes' sums fit 32 bits
+static constexpr int64_t BLOCK_ROWS = 16;     // that are prepared together
+static constexpr int64_t TABLE_BYTES = 64;    // low bytes [16], high bytes [16], bf16 values [16]
+static constexpr int64_t LARGEST = 32767;     // of the integers
+static constexpr int64_t MOST_SPAN = 8192;    // columns whose lanes' sums fit 32 bits
+static constexpr int64_t SCALE_COLUMNS = 16;  // of a lane's run, which share a scale
 static constexpr int64_t AHEAD = 1024;
 static constexpr uint8_t EIGHT_ORDER[8] = {0, 2, 4, 6, 1, 3, 5, 7};
 
@@ -55,8 +52,9 @@ const char* refuse_row_tables(const LinearWeight& weight, InputType input, int64
     if (weight.bits < 2 || weight.bits > 4) return "rows with tables of their own have codes of 2, 3 or 4 bits";
     if (input != InputType::int8) return nullptr;
     const int64_t size = smaller(input_group_size, weight.columns);
-    if (size > MOST_SPAN) return "rows with tables of their own meet at most 16384 columns of one activation scale";
-    if (size < weight.columns && size % 8 != 0) return "activation groups over rows with tables are multiples of 8";
+    if (size > MOST_SPAN) return "rows with tables of their own meet at most 8192 columns of one activation scale";
+    if (size < weight.columns && size % SCALE_COLUMNS != 0)
+        return "activation groups over rows with tables of their own are multiples of 16 columns";
     return nullptr;
 }
 
@@ -94,10 +92,10 @@ void make_row_table_tiles(const LinearWeight& weight, void* tiles, int64_t n_beg
         *scale = largest / float(LARGEST);
         const Floats unit = splat(largest > 0.0f ? float(LARGEST) / largest : 0.0f);
         alignas(64) int32_t whole[16];
-        store_ints(whole, to_ints(round_even(load(values) * unit)) + splat_int(ZERO));
+        store_ints(whole, to_ints(round_even(load(values) * unit)));
         for (int64_t i = 0; i < 16; ++i) {
-            table[i] = uint8_t(whole[i] & ((1 << LOW_BITS) - 1));
-            table[16 + i] = uint8_t(whole[i] >> LOW_BITS);
+            table[i] = uint8_t(whole[i] & 255);
+            table[16 + i] = uint8_t((whole[i] >> 8) & 255);
         }
     }
 }
@@ -139,16 +137,49 @@ LINNET_INLINE Ints look_up_bytes(Ints table, Ints index) {
 #endif
 }
 
+// Of every sixteen bytes, the first eight as words of `first`, the others of `second`: low bytes and high bytes.
+LINNET_INLINE void join_bytes(Ints low, Ints high, Ints& first, Ints& second) {
+#if defined(LINNET_AVX512)
+    first = {_mm512_unpacklo_epi8(low.v, high.v)};
+    second = {_mm512_unpackhi_epi8(low.v, high.v)};
+#elif defined(LINNET_AVX2)
+    first = {_mm256_unpacklo_epi8(low.a, high.a), _mm256_unpacklo_epi8(low.b, high.b)};
+    second = {_mm256_unpackhi_epi8(low.a, high.a), _mm256_unpackhi_epi8(low.b, high.b)};
+#else
+    uint8_t bytes[2][64], words[2][64];
+    std::memcpy(bytes[0], &low, 64);
+    std::memcpy(bytes[1], &high, 64);
+    for (int i = 0; i < 64; ++i)
+        for (int part = 0; part < 2; ++part) words[i / 8 % 2][i / 16 * 16 + i % 8 * 2 + part] = bytes[part][i];
+    first = load_ints((const int32_t*)words[0]);
+    second = load_ints((const int32_t*)words[1]);
+#endif
+}
+
+// sum + the products of a lane's two words, exact.
+LINNET_INLINE Ints dot_words(Ints sum, Ints a, Ints b) {
+#if defined(LINNET_VNNI)
+    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+#elif defined(LINNET_AVX512)
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v))};
+#elif defined(LINNET_AVX2)
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a.a, b.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(a.b, b.b))};
+#else
+    const auto low = [](Ints x) { return shift_right<16>(shift_left<16>(x)); };
+    return sum + low(a) * low(b) + shift_right<16>(a) * shift_right<16>(b);
+#endif
+}
+
 namespace {
 
-// What rows are multiplied as: of span s of row r, at [r * spans + s][16], -ZERO times the lanes' sums of x, and their
-// scale.
+// What rows are multiplied as: words as join_bytes orders them, two for a vector; of span s of row r, at [r * spans +
+// s][16], the lanes' scale.
 struct Prepared {
-    const int8_t* codes;
-    int64_t row_bytes;
-    const int32_t* offsets;
+    const int16_t* words;
     const float* scales;
     int64_t spans, span_vectors, vectors;
+
+    int64_t row_words() const { return vectors * VECTOR_COLUMNS; }
 };
 
 }  // namespace
@@ -159,61 +190,51 @@ static int64_t vectors_of_span(const QuantisedRows& x) {
     return x.group_size % VECTOR_COLUMNS == 0 ? x.group_size / VECTOR_COLUMNS : 1;
 }
 
-static void prepare(const QuantisedRows& x, int64_t row, const Prepared& made, int32_t* offsets, float* scales) {
+static void prepare(const QuantisedRows& x, int64_t row, const Prepared& made, int16_t* words, float* scales) {
     const int8_t* codes = x.codes + row * x.row_bytes;
-    const Ints ones = every_byte(1);
-    for (int64_t span = 0; span < made.spans; ++span) {
-        const int64_t first = span * made.span_vectors;
-        Ints sum = splat_int(0);
-        for (int64_t v = first; v < smaller(first + made.span_vectors, made.vectors); ++v)
-            sum = dot_bytes<true>(sum, ones, load_ints((const int32_t*)(codes + v * VECTOR_COLUMNS)));
-        store_ints(offsets + span * 16, splat_int(0) - shift_left<13>(sum));
-        for (int64_t lane = 0; lane < 16; ++lane) {
-            const int64_t column = smaller(first * VECTOR_COLUMNS + lane * 4, x.columns - 1);
-            scales[span * 16 + lane] = x.scales[row * x.groups + column / x.group_size];
-        }
+    for (int64_t v = 0; v < made.vectors; ++v, codes += VECTOR_COLUMNS, words += VECTOR_COLUMNS)
+        for (int64_t i = 0; i < VECTOR_COLUMNS; ++i) words[i / 8 % 2 * 32 + i / 16 * 8 + i % 8] = codes[i];
+    for (int64_t i = 0; i < made.spans * 16; ++i) {
+        const int64_t column = i / 16 * made.span_vectors * VECTOR_COLUMNS + i % 16 / 4 * SCALE_COLUMNS;
+        scales[i] = x.scales[row * x.groups + smaller(column, x.columns - 1) / x.group_size];
     }
 }
 
-// lanes [M][16]: totals of one output.
+// lanes [M][stride]: totals of one output.
 template <int M, int bits>
 static void multiply(const uint8_t* codes, const uint8_t* table, const Prepared& x, int64_t row, float* lanes,
                      int64_t stride) {
     const Ints low = load_table(table), high = load_table(table + 16);
-    const int8_t* own = x.codes + row * x.row_bytes;
-    const int32_t* offsets = x.offsets + row * x.spans * 16;
-    const float* scales = x.scales + row * x.spans * 16;
-    const int64_t row_bytes = x.row_bytes, numbers = x.spans * 16;
-    Ints low_sums[M], high_sums[M];
+    const int64_t row_words = x.row_words(), numbers = x.spans * 16;
+    const int16_t* words = x.words + row * row_words;
+    const float* scales = x.scales + row * numbers;
+    Ints sums[M];
     Floats totals[M];
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
         totals[m] = splat(0.0f);
-        low_sums[m] = load_ints(offsets + m * numbers);
-        high_sums[m] = splat_int(0);
+        sums[m] = splat_int(0);
     }
     int64_t left = x.vectors, in_span = x.span_vectors;
     const auto step = [&]<int field>() __attribute__((always_inline)) {
         const Ints index = unpack_vector<bits, field>(codes);
-        const Ints lower = look_up_bytes(low, index), upper = look_up_bytes(high, index);
+        Ints first, second;
+        join_bytes(look_up_bytes(low, index), look_up_bytes(high, index), first, second);
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m) {
-            const Ints columns = load_ints((const int32_t*)(own + m * row_bytes));
-            low_sums[m] = dot_bytes<true>(low_sums[m], lower, columns);
-            high_sums[m] = dot_bytes<true>(high_sums[m], upper, columns);
+            const int16_t* own = words + m * row_words;
+            sums[m] = dot_words(sums[m], first, load_ints((const int32_t*)own));
+            sums[m] = dot_words(sums[m], second, load_ints((const int32_t*)(own + 32)));
         }
-        own += VECTOR_COLUMNS;
+        words += VECTOR_COLUMNS;
         --left;
         if (--in_span == 0 || left == 0) {
             in_span = x.span_vectors;
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
-                const Ints sum = low_sums[m] + shift_left<LOW_BITS>(high_sums[m]);
-                totals[m] = fma(to_floats(sum), load(scales + m * numbers), totals[m]);
-                if (left != 0) low_sums[m] = load_ints(offsets + 16 + m * numbers);
-                high_sums[m] = splat_int(0);
+                totals[m] = fma(to_floats(sums[m]), load(scales + m * numbers), totals[m]);
+                sums[m] = splat_int(0);
             }
-            offsets += 16;
             scales += 16;
         }
         return left != 0;
@@ -238,10 +259,8 @@ using Multiply = void (*)(const uint8_t* codes, const uint8_t* table, const Prep
 
 template <int bits>
 static Multiply of_rows(int64_t rows) {
-#if defined(LINNET_AVX512)
     if (rows == 4) return multiply<4, bits>;
     if (rows == 3) return multiply<3, bits>;
-#endif
     return rows == 2 ? multiply<2, bits> : multiply<1, bits>;
 }
 
@@ -259,7 +278,7 @@ static Floats sum_lanes(const float* lanes) {
 
 int64_t scratch_bytes_row_tables(const LinearWeight& weight, int64_t rows) {
     const int64_t vectors = divide_up(weight.columns, VECTOR_COLUMNS);  // no more spans than these
-    return smaller(rows, BLOCK_ROWS) * vectors * 128 + MOST_ROWS * 16 * 64;
+    return smaller(rows, BLOCK_ROWS) * vectors * (2 * VECTOR_COLUMNS + 64) + MOST_ROWS * 16 * 64;
 }
 
 void linear_row_tables(const LinearWeight& weight, const QuantisedRows& x, float* y, int64_t ldy, int64_t rows,
@@ -270,19 +289,17 @@ void linear_row_tables(const LinearWeight& weight, const QuantisedRows& x, float
     const float* scales = (const float*)(tiles + layout.scales_at);
     float* lanes = (float*)scratch;
     Prepared made = {};
-    made.row_bytes = x.row_bytes;
     made.vectors = layout.vectors;
     made.span_vectors = vectors_of_span(x);
     made.spans = divide_up(made.vectors, made.span_vectors);
-    int32_t* offsets = (int32_t*)(lanes + MOST_ROWS * 16 * 16);
-    float* x_scales = (float*)(offsets + smaller(rows, BLOCK_ROWS) * made.spans * 16);
-    made.offsets = offsets;
+    int16_t* words = (int16_t*)(lanes + MOST_ROWS * 16 * 16);
+    float* x_scales = (float*)(words + smaller(rows, BLOCK_ROWS) * made.row_words());
+    made.words = words;
     made.scales = x_scales;
     for (int64_t first = 0; first < rows; first += BLOCK_ROWS) {
         const int64_t count = smaller(BLOCK_ROWS, rows - first);
-        made.codes = x.codes + first * x.row_bytes;
         for (int64_t row = 0; row < count; ++row)
-            prepare(x, first + row, made, offsets + row * made.spans * 16, x_scales + row * made.spans * 16);
+            prepare(x, first + row, made, words + row * made.row_words(), x_scales + row * made.spans * 16);
         const int64_t row_tiles = divide_up(count, MOST_ROWS), tile_rows = divide_up(count, row_tiles);
         for (int64_t n = n_begin; n < n_end; n += 16) {
             const int64_t outputs = smaller(16, n_end - n);

@@ -22,7 +22,7 @@ from linnet.schemes.sparsity import TWO_OF_FOUR
 Array = npt.NDArray[Any]
 COLUMN_ORDER = "column_order"
 """Array of a weight whose columns are sorted by group."""
-LARGEST_WHOLE = 8191
+LARGEST_WHOLE = 32767
 """What the greatest value of a learned table becomes where products are made of integers."""
 
 

@@ -53,12 +53,14 @@ def norm(x: torch.Tensor, attributes: Norm, gain: torch.Tensor, bias: torch.Tens
 def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """x @ weight.T + bias; of integer codes exact dots per group, scaled and added in group order.
 
-    Any other quantised input, or before any other weight, is the numbers it stands for.
+    Any other quantised input is the numbers it stands for.
     """
-    if isinstance(x, QuantisedValue):
-        if x.integer and isinstance(weight, QuantisedWeight):
-            return _integer_linear(x, weight, bias)
+    if isinstance(x, QuantisedValue) and not x.integer:
         x = dequantise(x)
+    if isinstance(x, QuantisedValue):
+        if not isinstance(weight, QuantisedWeight):
+            raise UnsupportedError("a linear with a quantised input needs a weight of integer codes")
+        return _integer_linear(x, weight, bias)
     dense = weight.dense() if isinstance(weight, QuantisedWeight) else weight
     return torch.nn.functional.linear(x.float(), dense, bias)
 
