@@ -7,7 +7,8 @@ An op runs where it runs in a model: inside a Program that the backend executes,
 them, timed by the executor. GB/s counts what the op must read and write, once (op_counts.py): weights, keys and values
 as stored, of which enough copies take turns that they come from memory, and activations, which lie in the caches; where
 those are most of it, more than 100 % of the read bandwidth is no mistake. A share is the median of quotients with the
-probe taken just before; the range shows how much to believe.
+probe taken just before; the range shows how much to believe. A 2:4 weight takes turns with the same weight and its
+zeros: "of dense time" is the quotient of the two.
 """
 
 import argparse
@@ -15,24 +16,27 @@ import json
 import logging
 import statistics
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from conformance import speed_cases
+from conformance import SPARSE, speed_cases
 from limits import MachineLimits
 from linnet.backends.cpu import _native
 from op_counts import Work
 from op_runs import Timed, TimedSampling, layers, op_case, sampling
 
 WIDTH = 180
-COLUMNS = ("bytes_per_s", "macs_per_s", "read_share", "peak_share")
+COLUMNS = ("bytes_per_s", "macs_per_s", "read_share", "peak_share", "dense_share")
 
 
-def measure(timed: Timed | TimedSampling, limits: MachineLimits, repeats: int) -> list[dict[str, Any]]:
-    """Probe, case, probe, case ...; all samples are kept. One record for every op that is timed."""
+def measure(
+    timed: Timed | TimedSampling, dense: Timed | None, limits: MachineLimits, repeats: int
+) -> list[dict[str, Any]]:
+    """Probe, case (and the dense one), probe, case ...; all samples are kept. One record for every op that is timed."""
     where = {"case": timed.name, "isa": limits.isa, "threads": limits.threads}
     several = len(timed.ops) > 1
     found: list[dict[str, Any]] = [
@@ -44,6 +48,8 @@ def measure(timed: Timed | TimedSampling, limits: MachineLimits, repeats: int) -
         peaks = {element: limits.peak(element) for element in {op.work.element for op in timed.ops} if element}
         for record, op, seconds in zip(found, timed.ops, timed.seconds(), strict=True):
             add(record, op.work, seconds, read, peaks)
+            if dense is not None:
+                record["dense_share"].append(seconds / dense.seconds()[0])
     return found
 
 
@@ -67,19 +73,21 @@ def cells(record: dict[str, Any]) -> list[str]:
         return f"{statistics.median(found):.0%} [{min(found):.0%}-{max(found):.0%}]" if found else "-"
 
     name = f"{record['case']} {record['op']}" if record["op"] else record["case"]
-    rates = [rate("bytes_per_s"), share("read_share"), rate("macs_per_s"), share("peak_share")]
+    rates = [rate("bytes_per_s"), share("read_share"), rate("macs_per_s"), share("peak_share"), share("dense_share")]
     return [escape(text) for text in (name, record["kernel"], *rates)]
 
 
-def everything(limits: MachineLimits, only: str) -> Iterable[Timed | TimedSampling]:
-    """What is timed, one after another, opened when its turn comes; names contain one of the texts of ``only``, which
-    commas divide."""
+def everything(limits: MachineLimits, only: str) -> Iterable[tuple[Timed | TimedSampling, Timed | None]]:
+    """What is timed, and what in turns with it, each opened when its turn comes; names contain one of the texts of
+    ``only``, which commas divide."""
     for text in only.split(","):
         for case in speed_cases():
             if text in case.name:
-                yield op_case(case, limits)
+                sparse = case.scheme.endswith(SPARSE)
+                dense = op_case(replace(case, scheme=case.scheme.removesuffix(SPARSE)), limits) if sparse else None
+                yield op_case(case, limits), dense
         for make in (layers, sampling):
-            yield from make(limits, text)
+            yield from ((timed, None) for timed in make(limits, text))
 
 
 def main() -> None:
@@ -97,10 +105,10 @@ def main() -> None:
     table = Table(title=escape(title))
     for column in ("case", "kernel"):
         table.add_column(column, no_wrap=True)
-    for column in ("GB/s", "of read bandwidth", "GMAC/s", "of peak"):
+    for column in ("GB/s", "of read bandwidth", "GMAC/s", "of peak", "of dense time"):
         table.add_column(column, justify="right", no_wrap=True)
-    for timed in everything(limits, options.only):
-        for record in measure(timed, limits, options.repeats):
+    for timed, dense in everything(limits, options.only):
+        for record in measure(timed, dense, limits, options.repeats):
             if options.json:
                 with open(options.json, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")

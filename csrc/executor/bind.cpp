@@ -91,7 +91,7 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
 LinearWeight make_tiled_weight(int32_t bits, int64_t rows, int64_t columns, int64_t group_size,
                                int64_t super_group_size, Offsets offsets, ScaleType scale_type,
                                const std::optional<Floats>& bias, const std::optional<Floats>& codebook,
-                               bool row_tables) {
+                               bool row_tables, bool two_of_four) {
     if (rows < 1 || columns < 1 || group_size < 1) {
         throw std::invalid_argument("a weight needs rows, columns and group_size of at least 1");
     }
@@ -100,8 +100,10 @@ LinearWeight make_tiled_weight(int32_t bits, int64_t rows, int64_t columns, int6
         throw std::invalid_argument("a super group is a whole number of groups");
     }
     LinearWeight weight;
-    weight.storage = codebook || row_tables ? Storage::codebook : Storage::packed_int;
+    require(bits != 16 || two_of_four, "only 2:4 weights of bf16 are nothing but tiles");
+    weight.storage = codebook || row_tables ? Storage::codebook : bits == 16 ? Storage::bf16 : Storage::packed_int;
     weight.spread = true;
+    weight.two_of_four = two_of_four;
     weight.bits = bits;
     weight.rows = rows;
     weight.columns = columns;
@@ -141,10 +143,12 @@ void fill_tiles(const std::string& isa, ThreadPool& pool, LinearWeight weight, c
     const int64_t scales_of_row = row_tables  ? int64_t(1) << weight.bits
                                   : super > 0 ? (weight.columns + super - 1) / super
                                               : groups;
-    const int64_t bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
+    const bool scaled = weight.storage != Storage::bf16;
+    const int64_t bytes = !scaled ? 0 : weight.scale_type == ScaleType::fp32 ? 4 : 2;
+    const int64_t code_row_bytes = weight.columns * (scaled ? 1 : 2);
     require(weight.spread, "only weights that are nothing but tiles are filled");
     require(given > 0 && first_row >= 0 && first_row + given <= weight.rows, "these rows are not the weight's");
-    require(int64_t(codes.shape(1)) == weight.columns, "codes have other columns than the weight");
+    require(int64_t(codes.shape(1)) == code_row_bytes, "codes have other columns than the weight");
     require_size("tiles", int64_t(tiles.size()), tile_bytes(isa, weight));
     require_size("scales", int64_t(scales.size()), given * scales_of_row * bytes);
     const auto array = [&](const char* what, const std::optional<Bytes>& given_array, bool wanted, int64_t size) {
@@ -154,8 +158,8 @@ void fill_tiles(const std::string& isa, ThreadPool& pool, LinearWeight weight, c
     };
     const bool minimums = weight.offsets == Offsets::minimums, zero_points = weight.offsets == Offsets::zero_points;
     weight.codes = codes.data();
-    weight.code_row_bytes = weight.columns;
-    weight.scales = scales.data();
+    weight.code_row_bytes = code_row_bytes;
+    weight.scales = scaled ? scales.data() : nullptr;
     weight.scale_row_stride = scales_of_row;
     weight.scale_group_stride = 1;
     weight.minimums = array("minimums", offsets, minimums, given * scales_of_row * bytes);
@@ -273,14 +277,16 @@ void bind_executor(nb::module_& m) {
             make_tiles(isa, pool, weight, tiles.data(), 0, weight.rows);
         },
         "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "Write the tiles of a weight, on every thread.");
-    m.def(
-        "fill_tiles", &fill_tiles, "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "first_row"_a,
-        "codes"_a.noconvert(), "scales"_a.noconvert(), "offsets"_a.noconvert().none(),
-        "scale_codes"_a.noconvert().none(), "minimum_codes"_a.noconvert().none(),
-        "Write the tiles of the rows from first_row on that are given: codes [rows, columns], a byte each; the rest as "
-        "flat bytes, as LinearWeight stores it.");
+    m.def("fill_tiles", &fill_tiles, "isa"_a, "pool"_a, "weight"_a, "tiles"_a.noconvert(), "first_row"_a,
+          "codes"_a.noconvert(), "scales"_a.noconvert(), "offsets"_a.noconvert().none(),
+          "scale_codes"_a.noconvert().none(), "minimum_codes"_a.noconvert().none(),
+          "Write the tiles of the rows from first_row on that are given: codes [rows, columns], a byte each (two of "
+          "bf16); the "
+          "rest as "
+          "flat bytes, as LinearWeight stores it.");
     m.def("tiled_weight", &make_tiled_weight, "bits"_a, "rows"_a, "columns"_a, "group_size"_a, "super_group_size"_a,
-          "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none(), "row_tables"_a = false);
+          "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none(), "row_tables"_a = false,
+          "two_of_four"_a = false);
     m.def("linear_weight", &make_weight, "storage"_a, "bits"_a, "rows"_a, "columns"_a, "codes"_a, "code_row_bytes"_a,
           "group_size"_a, "scales"_a.none(), "scale_type"_a, "scale_row_stride"_a, "scale_group_stride"_a,
           "zero_points"_a.none(), "bias"_a.none(), "codebook"_a.none() = nb::none());

@@ -58,6 +58,9 @@ struct LinearWeight {
     // Storages packed_int and codebook: every code is a byte of its own (int8, or uint8 with minimums and codebooks).
     // Only make_tiles reads such codes; everything else needs tiles.
     bool spread = false;
+    // Of every four neighbouring columns at most two are other than zero, and tiles hold just two: codes are spread
+    // then, or bf16.
+    bool two_of_four = false;
     int64_t first_row = 0;  // the row that codes, scales and offsets begin with; other than 0 for make_tiles only
 
     bool readable() const { return tiles != nullptr || !spread; }

@@ -139,6 +139,7 @@ struct Kind {  // of a weight that is nothing but tiles
     int64_t group, super_group;
     Offsets offsets;
     bool codebook = false;
+    bool two_of_four = false;  // of 16 bits: bf16
 };
 
 struct TestTiles {
@@ -157,8 +158,10 @@ TestTiles make_tiled(const LinearKernels& k, const Kind& kind, int64_t rows, int
     const int64_t super = kind.super_group > 0 ? kind.super_group : kind.group, supers = (columns + super - 1) / super;
     const bool minimums = kind.offsets == Offsets::minimums, zeros = kind.offsets == Offsets::zero_points;
     const bool two_level = kind.super_group > 0, from_zero = minimums || kind.codebook;
-    view.storage = kind.codebook ? Storage::codebook : Storage::packed_int;
+    const bool numbers = kind.bits == 16;
+    view.storage = numbers ? Storage::bf16 : kind.codebook ? Storage::codebook : Storage::packed_int;
     view.spread = true;
+    view.two_of_four = kind.two_of_four;
     view.bits = kind.bits;
     view.rows = rows;
     view.columns = columns;
@@ -179,10 +182,23 @@ TestTiles make_tiled(const LinearKernels& k, const Kind& kind, int64_t rows, int
         made.minimum_codes.push_back(int8_t(pick(0, 63)));
     }
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) {
+        for (int64_t c = 0, left_out[2] = {}; c < columns; ++c) {
+            if (c % 4 == 0) {
+                left_out[0] = c + pick(0, 3);
+                left_out[1] = c + pick(0, 3);
+                if (left_out[0] == left_out[1]) left_out[1] ^= 1;
+            }
+            const bool zero = kind.two_of_four && (c == left_out[0] || c == left_out[1]);
+            if (numbers) {
+                const uint16_t own = zero ? 0 : to_bf16(normal());
+                w.codes.push_back(uint8_t(own));
+                w.codes.push_back(uint8_t(own >> 8));
+                w.values.push_back(from_bf16(own));
+                continue;
+            }
             const int64_t half = from_zero ? 0 : int64_t(1) << (kind.bits - 1);
             const int64_t any = pick(-half, (int64_t(1) << kind.bits) - 1 - half);
-            const int64_t code = kind.bits == 1 ? 2 * any + 1 : any;
+            const int64_t code = zero ? 0 : kind.bits == 1 ? 2 * any + 1 : any;
             const size_t g = size_t(r * groups + c / kind.group), s = size_t(r * supers + c / super);
             w.codes.push_back(uint8_t(code));
             double scale = from_bf16(w.scales[s]), minimum = minimums ? from_bf16(made.minimums[s]) : 0;
@@ -203,14 +219,14 @@ TestTiles make_tiled(const LinearKernels& k, const Kind& kind, int64_t rows, int
         const auto cut = [&](const auto& whole, int64_t width) {
             return std::vector(whole.begin() + first * width, whole.begin() + last * width);
         };
-        const auto codes = cut(w.codes, columns);
+        const auto codes = cut(w.codes, columns * (numbers ? 2 : 1));
         const auto scales = cut(w.scales, supers), lows = cut(made.minimums, supers);
         const auto zero_points = cut(w.zeros, groups), scale_codes = cut(made.scale_codes, groups);
         const auto minimum_codes = cut(made.minimum_codes, groups);
         part.first_row = first;
         part.codes = codes.data();
-        part.code_row_bytes = columns;
-        part.scales = scales.data();
+        part.code_row_bytes = columns * (numbers ? 2 : 1);
+        part.scales = numbers ? nullptr : scales.data();
         part.scale_row_stride = supers;
         part.scale_group_stride = 1;
         part.minimums = minimums ? lows.data() : nullptr;
@@ -368,6 +384,23 @@ void test_tiles(const char* tier, const LinearKernels& k) {
                 break;
             }
         }
+    }
+    const int64_t groups[] = {32, 64, 128, 256, 40, 0};
+    for (const int64_t group : groups)
+        for (const int bits : {4, 8}) {
+            const int64_t columns = group > 0 ? group * pick(1, 1 + 1024 / group) : 4 * pick(1, 300);
+            const int64_t own = group > 0 ? group : columns;
+            const TestTiles made = make_tiled(k, {bits, own, 0, Offsets::none, false, true}, pick(1, 90), columns);
+            for (const int64_t span : {own, columns, int64_t(group > 0 ? own : 128)})
+                if (k.refuse(made.weight.view, InputType::int8, span) == nullptr)
+                    check(tier, k, made.weight, InputType::int8, pick(1, 21), span);
+            check(tier, k, made.weight, InputType::fp32, pick(1, 21), 0);
+        }
+    for (const InputType type : {InputType::fp32, InputType::bf16}) {
+        const int64_t columns = 4 * pick(1, 300);
+        const TestTiles made = make_tiled(k, {16, columns, 0, Offsets::none, false, true}, pick(1, 90), columns);
+        if (k.refuse(made.weight.view, type, columns) == nullptr)  // not where pairs of bf16 are multiplied
+            check(tier, k, made.weight, type, pick(1, 40), columns);
     }
     const Kind books[] = {{4, 32, 0, Offsets::none, true}, {4, 32, 256, Offsets::none, true}};
     for (const Kind& kind : books) {

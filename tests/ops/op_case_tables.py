@@ -5,7 +5,7 @@ import itertools
 from dataclasses import replace
 from typing import get_args
 
-from op_cases import Inputs, OpCase
+from op_cases import SPARSE, Inputs, OpCase
 
 from linnet.backends.interface import KVCache, Policy
 from linnet.program import attributes as a
@@ -14,6 +14,7 @@ FAST_SCHEMES = (
     "W4A16", "W4A16-g32", "W4A16-g64", "W4A16-g32-asym", "W4A16-channel", "W8A16", "W8A16-g128", "W8A8", "W4A8",
     "W4A4", "W4A4-g32-ag32", "W2A16", "W3A16", "TERNARY", "TERNARY-g64", "BINARY", "BINARY-g64", "FP8", "FP8_DYNAMIC",
     "NF4", "NF4-g16", "bf16", "fp16", "KMEANS2", "KMEANS3", "KMEANS4",
+    "W4A16-2:4", "W4A16-g32-2:4", "W3A16-2:4", "W8A16-2:4", "W8A8-2:4", "bf16-2:4", "fp16-2:4", "FP8-2:4",
 )  # fmt: skip
 EXACT_SCHEMES = (
     "fp32",
@@ -30,6 +31,9 @@ EXACT_SCHEMES = (
     "FP8_DYNAMIC",
     "NF4",
     "KMEANS3",
+    "W4A16-2:4",
+    "W8A16-2:4",
+    "bf16-2:4",
 )
 
 _ROPE = tuple(10000.0 ** (-i / 32) for i in range(32))
@@ -39,7 +43,7 @@ def conformance_cases() -> tuple[OpCase, ...]:
     """What every backend must agree on; small, but with k = 2048 and 8192, odd sizes and heavy-tailed inputs."""
     cases = [OpCase("linear", 5, 256, 48, scheme, "fast") for scheme in FAST_SCHEMES]
     cases += [OpCase("linear", 5, 256, 48, scheme, "exact") for scheme in EXACT_SCHEMES]
-    for scheme in ("W4A16", "W4A16-g32", "W8A8", "W8A16", "bf16"):
+    for scheme in ("W4A16", "W4A16-g32", "W8A8", "W8A16", "bf16", "W4A16-2:4", "W8A8-2:4", "bf16-2:4"):
         cases += [OpCase("linear", 2, columns, 40, scheme, "fast", "heavy") for columns in (2048, 8192)]
     for scheme, columns in (
         ("W4A16-channel", 704), ("W4A16-g32", 704), ("W4A16-g64", 704), ("W8A16", 172), ("W8A8", 172), ("W8A8", 899),
@@ -47,6 +51,8 @@ def conformance_cases() -> tuple[OpCase, ...]:
         ("BINARY", 99), ("BINARY-g40", 200), ("FP8", 171), ("NF4-channel", 171),
         ("KMEANS2", 72), ("KMEANS3", 171), ("KMEANS4", 899),
         ("NF4-g40", 120), ("NF4-g32", 4192), ("FP8", 4192), ("bf16", 171), ("fp16", 171), ("W4A16-g8", 200),
+        ("W4A16-g8-2:4", 200), ("W4A16-channel-2:4", 172), ("W8A8-2:4", 172), ("W8A16-2:4", 100),
+        ("bf16-2:4", 172), ("W4A16-g40-2:4", 200),
     ):  # fmt: skip
         cases += [OpCase("linear", rows, columns, 37, scheme, "fast") for rows in (1, 11)]
     cases += [OpCase("linear", 3, 171, 37, "fp32", "exact"), OpCase("linear", 3, 8192, 8, "W4A16", "exact", "heavy")]
@@ -126,6 +132,11 @@ def _linear_speed() -> list[OpCase]:
     tables = ("KMEANS2", "KMEANS3", "KMEANS4")
     cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in tables for rows in (1, 4, 16, 64)]
     cases += [OpCase("linear", rows, 2048, 8192, scheme) for scheme in ("NF4", "FP8") for rows in (1, 4, 16, 64, 512)]
+    cases += [
+        OpCase("linear", rows, 2048, 8192, f"{scheme}{SPARSE}")
+        for scheme in ("W4A16", "W4A16-g32", "W8A8", "bf16")
+        for rows in (1, 4, 16, 512)
+    ]
     return [*cases, *(OpCase("logits", rows, 2048, 32768, "W8A16") for rows in (1, 16))]
 
 

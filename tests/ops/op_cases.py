@@ -7,7 +7,7 @@ reads row i), so no backend needs a side entrance.
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ml_dtypes
@@ -17,9 +17,10 @@ from linnet.backends.interface import Batch, KVCache, Limits, Policy
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
-from linnet.schemes.packed_weight import PackedWeight, pack_learned, quantize_weight
+from linnet.schemes.packed_weight import PackedWeight, pack_learned, plain_scheme, quantize_weight, without_zeros
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import DenseType, LinearScheme
+from linnet.schemes.sparsity import TWO_OF_FOUR
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal[
@@ -29,6 +30,8 @@ Kind = Literal[
 """``cast``, ``quantise``: what the policy puts in front of a linear of ``scheme``."""
 Inputs = Literal["normal", "heavy"]
 
+SPARSE = f"-{TWO_OF_FOUR.name}"
+"""Behind a scheme: two of every four columns are zero and left out."""
 DENSE_DTYPES: dict[str, Any] = {"fp32": np.float32, "bf16": ml_dtypes.bfloat16, "fp16": np.float16}
 BLOCK_SIZE = 16
 FILL_TOKENS = 256
@@ -108,7 +111,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class OpCase:
-    """One op on ``rows`` tokens. ``scheme``: a preset name (W4A16-g32) or a dense type; where the op has a weight.
+    """One op on ``rows`` tokens. ``scheme``: a preset name (W4A16-g32) or a dense type, and ``SPARSE`` behind it; where
+    the op has a weight.
 
     ``columns`` is the width of the input (per head times heads), ``outputs`` that of a projection's result or the rows
     of an embedding. ``heavy`` inputs have a few columns a hundred times larger, as trained models have.
@@ -140,7 +144,11 @@ class OpCase:
     @property
     def weight_type(self) -> DenseType | LinearScheme:
         """How the weight is stored."""
-        return self.scheme if self.scheme in DENSE_DTYPES else parse_scheme(self.scheme).linear  # type: ignore[return-value]
+        name, sparse = self.scheme.removesuffix(SPARSE), self.scheme.endswith(SPARSE)
+        if name in DENSE_DTYPES:
+            return plain_scheme(np.dtype(DENSE_DTYPES[name])) if sparse else name  # type: ignore[return-value]
+        linear = parse_scheme(name).linear
+        return replace(linear, weight=replace(linear.weight, sparsity=TWO_OF_FOUR.name)) if sparse else linear
 
     @property
     def steps(self) -> Steps:
@@ -163,6 +171,12 @@ class OpCase:
 
 def _digest(text: str) -> int:
     return zlib.crc32(text.encode())
+
+
+def leave_two_of_four(values: Array) -> None:
+    """Make the two least of every four neighbouring columns zero, in place."""
+    fours = values.reshape(-1, TWO_OF_FOUR.group)
+    np.put_along_axis(fours, np.argsort(np.abs(fours), axis=1)[:, : TWO_OF_FOUR.pruned(4)], 0, axis=1)
 
 
 class RandomSource:
@@ -194,6 +208,10 @@ class RandomSource:
         if isinstance(weight.dtype, LinearScheme) and weight.dtype.weight.numbers.learned:
             return learned_weight(values, weight.dtype)
         if isinstance(weight.dtype, LinearScheme):
+            if weight.dtype.weight.sparsity is not None:
+                leave_two_of_four(values)
+            if weight.dtype.weight.numbers.plain:
+                return without_zeros(values.astype(weight.dtype.weight.numbers.code_type))
             return quantize_weight(values, weight.dtype)
         return values.astype(DENSE_DTYPES[weight.dtype], copy=False)
 

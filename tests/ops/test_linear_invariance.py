@@ -31,7 +31,7 @@ NARROW = ("NF4", "FP8")
 def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bool = False) -> tuple[Any, WeightTable]:
     """The case's linear with its input quantised or cast, and what keeps the weight alive."""
     source = CaseSource(case)
-    table = WeightTable(source.program, source)
+    table = WeightTable(source.program, source, isa)
     refs = {weight.name: weight.ref for weight in source.program.weights}
     x = np.ascontiguousarray(source.weight(refs["table.x"]))
     return _native.LinearRun(isa, POOL, table.linear("weight", "bias"), input_type, group_size, x, tiles), table

@@ -14,7 +14,9 @@ static constexpr int ROWS = 6;
 static constexpr int ROWS = TILE_ROWS;
 #endif
 
-int64_t scratch_bytes_fp32() { return (TILE_COUNT * PANEL_FLOATS + ROWS * BLOCK_COLUMNS) * 4; }
+int64_t scratch_bytes_fp32(const LinearWeight& weight) {
+    return larger((TILE_COUNT * PANEL_FLOATS + ROWS * BLOCK_COLUMNS) * 4, scratch_bytes_sparse_numbers(weight));
+}
 
 // One block of columns for M rows and T tiles: y (+)= x . panel.
 template <int M, int T>
@@ -81,6 +83,17 @@ static void multiply_rows(int64_t rows, const float* panel, const float* x, int6
 template <typename Input>
 static void linear(const LinearWeight& weight, const Input* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                    int64_t n_begin, int64_t n_end, void* scratch) {
+    if (reads_sparse_numbers(weight, rows)) {
+        if constexpr (sizeof(Input) == 2) {
+            float* wide = (float*)scratch;
+            const int64_t stride = round_up(weight.columns, 16);
+            for (int64_t row = 0; row < rows; ++row) widen_bf16(x + row * ldx, wide + row * stride, weight.columns);
+            linear_sparse_numbers(weight, wide, stride, y, ldy, rows, n_begin, n_end);
+        } else {
+            linear_sparse_numbers(weight, x, ldx, y, ldy, rows, n_begin, n_end);
+        }
+        return;
+    }
     float* panel = (float*)scratch;
     float* widened = panel + TILE_COUNT * PANEL_FLOATS;
     for (int64_t n = n_begin; n < n_end; n += 16 * TILE_COUNT) {

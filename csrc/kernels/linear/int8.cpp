@@ -11,7 +11,7 @@
 // codes] in the order of quantised rows, and the panel (in L1) meets all rows; tiles (tiles.h) are such panels already,
 // of bytes or of nibbles. Unfinished sums lie in scratch, compact: rows of y are far apart at powers of two, which a
 // cache maps to the same few places.
-#include "tiles.h"
+#include "sparse.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -207,6 +207,7 @@ static int64_t panel_columns(const LinearWeight& weight) {
 static int64_t weight_groups(const LinearWeight& weight) { return divide_up(weight.columns, weight.group_size); }
 
 int64_t scratch_bytes_int8(const LinearWeight& weight, int64_t rows) {
+    if (weight.two_of_four) return larger(scratch_bytes_expanded(weight, rows), scratch_bytes_sparse_few(weight, rows));
     const int64_t groups = weight_groups(weight);
     const int64_t tables = TILE_COUNT * groups * 64 * (weight.zero_points != nullptr ? 2 : 1) + 64;
     const int64_t gemm = TILE_COUNT * 16 * (panel_columns(weight) + 4 * rows) + tables;
@@ -413,6 +414,8 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
     x.sum_stride = x.groups;
     x.sums = rows_in.sums;
     uint8_t* free = (uint8_t*)scratch;
+    if (reads_sparse(weight, x, rows)) return linear_sparse_few(weight, x, y, ldy, rows, n_begin, n_end, free);
+    if (weight.two_of_four) return linear_expanded(weight, rows_in, y, ldy, rows, n_begin, n_end, free);
     if (x.groups != rows_in.groups) {
         int32_t* sums = (int32_t*)free;
         sum_codes(x, rows, weight.columns, sums);

@@ -26,7 +26,7 @@ void decode_panel(const LinearWeight& weight, int64_t n, int64_t outputs, int64_
 void decode_row(const LinearWeight& weight, int64_t row, float* y);
 
 // fp32.cpp: any storage times fp32 or bf16 rows, fp32 arithmetic
-int64_t scratch_bytes_fp32();
+int64_t scratch_bytes_fp32(const LinearWeight& weight);
 void linear_fp32(const LinearWeight& weight, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                  int64_t n_begin, int64_t n_end, void* scratch);
 void linear_fp32_of_bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy,
@@ -44,6 +44,13 @@ void round_to_bf16(float* values, int64_t count);
 int64_t scratch_bytes_narrow(const LinearWeight& weight, int64_t rows);
 void linear_narrow(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                    int64_t n_begin, int64_t n_end, void* scratch);
+
+// sparse.cpp, sparse_bf16.cpp: 2:4 weights, which are tiles only (the rest of them: sparse.h)
+const char* refuse_sparse(const LinearWeight& weight, InputType input);
+bool reads_sparse_numbers(const LinearWeight& weight, int64_t rows);  // bf16
+int64_t scratch_bytes_sparse_numbers(const LinearWeight& weight);
+void linear_sparse_numbers(const LinearWeight& weight, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
+                           int64_t n_begin, int64_t n_end);
 
 // int8.cpp, tiles.cpp, tiled.cpp: integer storage times quantised rows
 const char* refuse_int8(const LinearWeight& weight, int64_t input_group_size);

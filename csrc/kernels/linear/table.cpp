@@ -19,6 +19,9 @@ static bool native_bf16(const LinearWeight& weight) { return HAS_BF16 && weight.
 static const char* refuse(const LinearWeight& weight, InputType input, int64_t input_group_size) {
     if (has_row_tables(weight)) return refuse_row_tables(weight, input, input_group_size);
     const bool packed = weight.storage == Storage::packed_int;
+    if (weight.two_of_four)
+        if (const char* reason = refuse_sparse(weight, input)) return reason;
+    if (weight.two_of_four && weight.storage == Storage::bf16) return nullptr;
     if (weight.spread && (weight.bits < 1 || weight.bits > 8 || weight.bits == 7))
         return "weights read as tiles have 1, 2, 3, 4, 5, 6 or 8 bits";
     if (weight.spread && weight.group_size < weight.columns && weight.group_size % 8 != 0)
@@ -31,6 +34,14 @@ static const char* refuse(const LinearWeight& weight, InputType input, int64_t i
 }
 
 static const char* name(const LinearWeight& weight, InputType input) {
+    if (weight.two_of_four) {
+        if (input == InputType::int8)
+            return weight.bits == 8 ? "sparse_int8_x_int8_" LINNET_TEXT(LINNET_TIER)
+                                    : "sparse_int4_x_int8_" LINNET_TEXT(LINNET_TIER);
+        if (weight.storage == Storage::bf16)
+            return input == InputType::bf16 ? "sparse_bf16_x_bf16_fp32_" LINNET_TEXT(LINNET_TIER)
+                                            : "sparse_bf16_x_fp32_" LINNET_TEXT(LINNET_TIER);
+    }
     if (input == InputType::int8) {
         if (has_row_tables(weight)) return "tables_x_int8_" LINNET_TEXT(LINNET_TIER);
         if (weight.storage == Storage::plain_int8) return "int8_x_int8_" LINNET_TEXT(LINNET_TIER);
@@ -77,7 +88,7 @@ static int64_t scratch_bytes(const LinearWeight& weight, InputType input, int64_
     if (input == InputType::int8) return scratch_bytes_int8(weight, rows);
     if (input == InputType::bf16 && native_bf16(weight)) return scratch_bytes_bf16(weight, rows);
     if (input == InputType::bf16 && becomes_bf16(weight)) return scratch_bytes_narrow(weight, rows);
-    return scratch_bytes_fp32();
+    return scratch_bytes_fp32(weight);
 }
 
 static void bf16(const LinearWeight& weight, const uint16_t* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes tiles, and reads them as fp32 numbers.
-#include "tiles.h"
+#include "sparse.h"
 
 #include "tables.h"
 
@@ -8,6 +8,7 @@ namespace linnet::LINNET_TIER {
 
 int64_t tile_bytes(const LinearWeight& weight) {
     // Groups are runs of whole eights: what the GEMM reads without expanding.
+    if (weight.two_of_four) return tiles_of(weight).bytes;
     if (weight.group_size < weight.columns && weight.group_size % 8 != 0) return 0;
     if (has_row_tables(weight)) return row_table_tile_bytes(weight);
     if (weight.spread) return tiles_of(weight).bytes;
@@ -66,7 +67,12 @@ void make_tiles(const LinearWeight& weight, void* table, int64_t n_begin, int64_
     for (int64_t n = n_begin; n < round_up(n_end, 16 * TILE_COUNT); n += 16) {
         const int64_t outputs = larger(0, smaller(16, weight.rows - n)), tile = n / 16 % TILE_COUNT;
         uint8_t* target = (uint8_t*)tile_codes(tiles, table, n);
-        write_record(weight, tiles, n, (uint8_t*)tile_record(tiles, table, n));
+        if (tiles.record_bytes > 0) write_record(weight, tiles, n, (uint8_t*)tile_record(tiles, table, n));
+        if (weight.two_of_four) {
+            uint8_t* code_sums = (uint8_t*)tile_record(tiles, table, n) + tiles.code_sums_at;
+            write_sparse_tile(weight, n, outputs, target + tile * sparse_tile_bytes(weight), code_sums);
+            continue;
+        }
         for (int64_t run = 0; run < tiles.runs; run += CHUNK_RUNS) {
             const int64_t runs = smaller(CHUNK_RUNS, tiles.runs - run);
             const int64_t eights = smaller(runs * RUN_EIGHTS, tiles.eights - run * RUN_EIGHTS);
@@ -118,13 +124,21 @@ template <int bits>
 static void decode_runs(const LinearWeight& weight, const Tiles& tiles, int64_t n, int64_t column, int64_t columns,
                         float* panel) {
     const uint8_t* record = tile_record(tiles, weight.tiles, n);
-    const uint8_t* codes = tile_codes(tiles, weight.tiles, n);
+    const uint8_t* codes = weight.two_of_four ? sparse_tile(weight, tiles, n) : tile_codes(tiles, weight.tiles, n);
+    alignas(64) uint8_t expanded[run_bytes(bits)];
     Meaning meaning = {};
     int64_t group_end = 0;
     for (int64_t first = column; first < column + columns; first += RUN_COLUMNS) {
         Ints even[4], odd[4];
-        if (first < weight.columns)
-            unpack_run<bits>(codes + first / RUN_COLUMNS * tiles.run_bytes, int(n / 16 % TILE_COUNT), even, odd);
+        if (first < weight.columns) {
+            const int tile = int(n / 16 % TILE_COUNT);
+            const uint8_t* run = codes + first / RUN_COLUMNS * tiles.run_bytes;
+            if (weight.two_of_four) {
+                expand_sparse_run(bits, codes, first / RUN_COLUMNS, expanded, tile);
+                run = expanded;
+            }
+            unpack_run<bits>(run, tile, even, odd);
+        }
         for (int64_t c = 0; c < smaller(RUN_COLUMNS, column + columns - first); ++c) {
             float* target = panel + (first + c - column) * 16;
             if (first + c >= weight.columns) {
@@ -145,6 +159,7 @@ static void decode_runs(const LinearWeight& weight, const Tiles& tiles, int64_t 
 
 void decode_tiled_panel(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel) {
     if (has_row_tables(weight)) return decode_row_table_panel(weight, n, column, columns, panel);
+    if (weight.storage == Storage::bf16) return decode_sparse_numbers(weight, n, column, columns, panel);
     const Tiles tiles = tiles_of(weight);
     const auto decode = tiles.bits == 1   ? decode_runs<1>
                         : tiles.bits == 2 ? decode_runs<2>

@@ -2,6 +2,7 @@
 // Codes as the GEMM wants them, in the order of its reading: for 16 * TILE_COUNT outputs after each other, run after
 // run of 32 columns, in the planes of planes.h. What columns and outputs do not fill is zero. Then for every sixteen
 // outputs a record of their scales, always [..][16]:
+// (2:4 weights: sparse.h)
 //
 //   one level    scales of groups as stored, then zero points (int8) or minimums (as stored) of groups
 //   two levels   scales, then minimums of super groups as stored, then codes of scales, of minimums of groups (int8)
@@ -21,21 +22,30 @@ struct Tiles {
     int64_t panels;
     int64_t scale_bytes;                                              // of one scale
     int64_t minimums_at, zeros_at, scale_codes_at, minimum_codes_at;  // within a record
+    int64_t code_sums_at;                                             // of 2:4 codes of four bits
     int64_t record_bytes;
     int64_t bytes;
 };
+
+// sparse.cpp: one tile of a weight with two_of_four, without its record of scales.
+int64_t sparse_tile_bytes(const LinearWeight& weight);
+int64_t code_sum_bytes(const LinearWeight& weight);  // of what its record has besides
+void write_sparse_tile(const LinearWeight& weight, int64_t n, int64_t outputs, uint8_t* tile, uint8_t* code_sums);
+void decode_sparse_numbers(const LinearWeight& weight, int64_t n, int64_t column, int64_t columns, float* panel);
 
 LINNET_INLINE Tiles tiles_of(const LinearWeight& weight) {
     Tiles tiles;
     const bool two_level = weight.super_group_size > 0;
     const bool minimums = weight.offsets == Offsets::minimums;
+    const bool scaled = weight.storage != Storage::bf16;
     tiles.bits = weight.bits;
     tiles.eights = divide_up(weight.columns, 8);
     tiles.runs = divide_up(weight.columns, RUN_COLUMNS);
-    tiles.groups = divide_up(weight.columns, weight.group_size);
+    tiles.groups = scaled ? divide_up(weight.columns, weight.group_size) : 0;
     tiles.supers = two_level ? divide_up(weight.columns, weight.super_group_size) : tiles.groups;
     tiles.run_bytes = run_bytes(tiles.bits);
-    tiles.panel_bytes = tiles.runs * tiles.run_bytes;
+    tiles.panel_bytes =
+        weight.two_of_four ? round_up(TILE_COUNT * sparse_tile_bytes(weight), 64) : tiles.runs * tiles.run_bytes;
     tiles.panels = divide_up(weight.rows, 16 * TILE_COUNT);
     tiles.scale_bytes = weight.scale_type == ScaleType::fp32 ? 4 : 2;
     tiles.minimums_at = tiles.zeros_at = tiles.supers * 16 * tiles.scale_bytes;
@@ -43,6 +53,8 @@ LINNET_INLINE Tiles tiles_of(const LinearWeight& weight) {
     tiles.minimum_codes_at = tiles.scale_codes_at + (two_level ? tiles.groups * 16 : 0);
     tiles.record_bytes = tiles.minimum_codes_at + (two_level && minimums ? tiles.groups * 16 : 0) +
                          (weight.offsets == Offsets::zero_points ? tiles.groups * 16 : 0);
+    tiles.code_sums_at = tiles.record_bytes;
+    if (weight.two_of_four) tiles.record_bytes += code_sum_bytes(weight);
     tiles.bytes = tiles.panels * (tiles.panel_bytes + TILE_COUNT * tiles.record_bytes);
     return tiles;
 }

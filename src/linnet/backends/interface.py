@@ -16,7 +16,7 @@ import numpy as np
 from linnet.errors import ConfigError
 from linnet.program.choose_numerics import KVCache as KVCache
 from linnet.program.choose_numerics import Policy as Policy
-from linnet.program.program import Op, PagedState, Program, WeightRef
+from linnet.program.program import Op, PagedState, Program, Weight, WeightRef
 from linnet.program.serialise import digest
 
 if TYPE_CHECKING:
@@ -256,6 +256,10 @@ class Backend(Protocol):
 
     def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
         """Bytes that one block of a state takes here, padding included."""
+
+    def weight_bytes(self, weight: Weight, stored: int) -> int:
+        """Bytes that a weight takes once it is prepared, where that is another form than the ``stored`` one: zeros put
+        back or left out."""
 
     def prepare(
         self,

@@ -132,13 +132,14 @@ def predict(
 ) -> Ledger:
     """What ``backend.prepare(source, policy, limits, kv_cache=kv_cache)`` and a full KV pool will take.
 
-    Without a backend the KV is what the program declares; backends may pad it.
+    Without a backend the KV is what the program declares, and weights lie as stored; backends may pad the one and put
+    zeros back into the other.
     """
     program = gather_early(choose_numerics(source.program, policy, kv_cache))
     fused, bounds = fuse(program), limits.symbols()
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
-    stored, parts = _weigh(source, program)
+    stored, parts = _weigh(source, program, backend)
     multiplications = _multiplications(program)
     embedding = stored[program.ops[0].weights[0]]
     tied = program.ops[0].weights[0] in _head_weights(program)
@@ -190,8 +191,8 @@ def _head_weights(program: Program) -> set[str]:
     return {name for op in program.ops if op.kind == "logits" for name in op.weights}
 
 
-def _weigh(source: ModelSource, program: Program) -> tuple[dict[str, int], dict[str, int]]:
-    """Stored bytes per weight, and per kind of segment (each weight where it is first read)."""
+def _weigh(source: ModelSource, program: Program, backend: Backend | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes per weight as the backend keeps it, and per kind of segment (each weight where it is first read)."""
     weights = {weight.name: weight for weight in program.weights}
     stored: dict[str, int] = {}
     parts = {"embed": 0, "block": 0, "head": 0}
@@ -199,7 +200,10 @@ def _weigh(source: ModelSource, program: Program) -> tuple[dict[str, int], dict[
         for op in program.ops[segment.start : segment.stop]:
             for name in op.weights:
                 if name not in stored:
-                    stored[name] = source.stored_bytes(weights[name].ref)
+                    bytes_stored = source.stored_bytes(weights[name].ref)
+                    stored[name] = (
+                        bytes_stored if backend is None else backend.weight_bytes(weights[name], bytes_stored)
+                    )
                     parts[segment.kind] += stored[name]
     return stored, parts
 

@@ -100,6 +100,7 @@ def tiled_weight(
     bias: NDArray[np.float32] | None,
     codebook: NDArray[np.float32] | None,
     row_tables: bool = False,
+    two_of_four: bool = False,
 ) -> LinearWeight: ...
 def linear_weight(
     storage: Storage,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.backends.cpu import _native
+from linnet.backends.cpu import _native, tiles
 from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
@@ -36,8 +36,10 @@ from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
-from linnet.program.program import Op, PagedState, Program
+from linnet.program.program import Op, PagedState, Program, Weight
 from linnet.program.traverse import declarations
+from linnet.schemes.layouts import stored_bytes
+from linnet.schemes.scheme import LinearScheme
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,16 @@ class CpuBackend:
         if reason := _refuse_block_size(block_size):
             raise UnsupportedError("the cpu backend cannot execute this model", [reason])
         return int(_native.kv_bytes_per_block(*kv_layout(state), block_size))
+
+    def weight_bytes(self, weight: Weight, stored: int) -> int:
+        """See Backend.weight_bytes: 2:4 weights lie as tiles, or with their zeros."""
+        kind = weight.dtype
+        if not isinstance(kind, LinearScheme) or kind.weight.sparsity is None or len(weight.shape) != 2:
+            return stored
+        shape = (weight.shape[0], weight.shape[1])
+        if tiles.keeps_two_of_four(self.isa, kind.weight, shape):
+            return tiles.weight_bytes(self.isa, kind.weight, shape)
+        return stored_bytes(replace(kind, weight=replace(kind.weight, sparsity=None)), shape)
 
     def prepare(
         self,
@@ -162,7 +174,7 @@ class CpuExecutable:
     ) -> None:
         self.limits, self.isa = limits, backend.isa
         self._keep = keep
-        self._weights = WeightTable(program, source)
+        self._weights = WeightTable(program, source, backend.isa)
         linears, refused = self._load_linears(program)
         tiles = self._attach_tiles(backend, source, program, linears, refused)
         self._weights.forget_tiled()

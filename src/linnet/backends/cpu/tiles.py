@@ -2,6 +2,8 @@
 """Weights that the kernels read as tiles only (csrc/kernels/linear/tiles.h), whatever form they lie in.
 
 A layout says what its codes and scales are; they are unpacked a run of rows at a time, written into tiles, forgotten.
+Tiles of 2:4 weights hold two of every four columns (csrc/kernels/linear/sparse.h); which weights are 2:4 their schemes
+say.
 """
 
 from typing import Any
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from linnet.backends.cpu import _native
 from linnet.schemes.layouts import CODEBOOK, CanonicalLayout
 from linnet.schemes.packed_weight import PackedWeight
+from linnet.schemes.scheme import Scheme
 
 Array = npt.NDArray[Any]
 
@@ -22,6 +25,8 @@ CHUNK_CODES = 8 << 20
 """Codes that are unpacked at a time, one byte each."""
 
 READ_BITS = (2, 3, 4, 8)
+SPARSE_BITS = {3: 4, 4: 4, 8: 8}
+"""Bits of integers -> those that 2:4 tiles keep them in."""
 SCALES = {"fp32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
 """What tiles hold scales as. Every e8m0 and every fp8 number is a bf16 number."""
 NATIVE_SCALES = {"fp32": _native.ScaleType.fp32, "bf16": _native.ScaleType.bf16, "fp16": _native.ScaleType.fp16}
@@ -35,23 +40,43 @@ def lies_as_kernels_read(stored: PackedWeight) -> bool:
     return scheme.numbers.kind == "float" or scheme.bits in READ_BITS
 
 
+def keeps_two_of_four(isa: str, scheme: Scheme, shape: tuple[int, int]) -> bool:
+    """Whether this tier multiplies such a 2:4 weight without its zeros; else they are put back when it is loaded."""
+    integer = scheme.numbers.integer and scheme.bits in SPARSE_BITS
+    if scheme.sparsity is None or not (integer or scheme.element == "bf16"):
+        return False
+    own = _native_view(scheme, shape, None)
+    return _native.refuse_linear(isa, own, _native.InputType.fp32, shape[1]) is None
+
+
+def weight_bytes(isa: str, scheme: Scheme, shape: tuple[int, int]) -> int:
+    """Bytes of the tiles of such a weight."""
+    return int(_native.tile_bytes(isa, _native_view(scheme, shape, None)))
+
+
 def view(stored: PackedWeight, bias: Array | None) -> Any:
     """The native weight of ``stored``, still without tiles; ``bias`` fp32 [rows] must outlive it."""
-    scheme, (rows, columns) = stored.scheme.weight, stored.shape
+    return _native_view(stored.scheme.weight, stored.shape, bias)
+
+
+def _native_view(scheme: Scheme, shape: tuple[int, int], bias: Array | None) -> Any:
+    rows, columns = shape
     offsets = _native.Offsets.none
     if not scheme.symmetric:
         offsets = _native.Offsets.minimums if scheme.minimum else _native.Offsets.zero_points
+    sparse = scheme.sparsity is not None
     return _native.tiled_weight(
-        bits=scheme.bits,
+        bits=SPARSE_BITS[scheme.bits] if sparse and scheme.numbers.integer else scheme.bits,
         rows=rows,
         columns=columns,
         group_size=scheme.columns_per_scale or columns,
         super_group_size=scheme.super_group_size or 0,
         offsets=offsets,
-        scale_type=NATIVE_SCALES[_scale_type(stored)],
+        scale_type=NATIVE_SCALES[_scale_type(scheme)],
         bias=bias,
         codebook=scheme.numbers.values,
         row_tables=scheme.numbers.learned,
+        two_of_four=sparse,
     )
 
 
@@ -66,7 +91,7 @@ def fill(isa: str, pool: Any, native: Any, stored: PackedWeight, target: Array) 
 
 def _rows(stored: PackedWeight, first: int, last: int) -> tuple[Array, Array, Array | None, Array | None, Array | None]:
     """Codes, scales, zero points or minimums, codes of scales and of minimums of rows [first, last), as bytes."""
-    scheme, kind = stored.scheme.weight, SCALES[_scale_type(stored)]
+    scheme, kind = stored.scheme.weight, SCALES[_scale_type(stored.scheme.weight)]
     if scheme.block is not None:  # which rows may cut
         codes = stored.codes()[first:last]
         blocks = np.arange(first, last) // scheme.block[0]
@@ -81,6 +106,8 @@ def _rows(stored: PackedWeight, first: int, last: int) -> tuple[Array, Array, Ar
     codes = _as_bytes(part.codes()).reshape(last - first, -1)
     if scheme.numbers.learned:  # in place of scales
         return codes, _as_bytes(part.arrays[CODEBOOK].astype(kind)), None, None, None
+    if scheme.numbers.plain:
+        return codes, np.empty(0, np.uint8), None, None, None
     levels = part.stored_scales()
     if levels is None:
         wide = (last - first, -(-stored.shape[1] // (scheme.columns_per_scale or stored.shape[1])))
@@ -97,8 +124,8 @@ def _rows(stored: PackedWeight, first: int, last: int) -> tuple[Array, Array, Ar
     )
 
 
-def _scale_type(stored: PackedWeight) -> str:
-    kind = stored.scheme.weight.scale_dtype
+def _scale_type(scheme: Scheme) -> str:
+    kind = scheme.scale_dtype
     return kind if kind in SCALES else "bf16"
 
 

@@ -33,11 +33,12 @@ SCALE_TYPES = {
 
 
 class WeightTable:
-    """Loads a program's weights from its source; keeps every array alive that native code points into."""
+    """Loads a program's weights from its source; keeps every array alive that native code points into. ``isa``: the
+    tier that will read them."""
 
-    def __init__(self, program: Program, source: Source) -> None:
+    def __init__(self, program: Program, source: Source, isa: str) -> None:
         self._declared: dict[str, Weight] = {weight.name: weight for weight in program.weights}
-        self._source = source
+        self._source, self._isa = source, isa
         self._alive: list[Array] = []
         self._loaded: dict[str, Array | PackedWeight] = {}
         self._tiled: list[tuple[Any, PackedWeight]] = []
@@ -89,7 +90,9 @@ class WeightTable:
         if name not in self._loaded:
             weight = self._declared[name]
             stored = self._source.weight(weight.ref)
-            if isinstance(stored, PackedWeight):
+            if isinstance(stored, PackedWeight) and not tiles.keeps_two_of_four(
+                self._isa, stored.scheme.weight, stored.shape
+            ):
                 stored = stored.with_zeros()
             if tuple(stored.shape) != weight.shape:
                 raise UnsupportedError(

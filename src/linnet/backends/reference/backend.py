@@ -26,7 +26,7 @@ from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.prescribed import refuse_rounding
-from linnet.program.program import Op, PagedState, Program
+from linnet.program.program import Op, PagedState, Program, Weight
 from linnet.program.traverse import plain_ops
 
 
@@ -63,6 +63,10 @@ class ReferenceBackend:
         if reasons:
             raise UnsupportedError("the reference backend cannot execute this model", reasons)
         return ReferenceExecutable(program, source, policy, limits, keep)
+
+    def weight_bytes(self, weight: Weight, stored: int) -> int:
+        """See Backend.weight_bytes: it works on whatever is stored."""
+        return stored
 
     def state_bytes_per_block(self, state: PagedState, block_size: int) -> int:
         """See Backend.state_bytes_per_block."""
