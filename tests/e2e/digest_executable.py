@@ -41,6 +41,10 @@ class DigestExecutable:
     def allocate_states(self, num_blocks: int) -> np.ndarray:
         return np.zeros((num_blocks * self.block_size, 2), np.uint64)
 
+    def copy_blocks(self, states: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> None:
+        blocks = states.reshape(-1, self.block_size, 2)
+        blocks[targets] = blocks[sources]
+
     def execute(self, batch: Batch, states: np.ndarray) -> None:
         self.steps += 1
         if self.break_after is not None and self.steps > self.break_after:

@@ -118,5 +118,6 @@ def random_submits(rng: random.Random, vocabulary: int, count: int, longest: int
 
 
 def renamed(submit: Submit, request_id: int) -> Submit:
-    """The same request under another id."""
-    return replace(submit, request_id=request_id)
+    """The same request under another id; a fork moves with its origin."""
+    fork_of = None if submit.fork_of is None else submit.fork_of + request_id - submit.request_id
+    return replace(submit, request_id=request_id, fork_of=fork_of)

@@ -51,6 +51,7 @@ class Setting:
     rounds: int = 1
     samples: int = 1
     guesses: int = 0
+    forked: bool = False
 
 
 def batch(setting: Setting) -> None:
@@ -110,7 +111,26 @@ def guessed(setting: Setting) -> None:
     setting.guesses = 4
 
 
-FEATURES = (guessed, batch, cache, chunked, hurried, preempted, small_pool, many_samples, aborts, few_seats, priorities)
+def forked(setting: Setting) -> None:
+    """Samples of one prompt copy what the first has computed of it; each equals the same request on its own."""
+    setting.samples = 3
+    setting.forked = True
+
+
+FEATURES = (
+    forked,
+    guessed,
+    batch,
+    cache,
+    chunked,
+    hurried,
+    preempted,
+    small_pool,
+    many_samples,
+    aborts,
+    few_seats,
+    priorities,
+)
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
 
@@ -194,10 +214,23 @@ def alone(machine: Machine, submit: Submit) -> Result:
     return run(machine.engine(config, 0), [submit])[submit.request_id]
 
 
+def copies_of(submit: Submit, setting: Setting) -> list[Submit]:
+    """The other samples of a prompt."""
+    return [
+        replace(
+            submit,
+            request_id=submit.request_id + 10_000 * index,
+            seed=derive_seed(submit.seed, index),
+            fork_of=submit.request_id if setting.forked else None,
+        )
+        for index in range(1, setting.samples)
+    ]
+
+
 def guess(engine: Engine, setting: Setting, expected: dict[int, Result]) -> None:
     """Guesses for everybody, from what is known of them alone; one in five is wrong."""
     for request_id, one in engine._live.items():
-        known = expected.get(request_id % 10_000)
+        known = expected.get(request_id % 100_000)
         right = [] if known is None else known.token_ids[one.request.generated_tokens :]
         one.request.draft_token_ids = tuple(
             token_id if setting.rng.random() < 0.8 else setting.rng.randrange(setting.vocabulary)
@@ -212,16 +245,15 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
     setting = Setting(rng, submits, machine.vocabulary, {"prefix_cache": False}, [])
     for feature in pair:
         feature(setting)
-    expected = {submit.request_id: alone(machine, submit) for submit in setting.submits}
+    if setting.forked:
+        setting.submits += [copy for submit in setting.submits for copy in copies_of(submit, setting)]
+        setting.samples = 1
+    expected = {submit.request_id: alone(machine, replace(submit, fork_of=None)) for submit in setting.submits}
     engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2))
     compared = 0
     for turn in range(setting.rounds):
         sent = [renamed(submit, submit.request_id + 100_000 * turn) for submit in setting.submits]
-        copies = [
-            replace(submit, request_id=submit.request_id + 10_000 * index, seed=derive_seed(submit.seed, index))
-            for submit in sent
-            for index in range(1, setting.samples)
-        ]
+        copies = [copy for submit in sent for copy in copies_of(submit, setting)]
         others = [renamed(other, other.request_id + 100_000 * turn) for other in setting.others]
         everybody = [*sent, *copies, *others]
         rng.shuffle(everybody)

@@ -85,6 +85,7 @@ class DigestModel:
     requests: dict[int, Request] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
     scored_positions: dict[int, list[int]] = field(default_factory=dict)
+    moves: int = 0
 
     def register(self, request: Request) -> None:
         self.requests[request.request_id] = request
@@ -94,6 +95,11 @@ class DigestModel:
     def run(self, plan: StepPlan) -> StepResult:
         """All writes, then all reads: two items that write the same slot cannot both read it back."""
         self._check_shape(plan)
+        size = self.pool.block_size
+        self.moves += len(plan.moves)
+        for move in plan.moves:
+            start = move.source * size
+            self.pool.slots[move.target * size : (move.target + 1) * size] = self.pool.slots[start : start + size]
         slot_tables = {
             item.request_id: [
                 block_id * self.pool.block_size + offset
@@ -134,6 +140,10 @@ class DigestModel:
         assert plan.total_tokens == sum(item.n for item in plan.items)
         assert len({item.request_id for item in plan.items}) == len(plan.items)
         written: set[tuple[int, int]] = set()
+        targets = {move.target for move in plan.moves}
+        assert len(targets) == len(plan.moves)
+        assert not targets & {move.source for move in plan.moves}
+        assert all(map(self.pool.may_write, targets))
         for item in plan.items:
             request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
             known_end, end = item.known_end, item.start + item.n

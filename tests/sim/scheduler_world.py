@@ -57,8 +57,9 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
         stem = random.choice(stems)[: random.randrange(25)]
         tail = [random.randrange(11) for _ in range(random.choice((1, 1, 2, 5, 9)))]
         prompt = tuple(stem + tail)
-        if arrivals and random.random() < 0.25:
-            prompt = random.choice(arrivals).request().prompt_token_ids
+        origin = random.choice(arrivals).request() if arrivals and random.random() < 0.25 else None
+        if origin is not None:
+            prompt = origin.prompt_token_ids
         scores = random.random() < 0.15
         new = random.choice((1, 2, 5, 9, 14)) if not scores or random.random() < 0.5 else 0
         step = random.choice((0, 0, random.randrange(12), random.randrange(40)))
@@ -71,6 +72,7 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
             "arrival_s": float(step),
             "priority": random.randrange(3),
             "cache_salt": random.choice((b"", b"", b"tenant")),
+            "fork_of": None if origin is None or random.random() < 0.3 else origin.request_id,
             "score_prompt": scores,
             "deadline_s": step + random.choice((0.0, 3.0, 20.0)) if deadlines and random.random() < 0.2 else None,
         }

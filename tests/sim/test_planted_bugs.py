@@ -51,8 +51,8 @@ def hash_blocks_without_their_prefix(patch: Patch) -> None:
 def count_one_token_too_many_as_computed(patch: Patch) -> None:
     original = Residency.settle
 
-    def settle(self: Residency, request: Request, spare_blocks: int) -> bool:
-        held = original(self, request, spare_blocks)
+    def settle(self: Residency, request: Request, spare_blocks: int, origin: Request | None = None) -> bool:
+        held = original(self, request, spare_blocks, origin)
         request.computed += held and 0 < request.computed < len(request.known) - 1
         return held
 
@@ -108,8 +108,8 @@ def score_again_after_a_preemption(patch: Patch) -> None:
 def preempt_without_recompute(patch: Patch) -> None:
     original = Residency.settle
 
-    def settle(self: Residency, request: Request, spare_blocks: int) -> bool:
-        held = original(self, request, spare_blocks)
+    def settle(self: Residency, request: Request, spare_blocks: int, origin: Request | None = None) -> bool:
+        held = original(self, request, spare_blocks, origin)
         if held and request.preemptions:
             request.computed = len(request.known) - 1
         return held
@@ -150,6 +150,25 @@ def stop_before_the_least_length(patch: Patch) -> None:
     patch.setattr(Request, "append", append)
 
 
+def forget_to_copy_the_block_that_is_still_written(patch: Patch) -> None:
+    patch.setattr(Residency, "take_moves", lambda self: ())
+
+
+def fork_more_than_was_computed(patch: Patch) -> None:
+    def forkable(self: Residency, request: Request, origin: Request) -> int:
+        return min(self._reusable_tokens(request), request.prompt_tokens)
+
+    patch.setattr(Residency, "_forkable_tokens", forkable)
+    patch.setattr(Residency, "may_fork_soon", lambda self, request, origin: False)
+
+
+def fork_across_salts(patch: Patch) -> None:
+    def may_fork(self: Request, origin: Request) -> bool:
+        return origin.state is RequestState.RUNNING and origin.prompt_token_ids == self.prompt_token_ids
+
+    patch.setattr(Request, "may_fork", may_fork)
+
+
 BUGS: list[Callable[[Patch], None]] = [
     publish_before_computed,
     hit_the_whole_prompt,
@@ -165,6 +184,9 @@ BUGS: list[Callable[[Patch], None]] = [
     preempt_who_has_not_progressed,
     take_the_result_of_an_aborted_request,
     stop_before_the_least_length,
+    forget_to_copy_the_block_that_is_still_written,
+    fork_more_than_was_computed,
+    fork_across_salts,
 ]
 
 

@@ -95,7 +95,7 @@ def test_guessed_equals_plain(seed: int) -> None:
 
 def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
     """A law that is never put to the test is no law: hits, preemptions, evictions and every finish reason occur."""
-    seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0}
+    seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0, "moves": 0}
     reasons: set[str] = set()
     for seed in range(30):
         random = Random(seed)
@@ -105,6 +105,7 @@ def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
         seen["hits"] += counters.prefix_hit_tokens
         seen["preemptions"] += counters.preemptions
         seen["cached"] += counters.cached_blocks
+        seen["moves"] += run.model.moves
         reasons |= set(run.reasons.values())
     assert all(seen.values()), seen
     assert reasons == {"stop", "length", "abort", "timeout"}

@@ -59,7 +59,7 @@ class RequestBuilder:
         """Every sample of every prompt, valid and not sent: the n of a prompt stand together.
 
         Sample i of a prompt draws from ``derive_seed(seed, i)``; where prompts are scored the first sample scores for
-        all. Raises ParameterError, ConfigError and UnsupportedError.
+        all, and computes the prompt for all. Raises ParameterError, ConfigError and UnsupportedError.
         """
         ends = stop_ids(params, self.tokenizer, self.facts.vocabulary_size)
         grammar = self._grammar(terms.grammar)
@@ -81,6 +81,7 @@ class RequestBuilder:
                     priority=terms.priority,
                     cache_salt=terms.cache_salt,
                     grammar=grammar,
+                    fork_of=samples[-index].submit.request_id if index else None,
                 )
                 if index == 0:  # the others differ in nothing that could be refused
                     self.facts.validate(submit)

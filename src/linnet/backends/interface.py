@@ -227,6 +227,9 @@ class Executable(Protocol):
     def allocate_states(self, num_blocks: int) -> object:
         """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""
 
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
+        """Copy blocks int32 [n] to as many others, every state's; no target is a source. Writes the targets only."""
+
     def execute(self, batch: Batch, states: object) -> None:
         """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""
 

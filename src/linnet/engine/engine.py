@@ -139,6 +139,7 @@ class Engine:
             cache_salt=submit.cache_salt,
             score_prompt=scores,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
+            fork_of=submit.fork_of,
             participants=(0, 1) if submit.compare else (0,),
         )
         if scores:

@@ -37,6 +37,7 @@ class Submit:
     cache_salt:     prefix blocks are shared only under equal salts.
     grammar:        compiled by the sender; None: every token is allowed.
     compare:        score the prompt with the engine's second model too (lockstep).
+    fork_of:        another request with the same prompt and salt, sent before: its keys and values may be copied.
     score_start:    the first prompt position whose token is scored, where scores are asked for.
     """
 
@@ -52,6 +53,7 @@ class Submit:
     grammar: Grammar | None = None
     compare: bool = False
     score_start: int = 1
+    fork_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ states of each participant in order; collect appends scores, then advances match
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from linnet.backends.interface import Limits, check_batch
 from linnet.engine.buffers import BatchBuffers
 from linnet.engine.live import LiveRequest
@@ -39,12 +41,15 @@ class Runner:
         self._participants, self._launched = (), None
 
     def launch(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
-        """Run the program on the plan's rows. ``live`` has every request of the plan."""
+        """Copy the plan's blocks, then run the program on its rows. ``live`` has every request of the plan."""
         batch = self._buffers.fill(plan)
         if self._check:
             check_batch(batch, self._limits, self._num_blocks, self._vocabulary)
-        for index in plan.participants:
-            participant = self._participants[index]
+        for participant in (self._participants[index] for index in plan.participants):
+            if plan.moves:
+                sources = np.array([move.source for move in plan.moves], np.int32)
+                targets = np.array([move.target for move in plan.moves], np.int32)
+                participant.executable.copy_blocks(participant.states, sources, targets)
             participant.executable.execute(batch, participant.states)
         self._launched = (plan, live)
 

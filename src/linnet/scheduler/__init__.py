@@ -9,13 +9,14 @@ from .blocks import BlockPool
 from .config import SchedulerConfig
 from .counters import SchedulerCounters
 from .invariants import InvariantError
-from .plan import Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, Tokens
+from .plan import BlockMove, Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, Tokens
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
 from .uses import RowUse, Sample, Score, Verify
 
 __all__ = [
+    "BlockMove",
     "BlockPool",
     "Ended",
     "Event",

@@ -52,13 +52,25 @@ class StepItem:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockMove:
+    """Copy all slots of block `source` to block `target`, in the states of every participant."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: its index, its items (at least one), the sum of their n, and who was preempted to make it."""
+    """One step: its index, its items (at least one), the sum of their n, and who was preempted to make it.
+
+    moves:  block copies to be made before the items are computed. No target is a source, and none is named twice.
+    """
 
     step: int
     items: tuple[StepItem, ...]
     total_tokens: int
     preempted: tuple[int, ...] = ()
+    moves: tuple[BlockMove, ...] = ()
 
     @property
     def total_output_rows(self) -> int:

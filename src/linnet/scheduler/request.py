@@ -36,6 +36,8 @@ class Request:
     score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
     participants:    which of the engine's models compute the request's tokens.
+    fork_of:         id of a request with the same prompt and salt: what that has computed of it is copied, not computed
+                     again, if it runs when this one is admitted. Unknown and finished ids are ignored.
     draft_token_ids: guesses at what follows `known`, which the caller may set between steps. They cost time and change
                      no token; a step that takes them uses them up.
 
@@ -61,6 +63,7 @@ class Request:
     score_prompt: bool = False
     deadline_s: float | None = None
     participants: tuple[int, ...] = (0,)
+    fork_of: int | None = None
     draft_token_ids: tuple[int, ...] = ()
 
     known: list[int] = field(init=False)
@@ -111,6 +114,15 @@ class Request:
     def most_slots(self) -> int:
         """Token slots the request can ever need: the last token it may generate is never computed."""
         return len(self.prompt_token_ids) + max(self.max_new_tokens, 1) - 1
+
+    def may_fork(self, origin: "Request") -> bool:
+        """Whether keys and values of the origin's prompt are this request's too. Mutates nothing."""
+        return (
+            origin.state is RequestState.RUNNING
+            and origin.prompt_token_ids == self.prompt_token_ids
+            and origin.cache_salt == self.cache_salt
+            and origin.participants == self.participants
+        )
 
     def tokens_within_rows(self, n: int, rows: int) -> int:
         """The most of the next n tokens whose uses fit into `rows` (≥ 1) output rows. Mutates nothing.

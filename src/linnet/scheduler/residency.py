@@ -7,6 +7,7 @@ The only code that writes `request.block_ids`, `request.published` and `request.
 from collections.abc import Sequence
 
 from .blocks import BlockPool
+from .plan import BlockMove
 from .prefix import extend_digests
 from .request import Request
 
@@ -19,6 +20,7 @@ class Residency:
         self.prefix_cache = prefix_cache
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self._moves: list[BlockMove] = []
 
     def missing_blocks(self, request: Request) -> int:
         """Blocks the request must still get before all its known tokens have slots. Mutates nothing."""
@@ -35,27 +37,48 @@ class Residency:
             if wanted > 0 and self.pool.can_allocate(wanted + spare_blocks):
                 request.block_ids += self.pool.allocate(wanted)
 
-    def settle(self, request: Request, spare_blocks: int) -> bool:
+    def settle(self, request: Request, spare_blocks: int, origin: Request | None = None) -> bool:
         """Hold the longest known prefix and new blocks for the other known tokens, if `spare_blocks` remain.
+
+        The prefix is what the table knows, or what a running `origin` of the same prompt has computed, if that is more:
+        its full blocks are shared, and the block it still writes is to be copied (see `take_moves`).
 
         False, with nothing held, when they would not. Mutates: `block_ids`, `published`, `computed` (the prefix counts
         as computed), at first admission `cached_tokens` and the counters; `digests`; the pool as `share` and
         `allocate` do. At least one token is left to compute, so that there are logits to sample from.
         """
         hits = self._lookup(request)
+        known = found = len(hits) * self.pool.block_size
+        copied: Sequence[int] = ()
+        if origin is not None and (forked := self._forkable_tokens(request, origin)) > found:
+            known, full = forked, forked // self.pool.block_size
+            hits = origin.block_ids[:full]
+            copied = origin.block_ids[full : self.pool.blocks_for(forked)]
         wanted = self.pool.blocks_for(len(request.known)) - len(hits)
         if not self.pool.can_allocate(wanted + spare_blocks, after_sharing=hits):
             return False
         self.pool.share(hits)
-        request.block_ids = [*hits, *self.pool.allocate(wanted)]
+        own = self.pool.allocate(wanted)
+        self._moves += [BlockMove(source, target) for source, target in zip(copied, own, strict=False)]
+        request.block_ids = [*hits, *own]
         request.published = len(hits)
-        request.computed = len(hits) * self.pool.block_size
+        request.computed = known
         if request.cached_tokens is None:
-            request.cached_tokens = request.computed
+            request.cached_tokens = found
             if self.prefix_cache and self._reusable_tokens(request):
                 self.prefix_query_tokens += request.prompt_tokens
-                self.prefix_hit_tokens += request.computed
+                self.prefix_hit_tokens += found
         return True
+
+    def may_fork_soon(self, request: Request, origin: Request) -> bool:
+        """Whether the origin is about to compute more of the prompt than can be copied now. Mutates nothing."""
+        return origin.computed < min(self._reusable_tokens(request), request.prompt_tokens)
+
+    def take_moves(self) -> tuple[BlockMove, ...]:
+        """The copies that those who settled since the last call need before they are computed. Forgets them."""
+        moves = tuple(self._moves)
+        self._moves.clear()
+        return moves
 
     def publish(self, request: Request) -> None:
         """Name the full blocks that were computed since the last time; nothing before `computed` is written again.
@@ -80,6 +103,9 @@ class Residency:
         """The longest prefix that need not be computed: one token always is, and so is every row still to be scored."""
         outstanding = request.scored < request.prompt_tokens
         return min(request.scored, len(request.known) - 1) if outstanding else len(request.known) - 1
+
+    def _forkable_tokens(self, request: Request, origin: Request) -> int:
+        return min(self._reusable_tokens(request), request.prompt_tokens, origin.computed)
 
     def _lookup(self, request: Request) -> Sequence[int]:
         full = self._reusable_tokens(request) // self.pool.block_size

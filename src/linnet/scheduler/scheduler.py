@@ -224,12 +224,18 @@ class Scheduler:
     def _admit_next(self, now: float) -> Request | None:
         """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it.
 
+        Passed over are forks whose origin is still reading the prompt: in a step or two they need not compute it.
         One more block must be left for each running request, or the newcomer would soon be preempted for them.
         """
-        if not self._waiting or len(self._running) >= self.config.max_sequences:
+        if len(self._running) >= self.config.max_sequences:
             return None
-        request = self._waiting[0]
-        if not self._residency.settle(request, spare_blocks=len(self._running)):
+        for request in self._waiting:
+            origin = self._origin(request)
+            if origin is None or request.generated_tokens or not self._residency.may_fork_soon(request, origin):
+                break
+        else:
+            return None
+        if not self._residency.settle(request, spare_blocks=len(self._running), origin=origin):
             return None
         self._waiting.remove(request)
         request.state = RequestState.RUNNING
@@ -238,13 +244,19 @@ class Scheduler:
         self._running.insert(request)
         return request
 
+    def _origin(self, request: Request) -> Request | None:
+        """The running request whose prompt this one can copy."""
+        origin = None if request.fork_of is None else self._requests.get(request.fork_of)
+        return origin if origin is not None and request.may_fork(origin) else None
+
     def _launch(self, items: list[StepItem], preempted: list[Request]) -> StepPlan | None:
         if not items:
             if self._requests:
                 raise InvariantError(f"{len(self._requests)} requests are unfinished and none can be computed")
             return None
         total = sum(item.n for item in items)
-        self._plan = StepPlan(self._steps, tuple(items), total, tuple(request.request_id for request in preempted))
+        victims = tuple(request.request_id for request in preempted)
+        self._plan = StepPlan(self._steps, tuple(items), total, victims, self._residency.take_moves())
         self._in_flight = {item.request_id: self._requests[item.request_id] for item in items}
         self._steps += 1
         self._computed_tokens += total

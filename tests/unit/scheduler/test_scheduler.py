@@ -5,6 +5,7 @@ import pytest
 
 from linnet.errors import CapacityError, ConfigError
 from linnet.scheduler import (
+    BlockMove,
     Ended,
     Event,
     InvariantError,
@@ -293,6 +294,42 @@ def test_accepted_drafts_count_as_computed() -> None:
         assert subject.draft_token_ids == ()
     assert events == (Tokens(0, (4, 9)), Ended(0, "stop"))
     assert subject.generated_token_ids == (7, 1, 2, 3, 4, 9)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_fork_copies_what_its_origin_has_computed(cache: bool) -> None:
+    """Full blocks are shared, the one that is still written is copied, and one token is computed: logits need a row."""
+    one = scheduler(token_budget=8, prefix_cache=cache)
+    prompt = tuple(range(11))
+    for request_id in range(3):
+        fork_of = 0 if request_id else None
+        one.add(Request(request_id=request_id, prompt_token_ids=prompt, max_new_tokens=2, fork_of=fork_of))
+    other = request(3, prompt=2)
+    one.add(other)
+    plan, _ = step(one)
+    assert [item.request_id for item in plan.items] == [0], "the budget is spent; who could be forked does not start"
+    plan, _ = step(one)
+    assert [(item.request_id, item.n) for item in plan.items] == [(0, 3), (3, 2)], "forks still wait for their origin"
+    plan, _ = step(one)
+    assert [(item.request_id, item.start, item.n) for item in plan.items[2:]] == [(1, 10, 1), (2, 10, 1)]
+    origin, *_, first, second = (item.blocks[0] for item in plan.items)
+    assert first[:2] == second[:2] == origin[:2]
+    assert plan.moves == (BlockMove(origin[2], first[2]), BlockMove(origin[2], second[2]))
+    assert len({origin[2], first[2], second[2]}) == 3
+    finish(one)
+    assert one.counters().used_blocks == 0
+    assert one.counters().prefix_hit_tokens == (16 if cache else 0), "what is copied was not found in the cache"
+
+
+def test_a_fork_of_somebody_else_or_nobody_runs_on_its_own() -> None:
+    one = scheduler()
+    one.add(request(0, prompt=6))
+    one.add(Request(request_id=1, prompt_token_ids=(9, 9, 9), max_new_tokens=2, fork_of=0))
+    one.add(Request(request_id=2, prompt_token_ids=(9, 9), max_new_tokens=2, fork_of=77))
+    one.add(Request(request_id=3, prompt_token_ids=(0, 1, 2), max_new_tokens=2, fork_of=3))
+    plan, _ = step(one)
+    assert [(item.request_id, item.start) for item in plan.items] == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert plan.moves == ()
 
 
 @pytest.mark.parametrize(("num_blocks", "tokens"), [(16, [3, 1]), (4, [2, 2])])

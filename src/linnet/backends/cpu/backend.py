@@ -7,12 +7,13 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from linnet.backends.cpu import _native, tiles
-from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, plan
+from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, kv_piece_bytes, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
 from linnet.backends.cpu.support import refusals, refuse
@@ -268,6 +269,17 @@ class CpuExecutable:
         if num_blocks < 1:
             raise ConfigError(f"num_blocks must be at least 1, not {num_blocks}")
         return States(num_blocks, self.kv_bytes_per_block)
+
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See Executable.copy_blocks. A block lies in pieces: of every layer its keys, its values and its scales."""
+        assert isinstance(states, States)
+        start = 0
+        pieces = (kv_piece_bytes(state, self.limits.block_size) for state in self.program.states)
+        for size in chain.from_iterable(pieces):
+            end = start + states.num_blocks * size
+            piece = states.memory[start:end].reshape(states.num_blocks, size)
+            piece[targets] = piece[sources]
+            start = end
 
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""

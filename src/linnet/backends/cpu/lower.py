@@ -56,6 +56,18 @@ def kv_layout(state: PagedState) -> tuple[Any, int, int, int]:
     return KV_STORAGES[kind], state.kv_heads, state.head_size, state.value_head_size
 
 
+def kv_piece_bytes(state: PagedState, block_size: int) -> list[int]:
+    """Bytes per block of the pieces of a layer's KV, in the order of memory: keys, values, scales where it has them."""
+    storage, heads, key_size, value_size = kv_layout(state)
+
+    def of(keys: int, values: int) -> int:
+        return int(_native.kv_bytes_per_block(storage, heads, keys, values, block_size))
+
+    keys, values = of(key_size, 0), of(0, value_size)
+    scales = keys + values - of(key_size, value_size)  # counted in both
+    return [size for size in (keys - scales, values - scales, scales) if size]
+
+
 class Lowering:
     """Builds the native executor of one program. ``values`` maps value names to native indices."""
 

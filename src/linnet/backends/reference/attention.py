@@ -102,6 +102,15 @@ class PagedMemory:
             if kept.scales is not None and new.scales is not None:
                 kept.scales[slots.long()] = new.scales
 
+    def copy_blocks(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        """Copy whole blocks, every state's."""
+        offsets = torch.arange(self.block_size)
+        old, new = ((blocks[:, None] * self.block_size + offsets).flatten() for blocks in (sources, targets))
+        for kept in (*self.keys.values(), *self.values.values()):
+            kept.codes[new] = kept.codes[old]
+            if kept.scales is not None:
+                kept.scales[new] = kept.scales[old]
+
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None
     ) -> tuple[StoredRows, StoredRows]:

@@ -100,6 +100,11 @@ class ReferenceExecutable:
         """Zeroed KV for ``num_blocks`` blocks."""
         return PagedMemory(self.program, num_blocks, self.limits.block_size)
 
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See Executable.copy_blocks."""
+        assert isinstance(states, PagedMemory)
+        states.copy_blocks(torch.from_numpy(sources).long(), torch.from_numpy(targets).long())
+
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute."""
