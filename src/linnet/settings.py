@@ -44,7 +44,7 @@ class EngineSettings:
     step_budget_s:        seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
     max_sequences:        requests in one step; max_waiting_requests: accepted beyond them.
     prefix_cache:         reuse known prefixes.
-    scheduling:           order of waiting requests: 'fcfs' or 'priority'.
+    scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
     preempt_every, check: test modes: forced preemption, invariants proved in every step.
     """
 

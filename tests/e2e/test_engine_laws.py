@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from digest_executable import DigestExecutable
@@ -27,6 +27,7 @@ from linnet.backends.settings import CpuSettings
 from linnet.engine import Engine, Submit, derive_seed, limits_of
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
+from linnet.scheduler.config import Policy
 
 TRIALS = int(os.environ.get("LINNET_LAW_TRIALS", "20"))
 SEED = int(os.environ.get("LINNET_LAW_SEED", "20261120"))
@@ -101,9 +102,13 @@ def few_seats(setting: Setting) -> None:
     setting.config["max_output_rows"] = setting.config["max_sequences"] + setting.rng.randrange(3)
 
 
-def priorities(setting: Setting) -> None:
-    setting.config["policy"] = "priority"
-    setting.submits = [replace(submit, priority=setting.rng.randrange(3)) for submit in setting.submits]
+def policies(setting: Setting) -> None:
+    """Any order but that of arrival."""
+    setting.config["policy"] = setting.rng.choice(get_args(Policy)[1:])
+    setting.submits = [
+        replace(submit, priority=setting.rng.randrange(3), tenant=setting.rng.choice([b"one", b"two"]))
+        for submit in setting.submits
+    ]
 
 
 def guessed(setting: Setting) -> None:
@@ -118,19 +123,8 @@ def forked(setting: Setting) -> None:
 
 
 FEATURES = (
-    forked,
-    guessed,
-    batch,
-    cache,
-    chunked,
-    hurried,
-    preempted,
-    small_pool,
-    many_samples,
-    aborts,
-    few_seats,
-    priorities,
-)
+    batch, cache, chunked, hurried, preempted, small_pool, many_samples, forked, guessed, aborts, few_seats, policies,
+)  # fmt: skip
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
 

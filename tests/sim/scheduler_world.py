@@ -4,10 +4,12 @@
 import os
 from dataclasses import dataclass, field
 from random import Random
+from typing import get_args
 
 from digest_model import VOCABULARY, DigestModel, PoisoningPool, expected_tokens
 
 from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
+from linnet.scheduler.config import Policy
 
 TRIALS = int(os.environ.get("LINNET_SIM_TRIALS", "30"))
 
@@ -63,6 +65,10 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
         scores = random.random() < 0.15
         new = random.choice((1, 2, 5, 9, 14)) if not scores or random.random() < 0.5 else 0
         step = random.choice((0, 0, random.randrange(12), random.randrange(40)))
+        salt = random.choice((b"", b"", b"tenant"))
+        if origin is not None:  # samples of one prompt come together, most of them from the same tenant
+            step = random.choice((step, int(origin.arrival_s), int(origin.arrival_s)))
+            salt = random.choice((salt, origin.cache_salt))
         fields: dict[str, object] = {
             "request_id": request_id,
             "prompt_token_ids": prompt,
@@ -71,8 +77,9 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
             "min_new_tokens": random.choice((0, 0, min(2, new), new)),
             "arrival_s": float(step),
             "priority": random.randrange(3),
-            "cache_salt": random.choice((b"", b"", b"tenant")),
-            "fork_of": None if origin is None or random.random() < 0.3 else origin.request_id,
+            "tenant": random.choice((b"", b"one", b"two")),
+            "cache_salt": salt,
+            "fork_of": None if origin is None else origin.request_id,
             "score_prompt": scores,
             "deadline_s": step + random.choice((0.0, 3.0, 20.0)) if deadlines and random.random() < 0.2 else None,
         }
@@ -101,7 +108,8 @@ def random_config(
         "max_chunk_tokens": random.choice((None, None, 1, 4)),
         "max_output_rows": random.choice((None, sequences, sequences + 3)),
         "prefix_cache": random.random() < 0.5,
-        "policy": random.choice(("fcfs", "priority")),
+        "policy": random.choice(get_args(Policy)),
+        "ageing_s": random.choice((None, None, 2.0)),
         "preempt_every": random.choice((None, None, 1, 2, 3, 7)),
         "step_budget_s": random.choice((None, 0.001, 0.02)),
     }

@@ -23,12 +23,13 @@ class Terms:
 
     default_max_tokens: bounds the answer where the parameters name no max_tokens, as far as there is room; None: the
                         room alone does.
-    timeout_s, priority, cache_salt: see ``Submit``. grammar: a description for the builder's compiler.
+    timeout_s, priority, tenant, cache_salt: see ``Submit``. grammar: a description for the builder's compiler.
     """
 
     default_max_tokens: int | None = None
     timeout_s: float | None = None
     priority: int = 0
+    tenant: bytes = b""
     cache_salt: bytes = b""
     grammar: str | None = None
 
@@ -79,6 +80,7 @@ class RequestBuilder:
                     seed=derive_seed(seed, index),
                     timeout_s=terms.timeout_s,
                     priority=terms.priority,
+                    tenant=terms.tenant,
                     cache_salt=terms.cache_salt,
                     grammar=grammar,
                     fork_of=samples[-index].submit.request_id if index else None,

@@ -151,7 +151,7 @@ ENGINE = (
         EngineSettings,
         "scheduling_policy",
         REPORTS,
-        "Order of waiting requests: fcfs or priority.",
+        "Order of requests: fcfs, priority, mlfq, shortest or fair.",
         field="scheduling",
     ),
     _of(

@@ -136,6 +136,7 @@ class Engine:
             min_new_tokens=min(submit.params.min_tokens, submit.max_tokens),
             arrival_s=arrival_s,
             priority=submit.priority,
+            tenant=submit.tenant,
             cache_salt=submit.cache_salt,
             score_prompt=scores,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,

@@ -34,6 +34,7 @@ class Submit:
     stop_token_ids: resolved: end-of-sequence ids included.
     seed:           resolved: 64 bits.
     timeout_s:      from arrival; in the queue and while decoding.
+    tenant:         who asks, for policies that tell tenants apart.
     cache_salt:     prefix blocks are shared only under equal salts.
     grammar:        compiled by the sender; None: every token is allowed.
     compare:        score the prompt with the engine's second model too (lockstep).
@@ -49,6 +50,7 @@ class Submit:
     seed: int = 0
     timeout_s: float | None = None
     priority: int = 0
+    tenant: bytes = b""
     cache_salt: bytes = b""
     grammar: Grammar | None = None
     compare: bool = False

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from linnet.errors import ConfigError, unknown_choice
 
-Policy = Literal["fcfs", "priority"]
+Policy = Literal["fcfs", "priority", "mlfq", "shortest", "fair"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,11 @@ class SchedulerConfig:
     max_output_rows:        rows with logits in one step; None: the token budget or max_sequences, whichever is more.
                             Only `score_prompt` asks for more than one row per request; this bounds its memory.
     prefix_cache:           reuse the blocks of known prefixes.
-    policy:                 'fcfs' (by arrival) or 'priority' (smaller numbers first, then by arrival).
+    policy:                 'fcfs' (by arrival), 'priority' (smaller numbers first, then by arrival), 'mlfq' (requests
+                            that have had little first), 'shortest' (those expected to be done first), 'fair' (tenants
+                            that have had little first). See `policies.py`.
+    ageing_s:               waiting that long makes up for one level of priority; under 'mlfq', brings to the front.
+                            None: never; under 'mlfq', 30 s.
     preempt_every:          a test mode: every that many steps the newest running request that has made progress since
                             its admission is preempted; None: only for lack of blocks.
     """
@@ -42,16 +46,17 @@ class SchedulerConfig:
     max_output_rows: int | None = None
     prefix_cache: bool = True
     policy: Policy = "fcfs"
+    ageing_s: float | None = None
     preempt_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "max_model_len", "block_size", "token_budget", "max_sequences"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "max_waiting_requests", self.max_waiting_requests)
-        if self.step_budget_s is not None and not self.step_budget_s > 0:
-            raise ConfigError(
-                f"step_budget_s is {self.step_budget_s}; accepted is more than 0", settings=["step_budget_s"]
-            )
+        for name in ("step_budget_s", "ageing_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ConfigError(f"{name} is {seconds}; accepted is more than 0", settings=[name])
         if self.max_chunk_tokens is not None:
             _at_least(1, "max_chunk_tokens", self.max_chunk_tokens)
         if self.preempt_every is not None:

@@ -37,8 +37,8 @@ class StepItem:
     @property
     def known_end(self) -> int:
         """The position after the last known token that is computed: guesses come behind it."""
-        guesses = sum(len(use.draft_token_ids) for use in self.uses if isinstance(use, Verify))
-        return self.start + self.n - guesses
+        last = self.uses[-1] if self.uses else None
+        return self.start + self.n - (len(last.draft_token_ids) if isinstance(last, Verify) else 0)
 
     @property
     def output_offsets(self) -> tuple[int, ...]:
@@ -80,7 +80,8 @@ class StepPlan:
     @property
     def participants(self) -> tuple[int, ...]:
         """The models that compute the step, each all of its rows, in ascending order."""
-        return tuple(sorted({index for item in self.items for index in item.participants}))
+        named = {item.participants for item in self.items}
+        return named.pop() if len(named) == 1 else tuple(sorted({index for some in named for index in some}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Request:
     stop_token_ids:  a sampled stop token ends the request once at least `min_new_tokens` tokens precede it.
     arrival_s:       on the clock whose `now` the scheduler is given; the order of 'fcfs'.
     priority:        smaller is more important; the order of 'priority'.
+    tenant:          who asks; 'fair' shares between tenants, 'shortest' predicts by their past answers.
     cache_salt:      requests share cached blocks only under the same salt.
     score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
@@ -59,6 +60,7 @@ class Request:
     min_new_tokens: int = 0
     arrival_s: float = 0.0
     priority: int = 0
+    tenant: bytes = b""
     cache_salt: bytes = b""
     score_prompt: bool = False
     deadline_s: float | None = None

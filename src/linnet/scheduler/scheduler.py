@@ -4,9 +4,9 @@
 Owns the waiting and running requests, the block pool and the plan in flight. One plan is in flight at a time: between
 schedule() and commit() requests may be added and aborted, and nothing the plan reads or writes is given away.
 
-Order of side effects in schedule(): expire, forced preemption, blocks of running requests (preempting the last ones
-for lack of blocks), admissions. In commit(): per item, in plan order: counters, new tokens, published blocks, release
-of what has finished.
+Order of side effects in schedule(): expire, forced preemption, the policy's order and who makes way, blocks of running
+requests (preempting the last ones for lack of blocks), admissions. In commit(): per item, in plan order: counters, new
+tokens, published blocks, release of what has finished.
 """
 
 from collections import Counter
@@ -20,7 +20,8 @@ from .counters import SchedulerCounters
 from .deadlines import Deadlines
 from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
-from .policy import OrderedRequests, ordering_key
+from .policies import policy_of
+from .policy import OrderedRequests
 from .request import FinishReason, Request, RequestState
 from .residency import Residency
 from .step import StepBuilder
@@ -36,9 +37,9 @@ class Scheduler:
         self.pool = BlockPool(config.num_blocks, config.block_size) if pool is None else pool
         assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
         self._residency = Residency(self.pool, config.prefix_cache)
-        key = ordering_key(config.policy)
-        self._waiting = OrderedRequests(key)
-        self._running = OrderedRequests(key)
+        self._policy = policy_of(config)
+        self._waiting = OrderedRequests(self._policy)
+        self._running = OrderedRequests(self._policy)
         self._requests: dict[int, Request] = {}
         self._deadlines = Deadlines(self._requests)
         self._plan: StepPlan | None = None
@@ -93,6 +94,7 @@ class Scheduler:
         request.sequence = self._sequence
         self._sequence += 1
         self._requests[request.request_id] = request
+        self._policy.added(request)
         self._waiting.insert(request)
         self._deadlines.add(request)
 
@@ -126,6 +128,12 @@ class Scheduler:
         for request_id in self._deadlines.pop_due(now):
             self.abort(request_id, "timeout")
         preempted = self._preempt_by_force()
+        self._policy.tick(now)
+        if self._policy.moving:
+            self._waiting.reorder()
+            self._running.reorder()
+        if self._policy.preempts:
+            preempted += self._make_way()
         step = StepBuilder(self.config, self._cost, self._running)
         short_of_blocks = False
         while len(step.items) < len(self._running) and step.has_room:
@@ -159,7 +167,7 @@ class Scheduler:
             if request.state is RequestState.FINISHED:
                 self._residency.release(request)
             else:
-                self._advance(request, item, result.tokens.get(item.request_id))
+                self._advance(request, item, result.tokens.get(item.request_id), now)
         return self.take_events()
 
     def check(self) -> None:
@@ -192,6 +200,27 @@ class Scheduler:
                 self._preempt(request)
                 return [request]
         return []
+
+    def _make_way(self) -> list[Request]:
+        """Preempt running requests for waiting ones that come before them and find no seat or no blocks.
+
+        A victim has delivered something since its admission: whoever is admitted gets something for it, so taking turns
+        comes to an end.
+        """
+        victims: list[Request] = []
+        seats, blocks = self.config.max_sequences - len(self._running), 0
+        for newcomer in tuple(self._waiting):
+            seats, blocks = seats - 1, blocks + self._residency.missing_blocks(newcomer)
+            while seats < 0 or not self.pool.can_allocate(blocks + len(self._running)):
+                victim = self._running[-1] if self._running else None
+                if victim is None or not victim.progressed:
+                    return victims
+                if self._waiting.key_of(newcomer) > self._running.key_of(victim):
+                    return victims
+                self._preempt(victim)
+                victims.append(victim)
+                seats += 1
+        return victims
 
     def _grow(self, request: Request) -> list[Request]:
         """Give a running request blocks for all its known tokens; returns who was preempted for it.
@@ -271,7 +300,7 @@ class Scheduler:
                 limit = f"{len(tokens.token_ids)} tokens, {most.get(request_id, 0)} at most"
                 raise InvariantError(f"step {plan.step} returned for request {request_id}: {limit}")
 
-    def _advance(self, request: Request, item: StepItem, tokens: Tokens | None) -> None:
+    def _advance(self, request: Request, item: StepItem, tokens: Tokens | None, now: float) -> None:
         """Counters first, then the table, then the events: a finished request publishes before it releases."""
         end = item.known_end
         token_ids = () if tokens is None else tokens.token_ids
@@ -296,6 +325,7 @@ class Scheduler:
         if tokens is not None and accepted:
             whole = accepted == len(token_ids)
             self._events.append(tokens if whole else _first(tokens, accepted))
+        self._policy.served(request, item.n, accepted, now)
         if reason is not None:
             self._finish(request, reason)
 
@@ -305,6 +335,7 @@ class Scheduler:
         request.state = RequestState.FINISHED
         request.finish_reason = reason
         self._finished[reason] += 1
+        self._policy.ended(request)
         if self._in_flight.get(request.request_id) is not request:
             self._residency.release(request)
         self._events.append(Ended(request.request_id, reason, request.cached_tokens or 0))

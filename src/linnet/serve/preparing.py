@@ -158,12 +158,13 @@ class Preparer:
             raise invalid(str(error), param) from None
 
     def samples(self, prepared: Prepared, salt: bytes, timeout_s: float | None) -> list[Sample]:
-        """One engine request per prompt and sample, checked but not sent. Raises ApiError 400."""
+        """One engine request per prompt and sample, checked, not sent; ``salt`` is the key's. Raises ApiError 400."""
         request = prepared.request
         terms = Terms(
             default_max_tokens=self.facts.default_max_tokens,
             timeout_s=timeout_s,
             priority=request.priority or 0,
+            tenant=salt,
             cache_salt=narrower_salt(salt, request.cache_salt),
         )
         try:

@@ -4,8 +4,8 @@
 import pytest
 
 from linnet.scheduler import InvariantError, Request
-from linnet.scheduler.config import Policy
-from linnet.scheduler.policy import OrderedRequests, ordering_key
+from linnet.scheduler.policies import FirstComeFirstServed, Priority
+from linnet.scheduler.policy import OrderedRequests, OrderingPolicy
 
 
 def request(request_id: int, arrival_s: float, priority: int) -> Request:
@@ -19,9 +19,17 @@ def request(request_id: int, arrival_s: float, priority: int) -> Request:
 REQUESTS = [request(0, 3.0, 0), request(1, 1.0, 2), request(2, 2.0, 2), request(3, 1.0, 1), request(4, 1.0, 2)]
 
 
-@pytest.mark.parametrize(("policy", "order"), [("fcfs", [1, 3, 4, 2, 0]), ("priority", [0, 3, 1, 4, 2])])
-def test_order(policy: Policy, order: list[int]) -> None:
-    ordered = OrderedRequests(ordering_key(policy))
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        (FirstComeFirstServed(), [1, 3, 4, 2, 0]),
+        (Priority(None), [0, 3, 1, 4, 2]),
+        (Priority(1.9), [3, 0, 1, 4, 2]),
+        (Priority(0.1), [3, 1, 4, 2, 0]),
+    ],
+)
+def test_order(policy: OrderingPolicy, order: list[int]) -> None:
+    ordered = OrderedRequests(policy)
     for one in REQUESTS:
         ordered.insert(one)
     assert [one.request_id for one in ordered] == order
@@ -30,7 +38,7 @@ def test_order(policy: Policy, order: list[int]) -> None:
 
 
 def test_remove_takes_exactly_the_request() -> None:
-    ordered = OrderedRequests(ordering_key("fcfs"))
+    ordered = OrderedRequests(FirstComeFirstServed())
     for one in REQUESTS:
         ordered.insert(one)
     ordered.remove(REQUESTS[3])
@@ -38,3 +46,27 @@ def test_remove_takes_exactly_the_request() -> None:
     assert len(ordered) == 4
     with pytest.raises(InvariantError, match="request 3"):
         ordered.remove(REQUESTS[3])
+
+
+class Shuffled(OrderingPolicy):
+    """Keys that change while requests are inside."""
+
+    def __init__(self) -> None:
+        self.keys = {one.request_id: (float(one.request_id),) for one in REQUESTS}
+
+    def key(self, request: Request) -> tuple[float, ...]:
+        return self.keys[request.request_id]
+
+
+def test_keys_that_change_count_when_the_list_is_put_in_order() -> None:
+    policy = Shuffled()
+    ordered = OrderedRequests(policy)
+    for one in REQUESTS[:4]:
+        ordered.insert(one)
+    policy.keys[0], policy.keys[2] = (9.0,), (-1.0,)
+    assert [one.request_id for one in ordered] == [0, 1, 2, 3]
+    ordered.remove(REQUESTS[1])
+    assert [one.request_id for one in ordered] == [0, 2, 3], "found where it is, whatever its key would be now"
+    ordered.reorder()
+    assert [one.request_id for one in ordered] == [2, 3, 0]
+    assert ordered.key_of(REQUESTS[0]) == (9.0,)
