@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One-level integer weights for many rows, where products of bytes come as pairs in 16 bits (AVX2 without VNNI): a
+// Integer weights for many rows, where products of bytes come as pairs in 16 bits (AVX2 without VNNI): a
 // block of columns of some tiles is unpacked once into L1, rows are arranged by fours once for all of those tiles, and
 // sums stay in registers over a span (tiled.cpp says what that is, and defines the order of the sums).
 #pragma once

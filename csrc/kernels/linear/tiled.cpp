@@ -10,7 +10,8 @@
 // dot is taken over unsigned codes, minus the zero point times sum(x).
 //
 // Few rows meet codes as they are unpacked from tiles. For more, a block of columns is unpacked once to bytes in L1
-// (panels.cpp has a quicker way for one level). The portable tier always does that: one kernel to compile.
+// (panels.cpp has a quicker way where products come in pairs). The portable tier always does that: one kernel to
+// compile.
 #include "panels.h"
 #include "strip.h"
 
@@ -279,7 +280,7 @@ static void unpack_block(const uint8_t* codes, int64_t runs, uint8_t* panel) {
         }
 }
 
-static void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
+void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel) {
     const auto unpack = bits == 1   ? unpack_block<1>
                         : bits == 2 ? unpack_block<2>
                         : bits == 3 ? unpack_block<3>

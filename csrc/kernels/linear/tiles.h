@@ -71,7 +71,9 @@ LINNET_INLINE Floats load_scales(ScaleType type, const uint8_t* p) {
     return type == ScaleType::bf16 ? load_bf16((const uint16_t*)p) : load((const float*)p);
 }
 
-// tiled.cpp. reads_tiles: whether it can, for activations in such groups.
+// tiled.cpp. Codes of fewer than eight bits as tiles of eight bits lie.
+void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel);
+// reads_tiles: whether it can, for activations in such groups.
 bool reads_tiles(const LinearWeight& weight, int64_t input_group_size);
 int64_t scratch_bytes_tiled(const LinearWeight& weight, int64_t rows);
 void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
