@@ -28,13 +28,26 @@ NARROW = ("NF4", "FP8")
 """Multiplied by bf16 rows or, exactly, by fp32 ones."""
 
 
-def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bool = False) -> tuple[Any, WeightTable]:
-    """The case's linear with its input quantised or cast, and what keeps the weight alive."""
+def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bool = False) -> tuple[Any, Any]:
+    """The case's linear with its input quantised or cast, and what keeps the weight alive. One that is nothing but
+    tiles has them whether or not they are asked for."""
     source = CaseSource(case)
     table = WeightTable(source.program, source, isa)
     refs = {weight.name: weight.ref for weight in source.program.weights}
     x = np.ascontiguousarray(source.weight(refs["table.x"]))
-    return _native.LinearRun(isa, POOL, table.linear("weight", "bias"), input_type, group_size, x, tiles), table
+    view, filled = table.linear("weight", "bias"), None
+    if table.needs_tiles(view):
+        filled = aligned_bytes(_native.tile_bytes(isa, view))
+        table.fill_tiles(isa, POOL, view, filled)
+        view.use_tiles(isa, filled)
+    return _native.LinearRun(isa, POOL, view, input_type, group_size, x, tiles), (table, filled)
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """Uninitialised, at a multiple of 64."""
+    whole = np.empty(size + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size]
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
