@@ -107,6 +107,7 @@ struct Bytes {
 
     template <int M>
     LINNET_INLINE void add_run(const uint8_t* panel, const int32_t* scale_codes, const int32_t* x, Ints (&sums)[M]) {
+        if constexpr (chunk == 1) return add_eights<M>(panel, scale_codes, x, sums);
 #pragma GCC unroll 4
         for (int first = 0; first < RUN_WORDS; first += 2 * chunk) {
             Ints products[M];
@@ -126,6 +127,28 @@ struct Bytes {
             for (int m = 0; m < M; ++m) {
                 const int group = factors == 2 && first >= RUN_WORDS / 2;
                 sums[m] = fold(sums[m], products[m], factors ? load_ints(scale_codes + group * 16) : splat_factor(1));
+            }
+        }
+    }
+
+  private:
+    // Products of an eight go to its sum at once: those of all rows and all sums together do not fit the registers.
+    template <int M>
+    LINNET_INLINE void add_eights(const uint8_t* panel, const int32_t* scale_codes, const int32_t* x, Ints (&sums)[M]) {
+#pragma GCC unroll 4
+        for (int e = 0; e < RUN_EIGHTS; ++e) {
+            Ints even = load_ints((const int32_t*)(panel + e * 128));
+            Ints odd = load_ints((const int32_t*)(panel + e * 128 + 64));
+            finish_here(even);
+            finish_here(odd);
+            const int32_t* own = scale_codes + (factors == 2 && e >= RUN_EIGHTS / 2 ? 16 : 0);
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) {
+                const int32_t* words = x + m * ROW_WORDS + 2 * e;
+                const Ints products =
+                    add_products(add_products(splat_int(0), even, splat_int(words[0])), odd, splat_int(words[1]));
+                sums[m] = fold(sums[m], products, factors ? load_ints(own) : splat_factor(1));
+                finish_here(sums[m]);
             }
         }
     }

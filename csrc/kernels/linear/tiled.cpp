@@ -339,7 +339,7 @@ static bool unpacks(const LinearWeight& weight, int64_t rows, int64_t unit, bool
 
 void linear_tiled(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
                   int64_t n_end, uint8_t* scratch) {
-    if (reads_panels(weight, x.group_size, rows))
+    if (reads_panels(weight, x.groups_per_scale * x.group_size, rows))
         return linear_panels(weight, x, y, ldy, rows, n_begin, n_end, scratch);
     const Tiles tiles = tiles_of(weight);
     const bool two_level = weight.super_group_size > 0;
