@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
 from op_cases import DENSE_DTYPES, CaseSource, OpCase
+from tiled_weights import tile_memory
 
 from linnet.backends.cpu import _native
 from linnet.backends.cpu.weights import WeightTable
@@ -37,17 +38,10 @@ def prepared(isa: str, case: OpCase, input_type: Any, group_size: int, tiles: bo
     x = np.ascontiguousarray(source.weight(refs["table.x"]))
     view, filled = table.linear("weight", "bias"), None
     if table.needs_tiles(view):
-        filled = aligned_bytes(_native.tile_bytes(isa, view))
+        filled = tile_memory(isa, view)
         table.fill_tiles(isa, POOL, view, filled)
         view.use_tiles(isa, filled)
     return _native.LinearRun(isa, POOL, view, input_type, group_size, x, tiles), (table, filled)
-
-
-def aligned_bytes(size: int) -> np.ndarray:
-    """Uninitialised, at a multiple of 64."""
-    whole = np.empty(size + 64, np.uint8)
-    start = -whole.ctypes.data % 64
-    return whole[start : start + size]
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())

@@ -2,20 +2,18 @@
 """Rows with tables of their own: decoded they are what ``dequantize`` says bit for bit; int8 rows meet whole
 numbers exactly; a row's bits depend on nothing else."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
 
 from op_cases import learned_weight
+from tiled_weights import multiply, tiled
 
 from linnet.backends.cpu import _native, tiles
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.presets import parse_scheme
 
-POOL = _native.ThreadPool(2)
 NAMES = ("KMEANS2", "KMEANS3", "KMEANS4")
 SHAPES = ((1, 8), (17, 100), (40, 171), (37, 576), (150, 2048), (16, 8192))
 
@@ -24,24 +22,6 @@ def random_weight(name: str, rows: int, columns: int, seed: int) -> PackedWeight
     values = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
     values[0] = 0  # a table of nothing
     return learned_weight(values, parse_scheme(name).linear)
-
-
-def tiled(stored: PackedWeight, isa: str) -> tuple[Any, np.ndarray]:
-    """A native view with its tiles, and what keeps them."""
-    assert not tiles.lies_as_kernels_read(stored)
-    view = tiles.view(stored, None)
-    size = _native.tile_bytes(isa, view)
-    memory = np.full(size + 64, 0xA5, np.uint8)
-    target = memory[-memory.ctypes.data % 64 :][:size]
-    tiles.fill(isa, POOL, view, stored, target)
-    view.use_tiles(isa, target)
-    return view, memory
-
-
-def multiply(isa: str, view: Any, kind: Any, group_size: int, x: np.ndarray, parts: int = 1) -> np.ndarray:
-    y = np.full((len(x), view.rows), np.nan, np.float32)
-    _native.LinearRun(isa, POOL, view, kind, group_size, x, True).run(y, 0, len(x), parts)
-    return y
 
 
 def as_multiplied(stored: PackedWeight) -> np.ndarray:

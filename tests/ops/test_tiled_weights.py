@@ -2,13 +2,13 @@
 """Weights that are read as tiles only, every block type of GGUF among them: they mean what ``dequantize`` says bit for
 bit, int8 rows meet them as exact arithmetic on the same numbers does, and a row's bits depend on nothing else."""
 
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 import pytest
 
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+from tiled_weights import multiply, tiled
 
 from linnet.backends.cpu import _native, tiles
 from linnet.program.choose_numerics import activation_scheme
@@ -19,7 +19,6 @@ from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
 from linnet.schemes.packed_weight import PackedWeight, quantize_weight
 from linnet.schemes.scheme import LinearScheme, Scheme
 
-POOL = _native.ThreadPool(2)
 INTEGERS = sorted(name for name, layout in GGUF_LAYOUTS.items() if layout.kind.codebook is None)
 OWN = {
     "int4-asym": Scheme("int4", "group", 32, symmetric=False, scale_dtype="fp8_e4m3"),
@@ -70,24 +69,6 @@ def random_weight(name: str, rows: int, columns: int, seed: int) -> PackedWeight
     if name == "TQ2_0":  # three of four values mean something
         fields["codes"] &= ~((fields["codes"] & 0x55) << 1) & 0xFF
     return PackedWeight(layout.scheme, (rows, columns), layout, {BLOCKS: blocks.reshape(rows, -1)})
-
-
-def tiled(stored: PackedWeight, isa: str) -> tuple[Any, np.ndarray]:
-    """A native view with its tiles, and what keeps them."""
-    assert not tiles.lies_as_kernels_read(stored)
-    view = tiles.view(stored, None)
-    memory = np.full(_native.tile_bytes(isa, view) + 64, 0xA5, np.uint8)
-    start = -memory.ctypes.data % 64
-    target = memory[start : start + _native.tile_bytes(isa, view)]
-    tiles.fill(isa, POOL, view, stored, target)
-    view.use_tiles(isa, target)
-    return view, memory
-
-
-def multiply(isa: str, view: Any, kind: Any, group_size: int, x: np.ndarray, parts: int = 1) -> np.ndarray:
-    y = np.full((len(x), view.rows), np.nan, np.float32)
-    _native.LinearRun(isa, POOL, view, kind, group_size, x, True).run(y, 0, len(x), parts)
-    return y
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())
