@@ -28,7 +28,7 @@ struct Items {
 inline Items deal_out(const ThreadPool& pool, int64_t rows, int64_t outputs, int64_t unit, int64_t cost,
                       const ItemShape& liked, int64_t most_outputs) {
     const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-    const int64_t block = std::min(rows, liked.rows), blocks = divide_up(rows, block), threads = pool.threads();
+    const int64_t blocks = divide_up(rows, liked.rows), block = divide_up(rows, blocks), threads = pool.threads();
     int64_t run = outputs;
     if (threads > 1) {
         const int64_t quick = std::max<int64_t>(ITEM_MULTIPLIES / (block * cost), 1);

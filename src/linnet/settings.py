@@ -45,6 +45,7 @@ class EngineSettings:
     max_sequences:        requests in one step; max_waiting_requests: accepted beyond them.
     prefix_cache:         reuse known prefixes.
     scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
+    ageing_s:             waiting that long makes up for one level of priority; under 'mlfq' it is starving (30).
     preempt_every, check: test modes: forced preemption, invariants proved in every step.
     """
 
@@ -59,6 +60,7 @@ class EngineSettings:
     max_waiting_requests: int = 1024
     prefix_cache: bool = True
     scheduling: str = "fcfs"
+    ageing_s: float | None = None
     preempt_every: int | None = None
     check: bool = False
 

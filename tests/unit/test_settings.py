@@ -20,7 +20,7 @@ def test_single_fields_go_into_their_record() -> None:
 
 @pytest.mark.parametrize("name", ["max_len", "name", "policy"])
 def test_an_unknown_field_is_told_the_known_ones(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"there is no setting {name}; there are block_size, check, isa, kv_bytes"):
+    with pytest.raises(TypeError, match=rf"there is no setting {name}; there are ageing_s, block_size, check, isa"):
         with_fields(BackendSettings(), EngineSettings(), {name: 1})
 
 

@@ -90,6 +90,7 @@ def load(
         max_chunk_tokens=engine.max_chunk_tokens,
         max_output_rows=output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences),
         prefix_cache=engine.prefix_cache,
+        ageing_s=engine.ageing_s,
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=engine.preempt_every,
     )

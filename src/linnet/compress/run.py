@@ -275,8 +275,10 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
 
 def _made_by(target: Path, made: Callable[[Recipe], bool]) -> bool:
     """Whether such a recipe made what lies there."""
-    manifest = _published(target)
-    found = {} if manifest is None else manifest.get("record", {}).get("recipe", {})
+    record = (_published(target) or {}).get("record")
+    found = record.get("recipe") if isinstance(record, dict) else None
+    if not isinstance(found, dict):
+        return False
     try:
         return made(recipe_from(found))
     except LinnetError:

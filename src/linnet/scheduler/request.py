@@ -49,6 +49,9 @@ class Request:
     published:       full blocks, from the first, that need not be published (again).
     digests:         names of the first full blocks, extended on demand; kept across preemptions.
     progressed:      whether anything new was delivered since the last admission.
+    owed:            tokens or scores to deliver before anybody may take its place again: what came back was computed
+                     twice, and must be worth it.
+    reached:         tokens that were computed at some time; below it, computing is computing again.
     started_s:       the schedule(now) of its first admission; None while it has never run.
     sequence:        order of add(), set by the scheduler; breaks ties.
     """
@@ -78,6 +81,8 @@ class Request:
     published: int = field(init=False, default=0)
     digests: list[bytes] = field(init=False, default_factory=list)
     progressed: bool = field(init=False, default=False)
+    owed: int = field(init=False, default=0)
+    reached: int = field(init=False, default=0)
     preemptions: int = field(init=False, default=0)
     started_s: float | None = field(init=False, default=None)
     sequence: int = field(init=False, default=-1)
@@ -121,10 +126,14 @@ class Request:
         """Whether keys and values of the origin's prompt are this request's too. Mutates nothing."""
         return (
             origin.state is RequestState.RUNNING
-            and origin.prompt_token_ids == self.prompt_token_ids
+            and self.has_prompt_of(origin)
             and origin.cache_salt == self.cache_salt
             and origin.participants == self.participants
         )
+
+    def has_prompt_of(self, other: "Request") -> bool:
+        """Whether the prompts are equal; the samples of one request share theirs. Mutates nothing."""
+        return other.prompt_token_ids is self.prompt_token_ids or other.prompt_token_ids == self.prompt_token_ids
 
     def tokens_within_rows(self, n: int, rows: int) -> int:
         """The most of the next n tokens whose uses fit into `rows` (≥ 1) output rows. Mutates nothing.

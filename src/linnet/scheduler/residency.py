@@ -22,9 +22,11 @@ class Residency:
         self.prefix_hit_tokens = 0
         self._moves: list[BlockMove] = []
 
-    def missing_blocks(self, request: Request) -> int:
-        """Blocks the request must still get before all its known tokens have slots. Mutates nothing."""
-        return self.pool.blocks_for(len(request.known)) - len(request.block_ids)
+    def missing_blocks(self, request: Request, origin: Request | None = None) -> int:
+        """Blocks the request must still get before all its known tokens have slots, but for the full ones of a running
+        `origin` of the same prompt. Mutates nothing."""
+        shared = 0 if origin is None else self._forkable_tokens(request, origin) // self.pool.block_size
+        return self.pool.blocks_for(len(request.known)) - len(request.block_ids) - shared
 
     def grow(self, request: Request) -> None:
         """Get the missing blocks; the caller has made sure of them. Mutates: `block_ids`, and as `allocate` does."""
@@ -59,7 +61,10 @@ class Residency:
             return False
         self.pool.share(hits)
         own = self.pool.allocate(wanted)
-        self._moves += [BlockMove(source, target) for source, target in zip(copied, own, strict=False)]
+        unwritten = {move.target: move.source for move in self._moves}  # of an origin that itself settled just now
+        self._moves += [
+            BlockMove(unwritten.get(source, source), target) for source, target in zip(copied, own, strict=False)
+        ]
         request.block_ids = [*hits, *own]
         request.published = len(hits)
         request.computed = known

@@ -27,6 +27,10 @@ from .residency import Residency
 from .step import StepBuilder
 from .validation import validate
 
+COMPUTED_AGAIN_PER_TOKEN = 4
+"""What a preempted request computes again for each token that it may then deliver undisturbed: prompts are read some
+times as fast as answers are written, so that making way at worst doubles the time."""
+
 
 class Scheduler:
     """See the module. Every request that is added ends with exactly one Ended."""
@@ -204,16 +208,22 @@ class Scheduler:
     def _make_way(self) -> list[Request]:
         """Preempt running requests for waiting ones that come before them and find no seat or no blocks.
 
-        A victim has delivered something since its admission: whoever is admitted gets something for it, so taking turns
-        comes to an end.
+        A victim has delivered what it owes: something, and what computing it again was worth. So whoever is admitted
+        gets something for it, and taking turns comes to an end. Nobody makes way for a fork that would not be admitted
+        yet, or that has its prompt from him.
         """
         victims: list[Request] = []
         seats, blocks = self.config.max_sequences - len(self._running), 0
         for newcomer in tuple(self._waiting):
-            seats, blocks = seats - 1, blocks + self._residency.missing_blocks(newcomer)
+            if self._waits_for_origin(newcomer):
+                continue
+            seats -= 1
+            blocks += self._residency.missing_blocks(newcomer, self._origin(newcomer))
             while seats < 0 or not self.pool.can_allocate(blocks + len(self._running)):
                 victim = self._running[-1] if self._running else None
-                if victim is None or not victim.progressed:
+                if victim is None or not victim.progressed or victim.owed > 0:
+                    return victims
+                if newcomer.fork_of == victim.request_id:
                     return victims
                 if self._waiting.key_of(newcomer) > self._running.key_of(victim):
                     return victims
@@ -253,25 +263,39 @@ class Scheduler:
     def _admit_next(self, now: float) -> Request | None:
         """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it.
 
-        Passed over are forks whose origin is still reading the prompt: in a step or two they need not compute it.
-        One more block must be left for each running request, or the newcomer would soon be preempted for them.
+        Passed over are forks whose origin is still reading the prompt: in a step or two they need not compute it. Their
+        seats are kept. One more block must be left for each of them and each running request, or the newcomer would
+        soon be preempted for them.
         """
-        if len(self._running) >= self.config.max_sequences:
-            return None
+        passed_over = 0
         for request in self._waiting:
-            origin = self._origin(request)
-            if origin is None or request.generated_tokens or not self._residency.may_fork_soon(request, origin):
+            if not self._waits_for_origin(request):
                 break
+            passed_over += 1
         else:
             return None
-        if not self._residency.settle(request, spare_blocks=len(self._running), origin=origin):
+        taken = len(self._running) + passed_over
+        if taken >= self.config.max_sequences:
             return None
+        if not self._residency.settle(request, spare_blocks=taken, origin=self._origin(request)):
+            return None
+        again = len(request.known) - request.computed if request.preemptions else 0
+        request.owed = again // COMPUTED_AGAIN_PER_TOKEN
         self._waiting.remove(request)
         request.state = RequestState.RUNNING
         request.progressed = False
         request.started_s = now if request.started_s is None else request.started_s
         self._running.insert(request)
         return request
+
+    def _waits_for_origin(self, request: Request) -> bool:
+        """Whether this one's prompt is about to be read by the request it forks."""
+        origin = None if request.fork_of is None else self._requests.get(request.fork_of)
+        if origin is None or request.generated_tokens or not request.has_prompt_of(origin):
+            return False
+        if origin.state is RequestState.WAITING:
+            return self._waiting.key_of(origin) < self._waiting.key_of(request)
+        return request.may_fork(origin) and self._residency.may_fork_soon(request, origin)
 
     def _origin(self, request: Request) -> Request | None:
         """The running request whose prompt this one can copy."""
@@ -314,7 +338,9 @@ class Scheduler:
         if accepted:
             request.draft_token_ids = ()
         scored = max(request.scored, min(end, request.prompt_tokens))
-        request.progressed = request.progressed or accepted > 0 or scored > request.scored
+        delivered = accepted + scored - request.scored
+        request.progressed = request.progressed or delivered > 0
+        request.owed -= delivered
         request.scored = scored
         if request.max_new_tokens == 0 and end == len(request.known):
             reason = "length"
@@ -325,7 +351,9 @@ class Scheduler:
         if tokens is not None and accepted:
             whole = accepted == len(token_ids)
             self._events.append(tokens if whole else _first(tokens, accepted))
-        self._policy.served(request, item.n, accepted, now)
+        fresh = min(item.n, max(end - request.reached, 0))
+        request.reached = max(request.reached, end)
+        self._policy.served(request, fresh, accepted, now)
         if reason is not None:
             self._finish(request, reason)
 

@@ -84,7 +84,7 @@ def limits() -> MachineLimits:
     ids=lambda case: case.name,
 )
 def test_the_op_of_a_case_is_timed(case: OpCase, limits: MachineLimits) -> None:
-    (record,) = ops.measure(op_runs.op_case(case, limits), limits, 2)
+    (record,) = ops.measure(op_runs.op_case(case, limits), None, limits, 2)
     assert record["kernel"]
     assert min(record["read_share"]) > 0
     assert bool(record["macs_per_s"]) == (case.kind in ("linear", "attention"))

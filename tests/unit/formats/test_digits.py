@@ -54,6 +54,38 @@ def test_digits_in_activation_order(tmp_path: Path) -> None:
         assert np.array_equal(back.dequantize(), CODES * SCALE[:, group])
 
 
+@pytest.mark.parametrize(
+    ("digits", "said"),
+    [
+        (np.full((6, 13), 255, np.uint8), r"up\.weight_digits holds 255; 5 digits of 3 values make at most 242"),
+        (np.zeros((7, 13), np.uint8), r"up\.weight_digits is uint8 \[7, 13\], its scheme needs uint8 \[6, 13\]"),
+        (np.zeros((6, 13), np.int64), r"up\.weight_digits is int64 \[6, 13\], its scheme needs uint8 \[6, 13\]"),
+    ],
+)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_damaged_digits_are_refused_in_any_order(tmp_path: Path, ordered: bool, digits: np.ndarray, said: str) -> None:
+    arrays = {**packed().arrays, DIGITS_TENSOR: digits}
+    if ordered:
+        arrays["weight_g_idx"] = (np.arange(64) % 2).astype(np.int32)
+    place = write(tmp_path / "m", arrays, **({"actorder": "group"} if ordered else {}))
+    with Checkpoint.open(place) as checkpoint, pytest.raises(CheckpointError, match=said):
+        checkpoint.linear("up")
+
+
+def test_binary_codes_are_digits_or_two_numbers(tmp_path: Path) -> None:
+    """No words of one bit, and no 0 between -1 and 1."""
+    words = {**packed().arrays, "weight_packed": np.zeros((6, 2), np.int32)}
+    del words[DIGITS_TENSOR]
+    zeros = {"weight_scale": words["weight_scale"], "weight": np.zeros((6, 64), np.int8)}
+    for name, arrays, said in (
+        ("m", words, r"up\.weight_packed holds packed integers, its scheme says binary"),
+        ("n", zeros, r"up\.weight holds 0, its codes are -1 and 1"),
+    ):
+        place = write(tmp_path / name, arrays, num_bits=1, type="binary")
+        with Checkpoint.open(place) as checkpoint, pytest.raises(CheckpointError, match=said):
+            checkpoint.linear("up")
+
+
 def test_digits_of_another_scheme_are_refused(tmp_path: Path) -> None:
     with Checkpoint.open(write(tmp_path / "m", dict(packed().arrays), type="int")) as checkpoint:
         with pytest.raises(CheckpointError, match=r"up\.weight_digits holds digits, its scheme says int2"):

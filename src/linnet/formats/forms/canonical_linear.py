@@ -26,7 +26,7 @@ from linnet.schemes.layouts import (
     Layout,
 )
 from linnet.schemes.layouts.digits import pack_digits
-from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
+from linnet.schemes.packing import PACKABLE_BITS, pack_rows, packed_columns, unpack_rows
 
 Array = npt.NDArray[Any]
 _OPTIONAL = ("weight_zero_point", "weight_shape", "input_scale", "input_zero_point")
@@ -121,8 +121,8 @@ def _packed_shape(arrays: dict[str, Array], scheme: LinearScheme, shown: str) ->
         raise CheckpointError(
             f"{shown}.weight_packed is {packed.dtype} {list(packed.shape)}, int32 [rows, words] is needed"
         )
-    if not scheme.weight.numbers.packable:
-        raise CheckpointError(f"{shown}.weight_packed holds packed integers, its scheme says fp8")
+    if not scheme.weight.numbers.packable or bits not in PACKABLE_BITS:
+        raise CheckpointError(f"{shown}.weight_packed holds packed integers, its scheme says {scheme.weight.element}")
     rows, words = packed.shape
     stated = arrays.get("weight_shape")
     if stated is None:
@@ -215,6 +215,7 @@ def _sort_columns(
     if "weight" in arrays:
         arrays["weight"] = np.ascontiguousarray(arrays["weight"][:, order])
     elif DIGITS_TENSOR in arrays:
+        DIGITS.check(arrays, scheme, shape, shown)  # what is packed anew would pass
         codes = DIGITS.codes(arrays, scheme, shape)[:, order]
         arrays[DIGITS_TENSOR] = pack_digits(codes, scheme.weight.numbers)
     else:

@@ -122,6 +122,8 @@ class CanonicalLayout:
             if low < smallest or high > largest:
                 value = low if low < smallest else high
                 raise CheckpointError(f"{where}.{name} holds {value}, out of range [{smallest:.0f}, {largest:.0f}]")
+            if scheme.weight.numbers.step == 2 and name == "weight" and not array.all():
+                raise CheckpointError(f"{where}.{name} holds 0, its codes are {smallest:.0f} and {largest:.0f}")
 
     def pack(self, codes: Array, scale: Array, zero_point: Array | None, scheme: LinearScheme) -> dict[str, Array]:
         """See WrittenLayout.pack."""
