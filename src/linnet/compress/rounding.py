@@ -33,9 +33,7 @@ def round_into(
     out.clamp_(*codecs.code_range(scheme))
     numbers = scheme.numbers
     if numbers.step != 1:
-        return (
-            out.sub_(numbers.smallest).div_(numbers.step).round_().mul_(numbers.step).add_(numbers.smallest).mul_(scale)
-        )
+        return out.div_(numbers.step).floor_().mul_(numbers.step).add_(numbers.smallest + numbers.step).mul_(scale)
     if scheme.numbers.kind == "float":
         return torch.mul(out.to(torch.float8_e4m3fn).float(), scale, out=out)
     out.round_()

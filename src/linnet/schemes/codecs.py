@@ -187,13 +187,13 @@ def quantize(weight: Array, scheme: Scheme, scale: Array | None = None, zero_poi
 
 
 def _nearest_codes(block: Array, numbers: Element) -> Array:
-    """Numbers within the range of codes -> the nearest codes, in place; halves to even, counted from the smallest where
-    codes are apart."""
+    """Numbers within the range of codes -> the nearest codes, in place; halves to even, or up where codes are apart:
+    halves are multiples of the step then, and nothing is added first, which would lose the sign of what is small."""
     if numbers.step == 1:
         return np.rint(block, out=block)
-    block -= np.float32(numbers.smallest)
-    np.rint(block / np.float32(numbers.step), out=block)
-    return block * np.float32(numbers.step) + np.float32(numbers.smallest)
+    step = np.float32(numbers.step)
+    np.floor(block / step, out=block)
+    return block * step + np.float32(numbers.smallest + numbers.step)
 
 
 def dequantize(
