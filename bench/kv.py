@@ -31,18 +31,23 @@ from linnet.schemes.elements import ElementName
 ELEMENTS: dict[str, ElementName] = {"int8": "int8", "fp8": "fp8_e4m3", "int4": "int4"}
 
 
+def cache_settings(context: int) -> dict[str, Any]:
+    """How models are opened whose caches are compared: exact, four sequences of so many tokens, nothing reused."""
+    return {
+        "policy": "exact",
+        "max_model_len": context,
+        "max_sequences": 4,
+        "num_blocks": 4 * (context // 16 + 1),
+        "prefix_cache": False,
+    }
+
+
 def main() -> None:
     """Measure layer by layer, print one table."""
     options = _arguments()
     spec = load_model(options.model).spec
     modules = [spec.attention_module(layer) for layer in range(len(spec.layers))]
-    settings: dict[str, Any] = {
-        "policy": "exact",
-        "max_model_len": options.context,
-        "max_sequences": 4,
-        "num_blocks": 4 * (options.context // 16 + 1),
-        "prefix_cache": False,
-    }
+    settings = cache_settings(options.context)
     with LLM(options.model, **settings) as reference:
         if options.recall:
             _recall(options, settings, reference)

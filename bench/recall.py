@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kv import ELEMENTS, prescribing
+from kv import ELEMENTS, cache_settings, prescribing
 from linnet import demo, evals
 from linnet.api import LLM
 from linnet.evals.statistics import Interval, mean_interval
@@ -51,13 +51,7 @@ def main() -> None:
     options = _arguments()
     facts = list(_facts(options))[: options.questions]
     places = np.linspace(0, 1, options.places).tolist()
-    settings: dict[str, Any] = {
-        "policy": "exact",
-        "max_model_len": options.context,
-        "max_sequences": 4,
-        "num_blocks": 4 * (options.context // 16 + 1),
-        "prefix_cache": False,
-    }
+    settings = cache_settings(options.context)
     candidates = {name: ELEMENTS[name] for name in options.elements} | {path.name: path for path in options.also}
     with LLM(options.model, **settings) as reference:
         tokens = np.mean([len(row) for row in _rows(reference, facts, places)[0]])

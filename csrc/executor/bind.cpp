@@ -281,9 +281,7 @@ void bind_executor(nb::module_& m) {
           "codes"_a.noconvert(), "scales"_a.noconvert(), "offsets"_a.noconvert().none(),
           "scale_codes"_a.noconvert().none(), "minimum_codes"_a.noconvert().none(),
           "Write the tiles of the rows from first_row on that are given: codes [rows, columns], a byte each (two of "
-          "bf16); the "
-          "rest as "
-          "flat bytes, as LinearWeight stores it.");
+          "bf16); the rest as flat bytes, as LinearWeight stores it.");
     m.def("tiled_weight", &make_tiled_weight, "bits"_a, "rows"_a, "columns"_a, "group_size"_a, "super_group_size"_a,
           "offsets"_a, "scale_type"_a, "bias"_a.none(), "codebook"_a.none(), "row_tables"_a = false,
           "two_of_four"_a = false);

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "executor.h"
+#include "operations.h"
 
 namespace linnet {
 
@@ -27,7 +27,6 @@ struct Items {
 // `cost` multiplications per row and output. What the kernel likes yields where it would leave threads without work.
 inline Items deal_out(const ThreadPool& pool, int64_t rows, int64_t outputs, int64_t unit, int64_t cost,
                       const ItemShape& liked, int64_t most_outputs) {
-    const auto divide_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     const int64_t blocks = divide_up(rows, liked.rows), block = divide_up(rows, blocks), threads = pool.threads();
     int64_t run = outputs;
     if (threads > 1) {

@@ -63,6 +63,7 @@ Made make_kv_write(Executor& executor, int key, int value, int state);
 Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
 
 // For factories.
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 InputType input_type(ValueType type);
 // Rows [row, row + rows) of a value times rows [begin, end) of the weight; y is where row `row` and output 0 belong.
 void multiply(const Step& step, InputType type, const LinearWeight& weight, int input, int64_t row, int64_t rows,

@@ -14,8 +14,6 @@ constexpr int64_t ITEMS_PER_THREAD = 8;  // so that a core that is busy elsewher
 constexpr int64_t TASK_VECTORS = 64;     // query vectors (rows x heads of a group) of one attention task
 constexpr int64_t MAX_HEAD_SIZE = 4096;  // of kv_write's buffer
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 class KVWrite final : public RowOperation {
   public:
     KVWrite(Executor& executor, int key, int value, int state)

@@ -6,7 +6,6 @@
 #include <stdexcept>
 
 #include "items.h"
-#include "operations.h"
 
 namespace linnet {
 
@@ -15,7 +14,6 @@ namespace {
 constexpr int64_t ROWS = 512;               // of an item at most: enough to pay for the expansion of the weights
 constexpr int64_t LOCAL_BYTES = 512 << 10;  // of results: half of a second-level cache
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t aligned(int64_t bytes) { return divide_up(bytes, 64) * 64; }
 
 class GatedLinear final : public Operation {

@@ -4,7 +4,6 @@
 #include <stdexcept>
 
 #include "items.h"
-#include "operations.h"
 
 namespace linnet {
 
@@ -44,8 +43,6 @@ void multiply(const Step& step, InputType type, const LinearWeight& weight, int 
 }
 
 namespace {
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One or more weights over one input. Their rows, each rounded up to whole units, form one range of work, so that a
 // narrow weight (keys and values of few heads) does not leave cores without any.

@@ -261,13 +261,6 @@ static Choice choose(const LinearWeight& weight) {
     return weight.bits == 5 ? choose_two_level<2, 1>(offsets) : choose_two_level<4, 1>(offsets);
 }
 
-// What shares one scale on both sides (tiled.cpp).
-static int64_t span_columns(const LinearWeight& weight, int64_t input_group_size) {
-    const int64_t own = smaller(weight.group_size, weight.columns), input = smaller(input_group_size, weight.columns);
-    if (weight.super_group_size == 0) return smaller(own, input);
-    return smaller(larger(own, input), weight.super_group_size);
-}
-
 bool reads_panels(const LinearWeight& weight, int64_t input_group_size, int64_t rows) {
     if (rows < (weight.bits == 8 ? FEWEST_ROWS_EIGHT_BITS : FEWEST_ROWS)) return false;
     const int64_t span = span_columns(weight, input_group_size), group = weight.group_size;
@@ -292,13 +285,9 @@ class Multiplication {
         : weight_(weight), x_(x), tiles_(tiles_of(weight)), choice_(choose(weight)), scratch_(scratch) {
         two_level_ = weight.super_group_size > 0;
         one_span_ = x.groups == 1 && !two_level_;
-        span_groups_ = 1;
-        span_ = x.group_size;
-        if (two_level_) {
-            span_ = smaller(x.groups_per_scale * x.group_size, weight.super_group_size);
-            span_groups_ = span_ / x.group_size;
-            pairs_ = divide_up(span_groups_, 2);
-        }
+        span_ = span_columns(weight, x);
+        span_groups_ = span_ / x.group_size;
+        if (two_level_) pairs_ = divide_up(span_groups_, 2);
         span_runs_ = one_span_ ? tiles_.runs : span_ / RUN_COLUMNS;
         zero_ = weight.bits == 8 ? 0 : constant_zero(weight);  // words are unpacked without
         run_bytes_ = choice_.column_bytes * 16 * RUN_COLUMNS;

@@ -300,11 +300,6 @@ static int64_t least_common_multiple(int64_t a, int64_t b) {
     return a / x * b;
 }
 
-static int64_t span_columns(const LinearWeight& weight, const Int8Input& x) {
-    if (weight.super_group_size == 0) return x.group_size;
-    return smaller(x.groups_per_scale * x.group_size, weight.super_group_size);
-}
-
 // A span is at most a row, and what makes it whole runs too at most twice that.
 static int64_t most_block(const LinearWeight& weight) {
     return ALWAYS_UNPACKS ? larger(BLOCK_COLUMNS, 2 * round_up(weight.columns, RUN_COLUMNS)) : BLOCK_COLUMNS;
@@ -322,9 +317,7 @@ bool reads_tiles(const LinearWeight& weight, int64_t input_group_size) {
     if (weight.bits == 8 || group == weight.columns) return true;
     if (!ALWAYS_UNPACKS && (weight.bits == 6 || group % 16 == 0)) return true;
     // Only as bytes, whole spans and runs at a time.
-    int64_t span = group;
-    if (weight.super_group_size > 0) span = smaller(larger(own, input), weight.super_group_size);
-    return unit_columns(weight, span) <= most_block(weight);
+    return unit_columns(weight, span_columns(weight, input_group_size)) <= most_block(weight);
 }
 
 int64_t scratch_bytes_tiled(const LinearWeight& weight, int64_t rows) {

@@ -71,6 +71,17 @@ LINNET_INLINE Floats load_scales(ScaleType type, const uint8_t* p) {
     return type == ScaleType::bf16 ? load_bf16((const uint16_t*)p) : load((const float*)p);
 }
 
+// Columns of a span (tiled.cpp): what shares one scale on both sides. Asked before there is an input, and of one.
+LINNET_INLINE int64_t span_columns(const LinearWeight& weight, int64_t input_group_size) {
+    const int64_t own = smaller(weight.group_size, weight.columns), input = smaller(input_group_size, weight.columns);
+    if (weight.super_group_size == 0) return smaller(own, input);
+    return smaller(larger(own, input), weight.super_group_size);
+}
+LINNET_INLINE int64_t span_columns(const LinearWeight& weight, const Int8Input& x) {
+    if (weight.super_group_size == 0) return x.group_size;
+    return smaller(x.groups_per_scale * x.group_size, weight.super_group_size);
+}
+
 // tiled.cpp. Codes of fewer than eight bits as tiles of eight bits lie.
 void unpack_block(int bits, const uint8_t* codes, int64_t runs, uint8_t* panel);
 // reads_tiles: whether it can, for activations in such groups.

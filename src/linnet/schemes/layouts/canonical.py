@@ -166,8 +166,8 @@ def pack_scale(scale: Array, scheme: Scheme, shape: Shape) -> Array:
 
 
 def check_stored(wanted: Mapping[str, StoredTensor], arrays: Arrays, values: str, where: str) -> None:
-    """CheckpointError naming ``where`` unless the arrays have these types and shapes and those of ``values`` are
-    finite."""
+    """CheckpointError naming ``where`` unless the arrays have these types and shapes and those of ``values``, where
+    there are any, are finite."""
     for name, stored in wanted.items():
         array = arrays.get(name)
         if array is None:
@@ -177,7 +177,7 @@ def check_stored(wanted: Mapping[str, StoredTensor], arrays: Arrays, values: str
                 f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs "
                 f"{stored.dtype} {list(stored.shape)}"
             )
-    if not np.isfinite(arrays[values].astype(np.float32)).all():
+    if values in arrays and not np.isfinite(arrays[values].astype(np.float32)).all():
         raise CheckpointError(f"{where}.{values} holds NaN or infinity")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.schemes import codecs
-from linnet.schemes.layouts.base import STORED_TYPES, Array, Arrays, RowRanges, Shape, StoredTensor, take
-from linnet.schemes.layouts.canonical import INT_QUANTIZED, code_offset, stored_scale_shape
+from linnet.schemes.layouts.base import Array, Arrays, RowRanges, Shape, StoredTensor, take
+from linnet.schemes.layouts.canonical import INT_QUANTIZED, check_stored, code_offset, stored_scale_shape
 from linnet.schemes.packing import pack_rows, packed_columns, unpack_rows
 from linnet.schemes.scheme import LinearScheme, Scheme
 from linnet.schemes.sparsity import TWO_OF_FOUR
@@ -89,17 +89,7 @@ class Sparse24:
 
     def check(self, arrays: Arrays, scheme: LinearScheme, shape: Shape, where: str) -> None:
         """See Layout.check. Reads scales and the whole mask."""
-        for name, stored in self.stored(scheme, shape).items():
-            array = arrays.get(name)
-            if array is None:
-                raise CheckpointError(f"{where}.{name} is missing, its scheme needs it")
-            if array.dtype != STORED_TYPES[stored.dtype] or array.shape != stored.shape:
-                raise CheckpointError(
-                    f"{where}.{name} is {array.dtype} {list(array.shape)}, its scheme needs {stored.dtype} "
-                    f"{list(stored.shape)}"
-                )
-        if SCALES in arrays and not np.isfinite(arrays[SCALES].astype(np.float32)).all():
-            raise CheckpointError(f"{where}.{SCALES} holds NaN or infinity")
+        check_stored(self.stored(scheme, shape), arrays, SCALES, where)
         whole, mask = _filled(), arrays[MASK]
         wrong = whole[mask] != mask
         if shape[1] % 8:  # the last byte's upper half stands for no columns
