@@ -288,9 +288,13 @@ class Scheduler:
         self._running.insert(request)
         return request
 
+    def _forked(self, request: Request) -> Request | None:
+        """The unfinished request that this one forks."""
+        return None if request.fork_of is None else self._requests.get(request.fork_of)
+
     def _waits_for_origin(self, request: Request) -> bool:
         """Whether this one's prompt is about to be read by the request it forks."""
-        origin = None if request.fork_of is None else self._requests.get(request.fork_of)
+        origin = self._forked(request)
         if origin is None or request.generated_tokens or not request.has_prompt_of(origin):
             return False
         if origin.state is RequestState.WAITING:
@@ -299,7 +303,7 @@ class Scheduler:
 
     def _origin(self, request: Request) -> Request | None:
         """The running request whose prompt this one can copy."""
-        origin = None if request.fork_of is None else self._requests.get(request.fork_of)
+        origin = self._forked(request)
         return origin if origin is not None and request.may_fork(origin) else None
 
     def _launch(self, items: list[StepItem], preempted: list[Request]) -> StepPlan | None:
