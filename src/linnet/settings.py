@@ -46,6 +46,7 @@ class EngineSettings:
     prefix_cache:         reuse known prefixes.
     scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
     ageing_s:             waiting that long makes up for one level of priority; under 'mlfq' it is starving (30).
+    predict_length:       how long 'shortest' takes answers to be: 'past' (the tenant's) or 'limit' (max_tokens).
     preempt_every, check: test modes: forced preemption, invariants proved in every step.
     """
 
@@ -61,6 +62,7 @@ class EngineSettings:
     prefix_cache: bool = True
     scheduling: str = "fcfs"
     ageing_s: float | None = None
+    predict_length: str = "past"
     preempt_every: int | None = None
     check: bool = False
 

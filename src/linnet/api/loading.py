@@ -91,6 +91,7 @@ def load(
         max_output_rows=output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences),
         prefix_cache=engine.prefix_cache,
         ageing_s=engine.ageing_s,
+        predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=engine.preempt_every,
     )

@@ -156,6 +156,22 @@ ENGINE = (
     ),
     _of(
         EngineSettings,
+        "ageing",
+        REPORTS,
+        "Waiting that long makes up for one level of priority; under mlfq it brings to the front.",
+        field="ageing_s",
+        min=0.001,
+        metavar="SECONDS",
+        show_default="never; under mlfq 30",
+    ),
+    _of(
+        EngineSettings,
+        "predict_length",
+        REPORTS,
+        "How long shortest takes an answer to be: past (as the tenant's last ones were) or limit (max_tokens).",
+    ),
+    _of(
+        EngineSettings,
         "max_waiting",
         LIMITS,
         "Sequences that may wait; beyond them 429.",

@@ -8,7 +8,8 @@ Owns integers only. Every block is in exactly one of three places:
 * free:   held by nobody and named by nothing.
 
 Eviction order is: free blocks, newest first (still warm in the processor's caches), then cached blocks, least recently
-released first. A sequence is released from its tail, so its leaves are evicted before the prefix they hang on.
+released first, and last those of preempted requests, which will want them back. A sequence is released from its tail,
+so its leaves are evicted before the prefix they hang on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,14 +102,14 @@ class BlockPool:
                 self.cache.wake(block_id)
             self.allocator.hold(block_id)
 
-    def release(self, block_ids: Sequence[int]) -> None:
-        """Hold each block once less, from the last to the first.
+    def release(self, block_ids: Sequence[int], awaited: bool = False) -> None:
+        """Hold each block once less, from the last to the first; `awaited` if their holder will want them back.
 
         Mutates: reference counts; a block that nobody holds any more becomes cached (most recently released) when the
         table names it, and free otherwise. The table itself is not touched.
         """
         for block_id in self.allocator.let_go(block_ids):
-            if not self.cache.keep(block_id):
+            if not self.cache.keep(block_id, awaited):
                 self.allocator.free(block_id)
 
     def publish(self, block_id: int, digest: bytes) -> bool:
@@ -125,8 +126,13 @@ class BlockPool:
         """The blocks of the longest known prefix of `digests`. Mutates nothing: `share` them to keep them."""
         return self.cache.lookup(digests)
 
+    def give_up(self, digests: Sequence[bytes]) -> None:
+        """Who awaited the blocks of these names will not come back. Mutates the eviction order."""
+        for block_id in self.lookup(digests):
+            self.cache.give_up(block_id)
+
     def evict(self, count: int | None = None) -> int:
-        """Forget up to `count` cached blocks (None: all), least recently released first; returns how many.
+        """Forget up to `count` cached blocks (None: all) in eviction order; returns how many.
 
         Mutates: their table entries go, the blocks become free. Used blocks keep their names.
         """

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from linnet.errors import ConfigError, unknown_choice
 
 Policy = Literal["fcfs", "priority", "mlfq", "shortest", "fair"]
+Lengths = Literal["past", "limit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class SchedulerConfig:
                             that have had little first). See `policies.py`.
     ageing_s:               waiting that long makes up for one level of priority; under 'mlfq', brings to the front.
                             None: never; under 'mlfq', 30 s.
+    predict_length:         how long 'shortest' takes an answer to be: 'past' (as the tenant's last ones and everybody's
+                            last ones were) or 'limit' (as long as it is allowed to be).
     preempt_every:          a test mode: every that many steps the newest running request that has made progress since
                             its admission is preempted; None: only for lack of blocks.
     """
@@ -47,6 +50,7 @@ class SchedulerConfig:
     prefix_cache: bool = True
     policy: Policy = "fcfs"
     ageing_s: float | None = None
+    predict_length: Lengths = "past"
     preempt_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class SchedulerConfig:
             _at_least(self.max_sequences, "max_output_rows", self.max_output_rows)
         if self.policy not in get_args(Policy):
             raise unknown_choice("scheduling", self.policy, get_args(Policy))
+        if self.predict_length not in get_args(Lengths):
+            raise unknown_choice("predict_length", self.predict_length, get_args(Lengths))
 
     @property
     def chunk_tokens(self) -> int:

@@ -13,6 +13,8 @@ class SchedulerCounters:
 
     prefix_query_tokens, prefix_hit_tokens: prompt tokens looked up in, and taken from, the prefix table at first
     admissions; a recompute after a preemption is not counted, so that preemptions cannot flatter the hit rate.
+    reserved_slots, unused_slots: token slots of the blocks that requests took (shared ones once), and those of them
+    that never held a token when they were given back: their quotient is the waste of KV memory.
     """
 
     running_requests: int
@@ -27,4 +29,6 @@ class SchedulerCounters:
     preemptions: int
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    reserved_slots: int
+    unused_slots: int
     finished: Mapping[FinishReason, int]

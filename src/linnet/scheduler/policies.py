@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policies: first come first served, priority, multi-level feedback queue, shortest predicted first, fair share."""
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
-from statistics import fmean
 
 from .config import SchedulerConfig
+from .lengths import MOST_TENANTS, AnswerLengths
 from .policy import Key, OrderingPolicy
 from .request import Request
 
@@ -99,25 +99,23 @@ class FeedbackQueue(OrderingPolicy):
 class ShortestPredicted(OrderingPolicy):
     """By the tokens that are still to be computed, as predicted: first who is done soonest.
 
-    An answer is predicted to be as long as the mean of the tenant's last ones and of everybody's last ones, and no
-    longer than allowed; one that goes on is predicted to double. A second of waiting counts as AGEING_TOKENS, so that
+    An answer is predicted to be as long as `past` answers let expect (see `AnswerLengths`), and no longer than allowed,
+    or as long as allowed; one that goes on is predicted to double. A second of waiting counts as AGEING_TOKENS, so that
     nobody is overtaken by requests that come much later, however short.
     """
 
     moving = True
     AGEING_TOKENS = 100
-    REMEMBERED = 16
 
-    def __init__(self) -> None:
-        self._everybody: deque[int] = deque(maxlen=4 * self.REMEMBERED)
-        self._lengths: dict[bytes, deque[int]] = {}
+    def __init__(self, past: AnswerLengths | None) -> None:
+        self._past = past
         self._predicted: dict[int, float] = {}
 
     def added(self, request: Request) -> None:
         """See OrderingPolicy."""
-        means = [fmean(lengths) for lengths in (self._lengths.get(request.tenant), self._everybody) if lengths]
-        predicted = fmean(means) if means else request.max_new_tokens
-        self._predicted[request.request_id] = min(predicted, request.max_new_tokens)
+        predicted = None if self._past is None else self._past.expect(request.tenant)
+        allowed = request.max_new_tokens
+        self._predicted[request.request_id] = allowed if predicted is None else min(predicted, allowed)
 
     def key(self, request: Request) -> Key:
         """See OrderingPolicy."""
@@ -132,13 +130,8 @@ class ShortestPredicted(OrderingPolicy):
     def ended(self, request: Request) -> None:
         """Learn from answers that came to their end."""
         del self._predicted[request.request_id]
-        if request.finish_reason in ("stop", "length") and request.max_new_tokens:
-            self._everybody.append(request.generated_tokens)
-            own = self._lengths.pop(request.tenant, None) or deque(maxlen=self.REMEMBERED)
-            own.append(request.generated_tokens)
-            self._lengths[request.tenant] = own  # the latest last
-            if len(self._lengths) > MOST_TENANTS:
-                del self._lengths[next(iter(self._lengths))]
+        if self._past is not None and request.finish_reason in ("stop", "length") and request.max_new_tokens:
+            self._past.learn(request.tenant, request.generated_tokens)
 
 
 class FairShare(OrderingPolicy):
@@ -185,8 +178,6 @@ class FairShare(OrderingPolicy):
             }
 
 
-MOST_TENANTS = 4096
-"""Tenants that are remembered although they have no requests here."""
 LONGEST_WAIT_S = 30.0
 """After which the feedback queue calls it starving, unless the config says otherwise."""
 
@@ -198,5 +189,5 @@ def policy_of(config: SchedulerConfig) -> OrderingPolicy:
     if config.policy == "mlfq":
         return FeedbackQueue(LONGEST_WAIT_S if config.ageing_s is None else config.ageing_s)
     if config.policy == "shortest":
-        return ShortestPredicted()
+        return ShortestPredicted(AnswerLengths() if config.predict_length == "past" else None)
     return FairShare() if config.policy == "fair" else FirstComeFirstServed()

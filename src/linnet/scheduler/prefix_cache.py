@@ -12,16 +12,20 @@ from .invariants import InvariantError
 
 
 class PrefixCache:
-    """Digest ↔ block, one to one, and the idle blocks among them, least recently released first."""
+    """Digest ↔ block, one to one, and the idle blocks among them, in the order in which they are forgotten.
+
+    That is least recently released first, and those that somebody will come back for (a preempted request) last.
+    """
 
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
         self._digest_of: dict[int, bytes] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._awaited: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         """How many blocks are idle."""
-        return len(self._idle)
+        return len(self._idle) + len(self._awaited)
 
     def __contains__(self, block_id: int) -> bool:
         """Whether the block has a name."""
@@ -29,7 +33,7 @@ class PrefixCache:
 
     def is_idle(self, block_id: int) -> bool:
         """Whether the block is kept although nobody holds it. Mutates nothing."""
-        return block_id in self._idle
+        return block_id in self._idle or block_id in self._awaited
 
     def lookup(self, digests: Sequence[bytes]) -> tuple[int, ...]:
         """The blocks of the longest known prefix of `digests`. Mutates nothing."""
@@ -51,24 +55,29 @@ class PrefixCache:
         self._digest_of[block_id] = digest
         return True
 
-    def keep(self, block_id: int) -> bool:
-        """The block has fallen idle: True when it is worth keeping, as the most recently released one."""
+    def keep(self, block_id: int, awaited: bool = False) -> bool:
+        """The block has fallen idle: True when it is worth keeping, as the most recently released one of its kind."""
         if block_id not in self._digest_of:
             return False
-        self._idle[block_id] = None
+        (self._awaited if awaited else self._idle)[block_id] = None
         return True
+
+    def give_up(self, block_id: int) -> None:
+        """Nobody will come back for the block, if it was idle: it counts as released now."""
+        if block_id in self._awaited:
+            del self._awaited[block_id]
+            self._idle[block_id] = None
 
     def wake(self, block_id: int) -> None:
         """An idle block is held again; it keeps its name. Raises InvariantError for one that is not idle."""
-        if block_id not in self._idle:
+        if not self.is_idle(block_id):
             raise InvariantError(f"block {block_id} is free: only used and cached blocks can be shared")
-        del self._idle[block_id]
+        del (self._idle if block_id in self._idle else self._awaited)[block_id]
 
     def forget(self, count: int | None = None) -> Iterator[int]:
-        """Up to `count` idle blocks (None: all), least recently released first; each has lost its name."""
-        wanted = len(self._idle) if count is None else min(count, len(self._idle))
-        for _ in range(wanted):
-            block_id, _ = self._idle.popitem(last=False)
+        """Up to `count` idle blocks (None: all) in their order; each has lost its name."""
+        for _ in range(len(self) if count is None else min(count, len(self))):
+            block_id, _ = (self._idle or self._awaited).popitem(last=False)
             del self._block_of[self._digest_of.pop(block_id)]
             yield block_id
 
@@ -79,6 +88,8 @@ class PrefixCache:
         for digest, block_id in self._block_of.items():
             if self._digest_of.get(block_id) != digest:
                 raise InvariantError(f"the prefix table names block {block_id} under a digest it does not have")
-        for block_id in self._idle:
+        for block_id in (*self._idle, *self._awaited):
             if block_id not in self._digest_of:
                 raise InvariantError(f"block {block_id} is cached without a name")
+        if self._idle.keys() & self._awaited.keys():
+            raise InvariantError("a cached block is awaited by somebody and by nobody")

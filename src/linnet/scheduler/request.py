@@ -49,8 +49,8 @@ class Request:
     published:       full blocks, from the first, that need not be published (again).
     digests:         names of the first full blocks, extended on demand; kept across preemptions.
     progressed:      whether anything new was delivered since the last admission.
-    owed:            tokens or scores to deliver before anybody may take its place again: what came back was computed
-                     twice, and must be worth it.
+    owed:            tokens or scores to deliver before anybody may take its place: as many as were to be computed when
+                     it was admitted, which would be lost.
     reached:         tokens that were computed at some time; below it, computing is computing again.
     started_s:       the schedule(now) of its first admission; None while it has never run.
     sequence:        order of add(), set by the scheduler; breaks ties.

@@ -20,6 +20,8 @@ class Residency:
         self.prefix_cache = prefix_cache
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
+        self.reserved_slots = 0
+        self.unused_slots = 0
         self._moves: list[BlockMove] = []
 
     def missing_blocks(self, request: Request, origin: Request | None = None) -> int:
@@ -30,14 +32,14 @@ class Residency:
 
     def grow(self, request: Request) -> None:
         """Get the missing blocks; the caller has made sure of them. Mutates: `block_ids`, and as `allocate` does."""
-        request.block_ids += self.pool.allocate(self.missing_blocks(request))
+        request.block_ids += self._allocate(self.missing_blocks(request))
 
     def grow_for_drafts(self, request: Request, spare_blocks: int) -> None:
         """Get blocks for guesses too, if `spare_blocks` remain: nobody is preempted for a guess. Mutates as `grow`."""
         if request.useful_drafts > 0:
             wanted = self.pool.blocks_for(len(request.known) + request.useful_drafts) - len(request.block_ids)
             if wanted > 0 and self.pool.can_allocate(wanted + spare_blocks):
-                request.block_ids += self.pool.allocate(wanted)
+                request.block_ids += self._allocate(wanted)
 
     def settle(self, request: Request, spare_blocks: int, origin: Request | None = None) -> bool:
         """Hold the longest known prefix and new blocks for the other known tokens, if `spare_blocks` remain.
@@ -60,7 +62,7 @@ class Residency:
         if not self.pool.can_allocate(wanted + spare_blocks, after_sharing=hits):
             return False
         self.pool.share(hits)
-        own = self.pool.allocate(wanted)
+        own = self._allocate(wanted)
         unwritten = {move.target: move.source for move in self._moves}  # of an origin that itself settled just now
         self._moves += [
             BlockMove(unwritten.get(source, source), target) for source, target in zip(copied, own, strict=False)
@@ -98,11 +100,23 @@ class Residency:
             self.pool.publish(request.block_ids[index], digests[index])
         request.published = full
 
-    def release(self, request: Request) -> None:
-        """Give all blocks back. Mutates: `block_ids`, `published`, and as the pool's `release` does."""
-        self.pool.release(request.block_ids)
+    def release(self, request: Request, returns: bool = False) -> None:
+        """Give all blocks back, and count the slots that never held a token; `returns`: it will want them again.
+
+        Mutates: `block_ids`, `published`, `unused_slots`, and as the pool's `release` does.
+        """
+        self.unused_slots += max(len(request.block_ids) * self.pool.block_size - request.computed, 0)
+        self.pool.release(request.block_ids, awaited=returns)
         request.block_ids = []
         request.published = 0
+
+    def give_up(self, request: Request) -> None:
+        """A preempted request will not come back for its blocks. Mutates the eviction order."""
+        self.pool.give_up(request.digests)
+
+    def _allocate(self, count: int) -> list[int]:
+        self.reserved_slots += count * self.pool.block_size
+        return self.pool.allocate(count)
 
     def _reusable_tokens(self, request: Request) -> int:
         """The longest prefix that need not be computed: one token always is, and so is every row still to be scored."""

@@ -27,10 +27,6 @@ from .residency import Residency
 from .step import StepBuilder
 from .validation import validate
 
-COMPUTED_AGAIN_PER_TOKEN = 4
-"""What a preempted request computes again for each token that it may then deliver undisturbed: prompts are read some
-times as fast as answers are written, so that making way at worst doubles the time."""
-
 
 class Scheduler:
     """See the module. Every request that is added ends with exactly one Ended."""
@@ -77,6 +73,8 @@ class Scheduler:
             preemptions=self._preemptions,
             prefix_query_tokens=self._residency.prefix_query_tokens,
             prefix_hit_tokens=self._residency.prefix_hit_tokens,
+            reserved_slots=self._residency.reserved_slots,
+            unused_slots=self._residency.unused_slots,
             finished=dict(self._finished),
         )
 
@@ -208,9 +206,9 @@ class Scheduler:
     def _make_way(self) -> list[Request]:
         """Preempt running requests for waiting ones that come before them and find no seat or no blocks.
 
-        A victim has delivered what it owes: something, and what computing it again was worth. So whoever is admitted
-        gets something for it, and taking turns comes to an end. Nobody makes way for a fork that would not be admitted
-        yet, or that has its prompt from him.
+        A victim has delivered what it owes: as many tokens as were to be computed when it was admitted. So making way
+        costs no more than what was got for it, and taking turns comes to an end. Nobody makes way for a fork that would
+        not be admitted yet, or that has its prompt from him.
         """
         victims: list[Request] = []
         seats, blocks = self.config.max_sequences - len(self._running), 0
@@ -253,7 +251,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Back to waiting, to be recomputed; what it delivered stays delivered."""
         self._running.remove(request)
-        self._residency.release(request)
+        self._residency.release(request, returns=True)
         request.state = RequestState.WAITING
         request.computed = 0
         request.preemptions += 1
@@ -279,8 +277,7 @@ class Scheduler:
             return None
         if not self._residency.settle(request, spare_blocks=taken, origin=self._origin(request)):
             return None
-        again = len(request.known) - request.computed if request.preemptions else 0
-        request.owed = again // COMPUTED_AGAIN_PER_TOKEN
+        request.owed = len(request.known) - request.computed
         self._waiting.remove(request)
         request.state = RequestState.RUNNING
         request.progressed = False
@@ -368,6 +365,8 @@ class Scheduler:
         request.finish_reason = reason
         self._finished[reason] += 1
         self._policy.ended(request)
+        if request.preemptions:
+            self._residency.give_up(request)
         if self._in_flight.get(request.request_id) is not request:
             self._residency.release(request)
         self._events.append(Ended(request.request_id, reason, request.cached_tokens or 0))

@@ -118,6 +118,8 @@ class _EngineState:
         counts = (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_query_tokens),
             ("prefix_cache_hits", "Prompt tokens taken from the prefix cache.", now.prefix_hit_tokens),
+            ("kv_slots_reserved", "Token slots of KV blocks that requests took.", now.reserved_slots),
+            ("kv_slots_unused", "Reserved token slots given back without ever holding a token.", now.unused_slots),
             ("num_preemptions", "Sequences sent back to the queue for lack of blocks.", now.preemptions),
             ("engine_steps", "Steps computed.", now.steps),
             ("iteration_tokens", "Tokens computed, over all steps.", now.computed_tokens),

@@ -44,10 +44,11 @@ def test_every_option_reaches_its_field() -> None:
     line += " --no-enable-prefix-caching --scheduling-policy priority --max-model-len 2K --threads 2 --backend cpu"
     line += " --no-tile-cache --allowed-host a --allowed-host b --uds /x --max-body-size 1KiB --request-timeout 2"
     line += " --log-format json --metrics-compat vllm --served-model-name s --served-model-name t --served-model-name s"
+    line += " --ageing 5 --predict-length limit"
     given = taken(SERVING, *line.split())
     assert given.make(EngineSettings) == EngineSettings(
         kv_bytes=64 << 20, max_sequences=3, token_budget=1000, max_waiting_requests=7, prefix_cache=False,
-        scheduling="priority", max_model_len=2048,
+        scheduling="priority", max_model_len=2048, ageing_s=5.0, predict_length="limit",
     )  # fmt: skip
     assert given.make(BackendSettings, large_pages=True) == BackendSettings(
         name="cpu", threads=2, tile_cache=False, large_pages=True

@@ -122,6 +122,22 @@ def test_a_known_prefix_is_not_computed_again() -> None:
     assert (one.counters().prefix_query_tokens, one.counters().prefix_hit_tokens) == (18, 8)
 
 
+def test_slots_that_never_held_a_token_are_counted_when_they_are_given_back() -> None:
+    """Nine tokens of which the last is never computed fill two blocks of four; ten prompt tokens end inside a third."""
+    one = scheduler(prefix_cache=False)
+    one.add(request(0, prompt=6, new=3))
+    finish(one)
+    assert (one.counters().reserved_slots, one.counters().unused_slots) == (8, 0)
+    one.add(request(1, prompt=10, new=1))
+    finish(one)
+    assert (one.counters().reserved_slots, one.counters().unused_slots) == (20, 2)
+    one.add(request(2, prompt=10, new=1))
+    one.schedule(0.0)
+    one.abort(2)
+    assert one.counters().reserved_slots == 32
+    assert one.counters().unused_slots == 2, "a plan in flight still writes them"
+
+
 def test_a_fully_known_prompt_still_computes_its_last_block() -> None:
     """Logits exist only for computed rows."""
     one = scheduler()
