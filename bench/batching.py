@@ -110,6 +110,13 @@ def virtually(prices: Prices, config: SchedulerConfig, asked: Sequence[Asked]) -
     return replay(VirtualWorld(config, prices.step_s), asked)
 
 
+def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked]) -> Replay:
+    """On a real engine."""
+    from trace_engine import really as run_on_engine
+
+    return run_on_engine(directory, config, asked)[0]
+
+
 def over_sizes(play: Play, config: SchedulerConfig, prompt: int, new: int) -> list[dict[str, float]]:
     """Four batches' worth of equal requests at each batch size: tokens a second, and seconds between two tokens."""
     rows = []
@@ -124,8 +131,7 @@ def over_sizes(play: Play, config: SchedulerConfig, prompt: int, new: int) -> li
 
 def over_prompts(play: Play, config: SchedulerConfig) -> list[dict[str, float]]:
     """Seconds to the first token of a prompt that has the engine to itself."""
-    asked = [Asked(30.0 * index, tokens, 1) for index, tokens in enumerate(PROMPTS)]
-    felt = [play(config, [replace(one, arrival_s=0.0)]).felt[0] for one in asked]
+    felt = [play(config, [Asked(0.0, tokens, 1)]).felt[0] for tokens in PROMPTS]
     return [{"prompt_tokens": one.asked.prompt_tokens, "first_s": one.first_token_s} for one in felt]
 
 
@@ -165,8 +171,6 @@ def main() -> None:
     console.print(table_of(f"{options.trace.name}: {options.requests} requests, {options.model}, virtual time", rows))
     worlds: dict[str, Play] = {"virtual": partial(virtually, prices)}
     if options.real:
-        from trace_engine import really
-
         worlds["real"] = partial(really, options.real)
     found: dict[str, Any] = {"trace": options.trace.name, "model": options.model, "ways": rows}
     for world, play in worlds.items():

@@ -140,10 +140,20 @@ def opened(directory: Path, context_tokens: int, num_blocks: int, sequences: int
     )
 
 
-def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked], gate: Gate | None = None) -> Replay:
-    """Replays on a fresh engine that is as large as `config` says, and orders requests as it says."""
+def opened_as(directory: Path, config: SchedulerConfig) -> LLM:
+    """The model with an engine as large as `config` says."""
     size = config.max_model_len, config.num_blocks, config.max_sequences, config.token_budget
-    with opened(directory, *size) as llm:
+    return opened(directory, *size)
+
+
+def really(
+    directory: Path, config: SchedulerConfig, asked: Sequence[Asked], gate: Gate | None = None
+) -> tuple[Replay, Prices]:
+    """Replays on a fresh engine that is as large as `config` says, and orders requests as it says.
+
+    Returns the prices of its steps, too.
+    """
+    with opened_as(directory, config) as llm:
         ordered = replace(
             llm._engine.facts.scheduling,
             policy=config.policy,
@@ -154,7 +164,7 @@ def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked], gat
         for requests in (mixture(8, config.max_model_len), asked):  # the first warm it up
             world = EngineWorld(llm, ordered, requests)
             found = replay(world, requests, gate if requests is asked else None)
-    return found
+    return found, fit("own", world.samples)
 
 
 def main() -> None:

@@ -90,6 +90,8 @@ def jain(found: Replay) -> float:
     for when, tenant, weight in found.served:
         asked[tenant] += weight
         served[tenant] += weight * (when <= end)
+    if not any(served.values()):
+        return 1.0
     fair = max_min(asked, sum(served.values()))
     shares = [served[tenant] / fair[tenant] for tenant in asked]
     return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))

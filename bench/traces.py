@@ -8,7 +8,9 @@ TRACE is an Azure CSV or a Mooncake JSONL file. The slice keeps its order, the s
 (prompts may be divided for a small model); arrivals are spread so that the load is a share of the capacity, which is
 what the engine answers in a second when all requests are there at once. Requests are dealt to tenants, of which one is
 greedy. In virtual time the real scheduler plans every step and a step takes what the fitted prices say
-(trace_engine.py measures them). --real replays the same requests on an engine in this process and prints both.
+(trace_engine.py measures them). --real measures them anew and replays the same requests on an engine in this process.
+Then there are three rows: 'virtual' is what was expected before, 'real' what came out, and 'again' is virtual time with
+the prices of the real run's own steps: the machine may have become slower or faster meanwhile.
 """
 
 import argparse
@@ -75,13 +77,26 @@ def table_of(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
+def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked], alone_s: Alone) -> list[dict[str, Any]]:
+    """On a real engine, and in virtual time once more with the prices that its own steps had."""
+    from trace_engine import really as run_on_engine
+
+    found, own = run_on_engine(directory, config, asked)
+    return [{"world": "real"} | figures(found, alone_s), {"world": "again"} | virtually(config, own, asked, alone_s)]
+
+
+def priced(model: str, directory: Path, config: SchedulerConfig) -> Prices:
+    """Of an engine of that size, now."""
+    from trace_engine import measured, opened_as
+
+    with opened_as(directory, config) as llm:
+        return measured(model, llm, 240, config.max_model_len)
+
+
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every load under every policy."""
-    prices, config, asked = (
-        Prices.load(options.prices, options.model),
-        trace_options.config_of(options),
-        trace_options.slice_of(options),
-    )
+    """Every load under every policy. Prices are measured anew where a real engine is replayed beside."""
+    config, asked = trace_options.config_of(options), trace_options.slice_of(options)
+    prices = priced(options.model, options.real, config) if options.real else Prices.load(options.prices, options.model)
     capacity = capacity_per_s(config, prices, asked)
 
     def alone_s(one: Asked) -> float:
@@ -101,9 +116,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             }
             rows.append(common | {"world": "virtual"} | virtually(settings, prices, arriving, alone_s))
             if options.real:
-                from trace_engine import really
-
-                rows.append(common | {"world": "real"} | figures(really(options.real, settings, arriving), alone_s))
+                rows += [common | row for row in really(options.real, settings, arriving, alone_s)]
     return rows
 
 

@@ -63,7 +63,7 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
         if origin is not None:
             prompt = origin.prompt_token_ids
         scores = random.random() < 0.15
-        new = random.choice((1, 2, 5, 9, 14)) if not scores or random.random() < 0.5 else 0
+        new = random.choice((1, 2, 5, 9, 30)) if not scores or random.random() < 0.5 else 0
         step = random.choice((0, 0, random.randrange(12), random.randrange(40)))
         salt = random.choice((b"", b"", b"tenant"))
         if origin is not None:  # samples of one prompt come together, most of them from the same tenant

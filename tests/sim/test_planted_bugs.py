@@ -75,16 +75,16 @@ def release_while_in_flight(patch: Patch) -> None:
 def never_release_what_was_aborted_in_flight(patch: Patch) -> None:
     original = Residency.release
 
-    def release(self: Residency, request: Request) -> None:
+    def release(self: Residency, request: Request, returns: bool = False) -> None:
         if request.finish_reason != "abort":
-            original(self, request)
+            original(self, request, returns)
 
     patch.setattr(Residency, "release", release)
 
 
 def keep_the_name_of_an_evicted_block(patch: Patch) -> None:
     def evict(self: BlockPool, count: int | None = None) -> int:
-        block_id, _ = self.cache._idle.popitem(last=False)
+        block_id, _ = (self.cache._idle or self.cache._awaited).popitem(last=False)
         self.allocator.free(block_id)
         return 1
 

@@ -66,18 +66,21 @@ def test_the_feedback_queue_does_not_make_short_requests_wait_for_long_ones() ->
     assert means["mlfq"] < 0.2 * means["fcfs"]
 
 
+PROMPT = 48
+
+
 @pytest.mark.parametrize("starvation_s", [1.0, 2.0])
 def test_the_feedback_queue_starves_nobody(starvation_s: float) -> None:
     """The bound: the wait that counts as starving, and a quantum for each who entered level 0 before.
 
     Short requests never stop coming and always fill both seats. A long one that waited `starvation_s` is put behind
     those at level 0, at most as many as came meanwhile; each leaves it after a quantum of tokens at the latest, and one
-    step may have just begun.
+    step may have just begun. Nobody in the crowd owes more than that.
     """
     quantum = FeedbackQueue.QUANTUM_TOKENS
 
     def requests() -> list[Request]:
-        return [*(request(index, 200, 60) for index in range(2)), *crowd(250, 0.06)]
+        return [*(request(index, PROMPT, 300) for index in range(2)), *crowd(250, 0.06)]
 
     def settings(starvation_s: float) -> SchedulerConfig:
         return small(policy="mlfq", ageing_s=starvation_s, max_sequences=2, token_budget=64)
@@ -93,7 +96,7 @@ def test_the_feedback_queue_starves_nobody(starvation_s: float) -> None:
         times = [one.arrival_s, *timeline.token_times_s[one.request_id]]
         gaps = [later - earlier for earlier, later in pairwise(times)]
         # The first token needs the whole prompt: some visits to level 0, a quantum each.
-        assert gaps[0] <= (200 / quantum + 1) * bound
+        assert gaps[0] <= (PROMPT / quantum + 1) * bound
         assert max(gaps[1:]) <= bound
     starved = run_in_virtual_time(Scheduler(settings(1e9)), requests())
     gaps = [later - earlier for earlier, later in pairwise(starved.token_times_s[0])]

@@ -51,3 +51,17 @@ def load(
 def at_rate(asked: Sequence[Asked], per_s: float) -> list[Asked]:
     """The same, so many a second."""
     return [replace(one, arrival_s=one.arrival_s / per_s) for one in asked]
+
+
+def chat(seed: int, count: int) -> list[Asked]:
+    """Short prompts; answers with a heavy tail, of which the longest are ten times as long as most. One a second."""
+    random = Random(seed)
+    made: list[Asked] = []
+    now = 0.0
+    while len(made) < count:
+        prompt = int(random.lognormvariate(4.5, 0.8)) + 4
+        new = min(int(random.lognormvariate(4.2, 1.2)) + 1, 700)
+        if prompt < 300:
+            made.append(Asked(now, prompt, new, most_tokens=700))
+            now += random.expovariate(1.0)
+    return made

@@ -89,3 +89,48 @@ def test_what_is_computed_again_is_on_nobodys_account() -> None:
         delivered += sum(item.most_tokens for item in step(one, float(now)).items)
     assert one.counters().preemptions > 3
     assert counters[b"a"] - before == 2 * delivered
+
+
+LONG = tuple(range(33))
+"""Longer than the first quantum of the feedback queue: shorter ones come first."""
+
+
+def test_who_makes_way_has_been_worth_its_admission() -> None:
+    """33 tokens were computed to admit it: it delivers as many before a shorter one takes its place."""
+    one = scheduler(policy="mlfq", max_sequences=1, max_model_len=128, token_budget=64)
+    one.add(Request(request_id=0, prompt_token_ids=LONG, max_new_tokens=60))
+    step(one, 0.0)
+    one.add(Request(request_id=1, prompt_token_ids=(1,), max_new_tokens=1, arrival_s=1.0))
+    found = [ids(step(one, float(now))) for now in range(1, 35)]
+    assert found == [[0]] * 32 + [[1], [0]]
+    assert one.counters().preemptions == 1
+    assert one.counters().computed_tokens == 33 + 32 + 1 + 2, "of 66 known tokens 64 fill blocks, which were kept"
+
+
+def test_blocks_of_who_made_way_are_forgotten_last() -> None:
+    """Others come and go in a pool that they fill, and the preempted one still finds what it computed."""
+    one = scheduler(policy="mlfq", max_sequences=1, max_model_len=96, num_blocks=28, token_budget=64)
+    one.add(Request(request_id=0, prompt_token_ids=LONG, max_new_tokens=60))
+    for request_id in range(1, 30):
+        prompt = tuple(range(100 * request_id, 100 * request_id + 5))
+        one.add(Request(request_id=request_id, prompt_token_ids=prompt, max_new_tokens=2, arrival_s=33 + request_id))
+    now = 0.0
+    while one.has_work:
+        step(one, now)
+        now += 1.0
+    assert one.counters().preemptions == 1
+    assert one.counters().computed_tokens <= 33 + 59 + 29 * 6 + 3, "what was in a block that was not full"
+
+
+def test_blocks_of_who_does_not_come_back_are_forgotten_in_turn() -> None:
+    one = scheduler(policy="mlfq", max_sequences=1, max_model_len=128, token_budget=64)
+    one.add(Request(request_id=0, prompt_token_ids=LONG, max_new_tokens=60))
+    for now in range(33):
+        step(one, float(now))
+    one.add(Request(request_id=1, prompt_token_ids=(1,), max_new_tokens=40, arrival_s=33.0))
+    assert ids(step(one, 33.0)) == [1]
+    cache = one.pool.cache
+    assert (len(cache._awaited), len(cache._idle)) == (16, 0)
+    one.abort(0)
+    one.check()
+    assert (len(cache._awaited), len(cache._idle)) == (0, 16)
