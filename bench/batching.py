@@ -114,7 +114,8 @@ def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked]) -> 
     """On a real engine."""
     from trace_engine import really as run_on_engine
 
-    return run_on_engine(directory, config, asked)[0]
+    found, _, _ = run_on_engine(directory, config, asked)
+    return found
 
 
 def over_sizes(play: Play, config: SchedulerConfig, prompt: int, new: int) -> list[dict[str, float]]:

@@ -100,6 +100,8 @@ def _submit(request_id: int, asked: Asked, vocabulary: int) -> Submit:
     )
 
 
+MEASURED_REQUESTS = 120
+"""For prices just before a replay; a few seconds with a small model."""
 BUDGETS = (24, 96, 512)
 """Tokens of a step at most while prices are measured: prompts come in pieces of all sizes."""
 
@@ -148,10 +150,10 @@ def opened_as(directory: Path, config: SchedulerConfig) -> LLM:
 
 def really(
     directory: Path, config: SchedulerConfig, asked: Sequence[Asked], gate: Gate | None = None
-) -> tuple[Replay, Prices]:
+) -> tuple[Replay, Prices, Prices]:
     """Replays on a fresh engine that is as large as `config` says, and orders requests as it says.
 
-    Returns the prices of its steps, too.
+    Returns with it the prices of the engine's steps just before, and those of the replay's own steps.
     """
     with opened_as(directory, config) as llm:
         ordered = replace(
@@ -161,10 +163,10 @@ def really(
             predict_length=config.predict_length,
             step_budget_s=config.step_budget_s,
         )
-        for requests in (mixture(8, config.max_model_len), asked):  # the first warm it up
-            world = EngineWorld(llm, ordered, requests)
-            found = replay(world, requests, gate if requests is asked else None)
-    return found, fit("own", world.samples)
+        before = measured("before", llm, MEASURED_REQUESTS, config.max_model_len)
+        world = EngineWorld(llm, ordered, asked)
+        found = replay(world, asked, gate)
+    return found, before, fit("own", world.samples)
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ TRACE is an Azure CSV or a Mooncake JSONL file. The slice keeps its order, the s
 (prompts may be divided for a small model); arrivals are spread so that the load is a share of the capacity, which is
 what the engine answers in a second when all requests are there at once. Requests are dealt to tenants, of which one is
 greedy. In virtual time the real scheduler plans every step and a step takes what the fitted prices say
-(trace_engine.py measures them). --real measures them anew and replays the same requests on an engine in this process.
-Then there are three rows: 'virtual' is what was expected before, 'real' what came out, and 'again' is virtual time with
-the prices of the real run's own steps: the machine may have become slower or faster meanwhile.
+(trace_engine.py measures them). --real replays the same requests on an engine in this process, too. Then there are
+three rows: 'virtual' is what prices measured just before let expect, 'real' what came out, and 'again' is virtual time
+with the prices of the real run's own steps: the machine may have become slower or faster meanwhile.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,32 +77,27 @@ def table_of(title: str, rows: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked], alone_s: Alone) -> list[dict[str, Any]]:
-    """On a real engine, and in virtual time once more with the prices that its own steps had."""
+def really(
+    directory: Path, config: SchedulerConfig, asked: Sequence[Asked], alone_s: Alone
+) -> Iterator[dict[str, Any]]:
+    """Expected, measured on a real engine, and expected of the prices that its own steps had."""
     from trace_engine import really as run_on_engine
 
-    found, own = run_on_engine(directory, config, asked)
-    return [{"world": "real"} | figures(found, alone_s), {"world": "again"} | virtually(config, own, asked, alone_s)]
+    found, before, own = run_on_engine(directory, config, asked)
+    yield {"world": "virtual"} | virtually(config, before, asked, alone_s)
+    yield {"world": "real"} | figures(found, alone_s)
+    yield {"world": "again"} | virtually(config, own, asked, alone_s)
 
 
-def priced(model: str, directory: Path, config: SchedulerConfig) -> Prices:
-    """Of an engine of that size, now."""
-    from trace_engine import measured, opened_as
-
-    with opened_as(directory, config) as llm:
-        return measured(model, llm, 240, config.max_model_len)
-
-
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every load under every policy. Prices are measured anew where a real engine is replayed beside."""
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every load under every policy."""
     config, asked = trace_options.config_of(options), trace_options.slice_of(options)
-    prices = priced(options.model, options.real, config) if options.real else Prices.load(options.prices, options.model)
+    prices = Prices.load(options.prices, options.model)
     capacity = capacity_per_s(config, prices, asked)
 
     def alone_s(one: Asked) -> float:
         return prices.alone_s(one.prompt_tokens, one.new_tokens, config.token_budget)
 
-    rows = []
     for load in map(float, options.loads.split(",")):
         for policy in options.policies.split(","):
             settings, arriving = ordered(config, policy, at_rate(asked, load * capacity))
@@ -114,10 +109,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "load": load,
                 "policy": policy,
             }
-            rows.append(common | {"world": "virtual"} | virtually(settings, prices, arriving, alone_s))
             if options.real:
-                rows += [common | row for row in really(options.real, settings, arriving, alone_s)]
-    return rows
+                yield from (common | row for row in really(options.real, settings, arriving, alone_s))
+            else:
+                yield common | {"world": "virtual"} | virtually(settings, prices, arriving, alone_s)
 
 
 def main() -> None:
@@ -130,11 +125,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()
-    rows = run(options)
-    console = Console(width=160)
-    console.print(table_of(f"{options.trace.name}, {rows[0]['requests']} requests, {options.model}", rows))
-    for row in rows:
+    rows = []
+    for row in run(options):
         note(row, options.json)
+        rows.append(row)
+    title = f"{options.trace.name}, {rows[0]['requests']} requests, {options.model}"
+    Console(width=160).print(table_of(title, rows))
     if options.png:
         draw(rows, options.png)
 

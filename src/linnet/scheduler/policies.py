@@ -50,7 +50,8 @@ class FeedbackQueue(OrderingPolicy):
     level 0.
 
     So nobody waits for ever: at level 0 only those that entered it earlier come first, and each leaves it after
-    QUANTUM_TOKENS tokens.
+    QUANTUM_TOKENS tokens. Unlike there, where making way costs a copy, who runs keeps its place until it has delivered
+    what would be lost (see `Scheduler._make_way`).
     """
 
     moving = True
