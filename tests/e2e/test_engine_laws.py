@@ -53,6 +53,7 @@ class Setting:
     samples: int = 1
     guesses: int = 0
     forked: bool = False
+    beams: int = 1
 
 
 def batch(setting: Setting) -> None:
@@ -122,8 +123,14 @@ def forked(setting: Setting) -> None:
     setting.forked = True
 
 
+def searched(setting: Setting) -> None:
+    """Every request is a beam search; its beams share, copy and give up blocks."""
+    setting.beams = 3
+
+
 FEATURES = (
     batch, cache, chunked, hurried, preempted, small_pool, many_samples, forked, guessed, aborts, few_seats, policies,
+    searched,
 )  # fmt: skip
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
@@ -202,14 +209,16 @@ CPU_CASES = (
 """Backend, policy, weights and, where it is not the policy's own, the KV cache's type."""
 
 
-def alone(machine: Machine, submit: Submit) -> Result:
+def alone(machine: Machine, *submits: Submit) -> dict[int, Result]:
     """The reference: nothing else in the world."""
     config = replace(WIDEST, prefix_cache=False)
-    return run(machine.engine(config, 0), [submit])[submit.request_id]
+    return run(machine.engine(config, 0), submits)
 
 
 def copies_of(submit: Submit, setting: Setting) -> list[Submit]:
-    """The other samples of a prompt."""
+    """The other samples of a prompt; a search has its beams."""
+    if setting.beams > 1:
+        return []
     return [
         replace(
             submit,
@@ -219,6 +228,38 @@ def copies_of(submit: Submit, setting: Setting) -> list[Submit]:
         )
         for index in range(1, setting.samples)
     ]
+
+
+def search(submit: Submit, setting: Setting) -> list[Submit]:
+    """The beams of a search instead of a sample."""
+    plain = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {}}
+    params = replace(
+        submit.params,
+        use_beam_search=True,
+        n=setting.beams,
+        length_penalty=setting.rng.choice([1.0, 0.0, 2.0]),
+        early_stopping=setting.rng.choice([False, True, "never"]),
+        **plain,
+    )
+    return [
+        replace(
+            submit,
+            request_id=submit.request_id + 30_000 * index,
+            params=params,
+            fork_of=submit.request_id if index else None,
+        )
+        for index in range(setting.beams)
+    ]
+
+
+def search_all(setting: Setting) -> None:
+    """Searches instead of samples, and room for one of them at the least."""
+    setting.submits = [beam for submit in setting.submits for beam in search(submit, setting)]
+    for name in ("max_sequences", "max_output_rows", "token_budget"):
+        if name in setting.config:
+            setting.config[name] = max(setting.config[name], setting.beams)
+    if "num_blocks" in setting.config:
+        setting.config["num_blocks"] *= setting.beams
 
 
 def guess(engine: Engine, setting: Setting, expected: dict[int, Result]) -> None:
@@ -242,7 +283,12 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
     if setting.forked:
         setting.submits += [copy for submit in setting.submits for copy in copies_of(submit, setting)]
         setting.samples = 1
-    expected = {submit.request_id: alone(machine, replace(submit, fork_of=None)) for submit in setting.submits}
+    if setting.beams > 1:
+        search_all(setting)
+    expected: dict[int, Result] = {}
+    for first in range(0, len(setting.submits), setting.beams):
+        origin, *beams = setting.submits[first : first + setting.beams]
+        expected |= alone(machine, replace(origin, fork_of=None), *beams)
     engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2))
     compared = 0
     for turn in range(setting.rounds):
@@ -251,6 +297,8 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
         others = [renamed(other, other.request_id + 100_000 * turn) for other in setting.others]
         everybody = [*sent, *copies, *others]
         rng.shuffle(everybody)
+        if setting.beams > 1:  # the beams of a search come in their order, which is that of its answers
+            everybody.sort(key=lambda submit: submit.request_id % 100_000 // 30_000)
         aborted = {key + 100_000 * turn: step for key, step in (setting.abort_steps or {}).items()}
 
         def between(step: int, aborted: dict[int, int] = aborted) -> list[int]:

@@ -108,6 +108,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"n": 129}, "n"),
     ("/v1/completions", {"n": 10**12}, "n"),
     ("/v1/completions", {"best_of": 2}, "best_of"),
+    ("/v1/completions", {"early_stopping": "always"}, "early_stopping"),
+    ("/v1/completions", {"use_beam_search": True, "n": 100}, "n"),
+    ("/v1/completions", {"use_beam_search": True, "presence_penalty": 1}, "presence_penalty"),
+    ("/v1/completions", {"use_beam_search": True, "logit_bias": {"1": 1}}, "logit_bias"),
     ("/v1/completions", {"suffix": "end"}, "suffix"),
     ("/v1/completions", {"logprobs": 21}, "logprobs"),
     ("/v1/completions", {"logprobs": True}, "logprobs"),
@@ -177,7 +181,8 @@ NUMBERS = {
     "presence_penalty": {"minus", "half", "zero"},
     "frequency_penalty": {"minus", "half", "zero"}, "repetition_penalty": {"half"}, "top_k": {"minus", "zero"},
     "seed": {"minus", "two31", "two63", "zero"}, "n": set(), "max_tokens": set(), "min_tokens": {"zero"},
-    "logprobs": {"zero"}, "priority": {"minus", "zero"}, "timeout_s": {"half"}, "best_of": set(),
+    "logprobs": {"zero"}, "length_penalty": {"minus", "half", "zero"},
+    "priority": {"minus", "zero"}, "timeout_s": {"half"}, "best_of": set(),
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ GOOD: dict[str, list[Any]] = {
     "stop": ["e", ["e", "x"]], "logprobs": [0, 2, True], "echo": [True, False], "seed": [0, -1, 2**63],
     "logit_bias": [{"5": 1}, {}], "tokens": [[1, 2]], "top_logprobs": [0, 3], "stream_options": [{}],
     "min_tokens": [0, 2], "timeout_s": [5], "chat_template_kwargs": [{"x": 1}], "top_p": [0.5], "top_k": [0, 3],
+    "use_beam_search": [True, False], "early_stopping": [True, False, "never"], "length_penalty": [0, 1.5],
 }  # fmt: skip
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 0.5, -0.0, 1e308, 5e-324, "", "1", "\x00", "😀" * 50,

@@ -57,6 +57,8 @@ COMPLETION_PARAMETERS: list[dict[str, Any]] = [
     {"extra_body": {"repetition_penalty": 1.3, "seed": 1}},
     {"extra_body": {"min_tokens": 4, "seed": 1}, "max_tokens": 6},
     {"extra_body": {"ignore_eos": True, "seed": 1}},
+    {"extra_body": {"use_beam_search": True}, "n": 3, "logprobs": 2},
+    {"extra_body": {"use_beam_search": True, "length_penalty": 0, "early_stopping": "never"}, "n": 2},
     {"extra_body": {"stop_token_ids": [80, 81, 82], "seed": 1}},
     {"extra_body": {"include_stop_str_in_output": True, "seed": 1}, "stop": ["e"]},
     {"extra_body": {"skip_special_tokens": False, "seed": 1}},
@@ -111,6 +113,7 @@ CHAT_PARAMETERS: list[dict[str, Any]] = [
     {"extra_body": {"return_token_ids": True, "skip_special_tokens": False}},
     {"extra_body": {"chat_template_kwargs": {"tokenize": True, "enable_thinking": False}}},
     {"extra_body": {"add_generation_prompt": False}},
+    {"extra_body": {"use_beam_search": True, "early_stopping": True}, "n": 2},
 ]
 
 

@@ -98,9 +98,11 @@ def share_without_counting(patch: Patch) -> None:
 def score_again_after_a_preemption(patch: Patch) -> None:
     original = Scheduler._preempt
 
-    def preempt(self: Scheduler, request: Request) -> None:
-        original(self, request)
-        request.scored = 0 if request.score_prompt else request.scored
+    def preempt(self: Scheduler, request: Request) -> list[Request]:
+        victims = original(self, request)
+        for victim in victims:
+            victim.scored = 0 if victim.score_prompt else victim.scored
+        return victims
 
     patch.setattr(Scheduler, "_preempt", preempt)
 
@@ -120,8 +122,8 @@ def preempt_without_recompute(patch: Patch) -> None:
 def preempt_who_has_not_progressed(patch: Patch) -> None:
     original = Scheduler._admit_next
 
-    def admit_next(self: Scheduler, now: float) -> Request | None:
-        request = original(self, now)
+    def admit_next(self: Scheduler, now: float, has_time: bool) -> Request | None:
+        request = original(self, now, has_time)
         if request is not None:
             request.progressed = True
         return request

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from linnet.backends.interface import Executable, Limits
+from linnet.engine.beams import BeamGroup
 from linnet.engine.facts import EngineFacts
 from linnet.engine.live import LiveRequest, PromptScoreRows
 from linnet.engine.messages import (
@@ -132,7 +133,7 @@ class Engine:
             request_id=submit.request_id,
             prompt_token_ids=submit.prompt_token_ids,
             max_new_tokens=submit.max_tokens,
-            stop_token_ids=submit.stop_token_ids,
+            stop_token_ids=frozenset() if submit.params.use_beam_search else submit.stop_token_ids,
             min_new_tokens=min(submit.params.min_tokens, submit.max_tokens),
             arrival_s=arrival_s,
             priority=submit.priority,
@@ -141,14 +142,31 @@ class Engine:
             score_prompt=scores,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
             fork_of=submit.fork_of,
+            gang=submit.gang,
             participants=(0, 1) if submit.compare else (0,),
         )
         if scores:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
         matcher = None if submit.grammar is None else submit.grammar.matcher()
+        beams = self._beams(submit)
         self.scheduler.add(request)
-        self._live[submit.request_id] = LiveRequest(submit, request, matcher, PromptScoreRows() if scores else None)
+        if beams is not None:
+            beams.join(request)
+        self._live[submit.request_id] = LiveRequest(
+            submit, request, matcher, PromptScoreRows() if scores else None, beams
+        )
+
+    def _beams(self, submit: Submit) -> BeamGroup | None:
+        """The search that a request is part of: that of the request it forks, else a new one."""
+        if not submit.params.use_beam_search:
+            return None
+        if submit.fork_of is None:
+            return BeamGroup(submit)
+        origin = self._live.get(submit.fork_of)
+        if origin is None or origin.beams is None or origin.beams.complete:
+            raise ConfigError(f"request {submit.request_id}: the search that it is to be a beam of has ended")
+        return origin.beams
 
     def abort(self, request_id: int) -> bool:
         """End a request; False when it is unknown. Its Finished comes out of the next ``step``."""
@@ -203,16 +221,45 @@ class Engine:
             self._errors[request_id] = error
             self.scheduler.abort(request_id, "error")
         events = self.scheduler.commit(plan, output.result, self.clock())
+        if output.answered:
+            events += self._end_searches(output.answered)
         if self._check:
             self.scheduler.check()
         return self._translate(events)
 
-    def _translate(self, events: tuple[Event, ...]) -> tuple[EngineEvent, ...]:
-        """Tokens go up as they are; an end is told with what the scheduler does not know."""
-        return tuple(event if isinstance(event, Tokens) else self._finished(event) for event in events)
+    def _end_searches(self, request_ids: Sequence[int]) -> tuple[Event, ...]:
+        """End the beams of searches that have their answers, after the step that gave them has been taken in."""
+        for request_id in request_ids:
+            group = self._live[request_id].beams
+            assert group is not None
+            self.scheduler.abort(request_id, group.answer(request_id).reason)
+        return self.scheduler.take_events()
 
-    def _finished(self, ended: Ended) -> Finished:
-        one = self._live.pop(ended.request_id)
+    def _translate(self, events: tuple[Event, ...]) -> tuple[EngineEvent, ...]:
+        """Tokens go up as they are, but for those of beams, which may still be taken back; an end is told with what the
+        scheduler does not know."""
+        told: list[EngineEvent] = []
+        for event in events:
+            if isinstance(event, Ended):
+                one = self._live.pop(event.request_id)
+                if one.beams is not None:
+                    told += self._searched(one.beams, event)
+                told.append(self._finished(one, event))
+            elif self._live[event.request_id].beams is None:
+                told.append(event)
+        return tuple(told)
+
+    def _searched(self, group: BeamGroup, ended: Ended) -> list[EngineEvent]:
+        """The answer of a beam. A search that loses one before its end is over: the others end for the same reason."""
+        if group.ended:
+            answer = group.answer(ended.request_id)
+            return [Tokens(ended.request_id, answer.token_ids, answer.logprobs)]
+        for other in group.request_ids:
+            if self.scheduler.abort(other, ended.reason) and ended.request_id in self._errors:
+                self._errors[other] = self._errors[ended.request_id]
+        return []
+
+    def _finished(self, one: LiveRequest, ended: Ended) -> Finished:
         complete = one.scores is not None and one.request.scored >= one.request.prompt_tokens
         return Finished(
             ended.request_id,

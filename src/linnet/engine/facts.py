@@ -80,6 +80,8 @@ class EngineFacts:
             count = getattr(submit.params, name) or 0
             if count > self.vocabulary_size:
                 raise ParameterError(name, f"{name} is {count}; the vocabulary has {self.vocabulary_size} tokens")
+        if submit.params.use_beam_search:
+            self._check_search(submit)
         if submit.compare and not self.compares:
             raise ConfigError("this engine has no second model to compare with")
         if not 0 <= submit.seed < 1 << 64:
@@ -88,6 +90,29 @@ class EngineFacts:
             raise ParameterError("timeout", f"timeout_s is {submit.timeout_s}; accepted is 0 to 1e9 seconds")
         if submit.score_start < 1:
             raise ConfigError(f"score_start is {submit.score_start}; the first token that can be scored is 1")
+
+    def _check_search(self, submit: Submit) -> None:
+        """All beams of a search go on together: they need seats and blocks at the same time."""
+        width, limits = submit.params.n, self.scheduling
+        most = min(limits.max_sequences, limits.token_budget, limits.output_rows)
+        if width > most:
+            raise ParameterError(
+                "n",
+                f"n is {width}; with use_beam_search accepted is at most {most}: all beams are computed in one step "
+                "(max_sequences, token_budget)",
+                settings=["max_sequences", "token_budget"],
+            )
+        slots = len(submit.prompt_token_ids) + max(submit.max_tokens, 1) - 1
+        blocks = width * -(-slots // limits.block_size)
+        if blocks > limits.num_blocks:
+            raise ParameterError(
+                "n",
+                f"{width} beams of {slots} tokens each need {blocks * limits.block_size} token slots of the KV cache, "
+                f"which has {self.kv_tokens}; ask for fewer beams or tokens",
+                settings=["kv_bytes"],
+            )
+        if submit.grammar is not None:
+            raise ParameterError("use_beam_search", "use_beam_search cannot be combined with structured output")
 
     def _check_prompt_ids(self, prompt: tuple[int, ...]) -> None:
         ids = np.asarray(prompt)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from linnet.engine.beams import BeamGroup
 from linnet.engine.matcher import Matcher
 from linnet.engine.messages import PromptScores, Submit
 from linnet.scheduler import Request
@@ -37,3 +38,4 @@ class LiveRequest:
     request: Request
     matcher: Matcher | None = None
     scores: PromptScoreRows | None = None
+    beams: BeamGroup | None = None

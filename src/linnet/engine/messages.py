@@ -57,6 +57,13 @@ class Submit:
     score_start: int = 1
     fork_of: int | None = None
 
+    @property
+    def gang(self) -> int | None:
+        """The first of the beams of its search, which get tokens together; None without a search."""
+        if not self.params.use_beam_search:
+            return None
+        return self.request_id if self.fork_of is None else self.fork_of
+
 
 @dataclass(frozen=True, slots=True)
 class Abort:

@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from linnet.errors import ConfigError
 
@@ -42,7 +42,11 @@ class SamplingParams:
     logit_bias:         token id -> value in [-100, 100] added to its logit.
     logprobs:           alternatives to report per generated token; 0 reports the chosen token only, None nothing.
     prompt_logprobs:    the same for every prompt token but the first.
-    n:                  independent samples of the prompt.
+    n:                  independent samples of the prompt; with use_beam_search the beams, all of which are answers.
+    use_beam_search:    the n likeliest answers that a search finds, best first, instead of drawn ones (temperature,
+                        top_k, top_p, min_p and seed have no part in it), ranked by the sum of log-probabilities /
+                        (new tokens ** length_penalty). early_stopping: True ends the search with the n-th answer,
+                        False when the likeliest beam scores worse at its length, 'never' when it would at any length.
     skip_special_tokens: whether special tokens are left out of the text.
     """
 
@@ -64,6 +68,9 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     n: int = 1
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
@@ -86,12 +93,37 @@ class SamplingParams:
         _number(self, "repetition_penalty", 0.0, 100.0, above=True)
         _integer("seed", self.seed, -(1 << 63), (1 << 64) - 1, optional=True)
         _integer("n", self.n, 1, MOST_SAMPLES)
-        for name in ("include_stop_str", "ignore_eos", "skip_special_tokens"):
+        _number(self, "length_penalty", -100.0, 100.0)
+        if self.early_stopping != "never" and not isinstance(self.early_stopping, bool):
+            raise ParameterError(
+                "early_stopping",
+                f'early_stopping is {_shown(self.early_stopping)}; accepted are true, false and "never"',
+            )
+        for name in ("include_stop_str", "ignore_eos", "skip_special_tokens", "use_beam_search"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(name, f"{name} is {getattr(self, name)!r}; accepted are true and false")
         object.__setattr__(self, "stop", _stops(self.stop))
         object.__setattr__(self, "stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids, MOST_STOP_TOKENS))
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        if self.use_beam_search:
+            self._check_search()
+
+    def _check_search(self) -> None:
+        """What would change the probabilities that beams are ranked by."""
+        for name, neutral in (("repetition_penalty", 1.0), ("presence_penalty", 0.0), ("frequency_penalty", 0.0)):
+            if getattr(self, name) != neutral:
+                raise ParameterError(
+                    name,
+                    f"{name} is {getattr(self, name):g}; accepted with use_beam_search is {neutral:g} only: it ranks "
+                    "by the model's own probabilities",
+                    settings=["use_beam_search"],
+                )
+        if self.logit_bias:
+            raise ParameterError(
+                "logit_bias",
+                "logit_bias cannot be combined with use_beam_search: it ranks by the model's own probabilities",
+                settings=["use_beam_search"],
+            )
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from linnet.backends.interface import Executable, SampleResult
+from linnet.engine.beams import BeamGroup
 from linnet.engine.live import LiveRequest
 from linnet.engine.matcher import mask_words
 from linnet.engine.messages import ErrorInfo, error_info
@@ -20,10 +21,12 @@ NO_DISTRIBUTION = ErrorInfo(
 
 @dataclass(slots=True)
 class StepOutput:
-    """What a step gave: the tokens of each request, and the requests that must end with an error."""
+    """What a step gave: the tokens of each request, the requests that must end with an error, and those whose search
+    has found its answers."""
 
     tokens: dict[int, Tokens] = field(default_factory=dict)
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
+    answered: list[int] = field(default_factory=list)
 
     @property
     def result(self) -> StepResult:
@@ -42,7 +45,7 @@ class TokenRows:
 
     def want(self, one: LiveRequest, use: Sample | Verify, row: int, output: StepOutput) -> None:
         """Draw at output rows ``row`` ...; a matcher that raises ends its request in ``output``."""
-        drafts = use.draft_token_ids if isinstance(use, Verify) else ()
+        drafts = use.draft_token_ids if isinstance(use, Verify) and one.beams is None else ()
         allowed = None
         if one.matcher is not None:
             drafts = ()  # a matcher cannot go back: it is asked about one token at a time
@@ -64,6 +67,7 @@ class TokenRows:
         self._wanted, self._entries = [], []
         if not entries:
             return
+        searching: list[BeamGroup] = []
         result = executable.sample(self._batches.of(entries))
         token_ids, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
         row = 0
@@ -72,12 +76,20 @@ class TokenRows:
             drawn = accepted(drafts, token_ids[row : row + 1 + len(drafts)])
             if not drawn:
                 output.failed[request_id] = NO_DISTRIBUTION
+            elif one.beams is not None:
+                one.beams.offer(request_id, *_top(result, row, one.beams.alternatives))
+                searching.append(one.beams)
             elif (error := _advance(one, drawn)) is not None:
                 output.failed[request_id] = error
             else:
                 told = _told(one, result, drawn, logprobs, row)
                 output.tokens[request_id] = Tokens(request_id, drawn, told)
             row += 1 + len(drafts)
+        for group in dict.fromkeys(searching):
+            chosen = group.choose()
+            output.tokens |= chosen.tokens
+            if chosen.ended:
+                output.answered += group.request_ids
 
     @staticmethod
     def _entry(one: LiveRequest, row: int, known: Sequence[int], allowed: np.ndarray | None) -> SamplingEntry:
@@ -89,6 +101,7 @@ class TokenRows:
             prompt_tokens=one.request.prompt_tokens,
             stop_token_ids=one.submit.stop_token_ids,
             allowed=allowed,
+            alternatives=one.beams.alternatives if one.beams is not None else one.submit.params.logprobs or 0,
         )
 
 
@@ -128,6 +141,10 @@ def _told(
         return ()
     told = []
     for index, token_id in enumerate(token_ids, row):
-        ids, values = result.top_ids[index, :top].tolist(), result.top_logprobs[index, :top].tolist()
-        told.append(TokenLogprob(token_id, logprobs[index], tuple(zip(ids, values, strict=True))))
+        told.append(TokenLogprob(token_id, logprobs[index], tuple(zip(*_top(result, index, top), strict=True))))
     return tuple(told)
+
+
+def _top(result: SampleResult, row: int, count: int) -> tuple[list[int], list[float]]:
+    """Ids and log-probabilities of the likeliest tokens of a row."""
+    return result.top_ids[row, :count].tolist(), result.top_logprobs[row, :count].tolist()

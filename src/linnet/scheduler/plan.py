@@ -98,11 +98,16 @@ class Tokens:
     """New tokens of a request, a stop token included; logprobs are empty unless they were asked for.
 
     Made where they are sampled and passed on as they are, by the scheduler too, which looks at the ids only.
+
+    origin:  the request whose sequence they continue; None: their own. A beam that continues another one forgets its
+             own tokens and goes on from what the other has computed. Both are items of the same step, of one prompt and
+             salt, with all their known tokens computed.
     """
 
     request_id: int
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ a preempted request goes back before everyone who comes after it without a rule 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 
 from .invariants import InvariantError
@@ -48,8 +48,9 @@ class OrderingPolicy:
 class OrderedRequests:
     """Requests in policy order: in that of their keys when they were inserted, or last put in order."""
 
-    def __init__(self, policy: OrderingPolicy) -> None:
-        self._policy = policy
+    def __init__(self, key: Callable[[Request], Key]) -> None:
+        """`key`: the place of a request now; no two are the same."""
+        self._key = key
         self._entries: list[tuple[Key, Request]] = []
         self._keys: dict[int, Key] = {}
 
@@ -71,7 +72,7 @@ class OrderedRequests:
 
     def insert(self, request: Request) -> None:
         """Put a request at its place. Mutates this list only."""
-        key = self._policy.key(request)
+        key = self._key(request)
         self._keys[request.request_id] = key
         insort(self._entries, (key, request), key=_KEY)
 
@@ -87,7 +88,7 @@ class OrderedRequests:
     def reorder(self) -> None:
         """Put all requests where their keys are now. Mutates this list only."""
         requests = list(self)
-        self._keys = {request.request_id: self._policy.key(request) for request in requests}
+        self._keys = {request.request_id: self._key(request) for request in requests}
         self._entries = sorted(((self._keys[request.request_id], request) for request in requests), key=_KEY)
 
 

@@ -39,6 +39,8 @@ class Request:
     participants:    which of the engine's models compute the request's tokens.
     fork_of:         id of a request with the same prompt and salt: what that has computed of it is copied, not computed
                      again, if it runs when this one is admitted. Unknown and finished ids are ignored.
+    gang:            id of the first of those that get tokens only when all of them are computed in one step, itself for
+                     that one: they are ordered as it is, one after the other, and preempted together.
     draft_token_ids: guesses at what follows `known`, which the caller may set between steps. They cost time and change
                      no token; a step that takes them uses them up.
 
@@ -69,6 +71,7 @@ class Request:
     deadline_s: float | None = None
     participants: tuple[int, ...] = (0,)
     fork_of: int | None = None
+    gang: int | None = None
     draft_token_ids: tuple[int, ...] = ()
 
     known: list[int] = field(init=False)
@@ -147,8 +150,13 @@ class Request:
 
     @property
     def useful_drafts(self) -> int:
-        """How many guesses something can come of: the last token that may be generated is never computed."""
-        return min(len(self.draft_token_ids), self.max_new_tokens - self.generated_tokens - 1)
+        """How many guesses something can come of: the last token that may be generated is never computed, and what
+        follows in a gang depends on the others."""
+        return (
+            0
+            if self.gang is not None
+            else min(len(self.draft_token_ids), self.max_new_tokens - self.generated_tokens - 1)
+        )
 
     def drafts_within(self, n: int, most: int) -> tuple[int, ...]:
         """The guesses that follow the next n known tokens, `most` of them at most; none before the last known token.

@@ -5,11 +5,26 @@ The only code that writes `request.block_ids`, `request.published` and `request.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .blocks import BlockPool
 from .plan import BlockMove
 from .prefix import extend_digests
 from .request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What an origin has before anybody branches."""
+
+    known: Sequence[int]
+    digests: Sequence[bytes]
+    block_ids: Sequence[int]
+    published: int
+
+    @staticmethod
+    def of(request: Request) -> "_Held":
+        return _Held(tuple(request.known), tuple(request.digests), tuple(request.block_ids), request.published)
 
 
 class Residency:
@@ -22,7 +37,7 @@ class Residency:
         self.prefix_hit_tokens = 0
         self.reserved_slots = 0
         self.unused_slots = 0
-        self._moves: list[BlockMove] = []
+        self._copies: list[tuple[Request, BlockMove]] = []  # for whom
 
     def missing_blocks(self, request: Request, origin: Request | None = None) -> int:
         """Blocks the request must still get before all its known tokens have slots, but for the full ones of a running
@@ -63,9 +78,10 @@ class Residency:
             return False
         self.pool.share(hits)
         own = self._allocate(wanted)
-        unwritten = {move.target: move.source for move in self._moves}  # of an origin that itself settled just now
-        self._moves += [
-            BlockMove(unwritten.get(source, source), target) for source, target in zip(copied, own, strict=False)
+        unwritten = {move.target: move.source for _, move in self._copies}  # of an origin that has its own only now
+        self._copies += [
+            (request, BlockMove(unwritten.get(source, source), target))
+            for source, target in zip(copied, own, strict=False)
         ]
         request.block_ids = [*hits, *own]
         request.published = len(hits)
@@ -83,8 +99,8 @@ class Residency:
 
     def take_moves(self) -> tuple[BlockMove, ...]:
         """The copies that those who settled since the last call need before they are computed. Forgets them."""
-        moves = tuple(self._moves)
-        self._moves.clear()
+        moves = tuple(move for _, move in self._copies)
+        self._copies.clear()
         return moves
 
     def publish(self, request: Request) -> None:
@@ -100,11 +116,46 @@ class Residency:
             self.pool.publish(request.block_ids[index], digests[index])
         request.published = full
 
+    def branch(self, pairs: Sequence[tuple[Request, Request]]) -> None:
+        """Make each first request go on from the second: hold the blocks of its tokens and give the own ones back.
+
+        Origins are read as they are before any of this. Where an origin itself goes on from another one, somebody takes
+        over its blocks as they are; everybody else shares the full ones and gets a copy of the one still being written
+        (see `take_moves`), for which those that nobody goes on from have left room. Mutates: `known`, `digests`,
+        `block_ids`, `published` of the first ones, and the pool.
+        """
+        origins = {origin.request_id: _Held.of(origin) for _, origin in pairs}
+        changed = {request.request_id for request, _ in pairs}
+        taken_over = origins.keys() - changed
+        given_back = [request.block_ids for request, _ in pairs]
+        copies: list[tuple[Request, int]] = []
+        for request, origin in pairs:
+            held = origins[origin.request_id]
+            full, partial = divmod(len(held.known), self.pool.block_size)
+            whole = origin.request_id not in taken_over
+            taken_over |= {origin.request_id}
+            request.known, request.digests = list(held.known), list(held.digests)
+            request.block_ids = list(held.block_ids if whole else held.block_ids[:full])
+            request.published = held.published if whole else full
+            self.pool.share(request.block_ids)
+            if partial and not whole:
+                copies.append((request, held.block_ids[full]))
+        for block_ids in given_back:
+            self.unused_slots += -len(pairs[0][0].known) % self.pool.block_size
+            self.pool.release(block_ids)
+        for request, source in copies:
+            request.block_ids += self._allocate(1)
+            self._copies.append((request, BlockMove(source, request.block_ids[-1])))
+
     def release(self, request: Request, returns: bool = False) -> None:
         """Give all blocks back, and count the slots that never held a token; `returns`: it will want them again.
 
-        Mutates: `block_ids`, `published`, `unused_slots`, and as the pool's `release` does.
+        Copies into them are not wanted any more; one out of them may take the block instead. Mutates: `block_ids`,
+        `published`, `unused_slots`, and as the pool's `release` does.
         """
+        if self._copies:
+            self._copies = [(other, move) for other, move in self._copies if other is not request]
+            self._hand_over(request)
         self.unused_slots += max(len(request.block_ids) * self.pool.block_size - request.computed, 0)
         self.pool.release(request.block_ids, awaited=returns)
         request.block_ids = []
@@ -117,6 +168,16 @@ class Residency:
     def _allocate(self, count: int) -> list[int]:
         self.reserved_slots += count * self.pool.block_size
         return self.pool.allocate(count)
+
+    def _hand_over(self, request: Request) -> None:
+        """Blocks that are still to be copied, and that nobody else holds, go to the first who wants a copy."""
+        for index, (other, move) in enumerate(self._copies):
+            if move.source in request.block_ids and self.pool.reference_count(move.source) == 1:
+                self.pool.share([move.source])
+                other.block_ids[other.block_ids.index(move.target)] = move.source
+                self.pool.release([move.target])
+                self._copies[index] = (other, BlockMove(move.source, move.source))
+        self._copies = [(other, move) for other, move in self._copies if move.source != move.target]
 
     def _reusable_tokens(self, request: Request) -> int:
         """The longest prefix that need not be computed: one token always is, and so is every row still to be scored."""

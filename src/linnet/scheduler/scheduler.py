@@ -10,6 +10,7 @@ tokens, published blocks, release of what has finished.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from linnet.errors import CapacityError, ConfigError
 
@@ -21,7 +22,7 @@ from .deadlines import Deadlines
 from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
 from .policies import policy_of
-from .policy import OrderedRequests
+from .policy import Key, OrderedRequests
 from .request import FinishReason, Request, RequestState
 from .residency import Residency
 from .step import StepBuilder
@@ -38,9 +39,9 @@ class Scheduler:
         assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
         self._residency = Residency(self.pool, config.prefix_cache)
         self._policy = policy_of(config)
-        self._waiting = OrderedRequests(self._policy)
-        self._running = OrderedRequests(self._policy)
         self._requests: dict[int, Request] = {}
+        self._waiting = OrderedRequests(self._key)
+        self._running = OrderedRequests(self._key)
         self._deadlines = Deadlines(self._requests)
         self._plan: StepPlan | None = None
         self._in_flight: dict[int, Request] = {}
@@ -136,19 +137,22 @@ class Scheduler:
             self._running.reorder()
         if self._policy.preempts:
             preempted += self._make_way()
+        preempted += self._gather()
         step = StepBuilder(self.config, self._cost, self._running)
         short_of_blocks = False
         while len(step.items) < len(self._running) and step.has_room:
-            request = self._running[len(step.items)]
-            victims = self._grow(request)
+            together = self._together(self._running[len(step.items)])
+            victims = self._grow(together)
             preempted += victims
             short_of_blocks = short_of_blocks or bool(victims)
-            if request in victims:
+            if together[0] in victims:
                 break
-            step.take(request, behind=len(self._running) - len(step.items) - 1)
+            for request in together:
+                if step.has_room:
+                    step.take(request, behind=len(self._running) - len(step.items) - 1)
         # Who was just preempted would be the first to be admitted, and take the blocks away again.
         may_admit = not short_of_blocks
-        while may_admit and step.has_room and step.has_time and (admitted := self._admit_next(now)) is not None:
+        while may_admit and step.has_room and (admitted := self._admit_next(now, step.has_time)) is not None:
             step.take(admitted, behind=0)
         self._scheduled_s = now
         return self._launch(step.items, preempted)
@@ -164,6 +168,7 @@ class Scheduler:
         if self.config.step_budget_s is not None:
             self._cost.learn(Work.of_plan(plan), now - self._scheduled_s)
         in_flight, self._in_flight, self._plan = self._in_flight, {}, None
+        self._branch(in_flight, result)
         for item in plan.items:
             request = in_flight[item.request_id]
             if request.state is RequestState.FINISHED:
@@ -191,6 +196,11 @@ class Scheduler:
             if not all(map(self.pool.may_write, request.block_ids[request.computed // self.config.block_size :])):
                 raise InvariantError(f"request {request.request_id} would write a block that is shared or published")
 
+    def _key(self, request: Request) -> Key:
+        """A gang stands where its first member does."""
+        leader = None if request.gang is None else self._requests.get(request.gang)
+        return (*self._policy.key(leader or request), request.sequence)
+
     def _preempt_by_force(self) -> list[Request]:
         """The test mode. A victim has delivered something since its admission, so repeated force cannot stop it."""
         self._steps_since_forced += 1
@@ -199,8 +209,7 @@ class Scheduler:
         for request in reversed(self._running):
             if request.progressed:
                 self._steps_since_forced = 0
-                self._preempt(request)
-                return [request]
+                return self._preempt(request)
         return []
 
     def _make_way(self) -> list[Request]:
@@ -208,7 +217,7 @@ class Scheduler:
 
         A victim has delivered what it owes: as many tokens as were to be computed when it was admitted. So making way
         costs no more than what was got for it, and taking turns comes to an end. Nobody makes way for a fork that would
-        not be admitted yet, or that has its prompt from him.
+        not be admitted yet, or that has its prompt from him, or for one of his gang.
         """
         victims: list[Request] = []
         seats, blocks = self.config.max_sequences - len(self._running), 0
@@ -221,49 +230,74 @@ class Scheduler:
                 victim = self._running[-1] if self._running else None
                 if victim is None or not victim.progressed or victim.owed > 0:
                     return victims
-                if newcomer.fork_of == victim.request_id:
+                if newcomer.fork_of == victim.request_id or (
+                    newcomer.gang is not None and newcomer.gang == victim.gang
+                ):
                     return victims
                 if self._waiting.key_of(newcomer) > self._running.key_of(victim):
                     return victims
-                self._preempt(victim)
-                victims.append(victim)
-                seats += 1
+                freed = self._preempt(victim)
+                victims += freed
+                seats += len(freed)
         return victims
 
-    def _grow(self, request: Request) -> list[Request]:
-        """Give a running request blocks for all its known tokens; returns who was preempted for it.
+    def _gather(self) -> list[Request]:
+        """Preempt the gangs that have members running and members waiting for seats, blocks or time, but for the one
+        that is next to be admitted: each would keep from the others what they wait for. Returns who was preempted."""
+        waiting = [one for one in self._waiting if one.gang is not None and not self._waits_for_origin(one)]
+        if not waiting:
+            return []
+        following = next(one for one in self._waiting if not self._waits_for_origin(one)).gang
+        scattered = {one.gang for one in waiting} - {following}
+        victims: list[Request] = []
+        for gang in dict.fromkeys(one.gang for one in self._running if one.gang in scattered):
+            victims += self._preempt(next(one for one in self._running if one.gang == gang))
+        return victims
+
+    def _together(self, request: Request) -> list[Request]:
+        """The running requests of its gang, in order; itself if it has none."""
+        if request.gang is None:
+            return [request]
+        return [other for other in self._running if other.gang == request.gang]
+
+    def _grow(self, requests: Sequence[Request]) -> list[Request]:
+        """Give running requests, one or a gang, blocks for all their known tokens; returns who was preempted for it.
 
         Victims come from the end of the running list: none of them is in the step that is being planned, and the
-        first running request finds everything it needs, since every request fits into the pool alone. The request
-        itself may be the last one: then it is the last victim.
+        first running request finds everything it needs, since every request fits into the pool alone, and so does
+        every gang. They may be the last ones themselves: then they are the last victims.
         """
         victims: list[Request] = []
-        while not self.pool.can_allocate(self._residency.missing_blocks(request)):
-            victim = self._running[-1]
-            self._preempt(victim)
-            victims.append(victim)
-            if victim is request:
+        while not self.pool.can_allocate(sum(map(self._residency.missing_blocks, requests))):
+            victims += self._preempt(self._running[-1])
+            if requests[0] in victims:
                 return victims
-        self._residency.grow(request)
-        self._residency.grow_for_drafts(request, spare_blocks=len(self._running))
+        for request in requests:
+            self._residency.grow(request)
+        for request in requests:
+            self._residency.grow_for_drafts(request, spare_blocks=len(self._running))
         return victims
 
-    def _preempt(self, request: Request) -> None:
-        """Back to waiting, to be recomputed; what it delivered stays delivered."""
-        self._running.remove(request)
-        self._residency.release(request, returns=True)
-        request.state = RequestState.WAITING
-        request.computed = 0
-        request.preemptions += 1
-        self._preemptions += 1
-        self._waiting.insert(request)
+    def _preempt(self, request: Request) -> list[Request]:
+        """Back to waiting with its gang, to be recomputed; what they delivered stays delivered. Returns them."""
+        victims = self._together(request)
+        for victim in victims:
+            self._running.remove(victim)
+            self._residency.release(victim, returns=True)
+            victim.state = RequestState.WAITING
+            victim.computed = 0
+            victim.preemptions += 1
+            self._preemptions += 1
+            self._waiting.insert(victim)
+        return victims
 
-    def _admit_next(self, now: float) -> Request | None:
-        """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it.
+    def _admit_next(self, now: float, has_time: bool) -> Request | None:
+        """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it. Where
+        no time is left, only one whose gang is waiting for it.
 
         Passed over are forks whose origin is still reading the prompt: in a step or two they need not compute it. Their
         seats are kept. One more block must be left for each of them and each running request, or the newcomer would
-        soon be preempted for them.
+        soon be preempted for them; but not for those of its gang, who can do nothing without it.
         """
         passed_over = 0
         for request in self._waiting:
@@ -273,9 +307,11 @@ class Scheduler:
         else:
             return None
         taken = len(self._running) + passed_over
-        if taken >= self.config.max_sequences:
+        gang = [] if request.gang is None else self._together(request)
+        if taken >= self.config.max_sequences or not (has_time or gang):
             return None
-        if not self._residency.settle(request, spare_blocks=taken, origin=self._origin(request)):
+        spare = taken - len(gang)
+        if not self._residency.settle(request, spare_blocks=spare, origin=self._origin(request)):
             return None
         request.owed = len(request.known) - request.computed
         self._waiting.remove(request)
@@ -316,14 +352,37 @@ class Scheduler:
         self._computed_tokens += total
         return self._plan
 
+    def _branch(self, in_flight: Mapping[int, Request], result: StepResult) -> None:
+        """Those who go on from another request's sequence take it over, before anybody gets new tokens."""
+        branching = [
+            (in_flight[tokens.request_id], in_flight[tokens.origin])
+            for tokens in result.tokens.values()
+            if tokens.origin is not None and tokens.origin != tokens.request_id
+        ]
+        alive = [pair for pair in branching if pair[0].state is RequestState.RUNNING]
+        if alive:
+            self._residency.branch(alive)
+
     def _check_result(self, plan: StepPlan, result: StepResult) -> None:
         if self._plan is None or plan is not self._plan:
             raise InvariantError(f"commit() of step {plan.step}, which is not in flight")
         most = {item.request_id: item.most_tokens for item in plan.items}
+        ends = {item.request_id: item.known_end for item in plan.items}
         for request_id, tokens in result.tokens.items():
             if len(tokens.token_ids) > most.get(request_id, 0):
                 limit = f"{len(tokens.token_ids)} tokens, {most.get(request_id, 0)} at most"
                 raise InvariantError(f"step {plan.step} returned for request {request_id}: {limit}")
+            if tokens.origin is not None and not self._may_branch(self._in_flight[request_id], tokens.origin, ends):
+                raise InvariantError(
+                    f"step {plan.step}: request {request_id} cannot go on from request {tokens.origin}: both must be "
+                    "of one prompt and have all their tokens computed in this step"
+                )
+
+    def _may_branch(self, request: Request, origin_id: int, ends: Mapping[int, int]) -> bool:
+        origin = self._in_flight.get(origin_id)
+        if origin is None or not request.has_prompt_of(origin) or origin.cache_salt != request.cache_salt:
+            return False
+        return all(ends[one.request_id] == len(one.known) for one in (request, origin))
 
     def _advance(self, request: Request, item: StepItem, tokens: Tokens | None, now: float) -> None:
         """Counters first, then the table, then the events: a finished request publishes before it releases."""
@@ -367,6 +426,9 @@ class Scheduler:
         self._policy.ended(request)
         if request.preemptions:
             self._residency.give_up(request)
+        if request.gang is not None:  # the others wait for nobody any more
+            for other in self._requests.values():
+                other.gang = None if other.gang == request.gang else other.gang
         if self._in_flight.get(request.request_id) is not request:
             self._residency.release(request)
         self._events.append(Ended(request.request_id, reason, request.cached_tokens or 0))

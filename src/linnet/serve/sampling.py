@@ -40,6 +40,9 @@ def sampling_params(request: GenerationRequest, limits: RequestLimits, defaults:
         "stop_token_ids": request.stop_token_ids,
         "ignore_eos": request.ignore_eos,
         "include_stop_str": request.include_stop_str_in_output,
+        "use_beam_search": request.use_beam_search,
+        "length_penalty": request.length_penalty,
+        "early_stopping": request.early_stopping,
         "skip_special_tokens": request.skip_special_tokens,
         "logit_bias": None if request.logit_bias is None else _biases(request.logit_bias),
     }

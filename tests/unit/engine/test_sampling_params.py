@@ -32,6 +32,9 @@ ACCEPTED = {
     "logprobs": [0, None],
     "prompt_logprobs": [0, None],
     "n": [],
+    "use_beam_search": [True],
+    "length_penalty": [-1, 0],
+    "early_stopping": [True],
     "skip_special_tokens": [True],
 }
 
@@ -72,6 +75,7 @@ def test_the_table_has_every_parameter() -> None:
         ("logit_bias", {1: NAN}),
         ("logit_bias", dict.fromkeys(range(5000), 0.0)),
         ("min_tokens", 20),
+        ("early_stopping", "always"),
     ],
 )
 def test_bad_contents(name: str, value: object) -> None:

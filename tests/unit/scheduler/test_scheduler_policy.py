@@ -29,7 +29,7 @@ REQUESTS = [request(0, 3.0, 0), request(1, 1.0, 2), request(2, 2.0, 2), request(
     ],
 )
 def test_order(policy: OrderingPolicy, order: list[int]) -> None:
-    ordered = OrderedRequests(policy)
+    ordered = OrderedRequests(policy.key)
     for one in REQUESTS:
         ordered.insert(one)
     assert [one.request_id for one in ordered] == order
@@ -38,7 +38,7 @@ def test_order(policy: OrderingPolicy, order: list[int]) -> None:
 
 
 def test_remove_takes_exactly_the_request() -> None:
-    ordered = OrderedRequests(FirstComeFirstServed())
+    ordered = OrderedRequests(FirstComeFirstServed().key)
     for one in REQUESTS:
         ordered.insert(one)
     ordered.remove(REQUESTS[3])
@@ -60,7 +60,7 @@ class Shuffled(OrderingPolicy):
 
 def test_keys_that_change_count_when_the_list_is_put_in_order() -> None:
     policy = Shuffled()
-    ordered = OrderedRequests(policy)
+    ordered = OrderedRequests(policy.key)
     for one in REQUESTS[:4]:
         ordered.insert(one)
     policy.keys[0], policy.keys[2] = (9.0,), (-1.0,)

@@ -52,6 +52,9 @@ class GenerationRequest(Record):
     ignore_eos: bool | None = None
     stop_token_ids: Any = None
     include_stop_str_in_output: bool | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: Any = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
