@@ -13,7 +13,7 @@ from test_virtual_time import OVERHEAD_S, TOKEN_S, Timeline, config, request, ru
 
 from linnet.scheduler import Request, Scheduler, SchedulerConfig
 from linnet.scheduler.config import Policy
-from linnet.scheduler.policies import FeedbackQueue
+from linnet.scheduler.policies import FeedbackQueue, ShortestPredicted
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
@@ -166,6 +166,23 @@ def test_who_was_away_has_nothing_saved_up() -> None:
     timeline = run_in_virtual_time(Scheduler(small(policy="fair", max_sequences=4)), early + late)
     got = [sum(2.5 < time < 4.5 for time in timeline.token_times_s[one.request_id]) for one in (*early, *late)]
     assert 0.7 < sum(got[:60]) / sum(got[60:]) < 1.4
+
+
+def test_shortest_predicted_first_starves_nobody() -> None:
+    """The bound, in tokens: AGEING times its own, what the crowd had queued by then, and a step."""
+    long = request(0, 100, 20, arrival_s=1.0)
+    short = crowd(400, 0.05)
+    timeline = run_in_virtual_time(
+        Scheduler(small(policy="shortest", max_sequences=1, token_budget=64)), [long, *short]
+    )
+    assert max(timeline.token_times_s) > 0
+    own = 100 + 20
+    ahead = most_waiting(timeline, short) * (16 + 8)
+    seconds_a_token = timeline.end_s / sum(one.prompt_tokens + one.max_new_tokens for one in (long, *short))
+    bound = (ShortestPredicted.AGEING * own + ahead + 64) * seconds_a_token
+    assert timeline.first_s(0) - 1.0 <= bound
+    assert timeline.first_s(0) < 0.8 * timeline.end_s, "the crowd is there all the time"
+    assert sum(timeline.first_s(one.request_id) < timeline.first_s(0) for one in short if one.arrival_s > 1.0) > 20
 
 
 def test_shortest_predicted_first_learns_who_asks_for_little() -> None:

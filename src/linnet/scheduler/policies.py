@@ -101,36 +101,43 @@ class ShortestPredicted(OrderingPolicy):
     """By the tokens that are still to be computed, as predicted: first who is done soonest.
 
     An answer is predicted to be as long as `past` answers let expect (see `AnswerLengths`), and no longer than allowed,
-    or as long as allowed; one that goes on is predicted to double. A second of waiting counts as AGEING_TOKENS, so that
-    nobody is overtaken by requests that come much later, however short.
+    or as long as allowed; one that goes on is predicted to double.
+
+    A shorter one overtakes only if it comes before AGEING times the tokens by which it is shorter have been computed.
+    So nobody is overtaken by who comes after AGEING times its own tokens: on a slow machine as on a fast one, which
+    seconds of waiting would not tell apart.
     """
 
     moving = True
-    AGEING_TOKENS = 100
+    AGEING = 16
 
     def __init__(self, past: AnswerLengths | None) -> None:
         self._past = past
         self._predicted: dict[int, float] = {}
+        self._came_at: dict[int, int] = {}  # tokens computed by then, of everybody
+        self._computed = 0
 
     def added(self, request: Request) -> None:
         """See OrderingPolicy."""
         predicted = None if self._past is None else self._past.expect(request.tenant)
         allowed = request.max_new_tokens
         self._predicted[request.request_id] = allowed if predicted is None else min(predicted, allowed)
+        self._came_at[request.request_id] = self._computed
 
     def key(self, request: Request) -> Key:
         """See OrderingPolicy."""
         work = request.prompt_tokens + self._predicted[request.request_id] - request.computed
-        return (max(work, 0) + self.AGEING_TOKENS * request.arrival_s, request.sequence)
+        return (self.AGEING * max(work, 0) + self._came_at[request.request_id], request.sequence)
 
     def served(self, request: Request, computed_tokens: int, new_tokens: int, now: float) -> None:
         """See OrderingPolicy."""
+        self._computed += computed_tokens
         if request.generated_tokens >= self._predicted[request.request_id]:
             self._predicted[request.request_id] = min(2 * request.generated_tokens, request.max_new_tokens)
 
     def ended(self, request: Request) -> None:
         """Learn from answers that came to their end."""
-        del self._predicted[request.request_id]
+        del self._predicted[request.request_id], self._came_at[request.request_id]
         if self._past is not None and request.finish_reason in ("stop", "length") and request.max_new_tokens:
             self._past.learn(request.tenant, request.generated_tokens)
 
