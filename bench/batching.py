@@ -114,8 +114,7 @@ def really(directory: Path, config: SchedulerConfig, asked: Sequence[Asked]) -> 
     """On a real engine."""
     from trace_engine import really as run_on_engine
 
-    found, _, _ = run_on_engine(directory, config, asked)
-    return found
+    return run_on_engine(directory, config, asked)[0]
 
 
 def over_sizes(play: Play, config: SchedulerConfig, prompt: int, new: int) -> list[dict[str, float]]:

@@ -14,6 +14,7 @@ from math import log2
 from pathlib import Path
 from random import Random
 
+from foreign import ForeignLoad
 from lines import note
 from linnet.api import LLM
 from linnet.engine import SamplingParams, Submit, Tokens
@@ -150,10 +151,11 @@ def opened_as(directory: Path, config: SchedulerConfig) -> LLM:
 
 def really(
     directory: Path, config: SchedulerConfig, asked: Sequence[Asked], gate: Gate | None = None
-) -> tuple[Replay, Prices, Prices]:
+) -> tuple[Replay, Prices, Prices, float]:
     """Replays on a fresh engine that is as large as `config` says, and orders requests as it says.
 
-    Returns with it the prices of the engine's steps just before, and those of the replay's own steps.
+    Returns with it the prices of the engine's steps just before, those of the replay's own steps, and how many cores
+    others used meanwhile.
     """
     with opened_as(directory, config) as llm:
         ordered = replace(
@@ -165,8 +167,10 @@ def really(
         )
         before = measured("before", llm, MEASURED_REQUESTS, config.max_model_len)
         world = EngineWorld(llm, ordered, asked)
+        load = ForeignLoad()
         found = replay(world, asked, gate)
-    return found, before, fit("own", world.samples)
+        cores = load.cores()
+    return found, before, fit("own", world.samples), cores
 
 
 def main() -> None:

@@ -83,9 +83,9 @@ def really(
     """Expected, measured on a real engine, and expected of the prices that its own steps had."""
     from trace_engine import really as run_on_engine
 
-    found, before, own = run_on_engine(directory, config, asked)
+    found, before, own, cores = run_on_engine(directory, config, asked)
     yield {"world": "virtual"} | virtually(config, before, asked, alone_s)
-    yield {"world": "real"} | figures(found, alone_s)
+    yield {"world": "real", "foreign_cores": cores} | figures(found, alone_s)
     yield {"world": "again"} | virtually(config, own, asked, alone_s)
 
 
