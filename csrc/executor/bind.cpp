@@ -362,6 +362,8 @@ void bind_executor(nb::module_& m) {
                          float factor) { e.add(std::move(name), make_scale(e, input, output, factor)); })
         .def("softcap", [](E& e, std::string name, int input, int output,
                            float limit) { e.add(std::move(name), make_softcap(e, input, output, limit)); })
+        .def("hadamard", [](E& e, std::string name, int input, int output,
+                            int64_t size) { e.add(std::move(name), make_hadamard(e, input, output, size)); })
         .def("gate", [](E& e, std::string name, int input, int up, int output,
                         Activation activation) { e.add(std::move(name), make_gate(e, input, up, output, activation)); })
         .def("rope",

@@ -110,6 +110,16 @@ Made make_softcap(Executor& executor, int input, int output, float limit) {
     });
 }
 
+Made make_hadamard(Executor& executor, int input, int output, int64_t size) {
+    expect_map(executor, input, output, "hadamard: input and output are fp32 of one shape");
+    const auto [width, count] = shape(executor, input);
+    require(size > 1 && (size & (size - 1)) == 0 && width % size == 0,
+            "hadamard: the size must be a power of two that divides the width");
+    return simple(count, 4 * width, [=, width = width](const Rows& rows) {
+        rows.step.kernels.hadamard(rows.fp32(input), rows.fp32(output), rows.count * width, size);
+    });
+}
+
 Made make_gate(Executor& executor, int input, int up, int output, Activation activation) {
     expect_map(executor, input, output, "gate: inputs and output are fp32 of one shape");
     if (up >= 0) expect_map(executor, up, output, "gate: inputs and output are fp32 of one shape");

@@ -42,6 +42,7 @@ Made make_norm(Executor& executor, int input, int output, const NormAttributes& 
 Made make_add(Executor& executor, int a, int b, int output);
 Made make_scale(Executor& executor, int input, int output, float factor);
 Made make_softcap(Executor& executor, int input, int output, float limit);
+Made make_hadamard(Executor& executor, int input, int output, int64_t size);
 Made make_gate(Executor& executor, int input, int up, int output, Activation activation);  // up -1: one input
 Made make_rope(Executor& executor, int input, int output, const RopeAttributes& attributes);
 Made make_gather(Executor& executor, int input, int output);

@@ -12,6 +12,7 @@ void layer_norm(const float*, float*, int64_t, int64_t, int64_t, const float*, c
 void add(const float*, const float*, float*, int64_t);
 void scale(const float*, float*, int64_t, float);
 void softcap(const float*, float*, int64_t, float);
+void hadamard(const float*, float*, int64_t, int64_t);
 void round_rows(const float*, float*, int64_t, int64_t, const Rounding&);
 void gate(const float*, const float*, float*, int64_t, Activation);
 void rope(const float*, float*, int64_t, int64_t, int64_t, int64_t, RopeStyle, const int32_t*, const float*,

@@ -16,6 +16,7 @@ const KernelTable& kernel_table() {
         .add = add,
         .scale = scale,
         .softcap = softcap,
+        .hadamard = hadamard,
         .round_rows = round_rows,
         .gate = gate,
         .rope = rope,

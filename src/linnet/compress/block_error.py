@@ -9,6 +9,7 @@ from linnet.compress.job import Job
 from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
 from linnet.models.build import build_program
+from linnet.models.rotations import rotations_of
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.program import Program
 from linnet.schemes.scheme import DenseType, LinearScheme
@@ -26,11 +27,13 @@ class BlockErrors:
             return job.schemes.get(name.removesuffix(".weight"), "fp32")
 
         self._rows, self._spec, self._stored = rows, job.source.spec, stored
+        self._rotations = rotations_of(job.source.spec, job.source.checkpoint)
         self._compressed = self._program({})
 
     def _program(self, terms: Mapping[str, Terms]) -> Program:
         """Of the compressed model, some of whose linears are sums of terms."""
-        return choose_numerics(build_program(self._spec, self._stored, terms=terms), "exact")
+        program = build_program(self._spec, self._stored, terms=terms, rotations=self._rotations)
+        return choose_numerics(program, "exact")
 
     def before(self, site: Site) -> torch.Tensor | None:
         """The dense block's output, before anything in it has changed; None for a head."""

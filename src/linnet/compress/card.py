@@ -3,7 +3,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,12 @@ class Made:
     pictured: bool = False
 
 
-def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, summed: bool = False) -> str:
-    """Which programs read a model whose modules are stored so; without any it is dense, maybe with zeros. ``summed``:
-    some of its linears are sums of terms."""
-    if not schemes and not summed:
+def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, own: bool = False) -> str:
+    """Which programs read a model whose modules are stored so; without any it is dense, maybe with zeros. ``own``: it
+    has what Linnet's own layout alone has a word for, whatever its schemes."""
+    if not schemes and not own:
         return f"whatever reads the original: it is dense{', with zeros in it' if zeros else ''}"
-    if summed or is_own(schemes):
+    if own or is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
     found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
     read = [
@@ -60,6 +60,7 @@ def model_card(
     algorithms = " + ".join(step["algorithm"] for step in recipe["steps"])
     ranks = _ranks(layers)
     summed = bool(ranks) or any(layer.get("outlier_columns") for layer in layers.values())
+    rotated = _rotated(record.get("rotations", ()))
     scheme = next((step["scheme"] for step in recipe["steps"] if step["scheme"]), None)
     scheme = scheme or _patterns(layers) or ("low-rank" if ranks else "pruned")
     # what the hub has words for
@@ -100,9 +101,10 @@ def model_card(
             f"| compressed modules | {len(layers)} |",
             *([f"| columns that share a scale | {_groups(record['schemes'])} |"] if record["schemes"] else []),
             *([f"| ranks of terms | {ranks} |"] if ranks else []),
+            *([f"| rotated at run time | {rotated} |"] if rotated else []),
             f"| relative output error, mean of modules | {error} |",
             f"| calibration | {rows} |",
-            f"| loads in | {loaders(schemes, bool(layers), summed)} |",
+            f"| loads in | {loaders(schemes, bool(layers), summed or bool(rotated))} |",
             f"| source | SHA-256 `{parts['source']}` |",
             f"| versions | linnet {parts['linnet']}, torch {parts['torch']}, numpy {parts['numpy']} |",
             "",
@@ -164,6 +166,13 @@ def _ranks(layers: Mapping[str, Mapping[str, Any]]) -> str:
     """``rank 16 (30 modules)``, the most frequent first; empty without terms of low rank."""
     found = Counter(rank for layer in layers.values() if (rank := (layer | layer.get("repair", {})).get("rank")))
     return ", ".join(f"rank {rank} ({count} modules)" for rank, count in found.most_common())
+
+
+def _rotated(rotations: Sequence[Mapping[str, Any]]) -> str:
+    """``input of 30 modules in runs of 512``; empty without such."""
+    what = {"input": "input of {} modules", "attention": "queries and keys of {} layers"}
+    each = ((what[found["of"]].format(len(found["targets"])), found["size"]) for found in rotations)
+    return ", ".join(f"{shown} in runs of {size}" for shown, size in each)
 
 
 def _groups(schemes: Mapping[str, Any]) -> str:

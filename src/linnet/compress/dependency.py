@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from linnet.models.inventory import checkpoint_tensors
-from linnet.program.attributes import Attention, Norm, Rope
+from linnet.program.attributes import Attention, Hadamard, Norm, Rope
 from linnet.program.program import Op, Program, Segment, WeightRef
 from linnet.program.traverse import declarations, writers
 
@@ -98,7 +98,7 @@ class _Ties:
                     self._attend(op, attention, written[op.states[0]], single_heads)
                 case Norm(size=size):
                     self._norm(op, size)
-                case Rope(head_size=size):
+                case Rope(head_size=size) | Hadamard(size=size):
                     self._tie(self._value(op.outputs[0]), self._value(op.inputs[0]))
                     self._runs(op.outputs[0], size)
                 case _:

@@ -27,6 +27,7 @@ from linnet.compress.steps import ByModule, Steps, build_steps
 from linnet.compress.transform import BlockTransform, FoldKind
 from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
+from linnet.formats.prescription import Rotation
 from linnet.formats.quantization import record_of
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
@@ -81,6 +82,11 @@ class Job:
     def stored(self) -> dict[str, LinearScheme]:
         """Every module that is not written as a dense tensor, and how it is."""
         return {**self.schemes, **self.sparse}
+
+    @property
+    def rotations(self) -> tuple[Rotation, ...]:
+        """What the result rotates at run time."""
+        return self.source.checkpoint.quantization.rotations
 
     @property
     def sequences_per_chunk(self) -> int:

@@ -151,7 +151,7 @@ def compress(
                 writer.write_bytes(PICTURE_FILE, picture)
             made = Made(_name_of(source), command, picture is not None)
             writer.write_text("README.md", model_card(made, config, record, job.stored, *sizes))
-            manifest = writer.publish(config, record)
+            manifest = writer.publish(config, record, job.rotations)
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):
                 raise CheckpointError(f"{error}; {kept}") from error
@@ -268,6 +268,7 @@ def _manifest_record(job: Job, parts: Mapping[str, str], identity: str, walk: Wa
         "calibration": calibration,
         **({"pruned": list(job.steps.pruned)} if job.steps.pruned else {}),
         **({"source_codes": job.codes} if job.codes else {}),
+        **({"rotations": [asdict(each) for each in job.rotations]} if job.rotations else {}),
         "layers": walk.layers(),
         "blocks": walk.blocks(),
     }

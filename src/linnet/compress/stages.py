@@ -13,7 +13,7 @@ from math import prod
 from linnet.program.program import Program, Segment, Value
 from linnet.program.traverse import declarations, writers
 
-_CHEAP = frozenset(("norm", "add", "scale", "softcap", "cast", "gate"))
+_CHEAP = frozenset(("norm", "add", "scale", "softcap", "cast", "gate", "hadamard"))
 """Ops that are repeated rather than have their result carried."""
 
 

@@ -4,6 +4,7 @@
 import hashlib
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,15 +99,18 @@ class Checkpoint:
     def rewritten(self, rewrite: Rewrite, other: Rewritten | None = None) -> "Checkpoint":
         """This checkpoint with some dense tensors computed from what is stored, or new, see RewrittenFiles; it shares
         the files."""
-        files = RewrittenFiles(self._files, rewrite, other or Rewritten())
-        return Checkpoint(self.path, files.config, files, self.manifest, self.quantization, self._form)
+        other = other or Rewritten()
+        files, before = RewrittenFiles(self._files, rewrite, other), self.quantization
+        quantization = replace(before, rotations=(*before.rotations, *other.rotations))
+        return Checkpoint(self.path, files.config, files, self.manifest, quantization, self._form)
 
     def dequantised(self) -> "Checkpoint":
         """This checkpoint as if it were dense: weights are dequantised when they are read, and rounded to the type of
-        the config; static scales of activations are forgotten. It shares the files."""
+        the config; static scales of activations are forgotten, what is rotated stays so. It shares the files."""
         files = DequantisedFiles(self, self.config)
         where = str(files.described_by)
         quantization, form = read_quantization(files.config, where), form_of(files.config, where)
+        quantization = replace(quantization, rotations=self.quantization.rotations)
         return Checkpoint(self.path, files.config, files, None, quantization, form)
 
     @property

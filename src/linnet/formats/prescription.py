@@ -4,8 +4,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from linnet.formats.name_pattern import matches_name
+from linnet.errors import CheckpointError
+from linnet.formats.name_pattern import check_pattern, matches_name
 from linnet.schemes import LinearScheme, Terms
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme_map import CLASS_TARGETS
@@ -25,6 +27,24 @@ class SchemeGroup:
 
 
 @dataclass(frozen=True)
+class Rotation:
+    """Modules that match one of ``targets`` and none of ``ignore`` are rotated at run time: a linear's input, or the
+    queries and keys of an attention behind their positions, in runs of ``size`` channels (None: all of a linear's, a
+    head of an attention)."""
+
+    targets: tuple[str, ...]
+    ignore: tuple[str, ...] = ()
+    size: int | None = None
+    of: Literal["input", "attention"] = "input"
+
+    def takes(self, module: str) -> bool:
+        """Whether it is one of those, given that it is a linear or an attention, as ``of`` says."""
+        if any(_matches(pattern, module) for pattern in self.ignore):
+            return False
+        return any((self.of == "input" and _is_class(target)) or _matches(target, module) for target in self.targets)
+
+
+@dataclass(frozen=True)
 class Quantization:
     """What config.json says about quantised modules. ``groups`` is empty for a dense model.
 
@@ -39,6 +59,8 @@ class Quantization:
     """What the file wants keys and values of a cache to be stored as. Its scales for them are not used."""
     terms: Mapping[str, Terms] = field(default_factory=dict)
     """Of the linears that are more or less than their weight, by module."""
+    rotations: tuple[Rotation, ...] = ()
+    """What is rotated at run time."""
 
     def kv_element_of(self, attention: str) -> ElementName | None:
         """What an attention module's keys and values are to be stored as; one that is ignored by its very name keeps
@@ -58,6 +80,19 @@ class Quantization:
                 if rank(target) and (target in CLASS_TARGETS or _matches(target, module)):
                     return scheme
         return None
+
+
+def read_patterns(value: Any, where: str) -> tuple[str, ...]:
+    """Targets found on disk. CheckpointError for what is no list of names, classes and patterns that can be tried."""
+    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
+        raise CheckpointError(f"{where} must be a list of strings, not {value!r:.80}")
+    for pattern in value:
+        if pattern.startswith("re:"):
+            try:
+                check_pattern(pattern[3:])
+            except CheckpointError as error:
+                raise CheckpointError(f"{where}: the pattern {pattern!r:.80} is refused: {error}") from None
+    return tuple(value)
 
 
 def _matches(target: str, module: str) -> bool:

@@ -15,6 +15,7 @@ from linnet.formats.forms.written import is_inner
 from linnet.formats.gguf.architectures import ARCHITECTURES
 from linnet.formats.tensor_files import read_config
 from linnet.formats.terms_record import TERMS_KEY
+from linnet.formats.transform_record import TRANSFORMS_KEY, rotates
 from linnet.gguf import GgufModel, gguf_of
 from linnet.schemes import LinearScheme
 
@@ -56,8 +57,8 @@ class Model:
     method: str
     architecture: str
     schemes: Mapping[str, LinearScheme]
-    summed: bool = False
-    """Whether some linears are sums of terms, which Linnet's own layout alone has a word for."""
+    own_words: str = ""
+    """What it has that Linnet's own layout alone has a word for: sums of terms, rotations at run time; or empty."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,12 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[st
         return None
     record = config.get("quantization_config", config.get("compression_config"))
     method = record.get("quant_method", "compressed-tensors") if isinstance(record, dict) else "dense"
-    summed = isinstance(record, dict) and bool(record.get(TERMS_KEY))
-    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, summed)
+    kinds = {
+        "sums of terms": isinstance(record, dict) and bool(record.get(TERMS_KEY)),
+        "rotations at run time": isinstance(record, dict) and rotates(record.get(TRANSFORMS_KEY)),
+    }
+    own_words = " and ".join(kind for kind, there in kinds.items() if there)
+    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, own_words)
 
 
 def verdicts(model: Model, path: str) -> tuple[Verdict, ...]:
@@ -121,7 +126,7 @@ def _in_another_form(model: Model, path: str) -> str:
     inner = [scheme for module, scheme in model.schemes.items() if is_inner(module)]
     for name in OTHER_FORMS:
         form = WRITTEN_FORMS[name]("")
-        if inner and not model.summed and all(form.held(scheme) is not None for scheme in inner):
+        if inner and not model.own_words and all(form.held(scheme) is not None for scheme in inner):
             return f"linnet convert {path} {_last_name(path)}-{name} --to {name}"
     return AGAIN
 
@@ -131,6 +136,8 @@ def _transformers(model: Model) -> Verdict:
     if model.kind == "gguf":
         return Verdict(name, True, "with gguf installed it dequantises the file to 16 or 32 bits when it loads it")
     if model.method == "compressed-tensors":
+        if model.own_words:
+            return Verdict(name, False, "it reads past transform_config, and so computes something else", AGAIN)
         if all(scheme.weight.symmetric for scheme in model.schemes.values()):
             return Verdict(name, True, "with compressed-tensors")
         return Verdict(name, True, "with CompressedTensorsConfig(dequantize=True), because of the zero points")
@@ -157,6 +164,8 @@ def _vllm(model: Model) -> Verdict:
         return Verdict(name, False, f"it has no kernels for {widths} bits", AGAIN)
     if not all(weight.symmetric for weight in weights):
         return Verdict(name, False, "packed zero points of compressed-tensors have no kernel there", AGAIN)
+    if model.own_words:
+        return Verdict(name, True, "compressed-tensors is its own form, transform_config too")
     return Verdict(name, True, "compressed-tensors is its own form")
 
 
@@ -164,8 +173,8 @@ def _gguf_reader(model: Model, path: str) -> Verdict:
     name = "llama.cpp"
     if model.kind == "gguf":
         return Verdict(name, True, "GGUF is its own form")
-    if model.summed:
-        return Verdict(name, False, "it reads GGUF files only, which have no word for sums of terms", AGAIN)
+    if model.own_words:
+        return Verdict(name, False, f"it reads GGUF files only, which have no word for {model.own_words}", AGAIN)
     if model.architecture not in WRITTEN_AS_GGUF:
         return Verdict(name, False, f"it reads GGUF files only, and Linnet writes none for {model.architecture}")
     command = f"linnet convert {path} {_last_name(path)}.gguf --to gguf:Q8_0"

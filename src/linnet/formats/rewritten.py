@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.formats.header import TensorInfo
+from linnet.formats.prescription import Rotation
 from linnet.formats.tensor_files import TensorFiles
 
 Array = npt.NDArray[Any]
@@ -22,12 +23,14 @@ Rewrite = Callable[[str, Callable[[str], Array]], Array | None]
 class Rewritten:
     """What else than values is other than stored. ``copies``: new name -> the stored tensor that it starts from, whose
     own name stays unless it is another's; ``left_out``: names that there are no more; ``shapes``: of tensors whose
-    rewrite has another than is stored; ``settings``: what the config says instead."""
+    rewrite has another than is stored; ``settings``: what the config says instead; ``rotations``: what is rotated at run
+    time as well."""
 
     copies: Mapping[str, str] = field(default_factory=dict)
     left_out: Collection[str] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rotations: tuple[Rotation, ...] = ()
 
 
 class RewrittenFiles:

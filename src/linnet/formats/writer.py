@@ -8,7 +8,7 @@ interruptions.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from linnet.errors import ConfigError
 from linnet.formats.durable import os_errors, publish_directory, sync_directory, write_durable
-from linnet.formats.forms.canonical_written import CANONICAL, with_terms
+from linnet.formats.forms.canonical_written import CANONICAL, with_rotations, with_terms
 from linnet.formats.forms.compressed_tensors import OWN_METHOD
 from linnet.formats.forms.written import WrittenForm
 from linnet.formats.hashing import sha256
 from linnet.formats.json_file import read_bytes
 from linnet.formats.manifest import MANIFEST_FILE, MAX_SMALL_FILE_BYTES, build_manifest, is_file_name
 from linnet.formats.partial import PartialOutput
+from linnet.formats.prescription import Rotation
 from linnet.formats.quantization import disguise, record_of
 from linnet.formats.shard_writer import write_shards
 from linnet.formats.shards import OWN_INDEX_FILE, OWN_SINGLE_FILE, SINGLE_FILE
@@ -159,19 +160,26 @@ class CheckpointWriter:
         path = Path(source)
         self._stage(name or path.name, read_bytes(path, MAX_SMALL_FILE_BYTES))
 
-    def publish(self, config: Mapping[str, Any], manifest_extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def publish(
+        self,
+        config: Mapping[str, Any],
+        manifest_extra: Mapping[str, Any] | None = None,
+        rotations: Sequence[Rotation] = (),
+    ) -> dict[str, Any]:
         """Assemble files, config.json and manifest, flush, rename to the target -> the manifest.
 
         ``config`` is the source's; its quantization_config is replaced by the form's for the modules added as
-        packed.
+        packed. ``rotations``: what the model rotates at run time, which Linnet's own layout alone says.
         """
+        if rotations and self._form is not CANONICAL:
+            raise ConfigError(f"{self._form.name} has no word for rotations at run time")
         if self._spool.pending:
             self.commit()
         if not self._spool.finished:
             raise ConfigError(f"{self.target}: no tensor was added")
         with os_errors(self._partial):
             staged = self._output.staged()
-            final = self._final_config(config)
+            final = self._final_config(config, rotations)
             own = final.get("quantization_config", {}).get("quant_method") == OWN_METHOD
             placed = write_shards(staged, self._spool, self._shard_bytes, own_names=own)
             files = {**self._files, CONFIG_FILE: _json_bytes(disguise(final) if own else final)}
@@ -217,9 +225,9 @@ class CheckpointWriter:
             raise ConfigError(f"{filename!r} cannot be a file of the checkpoint; reserved: {', '.join(reserved)}")
         self._files[filename] = data
 
-    def _final_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _final_config(self, config: Mapping[str, Any], rotations: Sequence[Rotation]) -> dict[str, Any]:
         final = {key: config[key] for key in config if key not in ("quantization_config", "compression_config")}
-        if self._modules or self._terms:
+        if self._modules or self._terms or rotations:
             dense = [
                 name.removesuffix(".weight")
                 for name, item in self._spool.finished.items()
@@ -228,7 +236,8 @@ class CheckpointWriter:
             source = record_of(config)
             known = source if isinstance(source, dict) else {}
             record = self._form.record(self._modules, dense, known)
-            final["quantization_config"] = with_terms(record, self._terms) if self._terms else record
+            record = with_terms(record, self._terms) if self._terms else record
+            final["quantization_config"] = with_rotations(record, rotations) if rotations else record
         return final
 
 

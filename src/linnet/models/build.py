@@ -18,6 +18,7 @@ from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, PLAIN, UP, Terms
 WeightTypes = Callable[[str], DenseType | LinearScheme]
 """Checkpoint tensor name -> how it is stored."""
 _NO_TERMS: Mapping[str, Terms] = MappingProxyType({})
+_NO_ROTATIONS: Mapping[str, int] = MappingProxyType({})
 
 INPUTS: tuple[Value, ...] = (
     Value("token_ids", ("tokens",), "int32"),
@@ -38,8 +39,9 @@ class _Builder:
         weight_types: WeightTypes,
         kv_types: Sequence[DenseType | Scheme] | None,
         terms: Mapping[str, Terms],
+        rotations: Mapping[str, int],
     ) -> None:
-        self.weight_types, self.kv_types, self.terms = weight_types, kv_types, terms
+        self.weight_types, self.kv_types, self.terms, self.rotations = weight_types, kv_types, terms, rotations
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
@@ -91,22 +93,25 @@ class _Builder:
 
     def linears(self, x: str, layer: int, projections: Mapping[str, Projection]) -> tuple[str, ...]:
         """Several linears of one value, by name. What reads the value itself comes first, so that it can be fused; then
-        what low-rank terms make of it, and the sums."""
+        what low-rank terms make of it, and the sums. All of it is made of the rotated value where there is one."""
         parts: dict[str, list[str]] = {name: [] for name in projections}
         narrow: dict[str, str] = {}
-        split: dict[tuple[int, ...], tuple[str, str]] = {(): (x, "")}
+        given = self._rotated_inputs(x, layer, projections)
+        split: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
         for name, projection in projections.items():
             terms = self._terms_of(projection, layer)
-            if terms.outliers not in split:
-                split[terms.outliers] = self._split(name, x, projection, layer, len(terms.outliers))
+            key = given[name], terms.outliers
+            if key not in split:
+                count = len(terms.outliers)
+                split[key] = self._split(name, given[name], projection, layer, count) if count else (given[name], "")
             if terms.whole:
                 shown = name if terms.plain else f"{name}.whole"
-                parts[name].append(self._whole(shown, name, split[terms.outliers][0], projection, layer))
+                parts[name].append(self._whole(shown, name, split[key][0], projection, layer))
         for name, projection in projections.items():
             rank, module = self._terms_of(projection, layer).rank, projection.module.format(layer=layer)
             if rank and module not in narrow:  # parts of a fused tensor share it
                 down = self.weight(f"{name}.down.weight", f"{module}.{DOWN}.weight", (rank, projection.columns))
-                narrow[module] = self.op("linear", f"{name}.down", (x,), a.Linear(), rank, (down,))
+                narrow[module] = self.op("linear", f"{name}.down", (given[name],), a.Linear(), rank, (down,))
         for name, projection in projections.items():
             terms, module = self._terms_of(projection, layer), projection.module.format(layer=layer)
             if terms.rank:
@@ -122,10 +127,24 @@ class _Builder:
             if outliers:
                 shape = (projection.outputs, len(outliers))
                 weight = self.weight(f"{name}.outliers.weight", f"{module}.{OUTLIERS}.weight", shape, projection.rows)
-                inputs = (split[outliers][1],)
+                inputs = (split[given[name], outliers][1],)
                 made = self.op("linear", f"{name}.outliers", inputs, a.Linear(), projection.outputs, (weight,))
                 parts[name].append(made)
         return tuple(self._sum(name, own, projections[name].outputs) for name, own in parts.items())
+
+    def _rotated_inputs(self, x: str, layer: int, projections: Mapping[str, Projection]) -> dict[str, str]:
+        """What each linear multiplies, by its name: the value, or the value rotated; linears share what is alike."""
+        made, found = {None: x}, {}
+        for name, projection in projections.items():
+            size = self.rotations.get(projection.module.format(layer=layer))
+            if size not in made:
+                made[size] = self.rotated(name, x, size, projection.columns)
+            found[name] = made[size]
+        return found
+
+    def rotated(self, name: str, x: str, size: int | None, width: int) -> str:
+        """A value in runs of ``size`` times Hadamard's matrix; as it is without a size."""
+        return x if size is None else self.op("hadamard", f"{name}.rotated", (x,), a.Hadamard(size), width)
 
     def _split(self, name: str, x: str, projection: Projection, layer: int, count: int) -> tuple[str, str]:
         """A linear's input without its outliers, and they alone. Linears of the same outliers share both."""
@@ -182,6 +201,9 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     if attention.rope is not None:
         query = builder.rope(f"{here}.query_rope", query, attention.rope, size, queries)
         key = builder.rope(f"{here}.key_rope", key, attention.rope, size, keys)
+    rotated = builder.rotations.get(attention.module(layer))
+    query = builder.rotated(f"{here}.query", query, rotated, queries)
+    key = builder.rotated(f"{here}.key", key, rotated, keys)
     written = (key, value, "kv_slots")
     builder.ops.append(Op("kv_write", f"{here}.kv_write", written, (), a.KVWrite(), states=(state.name,)))
     attributes = a.Attention(
@@ -254,14 +276,16 @@ def build_program(
     weight_types: WeightTypes,
     kv_types: Sequence[DenseType | Scheme] | None = None,
     terms: Mapping[str, Terms] = _NO_TERMS,
+    rotations: Mapping[str, int] = _NO_ROTATIONS,
 ) -> Program:
     """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
 
     ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_types``: one a layer, a
     Scheme where the checkpoint prescribes one for its KV cache. ``terms``: of the linears that are not just their
-    weight, by module.
+    weight, by module. ``rotations``: size of the runs that Hadamard's matrix turns, by module: of a linear's input, or
+    of an attention's queries and keys behind their positions.
     """
-    builder = _Builder(weight_types, kv_types, terms)
+    builder = _Builder(weight_types, kv_types, terms, rotations)
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

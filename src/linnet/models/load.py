@@ -28,6 +28,7 @@ from linnet.models.inventory import (
     list_linears,
     required_tensors,
 )
+from linnet.models.rotations import rotations_of
 from linnet.models.settle import settle, some
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
@@ -189,7 +190,8 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
         checkpoint.quantization.kv_element_of(spec.attention_module(layer)) for layer in range(len(spec.layers))
     ]
     kv_types: list[DenseType | Scheme] = ["fp32" if element is None else quantised_kv(element) for element in elements]
-    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_types, terms)
+    rotations = rotations_of(spec, checkpoint)
+    program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_types, terms, rotations)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)
     return ModelSource(spec, program, checkpoint, tuple(warnings))

@@ -80,6 +80,10 @@ class AttentionSpec:
         """Its linears, in the order they run."""
         return (self.query, self.key, self.value, self.output)
 
+    def module(self, layer: int) -> str:
+        """The checkpoint module that holds a block's keys and values: what its projections have in common."""
+        return self.key.module.format(layer=layer).rpartition(".")[0]
+
 
 @dataclass(frozen=True)
 class MlpSpec:
@@ -135,5 +139,5 @@ class ArchSpec:
     logits_softcap: float | None = None
 
     def attention_module(self, layer: int) -> str:
-        """The checkpoint module that holds a block's keys and values: what its projections have in common."""
-        return self.layers[layer].mixer.key.module.format(layer=layer).rpartition(".")[0]
+        """See AttentionSpec.module."""
+        return self.layers[layer].mixer.module(layer)

@@ -144,6 +144,17 @@ class OrderColumns:
 
 
 @dataclass(frozen=True)
+class Hadamard:
+    """Each run of ``size`` neighbours of a row times the Walsh-Hadamard matrix of that order (a power of two from 2 on,
+    Sylvester's), divided by sqrt(size): orthogonal, symmetric, its own inverse.
+
+    Bits: x / sqrt(size), in fp32, then sums and differences of pairs 1, 2, 4 ... size / 2 apart.
+    """
+
+    size: int
+
+
+@dataclass(frozen=True)
 class Linears:
     """Several linears of one input as one op (see ``fuse``): what they are stands in the op's expansion."""
 
@@ -175,6 +186,7 @@ ATTRIBUTES: dict[str, type] = {
     "gate": Gate,
     "gather": Gather,
     "order_columns": OrderColumns,
+    "hadamard": Hadamard,
     "linears": Linears,
     "gated_linears": GatedLinears,
     "row_chain": RowChain,
@@ -184,6 +196,6 @@ FUSED_KINDS = ("linears", "gated_linears", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
-    "order_columns",
+    "order_columns", "hadamard",
 )  # fmt: skip
 """Kinds whose output row i needs no other row of a value written in the same chain."""

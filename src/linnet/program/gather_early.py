@@ -14,7 +14,9 @@ from linnet.program.attributes import Gather
 from linnet.program.program import Op, Program, Value
 from linnet.program.traverse import declarations, rebuilt
 
-ROW_WISE = frozenset({"linear", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "gate"})
+ROW_WISE = frozenset(
+    {"linear", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "gate", "hadamard"}
+)
 """Kinds that read their own rows only: rope reads positions beside them, and kv_write is for every token."""
 
 

@@ -248,6 +248,14 @@ def _order_columns(s: _Signature, _: Any) -> None:
     s.matches(s.inputs[0])
 
 
+def _hadamard(s: _Signature, hadamard: a.Hadamard) -> None:
+    _elementwise(1)(s, hadamard)
+    power = hadamard.size > 1 and hadamard.size & (hadamard.size - 1) == 0
+    require(power, f"op {s.op.name}: size {hadamard.size}; accepted are powers of two from 2 on")
+    good = s.width(s.inputs[0]) % hadamard.size == 0
+    require(good, f"op {s.op.name}: runs of {hadamard.size} do not tile a width of {s.inputs[0].shape[-1]}")
+
+
 def _fused(_: _Signature, __: Any) -> None:
     """Every op of the expansion is checked by itself, and what they make together by ``check_fused``."""
 
@@ -269,6 +277,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "gate": _gate,
     "gather": _gather,
     "order_columns": _order_columns,
+    "hadamard": _hadamard,
     "linears": _fused,
     "gated_linears": _fused,
     "row_chain": _fused,

@@ -244,6 +244,9 @@ class Lowering:
     def gather(self, op: Op, _: a.Gather) -> None:
         self.executor.gather(op.name, self._in(op), self._out(op))
 
+    def hadamard(self, op: Op, hadamard: a.Hadamard) -> None:
+        self.executor.hadamard(op.name, self._in(op), self._out(op), hadamard.size)
+
     def order_columns(self, op: Op, _: a.OrderColumns) -> None:
         self.executor.order_columns(op.name, self._in(op), self._out(op), self._weights.order(op.weights[0]))
 
@@ -265,6 +268,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "gate": Lowering.gate,
     "gather": Lowering.gather,
     "order_columns": Lowering.order_columns,
+    "hadamard": Lowering.hadamard,
     "linears": Lowering.linear,
     "gated_linears": Lowering.gated_linears,
     "row_chain": Lowering.row_chain,

@@ -161,6 +161,8 @@ def _compute(
             return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)
         case "gather":
             return x[0][x[1].long()]
+        case "hadamard":
+            return ops.hadamard(x[0].float(), attributes.size)
         case "order_columns":
             return x[0][:, weights.dense(op.weights[0]).long()]
         case _:

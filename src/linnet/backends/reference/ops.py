@@ -180,3 +180,15 @@ def gate(x: torch.Tensor, up: torch.Tensor | None, attributes: Gate) -> torch.Te
 def softcap(x: torch.Tensor, limit: float) -> torch.Tensor:
     """limit * tanh(x / limit)."""
     return limit * torch.tanh(x / limit)
+
+
+def hadamard(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Runs of ``size`` neighbours times their normalised Walsh-Hadamard matrix, in the order of sums that Hadamard
+    says."""
+    y = x * (torch.ones(1) / torch.tensor(float(size)).sqrt())
+    apart = 1
+    while apart < size:
+        lower, upper = y.reshape(x.shape[0], -1, 2, apart).unbind(2)
+        y = torch.stack((lower + upper, lower - upper), dim=2).reshape(x.shape)
+        apart *= 2
+    return y

@@ -3,9 +3,10 @@
 
 Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", section 4, stage 1a. With an orthogonal Q
 the norms' gains move into the weights that read them, then embed' = embed Q, reader' = reader diag(gain) Q and
-writer' = Q^T writer: RMS norms without gains commute with Q, so the function stays. Nothing is computed at run time.
-With ``values`` the channels of each head's values are rotated too, which their maker and reader take (stage 1c; the
-paper's products at run time, across heads and in front of down_proj, are not there).
+writer' = Q^T writer: RMS norms without gains commute with Q, so the function stays. Nothing of this is computed at run
+time. With ``values`` the channels of each head's values are rotated too, which their maker and reader take (stage 1c).
+With ``online`` the input of down_proj is rotated at run time, and down_proj takes the inverse; with ``keys`` queries and
+keys are, behind their positions (see online.py). The paper's product across heads is not there.
 Every changed tensor is a function of the source's own, computed when it is read: no second copy of the model is made.
 """
 
@@ -18,8 +19,10 @@ import msgspec
 import numpy as np
 import torch
 
+from linnet.backends.reference.ops import hadamard
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.transforms.hadamard import rotation
+from linnet.compress.transforms.online import as_rotations, attentions, down_projections
 from linnet.compress.transforms.stream import Stream, stream_of
 from linnet.compress.transforms.values import Values, values_of
 from linnet.formats.rewritten import Rewritten
@@ -32,9 +35,12 @@ UNTIED = {"tie_word_embeddings": False}
 
 
 class QuarotOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The signs are drawn with the recipe's seed. ``values``: rotate those of attention too, head by head."""
+    """The signs are drawn with the recipe's seed. ``values``: rotate those of attention too, head by head. At run time:
+    ``online`` rotates what down_proj reads, ``keys`` queries and keys behind their positions."""
 
     values: bool = False
+    online: bool = False
+    keys: bool = False
 
 
 class Quarot:
@@ -62,16 +68,23 @@ class Quarot:
         rotation(spec.hidden_size, 0, "the hidden size")
         if self._options.values:
             self._heads(source, 0)
-        return source
+        rotations = as_rotations(source, self._downs(source), attentions(source) if self._options.keys else {})
+        if not rotations:
+            return source
+        return load_model(source.checkpoint.rewritten(lambda *_: None, Rewritten(rotations=rotations)))
 
     def apply(self, source: ModelSource, schemes: Mapping[str, LinearScheme], seed: int) -> ModelSource:
         """See ModelTransform.apply."""
         width = source.spec.hidden_size
         matrix, stream = rotation(width, seed, "the hidden size"), stream_of(source.program, width)
-        weights = _Rotation(stream, matrix, schemes, *self._heads(source, seed))
+        weights = _Rotation(stream, matrix, schemes, *self._heads(source, seed), self._downs(source))
         checkpoint, head = source.checkpoint, f"{source.spec.head}.weight"
         copies = {} if head in checkpoint else _own_head(source.spec)
         return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, Rewritten(copies)))
+
+    def _downs(self, source: ModelSource) -> dict[str, int]:
+        """What takes the inverse of a rotation at run time -> channels of its runs."""
+        return down_projections(source) if self._options.online else {}
 
     def _heads(self, source: ModelSource, seed: int) -> tuple[Values, dict[int, torch.Tensor]]:
         """Where values pass, and a matrix for each size of a head."""
@@ -93,16 +106,20 @@ class _Rotation:
         schemes: Mapping[str, LinearScheme],
         values: Values,
         heads: Mapping[int, torch.Tensor],
+        downs: Mapping[str, int],
     ) -> None:
         self._stream, self._matrix, self._schemes = stream, matrix, schemes
-        self._values, self._heads = values, heads
+        self._values, self._heads, self._downs = values, heads, downs
 
     def rewrite(self, name: str, view: Callable[[str], np.ndarray]) -> np.ndarray | None:
         """See formats.rewritten.Rewrite."""
         rotated = self._rotated_values(name, view, self._rotated(name, view))
+        module = name.removesuffix(".weight")
+        if rotated is not None and name.endswith(".weight") and module in self._downs:
+            rotated = hadamard(rotated, self._downs[module])  # its own inverse
         if rotated is None:
             return None
-        packed = name.removesuffix(".weight") in self._schemes
+        packed = module in self._schemes
         return rotated.numpy() if packed else rotated.numpy().astype(view(name).dtype)
 
     def _rotated_values(

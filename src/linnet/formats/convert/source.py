@@ -57,6 +57,11 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
             f"{checkpoint.path}: {summed} is a sum of terms (a low-rank one among them), for which no other form has "
             "a word; convert the original, or what was compressed without such a step"
         )
+    if checkpoint.quantization.rotations:
+        raise UnsupportedError(
+            f"{checkpoint.path}: {', '.join(checkpoint.quantization.rotations[0].targets)[:80]} is rotated at run time, "
+            "which no other form says; convert the original, or what was compressed without such a rotation"
+        )
     tensors: dict[str, SourceTensor] = {}
     tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
     for name in checkpoint.names():

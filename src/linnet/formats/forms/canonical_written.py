@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing compressed-tensors' record and layouts, and Linnet's own where that lacks the words (docs/FORMAT.md)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from linnet.formats.column_order import scattered
-from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION, TERMS_VERSION
+from linnet.formats.forms.compressed_tensors import METHOD, OWN_METHOD, OWN_VERSION, ROTATIONS_VERSION, TERMS_VERSION
 from linnet.formats.forms.sparse_24 import config_record
 from linnet.formats.forms.written import HEAD_NAMES, Array, PlannedModule, is_embedding, no_type
+from linnet.formats.prescription import Rotation
 from linnet.formats.scheme_record import OUR_ELEMENTS, linear_to_record
 from linnet.formats.terms_record import TERMS_KEY, terms_to_record
+from linnet.formats.transform_record import TRANSFORMS_KEY, rotations_to_record
 from linnet.schemes import LinearScheme, PackedWeight, Scheme, Terms, layout_of, pack
 from linnet.schemes.layouts import FLOAT_QUANTIZED, INT_QUANTIZED, PACK_QUANTIZED
 from linnet.schemes.packing import PACKABLE_BITS
@@ -149,6 +151,13 @@ def with_terms(record: Mapping[str, Any], terms: Mapping[str, Terms]) -> dict[st
     own = {"quant_method": OWN_METHOD, "version": TERMS_VERSION, TERMS_KEY: terms_to_record(terms)}
     parts = tuple(f"{module}." for module in terms)
     return {**record, **own, "ignore": [name for name in record["ignore"] if not name.startswith(parts)]}
+
+
+def with_rotations(record: Mapping[str, Any], rotations: Sequence[Rotation]) -> dict[str, Any]:
+    """The record of a model that is rotated at run time. compressed-tensors has the words, but transformers reads past
+    them and would compute something else: so nobody else reads it, and no older Linnet."""
+    own = {"quant_method": OWN_METHOD, "version": ROTATIONS_VERSION}
+    return {**record, **own, TRANSFORMS_KEY: rotations_to_record(rotations)}
 
 
 def ignored(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> list[str]:

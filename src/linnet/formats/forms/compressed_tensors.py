@@ -9,10 +9,10 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.forms.base import ReadTensor, Tensors
 from linnet.formats.forms.canonical_linear import is_packed, read_packed, stored_scheme
 from linnet.formats.forms.sparse_24 import check_config, is_sparse, read_sparse, sparse_scheme, sparse_shape
-from linnet.formats.name_pattern import check_pattern
-from linnet.formats.prescription import Quantization, SchemeGroup
+from linnet.formats.prescription import Quantization, SchemeGroup, read_patterns
 from linnet.formats.scheme_record import scheme_from_record, sorts_columns
 from linnet.formats.terms_record import TERMS_KEY, read_terms
+from linnet.formats.transform_record import TRANSFORMS_KEY, read_rotations
 from linnet.schemes import LinearScheme, PackedWeight
 from linnet.schemes.elements import ElementName
 from linnet.schemes.layouts import DIGITS, DIGITS_TENSOR, OWN
@@ -21,7 +21,9 @@ METHOD, OWN_METHOD = "compressed-tensors", "linnet"
 OWN_VERSION = 2
 TERMS_VERSION = 3
 """What is said of linears that are sums of terms: whoever knows version 2 alone would leave terms out."""
-OWN_VERSIONS = (1, 2, 3)
+ROTATIONS_VERSION = 4
+"""What is rotated at run time: whoever knows version 3 alone would leave that out."""
+OWN_VERSIONS = (1, 2, 3, 4)
 READABLE_FORMATS = (
     "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
@@ -54,9 +56,6 @@ class CompressedTensors:
         cache = record.get("kv_cache_scheme")
         kv_element = None if cache is None else _kv_element(cache, where)
         sparse = check_config(record.get("sparsity_config"), where)
-        transforms = record.get("transform_config")
-        if isinstance(transforms, dict) and transforms.get("config_groups"):
-            raise UnsupportedError(f"{where}: transform_config (rotations at run time) is not supported")
         _check_format(record.get("format", "dense"), where, method)
         groups = record.get("config_groups")
         if groups is None and (kv_element is not None or sparse):  # no linear has codes
@@ -71,9 +70,10 @@ class CompressedTensors:
                 for name, group in groups.items()
                 if not ((kv_element is not None or sparse) and _says_nothing(group))
             ),
-            _patterns(ignore, f"{where}.ignore"),
+            read_patterns(ignore, f"{where}.ignore"),
             kv_element,
             read_terms(record.get(TERMS_KEY, {}), f"{where}.{TERMS_KEY}") if method == OWN_METHOD else {},
+            read_rotations(record.get(TRANSFORMS_KEY), f"{where}.{TRANSFORMS_KEY}"),
         )
 
     def module_of(self, name: str) -> str:
@@ -134,7 +134,7 @@ def _read_group(name: str, group: Any, where: str, method: str) -> SchemeGroup:
     weight = scheme_from_record(group["weights"], where, "weights", ours)
     activations = group.get("input_activations")
     inputs = None if activations is None else scheme_from_record(activations, where, "input_activations", ours)
-    return SchemeGroup(_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs, in_order))
+    return SchemeGroup(read_patterns(group.get("targets"), f"{where}.targets"), LinearScheme(weight, inputs, in_order))
 
 
 def _says_nothing(group: Any) -> bool:
@@ -148,15 +148,3 @@ def _check_format(name: Any, where: str, method: str) -> None:
         raise UnsupportedError(
             f"{where}: format {name!r:.80} is not supported; supported: {', '.join(READABLE_FORMATS)}"
         )
-
-
-def _patterns(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
-        raise CheckpointError(f"{where} must be a list of strings, not {value!r:.80}")
-    for pattern in value:
-        if pattern.startswith("re:"):
-            try:
-                check_pattern(pattern[3:])
-            except CheckpointError as error:
-                raise CheckpointError(f"{where}: the pattern {pattern!r:.80} is refused: {error}") from None
-    return tuple(value)
