@@ -26,6 +26,8 @@ KEYS: dict[str, Any] = {"step": "smooth", "algorithm": "smoothattention"}
 HALF: dict[str, Any] = {**SMOOTH, "options": {"alpha": 0.5}}
 ROTATE: dict[str, Any] = {"step": "rotate", "algorithm": "quarot"}
 VALUES: dict[str, Any] = {**ROTATE, "options": {"values": True}}
+ONLINE: dict[str, Any] = {**ROTATE, "options": {"values": True, "online": True}}
+ALL: dict[str, Any] = {**ROTATE, "options": {"values": True, "online": True, "keys": True}}
 
 
 def rounded(scheme: str, algorithm: str = "rtn", **more: Any) -> dict[str, Any]:
@@ -69,10 +71,20 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W4A4, rotated": [ROTATE, rounded("W4A4", "gptq")],
         "W4A4, rotated, values too": [VALUES, rounded("W4A4", "gptq")],
         "W4A4, rotated, values too, and smoothed": [VALUES, SMOOTH, rounded("W4A4", "gptq")],
+        "W4A4, rotated, values too, and at run time": [ONLINE, rounded("W4A4", "gptq")],
+        "W4A4, rotated, values too, and at run time, and smoothed": [ONLINE, SMOOTH, rounded("W4A4", "gptq")],
+        "W4A4-kv4, rotated, values too, and at run time": [ONLINE, rounded("W4A4-kv4", "gptq")],
+        "W4A4-kv4, rotated, values too, and at run time, keys too": [ALL, rounded("W4A4-kv4", "gptq")],
         "W4A4, smoothed": [SMOOTH, rounded("W4A4", "gptq")],
         "W4A4, rotated and smoothed": [ROTATE, SMOOTH, rounded("W4A4", "gptq")],
         "W4A4-ag32": [rounded("W4A4-ag32", "gptq")],
         "W4A4-ag32, rotated and smoothed": [ROTATE, SMOOTH, rounded("W4A4-ag32", "gptq")],
+        "W4A4-ag32, rotated, values too, and smoothed": [VALUES, SMOOTH, rounded("W4A4-ag32", "gptq")],
+        "W4A4-ag32, rotated, values too, and at run time, and smoothed": [
+            ONLINE,
+            SMOOTH,
+            rounded("W4A4-ag32", "gptq"),
+        ],
     },
 }
 

@@ -29,10 +29,17 @@ ENTRIES: dict[str, Callable[[str], object]] = {
 
 
 FACTORISED = {"steps": [{"step": "factorise", "algorithm": "svd"}]}
+ROTATED = {
+    "steps": [
+        {"step": "rotate", "algorithm": "quarot", "options": {"online": True}},
+        {"step": "quantise", "algorithm": "rtn", "scheme": "W8A16"},
+    ]
+}
 RECIPES: dict[str, Recipe] = {
     **{name: make_recipe(name, "rtn") for name in ("NF4-g32", "TERNARY", "W4A16-g32-head8", "W8A16-head4-g32")},
     "KMEANS4": make_recipe("KMEANS4", "kmeans"),
     "low rank": recipe_from(FACTORISED),
+    "rotated at run time": recipe_from(ROTATED),
 }
 
 
@@ -72,8 +79,8 @@ def test_the_names_on_disk(packed: Path) -> None:
 
 def test_linnet_reads_it_and_its_older_form_bit_for_bit(packed: Path, tmp_path: Path) -> None:
     with Checkpoint.open(packed, verify=True) as checkpoint:
-        if checkpoint.quantization.terms:
-            pytest.skip("terms came with version 3, no older form has them")
+        if checkpoint.quantization.terms or checkpoint.quantization.rotations:
+            pytest.skip("terms came with version 3, rotations with 4, no older form has them")
         config = checkpoint.config
         assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
         older = {**config, "quantization_config": {**config["quantization_config"], "version": 1}}

@@ -80,6 +80,9 @@ def _row_cases() -> list[OpCase]:
     cases += [OpCase(kind, 5, 203, policy="exact", inputs="heavy") for kind in ("add", "gather")]
     cases.append(OpCase("scale", 5, 203, policy="exact", attributes=a.Scale(0.3)))
     cases.append(OpCase("softcap", 5, 203, policy="exact", attributes=a.Softcap(3.0)))
+    for size, width in ((2, 22), (4, 20), (8, 24), (16, 48), (32, 96), (64, 192), (128, 640), (512, 1536), (2048, 2048)):
+        cases.append(OpCase("hadamard", 3, width, policy="exact", attributes=a.Hadamard(size)))
+    cases.append(OpCase("hadamard", 5, 640, policy="exact", attributes=a.Hadamard(128), inputs="heavy"))
     return [*cases, *(OpCase("logits", 5, 256, 48, scheme, "fast") for scheme in ("W4A16", "W8A8", "bf16"))]
 
 
@@ -161,6 +164,7 @@ def _row_speed() -> list[OpCase]:
         cases.append(OpCase("norm", rows, 2048, attributes=a.Norm("rms", 2048, 1e-5)))
         cases.append(OpCase("rope", rows, 2048, attributes=a.Rope(64, 64, "half", _ROPE)))
         cases.append(OpCase("gate", rows, 8192, attributes=a.Gate("silu")))
+        cases += [OpCase("hadamard", rows, 8192, attributes=a.Hadamard(size)) for size in (64, 512, 8192)]
         cases += [OpCase("add", rows, 2048), OpCase("scale", rows, 2048, attributes=a.Scale(0.5))]
         cases.append(OpCase("gather", rows, 2048))
         cases += [OpCase("quantise", rows, 8192, 64, scheme) for scheme in ("W4A16", "W8A8")]

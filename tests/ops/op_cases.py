@@ -25,7 +25,7 @@ from linnet.schemes.sparsity import TWO_OF_FOUR
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal[
     "embed", "norm", "linear", "logits", "add", "scale", "softcap", "cast", "quantise", "rope", "kv_write", "attention",
-    "gate", "gather",
+    "gate", "gather", "hadamard",
 ]  # fmt: skip
 """``cast``, ``quantise``: what the policy puts in front of a linear of ``scheme``."""
 Inputs = Literal["normal", "heavy"]

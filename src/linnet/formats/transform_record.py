@@ -21,7 +21,7 @@ _INPUT, _ATTENTION = ("input",), ("k_cache", "q_attn")
 
 
 def rotations_to_record(rotations: Sequence[Rotation]) -> dict[str, Any]:
-    """The record of rotations whose targets are names."""
+    """The inverse of ``read_rotations``."""
     groups: dict[str, Any] = {}
     for rotation in rotations:
         targets = list(rotation.targets)
@@ -35,7 +35,7 @@ def rotations_to_record(rotations: Sequence[Rotation]) -> dict[str, Any]:
 
 
 def read_rotations(record: Any, where: str) -> tuple[Rotation, ...]:
-    """The inverse, for anything found on disk.
+    """What is rotated at run time, by anything found on disk.
 
     CheckpointError if the record is malformed, UnsupportedError if it is valid but nothing here does what it says.
     """

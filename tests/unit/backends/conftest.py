@@ -92,7 +92,8 @@ def _packed(values: np.ndarray, scheme: LinearScheme) -> PackedWeight:
 
 
 class RandomSource:
-    """A Source whose weights are made on demand from a seed; ``terms``: of every linear of its layers."""
+    """A Source whose weights are made on demand from a seed; ``terms``: of every linear of its layers; ``rotated``: so
+    is what every one of them reads, and keys and queries."""
 
     def __init__(
         self,
@@ -101,9 +102,13 @@ class RandomSource:
         seed: int,
         overrides: dict[str, Any] | None = None,
         terms: Terms | None = None,
+        rotated: bool = False,
     ) -> None:
         scheme, head = _schemes(storage)
         spec = arch_spec({**CONFIGS[family], **(overrides or {})})
+        widths = {module: columns for module, (_, columns) in linear_shapes(spec).items()}
+        widths |= {spec.attention_module(layer): block.mixer.head_size for layer, block in enumerate(spec.layers)}
+        rotations = {module: width & -width for module, width in widths.items()} if rotated else {}
         of_all = {} if terms is None else dict.fromkeys(linear_shapes(spec), terms)
         self._terms = of_all
         norms_and_biases = ("norm", "layernorm", "ln_f", "bias", "word_embeddings", "embed", "low_rank", "outliers")
@@ -115,7 +120,7 @@ class RandomSource:
                 return head
             return "bf16" if any(part in name for part in norms_and_biases) else scheme
 
-        self.program: Program = build_program(spec, stored_as, terms=of_all)
+        self.program: Program = build_program(spec, stored_as, terms=of_all, rotations=rotations)
         self._declared: dict[WeightRef, Weight] = {weight.ref: weight for weight in self.program.weights}
         self._made: dict[WeightRef, np.ndarray | PackedWeight] = {}
         self._random = np.random.default_rng(seed)

@@ -185,6 +185,18 @@ def test_a_linear_is_the_sum_of_its_terms(random_model, family, storage, overrid
         assert np.square(native - logits_of(ReferenceBackend(), source, "fast")).mean() <= 2 * noise + 1e-9, isa
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "bloom"])
+def test_every_tier_rotates_as_the_reference_does(random_model, family):
+    source = random_model(family, "fp32", 23, rotated=True)
+    assert sum(op.kind == "hadamard" for op in source.program.ops) >= 10
+    expected = logits_of(ReferenceBackend(), source, "exact")
+    for isa in _native.available_isas():
+        found = logits_of(cpu(isa), source, "exact")
+        assert np.abs(found - expected).max() <= EXACT_TOLERANCE * np.abs(expected).max(), isa
+    other = logits_of(ReferenceBackend(), random_model(family, "fp32", 23), "exact")
+    assert np.abs(other - expected).max() > 0.01 * np.abs(expected).max()
+
+
 def prepared(random_model, **options):
     source = random_model("llama", "W4A16-g32", 1)
     model = cpu().prepare(source, "fast", LIMITS, **options)

@@ -136,12 +136,12 @@ def test_a_row_is_the_same_in_any_company(random_model, isa):
         work = Workload(
             [random.integers(0, 101, length) for length in lengths], Limits(1024, 32, 1024, block_size, blocks)
         )
-        terms = random.choice(TERMS)
+        terms, rotated = random.choice(TERMS), random.random() < 0.3
         what = (
-            f"seed {seed}, {isa}, {family}, {storage}, {terms}, {policy}, KV {kv_cache}, block {block_size}, "
+            f"seed {seed}, {isa}, {family}, {storage}, {terms}, rotated {rotated}, {policy}, KV {kv_cache}, block {block_size}, "
             f"lengths {lengths}"
         )
-        source = random_model(str(family), str(storage), seed, None, terms)
+        source = random_model(str(family), str(storage), seed, None, terms, rotated)
         models = {
             threads: pool.prepare(source, policy, work.limits, kv_cache=kv_cache) for threads, pool in pools.items()
         }

@@ -13,7 +13,7 @@ from linnet.compress import compress, make_recipe
 from linnet.errors import LinnetError
 from linnet.formats import Checkpoint
 from linnet.formats.convert import parse_target, to_directory
-from linnet.formats.programs import Model, verdicts
+from linnet.formats.programs import Model, identify, verdicts
 from linnet.schemes import parse_scheme
 
 PROGRAMS = ["Linnet", "transformers", "vLLM", "llama.cpp"]
@@ -95,6 +95,24 @@ def test_what_is_no_model_is_said_as_everywhere(tmp_path: Path) -> None:
 def test_gguf_is_llama_cpps_own() -> None:
     found = verdicts(Model("gguf", "gguf", "llama", {}), "m.gguf")
     assert [verdict.loads for verdict in found] == [True, True, True]
+
+
+def test_rotations_at_run_time_are_said(tmp_path: Path) -> None:
+    """Whatever layout they lie in: transformers would compute something else without a word."""
+    group = {"type": "hadamard", "head_dim": 128, "apply": [{"targets": ["re:.*down_proj$"], "location": "input"}]}
+    for method, reads in (("linnet", False), ("compressed-tensors", True)):
+        record = {"quant_method": method, "transform_config": {"config_groups": {"a": group}}}
+        model = identify(with_config(tmp_path / method, quantization_config=record), {}, None)
+        assert model is not None
+        transformers, vllm, llama_cpp = verdicts(model, "m")
+        assert (transformers.loads, vllm.loads, llama_cpp.loads) == (False, reads, False)
+        assert transformers.instead == "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
+        assert "rotations at run time" in llama_cpp.why
+    offline = {"type": "hadamard", "apply": [{"targets": ["q_proj"], "location": "weight_input"}]}
+    record = {"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"a": offline}}}
+    model = identify(with_config(tmp_path / "offline", quantization_config=record), {}, None)
+    assert model is not None
+    assert model.own_words == ""
 
 
 def test_zero_points_are_said() -> None:

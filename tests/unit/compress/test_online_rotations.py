@@ -112,7 +112,7 @@ def test_it_resumes_to_the_same_bytes(tiny_model, tmp_path, text):
 def test_zeros_alone_keep_the_rotation_on_disk(tiny_model, tmp_path, text):
     """A result without a single code has a record all the same."""
     rotate = {"step": "rotate", "algorithm": "quarot", "options": {"online": True}}
-    steps = [rotate, {"step": "sparsify", "algorithm": "magnitude", "pattern": "50%"}]
+    steps = [rotate, {"step": "sparsify", "algorithm": "magnitude", "options": {"pattern": "50%"}}]
     made = compress(tiny_model, tmp_path / "out", recipe_from({"steps": steps, **ROWS}), calibration_text=text)
     assert sum(op.kind == "hadamard" for op in load_model(made.path).program.ops) == 2
 

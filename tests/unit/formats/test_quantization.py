@@ -118,7 +118,6 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         "sparsity_structure 'unstructured' is not supported; supported: 2:4",
     ),
     "experts": (record(moe_sparsity_config={}), "moe_sparsity_config"),
-    "transforms": (record(transform_config={"config_groups": {"a": {}}}), "transform_config"),
     "float 3": (record({**WEIGHTS, "num_bits": 3, "type": "float"}), "3-bit 'float'"),
     "five bits": (record({**WEIGHTS, "num_bits": 5}), "5-bit 'int'"),
     "bits as text": (record({**WEIGHTS, "num_bits": "4"}), "is not supported"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small built programs to run passes on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from published_configs import BLOOM_560M, GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
@@ -24,9 +25,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def program(name: str = "gated", linears: Any = "bf16", rest: Any = "bf16") -> Program:
-    """A program whose block linears are stored as ``linears`` and all else as ``rest``."""
-    spec = arch_spec(CONFIGS[name])
-    return build_program(
-        spec, lambda tensor: linears if "layers." in tensor and "proj" in tensor and "weight" in tensor else rest
-    )
+def program(
+    name: str = "gated", linears: Any = "bf16", rest: Any = "bf16", rotations: Mapping[str, int] = {}
+) -> Program:
+    """A program whose block linears are stored as ``linears`` and all else as ``rest``; ``rotations``: see
+    build_program."""
+
+    def stored(tensor: str) -> Any:
+        return linears if "layers." in tensor and "proj" in tensor and "weight" in tensor else rest
+
+    return build_program(arch_spec(CONFIGS[name]), stored, rotations=rotations)

@@ -149,6 +149,15 @@ def test_a_logit_cap_is_positive() -> None:
         check(change_attributes("logits", limit=0.0)(program("capped")))
 
 
+@pytest.mark.parametrize(("size", "named"), [(0, "size 0"), (1, "size 1"), (24, "size 24"), (512, "runs of 512")])
+def test_runs_of_hadamard_are_powers_of_two_that_tile_the_width(size: int, named: str) -> None:
+    down = "layers.0.mlp.down"
+    rotated = program(rotations={"model.layers.0.mlp.down_proj": 256})  # of 11,008
+    check(rotated)
+    with pytest.raises(ProgramError, match=named):
+        check(change_attributes(f"{down}.rotated", size=size)(rotated))
+
+
 @pytest.mark.parametrize(
     "attributes",
     [

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What QuaRot rotates at run time, since no neighbour can take the rotation: the input of down_proj, behind the product
-of the gate, and keys and queries, behind their positions (section 4, stages 1b to 1d; SpinQuant's R4 and R3).
+of the gate, and keys and queries, behind their positions (section 4, stages 1b and 1d; SpinQuant's R4 and R3).
 
 Where a width is no power of two, QuaRot multiplies by a Hadamard matrix of order 12, 20, 28 ... as well. Here the runs
 are as long as the greatest power of two that divides it: that is all additions, and it is what compressed-tensors has a
