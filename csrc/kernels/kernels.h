@@ -147,7 +147,8 @@ struct KernelTable {
     void (*add)(const float* a, const float* b, float* y, int64_t n);
     void (*scale)(const float* x, float* y, int64_t n, float factor);
     void (*softcap)(const float* x, float* y, int64_t n, float limit);
-    // Runs of `size` neighbours, a power of two from 2 on that divides n, each times its normalised Walsh-Hadamard matrix.
+    // Runs of `size` neighbours, a power of two from 2 on that divides n, each times the normalised Walsh-Hadamard
+    // matrix.
     void (*hadamard)(const float* x, float* y, int64_t n, int64_t size);
     // The numbers that the codes stand for.
     void (*round_rows)(const float* x, float* y, int64_t rows, int64_t width, const Rounding& rounding);

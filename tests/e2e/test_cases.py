@@ -5,8 +5,10 @@ One small YAML file a case in ``cases/``: scheme, algorithm, pattern of zeros, t
 on held-out text) and its bytes as a share of the original's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,6 +35,7 @@ class Case:
     bytes_at_most: float
     scheme: str | None = None
     algorithm: str = "gptq"
+    options: Mapping[str, Any] = field(default_factory=dict)
     pattern: str | None = None
     """What is pruned before, by SparseGPT."""
 
@@ -41,7 +44,7 @@ class Case:
         few = {"calibration_rows": 16, "calibration_length": 256}
         if self.pattern is None:
             assert self.scheme is not None
-            return make_recipe(self.scheme, self.algorithm, **few)
+            return make_recipe(self.scheme, self.algorithm, options=dict(self.options), **few)
         steps = [{"step": "sparsify", "algorithm": "sparsegpt", "options": {"pattern": self.pattern}}]
         if self.scheme is not None:
             steps.append({"step": "quantise", "algorithm": self.algorithm, "scheme": self.scheme})

@@ -29,4 +29,7 @@ def test_rotations_of_attention_are_words_there_too() -> None:
     config = rotations_to_record([Rotation(("self_attn",), size=64, of="attention")])
     read = transform.TransformConfig.model_validate(config)
     (scheme,) = read.config_groups.values()
-    assert [(item.location, item.targets) for item in scheme.apply] == [("k_cache", ["self_attn"]), ("q_attn", ["self_attn"])]
+    assert [(item.location, item.targets) for item in scheme.apply] == [
+        ("k_cache", ["self_attn"]),
+        ("q_attn", ["self_attn"]),
+    ]

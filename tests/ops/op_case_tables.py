@@ -80,7 +80,17 @@ def _row_cases() -> list[OpCase]:
     cases += [OpCase(kind, 5, 203, policy="exact", inputs="heavy") for kind in ("add", "gather")]
     cases.append(OpCase("scale", 5, 203, policy="exact", attributes=a.Scale(0.3)))
     cases.append(OpCase("softcap", 5, 203, policy="exact", attributes=a.Softcap(3.0)))
-    for size, width in ((2, 22), (4, 20), (8, 24), (16, 48), (32, 96), (64, 192), (128, 640), (512, 1536), (2048, 2048)):
+    for size, width in (
+        (2, 22),
+        (4, 20),
+        (8, 24),
+        (16, 48),
+        (32, 96),
+        (64, 192),
+        (128, 640),
+        (512, 1536),
+        (2048, 2048),
+    ):
         cases.append(OpCase("hadamard", 3, width, policy="exact", attributes=a.Hadamard(size)))
     cases.append(OpCase("hadamard", 5, 640, policy="exact", attributes=a.Hadamard(128), inputs="heavy"))
     return [*cases, *(OpCase("logits", 5, 256, 48, scheme, "fast") for scheme in ("W4A16", "W8A8", "bf16"))]

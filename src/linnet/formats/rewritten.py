@@ -23,8 +23,8 @@ Rewrite = Callable[[str, Callable[[str], Array]], Array | None]
 class Rewritten:
     """What else than values is other than stored. ``copies``: new name -> the stored tensor that it starts from, whose
     own name stays unless it is another's; ``left_out``: names that there are no more; ``shapes``: of tensors whose
-    rewrite has another than is stored; ``settings``: what the config says instead; ``rotations``: what is rotated at run
-    time as well."""
+    rewrite has another than is stored; ``settings``: what the config says instead; ``rotations``: what is rotated at
+    run time as well."""
 
     copies: Mapping[str, str] = field(default_factory=dict)
     left_out: Collection[str] = ()

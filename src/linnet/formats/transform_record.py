@@ -26,7 +26,7 @@ def rotations_to_record(rotations: Sequence[Rotation]) -> dict[str, Any]:
     for rotation in rotations:
         targets = list(rotation.targets)
         places = _INPUT if rotation.of == "input" else _ATTENTION
-        apply = [{"targets": targets, "location": place} for place in places]
+        apply: list[dict[str, Any]] = [{"targets": targets, "location": place} for place in places]
         if rotation.of == "input":
             apply.append({"targets": targets, "location": "weight_input", "inverse": True})
         kind = {"type": "hadamard", "randomize": False, "head_dim": rotation.size}
@@ -86,7 +86,9 @@ def _rotation(group: Any, targets: tuple[str, ...], ignore: tuple[str, ...], fou
     kind, randomize, size = group.get("type"), group.get("randomize", False), group.get("head_dim")
     if kind != "hadamard" or randomize is not False:
         drawn = " with randomize" if randomize is not False else ""
-        raise UnsupportedError(f"{where}: type {kind!r:.80}{drawn} is not supported; supported: hadamard, not randomised")
+        raise UnsupportedError(
+            f"{where}: type {kind!r:.80}{drawn} is not supported; supported: hadamard, not randomised"
+        )
     if size is not None and (type(size) is not int or size < 2 or size & (size - 1)):
         raise CheckpointError(f"{where}: head_dim is {size!r:.80}; accepted are powers of two from 2 on")
     if sorted(found) == sorted(_INPUT):

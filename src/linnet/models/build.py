@@ -134,7 +134,8 @@ class _Builder:
 
     def _rotated_inputs(self, x: str, layer: int, projections: Mapping[str, Projection]) -> dict[str, str]:
         """What each linear multiplies, by its name: the value, or the value rotated; linears share what is alike."""
-        made, found = {None: x}, {}
+        made: dict[int | None, str] = {None: x}
+        found: dict[str, str] = {}
         for name, projection in projections.items():
             size = self.rotations.get(projection.module.format(layer=layer))
             if size not in made:

@@ -28,7 +28,8 @@ def rotations_of(spec: ArchSpec, checkpoint: Checkpoint) -> dict[str, int]:
                 raise CheckpointError(f"{where}: {module} is rotated twice")
             if size < 2 or size & (size - 1) or width % size:
                 raise CheckpointError(
-                    f"{where} in runs of {size}, but {module} has {width} channels; runs are powers of two that tile them"
+                    f"{where} in runs of {size}, but {module} has {width} channels; accepted are powers of two that "
+                    "divide them"
                 )
             found[module] = size
     return found

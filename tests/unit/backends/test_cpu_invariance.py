@@ -138,8 +138,8 @@ def test_a_row_is_the_same_in_any_company(random_model, isa):
         )
         terms, rotated = random.choice(TERMS), random.random() < 0.3
         what = (
-            f"seed {seed}, {isa}, {family}, {storage}, {terms}, rotated {rotated}, {policy}, KV {kv_cache}, block {block_size}, "
-            f"lengths {lengths}"
+            f"seed {seed}, {isa}, {family}, {storage}, {terms}, rotated {rotated}, {policy}, KV {kv_cache}, "
+            f"block {block_size}, lengths {lengths}"
         )
         source = random_model(str(family), str(storage), seed, None, terms, rotated)
         models = {

@@ -84,7 +84,9 @@ def test_the_file_says_it_and_is_read_back(tiny_model, tmp_path, text):
         ("attention_1", "hadamard", 8),
     }
     card = (made.path / "README.md").read_text()
-    assert "| rotated at run time | input of 2 modules in runs of 64, queries and keys of 2 layers in runs of 8 |" in card
+    assert (
+        "| rotated at run time | input of 2 modules in runs of 64, queries and keys of 2 layers in runs of 8 |" in card
+    )
     assert "| loads in | Linnet alone" in card
     program = load_model(made.path).program
     found = {op.name: op.attributes.size for op in program.ops if isinstance(op.attributes, Hadamard)}

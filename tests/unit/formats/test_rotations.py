@@ -60,7 +60,10 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "any matrix": (record(type="random-matrix"), "type 'random-matrix'"),
     "a drawn order": (record(randomize=True), "type 'hadamard' with randomize"),
     "no type": ({"config_groups": {"a": {"apply": [INPUT]}}}, "type None"),
-    "outputs": (record(apply=[{**INPUT, "location": "output"}]), "location 'output' is not supported; supported: input"),
+    "outputs": (
+        record(apply=[{**INPUT, "location": "output"}]),
+        "location 'output' is not supported; supported: input",
+    ),
     "an unknown place": (record(apply=[{**INPUT, "location": "bias"}]), "location 'bias'"),
     "keys alone": (record(apply=[{**INPUT, "location": "k_cache"}]), "k_cache of model.layers.0.mlp.down_proj is not"),
     "twice": (record(apply=[INPUT, INPUT]), "input and input"),
@@ -118,7 +121,10 @@ def test_a_whole_model_says_it_by_patterns(tmp_path: Path) -> None:
 
 
 MISFITS: dict[str, tuple[tuple[Rotation, ...], str]] = {
-    "nothing of that name": ((Rotation(("model.layers.9.mlp.down_proj",), size=2),), "no linear of a layer is called so"),
+    "nothing of that name": (
+        (Rotation(("model.layers.9.mlp.down_proj",), size=2),),
+        "no linear of a layer is called so",
+    ),
     "no attention of that name": ((Rotation((DOWN,), of="attention"),), "no attention of a layer is called so"),
     "runs that do not tile": ((Rotation((DOWN,), size=256),), "has 640 channels"),
     "all of a width": ((Rotation((DOWN,)),), "in runs of 640"),

@@ -5,8 +5,8 @@ Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", se
 the norms' gains move into the weights that read them, then embed' = embed Q, reader' = reader diag(gain) Q and
 writer' = Q^T writer: RMS norms without gains commute with Q, so the function stays. Nothing of this is computed at run
 time. With ``values`` the channels of each head's values are rotated too, which their maker and reader take (stage 1c).
-With ``online`` the input of down_proj is rotated at run time, and down_proj takes the inverse; with ``keys`` queries and
-keys are, behind their positions (see online.py). The paper's product across heads is not there.
+With ``online`` the input of down_proj is rotated at run time, and down_proj takes the inverse; with ``keys`` so are
+queries and keys, behind their positions (see online.py). The paper's product across heads is not there.
 Every changed tensor is a function of the source's own, computed when it is read: no second copy of the model is made.
 """
 

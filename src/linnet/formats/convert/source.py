@@ -58,9 +58,10 @@ def list_tensors(checkpoint: Checkpoint) -> tuple[SourceTensor, ...]:
             "a word; convert the original, or what was compressed without such a step"
         )
     if checkpoint.quantization.rotations:
+        rotated = ", ".join(checkpoint.quantization.rotations[0].targets)[:80]
         raise UnsupportedError(
-            f"{checkpoint.path}: {', '.join(checkpoint.quantization.rotations[0].targets)[:80]} is rotated at run time, "
-            "which no other form says; convert the original, or what was compressed without such a rotation"
+            f"{checkpoint.path}: {rotated} is rotated at run time, which no other form says; convert the original, "
+            "or what was compressed without such a rotation"
         )
     tensors: dict[str, SourceTensor] = {}
     tied = bool(checkpoint.config.get("tie_word_embeddings")) and checkpoint.holds(EMBEDDING)
