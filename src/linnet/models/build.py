@@ -139,13 +139,13 @@ class _Builder:
         for name, projection in projections.items():
             size = self.rotations.get(projection.module.format(layer=layer))
             if size not in made:
-                made[size] = self.rotated(name, x, size, projection.columns)
+                made[size] = self.rotated(f"{name}.rotated", x, size, projection.columns)
             found[name] = made[size]
         return found
 
     def rotated(self, name: str, x: str, size: int | None, width: int) -> str:
         """A value in runs of ``size`` times Hadamard's matrix; as it is without a size."""
-        return x if size is None else self.op("hadamard", f"{name}.rotated", (x,), a.Hadamard(size), width)
+        return x if size is None else self.op("hadamard", name, (x,), a.Hadamard(size), width)
 
     def _split(self, name: str, x: str, projection: Projection, layer: int, count: int) -> tuple[str, str]:
         """A linear's input without its outliers, and they alone. Linears of the same outliers share both."""
@@ -203,8 +203,8 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
         query = builder.rope(f"{here}.query_rope", query, attention.rope, size, queries)
         key = builder.rope(f"{here}.key_rope", key, attention.rope, size, keys)
     rotated = builder.rotations.get(attention.module(layer))
-    query = builder.rotated(f"{here}.query", query, rotated, queries)
-    key = builder.rotated(f"{here}.key", key, rotated, keys)
+    query = builder.rotated(f"{here}.query_rotated", query, rotated, queries)
+    key = builder.rotated(f"{here}.key_rotated", key, rotated, keys)
     written = (key, value, "kv_slots")
     builder.ops.append(Op("kv_write", f"{here}.kv_write", written, (), a.KVWrite(), states=(state.name,)))
     attributes = a.Attention(

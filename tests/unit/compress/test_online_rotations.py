@@ -91,9 +91,9 @@ def test_the_file_says_it_and_is_read_back(tiny_model, tmp_path, text):
     program = load_model(made.path).program
     found = {op.name: op.attributes.size for op in program.ops if isinstance(op.attributes, Hadamard)}
     assert found == {
-        f"layers.{layer}.{name}.rotated": size
+        f"layers.{layer}.{name}": size
         for layer in range(2)
-        for name, size in (("attention.query", 8), ("attention.key", 8), ("mlp.down", 64))
+        for name, size in (("attention.query_rotated", 8), ("attention.key_rotated", 8), ("mlp.down.rotated", 64))
     }
 
 

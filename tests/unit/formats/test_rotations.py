@@ -113,8 +113,8 @@ def test_a_whole_model_says_it_by_patterns(tmp_path: Path) -> None:
     rotations = (Rotation(("re:.*down_proj$",), size=128), Rotation(("re:.*self_attn$",), of="attention"))
     program = opened(tmp_path / "m", *rotations).program
     assert [op.name for op in program.ops if op.kind == "hadamard"][:3] == [
-        "layers.0.attention.query.rotated",
-        "layers.0.attention.key.rotated",
+        "layers.0.attention.query_rotated",
+        "layers.0.attention.key_rotated",
         "layers.0.mlp.down.rotated",
     ]
     assert sum(op.kind == "hadamard" for op in program.ops) == 3 * 5
