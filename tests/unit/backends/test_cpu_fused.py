@@ -92,7 +92,7 @@ def test_fused_and_plain_programs_give_the_same_bits(random_model, family, isa):
 @pytest.mark.parametrize("isa", ISAS)
 def test_rotations_change_no_bits_when_they_are_fused(random_model, isa):
     pool = backend(isa)
-    for family, storage in (("llama", "W4A16-g32"), ("qwen3", "W4A4"), ("bloom", "W8A8")):
+    for family, storage in (("llama", "W4A16-g32"), ("qwen3", "W4A4-g32-ag32"), ("bloom", "W8A8")):
         fused, plain = prepared(pool, random_model(family, storage, 3, rotated=True), "fast")
         chains = [op for op in fused.program.ops if op.kind == "row_chain"]
         assert any(inner.kind == "hadamard" for op in chains for inner in op.expansion)
