@@ -81,6 +81,15 @@ def record_error(message: str) -> str:
     return f"{place}: {sentence}" if place else sentence
 
 
+def defect(error: BaseException) -> str:
+    """Type and places of an exception that is our defect, innermost first; never values, which may hold a prompt."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    places = " < ".join(f"{frame.name} ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in frames[::-1])
+    return f"{type(error).__name__} in {places}"
+
+
 def unknown_choice(setting: str, value: object, accepted: Iterable[str]) -> ConfigError:
     """The error for a word that is none of ``accepted``, with the nearest of them where one is near."""
     from difflib import get_close_matches

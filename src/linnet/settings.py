@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, unknown_choice
+
+ENGINES = ("process", "thread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ class ServeConfig:
     keep_alive_s:     a comment is sent into a stream that was silent that long; 0: never.
     connections:      open TCP connections at most.
     default_max_tokens: where a chat answer ends that names no number; None: what the checkpoint recommends, else 4,096.
+    engine_runs_in:   where the engine runs: 'process', one of its own, or 'thread', one of the server's.
+    engine_restarts:  how often within ten minutes an engine process that ended unasked is started again.
     """
 
     names: tuple[str, ...]
@@ -118,8 +122,16 @@ class ServeConfig:
     metrics_prefix: str = "linnet"
     log_json: bool = False
     default_max_tokens: int | None = None
+    engine_runs_in: str = "process"
+    engine_restarts: int = 3
 
     def __post_init__(self) -> None:
+        if self.engine_runs_in not in ENGINES:
+            raise unknown_choice("engine", self.engine_runs_in, ENGINES)
+        if not 0 <= self.engine_restarts <= 1000:
+            raise ConfigError(
+                f"engine_restarts is {self.engine_restarts}; accepted is 0 to 1000", settings=["engine_restarts"]
+            )
         if not self.names or any(not 1 <= len(name) <= 256 or not name.isprintable() for name in self.names):
             wrong = next((name for name in self.names if not 1 <= len(name) <= 256 or not name.isprintable()), "")
             raise ConfigError(f"names has {wrong[:80]!r}; accepted are 1 to 256 printable letters", settings=["names"])

@@ -19,7 +19,7 @@ import openai
 from digest_executable import DigestExecutable
 from tiny_llama import CONTEXT, write_tiny_llama
 
-from linnet.api import RequestBuilder, SamplingDefaults
+from linnet.api import LLM, RequestBuilder, SamplingDefaults
 from linnet.engine import Engine, EngineThread
 from linnet.scheduler import SchedulerConfig
 from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
@@ -51,7 +51,7 @@ def tiny_directory() -> Path:
 
 
 def digest_model(**changes: Any) -> Any:
-    """What build_server needs of an LLM: real engine, scheduler and tokenizer around a digest."""
+    """A ServedModel with more to look at: real engine, scheduler and tokenizer around a digest."""
     settings = {"num_blocks": 128, "block_size": 4, "max_model_len": CONTEXT, "token_budget": 64, "max_sequences": 16}
     config = SchedulerConfig(**(settings | changes))
     tokenizer = Tokenizer.from_directory(tiny_directory())
@@ -63,8 +63,9 @@ def digest_model(**changes: Any) -> Any:
         tokenizer=tokenizer,
         facts=engine.facts,
         requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64)),
-        engine_thread=lambda deliver: EngineThread(engine, deliver),
+        connect=lambda deliver: EngineThread(engine, deliver),
         counters=engine.counters,
+        kv_bytes=0,
         max_model_len=config.max_model_len,
         numerics_id="digest",
         sampling_defaults=SamplingDefaults(),
@@ -87,7 +88,8 @@ class Running:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        self.status = run(self.llm, self._listener, self.config, self.lines.append, self._start)
+        model = self.llm.served() if isinstance(self.llm, LLM) else self.llm
+        self.status = run(model, self._listener, self.config, self.lines.append, self._start)
 
     def _start(self, server: Server) -> None:
         self.server = server
@@ -160,7 +162,8 @@ class Running:
 
     def wait_settled(self, within_s: float = 5.0) -> None:
         eventually(self.settled, within_s)
-        self.llm._engine.scheduler.check()
+        if hasattr(self.llm, "_engine"):  # it runs here
+            self.llm._engine.scheduler.check()
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:

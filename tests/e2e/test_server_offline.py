@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from serving import NAME, Running
 from tiny_llama import write_tiny_llama
 
-from linnet.api import LLM, SamplingParams
+from linnet.api import ENGINE_MODULE, LLM, EngineSettings, Opening, SamplingParams, open_in_process
+from linnet.child_process import start_child
 
 PROMPTS = ["the rain in a hat", "é 😀 on", "a", "in the the the the the the"]
 SETTINGS: list[dict[str, Any]] = [
@@ -27,12 +29,17 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Running]:
-    with LLM(directory, kv_bytes=1 << 20, max_sequences=16, check=True) as llm:
-        with Running(llm) as running:
-            yield running
-            running.wait_settled()
+@pytest.fixture(scope="module", params=["thread", "process"])
+def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[Running]:
+    settings = EngineSettings(kv_bytes=1 << 20, max_sequences=16, check=True)
+    with ExitStack() as stack:
+        if request.param == "thread":
+            model = stack.enter_context(LLM(directory, engine=settings)).served()
+        else:
+            model = open_in_process(Opening(path=directory, engine=settings), start_child(ENGINE_MODULE))
+        running = stack.enter_context(Running(model))
+        yield running
+        running.wait_settled()
 
 
 def test_the_same_tokens_as_offline(directory: Path, server: Running) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -150,10 +150,126 @@ main()
 """
 
 
+def engine_of(server: "subprocess.Popen[str]") -> int:
+    """The process id of the server's engine."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    children += [
+        child
+        for task in Path(f"/proc/{server.pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+        if child not in children
+    ]
+    (number,) = (int(child) for child in children if b"linnet.api.engine_child" in _command_line(child))
+    return number
+
+
+def _command_line(number: str) -> bytes:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> float:
+    """Seconds until true; fails after so many."""
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < seconds, f"not within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - began_s
+
+
+def gone(number: int) -> bool:
+    try:
+        return "zombie" in Path(f"/proc/{number}/status").read_text()
+    except OSError:
+        return True
+
+
+BODY = {"model": "tiny-llama", "prompt": "the", "max_tokens": 240, "ignore_eos": True, "temperature": 0}
+
+
+def test_an_engine_that_is_killed_is_told_to_everybody_and_comes_back(directory: Path) -> None:
+    with process(directory) as (server, url), httpx.Client(base_url=url, timeout=30) as http:
+        whole = http.post("/v1/completions", json=BODY).json()["choices"][0]["text"]
+        for _ in range(2):
+            with http.stream("POST", "/v1/completions", json={**BODY, "stream": True, "n": 8}) as response:
+                lines = response.iter_lines()
+                next(lines)
+                number = engine_of(server)
+                os.kill(number, signal.SIGKILL)
+                killed_s = time.monotonic()
+                rest = list(lines)
+            assert time.monotonic() - killed_s < 2.0
+            assert "event: error" in rest
+            assert "data: [DONE]" not in rest
+            seen = http.get("/health")
+            if seen.status_code != 200:  # it may be back already
+                assert (seen.status_code, seen.json()["status"]) == (503, "restarting")
+                assert seen.headers["retry-after"]
+            refused = http.post("/v1/completions", json=BODY)
+            assert refused.status_code in (200, 503)
+            assert refused.status_code == 200 or refused.headers["retry-after"]
+            within(START_S, lambda: http.get("/health").status_code == 200)
+            assert http.post("/v1/completions", json=BODY).json()["choices"][0]["text"] == whole
+            assert gone(number)
+        metrics = http.get("/metrics").text
+        assert 'linnet:engine_restarts_total{model_name="tiny-llama"} 2.0' in metrics
+        assert "engine_process_resident_memory_bytes" in metrics
+        server.send_signal(signal.SIGTERM)
+        last = engine_of(server)
+        assert server.wait(20) == 0
+        assert gone(last)
+
+
+def test_a_server_whose_engine_dies_too_often_ends(directory: Path) -> None:
+    with process(directory, "--engine-restarts", "0") as (server, url):
+        assert httpx.get(f"{url}/health").status_code == 200
+        os.kill(engine_of(server), signal.SIGKILL)
+        assert server.wait(20) == 1
+        assert server.stderr is not None
+        text = server.stderr.read()
+    assert "killed by signal 9 (SIGKILL); unless somebody did that, memory ran out" in text
+    assert "Traceback" not in text
+
+
+def test_a_server_that_is_killed_leaves_no_engine(directory: Path) -> None:
+    with process(directory) as (server, _):
+        number = engine_of(server)
+        server.kill()
+        within(5.0, lambda: gone(number))
+
+
+def test_an_engine_that_hangs_cannot_hold_up_the_end(directory: Path) -> None:
+    with process(directory, "--shutdown-timeout", "1") as (server, url):
+        number = engine_of(server)
+        os.kill(number, signal.SIGSTOP)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/completions", json=BODY, timeout=0.5)
+        began_s = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 1
+        assert time.monotonic() - began_s < 9.0
+        assert gone(number)
+
+
+def test_the_engine_can_be_a_thread(directory: Path) -> None:
+    with process(directory, "--engine", "thread") as (server, url):
+        assert httpx.post(f"{url}/v1/completions", json=BODY, timeout=30).status_code == 200
+        assert not Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert "engine_process" not in httpx.get(f"{url}/metrics").text
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+    status, text = refusal(str(directory), "--engine", "spaceship")
+    assert status == 2
+    assert "accepted: process, thread" in text
+
+
 def test_a_step_that_does_not_end_is_left_behind(directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     command = [sys.executable, "-c", STUCK, "serve", str(directory), "--kv-cache-memory", "1MiB", "--uds", str(path)]
-    with subprocess.Popen([*command, "--shutdown-timeout", "6"], stderr=subprocess.PIPE, text=True) as server:
+    command += ["--engine", "thread", "--shutdown-timeout", "6"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
             assert any("tiny-llama on " in line for line in iter(server.stderr.readline, ""))

@@ -3,18 +3,21 @@
 
 from linnet.api.generation import Dispatcher, Sample
 from linnet.api.llm import LLM
+from linnet.api.opening import ENGINE_MODULE, Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.own_text import own_text
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison
+from linnet.api.served import ServedModel, open_in_process
 from linnet.api.stop import StopFinder
 from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
 from linnet.settings import BackendSettings, EngineSettings
 
 __all__ = [
     "CHAT_MAX_TOKENS",
+    "ENGINE_MODULE",
     "LLM",
     "BackendSettings",
     "Comparison",
@@ -22,6 +25,7 @@ __all__ = [
     "Dispatcher",
     "EngineSettings",
     "LengthError",
+    "Opening",
     "ParameterError",
     "Piece",
     "PreparedPrompt",
@@ -32,10 +36,12 @@ __all__ = [
     "SampleStream",
     "SamplingDefaults",
     "SamplingParams",
+    "ServedModel",
     "StopFinder",
     "Terms",
     "TokenLogprob",
     "new_tokens",
+    "open_in_process",
     "own_text",
     "prepare_prompt",
     "prepare_prompts",

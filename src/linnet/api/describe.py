@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words for reports: how a linear is stored, what machine this is."""
+"""Words for reports and logs: how a linear is stored, what machine this is, what a tokenizer cannot do."""
 
+import logging
 import platform
+from pathlib import Path
 
 from linnet.schemes.scheme import LinearScheme
+from linnet.text import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def scheme_name(scheme: LinearScheme | None) -> str:
@@ -37,3 +42,16 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine() or "unknown"
+
+
+def warn_of_tokenizer(path: Path, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+    """Log what a model's tokenizer has that its model cannot take, and which chat templates do not work."""
+    if tokenizer.vocabulary_size > vocabulary_size:
+        logger.warning(
+            "%s: the tokenizer knows %d ids, the model %d; prompts that use the others are refused",
+            path,
+            tokenizer.vocabulary_size,
+            vocabulary_size,
+        )
+    for defect in tokenizer.templates.defects():
+        logger.warning("%s: %s; conversations that need it are refused", path.resolve().name, defect.sentence)

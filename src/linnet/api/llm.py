@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``LLM``: a model directory opened for use. Text or token ids in, text, tokens and log-probabilities out."""
 
-import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.api.describe import machine_record, scheme_name
+from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load
 from linnet.api.output import Piece, RequestOutput
@@ -20,11 +19,11 @@ from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_
 from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read_sampling_defaults
 from linnet.api.scoring import Comparison, score_rows
+from linnet.api.served import ServedModel
 from linnet.api.warming import Warming, tokenizer_reading_bytes
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompileGrammar,
-    Deliver,
     Engine,
     EngineFacts,
     EngineThread,
@@ -37,8 +36,6 @@ from linnet.scheduler import SchedulerCounters
 from linnet.schemes import LinearScheme
 from linnet.settings import BackendSettings, EngineSettings, with_fields
 from linnet.text import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 class LLM:
@@ -94,15 +91,7 @@ class LLM:
         self.policy = policy
         self.kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
         """Bytes of the KV cache."""
-        if self.tokenizer.vocabulary_size > loaded.source.spec.vocabulary_size:
-            logger.warning(
-                "%s: the tokenizer knows %d ids, the model %d; prompts that use the others are refused",
-                self.path,
-                self.tokenizer.vocabulary_size,
-                loaded.source.spec.vocabulary_size,
-            )
-        for defect in self.tokenizer.templates.defects():
-            logger.warning("%s: %s; conversations that need it are refused", self.name, defect.sentence)
+        warn_of_tokenizer(self.path, self.tokenizer, loaded.source.spec.vocabulary_size)
         self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
         self._generation_config = generation_config
         self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar)
@@ -176,9 +165,15 @@ class LLM:
 
     # Its engine.
 
-    def engine_thread(self, deliver: Deliver) -> EngineThread:
-        """The engine in a thread of its own, not started: a server's door to it. Nothing else may be called then."""
-        return EngineThread(self._engine, deliver)
+    def served(self) -> ServedModel:
+        """What a server needs of it, with the engine in a thread of its own. Nothing else may be called then."""
+        return ServedModel(
+            requests=self.requests,
+            sampling_defaults=self.sampling_defaults,
+            numerics_id=self.numerics_id,
+            kv_bytes=self.kv_bytes,
+            connect=lambda deliver: EngineThread(self._engine, deliver),
+        )
 
     def counters(self) -> SchedulerCounters:
         """What the engine is doing and has done, in numbers."""

@@ -12,7 +12,7 @@ from linnet.cli.numbers import parse_bytes, parse_count
 from linnet.settings import BackendSettings, EngineSettings
 
 if TYPE_CHECKING:
-    from linnet.api import LLM, SamplingDefaults, SamplingParams
+    from linnet.api import LLM, Opening, SamplingDefaults, SamplingParams
 
 
 def option(*names: str, **settings: Any) -> Any:
@@ -182,23 +182,33 @@ def sampling(recommended: "SamplingDefaults", given: Given, **others: Any) -> "S
     return recommended.params(asked, {"temperature": 1.0 if sampled else 0.0})
 
 
-def opener(given: Given, *, large_pages: bool = False, **engine: Any) -> "Callable[..., LLM]":
-    """(directory, policy, KV cache type) -> LLM with these settings; the way every command opens a model.
-
-    ``large_pages``, ``engine``: fields of BackendSettings and EngineSettings that the command decides.
-    """
-    from linnet.api import LLM
+def opening(
+    given: Given, path: Path, policy: str, kv_cache: str = "auto", *, large_pages: bool = False, **engine: Any
+) -> "Opening":
+    """What to open and how. ``large_pages``, ``engine``: fields of BackendSettings and EngineSettings that the command
+    decides."""
+    from linnet.api import Opening
     from linnet.program.choose_numerics import known_kv_cache, known_policy
 
+    return Opening(
+        path=path,
+        policy=known_policy(policy),
+        kv_cache=known_kv_cache(kv_cache),
+        quantize=given.get("quantize"),
+        backend=given.make(BackendSettings, large_pages=large_pages),
+        engine=given.make(EngineSettings, **engine),
+    )
+
+
+def opener(given: Given, **engine: Any) -> "Callable[..., LLM]":
+    """(directory, policy, KV cache type) -> LLM with these settings; the way every command opens a model.
+
+    ``engine``: fields of EngineSettings that the command decides.
+    """
+    from linnet.api import LLM
+
     def open_model(path: Path, policy: str, kv_cache: str = "auto") -> "LLM":
-        return LLM(
-            path,
-            policy=known_policy(policy),
-            kv_cache=known_kv_cache(kv_cache),
-            quantize=given.get("quantize"),
-            generation_config=given.get("generation_config", "auto"),
-            backend=given.make(BackendSettings, large_pages=large_pages),
-            engine=given.make(EngineSettings, **engine),
-        )
+        what = opening(given, path, policy, kv_cache, **engine)
+        return LLM(generation_config=given.get("generation_config", "auto"), **vars(what))
 
     return open_model

@@ -236,6 +236,22 @@ BOUNDS = (
 BEHAVIOUR = (
     _of(
         ServeConfig,
+        "engine",
+        REPORTS,
+        "Where the engine runs: process, one of its own that is started again when it dies, or thread.",
+        field="engine_runs_in",
+    ),
+    _of(
+        ServeConfig,
+        "engine_restarts",
+        LIMITS,
+        "Restarts of a dead engine process within 10 minutes; one more ends the server.",
+        min=0,
+        max=1000,
+        metavar="N",
+    ),
+    _of(
+        ServeConfig,
         "metrics_compat",
         REPORTS,
         "vllm: use vLLM's metric prefix instead of linnet:",

@@ -4,16 +4,25 @@
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from linnet.child_process import ChildProcess, start_child
 from linnet.cli import options
 from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import SERVING
 from linnet.settings import RequestLimits, ServeConfig
+
+if TYPE_CHECKING:
+    from linnet.api import Opening
+
+ENGINE_MODULE = "linnet.api.engine_child"
+"""``linnet.api.ENGINE_MODULE``, known before that is imported."""
 
 
 @offers(given=SERVING)
@@ -29,60 +38,92 @@ def serve(model: options.Model, *, given: Given) -> None:
       LINNET_API_KEY=$(cat key) linnet serve org/model --host 0.0.0.0 --allowed-host llm.example.org
       curl localhost:8000/v1/completions -H 'Content-Type: application/json' -d '{"model": "my-model", "prompt": "Hi"}'
     """
-    from linnet.formats import resolve_model
-    from linnet.serve import address_of, bind, release, run
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    directory = resolve_model(model, given["revision"])
     config = given.make(
         ServeConfig,
         names=given["names"] or (Path(os.path.abspath(model)).name if Path(model).exists() else model,),
         limits=given.make(RequestLimits),
         connections=room_for_connections(ServeConfig.connections),
     )
+    with ExitStack() as stack:
+        process = None
+        if config.engine_runs_in == "process":  # it imports what it needs while we do
+            process = start_child(ENGINE_MODULE)
+            stack.callback(process.kill)
+        status = _serve(model, given, config, process, stack)
+    if status:
+        raise typer.Exit(status)
+
+
+def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess | None, stack: ExitStack) -> int:
+    """Open, serve to the end; returns the exit status. ``process`` becomes the engine, if there is one."""
+    from linnet.api.engine_child import LOG_FORMAT
+    from linnet.formats import resolve_model
+    from linnet.serve import address_of, bind, release, run
+
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     if config.connections < ServeConfig.connections:
         logging.getLogger(__name__).warning(
             "at most %d connections instead of %d: this process may open no more files (ulimit -Hn)",
             config.connections,
             ServeConfig.connections,
         )
-    open_model = options.opener(given, large_pages=True)
+    directory = resolve_model(model, given["revision"])
+    opening = options.opening(given, directory, given["policy"], given["kv_cache"], large_pages=True)
     listener = bind(config)
     try:
-        llm = open_model(directory, given["policy"], given["kv_cache"])
+        served = _open(opening, given, config, process, stack)
     except BaseException:
         release(listener, config)
         raise
-    with llm:
-        status = run(llm, listener, config, _say, lambda _: _say(_start_line(llm, config, address_of(listener))))
-        if llm.stepping:  # a step that does not end: closing would unmap the model under it
-            os._exit(status)
-    if status:
-        raise typer.Exit(status)
+    return run(served, listener, config, _say, lambda _: _say(_start_line(served, config, address_of(listener))))
 
 
-def _start_line(llm, config, address: str) -> str:  # type: ignore[no-untyped-def]
+def _open(  # type: ignore[no-untyped-def]
+    opening: "Opening", given: Given, config: ServeConfig, process: ChildProcess | None, stack: ExitStack
+):
+    """The model, its engine in ``process`` or in a thread that ends with ``stack``."""
+    from linnet.api import LLM, open_in_process
+
+    generation_config = given["generation_config"]
+    if process is not None:
+        return open_in_process(
+            opening, process, generation_config=generation_config, most_restarts=config.engine_restarts
+        )
+    llm = LLM(generation_config=generation_config, **vars(opening))
+    stack.callback(_close, llm)
+    return llm.served()
+
+
+def _close(llm) -> None:  # type: ignore[no-untyped-def]
+    """Release a model, unless a step that does not end uses it: closing would unmap it under that."""
+    if llm.stepping:
+        sys.stderr.flush()
+        os._exit(1)
+    llm.close()
+
+
+def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped-def]
     """Model, where to connect, numerics, and what the KV cache has room for (it is touched only as it fills)."""
     import json
 
-    tokens = llm.facts.kv_tokens
-    recommended = str(llm.sampling_defaults)
+    tokens = served.facts.kv_tokens
+    recommended = str(served.sampling_defaults)
     if config.log_json:
         return json.dumps(
             {
                 "event": "ready",
                 "model": config.names[0],
-                "numerics": llm.numerics_id,
+                "numerics": served.numerics_id,
                 "kv_tokens": tokens,
-                "max_model_len": llm.max_model_len,
+                "max_model_len": served.max_model_len,
                 "sampling_defaults": recommended,
                 "url": address,
             }
         )
-    sequences = llm.facts.scheduling.max_sequences
+    sequences = served.facts.scheduling.max_sequences
     return (
-        f"{config.names[0]} on {address}  ({llm.numerics_id}; context {llm.max_model_len:,}; KV cache at most "
-        f"{human_bytes(llm.kv_bytes)}, {tokens:,} tokens: {tokens // llm.max_model_len:,} whole contexts, or "
+        f"{config.names[0]} on {address}  ({served.numerics_id}; context {served.max_model_len:,}; KV cache at most "
+        f"{human_bytes(served.kv_bytes)}, {tokens:,} tokens: {tokens // served.max_model_len:,} whole contexts, or "
         f"{sequences:,} sequences of {tokens // sequences:,}"
         + (f"; unless asked otherwise {recommended}, as its generation_config.json says)" if recommended else ")")
     )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a prepared model: batches, KV storage, sampling, the step loop and its typed messages. Token ids only."""
 
+from linnet.engine.child import EngineServer
+from linnet.engine.door import Deliver, EngineDoor
 from linnet.engine.engine import Engine, limits_of, vocabulary_of
 from linnet.engine.facts import EngineFacts, LengthError
 from linnet.engine.matcher import CompileGrammar, Grammar, Matcher, mask_words
@@ -17,29 +19,39 @@ from linnet.engine.messages import (
     error_info,
 )
 from linnet.engine.participant import Participant
+from linnet.engine.process import EngineChild, EngineProcess, refused_frame
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
-from linnet.engine.thread import Deliver, EngineThread
+from linnet.engine.thread import EngineThread
+from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame
 from linnet.scheduler import TokenLogprob, Tokens
 
 __all__ = [
     "Abort",
+    "Channel",
     "CompileGrammar",
     "Control",
     "Deliver",
     "Engine",
+    "EngineChild",
+    "EngineDoor",
     "EngineEvent",
     "EngineFacts",
     "EngineMessage",
+    "EngineProcess",
+    "EngineServer",
     "EngineThread",
     "EngineUnavailableError",
     "ErrorInfo",
     "Finished",
+    "FrameError",
     "Grammar",
     "LengthError",
     "Matcher",
     "ParameterError",
     "Participant",
     "PromptScores",
+    "ReadyFrame",
+    "RefusedFrame",
     "SamplingParams",
     "Submit",
     "TokenLogprob",
@@ -48,5 +60,6 @@ __all__ = [
     "error_info",
     "limits_of",
     "mask_words",
+    "refused_frame",
     "vocabulary_of",
 ]

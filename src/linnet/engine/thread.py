@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from linnet.engine.door import Deliver
 from linnet.engine.engine import Engine
 from linnet.engine.messages import (
     Control,
@@ -22,24 +23,31 @@ from linnet.engine.messages import (
 )
 from linnet.scheduler import SchedulerCounters
 
-Deliver = Callable[[tuple[EngineEvent, ...]], None]
-
 GRACE_S = 60.0
 """How long an aborted step may take by default before its end is no longer waited for."""
 
 
 class EngineThread:
-    """See the module. Life: ``start`` -> ``send`` ... -> ``drain`` (optional) -> ``stop``."""
+    """See the module. Life: ``start`` -> ``send`` ... -> ``drain`` (optional) -> ``stop``.
 
-    def __init__(self, engine: Engine, deliver: Deliver) -> None:
+    ``stepped`` is called from the engine's thread after every round of messages and step, with or without events, when
+    the counters are up to date. Who has a thread to spare may call ``run`` instead of ``start``.
+    """
+
+    recovering = False  # nobody starts a thread again
+    restarts = 0
+    process_id = None
+
+    def __init__(self, engine: Engine, deliver: Deliver, stepped: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
         self._deliver = deliver
+        self._stepped = stepped
         self._clock = engine.clock
         self._inbox: deque[tuple[EngineMessage, float]] = deque()  # with the time it came
         self._wake = threading.Condition()
         self._closed = False  # no more messages are taken
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="linnet-engine", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="linnet-engine", daemon=True)
         self._idle = threading.Event()
         self._idle.set()
         self._started = False
@@ -113,13 +121,15 @@ class EngineThread:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """The loop, in the calling thread, until ``stop`` or a failure; ``error`` tells which."""
         try:
             while self._take_messages():
                 if self._engine.has_work:
                     self._emit(self._engine.step())
                 self.counters = self._engine.counters()
                 self.last_step_s = self._clock()
+                self._stepped()
         except BaseException as error:
             self.error = error
         self._close()
@@ -171,4 +181,8 @@ class EngineThread:
                 except Exception:
                     continue
         self.counters = self._engine.counters()
+        try:
+            self._stepped()
+        except Exception as error:
+            self.error = self.error or error
         self._idle.set()

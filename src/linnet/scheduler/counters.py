@@ -2,7 +2,7 @@
 """What the scheduler tells the metrics page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from .request import FinishReason
 
@@ -32,3 +32,14 @@ class SchedulerCounters:
     reserved_slots: int
     unused_slots: int
     finished: Mapping[FinishReason, int]
+
+    def after(self, earlier: "SchedulerCounters") -> "SchedulerCounters":
+        """The same gauges, and counts that go on where those of an earlier scheduler ended."""
+        counts = [one.name for one in fields(self) if one.name not in (*GAUGES, "finished")]
+        sums = {name: getattr(earlier, name) + getattr(self, name) for name in counts}
+        reasons = {*earlier.finished, *self.finished}
+        finished = {reason: earlier.finished.get(reason, 0) + self.finished.get(reason, 0) for reason in reasons}
+        return replace(self, **sums, finished=finished)
+
+
+GAUGES = ("running_requests", "waiting_requests", "total_blocks", "used_blocks", "cached_blocks", "free_blocks")

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import linnet
-from linnet.api import CHAT_MAX_TOKENS, LLM
+from linnet.api import CHAT_MAX_TOKENS, ServedModel
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, error_answer
@@ -43,15 +43,15 @@ class Server:
     facts: ModelFacts
 
 
-def build_server(llm: LLM, config: ServeConfig) -> Server:
-    """Wire a server around an open model. The engine does not run before ``bridge.start``."""
-    bridge = Bridge(llm.engine_thread, lambda: metrics)
-    metrics = Metrics(config.names[0], lambda: bridge.door.counters, llm.facts.scheduling, config.metrics_prefix)
+def build_server(model: ServedModel, config: ServeConfig) -> Server:
+    """Wire a server around a model. The engine does not run before ``bridge.start``."""
+    bridge = Bridge(model.connect, lambda: metrics)
+    metrics = Metrics(config.names[0], bridge.door, model.facts.scheduling, config.metrics_prefix)
     queue = QueueLimits(
-        samples=llm.facts.max_requests, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes
+        samples=model.facts.max_requests, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes
     )
     admission = Admission(queue, on_reject=metrics.rejected)
-    facts = model_facts(llm, config)
+    facts = model_facts(model, config)
     lifecycle = Lifecycle(bridge, admission, config)
     generation = Generation(Preparer(facts, config.limits), bridge, admission, metrics, config)
     inner = FastAPI(title="Linnet", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -62,16 +62,16 @@ def build_server(llm: LLM, config: ServeConfig) -> Server:
     return Server(app, bridge, admission, lifecycle, metrics, generation, facts)
 
 
-def model_facts(llm: LLM, config: ServeConfig) -> ModelFacts:
-    """What serving needs to know of an open model."""
+def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:
+    """What serving needs to know of a model."""
     return ModelFacts(
         names=config.names,
-        requests=llm.requests,
-        fingerprint=f"linnet-{hashlib.sha256(llm.numerics_id.encode()).hexdigest()[:16]}",
+        requests=model.requests,
+        fingerprint=f"linnet-{hashlib.sha256(model.numerics_id.encode()).hexdigest()[:16]}",
         created_s=int(time.time()),
-        most_characters=most_characters(llm.tokenizer, llm.max_model_len),
-        defaults=llm.sampling_defaults,
-        default_max_tokens=config.default_max_tokens or llm.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
+        most_characters=most_characters(model.tokenizer, model.max_model_len),
+        defaults=model.sampling_defaults,
+        default_max_tokens=config.default_max_tokens or model.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
     )
 
 
@@ -148,7 +148,7 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
         return JsonAnswer({"object": "list", "data": [_card(facts, name) for name in facts.names]})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
+    async def card(name: str) -> Response:
         if name not in facts.names:
             raise model_not_found(name, facts.names)
         return JsonAnswer(_card(facts, name))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between the event loop and the engine: messages down, events up, no polling.
 
-The engine's thread hands over all events of a step at once; one ``call_soon_threadsafe`` brings them to the loop, where
-each sample's text is decoded, stop strings are looked for, and the request that waits is woken. Everything but
-``_deliver`` runs on the loop.
+A thread of the engine's door hands over all events of a step at once; one ``call_soon_threadsafe`` brings them to the
+loop, where each sample's text is decoded, stop strings are looked for, and the request that waits is woken. Everything
+but ``_deliver`` runs on the loop.
 """
 
 import asyncio
@@ -12,20 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from linnet.api import Piece, Sample
 from linnet.engine import (
     Abort,
     Deliver,
+    EngineDoor,
     EngineEvent,
-    EngineMessage,
     EngineUnavailableError,
     ErrorInfo,
     Tokens,
     error_info,
 )
-from linnet.scheduler import SchedulerCounters
 from linnet.serve.admission import Ticket
 from linnet.serve.defects import log_defect
 from linnet.serve.metrics import Metrics
@@ -33,22 +31,6 @@ from linnet.serve.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
-
-
-class EngineDoor(Protocol):
-    """What the server asks of an engine: EngineThread today, another process later."""
-
-    counters: SchedulerCounters
-    last_step_s: float
-    error: BaseException | None
-
-    @property
-    def healthy(self) -> bool: ...
-    @property
-    def idle(self) -> bool: ...
-    def start(self) -> object: ...
-    def send(self, message: EngineMessage) -> None: ...
-    def stop(self, timeout_s: float = 60.0) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -155,9 +137,9 @@ class Bridge:
         self.loop = loop
         self.door.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float = STOP_S) -> None:
         """End the engine. Blocks, so not on the loop; raises TimeoutError if it hangs."""
-        self.door.stop(STOP_S)
+        self.door.stop(timeout_s)
 
     @property
     def in_flight(self) -> int:
@@ -204,7 +186,7 @@ class Bridge:
             logger.debug("abort of a sample after the engine has ended")
 
     def _deliver(self, events: tuple[EngineEvent, ...]) -> None:
-        """Engine's thread."""
+        """The door's thread."""
         if self.loop is None or self.loop.is_closed():
             return
         try:

@@ -2,8 +2,8 @@
 """The life of a server: ready, draining, ended or failed; and what /health says about it.
 
 First SIGTERM or SIGINT: not ready, 503 for new work, unfinished requests run on until ``shutdown_s``, then exit 0. A
-second signal aborts them at once. An engine that fails ends the process with status 1, after the answers are out; so
-does a step that is in the way and does not end.
+second signal aborts them at once. An engine that fails for good ends the process with status 1, after the answers are
+out; so does a step that is in the way and does not end. While an engine that died is started again nothing is served.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 from linnet.engine import Control, EngineUnavailableError
+from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.bridge import Bridge
 from linnet.serve.defects import log_defect
@@ -41,17 +42,20 @@ class Lifecycle:
         self._draining = False
         self._failed = False
         self._hurried = False
-        self.stuck = False  # a step does not end: the engine's thread is to be left behind
+        self.stuck = False  # a step does not end: whoever computes it is to be left behind
         self._tasks: set[asyncio.Task[None]] = set()
         self.stop_listening: Callable[[], None] = lambda: None
         self.exit_status = 0
 
     def problem(self) -> str | None:
         """Why the server is not ready, in one word; None when it is."""
-        if self._failed or (not self._draining and not self._bridge.door.healthy):
+        door = self._bridge.door
+        if self._failed or not (self._draining or door.recovering or door.healthy):
             return "failed"
         if self._draining:
             return "draining"
+        if door.recovering:
+            return "restarting"
         return "stalled" if self._bridge.stalled_s() > self._config.stall_s else None
 
     def signalled(self) -> None:
@@ -103,7 +107,7 @@ class Lifecycle:
         return self._bridge.door.idle or not self._bridge.door.healthy
 
     async def _watch(self) -> None:
-        while self._bridge.door.healthy:
+        while self._bridge.door.recovering or self._bridge.door.healthy:
             await asyncio.sleep(WATCH_S)
         if self._draining and self._bridge.door.error is None:
             return
@@ -112,6 +116,8 @@ class Lifecycle:
         error = self._bridge.door.error
         if error is None:
             logger.error("the engine has ended unasked; the server ends")
+        elif isinstance(error, LinnetError):
+            logger.error("%s; the server ends", error)
         else:
             log_defect("the engine", error)
         self._admission.close("the engine has failed")

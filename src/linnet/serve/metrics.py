@@ -5,14 +5,15 @@ Labels are the served model's name, finish reasons, reject reasons, route templa
 client wrote.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
-from linnet.scheduler import SchedulerConfig, SchedulerCounters
+from linnet.engine import EngineDoor
+from linnet.scheduler import SchedulerConfig
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -28,7 +29,7 @@ class Metrics:
     def __init__(
         self,
         model_name: str,
-        counters: Callable[[], SchedulerCounters],
+        door: EngineDoor,
         config: SchedulerConfig,
         prefix: str = "linnet",
     ) -> None:
@@ -61,8 +62,9 @@ class Metrics:
         self.request_samples = histogram("request_params_n", "Samples asked for (n).", SAMPLES)
         for reason in ("stop", "length", "abort", "timeout", "error"):
             self._success.labels(model_name, reason)
-        self.registry.register(_EngineState(prefix, model_name, counters, config))
+        self.registry.register(_EngineState(prefix, model_name, door, config))
         ProcessCollector(registry=self.registry)
+        ProcessCollector("engine", pid=lambda: door.process_id or "none", registry=self.registry)
 
     def page(self) -> bytes:
         """The exposition."""
@@ -94,13 +96,11 @@ class Metrics:
 class _EngineState:
     """Reads the scheduler's snapshot when the page is asked for."""
 
-    def __init__(
-        self, prefix: str, model_name: str, counters: Callable[[], SchedulerCounters], config: SchedulerConfig
-    ) -> None:
-        self._prefix, self._model_name, self._counters, self._config = prefix, model_name, counters, config
+    def __init__(self, prefix: str, model_name: str, door: EngineDoor, config: SchedulerConfig) -> None:
+        self._prefix, self._model_name, self._door, self._config = prefix, model_name, door, config
 
     def collect(self) -> Iterator[Metric]:
-        now = self._counters()
+        now = self._door.counters
         total = max(now.total_blocks, 1)
         gauges: tuple[tuple[str, str, float], ...] = (
             ("num_requests_running", "Sequences being computed.", now.running_requests),
@@ -122,6 +122,7 @@ class _EngineState:
             ("kv_slots_unused", "Reserved token slots given back without ever holding a token.", now.unused_slots),
             ("num_preemptions", "Sequences sent back to the queue for lack of blocks.", now.preemptions),
             ("engine_steps", "Steps computed.", now.steps),
+            ("engine_restarts", "Engines started again after they had died.", self._door.restarts),
             ("iteration_tokens", "Tokens computed, over all steps.", now.computed_tokens),
         )
         for name, text, count in counts:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a server in this process until it is told to end: socket, engine thread, uvicorn, signals.
+"""Runs a server in this process until it is told to end: socket, engine, uvicorn, signals.
 
 Order: the socket listens before the model is loaded (a taken port costs nothing; who connects early waits), the engine
 starts before the first connection is accepted, and ends after the last answer is out.
@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from linnet.api import LLM
+from linnet.api import ServedModel
 from linnet.errors import ConfigError
 from linnet.serve.app import Server, build_server
+from linnet.serve.bridge import STOP_S
 from linnet.serve.connection import MOST_HEAD_BYTES, Connection
 from linnet.serve.security import check_bind
 from linnet.serve.status import report_status
@@ -98,7 +99,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def run(
-    llm: LLM,
+    model: ServedModel,
     listener: socket.socket,
     config: ServeConfig,
     say: Callable[[str], None],
@@ -106,20 +107,21 @@ def run(
 ) -> int:
     """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted.
 
-    If ``llm.stepping`` afterwards, a step did not end: the model's memory is in use and must not be released.
+    The engine has ended then, unless it is a thread with a step that does not end: the model's memory is in use and
+    must not be released.
     """
-    return asyncio.run(_run(llm, listener, config, say, ready))
+    return asyncio.run(_run(model, listener, config, say, ready))
 
 
 async def _run(
-    llm: LLM,
+    model: ServedModel,
     listener: socket.socket,
     config: ServeConfig,
     say: Callable[[str], None],
     ready: Callable[[Server], None],
 ) -> int:
     loop = asyncio.get_running_loop()
-    server = build_server(llm, config)
+    server = build_server(model, config)
     lifecycle = server.lifecycle
     http = _Http(_http_config(server, config), lambda: ready(server))
     lifecycle.stop_listening = http.leave
@@ -140,11 +142,10 @@ async def _run(
         finally:
             status.cancel()
             server.generation.close()
-            if not lifecycle.stuck:
-                try:
-                    await asyncio.to_thread(server.bridge.stop)
-                except TimeoutError:  # a step that never ends; nothing can be saved
-                    lifecycle.exit_status = 1
+            try:
+                await asyncio.to_thread(server.bridge.stop, 0.0 if lifecycle.stuck else STOP_S)
+            except TimeoutError:  # a step that never ends; nothing can be saved
+                lifecycle.exit_status = 1
             release(listener, config)
     return lifecycle.exit_status
 

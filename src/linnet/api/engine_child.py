@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a child process runs to become an engine: open what it is told to, say what came of it, serve until told to end.
+
+Started by ``linnet.child_process.start_child`` only. No tokenizer is read here, and no text is known.
+"""
+
+import logging
+import os
+import socket
+import sys
+from typing import Any
+
+import msgspec
+
+from linnet.api.loading import load
+from linnet.api.opening import Opening
+from linnet.api.warming import Warming
+from linnet.engine import Channel, Engine, EngineServer, FrameError, ReadyFrame, refused_frame
+from linnet.errors import LinnetError, defect
+
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+"""Of the server's log too."""
+
+
+def main(connection: socket.socket) -> None:
+    """Serve one engine over ``connection``; never returns."""
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    try:
+        status = _serve(Channel(connection))
+    except BaseException as error:
+        logging.getLogger(__name__).error("the engine failed: %s", defect(error))
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # the kernel unmaps a model faster than the interpreter takes itself apart
+
+
+def _serve(channel: Channel) -> int:
+    try:
+        told = channel.receive(msgspec.msgpack.Decoder(dict[str, Any]))
+        if told is None:
+            return 0
+        opening = Opening.of_plain(told)
+    except (FrameError, TypeError, KeyError) as error:
+        logging.getLogger(__name__).error("the engine was told to open nothing: %s", type(error).__name__)
+        return 1
+    try:
+        engine, ready = _open(opening)
+    except LinnetError as error:
+        channel.send(channel.encode(refused_frame(error)))
+        return 0
+    channel.send(channel.encode(ready))
+    return EngineServer(engine, channel).run()
+
+
+def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
+    """Raises what ``LLM`` raises for a model; MemoryError and OSError as LinnetErrors."""
+    try:
+        loaded = load(
+            opening.path,
+            policy=opening.policy,
+            kv_cache=opening.kv_cache,
+            quantize=opening.quantize,
+            keep=(),
+            backend=opening.backend,
+            engine=opening.engine,
+        )
+    except MemoryError:
+        raise LinnetError("this machine has not enough memory for that") from None
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise LinnetError(f"{where}{error.strerror or error}") from None
+    Warming(loaded.executable.mapped, 0)
+    engine = Engine(loaded.executable, loaded.config, check=opening.engine.check)
+    kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
+    return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, kv_bytes, engine.counters())

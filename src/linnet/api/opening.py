@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which model to open and how, as a record that can be sent to another process."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from linnet.backends.interface import KVCache, Policy
+from linnet.settings import BackendSettings, EngineSettings
+
+ENGINE_MODULE = "linnet.api.engine_child"
+"""What a child process runs to become an engine (``start_child``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """The arguments of ``LLM`` that an engine needs; see there."""
+
+    path: Path
+    policy: Policy = "fast"
+    kv_cache: KVCache = "auto"
+    quantize: str | None = None
+    backend: BackendSettings = field(default_factory=BackendSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+
+    def plain(self) -> dict[str, Any]:
+        """Of plain values only; ``of_plain`` makes the same record of it."""
+        tiles = self.backend.tile_cache
+        backend = asdict(self.backend) | {"tile_cache": tiles if isinstance(tiles, bool) else str(tiles)}
+        return {
+            "path": str(self.path),
+            "policy": self.policy,
+            "kv_cache": self.kv_cache,
+            "quantize": self.quantize,
+            "backend": backend,
+            "engine": asdict(self.engine),
+        }
+
+    @staticmethod
+    def of_plain(values: dict[str, Any]) -> "Opening":
+        """Raises TypeError or KeyError for values of another form."""
+        tiles = values["backend"]["tile_cache"]
+        backend = values["backend"] | {"tile_cache": tiles if isinstance(tiles, bool) else Path(tiles)}
+        return Opening(
+            path=Path(values["path"]),
+            policy=values["policy"],
+            kv_cache=values["kv_cache"],
+            quantize=values["quantize"],
+            backend=BackendSettings(**backend),
+            engine=EngineSettings(**values["engine"]),
+        )

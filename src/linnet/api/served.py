@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server needs of a model: a record, whether its engine runs here or in a process of its own.
+
+``LLM.served`` gives it of a model that is open here. ``open_in_process`` gives it of one that another process opens
+meanwhile: here there are the tokenizer and the request builder, and no weight is ever mapped.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from linnet.api.describe import warn_of_tokenizer
+from linnet.api.opening import ENGINE_MODULE, Opening
+from linnet.api.requests import RequestBuilder
+from linnet.api.sampling_defaults import SamplingDefaults, read_sampling_defaults
+from linnet.child_process import ChildProcess, start_child
+from linnet.engine import Deliver, EngineChild, EngineDoor, EngineFacts, EngineProcess, ReadyFrame
+from linnet.errors import LinnetError
+from linnet.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """See the module.
+
+    kv_bytes: of the KV cache. connect: makes the door of its engine, not started, around a deliver function; once.
+    """
+
+    requests: RequestBuilder
+    sampling_defaults: SamplingDefaults
+    numerics_id: str
+    kv_bytes: int
+    connect: Callable[[Deliver], EngineDoor]
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is known of its engine: limits, vocabulary, which requests it takes."""
+        return self.requests.facts
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.requests.tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus new tokens."""
+        return self.facts.max_model_len
+
+
+def open_in_process(
+    opening: Opening,
+    process: ChildProcess,
+    *,
+    generation_config: str | Path = "auto",
+    most_restarts: int = 3,
+    clock: Callable[[], datetime] = datetime.now,
+) -> ServedModel:
+    """Have ``process`` (a child that runs ENGINE_MODULE) open a model, and read its tokenizer here meanwhile.
+
+    ``most_restarts``: how often within ten minutes an engine that ends unasked is started again, with the same context
+    and KV cache. No grammars: they are objects of one process. Raises CheckpointError, UnsupportedError, ConfigError,
+    CapacityError as ``LLM`` does, and EngineUnavailableError if the process dies; then it has ended.
+    """
+    child = _begin(opening, process)
+    try:
+        try:
+            tokenizer = Tokenizer.open(opening.path, clock=clock)
+            defaults = read_sampling_defaults(opening.path, generation_config)
+        except LinnetError:
+            child.ready()  # what is wrong with the model itself is said first
+            raise
+        ready = child.ready()
+    except BaseException:
+        process.kill()
+        child.end()
+        raise
+    warn_of_tokenizer(opening.path, tokenizer, ready.facts.vocabulary_size)
+    pinned = _pinned(opening, ready)
+
+    def again() -> EngineChild:
+        return _begin(pinned, start_child(ENGINE_MODULE))
+
+    return ServedModel(
+        requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64)),
+        sampling_defaults=defaults,
+        numerics_id=ready.numerics_id,
+        kv_bytes=ready.kv_bytes,
+        connect=lambda deliver: EngineProcess(child, ready, again, deliver, most_restarts=most_restarts),
+    )
+
+
+def _begin(opening: Opening, process: ChildProcess) -> EngineChild:
+    """Tell a process what to open."""
+    child = EngineChild(process)
+    child.tell(opening.plain())
+    return child
+
+
+def _pinned(opening: Opening, ready: ReadyFrame) -> Opening:
+    """The same with what free memory decided the first time: a request that was taken must fit the next time too."""
+    engine = replace(
+        opening.engine,
+        max_model_len=ready.facts.max_model_len,
+        num_blocks=ready.facts.scheduling.num_blocks,
+        kv_bytes=opening.engine.kv_bytes or ready.kv_bytes,
+    )
+    return replace(opening, engine=engine)

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine in a process of its own, behind the door that a thread has: messages down, steps up, supervised.
+
+Two threads of this process: one writes, so that ``send`` never waits for the engine; one listens, delivers, and looks
+after the process. When that ends unasked, in this order: nobody may send, everybody unfinished gets a Finished, the
+process is reaped, a new one is started, which must say that it is the same engine, and sending goes on. More than so
+many restarts within so many seconds are a failure for good. Nothing of a lost request is tried again.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from linnet.child_process import ChildProcess
+from linnet.engine.door import Deliver
+from linnet.engine.messages import Control, EngineMessage, EngineUnavailableError, Finished, Submit, error_info
+from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame, StepFrame, Up, down, up_decoder
+from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError, UnsupportedError, defect
+
+logger = logging.getLogger(__name__)
+
+WINDOW_S = 600.0
+"""Restarts are counted over the last ten minutes."""
+PAUSE_S = 1.0
+"""Before a restart that follows one which came to nothing."""
+KILLED_S = 5.0
+"""A killed process is gone by then."""
+
+_KINDS = (ConfigError, CheckpointError, UnsupportedError, CapacityError, LinnetError)
+
+
+def refused_frame(error: LinnetError) -> RefusedFrame:
+    """An error that ended the opening of an engine, as data."""
+    kind = next(kind for kind in _KINDS if isinstance(error, kind))
+    return RefusedFrame(kind.code, str(error), tuple(error.settings), tuple(getattr(error, "reasons", ())))
+
+
+def error_of(frame: RefusedFrame) -> LinnetError:
+    """The same error on the other side, of the nearest public type."""
+    kind = next((kind for kind in _KINDS if kind.code == frame.kind), LinnetError)
+    error = kind(frame.message, settings=frame.settings)
+    if isinstance(error, UnsupportedError):  # the message lists the reasons already
+        error.reasons = frame.reasons
+    return error
+
+
+class EngineChild:
+    """One process with an engine in it, from its start to its end."""
+
+    def __init__(self, process: ChildProcess) -> None:
+        self.process = process
+        self.channel = Channel(process.connection)
+        self._decoder = up_decoder()
+
+    def tell(self, value: Any) -> None:
+        """Send a small frame. It may have died: whoever waits for it learns that."""
+        with suppress(OSError):
+            self.channel.send(self.channel.encode(value))
+
+    def ready(self) -> ReadyFrame:
+        """Wait until it takes messages. Raises what it was refused with, or EngineUnavailableError if it died."""
+        try:
+            frame = self.receive()
+        except FrameError as error:
+            self.process.kill()
+            raise EngineUnavailableError(f"the engine's process sent {error}") from None
+        if isinstance(frame, ReadyFrame):
+            return frame
+        ended = self.end()
+        if isinstance(frame, RefusedFrame):
+            raise error_of(frame)
+        raise EngineUnavailableError(f"the engine's process {ended} while it opened the model")
+
+    def receive(self) -> Up | None:
+        """What it says next; None: nothing any more. Raises FrameError."""
+        return self.channel.receive(self._decoder)
+
+    def end(self) -> str:
+        """Make sure that it is gone; how it ended, in words."""
+        ended = self.process.end()
+        self.channel.close()
+        return ended
+
+
+class EngineProcess:
+    """See the module. Life: ``start`` -> ``send`` ... -> ``stop``. An EngineDoor."""
+
+    def __init__(
+        self,
+        child: EngineChild,
+        ready: ReadyFrame,
+        again: Callable[[], EngineChild],
+        deliver: Deliver,
+        *,
+        most_restarts: int = 3,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``child`` has said ``ready``. ``again`` starts another like it and returns before that one is ready."""
+        self._ready, self._again, self._deliver, self._clock = ready, again, deliver, clock
+        self._child: EngineChild | None = child
+        self._coming: EngineChild | None = None  # started again and not ready
+        self._most_restarts = most_restarts
+        self._restarted_s: deque[float] = deque()
+        self._unfinished: set[int] = set()
+        self._changed = threading.Condition()
+        self._outbox: SimpleQueue[tuple[EngineChild, bytearray | None] | None] = SimpleQueue()
+        self._recovering = self._closed = self._stopping = self._draining = False
+        self._listener = threading.Thread(target=self._run, name="linnet-engine", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="linnet-engine-messages", daemon=True)
+        self.error: BaseException | None = None
+        self.restarts = 0
+        self._before = self.counters = ready.counters
+        self.last_step_s = clock()
+
+    def start(self) -> "EngineProcess":
+        """Start to listen; returns self."""
+        self._listener.start()
+        self._writer.start()
+        return self
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the process is there and takes messages."""
+        return self._child is not None and not self._closed and self._listener.is_alive()
+
+    @property
+    def recovering(self) -> bool:
+        """Whether it has died and another is on its way."""
+        return self._recovering
+
+    @property
+    def idle(self) -> bool:
+        """Whether every request has been answered."""
+        return not self._unfinished
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that runs now."""
+        child = self._child
+        return None if child is None else child.process.pid
+
+    def send(self, message: EngineMessage) -> None:
+        """Pass a message on, without waiting. Raises EngineUnavailableError when nobody would read it."""
+        frame = down(message)
+        with self._changed:
+            if isinstance(message, Control) and message.action == "drain":
+                self._draining = True  # and is not started again
+            if self._closed:
+                raise EngineUnavailableError("the engine is not running") from self.error
+            child = self._child
+            if child is None:
+                raise EngineUnavailableError("the engine has ended and is being started again")
+            if isinstance(message, Submit):
+                if self._draining:
+                    raise EngineUnavailableError("the engine is draining and takes no new requests")
+                self._unfinished.add(message.request_id)
+            self._outbox.put((child, child.channel.encode(frame)))
+
+    def stop(self, timeout_s: float = 60.0) -> None:
+        """Abort what is left, answer everybody, end the process. Idempotent.
+
+        A process that has not ended after ``timeout_s`` is killed; TimeoutError says so, when it is gone.
+        """
+        with self._changed:
+            self._stopping = self._closed = True
+            child, coming = self._child, self._coming
+            if coming is not None:
+                coming.process.kill()
+            if child is not None:
+                self._outbox.put((child, None))
+            self._changed.notify_all()
+        if self._listener.ident is None:  # never started
+            if child is not None:
+                child.end()
+            return
+        self._listener.join(timeout_s)
+        late = self._listener.is_alive()
+        if late and child is not None:
+            child.process.kill()
+            self._listener.join(KILLED_S)
+        self._outbox.put(None)
+        self._writer.join(KILLED_S)
+        if late:
+            raise TimeoutError(f"the engine's process did not end within {timeout_s:g} s and was killed")
+
+    def _write(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            child, frame = item
+            try:
+                if frame is None:
+                    child.channel.end_sending()
+                else:
+                    child.channel.send(frame)
+            except OSError:  # it is dead, which the listener learns as well
+                continue
+
+    def _run(self) -> None:
+        child = self._child
+        while child is not None:
+            problem = self._listen(child)
+            ended = self._lost(child)
+            child = self._start_again(problem or ended)
+
+    def _listen(self, child: EngineChild) -> str | None:
+        """Until it says nothing any more; what was wrong with what it said, in words that follow its name."""
+        try:
+            while (frame := child.receive()) is not None:
+                self._take(frame)
+            return None
+        except FrameError as error:
+            problem = f"sent {error}"
+        except Exception as error:  # whoever is told is broken
+            problem = f"could not be listened to: {defect(error)}"
+        child.process.kill()
+        return problem
+
+    def _take(self, frame: Up) -> None:
+        if not isinstance(frame, StepFrame):
+            raise FrameError("a frame out of place")
+        with self._changed:
+            self._unfinished.difference_update([end.request_id for end in frame.ends])
+        self.counters = frame.counters.after(self._before) if self.restarts else frame.counters
+        self.last_step_s = frame.at_s
+        events = frame.events
+        if events:
+            self._deliver(events)
+
+    def _lost(self, child: EngineChild) -> str:
+        """It is gone, or to go: nobody sends, everybody is answered. Returns how it ended."""
+        with self._changed:
+            self._child = None
+            self._recovering = self._may_restart()
+            self._closed = not self._recovering
+            left = tuple(self._unfinished)
+            self._unfinished.clear()
+            self._before = self.counters = self._ready.counters.after(self.counters)
+        gone = error_info(EngineUnavailableError("the engine has ended"))
+        reason = Finished(-1, "abort") if self._stopping else Finished(-1, "error", error=gone)
+        if left:
+            self._deliver(tuple(replace(reason, request_id=request_id) for request_id in left))
+        return child.end()
+
+    def _may_restart(self) -> bool:
+        """Whether it may be started again now; counts it."""
+        if self._stopping or self._draining:
+            return False
+        now_s = self._clock()
+        while self._restarted_s and now_s - self._restarted_s[0] > WINDOW_S:
+            self._restarted_s.popleft()
+        if len(self._restarted_s) >= self._most_restarts:
+            return False
+        self._restarted_s.append(now_s)
+        return True
+
+    def _start_again(self, ended: str) -> EngineChild | None:
+        """Another process that is ready, or None: asked to stop, or too many restarts (then ``error`` says so)."""
+        while self._recovering:
+            logger.error(
+                "the engine's process %s; it is started again (%d of %d restarts in %.0f minutes)",
+                ended,
+                len(self._restarted_s),
+                self._most_restarts,
+                WINDOW_S / 60,
+            )
+            try:
+                return self._started()
+            except (LinnetError, OSError) as error:
+                ended = f"could not be started again: {error}"
+            with self._changed:
+                self._coming = None
+                self._recovering = self._may_restart()
+                if self._recovering:
+                    self._changed.wait_for(lambda: self._stopping, PAUSE_S)
+        with self._changed:
+            self._closed = True
+            if not self._stopping:
+                most = f"; {self._most_restarts} restarts in {WINDOW_S / 60:.0f} minutes are the most"
+                self.error = EngineUnavailableError(f"the engine's process {ended}{'' if self._draining else most}")
+        return None
+
+    def _started(self) -> EngineChild | None:
+        """Start one and wait for it. Raises LinnetError and OSError."""
+        child = self._again()
+        with self._changed:
+            self._coming = child
+            if self._stopping:
+                child.process.kill()
+        ready = child.ready()
+        same = ready == self._ready
+        with self._changed:
+            self._coming = None
+            if same and not self._stopping:
+                self._child, self._recovering = child, False
+                self.restarts += 1
+                self.last_step_s = self._clock()
+                logger.warning("the engine's process is back")
+                return child
+            self._recovering = self._recovering and not self._stopping
+        child.end()
+        if not same:
+            raise EngineUnavailableError("another engine came of the same directory; its files have changed")
+        return None
