@@ -32,19 +32,19 @@ class _Frame(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Structs that are sent as arrays, the first item saying which."""
 
 
-class SubmitFrame(_Frame, tag="submit"):
+class SubmitFrame(_Frame, frozen=True, tag="submit"):
     """Down: a request."""
 
     message: Submit
 
 
-class AbortFrame(_Frame, tag="abort"):
+class AbortFrame(_Frame, frozen=True, tag="abort"):
     """Down."""
 
     request_id: int
 
 
-class ControlFrame(_Frame, tag="control"):
+class ControlFrame(_Frame, frozen=True, tag="control"):
     """Down."""
 
     action: Literal["drain", "abort_all", "forget_prefixes"]
@@ -53,7 +53,7 @@ class ControlFrame(_Frame, tag="control"):
 Down = SubmitFrame | AbortFrame | ControlFrame
 
 
-class ReadyFrame(_Frame, tag="ready"):
+class ReadyFrame(_Frame, frozen=True, tag="ready"):
     """Up, first: the engine takes messages; all that is known of it outside.
 
     ``kv_bytes``: of its KV cache; ``counters``: of an engine that has done nothing.
@@ -65,7 +65,7 @@ class ReadyFrame(_Frame, tag="ready"):
     counters: SchedulerCounters
 
 
-class RefusedFrame(_Frame, tag="refused"):
+class RefusedFrame(_Frame, frozen=True, tag="refused"):
     """Up, first and last: there is no engine; the error that said so (a LinnetError as its four parts)."""
 
     kind: str
@@ -74,7 +74,7 @@ class RefusedFrame(_Frame, tag="refused"):
     reasons: tuple[str, ...] = ()
 
 
-class StepFrame(_Frame, tag="step"):
+class StepFrame(_Frame, frozen=True, tag="step"):
     """Up: all that a step brought, the tokens before the ends, and the counters after it."""
 
     tokens: tuple[Tokens, ...]
@@ -188,9 +188,9 @@ class Channel:
 
 def down_decoder() -> "msgspec.msgpack.Decoder[Down]":
     """Reads what goes to an engine."""
-    return msgspec.msgpack.Decoder(Down, dec_hook=_rich)  # type: ignore[arg-type]
+    return msgspec.msgpack.Decoder(Down, dec_hook=_rich)
 
 
 def up_decoder() -> "msgspec.msgpack.Decoder[Up]":
     """Reads what comes from an engine."""
-    return msgspec.msgpack.Decoder(Up, dec_hook=_rich)  # type: ignore[arg-type]
+    return msgspec.msgpack.Decoder(Up, dec_hook=_rich)
