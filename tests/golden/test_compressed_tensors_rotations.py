@@ -8,7 +8,7 @@ transform = pytest.importorskip("compressed_tensors.transform")
 
 from linnet.backends.reference.ops import hadamard  # noqa: E402
 from linnet.formats.prescription import Rotation  # noqa: E402
-from linnet.formats.transform_record import rotations_to_record  # noqa: E402
+from linnet.formats.transform_record import read_rotations, rotations_to_record  # noqa: E402
 
 
 @pytest.mark.parametrize(("columns", "size"), [(48, 16), (64, 64), (10, 2)])
@@ -21,6 +21,8 @@ def test_the_matrix_is_the_same(columns: int, size: int) -> None:
     config = rotations_to_record([Rotation(("down",), size=size)])
     transform.apply_transform_config(model, transform.TransformConfig.model_validate(config))
     assert torch.allclose(model.down.weight, hadamard(before, size), atol=1e-6)
+    assert set(model.state_dict()) == {"down.weight", "down.input_0_input.weight"}
+    assert read_rotations(config, "c")[0].matrices == ("input_0_input.weight",)
     assert torch.allclose(model(x), expected, atol=1e-5)
     assert torch.allclose(hadamard(x, size) @ model.down.weight.T, expected, atol=1e-5)
 

@@ -256,11 +256,15 @@ def _codes_of(model: ModelSource) -> str:
 
 
 def is_written(model: ModelSource, name: str) -> bool:
-    """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time.
+    """Whether a tensor of the source reaches the result: all but a tied head that is stored a second time, and the
+    matrices of rotations.
 
     The loader has compared both.
     """
     spec = model.spec
+    leaves = (leaf for rotation in model.checkpoint.quantization.rotations for leaf in rotation.matrices)
+    if any(name.endswith(f".{leaf}") for leaf in leaves):
+        return False
     return not (spec.tied_head and spec.head != spec.embedding and name == f"{spec.head}.weight")
 
 

@@ -36,6 +36,8 @@ class Rotation:
     ignore: tuple[str, ...] = ()
     size: int | None = None
     of: Literal["input", "attention"] = "input"
+    matrices: tuple[str, ...] = field(default=(), compare=False)
+    """Names relative to the module under which its writer may have stored the matrix, which follows from the size."""
 
     def takes(self, module: str) -> bool:
         """Whether it is one of those, given that it is a linear or an attention, as ``of`` says."""

@@ -8,6 +8,7 @@ backwards (``inverse``); ``head_dim``: in runs of so many channels.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
@@ -78,7 +79,12 @@ def _of_group(group: Any, where: str) -> list[Rotation]:
         targets = read_patterns(_listed(item.get("targets")), f"{where}.targets")
         ignore = read_patterns(_listed(item.get("ignore", [])), f"{where}.ignore")
         places.setdefault((targets, ignore), []).append(location)
-    return [_rotation(group, targets, ignore, found, where) for (targets, ignore), found in places.items()]
+    found = [_rotation(group, targets, ignore, at, where) for (targets, ignore), at in places.items()]
+    name = where.rpartition(".config_groups.")[2]
+    return [
+        replace(rotation, matrices=tuple(f"{name}_{place}.weight" for place in at))
+        for rotation, at in zip(found, places.values(), strict=True)
+    ]
 
 
 def _rotation(group: Any, targets: tuple[str, ...], ignore: tuple[str, ...], found: list[str], where: str) -> Rotation:

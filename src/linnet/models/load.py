@@ -28,7 +28,7 @@ from linnet.models.inventory import (
     list_linears,
     required_tensors,
 )
-from linnet.models.rotations import rotations_of
+from linnet.models.rotations import rotations_of, stored_matrices
 from linnet.models.settle import settle, some
 from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
@@ -185,12 +185,13 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     required = required_tensors(spec, terms)
     checkpoint.expect(required)
     _check_present(checkpoint, names, required)
-    warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, names, required)]
+    rotations = rotations_of(spec, checkpoint)
+    rest = names - stored_matrices(checkpoint, rotations)
+    warnings = [*passed_over, *settled, *_explain_the_rest(spec, checkpoint, rest, required)]
     elements = [
         checkpoint.quantization.kv_element_of(spec.attention_module(layer)) for layer in range(len(spec.layers))
     ]
     kv_types: list[DenseType | Scheme] = ["fp32" if element is None else quantised_kv(element) for element in elements]
-    rotations = rotations_of(spec, checkpoint)
     program = build_program(spec, lambda name: stored_type(checkpoint, name), kv_types, terms, rotations)
     for warning in warnings:
         logger.warning("%s: %s", checkpoint.path, warning)

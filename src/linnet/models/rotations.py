@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a checkpoint rotates at run time, module by module, checked against what the model is."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.formats.prescription import Rotation
@@ -33,6 +37,35 @@ def rotations_of(spec: ArchSpec, checkpoint: Checkpoint) -> dict[str, int]:
                 )
             found[module] = size
     return found
+
+
+def stored_matrices(checkpoint: Checkpoint, rotations: Mapping[str, int]) -> frozenset[str]:
+    """Names of the tensors in which a writer (compressed-tensors does) left the matrix of a rotation of ``rotations``.
+
+    CheckpointError if one holds another matrix than is meant.
+    """
+    found: set[str] = set()
+    for rotation in checkpoint.quantization.rotations:
+        names = {f"{module}.{leaf}": module for module in rotations for leaf in rotation.matrices}
+        for name, module in names.items():
+            if name not in checkpoint:
+                continue
+            size = rotations[module]
+            if not np.array_equal(checkpoint.tensor(name).astype(np.float32), _sylvester(size)):
+                raise CheckpointError(
+                    f"{checkpoint.path}: {name} is not Sylvester's Hadamard matrix of order {size}, which config.json "
+                    "says it is"
+                )
+            found.add(name)
+    return frozenset(found)
+
+
+def _sylvester(size: int) -> np.ndarray:
+    """+-1 [size, size]."""
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
 
 
 def _widths(spec: ArchSpec, rotation: Rotation) -> dict[str, int]:

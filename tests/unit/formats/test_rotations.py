@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.linalg
+from safetensors.numpy import load_file, save_file
 
 from linnet.demo import model_directory
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
@@ -118,6 +121,23 @@ def test_a_whole_model_says_it_by_patterns(tmp_path: Path) -> None:
         "layers.0.mlp.down.rotated",
     ]
     assert sum(op.kind == "hadamard" for op in program.ops) == 3 * 5
+
+
+def test_a_matrix_that_was_stored_is_the_one_that_is_meant(tmp_path: Path) -> None:
+    """As compressed-tensors leaves it beside a linear: under the group's name and the place."""
+    opened(tmp_path / "m", Rotation((DOWN,), size=128))
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    tensors[f"{DOWN}.input_0_input.weight"] = scipy.linalg.hadamard(128).astype(np.float32)
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    assert not load_model(tmp_path / "m").warnings
+    tensors[f"{DOWN}.input_0_input.weight"][3, 5] *= -1
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is not Sylvester's Hadamard matrix of order 128"):
+        load_model(tmp_path / "m")
+    tensors[f"{DOWN}.other_input.weight"] = tensors.pop(f"{DOWN}.input_0_input.weight")
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not account for: model.layers.0.mlp.down_proj.other_input.weight"):
+        load_model(tmp_path / "m")
 
 
 MISFITS: dict[str, tuple[tuple[Rotation, ...], str]] = {
