@@ -22,6 +22,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from trace_requests import all_at_once, at_rate
 from virtual import Asked, DynamicBatches, Gate, Replay, StaticBatches, VirtualWorld, replay
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+SHARES = tuple(2 * 0.85**step for step in range(18))
 PROMPTS = (16, 32, 64, 128, 256, 512, 960)
 Play = Callable[[SchedulerConfig, Sequence[Asked]], Replay]
 
@@ -62,23 +64,32 @@ def ways(options: argparse.Namespace) -> list[Way]:
     ]
 
 
-def best_rate(way: Way, config: SchedulerConfig, prices: Prices, asked: Sequence[Asked], bound_s: float) -> Replay:
-    """The replay at the highest rate, by bisection, whose 99th percentile is within the bound."""
+def best_rate(
+    way: Way, config: SchedulerConfig, prices: Prices, asked: Sequence[Asked], bound_s: float
+) -> Replay | None:
+    """The replay at the highest rate whose 99th percentile is within the bound; None if it is at none.
+
+    Batches of a fixed size keep no bound at low rates either, since they wait to be filled: so rates are tried from
+    above, as SHARES of what is answered when all requests are there at once, and then between the last two.
+    """
     settings = replace(config, max_sequences=way.sequences)
 
-    def at(rate: float) -> Replay:
-        return replay(VirtualWorld(settings, prices.step_s), at_rate(asked, rate), way.gate)
+    def at(rate: float) -> Replay | None:
+        tried = replay(VirtualWorld(settings, prices.step_s), at_rate(asked, rate), way.gate)
+        return tried if quantile((one.completion_s for one in tried.felt), 0.99) <= bound_s else None
 
     most = len(asked) / replay(VirtualWorld(settings, prices.step_s), all_at_once(asked), way.gate).end_s
-    low, high, found = 0.0, 1.5 * most, None
-    for _ in range(8):
-        middle = (low + high) / 2
-        tried = at(middle)
-        if quantile((one.completion_s for one in tried.felt), 0.99) <= bound_s:
-            low, found = middle, tried
+    below, found = next(((share * most, kept) for share in SHARES if (kept := at(share * most))), (0.0, None))
+    if found is None:
+        return None
+    above = below * SHARES[0] / SHARES[1]
+    for _ in range(3):
+        middle = (below + above) / 2
+        if kept := at(middle):
+            below, found = middle, kept
         else:
-            high = middle
-    return found if found is not None else at(high)
+            above = middle
+    return found
 
 
 def compare(options: argparse.Namespace, prices: Prices, config: SchedulerConfig) -> list[dict[str, Any]]:
@@ -89,19 +100,19 @@ def compare(options: argparse.Namespace, prices: Prices, config: SchedulerConfig
     rows = []
     for way in ways(options):
         found = best_rate(way, config, prices, asked, bound_s)
-        last = max(one.asked.arrival_s for one in found.felt)
-        rows.append(
-            {
-                "way": way.name,
-                "sequences": way.sequences,
-                "bound_s": bound_s,
+        row: dict[str, Any] = {"way": way.name, "sequences": way.sequences, "bound_s": bound_s}
+        if found is not None:
+            last = max(one.asked.arrival_s for one in found.felt)
+            row |= {
                 "per_s": len(asked) / last,
                 "tokens_per_s": found.new_tokens / last,
                 "p99_s": quantile((one.completion_s for one in found.felt), 0.99),
                 "p50_s": quantile((one.completion_s for one in found.felt), 0.5),
                 "waste": 1 - held_share(found.felt, options.context) if way.reserves else found.waste,
             }
-        )
+        else:
+            row |= {"per_s": 0.0, "tokens_per_s": 0.0, "p99_s": inf, "p50_s": inf, "waste": inf}
+        rows.append(row)
     return rows
 
 
@@ -161,7 +172,7 @@ def main() -> None:
     parser.add_argument("--slack", type=float, default=4.0, help="completion times at most, in those of a lone request")
     parser.add_argument("--prompt", type=int, default=64, help="of the requests over batch sizes")
     parser.add_argument("--new", type=int, default=64)
-    parser.add_argument("--real", type=Path)
+    parser.add_argument("--real", type=Path, help="a model to measure on, too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args()

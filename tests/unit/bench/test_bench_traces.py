@@ -135,7 +135,9 @@ def test_the_best_rate_keeps_the_bound_and_ten_per_cent_more_would_not() -> None
         now += random.expovariate(1.0)
     way = Way("continuous", 4, Gate(), False)
     found = best_rate(way, config(), PRICES, asked, 3.0)
+    assert found is not None
     last = found.felt[-1].asked.arrival_s
     assert quantile((one.completion_s for one in found.felt), 0.99) <= 3.0
     faster = replay(VirtualWorld(config(), PRICES.step_s), at_rate(asked, 1.1 * (len(asked) - 1) / last))
     assert quantile((one.completion_s for one in faster.felt), 0.99) > 3.0
+    assert best_rate(way, config(), PRICES, asked, 0.01) is None, "not even alone"
