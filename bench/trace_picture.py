@@ -28,7 +28,7 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.suptitle(f"{rows[0]['trace']}: {rows[0]['requests']} requests, {rows[0]['model']}", fontsize=10)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=80)
     pyplot.close(figure)
 
 
@@ -49,7 +49,7 @@ def draw_batching(found: dict[str, Any], file: Path) -> None:
     bars.bar([one["way"] for one in found["ways"]], [one["per_s"] for one in found["ways"]])
     bars.set(ylabel="requests a second", title=f"with p99 within {found['ways'][0]['bound_s']:.3g} s")
     figure.suptitle(f"{found['trace']}, {found['model']}", fontsize=10)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=80)
     pyplot.close(figure)
 
 

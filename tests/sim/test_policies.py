@@ -170,13 +170,13 @@ def test_who_was_away_has_nothing_saved_up() -> None:
 
 def test_shortest_predicted_first_starves_nobody() -> None:
     """The bound, in tokens: AGEING times its own, what the crowd had queued by then, and a step."""
-    long = request(0, 100, 20, arrival_s=1.0)
+    long = request(0, 60, 10, arrival_s=1.0)
     short = crowd(400, 0.05)
     timeline = run_in_virtual_time(
         Scheduler(small(policy="shortest", max_sequences=1, token_budget=64)), [long, *short]
     )
     assert max(timeline.token_times_s) > 0
-    own = 100 + 20
+    own = 60 + 10
     ahead = most_waiting(timeline, short) * (16 + 8)
     seconds_a_token = timeline.end_s / sum(one.prompt_tokens + one.max_new_tokens for one in (long, *short))
     bound = (ShortestPredicted.AGEING * own + ahead + 64) * seconds_a_token

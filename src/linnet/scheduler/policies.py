@@ -109,7 +109,7 @@ class ShortestPredicted(OrderingPolicy):
     """
 
     moving = True
-    AGEING = 16
+    AGEING = 64
 
     def __init__(self, past: AnswerLengths | None) -> None:
         self._past = past
