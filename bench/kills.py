@@ -61,9 +61,9 @@ class Server:
         return psutil.Process(self.process.pid).num_fds()
 
 
-async def stream(http: httpx.AsyncClient, begun: asyncio.Event) -> tuple[bool, float]:
+async def stream(http: httpx.AsyncClient, tokens: int, begun: asyncio.Event) -> tuple[bool, float]:
     """One long answer: whether it ended with an error event, and when."""
-    body = {"model": "model", "prompt": "the", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    body = {"model": "model", "prompt": "the", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     told = False
     async with http.stream("POST", "/v1/completions", json=body) as response:
         async for line in response.aiter_lines():
@@ -80,12 +80,11 @@ async def health(http: httpx.AsyncClient, status: int) -> float:
     return time.perf_counter()
 
 
-async def measure(server: Server, http: httpx.AsyncClient, streams: int) -> tuple[dict[str, float], int]:
+async def measure(server: Server, http: httpx.AsyncClient, streams: int, tokens: int) -> tuple[dict[str, float], int]:
     """One kill: the four times, and how many streams had no error event."""
     begun = [asyncio.Event() for _ in range(streams)]
-    readers = [asyncio.create_task(stream(http, one)) for one in begun]
-    for one in begun:
-        await one.wait()
+    readers = [asyncio.create_task(stream(http, tokens, one)) for one in begun]
+    await asyncio.wait_for(asyncio.gather(*(one.wait() for one in begun)), 30)
     engine = server.engine()
     asked = asyncio.create_task(health(http, 503))
     await asyncio.sleep(0)
@@ -116,19 +115,20 @@ async def drill(server: Server, kills: int, streams: int) -> dict[str, float | s
     untold = 0
     engines: set[int] = set()
     limits = httpx.Limits(max_connections=streams + 8)
+    files = server.files()
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as http:
-        await http.get("/health")
-        files = server.files()
+        tokens = (await http.get("/v1/models")).json()["data"][0]["max_model_len"] - 64
         for count in range(kills):
             engines.add(server.engine().pid)
-            times, without = await measure(server, http, streams)
+            times, without = await measure(server, http, streams, tokens)
             untold += without
             for name, seconds in times.items():
                 found.setdefault(name, []).append(seconds)
             if (count + 1) % 10 == 0:
                 print(f"{count + 1} of {kills}", file=sys.stderr)
-        left = {number for number in engines if psutil.pid_exists(number)}
-        files_after = server.files()
+    left = {number for number in engines if psutil.pid_exists(number)}
+    await asyncio.sleep(0.5)  # until the server has seen its connections close
+    files_after = server.files()
     shown = {name: summarise(values).show() for name, values in found.items()}
     worst = {f"{name}_max": max(values) for name, values in found.items()}
     return {"kills": kills, "streams": streams, **shown, **worst, "streams_without_error_event": untold,
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--json", type=Path, help="append the line to this file")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the server ends too
     before = litter()
     server = Server(options.model, options.kills)
     try:

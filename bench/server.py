@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--json", type=Path, help="append the line to this file")
     options, more = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and the server ends too
     clients = [int(count) for count in options.clients.split(",")]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for number in range(options.rounds):
