@@ -11,7 +11,7 @@ import pytest
 from serving import NAME, Running
 from tiny_llama import write_tiny_llama
 
-from linnet.api import ENGINE_MODULE, LLM, EngineSettings, Opening, SamplingParams, open_in_process
+from linnet.api import ENGINE_MODULE, LLM, EngineSettings, Opening, SamplingParams, begin_opening, open_in_process
 from linnet.child_process import start_child
 
 PROMPTS = ["the rain in a hat", "é 😀 on", "a", "in the the the the the the"]
@@ -36,7 +36,8 @@ def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[Running]
         if request.param == "thread":
             model = stack.enter_context(LLM(directory, engine=settings)).served()
         else:
-            model = open_in_process(Opening(path=directory, engine=settings), start_child(ENGINE_MODULE))
+            opening = Opening(path=directory, engine=settings)
+            model = open_in_process(opening, begin_opening(opening, start_child(ENGINE_MODULE)))
         running = stack.enter_context(Running(model))
         yield running
         running.wait_settled()

@@ -3,14 +3,14 @@
 
 from linnet.api.generation import Dispatcher, Sample
 from linnet.api.llm import LLM
-from linnet.api.opening import ENGINE_MODULE, Opening
+from linnet.api.opening import ENGINE_MODULE, LOG_FORMAT, Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.own_text import own_text
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
 from linnet.api.scoring import Comparison
-from linnet.api.served import ServedModel, open_in_process
+from linnet.api.served import ServedModel, begin_opening, open_in_process
 from linnet.api.stop import StopFinder
 from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
 from linnet.settings import BackendSettings, EngineSettings
@@ -19,6 +19,7 @@ __all__ = [
     "CHAT_MAX_TOKENS",
     "ENGINE_MODULE",
     "LLM",
+    "LOG_FORMAT",
     "BackendSettings",
     "Comparison",
     "Completion",
@@ -40,6 +41,7 @@ __all__ = [
     "StopFinder",
     "Terms",
     "TokenLogprob",
+    "begin_opening",
     "new_tokens",
     "open_in_process",
     "own_text",

@@ -13,13 +13,10 @@ from typing import Any
 import msgspec
 
 from linnet.api.loading import load
-from linnet.api.opening import Opening
+from linnet.api.opening import LOG_FORMAT, Opening
 from linnet.api.warming import Warming
 from linnet.engine import Channel, Engine, EngineServer, FrameError, ReadyFrame, refused_frame
 from linnet.errors import LinnetError, defect
-
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
-"""Of the server's log too."""
 
 
 def main(connection: socket.socket) -> None:

@@ -12,6 +12,10 @@ ENGINE_MODULE = "linnet.api.engine_child"
 """What a child process runs to become an engine (``start_child``)."""
 
 
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+"""Of the logs of a server and of its engine, which share standard error."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Opening:
     """The arguments of ``LLM`` that an engine needs; see there."""

@@ -50,21 +50,27 @@ class ServedModel:
         return self.facts.max_model_len
 
 
+def begin_opening(opening: Opening, process: ChildProcess) -> EngineChild:
+    """Tell ``process`` (a child that runs ENGINE_MODULE) what to open. Returns at once."""
+    child = EngineChild(process)
+    child.tell(opening.plain())
+    return child
+
+
 def open_in_process(
     opening: Opening,
-    process: ChildProcess,
+    child: EngineChild,
     *,
     generation_config: str | Path = "auto",
     most_restarts: int = 3,
     clock: Callable[[], datetime] = datetime.now,
 ) -> ServedModel:
-    """Have ``process`` (a child that runs ENGINE_MODULE) open a model, and read its tokenizer here meanwhile.
+    """A model that ``child`` has begun to open; its tokenizer is read here meanwhile.
 
     ``most_restarts``: how often within ten minutes an engine that ends unasked is started again, with the same context
     and KV cache. No grammars: they are objects of one process. Raises CheckpointError, UnsupportedError, ConfigError,
     CapacityError as ``LLM`` does, and EngineUnavailableError if the process dies; then it has ended.
     """
-    child = _begin(opening, process)
     try:
         try:
             tokenizer = Tokenizer.open(opening.path, clock=clock)
@@ -74,14 +80,14 @@ def open_in_process(
             raise
         ready = child.ready()
     except BaseException:
-        process.kill()
+        child.process.kill()
         child.end()
         raise
     warn_of_tokenizer(opening.path, tokenizer, ready.facts.vocabulary_size)
     pinned = _pinned(opening, ready)
 
     def again() -> EngineChild:
-        return _begin(pinned, start_child(ENGINE_MODULE))
+        return begin_opening(pinned, start_child(ENGINE_MODULE))
 
     return ServedModel(
         requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64)),
@@ -90,13 +96,6 @@ def open_in_process(
         kv_bytes=ready.kv_bytes,
         connect=lambda deliver: EngineProcess(child, ready, again, deliver, most_restarts=most_restarts),
     )
-
-
-def _begin(opening: Opening, process: ChildProcess) -> EngineChild:
-    """Tell a process what to open."""
-    child = EngineChild(process)
-    child.tell(opening.plain())
-    return child
 
 
 def _pinned(opening: Opening, ready: ReadyFrame) -> Opening:

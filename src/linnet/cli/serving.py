@@ -20,6 +20,7 @@ from linnet.settings import RequestLimits, ServeConfig
 
 if TYPE_CHECKING:
     from linnet.api import Opening
+    from linnet.engine import EngineChild
 
 ENGINE_MODULE = "linnet.api.engine_child"
 """``linnet.api.ENGINE_MODULE``, known before that is imported."""
@@ -56,9 +57,8 @@ def serve(model: options.Model, *, given: Given) -> None:
 
 def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess | None, stack: ExitStack) -> int:
     """Open, serve to the end; returns the exit status. ``process`` becomes the engine, if there is one."""
-    from linnet.api.engine_child import LOG_FORMAT
+    from linnet.api import LOG_FORMAT, begin_opening
     from linnet.formats import resolve_model
-    from linnet.serve import address_of, bind, release, run
 
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
     if config.connections < ServeConfig.connections:
@@ -69,9 +69,12 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
         )
     directory = resolve_model(model, given["revision"])
     opening = options.opening(given, directory, given["policy"], given["kv_cache"], large_pages=True)
+    child = None if process is None else begin_opening(opening, process)
+    from linnet.serve import address_of, bind, release, run  # a good part of a second, in which the engine opens
+
     listener = bind(config)
     try:
-        served = _open(opening, given, config, process, stack)
+        served = _open(opening, given, config, child, stack)
     except BaseException:
         release(listener, config)
         raise
@@ -79,15 +82,15 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
 
 
 def _open(  # type: ignore[no-untyped-def]
-    opening: "Opening", given: Given, config: ServeConfig, process: ChildProcess | None, stack: ExitStack
+    opening: "Opening", given: Given, config: ServeConfig, child: "EngineChild | None", stack: ExitStack
 ):
-    """The model, its engine in ``process`` or in a thread that ends with ``stack``."""
+    """The model, its engine in ``child`` or in a thread that ends with ``stack``."""
     from linnet.api import LLM, open_in_process
 
     generation_config = given["generation_config"]
-    if process is not None:
+    if child is not None:
         return open_in_process(
-            opening, process, generation_config=generation_config, most_restarts=config.engine_restarts
+            opening, child, generation_config=generation_config, most_restarts=config.engine_restarts
         )
     llm = LLM(generation_config=generation_config, **vars(opening))
     stack.callback(_close, llm)
