@@ -164,7 +164,7 @@ def test_fewer_bytes_than_with_the_zeros(isa: str) -> None:
         stored = random_weight(scheme, 64, 1024, np.random.default_rng(1))
         if not keeps(isa, stored):
             continue
-        nbytes = tiles.weight_bytes(isa, stored.scheme.weight, stored.shape)
+        nbytes = tiles.weight_bytes(isa, stored.scheme, stored.shape, 0)
         assert nbytes == 64 * 1024 * most / 8
         dense = stored.with_zeros()
         assert nbytes < dense.nbytes

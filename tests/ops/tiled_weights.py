@@ -20,7 +20,7 @@ def tile_memory(isa: str, view: Any) -> np.ndarray:
 
 def tiled(stored: PackedWeight, isa: str) -> tuple[Any, np.ndarray]:
     """A native view with its tiles, and what keeps them."""
-    assert not tiles.lies_as_kernels_read(stored)
+    assert not tiles.lies_as_kernels_read(stored.scheme.weight, stored.layout)
     view = tiles.view(stored, None)
     memory = tile_memory(isa, view)
     tiles.fill(isa, POOL, view, stored, memory)

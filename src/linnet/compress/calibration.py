@@ -18,7 +18,7 @@ from linnet.formats import Checkpoint
 from linnet.text.corpora import read_text_of
 from linnet.text.files import read_corpus
 from linnet.text.own import OwnText
-from linnet.text.rows import CalibrationRows, calibration_rows, rows_digest
+from linnet.text.rows import CalibrationRows, calibration_rows, document_rows
 from linnet.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def read_rows(
     elif text is not None:
         rows = _windows(recipe, text, "the calibration text", model, length)
     elif demo.is_bundled_model(checkpoint):
-        rows = _windows(recipe, read_corpus(demo.calibration_file()), BUNDLED_NAME, model, length)
+        rows = _bundled(recipe, model, length)
     elif write_text is not None:
         rows = write_text(model, recipe.calibration_rows, length, recipe.seed).rows()
     else:
@@ -94,8 +94,13 @@ def without_repeats(rows: CalibrationRows) -> tuple[CalibrationRows, int]:
             settings=["calibration"],
         )
     logger.warning("%d of %d calibration rows are one token over and over, and are left out", count, len(ids))
-    kept = ids[~repeats]
-    return CalibrationRows(kept, rows_digest(kept), rows.name), count
+    return rows.take(np.flatnonzero(~repeats).tolist()), count
+
+
+def _bundled(recipe: Recipe, model: Path, length: int) -> CalibrationRows:
+    """Of the town's text, whose documents were read apart when the model was trained, and are when it is measured."""
+    documents = read_corpus(demo.calibration_file()).split(demo.TEXT_SEPARATOR)
+    return document_rows(Tokenizer.open(model), documents, recipe.calibration_rows, length, recipe.seed, BUNDLED_NAME)
 
 
 def _windows(recipe: Recipe, text: str | None, name: str, model: Path, length: int) -> CalibrationRows:

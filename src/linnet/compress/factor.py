@@ -16,6 +16,8 @@ from linnet.compress.statistic import Hessian
 from linnet.errors import CheckpointError, ConfigError
 
 _DAMPING_STEPS = 8
+FACTOR_COPIES = 2
+"""Matrices as large as H, itself not counted, that ``factorise`` holds at once."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def factorise(where: str, hessian: Hessian, damping: float, most_active_first: b
     order = torch.argsort(diagonal, descending=True, stable=True) if most_active_first else None
     original = diagonal.clone()
     if order is not None:
-        matrix = matrix[order][:, order]
+        matrix = matrix[order]
+        matrix = matrix[:, order]  # in two steps, so that two of these matrices are alive, not three
     matrix = torch.flip(matrix, (0, 1))
     base = torch.diagonal(matrix).clone()
     for _ in range(_DAMPING_STEPS):

@@ -18,6 +18,7 @@ from linnet.compress.block import Block
 from linnet.compress.rows import RowStore
 from linnet.models.load import ModelSource
 from linnet.program.program import Segment
+from linnet.text.rows import CalibrationRows
 
 BACK = 3
 """What a row takes through a segment and back, when forth alone takes 1."""
@@ -29,11 +30,11 @@ OfOutput = Callable[[torch.Tensor, int], torch.Tensor]
 
 @dataclass
 class RowGradients:
-    """``rows``: int32 [rows, tokens]; the first ``back`` of them go back too. ``told`` hears how much has been done,
+    """The first ``back`` of the ``rows`` go back too. ``told`` hears how much has been done,
     in rows through a segment (BACK), and may raise Interrupted."""
 
     source: ModelSource
-    rows: np.ndarray
+    rows: CalibrationRows
     back: int
     scratch: Path
     told: Callable[[float], None]
@@ -50,9 +51,10 @@ class RowGradients:
     def inputs(self, index: int, row: int, ids: np.ndarray | None = None) -> dict[str, torch.Tensor]:
         """What segment ``index`` reads of a row; ``ids`` in the place of the rows."""
         segment = self.source.program.segments[index]
-        inputs = whole_sequence_inputs(torch.from_numpy((self.rows if ids is None else ids)[row : row + 1].copy()))
+        tokens = (self.rows.token_ids if ids is None else ids)[row : row + 1].copy()
+        inputs = whole_sequence_inputs(torch.from_numpy(tokens), self.rows.sequences([row]))
         if index > 0:
-            length = self.rows.shape[1]
+            length = tokens.shape[1]
             inputs[segment.inputs[0]] = self._store.read(index, row * length, (row + 1) * length)
         return inputs
 
@@ -60,11 +62,11 @@ class RowGradients:
     def forth(self) -> None:
         """All rows through all segments but the head."""
         for index, segment in enumerate(self.source.program.segments[:-1]):
-            block, ids = Block(segment, self.source), self.rows
+            block, ids = Block(segment, self.source), self.rows.token_ids
             weights = block.running()
             if segment.kind == "embed":  # only the table's rows that occur are read
-                used, places = np.unique(self.rows, return_inverse=True)
-                table, ids = block.table(), places.reshape(self.rows.shape).astype(np.int32)
+                used, places = np.unique(ids, return_inverse=True)
+                table, ids = block.table(), places.reshape(ids.shape).astype(np.int32)
                 assert isinstance(table, np.ndarray)
                 weights[self.source.program.ops[segment.start].weights[0]] = to_torch(table[used])
             with self._store.write(index + 1) as written:

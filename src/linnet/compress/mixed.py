@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from linnet.compress.algorithm import BlockFit, Fit
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
@@ -43,6 +42,7 @@ from linnet.models.load import ModelSource, load_model
 from linnet.schemes.layouts import stored_bytes
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
+from linnet.text.rows import CalibrationRows
 
 FAMILIES: tuple[tuple[str, ...], ...] = (("W2A16", "W3A16", "W4A16", "W8A16"), ("W4A8", "W8A8"))
 """Schemes between which a model can be mixed, smallest first."""
@@ -123,7 +123,7 @@ def mix(
     fixed = result_bytes(model, first, steps) - sum(each[0] for each in sizes)
     allowed = budget(original)
     _check_budget(allowed, fixed + sum(map(min, sizes)), names[0])
-    ids = _rows(recipe, original, calibration_text, write_text)
+    rows = _rows(recipe, original, calibration_text, write_text)
     model = replace(model, checkpoint=original.checkpoint)
     for transform in steps.model_transforms:
         model = transform.apply(model, first, recipe.seed)
@@ -132,7 +132,7 @@ def mix(
         for group in groups
         for info in group
     ]
-    costs = _measure(model, ids, wanted, recipe.seed, observer, cancel)
+    costs = _measure(model, rows, wanted, recipe.seed, observer, cancel)
     table = [
         [Choice(size, sum(costs[info.module][place] for info in group)) for place, size in enumerate(of_group)]
         for group, of_group in zip(groups, sizes, strict=True)
@@ -150,11 +150,12 @@ def mix(
     )
 
 
-def _rows(recipe: Recipe, model: ModelSource, text: str | None, write_text: WriteText | None) -> np.ndarray:
-    """int32 [rows, tokens]: as many calibration rows as are heard."""
+def _rows(recipe: Recipe, model: ModelSource, text: str | None, write_text: WriteText | None) -> CalibrationRows:
+    """As many calibration rows as are heard."""
     length = row_length(recipe, model.spec.max_positions)
     rows = read_rows(recipe, text, model.checkpoint, length, model.spec.vocabulary_size, write_text)
-    return without_repeats(rows)[0].token_ids[: max(1, HEARD_TOKENS // length)]
+    rows, _ = without_repeats(rows)
+    return rows.take(range(min(len(rows), max(1, HEARD_TOKENS // length))))
 
 
 def _total(table: Sequence[Sequence[Choice]], places: Sequence[int]) -> tuple[float, int]:
@@ -268,7 +269,7 @@ def _check_budget(allowed: int, least: int, name: str) -> None:
 
 def _measure(
     model: ModelSource,
-    ids: np.ndarray,
+    rows: CalibrationRows,
     wanted: Sequence[Wanted],
     seed: int,
     observer: Observer | None,
@@ -287,5 +288,5 @@ def _measure(
             raise Interrupted(f"stopped by {token.reason} while bits were shared out; nothing was written")
 
     with cancel_on_signals(token) if cancel is None else nullcontext(), tempfile.TemporaryDirectory() as scratch:
-        drawn = min(len(ids), max(1, DRAWN_TOKENS // ids.shape[1]))
-        return sensitivities(model, ids, drawn, wanted, seed, Path(scratch), told)
+        drawn = min(len(rows), max(1, DRAWN_TOKENS // rows.token_ids.shape[1]))
+        return sensitivities(model, rows, drawn, wanted, seed, Path(scratch), told)

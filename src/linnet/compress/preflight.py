@@ -25,7 +25,6 @@ from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
 from linnet.compress.work import segment_work, total_work
 from linnet.errors import CapacityError
-from linnet.text.rows import CalibrationRows, rows_digest
 
 LONGEST_S = 20.0
 """A block that takes longer is broken off: its speed is known by then."""
@@ -109,8 +108,7 @@ def _largest_block(job: Job) -> int:
 def _with_one_chunk(job: Job) -> Job:
     if job.rows is None:
         return job
-    ids = job.rows.token_ids[: job.sequences_per_chunk]
-    return replace(job, rows=CalibrationRows(ids, rows_digest(ids), job.rows.name))
+    return replace(job, rows=job.rows.take(range(min(job.sequences_per_chunk, len(job.rows)))))
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ class RowRunner:
             rows_used = to_torch(table[used])
         with self._store.write(index + 1) as rows:
             for start, stop in self._chunks():
-                inputs = whole_sequence_inputs(torch.from_numpy(renumbered[start:stop].copy()))
+                inputs = self._inputs(renumbered, range(start, stop))
                 result = run_segment(self._program, segment, inputs, None, others | {name: rows_used})
                 rows.append(result[segment.outputs[0]])
                 told((stop - start) / len(token_ids))
@@ -148,7 +148,7 @@ class RowRunner:
         ids = self._job.rows.token_ids
         length = ids.shape[1]
         for start, stop in self._chunks():
-            inputs = whole_sequence_inputs(torch.from_numpy(ids[start:stop].copy()))
+            inputs = self._inputs(ids, range(start, stop))
             if self._begun == index:
                 inputs |= self._carried.read(start * length, stop * length)
             elif stage.inputs:
@@ -177,7 +177,7 @@ class RowRunner:
         assert self._job.rows is not None
         ids, segment = self._job.rows.token_ids, program.segments[index]
         length = ids.shape[1]
-        inputs = whole_sequence_inputs(torch.from_numpy(ids[list(rows)]))
+        inputs = self._inputs(ids, rows)
         read = [self._store.read(index, row * length, (row + 1) * length) for row in rows]
         inputs[segment.inputs[0]] = torch.cat(read)
         return run_segment(program, segment, inputs, None, weights)[segment.outputs[0]]
@@ -191,6 +191,11 @@ class RowRunner:
             self.left_out |= {start + row for row in torch.nonzero(bad)[:, 0].tolist()}
         kept = [row for row in range(len(rows)) if start + row not in self.left_out]
         return x if len(kept) == len(rows) else rows[kept].reshape(-1, x.shape[1])
+
+    def _inputs(self, ids: np.ndarray, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What the program reads of calibration rows, whose tokens are ``ids``."""
+        assert self._job.rows is not None
+        return whole_sequence_inputs(torch.from_numpy(ids[list(places)]), self._job.rows.sequences(places))
 
     @property
     def _tokens(self) -> int:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from linnet.backends.reference.interpreter import run_segment
@@ -28,6 +27,7 @@ from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource
 from linnet.program.program import Segment
 from linnet.schemes.scheme import LinearScheme
+from linnet.text.rows import CalibrationRows
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Wanted:
 
 def sensitivities(
     source: ModelSource,
-    rows: np.ndarray,
+    rows: CalibrationRows,
     drawn: int,
     wanted: Sequence[Wanted],
     seed: int,
@@ -50,7 +50,7 @@ def sensitivities(
 ) -> dict[str, list[float]]:
     """Module -> the KL in nats per token of compressing it alone, for each of its schemes.
 
-    ``rows``: int32 [rows, tokens], all of which the fits hear; on the first ``drawn`` of them KL is measured. Rows on
+    The fits hear all of the ``rows``; on the first ``drawn`` of them KL is measured. Rows on
     which the output is NaN or infinite do not count. ``told`` hears fractions of the work and may raise Interrupted.
     CheckpointError if no row is left.
     """
@@ -63,7 +63,7 @@ class _Passes:
     def __init__(
         self,
         source: ModelSource,
-        rows: np.ndarray,
+        rows: CalibrationRows,
         drawn: int,
         wanted: Sequence[Wanted],
         seed: int,
@@ -87,7 +87,8 @@ class _Passes:
         for index in range(len(self.source.program.segments) - 2, 0, -1):
             sums, upstream = self._back(index, upstream)
             found |= {
-                module: [each / (2 * count * self.rows.shape[1]) for each in costs] for module, costs in sums.items()
+                module: [each / (2 * count * self.rows.token_ids.shape[1]) for each in costs]
+                for module, costs in sums.items()
             }
         return found
 

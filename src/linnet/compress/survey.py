@@ -99,7 +99,7 @@ def _score(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Met
 def _score_by_gradients(job: Job, model: ModelSource, prune: Prune, scratch: Path, meter: Meter) -> list[list[float]]:
     """The same by a pass forth and back: the gradients of each row's next-token loss, their scores added up."""
     assert job.rows is not None
-    groups, rows, directory = prune.groups(model), job.rows.token_ids, scratch / _DIRECTORY
+    groups, rows, directory = prune.groups(model), job.rows, scratch / _DIRECTORY
     with os_errors(directory):
         directory.mkdir(exist_ok=True)
     segments = model.program.segments
@@ -110,7 +110,7 @@ def _score_by_gradients(job: Job, model: ModelSource, prune: Prune, scratch: Pat
 
     passes = RowGradients(model, rows, len(rows), directory, told)
     passes.forth()
-    upstream = passes.head(next_tokens(rows))
+    upstream = passes.head(next_tokens(rows.token_ids))
     if all(each is None for each in upstream):
         raise CheckpointError("the model's output holds NaN or infinity on every one of the calibration rows")
     found = [torch.zeros(len(group.columns), dtype=torch.float64) for group in groups]

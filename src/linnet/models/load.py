@@ -35,7 +35,7 @@ from linnet.program.choose_numerics import quantised_kv
 from linnet.program.prescribed import COLUMN_ORDER, INPUT_SCALE, INPUT_ZERO_POINT
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.scheme import DENSE_BITS, DenseType, LinearScheme, Scheme
+from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 from linnet.schemes.terms import CALM, CHOSEN, COMPUTED, calm_order, one_hot
 
 logger = logging.getLogger(__name__)
@@ -134,9 +134,6 @@ class ModelSource:
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
             whole, rows = self.checkpoint.stored_bytes(module), self.checkpoint.shape_of(module)[0]
-            scheme = self.checkpoint.scheme_of(module)
-            if scheme is not None and scheme.weight.numbers.learned:  # no kernel looks up a row's own table
-                whole = rows * self.checkpoint.shape_of(module)[1] * DENSE_BITS["bf16"] // 8
         else:
             info = self.checkpoint.info(ref.checkpoint_name)
             whole, rows = info.nbytes, info.shape[0]

@@ -97,8 +97,11 @@ class PackedWeight:
             return self
         if self.scheme.weight.numbers.plain:
             return self.codes()
-        dense = replace(self.scheme, weight=replace(self.scheme.weight, sparsity=None))
-        packed = pack(self.codes(), self.scales(), None, dense)
+        return self.in_scheme(replace(self.scheme, weight=replace(self.scheme.weight, sparsity=None)))
+
+    def in_scheme(self, scheme: LinearScheme) -> "PackedWeight":
+        """The same symmetric codes and scales in the canonical layout of a scheme that has room for them."""
+        packed = pack(self.codes(), self.scales(), None, scheme)
         inputs = {name: array for name, array in self.arrays.items() if name.startswith("input_")}
         return replace(packed, arrays={**packed.arrays, **inputs})
 

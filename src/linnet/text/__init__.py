@@ -3,7 +3,7 @@
 
 from linnet.text.decoder import IncrementalDecoder
 from linnet.text.own import OwnDocument, OwnText
-from linnet.text.rows import CalibrationRows, calibration_rows, encode_document, rows_digest
+from linnet.text.rows import CalibrationRows, calibration_rows, document_rows, encode_document, rows_digest
 from linnet.text.template import ChatTemplateError, ChatTemplates
 from linnet.text.tokenizer import Tokenizer
 
@@ -16,6 +16,7 @@ __all__ = [
     "OwnText",
     "Tokenizer",
     "calibration_rows",
+    "document_rows",
     "encode_document",
     "rows_digest",
 ]

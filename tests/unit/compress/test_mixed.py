@@ -46,11 +46,12 @@ def test_what_is_foreseen_is_what_is_measured(tmp_path: Path):
     """KL of compressing one linear of the bundled model alone, four blocks' attention and feed-forward among them."""
     model, scheme = demo.model_directory(), parse_scheme("W3A16").linear
     text = read_corpus(demo.calibration_file())
-    ids = calibration_rows(Tokenizer.open(model), text, 6, 256, 0, "town").token_ids
+    rows = calibration_rows(Tokenizer.open(model), text, 6, 256, 0, "town")
+    ids = rows.token_ids
     source, fit = load_model(model), Rtn(RtnOptions(scales="mse"))
     linears = [info for info in source.linears() if info.kind == "linear"][::3]
     wanted = [Wanted(info, [scheme], fit) for info in linears]
-    foreseen = sensitivities(source, ids, len(ids), wanted, 0, tmp_path, lambda _: None)
+    foreseen = sensitivities(source, rows, len(rows), wanted, 0, tmp_path, lambda _: None)
     dense, measured = log_probabilities(model, ids, {}), {}
     for info in linears:
         weight = torch.from_numpy(np.array(source.checkpoint.tensor(info.tensor), np.float32))

@@ -56,6 +56,32 @@ def test_stages_in_a_row_give_what_the_whole_segment_gives(tiny_model):
     assert torch.equal(values[segment.outputs[0]], whole[segment.outputs[0]])
 
 
+def test_documents_of_a_row_do_not_see_each_other(tiny_model):
+    """Each gives what it gives as the only one, whatever stands before and behind it."""
+    model = load_model(tiny_model)
+    program, segment = model.program, model.program.segments[1]
+    ids = torch.arange(40, dtype=torch.int32).reshape(2, 20)
+    hidden = torch.randn(40, model.spec.hidden_size, generator=torch.Generator().manual_seed(0))
+    declared = {weight.name: weight for weight in program.weights}
+    names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
+    weights = {name: to_torch(model.weight(declared[name].ref)) for name in names}
+
+    def outputs(tokens: torch.Tensor, x: torch.Tensor, lengths: list[int] | None) -> torch.Tensor:
+        inputs = whole_sequence_inputs(tokens, lengths) | {segment.inputs[0]: x}
+        return run_segment(program, segment, inputs, None, weights)[segment.outputs[0]]
+
+    lengths = [7, 13, 1, 19]
+    with torch.no_grad():
+        together = outputs(ids, hidden, lengths)
+        apart = [
+            outputs(tokens[None], x, None)
+            for tokens, x in zip(ids.reshape(-1).split(lengths), hidden.split(lengths), strict=True)
+        ]
+        joined = outputs(ids, hidden, None)
+    torch.testing.assert_close(together, torch.cat(apart))
+    assert (together - joined)[7:20].abs().max() > 1e-3, "else nothing could be told apart"
+
+
 def test_later_linears_of_a_block_are_fitted_on_what_the_earlier_ones_have_become(tiny_model, tmp_path, text):
     """With o_proj kept dense and not, down_proj's input differs: its fit must see it."""
     fields = {"calibration_rows": 4, "calibration_length": 64}

@@ -11,7 +11,7 @@ import pytest
 from tiny_llama import byte_alphabet, byte_level_tokenizer, sentencepiece_tokenizer, write_tokenizer
 
 from linnet.errors import CheckpointError, ConfigError, UnsupportedError
-from linnet.text import Tokenizer, calibration_rows, convert, encode_document, rows_digest
+from linnet.text import Tokenizer, calibration_rows, convert, document_rows, encode_document, rows_digest
 
 
 def slow_directory(directory: Path) -> Path:
@@ -92,6 +92,26 @@ def test_rows_are_seeded_hashed_and_do_not_overlap(tmp_path: Path, adds_bos: boo
     stream = [tuple(everything[at : at + body.shape[1]]) for at in range(0, len(everything), body.shape[1])]
     places = [stream.index(window) for window in windows]
     assert len(set(places)) == 16
+
+
+def test_rows_full_of_documents_say_where_each_ends(tmp_path: Path) -> None:
+    """Every document whole and in one piece, but for those that a row's end cuts."""
+    tokenizer = Tokenizer.from_directory(write_tokenizer(tmp_path, byte_level_tokenizer()))
+    documents = [chr(97 + number) * (5 + number) for number in range(20)]
+    rows = document_rows(tokenizer, documents, 5, 32, 3, "many")
+    assert rows.token_ids.shape == (5, 32)
+    assert rows.lengths is not None
+    assert all(sum(lengths) == 32 for lengths in rows.lengths)
+    pieces = np.split(rows.token_ids.reshape(-1), np.cumsum(rows.sequences(range(5)))[:-1])
+    whole = {tuple(tokenizer.encode(document)) for document in documents}
+    assert sum(tuple(piece.tolist()) in whole for piece in pieces) >= len(pieces) - 2 * 5
+    assert all(any(set(piece.tolist()) <= set(known) for known in whole) for piece in pieces)
+    assert rows.take([2, 0]).sequences([1]) == list(rows.lengths[0])
+    assert rows.digest == document_rows(tokenizer, documents, 5, 32, 3, "many").digest
+    assert rows.digest != document_rows(tokenizer, documents, 5, 32, 4, "many").digest
+    assert rows.digest != rows_digest(rows.token_ids)
+    with pytest.raises(ConfigError, match="many has 290 tokens; 10 rows of 32 tokens need 320"):
+        document_rows(tokenizer, documents, 10, 32, 3, "many")
 
 
 def test_rows_refuse_what_cannot_be(tmp_path: Path) -> None:

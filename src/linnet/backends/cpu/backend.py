@@ -39,7 +39,6 @@ from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
 from linnet.program.program import Op, PagedState, Program, Weight
 from linnet.program.traverse import declarations
-from linnet.schemes.layouts import stored_bytes
 from linnet.schemes.scheme import LinearScheme
 
 logger = logging.getLogger(__name__)
@@ -100,14 +99,11 @@ class CpuBackend:
         return int(_native.kv_bytes_per_block(*kv_layout(state), block_size))
 
     def weight_bytes(self, weight: Weight, stored: int) -> int:
-        """See Backend.weight_bytes: 2:4 weights lie as tiles, or with their zeros."""
+        """See Backend.weight_bytes: what lies in no form that kernels read is kept as tiles."""
         kind = weight.dtype
-        if not isinstance(kind, LinearScheme) or kind.weight.sparsity is None or len(weight.shape) != 2:
+        if not isinstance(kind, LinearScheme) or len(weight.shape) != 2:
             return stored
-        shape = (weight.shape[0], weight.shape[1])
-        if tiles.keeps_two_of_four(self.isa, kind.weight, shape):
-            return tiles.weight_bytes(self.isa, kind.weight, shape)
-        return stored_bytes(replace(kind, weight=replace(kind.weight, sparsity=None)), shape)
+        return tiles.weight_bytes(self.isa, kind, (weight.shape[0], weight.shape[1]), stored)
 
     def prepare(
         self,

@@ -6,6 +6,7 @@ Tiles of 2:4 weights hold two of every four columns (csrc/kernels/linear/sparse.
 say.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -13,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.backends.cpu import _native
-from linnet.schemes.layouts import CODEBOOK, CanonicalLayout
+from linnet.schemes.layouts import CODEBOOK, CanonicalLayout, Layout, layout_of, stored_bytes
 from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.scheme import Scheme
+from linnet.schemes.scheme import LinearScheme, Scheme
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +25,8 @@ ROW_STEP = 256
 CHUNK_CODES = 8 << 20
 """Codes that are unpacked at a time, one byte each."""
 
+EIGHT = 8
+"""Columns that tiles keep together."""
 READ_BITS = (2, 3, 4, 8)
 SPARSE_BITS = {3: 4, 4: 4, 8: 8}
 """Bits of integers -> those that 2:4 tiles keep them in."""
@@ -32,12 +35,31 @@ SCALES = {"fp32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f
 NATIVE_SCALES = {"fp32": _native.ScaleType.fp32, "bf16": _native.ScaleType.bf16, "fp16": _native.ScaleType.fp16}
 
 
-def lies_as_kernels_read(stored: PackedWeight) -> bool:
-    """Whether the arrays of this weight are what native kernels read in place."""
-    scheme = stored.scheme.weight
-    if not isinstance(stored.layout, CanonicalLayout) or scheme.numbers.learned or scheme.scale_dtype not in SCALES:
+def lies_as_kernels_read(scheme: Scheme, layout: Layout) -> bool:
+    """Whether arrays of this layout are what native kernels read in place."""
+    if not isinstance(layout, CanonicalLayout) or scheme.numbers.learned or scheme.scale_dtype not in SCALES:
         return False
     return scheme.numbers.kind == "float" or scheme.bits in READ_BITS
+
+
+def as_read(isa: str, scheme: LinearScheme, shape: tuple[int, int]) -> LinearScheme:
+    """The scheme as which this tier keeps a weight: without its pattern where zeros are put back; codes of few values
+    as int2 where their groups are no whole eights of columns, which tiles have no place for."""
+    weight = scheme.weight
+    if weight.sparsity is not None and not keeps_two_of_four(isa, weight, shape):
+        weight = replace(weight, sparsity=None)
+    group = weight.columns_per_scale or shape[1]
+    if weight.numbers.few and group < shape[1] and group % EIGHT:
+        weight = replace(weight, element="int2")
+    return replace(scheme, weight=weight)
+
+
+def as_kept(isa: str, stored: PackedWeight) -> "Array | PackedWeight":
+    """The weight in the scheme of ``as_read``; the very one that is stored where they are the same."""
+    scheme = as_read(isa, stored.scheme, stored.shape)
+    if scheme == stored.scheme:
+        return stored
+    return stored.with_zeros() if stored.scheme.weight.sparsity is not None else stored.in_scheme(scheme)
 
 
 def keeps_two_of_four(isa: str, scheme: Scheme, shape: tuple[int, int]) -> bool:
@@ -49,9 +71,13 @@ def keeps_two_of_four(isa: str, scheme: Scheme, shape: tuple[int, int]) -> bool:
     return _native.refuse_linear(isa, own, _native.InputType.fp32, shape[1]) is None
 
 
-def weight_bytes(isa: str, scheme: Scheme, shape: tuple[int, int]) -> int:
-    """Bytes of the tiles of such a weight."""
-    return int(_native.tile_bytes(isa, _native_view(scheme, shape, None)))
+def weight_bytes(isa: str, scheme: LinearScheme, shape: tuple[int, int], stored: int) -> int:
+    """Bytes of a weight as this tier keeps it: the ``stored`` ones where it is read as it lies, else its tiles' or
+    those of another form."""
+    kept = as_read(isa, scheme, shape)
+    if kept.weight.sparsity is None and lies_as_kernels_read(kept.weight, layout_of(kept)):
+        return stored if kept == scheme else stored_bytes(kept, shape)
+    return int(_native.tile_bytes(isa, _native_view(kept.weight, shape, None)))
 
 
 def view(stored: PackedWeight, bias: Array | None) -> Any:

@@ -90,10 +90,8 @@ class WeightTable:
         if name not in self._loaded:
             weight = self._declared[name]
             stored = self._source.weight(weight.ref)
-            if isinstance(stored, PackedWeight) and not tiles.keeps_two_of_four(
-                self._isa, stored.scheme.weight, stored.shape
-            ):
-                stored = stored.with_zeros()
+            if isinstance(stored, PackedWeight):
+                stored = tiles.as_kept(self._isa, stored)
             if tuple(stored.shape) != weight.shape:
                 raise UnsupportedError(
                     f"weight {name} has shape {tuple(stored.shape)}; the program says {weight.shape}"
@@ -131,7 +129,7 @@ class WeightTable:
         scheme, (rows, columns) = stored.scheme.weight, stored.shape
         if stored.scheme.sorted_columns:
             raise UnsupportedError(f"weight {name} has columns in activation order, which only projections can read")
-        if not tiles.lies_as_kernels_read(stored):
+        if not tiles.lies_as_kernels_read(scheme, stored.layout):
             view = tiles.view(stored, bias)
             self._tiled.append((view, stored))
             return view

@@ -80,18 +80,22 @@ def run_segment(
     return run_ops(program, segment.start, segment.stop, inputs, segment.outputs, table, memory, taps, on_tap)  # type: ignore[return-value]
 
 
-def whole_sequence_inputs(token_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Program inputs for int32 [sequences, length] whole sequences: every row is an output row; no paging."""
-    sequences, length = token_ids.shape
+def whole_sequence_inputs(token_ids: torch.Tensor, lengths: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+    """Program inputs for int32 [rows, tokens], every row a whole sequence, or all of them together sequences of these
+    ``lengths``, one after the other: every row of the result is an output row; no paging."""
+    rows, tokens = token_ids.shape
     int32 = torch.int32
+    of_each = torch.tensor([tokens] * rows if lengths is None else list(lengths), dtype=int32)
+    starts = torch.nn.functional.pad(of_each.cumsum(0, dtype=int32), (1, 0))
+    everyone = torch.arange(rows * tokens, dtype=int32)
     return {
         "token_ids": token_ids.reshape(-1).to(int32),
-        "positions": torch.arange(length, dtype=int32).repeat(sequences),
-        "kv_slots": torch.arange(sequences * length, dtype=int32),
-        "query_start": torch.arange(0, (sequences + 1) * length, length, dtype=int32)[: sequences + 1],
-        "context_lengths": torch.full((sequences,), length, dtype=int32),
-        "block_tables": torch.zeros((sequences, 1), dtype=int32),
-        "output_rows": torch.arange(sequences * length, dtype=int32),
+        "positions": everyone - starts[:-1].repeat_interleave(of_each),
+        "kv_slots": everyone,
+        "query_start": starts,
+        "context_lengths": of_each,
+        "block_tables": torch.zeros((len(of_each), 1), dtype=int32),
+        "output_rows": everyone.clone(),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.factor import Factor, check_damping, factorise
+from linnet.compress.factor import FACTOR_COPIES, Factor, check_damping, factorise
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
@@ -104,10 +104,11 @@ class Gptq:
         return Fitted(packed, ratio(squared, norm), error / size if size > 0 else 0.0, notes)
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
-        """Copies of H while factorising, then U; the working weight, columns first and rows first, its codes."""
+        """Copies of H while factorising, and once more U and half of H beside codes and packed codes; between these U
+        and the working weight, columns first and rows first, with its codes."""
         rows, columns = shape
-        solving = columns * columns * 4 + rows * (columns * (4 + 4 + 1) + 4 * BLOCK_COLUMNS)
-        return max(4 * columns * columns * 4, solving)
+        solving = columns**2 * 4 + rows * (columns * (4 + 4 + 1) + 4 * BLOCK_COLUMNS)
+        return max(FACTOR_COPIES * 4 * columns**2 + 2 * rows * columns, solving)
 
     def work(self, shape: tuple[int, int]) -> float:
         """Factorising and moving errors are products; the columns are rounded one by one."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from linnet.compress.factor import check_damping, factorise
+from linnet.compress.factor import FACTOR_COPIES, check_damping, factorise
 from linnet.compress.masks import all_but, greatest, greatest_of_group
 from linnet.compress.sparsifier import SparsifyOptions
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
@@ -97,7 +97,7 @@ class Sparsegpt:
         """Copies of H while factorising, then U; the working weight and its mask, columns first."""
         rows, columns = shape
         solving = columns * columns * 4 + rows * (columns * (4 + 1) + (4 + 8) * BLOCK_COLUMNS)
-        return max(4 * columns * columns * 4, solving)
+        return max(FACTOR_COPIES * 4 * columns**2, solving)
 
     def work(self, shape: tuple[int, int]) -> float:
         """Factorising and moving errors are products; the columns are pruned one by one."""
