@@ -393,6 +393,13 @@ void bind_executor(nb::module_& m) {
                  require_size("order", int64_t(order.size()), e.value(input).width);
                  e.add(std::move(name), make_order_columns(e, input, output, order.data()));
              })
+        .def("sparse_linear",
+             [](E& e, std::string name, int input, int output, const Floats& values, const Integers& columns) {
+                 const int64_t outputs = e.value(output).width, n = int64_t(values.size()) / outputs;
+                 require_size("values", int64_t(values.size()), outputs * n);
+                 require_size("columns", int64_t(columns.size()), outputs * n);
+                 e.add(std::move(name), make_sparse_linear(e, input, output, values.data(), columns.data(), n));
+             })
         .def("dequantise", [](E& e, std::string name, int input,
                               int output) { e.add(std::move(name), make_dequantise(e, input, output)); })
         .def("linear",

@@ -217,6 +217,28 @@ Made make_order_columns(Executor& executor, int input, int output, const int32_t
     });
 }
 
+Made make_sparse_linear(Executor& executor, int input, int output, const float* values, const int32_t* columns,
+                        int64_t n) {
+    const Value& from = expect(executor, input, ValueType::fp32, "sparse_linear reads fp32");
+    const Value& to = expect(executor, output, ValueType::fp32, "sparse_linear writes fp32");
+    require(from.rows == to.rows, "sparse_linear: input and output have the same rows");
+    const int64_t columns_in = from.width, outputs = to.width;
+    for (int64_t i = 0; i < outputs * n; ++i) {
+        require(columns[i] >= 0 && columns[i] < columns_in, "sparse_linear: there are no such columns");
+    }
+    return simple(to.rows, 2 * outputs * n, [=](const Rows& rows) {
+        const float* x = rows.fp32(input);
+        float* y = rows.fp32(output);
+        for (int64_t row = 0; row < rows.count; ++row, x += columns_in, y += outputs) {
+            for (int64_t o = 0; o < outputs; ++o) {
+                float sum = 0.0f;
+                for (int64_t i = o * n; i < (o + 1) * n; ++i) sum += values[i] * x[columns[i]];
+                y[o] = sum;
+            }
+        }
+    });
+}
+
 Made make_dequantise(Executor& executor, int input, int output) {
     expect(executor, input, ValueType::int8, "dequantise reads int8");
     const Value& to = expect(executor, output, ValueType::fp32, "dequantise writes fp32");

@@ -52,6 +52,9 @@ Made make_quantise(Executor& executor, int input, int output);
 Made make_round(Executor& executor, int input, int output, const Rounding& rounding);
 // Column c of the output is column order[c] of the input; order [width] is borrowed.
 Made make_order_columns(Executor& executor, int input, int output, const int32_t* order);
+// y[o] = sum over j of values[o * n + j] * x[columns[o * n + j]], in the order of j; both borrowed.
+Made make_sparse_linear(Executor& executor, int input, int output, const float* values, const int32_t* columns,
+                        int64_t n);
 Made make_dequantise(Executor& executor, int input, int output);
 // Several weights over one input share one distribution of work.
 Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,

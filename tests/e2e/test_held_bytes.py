@@ -41,6 +41,7 @@ def test_the_bytes_that_were_predicted(scheme: str, algorithm: str, group_size: 
             assert held == [stored_bytes(scheme_held, each.shape) for each in weights]
         else:
             assert llm._engine.executable.tile_bytes == sum(held)
-        assert sum(held) > sum(stored)
+        if scheme == "TERNARY":  # five codes in a byte on disk, four in memory
+            assert sum(held) > 1.2 * sum(stored)
         rows = [llm.tokenizer.encode("Once upon a time the baker of the town went to the mill.")]
         assert np.max(whole.compare(llm, rows)[0].kl) < 1e-6

@@ -11,7 +11,7 @@ import torch
 from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
-from linnet.schemes.terms import Outliers
+from linnet.schemes.terms import Outliers, Sparse
 
 if TYPE_CHECKING:
     from linnet.compress.site import Site
@@ -33,12 +33,16 @@ class Fitted:
     notes: Mapping[str, Any] = field(default_factory=dict)
     outliers: Outliers | None = None
     """Columns that the packed weight leaves 0: a term of their own."""
+    sparse: Sparse | None = None
+    """What is added to the packed weight: likewise."""
 
     def whole(self) -> np.ndarray:
-        """fp32 [rows, columns]: what codes and outliers mean together."""
+        """fp32 [rows, columns]: what codes and terms mean together."""
         values = self.packed.dequantize()
         if self.outliers is not None:
             values[:, list(self.outliers.columns)] = self.outliers.weight
+        if self.sparse is not None:
+            self.sparse.add_to(values)
         return values
 
 

@@ -18,7 +18,22 @@ from linnet.models.load import ModelSource
 from linnet.program.prescribed import INPUT_SCALE
 from linnet.program.program import Program, Segment, Weight, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
-from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, UP, LowRank, Outliers, Terms, calm_order, one_hot, plain
+from linnet.schemes.terms import (
+    CALM,
+    CHOSEN,
+    DOWN,
+    OUTLIERS,
+    SPARSE_COLUMNS,
+    SPARSE_VALUES,
+    UP,
+    LowRank,
+    Outliers,
+    Sparse,
+    Terms,
+    calm_order,
+    one_hot,
+    plain,
+)
 
 
 class Block:
@@ -37,6 +52,7 @@ class Block:
         """Module -> bool [rows, columns]: which of its weights were not pruned; the others are zero and stay so."""
         self.low_rank: dict[str, LowRank] = {}
         self.outliers: dict[str, Outliers] = {}
+        self.sparse: dict[str, Sparse] = {}
         self.replaced: set[str] = set()
         """Modules that are their low-rank term and nothing else."""
 
@@ -98,6 +114,11 @@ class Block:
         self.outliers[module] = outliers
         self._forget(f"{module}.weight")
 
+    def set_sparse(self, module: str, sparse: Sparse) -> None:
+        """Put what is added to a module's codes beside them."""
+        self.sparse[module] = sparse
+        self._forget(f"{module}.weight")
+
     def terms(self) -> dict[str, Terms]:
         """What those modules are the sum of that are not just their weight."""
         return {
@@ -105,13 +126,14 @@ class Block:
                 module not in self.replaced,
                 self.low_rank[module].rank if module in self.low_rank else 0,
                 self.outliers[module].columns if module in self.outliers else (),
+                self.sparse[module].values.shape[1] if module in self.sparse else 0,
             )
-            for module in dict.fromkeys((*self.outliers, *self.low_rank))
+            for module in dict.fromkeys((*self.outliers, *self.sparse, *self.low_rank))
         }
 
     def term_modules(self, module: str) -> dict[str, np.ndarray | PackedWeight]:
         """The terms beside a module's weight, or in its place, by names relative to it."""
-        every = (self.outliers.get(module), self.low_rank.get(module))
+        every = (self.outliers.get(module), self.sparse.get(module), self.low_rank.get(module))
         return {name: stored for term in every if term is not None for name, stored in term.modules().items()}
 
     def whole(self, module: str) -> torch.Tensor:
@@ -144,7 +166,7 @@ class Block:
         """A weight of the compressed model: one term of a linear, or anything else as it runs."""
         name, rows = weight.ref.checkpoint_name, weight.ref.rows
         module = name.removesuffix(".weight")
-        for leaf in (DOWN, UP, OUTLIERS):
+        for leaf in (DOWN, UP, OUTLIERS, SPARSE_VALUES, SPARSE_COLUMNS):
             if module.endswith(f".{leaf}"):
                 stored = self.term_modules(module.removesuffix(f".{leaf}"))[leaf]
                 return _rows_of(torch.from_numpy(plain(stored)), rows)
@@ -188,6 +210,8 @@ class Block:
             values = to_torch((packed if rows is None else packed.take_rows(rows)).dequantize())
             if outliers is not None:
                 values[:, list(outliers.columns)] = _rows_of(to_torch(outliers.weight), rows)
+            if module in self.sparse:
+                self.sparse[module].add_to(values.numpy(), rows)
             return values
         if changed is not None:
             return _rows_of(changed, rows)

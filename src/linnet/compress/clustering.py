@@ -11,24 +11,28 @@ from collections.abc import Iterator
 import torch
 
 ITERATIONS = 100
-_ROWS = 256
+ROWS = 256
 """At a time: sums are fp64."""
 _LEAST = 1e-6
 """Of the mean weight: what nobody hears still has a place."""
 
 
-def cluster_rows(values: torch.Tensor, importance: torch.Tensor | None, bits: int) -> torch.Tensor:
+def cluster_rows(
+    values: torch.Tensor, importance: torch.Tensor | None, bits: int, apart: torch.Tensor | None = None
+) -> torch.Tensor:
     """fp32 [rows, 2 ** bits], ascending: the centres of each row of fp32 ``values`` [rows, columns].
 
     ``importance`` [columns]: what a squared error of each column costs; None: all alike. The sum of cost * error^2 is
     no greater than that of a uniform grid over the row, symmetric or from its least to its greatest value: these are
-    among the starts, of which the best end counts.
+    among the starts, of which the best end counts. What stands ``apart``, bool as the values, is as if it were not
+    there.
     """
     cost = torch.ones(values.shape[1]) if importance is None else importance
     cost = cost.double().clamp(min=float(cost.double().mean()) * _LEAST)
     cost = cost if float(cost.max()) > 0 else torch.ones_like(cost)
-    starts = range(0, len(values), _ROWS)
-    return torch.cat([_cluster(values[start : start + _ROWS], cost, 2**bits) for start in starts])
+    starts = range(0, len(values), ROWS)
+    parts = (slice(start, start + ROWS) for start in starts)
+    return torch.cat([_cluster(values[part], cost, 2**bits, None if apart is None else apart[part]) for part in parts])
 
 
 def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
@@ -37,9 +41,12 @@ def nearest(values: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(middles, values.contiguous()).to(torch.uint8)
 
 
-def _cluster(values: torch.Tensor, cost: torch.Tensor, count: int) -> torch.Tensor:
-    row, order = values.double().sort(dim=1)
+def _cluster(values: torch.Tensor, cost: torch.Tensor, count: int, apart: torch.Tensor | None) -> torch.Tensor:
+    own = values.double() if apart is None else values.double().masked_fill_(apart, 0.0)
+    row, order = own.sort(dim=1)
     mass = cost[order]
+    if apart is not None:
+        mass.masked_fill_(apart.gather(1, order), 0.0)
     sums = [torch.nn.functional.pad(each.cumsum(dim=1), (1, 0)) for each in (mass, mass * row, mass * row * row)]
     best, least = None, None
     for start in _starts(row, mass, count):

@@ -176,13 +176,15 @@ class Site:
             packed = replace(packed, arrays={**packed.arrays, INPUT_SCALE: scale})
             fitted = replace(fitted, notes={**fitted.notes, INPUT_SCALE: float(scale[0])})
         self.block.pack(module, packed)
+        if module == self.source.spec.head and (fitted.outliers is not None or fitted.sparse is not None):
+            raise ConfigError(
+                f"{module}: a head has no place for outliers; give it a rule with a scheme that rounds weights "
+                "alone (W8A16), or dense"
+            )
         if fitted.outliers is not None:
-            if module == self.source.spec.head:
-                raise ConfigError(
-                    f"{module}: a head has no place for outliers; give it a rule with a scheme that rounds weights "
-                    "alone (W8A16), or dense"
-                )
             self.block.set_outliers(module, fitted.outliers)
+        if fitted.sparse is not None:
+            self.block.set_sparse(module, fitted.sparse)
         record: dict[str, Any] = {"algorithm": algorithm, "shape": list(shape), "weight_error": fitted.weight_error}
         if fitted.output_error is not None:
             record["output_error"] = fitted.output_error

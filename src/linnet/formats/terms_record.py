@@ -8,13 +8,15 @@ from linnet.errors import CheckpointError
 from linnet.schemes import Terms
 
 TERMS_KEY = "terms"
-_KNOWN = {"whole", "rank", "outliers"}
+_KNOWN = {"whole", "rank", "outliers", "sparse"}
 
 
 def terms_to_record(terms: Mapping[str, Terms]) -> dict[str, Any]:
     """Module -> what it is the sum of."""
     return {
-        module: {"whole": item.whole, "rank": item.rank} | ({"outliers": list(item.outliers)} if item.outliers else {})
+        module: {"whole": item.whole, "rank": item.rank}
+        | ({"outliers": list(item.outliers)} if item.outliers else {})
+        | ({"sparse": item.sparse} if item.sparse else {})
         for module, item in sorted(terms.items())
     }
 
@@ -31,11 +33,13 @@ def _read(item: Any, where: str) -> Terms:
         raise CheckpointError(f"{where} must be an object with {', '.join(sorted(_KNOWN))}, not {item!r:.80}")
     whole, rank, outliers = item.get("whole", True), item.get("rank", 0), item.get("outliers", [])
     numbers = isinstance(outliers, list) and all(type(column) is int for column in outliers)
-    if not isinstance(whole, bool) or type(rank) is not int or not numbers:
+    sparse = item.get("sparse", 0)
+    if not isinstance(whole, bool) or type(rank) is not int or type(sparse) is not int or not numbers:
         raise CheckpointError(
-            f"{where}: whole is true or false, rank a whole number and outliers a list of such, not {item!r:.80}"
+            f"{where}: whole is true or false, rank and sparse are whole numbers and outliers a list of such, not "
+            f"{item!r:.80}"
         )
     try:
-        return Terms(whole, rank, tuple(outliers))
+        return Terms(whole, rank, tuple(outliers), sparse)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None

@@ -13,7 +13,7 @@ from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
-from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, PLAIN, UP, Terms
+from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, PLAIN, SPARSE_COLUMNS, SPARSE_VALUES, UP, Terms
 
 WeightTypes = Callable[[str], DenseType | LinearScheme]
 """Checkpoint tensor name -> how it is stored."""
@@ -130,6 +130,9 @@ class _Builder:
                 inputs = (split[given[name], outliers][1],)
                 made = self.op("linear", f"{name}.outliers", inputs, a.Linear(), projection.outputs, (weight,))
                 parts[name].append(made)
+        for name, projection in projections.items():
+            if self._terms_of(projection, layer).sparse:
+                parts[name].append(self._sparse(name, x, projection, layer))
         return tuple(self._sum(name, own, projections[name].outputs) for name, own in parts.items())
 
     def _rotated_inputs(self, x: str, layer: int, projections: Mapping[str, Projection]) -> dict[str, str]:
@@ -155,6 +158,17 @@ class _Builder:
         self.weights |= {weight.name: weight for weight in (chosen, calm)}
         rest = self.op("order_columns", f"{name}.calm", (x,), a.OrderColumns(), width, (calm.name,))
         return rest, self.op("linear", f"{name}.chosen", (x,), a.Linear(), count, (chosen.name,))
+
+    def _sparse(self, name: str, x: str, projection: Projection, layer: int) -> str:
+        """What the sparse term of a linear adds."""
+        module = projection.module.format(layer=layer)
+        shape = (projection.outputs, self._terms_of(projection, layer).sparse)
+        values = self.weight(f"{name}.sparse.values", f"{module}.{SPARSE_VALUES}.weight", shape, projection.rows)
+        place = WeightRef(f"{module}.{SPARSE_COLUMNS}.weight", projection.rows)
+        columns = Weight(f"{name}.sparse.columns", place, shape, "int32")
+        self.weights[columns.name] = columns
+        weights = (values, columns.name)
+        return self.op("sparse_linear", f"{name}.sparse", (x,), a.SparseLinear(), projection.outputs, weights)
 
     def _sum(self, name: str, terms: list[str], width: int) -> str:
         """The terms added from left to right; the last sum has the linear's name."""

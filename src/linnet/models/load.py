@@ -36,7 +36,7 @@ from linnet.program.prescribed import COLUMN_ORDER, INPUT_SCALE, INPUT_ZERO_POIN
 from linnet.program.program import Program, WeightRef
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
-from linnet.schemes.terms import CALM, CHOSEN, COMPUTED, calm_order, one_hot
+from linnet.schemes.terms import CALM, CHOSEN, COMPUTED, SPARSE_COLUMNS, calm_order, one_hot
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +86,21 @@ class ModelSource:
             packed = packed.as_stored() if ref.as_stored else packed
             return packed if ref.rows is None else packed.take_rows(ref.rows)
         tensor = self.checkpoint.tensor(ref.checkpoint_name)
+        if module.endswith(SPARSE_COLUMNS):
+            self._check_columns(module, tensor)
         if ref.rows is not None:
             parts = [tensor[start:stop] for start, stop in ref.rows]
             tensor = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return tensor.T if ref.transposed else tensor
+
+    def _check_columns(self, module: str, columns: "np.ndarray[Any, Any]") -> None:
+        """CheckpointError unless they are columns of the weight that they speak of."""
+        width = self.checkpoint.shape_of(module.removesuffix(f".{SPARSE_COLUMNS}"))[1]
+        if columns.min() < 0 or columns.max() >= width:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: {module} names columns {columns.min()} to {columns.max()} of a weight that "
+                f"has {width}"
+            )
 
     def _computed(self, name: str) -> "np.ndarray[Any, Any]":
         """What follows from the places of a linear's outliers."""
@@ -202,6 +213,10 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
         if scheme is not None:
             return scheme
     dtype = checkpoint.info(name).dtype
+    if name.endswith(f"{SPARSE_COLUMNS}.weight"):
+        if dtype != "int32":
+            raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; columns of a sparse term are int32")
+        return "int32"
     if dtype not in DENSE_TYPES:
         raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; supported are float32, bfloat16, float16")
     return DENSE_TYPES[dtype]
@@ -217,6 +232,11 @@ def _check_terms(spec: ArchSpec, checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f"{checkpoint.path}: config.json says a term of rank {terms.rank} of {module}, which is "
                 f"{list(shapes[module])}"
+            )
+        if terms.sparse > shapes[module][1]:
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json says a sparse term of {terms.sparse} weights in each row of {module}, "
+                f"which has {shapes[module][1]} columns"
             )
         if terms.outliers and (terms.outliers[-1] >= shapes[module][1] or len(terms.outliers) == shapes[module][1]):
             raise CheckpointError(

@@ -36,6 +36,12 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class SparseLinear:
+    """fp32 [rows, columns] -> fp32 [rows, outputs]: of every output a few products alone, y[o] = sum over j, ascending,
+    of values[o, j] * x[columns[o, j]]. weights: (values [outputs, n], columns int32 [outputs, n])."""
+
+
+@dataclass(frozen=True)
 class Logits:
     """The vocabulary projection: as Linear, named apart because it runs on output rows only."""
 
@@ -173,6 +179,7 @@ ATTRIBUTES: dict[str, type] = {
     "embed": Embed,
     "norm": Norm,
     "linear": Linear,
+    "sparse_linear": SparseLinear,
     "logits": Logits,
     "add": Add,
     "scale": Scale,

@@ -144,6 +144,19 @@ def _linear(s: _Signature, _: Any) -> None:
     s.dtype(s.outputs[0], "fp32")
 
 
+def _sparse_linear(s: _Signature, _: Any) -> None:
+    s.counts(1, weights=(2, 2))
+    s.dtype(s.inputs[0], "fp32")
+    values, columns = s.weights
+    s.width(s.inputs[0])
+    s.dense(values)
+    good = len(values.shape) == 2 and values.shape[0] == s.width(s.outputs[0]) and columns.dtype == "int32"
+    require(good, f"op {s.op.name}: {values.name} and {columns.name} are no few weights (int32 columns) of each output")
+    s.shape(columns, tuple(values.shape))
+    s.shape(s.outputs[0], (s.inputs[0].shape[0], values.shape[0]))
+    s.dtype(s.outputs[0], "fp32")
+
+
 def _elementwise(inputs: int) -> Callable[[_Signature, Any], None]:
     def rule(s: _Signature, _: Any) -> None:
         s.counts(inputs)
@@ -264,6 +277,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "embed": _embed,
     "norm": _norm,
     "linear": _linear,
+    "sparse_linear": _sparse_linear,
     "logits": _linear,
     "add": _elementwise(2),
     "scale": _elementwise(1),

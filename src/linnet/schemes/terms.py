@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a linear is the sum of: its weight; beside it, or in its place, a product of two narrow matrices; and beside it
-columns of more bits for the few inputs that are outliers.
+columns of more bits for the few inputs that are outliers, or a sparse matrix of what codes got most wrong.
 
-y = W x' + up (down x) + V x[outliers], where x' is x without its outliers. Each term is stored by itself and multiplied
-by itself; what they make together is dense.
+y = W x' + up (down x) + V x[outliers] + S x, where x' is x without its outliers. Each term is stored by itself and
+multiplied by itself; what they make together is dense.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,8 @@ DOWN, UP = "low_rank.down", "low_rank.up"
 """What the two narrow matrices are called, relative to their linear: modules of their own."""
 OUTLIERS = "outliers"
 """And the columns of the outliers."""
+SPARSE_VALUES, SPARSE_COLUMNS = "sparse.values", "sparse.columns"
+"""And the two halves of the sparse matrix."""
 CHOSEN, CALM = "outliers.chosen", "outliers.calm"
 """Leaves under which a source gives what follows from the outliers' places, see ``one_hot`` and ``calm_order``."""
 COMPUTED = (CHOSEN, CALM)
@@ -39,10 +41,14 @@ class Terms:
     rank: int = 0
     outliers: tuple[int, ...] = ()
     """Columns, ascending, whose weights are 0 in the linear's own and stand in the term's."""
+    sparse: int = 0
+    """How many weights of every row the sparse term adds to."""
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not (self.whole or self.rank):
             raise CheckpointError(f"a linear of no weight and a term of rank {self.rank} is nothing")
+        if self.sparse < 0 or (self.sparse and not self.whole):
+            raise CheckpointError(f"a sparse term of {self.sparse} weights a row must be of a linear with a weight")
         in_order = list(self.outliers) == sorted({*self.outliers})
         if self.outliers and (not self.whole or self.outliers[0] < 0 or not in_order):
             shown = str(list(self.outliers))[:80]
@@ -109,6 +115,31 @@ class Outliers:
     def modules(self) -> dict[str, Array | PackedWeight]:
         """By name, relative to the linear."""
         return {OUTLIERS: self.weight}
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """``values`` bf16 [rows, n] at ``columns`` int32 [rows, n] of their row, ascending: added to the linear's weight.
+
+    Every row has as many, so that rows of a fused tensor are rows of both, and their work is alike.
+    """
+
+    values: Array
+    columns: Array
+
+    def modules(self) -> dict[str, Array | PackedWeight]:
+        """By name, relative to the linear."""
+        return {SPARSE_VALUES: self.values, SPARSE_COLUMNS: self.columns}
+
+    def add_to(self, weight: Array, ranges: Sequence[tuple[int, int]] | None = None) -> None:
+        """Add it, or these rows of it, to fp32 [rows, columns] in place."""
+        rows = np.concatenate([np.arange(*own) for own in ranges or [(0, len(self.values))]])
+        weight[np.arange(len(rows))[:, None], self.columns[rows]] += self.values[rows].astype(np.float32)
+
+
+def sparse_bytes(weights: int, rows: int) -> int:
+    """Bytes of a sparse term of so many weights in each of the rows."""
+    return rows * weights * (int(BF16.itemsize) + 4)
 
 
 def one_hot(columns: Sequence[int], width: int) -> Array:

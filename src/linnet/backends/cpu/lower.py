@@ -176,6 +176,10 @@ class Lowering:
             self._lower(inner)
         self.executor.end_chain()
 
+    def sparse_linear(self, op: Op, _: a.SparseLinear) -> None:
+        values, columns = self._weights.vector(op.weights[0]), self._weights.order(op.weights[1])
+        self.executor.sparse_linear(op.name, self._in(op), self._out(op), values, columns)
+
     def add(self, op: Op, _: a.Add) -> None:
         self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
 
@@ -256,6 +260,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "norm": Lowering.norm,
     "linear": Lowering.linear,
     "logits": Lowering.linear,
+    "sparse_linear": Lowering.sparse_linear,
     "add": Lowering.add,
     "scale": Lowering.scale,
     "softcap": Lowering.softcap,

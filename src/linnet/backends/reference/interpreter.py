@@ -143,6 +143,8 @@ def _compute(
         case "norm":
             bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
             return ops.norm(x[0], attributes, weights.dense(op.weights[0]), bias)
+        case "sparse_linear":
+            return ops.sparse_linear(x[0], weights.dense(op.weights[0]), weights.dense(op.weights[1]))
         case "add":
             return x[0].float() + x[1].float()
         case "scale":

@@ -65,6 +65,12 @@ def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.T
     return torch.nn.functional.linear(x.float(), dense, bias)
 
 
+def sparse_linear(x: torch.Tensor, values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """fp32 [rows, outputs]: of every output the products with its few ``values`` [outputs, n] at ``columns``."""
+    dense = torch.zeros(len(values), x.shape[1]).scatter_add_(1, columns.long(), values)
+    return torch.nn.functional.linear(x, dense)
+
+
 def _integer_linear(x: QuantisedValue, weight: QuantisedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """y = bias + sum over groups g, in order, of float(dot of codes in g) * (x_scale[g] * weight_scale[g]); where the
     weight has minimums, less float(sum of x's codes in g) * (x_scale[g] * minimum[g]).

@@ -29,8 +29,8 @@ BLOCK_COLUMNS = 128
 _STRIP_COLUMNS = 32
 """Within a block the same, once more: a column gathers the errors of its own strip, the others' have arrived."""
 
-COARSE_VALUES = 3
-"""As many values as ternary codes have. At four (two bits) a real model already wants what finer codes want."""
+COARSE_VALUES = 4
+"""As many values as codes of two bits have."""
 
 SIZED_OUTPUTS = 512
 """Of so many outputs at most the squares are summed: all of them take longer than the fit does."""
@@ -55,14 +55,13 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def for_codes(self, scheme: Scheme) -> tuple[float, bool]:
         """Damping, and whether the most active columns come first.
 
-        Codes of COARSE_VALUES make errors as large as the weights. Moved freely, they pile up on columns that are quiet
-        on the calibration rows: the objective falls, but the weights end twice as far from what they were, and the
-        model loses more than by rounding. Damping prices that distance; the order that leaves the quiet ones to the
-        last is the worst for it.
+        Codes of COARSE_VALUES make errors as large as the weights. The order that leaves the quiet columns to the last
+        piles them up there: the objective falls, but the weights end twice as far from what they were, and where other
+        rows are louder in these columns the model loses more. Damping prices that distance.
         """
         numbers = scheme.numbers
         coarse = numbers.integer and numbers.largest - numbers.smallest < COARSE_VALUES
-        damping = (1.0 if coarse else 0.01) if self.damping is None else self.damping
+        damping = (0.1 if coarse else 0.01) if self.damping is None else self.damping
         return damping, not coarse if self.act_order is None else self.act_order
 
 

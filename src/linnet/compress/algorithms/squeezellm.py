@@ -3,7 +3,7 @@
 
 Kim et al. 2023, "SqueezeLLM: Dense-and-Sparse Quantization", section 4.1. The paper weighs by the Fisher information, a
 backward pass over the whole model; here by the diagonal of the layer's own Hessian (the inputs' mean squares), which
-needs none. Without the paper's sparse outliers (section 4.2).
+needs none. The sparse term (section 4.2) is kmeans.py's.
 """
 
 from collections.abc import Mapping
