@@ -22,7 +22,10 @@ def test_both_backends_say_the_same(tmp_path: Path) -> None:
         with LLM(path, backend=backend, policy="exact", max_model_len=128, kv_bytes=32 * 2**20) as llm:
             rows = [llm.tokenizer.encode("Once upon a time the baker of the town went to the mill."), [5, 6, 7]]
             scores.append(np.concatenate(llm.score(rows)))
+    with LLM(path, backend="cpu", policy="fast", max_model_len=128, kv_bytes=32 * 2**20) as llm:
+        fast = np.concatenate(llm.score(rows))
     with LLM(demo.model_directory(), backend="cpu", max_model_len=128, kv_bytes=32 * 2**20) as llm:
         plain = np.concatenate(llm.score(rows))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
+    np.testing.assert_allclose(scores[0], fast, atol=0.1)
     assert np.abs(scores[0] - plain).max() > 1e-3
