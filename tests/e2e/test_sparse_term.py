@@ -27,5 +27,5 @@ def test_both_backends_say_the_same(tmp_path: Path) -> None:
     with LLM(demo.model_directory(), backend="cpu", max_model_len=128, kv_bytes=32 * 2**20) as llm:
         plain = np.concatenate(llm.score(rows))
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-4)
-    np.testing.assert_allclose(scores[0], fast, atol=0.1)
+    np.testing.assert_allclose(scores[0], fast, atol=0.2)
     assert np.abs(scores[0] - plain).max() > 1e-3

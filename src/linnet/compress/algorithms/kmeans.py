@@ -111,19 +111,29 @@ class _Clustered:
 def _cluster(
     weight: torch.Tensor, importance: torch.Tensor | None, bits: int, count: int, kept: torch.Tensor | None
 ) -> _Clustered:
-    """``count`` weights of every row stand apart."""
-    apart = None
-    for left in reversed(range(1 + TURNS * (count > 0))):
+    """``count`` weights of every row stand apart; of the turns each row keeps its best."""
+    apart, best, least = None, torch.empty(0), torch.empty(0)
+    for _ in range(1 + TURNS * (count > 0)):
         centres = cluster_rows(weight, importance, bits, apart)
         if kept is not None:
             centres.scatter_(1, centres.abs().argmin(dim=1, keepdim=True), 0.0)
         table = centres.bfloat16().float()
-        codes = nearest(weight, table)
-        missing = weight - table.gather(1, codes.long())
-        cost = missing.square() if importance is None else missing.square() * importance
-        places = cost.topk(count, dim=1).indices.sort(dim=1).values
-        if left:
-            apart = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, places, True)
+        cost, places = _missing(weight, table, importance, count)[1:]
+        left = cost.scatter(1, places, 0.0).sum(dim=1)
+        if apart is None:
+            best, least = table, left
+        best, least = torch.where((left < least)[:, None], table, best), torch.minimum(left, least)
+        apart = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, places, True)
+    missing, _, places = _missing(weight, best, importance, count)
     values = missing.gather(1, places)
     missing.scatter_(1, places, values - values.bfloat16().float())
-    return _Clustered(codes, table, values, places, missing)
+    return _Clustered(nearest(weight, best), best, values, places, missing)
+
+
+def _missing(
+    weight: torch.Tensor, table: torch.Tensor, importance: torch.Tensor | None, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the nearest values of each row's table leave, what that costs, and in each row where it costs most."""
+    missing = weight - table.gather(1, nearest(weight, table).long())
+    cost = missing.square() if importance is None else missing.square() * importance
+    return missing, cost, cost.topk(count, dim=1).indices.sort(dim=1).values
