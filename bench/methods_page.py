@@ -23,8 +23,8 @@ compression in a process of its own, compared with the original in the arithmeti
 * *worse*: abilities that are significantly worse (McNemar's exact test, Holm-adjusted), of those asked; – where none
   were.
 * *s*, *peak MB*: of the compression on a shared machine with two cores, one of them at a time: for orders of magnitude.
-* Of the bundled model, calibrated rows made before December 2026 were calibrated on windows that run across its documents,
-  which costs calibrated methods up to half of what they bring ([compress.md](compress.md)).
+* Calibrated rows of the bundled model made before December 2026: on windows that run across its documents, which costs
+  calibrated methods up to half of what they bring ([compress.md](compress.md)).
 * *decode*: tokens per second of one sequence over the original's, medians of three turns. Above 1 is faster. A dense
   bf16 original of few megabytes lies in the caches, so that fewer bytes bring little: large models gain more.
 * Zeros: what is pruned and stays dense has the bytes and the speed of the original. That zeros and codes do not simply

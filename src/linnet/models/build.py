@@ -132,7 +132,7 @@ class _Builder:
                 parts[name].append(made)
         for name, projection in projections.items():
             if self._terms_of(projection, layer).sparse:
-                parts[name].append(self._sparse(name, x, projection, layer))
+                parts[name].append(self._sparse(name, given[name], projection, layer))
         return tuple(self._sum(name, own, projections[name].outputs) for name, own in parts.items())
 
     def _rotated_inputs(self, x: str, layer: int, projections: Mapping[str, Projection]) -> dict[str, str]:
