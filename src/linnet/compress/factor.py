@@ -58,6 +58,7 @@ def factorise(where: str, hessian: Hessian, damping: float, most_active_first: b
     diagonal = torch.diagonal(matrix)
     order = torch.argsort(diagonal, descending=True, stable=True) if most_active_first else None
     original = diagonal.clone()
+    del diagonal  # a view: it would keep the matrix alive that is not in order yet
     if order is not None:
         matrix = matrix[order]
         matrix = matrix[:, order]  # in two steps, so that two of these matrices are alive, not three
