@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``LLM``: text in, text out. What the server, the evaluations and the command line stand on."""
 
+from typing import TYPE_CHECKING, Any
+
 from linnet.api.generation import Dispatcher, Sample
-from linnet.api.llm import LLM
 from linnet.api.opening import ENGINE_MODULE, LOG_FORMAT, Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
-from linnet.api.own_text import own_text
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_tokens, read_sampling_defaults
@@ -14,6 +14,10 @@ from linnet.api.served import ServedModel, begin_opening, open_in_process
 from linnet.api.stop import StopFinder
 from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
 from linnet.settings import BackendSettings, EngineSettings
+
+if TYPE_CHECKING:
+    from linnet.api.llm import LLM
+    from linnet.api.own_text import own_text
 
 __all__ = [
     "CHAT_MAX_TOKENS",
@@ -49,3 +53,14 @@ __all__ = [
     "prepare_prompts",
     "read_sampling_defaults",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``LLM`` brings models and backends with it, which a server whose engine is a process of its own never needs."""
+    if name not in ("LLM", "own_text"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from linnet.api.llm import LLM
+    from linnet.api.own_text import own_text
+
+    globals().update(LLM=LLM, own_text=own_text)  # the function, not the module of that name
+    return globals()[name]

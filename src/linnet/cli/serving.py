@@ -85,13 +85,15 @@ def _open(  # type: ignore[no-untyped-def]
     opening: "Opening", given: Given, config: ServeConfig, child: "EngineChild | None", stack: ExitStack
 ):
     """The model, its engine in ``child`` or in a thread that ends with ``stack``."""
-    from linnet.api import LLM, open_in_process
-
     generation_config = given["generation_config"]
     if child is not None:
+        from linnet.api import open_in_process
+
         return open_in_process(
             opening, child, generation_config=generation_config, most_restarts=config.engine_restarts
         )
+    from linnet.api import LLM
+
     llm = LLM(generation_config=generation_config, **vars(opening))
     stack.callback(_close, llm)
     return llm.served()
