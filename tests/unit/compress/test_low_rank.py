@@ -305,7 +305,7 @@ def test_nobody_else_reads_it_and_nothing_leaves_terms_out(repaired: Path):
         ({DOWN: {"whole": False, "rank": 0}}, "is nothing"),
         ({DOWN: {"rank": -1}}, "is nothing"),
         ({DOWN: {"rank": "3"}}, "rank and sparse are whole numbers"),
-        ({DOWN: {"rank": 3, "sparse": 1}}, "must be an object with outliers, rank, sparse, whole"),
+        ({DOWN: {"rank": 3, "hollow": 1}}, "must be an object with outliers, rank, sparse, whole"),
         ({"model.norm": {"rank": 3}}, "no linear of a layer"),
         ([DOWN], "must be an object"),
     ],
