@@ -239,6 +239,7 @@ def search(submit: Submit, setting: Setting) -> list[Submit]:
         n=setting.beams,
         length_penalty=setting.rng.choice([1.0, 0.0, 2.0]),
         early_stopping=setting.rng.choice([False, True, "never"]),
+        logprobs=9 if submit.params.logprobs == 3 else submit.params.logprobs,  # more than a search needs itself
         **plain,
     )
     return [

@@ -64,7 +64,7 @@ def test_answers_equal_transformers(opened: Any, early_stopping: Any, length_pen
                 use_beam_search=True,
                 n=random.choice((2, 3, 5)),
                 max_tokens=random.choice((1, 6, 14)),
-                min_tokens=0,
+                min_tokens=random.choice((0, 1)),
                 length_penalty=length_penalty,
                 early_stopping=early_stopping,
                 stop_token_ids=stops,

@@ -110,7 +110,7 @@ class Dispatcher:
         """Submit what the queue takes, keeping it short; the rest follows as others finish."""
         limits = self._engine.facts.scheduling
         most = limits.max_sequences + min(limits.max_waiting_requests, limits.max_sequences)
-        while waiting and len(self._open) < most:
+        while waiting and (not self._open or len(self._open) + _together(waiting[0].submit) <= most):
             sample = waiting[0]
             try:
                 self._engine.handle(sample.submit)
@@ -144,6 +144,13 @@ class Dispatcher:
         for sample in samples:
             if self._open.pop(sample.submit.request_id, None) is not None:
                 self._engine.handle(Abort(sample.submit.request_id))
+
+
+def _together(submit: Submit) -> int:
+    """Places that must be free before a request is sent: the first beam of a search is sent where all find one."""
+    if submit.gang is None:
+        return 1
+    return submit.params.n if submit.gang == submit.request_id else 0
 
 
 def request_output(prompt: PreparedPrompt, samples: Sequence[Sample]) -> RequestOutput:

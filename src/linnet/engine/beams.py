@@ -8,8 +8,9 @@ ranked and when a search ends is what transformers' ``generate(num_beams=…)`` 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from heapq import nsmallest
+from typing import Literal, NamedTuple
 
 from linnet.engine.messages import Submit
 from linnet.scheduler import Request, TokenLogprob, Tokens
@@ -25,33 +26,42 @@ class Answer:
     reason: Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A beam and one token that may follow it. ``total``: the sum of log-probabilities with it."""
+class Candidate(NamedTuple):
+    """A beam, by its place, and one token that may follow it; they sort likeliest first, then by beam and token.
 
-    total: float
+    loss:   the negative sum of log-probabilities with the token. place: of the token among those offered for the beam.
+    """
+
+    loss: float
     beam: int
-    told: TokenLogprob
+    token_id: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What a step of the search gave: the tokens of those that go on, or the end."""
+class Offer:
+    """The likeliest tokens after a beam's last one, greatest first, and their log-probabilities."""
 
-    tokens: dict[int, Tokens] = field(default_factory=dict)
-    ended: bool = False
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+
+    def told(self, place: int, top: int) -> TokenLogprob:
+        """One of them, with the ``top`` likeliest."""
+        alternatives = zip(self.token_ids[:top], self.logprobs[:top], strict=True)
+        return TokenLogprob(self.token_ids[place], self.logprobs[place], tuple(alternatives))
 
 
 class BeamGroup:
     """The beams of one prompt. ``join`` them, ``offer`` what may follow each, ``choose`` when all have."""
 
     def __init__(self, submit: Submit) -> None:
+        self._first = submit
         self._params = submit.params
         self._stops, self._most_tokens = submit.stop_token_ids, submit.max_tokens
         self._beams: list[Request] = []
         self._totals: dict[int, float] = {}
         self._told: dict[int, tuple[TokenLogprob, ...]] = {}
-        self._offers: dict[int, list[TokenLogprob]] = {}
+        self._offers: dict[int, Offer] = {}
         self._answers: list[Answer] = []
         self.ended = False
 
@@ -63,8 +73,15 @@ class BeamGroup:
     @property
     def alternatives(self) -> int:
         """Tokens to be told for each beam: with so many, as many as there are beams can go on if all stop tokens are
-        likely."""
-        return self.width + len(self._stops)
+        likely (``EngineFacts.validate`` sees to it that the vocabulary has them)."""
+        return max(self.width + len(self._stops), self._params.logprobs or 0)
+
+    def may_join(self, submit: Submit) -> bool:
+        """Whether a request is another beam of this search: of the same prompt, with the same ends."""
+        first, same = self._first, ("prompt_token_ids", "cache_salt", "max_tokens", "stop_token_ids")
+        return submit.fork_of == first.request_id and all(
+            getattr(submit, name) == getattr(first, name) for name in same
+        )
 
     def join(self, request: Request) -> None:
         """Another beam."""
@@ -83,58 +100,62 @@ class BeamGroup:
         return tuple(beam.request_id for beam in self._beams)
 
     def offer(self, request_id: int, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """The likeliest tokens after a beam's last one, greatest first."""
-        top = tuple(zip(token_ids, logprobs, strict=True))
-        shown = top[: self._params.logprobs or 0]
-        self._offers[request_id] = [TokenLogprob(token_id, logprob, shown) for token_id, logprob in top]
+        """What may follow a beam in this step, greatest first."""
+        self._offers[request_id] = Offer(token_ids, logprobs)
 
-    def choose(self) -> Chosen:
-        """Take the offers of the step; nothing comes of them until every beam has one."""
-        offers, self._offers = self._offers, {}
-        if len(offers) < self.width:
-            return Chosen()
+    def choose(self) -> dict[int, Tokens]:
+        """Take the offers of the step; nothing comes of them until every beam has one, and when the search ends."""
+        offers = [self._offers.get(request_id) for request_id in self.request_ids]
+        self._offers = {}
+        given = [offer for offer in offers if offer is not None]
+        if len(given) < self.width:
+            return {}
         length = self._beams[0].generated_tokens + 1
-        candidates = self._ranked(offers, length)
+        candidates = self._ranked(given, length)
         going_on = [one for one in candidates if not self._ends(one, length)][: self.width]
-        self._collect([one for one in candidates[: self.width] if self._ends(one, length)], length)
+        self._collect([one for one in candidates[: self.width] if self._ends(one, length)], given, length)
         if not going_on or self._settled(going_on[0], length):
             self.ended = True
-            return Chosen(ended=True)
-        return Chosen(self._shared_out(going_on))
+            return {}
+        return self._shared_out(going_on, given)
 
     def answer(self, request_id: int) -> Answer:
         """The best answer for the first beam, the second best for the next …; once the search has ended."""
         return self._answers[self.request_ids.index(request_id)]
 
-    def _ranked(self, offers: dict[int, list[TokenLogprob]], length: int) -> list[Candidate]:
-        """Likeliest first; equal ones by beam and token. Beams are all the same before their first token."""
-        beams = self._beams[:1] if length == 1 else self._beams
+    def _ranked(self, offers: Sequence[Offer], length: int) -> list[Candidate]:
+        """The likeliest, so many that as many as there are beams go on. Beams are all the same before their first
+        token."""
         too_early = self._stops if length <= self._params.min_tokens else frozenset()
-        candidates = [
-            Candidate(self._totals[beam.request_id] + told.logprob, place, told)
-            for place, beam in enumerate(beams)
-            for told in offers[beam.request_id]
-            if told.token_id not in too_early
-        ]
-        candidates.sort(key=lambda one: (-one.total, one.beam, one.told.token_id))
-        return candidates
+        candidates = (
+            Candidate(-self._totals[self._beams[beam].request_id] - logprob, beam, token_id, place)
+            for beam, offer in enumerate(offers[:1] if length == 1 else offers)
+            for place, (token_id, logprob) in enumerate(zip(offer.token_ids, offer.logprobs, strict=True))
+            if token_id not in too_early
+        )
+        return nsmallest(self.width * (1 + len(self._stops)), candidates)
 
     def _ends(self, one: Candidate, length: int) -> bool:
-        return length >= self._most_tokens or one.told.token_id in self._stops
+        return length >= self._most_tokens or one.token_id in self._stops
 
-    def _score(self, total: float, length: int) -> float:
-        return float(total / length**self._params.length_penalty)
+    def _score(self, one: Candidate, length: int) -> float:
+        return float(-one.loss / length**self._params.length_penalty)
 
-    def _collect(self, ending: Sequence[Candidate], length: int) -> None:
-        """Keep the best answers, as many as there are beams; with early_stopping the first ones."""
+    def _told_with(self, one: Candidate, offers: Sequence[Offer]) -> tuple[TokenLogprob, ...]:
+        """What was told of the sequence and is of the token, if it was asked for."""
+        if self._params.logprobs is None:
+            return ()
+        before = self._told[self._beams[one.beam].request_id]
+        return (*before, offers[one.beam].told(one.place, self._params.logprobs))
+
+    def _collect(self, ending: Sequence[Candidate], offers: Sequence[Offer], length: int) -> None:
+        """Keep the best answers, as many as there are beams; with early_stopping the first so many."""
         if self._params.early_stopping is True and len(self._answers) == self.width:
             return
         for one in ending:
-            beam = self._beams[one.beam]
-            tokens = (*beam.generated_token_ids, one.told.token_id)
-            told = (*self._told[beam.request_id], one.told) if self._params.logprobs is not None else ()
-            reason: Literal["stop", "length"] = "stop" if one.told.token_id in self._stops else "length"
-            self._answers.append(Answer(self._score(one.total, length), tokens, told, reason))
+            tokens = (*self._beams[one.beam].generated_token_ids, one.token_id)
+            reason: Literal["stop", "length"] = "stop" if one.token_id in self._stops else "length"
+            self._answers.append(Answer(self._score(one, length), tokens, self._told_with(one, offers), reason))
         self._answers = sorted(self._answers, key=lambda answer: -answer.score)[: self.width]
 
     def _settled(self, best: Candidate, length: int) -> bool:
@@ -148,21 +169,19 @@ class BeamGroup:
         if self._params.early_stopping is True:
             return True
         patient = self._params.early_stopping == "never" and self._params.length_penalty > 0.0
-        reached = self._score(best.total, self._most_tokens if patient else length)
-        return reached <= self._answers[-1].score
+        return self._score(best, self._most_tokens if patient else length) <= self._answers[-1].score
 
-    def _shared_out(self, going_on: Sequence[Candidate]) -> dict[int, Tokens]:
-        """Each candidate to a beam: the first of a beam's own stays with it, so that nothing is copied for it."""
+    def _shared_out(self, going_on: Sequence[Candidate], offers: Sequence[Offer]) -> dict[int, Tokens]:
+        """Each candidate to a beam, of which there are as many: the first of a beam's own stays with it, so that
+        nothing is copied for it."""
         own: dict[int, Candidate] = {}
         for one in going_on:
             own.setdefault(one.beam, one)
         left = [one for one in going_on if own[one.beam] is not one]
         chosen = [own.get(place) or left.pop(0) for place in range(self.width)]
         ids = self.request_ids
-        self._totals = {ids[place]: one.total for place, one in enumerate(chosen)}
-        if self._params.logprobs is not None:
-            self._told = {ids[place]: (*self._told[ids[one.beam]], one.told) for place, one in enumerate(chosen)}
+        self._totals = {ids[place]: -one.loss for place, one in enumerate(chosen)}
+        self._told = {ids[place]: self._told_with(one, offers) for place, one in enumerate(chosen)}
         return {
-            ids[place]: Tokens(ids[place], (one.told.token_id,), origin=ids[one.beam])
-            for place, one in enumerate(chosen)
+            ids[place]: Tokens(ids[place], (one.token_id,), origin=ids[one.beam]) for place, one in enumerate(chosen)
         }

@@ -127,11 +127,16 @@ class Engine:
         if submit.request_id in self._live:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
         self.facts.validate(submit)
+        beams = self._beams(submit)
+        origin = None if submit.fork_of is None else self._live.get(submit.fork_of)
+        prompt = submit.prompt_token_ids
+        if origin is not None and origin.request.prompt_token_ids == prompt:
+            prompt = origin.request.prompt_token_ids  # the same object, so that nobody compares them again
         scores = submit.params.prompt_logprobs is not None or submit.compare
         arrival_s = self.clock() if arrival_s is None else arrival_s
         request = Request(
             request_id=submit.request_id,
-            prompt_token_ids=submit.prompt_token_ids,
+            prompt_token_ids=prompt,
             max_new_tokens=submit.max_tokens,
             stop_token_ids=frozenset() if submit.params.use_beam_search else submit.stop_token_ids,
             min_new_tokens=min(submit.params.min_tokens, submit.max_tokens),
@@ -149,7 +154,6 @@ class Engine:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
         matcher = None if submit.grammar is None else submit.grammar.matcher()
-        beams = self._beams(submit)
         self.scheduler.add(request)
         if beams is not None:
             beams.join(request)
@@ -164,8 +168,13 @@ class Engine:
         if submit.fork_of is None:
             return BeamGroup(submit)
         origin = self._live.get(submit.fork_of)
-        if origin is None or origin.beams is None or origin.beams.complete:
+        if origin is None or origin.beams is None:
             raise ConfigError(f"request {submit.request_id}: the search that it is to be a beam of has ended")
+        if origin.beams.complete or not origin.beams.may_join(submit):
+            raise ConfigError(
+                f"request {submit.request_id} is no beam of the search of request {submit.fork_of}: that has as many "
+                "as it is to have, or another prompt or other ends"
+            )
         return origin.beams
 
     def abort(self, request_id: int) -> bool:

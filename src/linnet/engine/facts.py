@@ -10,6 +10,9 @@ from linnet.engine.sampling_params import ParameterError
 from linnet.errors import ConfigError
 from linnet.scheduler import SchedulerConfig
 
+MOST_SEARCH_STOPS = 64
+"""Stop tokens of a beam search: so many more continuations of each beam are looked at in every step."""
+
 
 class LengthError(ParameterError):
     """A prompt and its new tokens are more than the context holds. ``param``: the prompt if it alone is too much."""
@@ -94,12 +97,21 @@ class EngineFacts:
     def _check_search(self, submit: Submit) -> None:
         """All beams of a search go on together: they need seats and blocks at the same time."""
         width, limits = submit.params.n, self.scheduling
-        most = min(limits.max_sequences, limits.token_budget, limits.output_rows)
+        if submit.max_tokens == 0:
+            raise ParameterError("max_tokens", "max_tokens is 0; accepted with use_beam_search is at least 1")
+        stops = len(submit.stop_token_ids)
+        if stops > MOST_SEARCH_STOPS:
+            raise ParameterError(
+                "stop_token_ids",
+                f"stop_token_ids has {stops} ids, those of the model included; accepted with use_beam_search are at "
+                f"most {MOST_SEARCH_STOPS}",
+            )
+        most = min(limits.max_sequences, limits.token_budget, limits.output_rows, self.vocabulary_size - stops)
         if width > most:
             raise ParameterError(
                 "n",
                 f"n is {width}; with use_beam_search accepted is at most {most}: all beams are computed in one step "
-                "(max_sequences, token_budget)",
+                "(max_sequences, token_budget) and goes on with a token of its own",
                 settings=["max_sequences", "token_budget"],
             )
         slots = len(submit.prompt_token_ids) + max(submit.max_tokens, 1) - 1

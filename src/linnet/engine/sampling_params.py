@@ -42,7 +42,8 @@ class SamplingParams:
     logit_bias:         token id -> value in [-100, 100] added to its logit.
     logprobs:           alternatives to report per generated token; 0 reports the chosen token only, None nothing.
     prompt_logprobs:    the same for every prompt token but the first.
-    n:                  independent samples of the prompt; with use_beam_search the beams, all of which are answers.
+    n:                  independent samples of the prompt; with use_beam_search the beams (2 or more make a search), all
+                        of which are answers.
     use_beam_search:    the n likeliest answers that a search finds, best first, instead of drawn ones (temperature,
                         top_k, top_p, min_p and seed have no part in it), ranked by the sum of log-probabilities /
                         (new tokens ** length_penalty). early_stopping: True ends the search with the n-th answer,
@@ -93,7 +94,7 @@ class SamplingParams:
         _number(self, "repetition_penalty", 0.0, 100.0, above=True)
         _integer("seed", self.seed, -(1 << 63), (1 << 64) - 1, optional=True)
         _integer("n", self.n, 1, MOST_SAMPLES)
-        _number(self, "length_penalty", -100.0, 100.0)
+        _number(self, "length_penalty", -10.0, 10.0)
         if self.early_stopping != "never" and not isinstance(self.early_stopping, bool):
             raise ParameterError(
                 "early_stopping",

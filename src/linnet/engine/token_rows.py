@@ -86,10 +86,7 @@ class TokenRows:
                 output.tokens[request_id] = Tokens(request_id, drawn, told)
             row += 1 + len(drafts)
         for group in dict.fromkeys(searching):
-            chosen = group.choose()
-            output.tokens |= chosen.tokens
-            if chosen.ended:
-                output.answered += group.request_ids
+            _go_on(group, output)
 
     @staticmethod
     def _entry(one: LiveRequest, row: int, known: Sequence[int], allowed: np.ndarray | None) -> SamplingEntry:
@@ -130,6 +127,17 @@ def _advance(one: LiveRequest, token_ids: Sequence[int]) -> ErrorInfo | None:
         except Exception as error:
             return error_info(error)
     return None
+
+
+def _go_on(group: BeamGroup, output: StepOutput) -> None:
+    """The next tokens of a search, or its end; one that raises is the end of that search alone."""
+    try:
+        output.tokens |= group.choose()
+    except Exception as error:
+        output.failed |= dict.fromkeys(group.request_ids, error_info(error))
+        return
+    if group.ended:
+        output.answered += group.request_ids
 
 
 def _told(

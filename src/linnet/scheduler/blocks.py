@@ -128,8 +128,8 @@ class BlockPool:
 
     def give_up(self, digests: Sequence[bytes]) -> None:
         """Who awaited the blocks of these names will not come back. Mutates the eviction order."""
-        for block_id in self.lookup(digests):
-            self.cache.give_up(block_id)
+        for digest in digests:
+            self.cache.give_up(digest)
 
     def evict(self, count: int | None = None) -> int:
         """Forget up to `count` cached blocks (None: all) in eviction order; returns how many.

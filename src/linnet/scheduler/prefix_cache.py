@@ -62,9 +62,10 @@ class PrefixCache:
         (self._awaited if awaited else self._idle)[block_id] = None
         return True
 
-    def give_up(self, block_id: int) -> None:
-        """Nobody will come back for the block, if it was idle: it counts as released now."""
-        if block_id in self._awaited:
+    def give_up(self, digest: bytes) -> None:
+        """Nobody will come back for the block of that name, if it is idle: it counts as released now."""
+        block_id = self._block_of.get(digest)
+        if block_id is not None and block_id in self._awaited:
             del self._awaited[block_id]
             self._idle[block_id] = None
 

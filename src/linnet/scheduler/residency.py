@@ -141,9 +141,9 @@ class Residency:
             if partial and not whole:
                 copies.append((request, held.block_ids[full]))
         for block_ids in given_back:
-            self.unused_slots += -len(pairs[0][0].known) % self.pool.block_size
             self.pool.release(block_ids)
         for request, source in copies:
+            self.unused_slots += -len(request.known) % self.pool.block_size  # of a block that was given back for it
             request.block_ids += self._allocate(1)
             self._copies.append((request, BlockMove(source, request.block_ids[-1])))
 

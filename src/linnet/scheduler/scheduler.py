@@ -198,8 +198,9 @@ class Scheduler:
 
     def _key(self, request: Request) -> Key:
         """A gang stands where its first member does."""
-        leader = None if request.gang is None else self._requests.get(request.gang)
-        return (*self._policy.key(leader or request), request.sequence)
+        if request.gang is None:
+            return self._policy.key(request)
+        return (*self._policy.key(self._requests.get(request.gang, request)), request.sequence)
 
     def _preempt_by_force(self) -> list[Request]:
         """The test mode. A victim has delivered something since its admission, so repeated force cannot stop it."""
@@ -308,7 +309,7 @@ class Scheduler:
             return None
         taken = len(self._running) + passed_over
         gang = [] if request.gang is None else self._together(request)
-        if taken >= self.config.max_sequences or not (has_time or gang):
+        if not (has_time or gang) or not self._has_room(request, taken, gang):
             return None
         spare = taken - len(gang)
         if not self._residency.settle(request, spare_blocks=spare, origin=self._origin(request)):
@@ -320,6 +321,17 @@ class Scheduler:
         request.started_s = now if request.started_s is None else request.started_s
         self._running.insert(request)
         return request
+
+    def _has_room(self, request: Request, taken: int, running: Sequence[Request]) -> bool:
+        """Whether there is a seat for a waiting request beside the `taken` ones; the first of a gang, of which none is
+        `running`, is admitted only where seats and blocks are for all, since nothing comes of some."""
+        if request.gang is None or running:
+            return taken < self.config.max_sequences
+        members = [one for one in self._requests.values() if one.gang == request.gang]
+        wanted = sum(map(self._residency.missing_blocks, members))
+        if not request.generated_tokens:  # they fork the first
+            wanted -= (len(members) - 1) * (request.prompt_tokens // self.config.block_size)
+        return taken + len(members) <= self.config.max_sequences and self.pool.can_allocate(wanted)
 
     def _forked(self, request: Request) -> Request | None:
         """The unfinished request that this one forks."""
