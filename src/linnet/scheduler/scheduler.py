@@ -19,6 +19,7 @@ from .config import SchedulerConfig
 from .cost import StepCost, Work
 from .counters import SchedulerCounters
 from .deadlines import Deadlines
+from .gangs import Gangs
 from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
 from .policies import policy_of
@@ -40,6 +41,7 @@ class Scheduler:
         self._residency = Residency(self.pool, config.prefix_cache)
         self._policy = policy_of(config)
         self._requests: dict[int, Request] = {}
+        self._gangs = Gangs()
         self._waiting = OrderedRequests(self._key)
         self._running = OrderedRequests(self._key)
         self._deadlines = Deadlines(self._requests)
@@ -97,6 +99,7 @@ class Scheduler:
         request.sequence = self._sequence
         self._sequence += 1
         self._requests[request.request_id] = request
+        self._gangs.add(request)
         self._policy.added(request)
         self._waiting.insert(request)
         self._deadlines.add(request)
@@ -141,7 +144,7 @@ class Scheduler:
         step = StepBuilder(self.config, self._cost, self._running)
         short_of_blocks = False
         while len(step.items) < len(self._running) and step.has_room:
-            together = self._together(self._running[len(step.items)])
+            together = self._gangs.running(self._running[len(step.items)])
             victims = self._grow(together)
             preempted += victims
             short_of_blocks = short_of_blocks or bool(victims)
@@ -200,7 +203,7 @@ class Scheduler:
         """A gang stands where its first member does."""
         if request.gang is None:
             return self._policy.key(request)
-        return (*self._policy.key(self._requests.get(request.gang, request)), request.sequence)
+        return (*self._policy.key(self._gangs.leader(request)), request.sequence)
 
     def _preempt_by_force(self) -> list[Request]:
         """The test mode. A victim has delivered something since its admission, so repeated force cannot stop it."""
@@ -231,9 +234,7 @@ class Scheduler:
                 victim = self._running[-1] if self._running else None
                 if victim is None or not victim.progressed or victim.owed > 0:
                     return victims
-                if newcomer.fork_of == victim.request_id or (
-                    newcomer.gang is not None and newcomer.gang == victim.gang
-                ):
+                if newcomer.fork_of == victim.request_id or self._gangs.are_together(newcomer, victim):
                     return victims
                 if self._waiting.key_of(newcomer) > self._running.key_of(victim):
                     return victims
@@ -245,21 +246,15 @@ class Scheduler:
     def _gather(self) -> list[Request]:
         """Preempt the gangs that have members running and members waiting for seats, blocks or time, but for the one
         that is next to be admitted: each would keep from the others what they wait for. Returns who was preempted."""
-        waiting = [one for one in self._waiting if one.gang is not None and not self._waits_for_origin(one)]
-        if not waiting:
+        if not self._gangs:
             return []
-        following = next(one for one in self._waiting if not self._waits_for_origin(one)).gang
-        scattered = {one.gang for one in waiting} - {following}
+        waiting = [one for one in self._waiting if not self._waits_for_origin(one)]
+        scattered = {one.gang for one in waiting if not self._gangs.are_together(one, waiting[0])} - {None}
         victims: list[Request] = []
-        for gang in dict.fromkeys(one.gang for one in self._running if one.gang in scattered):
-            victims += self._preempt(next(one for one in self._running if one.gang == gang))
+        for request in tuple(self._running):
+            if request.gang in scattered and request.state is RequestState.RUNNING:
+                victims += self._preempt(request)
         return victims
-
-    def _together(self, request: Request) -> list[Request]:
-        """The running requests of its gang, in order; itself if it has none."""
-        if request.gang is None:
-            return [request]
-        return [other for other in self._running if other.gang == request.gang]
 
     def _grow(self, requests: Sequence[Request]) -> list[Request]:
         """Give running requests, one or a gang, blocks for all their known tokens; returns who was preempted for it.
@@ -281,7 +276,7 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> list[Request]:
         """Back to waiting with its gang, to be recomputed; what they delivered stays delivered. Returns them."""
-        victims = self._together(request)
+        victims = self._gangs.running(request)
         for victim in victims:
             self._running.remove(victim)
             self._residency.release(victim, returns=True)
@@ -308,7 +303,7 @@ class Scheduler:
         else:
             return None
         taken = len(self._running) + passed_over
-        gang = [] if request.gang is None else self._together(request)
+        gang = self._gangs.running(request)
         if not (has_time or gang) or not self._has_room(request, taken, gang):
             return None
         spare = taken - len(gang)
@@ -325,9 +320,9 @@ class Scheduler:
     def _has_room(self, request: Request, taken: int, running: Sequence[Request]) -> bool:
         """Whether there is a seat for a waiting request beside the `taken` ones; the first of a gang, of which none is
         `running`, is admitted only where seats and blocks are for all, since nothing comes of some."""
-        if request.gang is None or running:
+        members = self._gangs.members(request)
+        if len(members) == 1 or running:
             return taken < self.config.max_sequences
-        members = [one for one in self._requests.values() if one.gang == request.gang]
         wanted = sum(map(self._residency.missing_blocks, members))
         if not request.generated_tokens:  # they fork the first
             wanted -= (len(members) - 1) * (request.prompt_tokens // self.config.block_size)
@@ -438,9 +433,7 @@ class Scheduler:
         self._policy.ended(request)
         if request.preemptions:
             self._residency.give_up(request)
-        if request.gang is not None:  # the others wait for nobody any more
-            for other in self._requests.values():
-                other.gang = None if other.gang == request.gang else other.gang
+        self._gangs.dissolve(request)
         if self._in_flight.get(request.request_id) is not request:
             self._residency.release(request)
         self._events.append(Ended(request.request_id, reason, request.cached_tokens or 0))
