@@ -45,13 +45,15 @@ class ChildProcess:
         """Kill it if need be, close the socket, and say how it ended: ``was killed by signal 9 (SIGKILL)``."""
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
+        by_itself = True
         try:
             self.process.wait(1.0)  # it may be on its way
         except subprocess.TimeoutExpired:
+            by_itself = False
             self.kill()
             self.process.wait()
         self.connection.close()
-        return how_it_ended(self.process.returncode)
+        return how_it_ended(self.process.returncode) if by_itself else "did not end by itself and was killed"
 
 
 def how_it_ended(status: int) -> str:
@@ -93,7 +95,13 @@ def boot() -> None:
     _die_with(parent)
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
-    import_module(module).main(connection)
+    try:
+        main = import_module(module).main
+    except Exception as error:
+        sys.stderr.write(f"{module} cannot be imported: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    main(connection)
 
 
 def _die_with(parent: int) -> None:

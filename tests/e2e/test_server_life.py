@@ -80,7 +80,7 @@ def test_an_engine_that_breaks_is_told_to_everybody_and_ends_the_server() -> Non
         assert waiting.status_code == 503
         assert "kernel" not in waiting.text
         reader.join(5)
-        assert found[-1]["error"]["code"] == "unavailable"
+        assert found[-1]["error"]["code"] == "engine_lost"
         server._thread.join(5)
         assert server.status == 1
 

@@ -223,6 +223,18 @@ def test_an_engine_that_is_killed_is_told_to_everybody_and_comes_back(directory:
         assert gone(last)
 
 
+def test_a_request_that_was_lost_is_not_to_be_sent_again(directory: Path) -> None:
+    """It may be what ended the engine: ordinary clients, which repeat what is 503, would end the next one with it."""
+    with process(directory) as (server, url), httpx.Client(base_url=url, timeout=30) as http:
+        killer = threading.Timer(0.3, lambda: os.kill(engine_of(server), signal.SIGKILL))
+        killer.start()
+        lost = http.post("/v1/completions", json={**BODY, "n": 32})
+        killer.join()
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "engine_lost")
+        assert lost.headers["x-should-retry"] == "false"
+        assert "retry-after" not in lost.headers
+
+
 def test_a_server_whose_engine_dies_too_often_ends(directory: Path) -> None:
     with process(directory, "--engine-restarts", "0") as (server, url):
         assert httpx.get(f"{url}/health").status_code == 200

@@ -61,12 +61,12 @@ def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
             backend=opening.backend,
             engine=opening.engine,
         )
+        Warming(loaded.executable.mapped, 0)
+        engine = Engine(loaded.executable, loaded.config, check=opening.engine.check)
     except MemoryError:
         raise LinnetError("this machine has not enough memory for that") from None
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         raise LinnetError(f"{where}{error.strerror or error}") from None
-    Warming(loaded.executable.mapped, 0)
-    engine = Engine(loaded.executable, loaded.config, check=opening.engine.check)
     kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
     return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, kv_bytes, engine.counters())

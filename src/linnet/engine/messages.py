@@ -24,6 +24,12 @@ class EngineUnavailableError(LinnetError):
     http_status = 503
 
 
+class EngineLostError(EngineUnavailableError):
+    """The engine ended with requests in it, of which any may be the reason: sent again they might end the next one."""
+
+    code = "engine_lost"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submit:
     """Ask for tokens.

@@ -19,7 +19,15 @@ from typing import Any
 
 from linnet.child_process import ChildProcess
 from linnet.engine.door import Deliver
-from linnet.engine.messages import Control, EngineMessage, EngineUnavailableError, Finished, Submit, error_info
+from linnet.engine.messages import (
+    Control,
+    EngineLostError,
+    EngineMessage,
+    EngineUnavailableError,
+    Finished,
+    Submit,
+    error_info,
+)
 from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame, StepFrame, Up, down, up_decoder
 from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError, UnsupportedError, defect
 
@@ -69,13 +77,14 @@ class EngineChild:
             frame = self.receive()
         except FrameError as error:
             self.process.kill()
+            self.end()
             raise EngineUnavailableError(f"the engine's process sent {error}") from None
         if isinstance(frame, ReadyFrame):
             return frame
         ended = self.end()
         if isinstance(frame, RefusedFrame):
             raise error_of(frame)
-        raise EngineUnavailableError(f"the engine's process {ended} while it opened the model")
+        raise EngineUnavailableError(f"the engine's process, opening the model, {ended}")
 
     def receive(self) -> Up | None:
         """What it says next; None: nothing any more. Raises FrameError."""
@@ -132,7 +141,7 @@ class EngineProcess:
     @property
     def recovering(self) -> bool:
         """Whether it has died and another is on its way."""
-        return self._recovering
+        return self._recovering and self._listener.is_alive()
 
     @property
     def idle(self) -> bool:
@@ -156,11 +165,12 @@ class EngineProcess:
             child = self._child
             if child is None:
                 raise EngineUnavailableError("the engine has ended and is being started again")
+            if isinstance(message, Submit) and self._draining:
+                raise EngineUnavailableError("the engine is draining and takes no new requests")
+            encoded = child.channel.encode(frame)
             if isinstance(message, Submit):
-                if self._draining:
-                    raise EngineUnavailableError("the engine is draining and takes no new requests")
                 self._unfinished.add(message.request_id)
-            self._outbox.put((child, child.channel.encode(frame)))
+            self._outbox.put((child, encoded))
 
     def stop(self, timeout_s: float = 60.0) -> None:
         """Abort what is left, answer everybody, end the process. Idempotent.
@@ -235,12 +245,14 @@ class EngineProcess:
         """It is gone, or to go: nobody sends, everybody is answered. Returns how it ended."""
         with self._changed:
             self._child = None
-            self._recovering = self._may_restart()
+            self._recovering = not (self._stopping or self._draining)
             self._closed = not self._recovering
+            if self._closed and not self._stopping:  # who drains must see it before it sees that all is answered
+                self.error = EngineUnavailableError("the engine's process has ended")
             left = tuple(self._unfinished)
             self._unfinished.clear()
             self._before = self.counters = self._ready.counters.after(self.counters)
-        gone = error_info(EngineUnavailableError("the engine has ended"))
+        gone = error_info(EngineLostError("the engine has ended"))
         reason = Finished(-1, "abort") if self._stopping else Finished(-1, "error", error=gone)
         if left:
             self._deliver(tuple(replace(reason, request_id=request_id) for request_id in left))
@@ -260,7 +272,7 @@ class EngineProcess:
 
     def _start_again(self, ended: str) -> EngineChild | None:
         """Another process that is ready, or None: asked to stop, or too many restarts (then ``error`` says so)."""
-        while self._recovering:
+        while self._recovering and self._may_restart():
             logger.error(
                 "the engine's process %s; it is started again (%d of %d restarts in %.0f minutes)",
                 ended,
@@ -272,13 +284,13 @@ class EngineProcess:
                 return self._started()
             except (LinnetError, OSError) as error:
                 ended = f"could not be started again: {error}"
+            except Exception as error:  # memory may be short, which is why the last one ended
+                ended = f"could not be started again: {defect(error)}"
             with self._changed:
                 self._coming = None
-                self._recovering = self._may_restart()
-                if self._recovering:
-                    self._changed.wait_for(lambda: self._stopping, PAUSE_S)
+                self._changed.wait_for(lambda: self._stopping, PAUSE_S)
         with self._changed:
-            self._closed = True
+            self._closed, self._recovering = True, False
             if not self._stopping:
                 most = f"; {self._most_restarts} restarts in {WINDOW_S / 60:.0f} minutes are the most"
                 self.error = EngineUnavailableError(f"the engine's process {ended}{'' if self._draining else most}")

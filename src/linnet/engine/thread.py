@@ -15,6 +15,7 @@ from linnet.engine.engine import Engine
 from linnet.engine.messages import (
     Control,
     EngineEvent,
+    EngineLostError,
     EngineMessage,
     EngineUnavailableError,
     Finished,
@@ -173,7 +174,7 @@ class EngineThread:
             except BaseException as error:
                 self.error = error
         if self.error is not None:
-            reason = error_info(EngineUnavailableError(f"the engine failed ({type(self.error).__name__})"))
+            reason = error_info(EngineLostError(f"the engine failed ({type(self.error).__name__})"))
             waiting += self._engine.unfinished
             for request_id in waiting:
                 try:

@@ -95,10 +95,7 @@ def down(message: EngineMessage) -> Down:
     """The frame of a message. Raises UnsupportedError for what cannot leave the process."""
     if isinstance(message, Submit):
         if message.grammar is not None:
-            raise UnsupportedError(
-                "a compiled grammar cannot be sent to an engine in another process; structured output needs the engine "
-                "in a thread (--engine thread)"
-            )
+            raise UnsupportedError("a compiled grammar cannot be sent to an engine in another process")
         return SubmitFrame(message)
     if isinstance(message, Abort):
         return AbortFrame(message.request_id)

@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from linnet.engine import ErrorInfo, LengthError, error_info
+from linnet.engine import EngineLostError, ErrorInfo, LengthError, error_info
 from linnet.errors import LinnetError
 
 RETRIED = frozenset({429, 503})
@@ -116,6 +116,12 @@ def unavailable(message: str, retry_after_s: int = 5) -> ApiError:
     return ApiError(503, "unavailable", message, code="unavailable", headers={"Retry-After": str(retry_after_s)})
 
 
+def lost() -> ApiError:
+    """503: the engine ended with this request in it, which may be the reason; clients are not to send it again."""
+    message = "the engine ended while it had this request"
+    return ApiError(503, "unavailable", message, code="engine_lost", headers={"x-should-retry": "false"})
+
+
 def timed_out() -> ApiError:
     """504: the request's deadline passed."""
     return ApiError(504, "timeout", "the deadline of this request has passed", code="timeout")
@@ -144,6 +150,8 @@ def from_info(info: ErrorInfo, request_id: str, names: Mapping[str, str] | None 
         return invalid(info.message, param)
     if info.http_status == 429:
         return queue_full("its queue", 1)
+    if info.code == EngineLostError.code:
+        return lost()
     if info.http_status == 503:
         return unavailable("the engine is not available")
     error = internal(request_id)

@@ -99,17 +99,15 @@ class Lifecycle:
                 self.stuck, self.exit_status = True, 1
                 logger.error("a step has not ended for %.0f s; the server ends without it", bridge.stalled_s())
                 bridge.give_up()
+            if bridge.door.error is not None:
+                self._engine_failed()
             await self._answers_out()
         finally:
             self.stop_listening()
 
-    def _ended(self) -> bool:
-        return self._bridge.door.idle or not self._bridge.door.healthy
-
-    async def _watch(self) -> None:
-        while self._bridge.door.recovering or self._bridge.door.healthy:
-            await asyncio.sleep(WATCH_S)
-        if self._draining and self._bridge.door.error is None:
+    def _engine_failed(self) -> None:
+        """Say why, once; the process will end with status 1."""
+        if self._failed:
             return
         self._failed = True
         self.exit_status = 1
@@ -121,6 +119,16 @@ class Lifecycle:
         else:
             log_defect("the engine", error)
         self._admission.close("the engine has failed")
+
+    def _ended(self) -> bool:
+        return self._bridge.door.idle or not self._bridge.door.healthy
+
+    async def _watch(self) -> None:
+        while self._bridge.door.recovering or self._bridge.door.healthy:
+            await asyncio.sleep(WATCH_S)
+        if self._draining and self._bridge.door.error is None:
+            return
+        self._engine_failed()
         await self._answers_out()
         self.stop_listening()
 

@@ -109,7 +109,7 @@ def test_an_exception_in_the_loop_reaches_everybody() -> None:
     ends = outbox.wait(4)
     assert time.monotonic() - started < 2
     assert {event.reason for event in ends.values()} == {"error"}
-    assert all(event.error is not None and event.error.code == "unavailable" for event in ends.values())
+    assert all(event.error is not None and event.error.code == "engine_lost" for event in ends.values())
     thread.stop()
     assert not thread.healthy
     assert isinstance(thread.error, RuntimeError)
