@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a server in this process until it is told to end: socket, engine, uvicorn, signals.
 
-Order: the socket listens before the model is served (who connects early waits), a taken port ends all at once, the engine
+Order: the socket listens before the model is served (who connects early waits) and a taken port ends it all, the engine
 starts before the first connection is accepted, and ends after the last answer is out.
 """
 
