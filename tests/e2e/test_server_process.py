@@ -83,7 +83,8 @@ def test_keys_come_from_a_file_and_the_environment(directory: Path, tmp_path: Pa
     keys = tmp_path / "keys"
     keys.write_text("# of the team\nkey-of-the-file\n")
     secret = {"LINNET_API_KEY": "key-of-the-environment"}
-    with process(directory, "--api-key-file", str(keys), environment=secret) as (_, url):
+    with process(directory, "--api-key-file", str(keys), environment=secret) as (server, url):
+        assert b"key-of" not in Path(f"/proc/{engine_of(server)}/environ").read_bytes()
         assert httpx.get(f"{url}/v1/models").status_code == 401
         for key in ("key-of-the-file", "key-of-the-environment"):
             assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200

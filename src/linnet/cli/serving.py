@@ -15,7 +15,7 @@ from linnet.cli import options
 from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
-from linnet.cli.serve_options import SERVING
+from linnet.cli.serve_options import KEY_VARIABLE, SERVING
 from linnet.settings import RequestLimits, ServeConfig
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def serve(model: options.Model, *, given: Given) -> None:
         limits=given.make(RequestLimits),
         connections=room_for_connections(ServeConfig.connections),
     )
+    os.environ.pop(KEY_VARIABLE, None)  # read, and no business of the engine, which inherits the environment
     with ExitStack() as stack:
         process = None
         if config.engine_runs_in == "process":  # it imports what it needs while we do
