@@ -24,6 +24,8 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
                     words = policy if world == "virtual" else f"{policy}, real"
                     axis.plot([row["load"] for row in points], [row[name] for row in points], style, label=words)
         axis.set(xlabel="load, share of capacity", title=label, yscale="log")
+        for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            which("{x:g}")  # seconds, not powers of ten
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
