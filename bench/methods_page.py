@@ -23,8 +23,8 @@ compression in a process of its own, compared with the original in the arithmeti
 * *worse*: abilities that are significantly worse (McNemar's exact test, Holm-adjusted), of those asked; – where none
   were.
 * *s*, *peak MB*: of the compression on a shared machine with two cores, one of them at a time: for orders of magnitude.
-* Calibrated rows of the bundled model made before December 2026: on windows that run across its documents, which costs
-  calibrated methods up to half of what they bring ([compress.md](compress.md)).
+* †: to be measured again; calibrated on windows that run across the bundled model's documents, which costs calibrated
+  methods up to half of what they bring ([compress.md](compress.md)).
 * *decode*: tokens per second of one sequence over the original's, medians of three turns. Above 1 is faster. A dense
   bf16 original of few megabytes lies in the caches, so that fewer bytes bring little: large models gain more.
 * Zeros: what is pruned and stays dense has the bytes and the speed of the original. That zeros and codes do not simply
@@ -44,7 +44,8 @@ A named recipe decides steps, schemes and options; `--calibration`, `--calibrati
 `--budget` the linears of a recipe's quantise step get different bits ([compress.md](compress.md#bits-under-a-budget)).
 
 Made by `python bench/methods.py`; do not edit. What the columns mean: [methods.md](methods.md), which has every method
-beside its neighbours. KL in nats per token with its 95 % interval, on text that nobody calibrated on.
+beside its neighbours. KL in nats per token with its 95 % interval, on text that nobody calibrated on. †: to be measured
+again, see there.
 """
 
 
@@ -74,7 +75,13 @@ def recipes_page(rows: Sequence[Row]) -> str:
         if ours:
             header = ["model", "MB", "of the original", "KL", "decode"]
             cells = [
-                [row["model"], _megabytes(row["bytes"]), _share(row), _kl(row), f"{row['decode_ratio']:.2f} ×"]
+                [
+                    row["model"] + _mark(row),
+                    _megabytes(row["bytes"]),
+                    _share(row),
+                    _kl(row),
+                    f"{row['decode_ratio']:.2f} ×",
+                ]
                 for row in ours
             ]
             parts += [markdown(header, cells) + "\n"]
@@ -94,7 +101,7 @@ def _measured_on(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> list[str]:
     worse = "–" if not row["abilities"] else f"{len(row['worse'])} of {row['abilities']}"
     return [
-        row["method"],
+        row["method"] + _mark(row),
         _megabytes(row["bytes"]),
         f"{row['bits_per_weight']:.2f}",
         f"{row['perplexity']:.2f}",
@@ -105,6 +112,11 @@ def _cells(row: Row) -> list[str]:
         f"{row['peak_bytes'] / 1e6:.0f}",
         f"{row['decode_ratio']:.2f} ×",
     ]
+
+
+def _mark(row: Row) -> str:
+    """Of a row whose calibration is known to have been wrong."""
+    return " †" if row.get("across_documents") else ""
 
 
 def _megabytes(count: float) -> str:
