@@ -60,6 +60,14 @@ class CapacityError(LinnetError):
     http_status = 429
 
 
+def machine_sentence(error: OSError | MemoryError) -> str:
+    """What the machine refused, in words: which file and why, or that memory ran out."""
+    if isinstance(error, MemoryError):
+        return "this machine has not enough memory for that"
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or error}"
+
+
 _KINDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "object": "a mapping"}
 
 

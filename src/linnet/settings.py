@@ -13,6 +13,8 @@ from typing import Any
 from linnet.errors import ConfigError, unknown_choice
 
 ENGINES = ("process", "thread")
+ENGINE_MODULE = "linnet.api.engine_child"
+"""What a child process runs to become an engine (``start_child``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, Any
 
 from linnet.api.generation import Dispatcher, Sample
-from linnet.api.opening import ENGINE_MODULE, LOG_FORMAT, Opening
+from linnet.api.opening import LOG_FORMAT, Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
@@ -13,7 +13,7 @@ from linnet.api.scoring import Comparison
 from linnet.api.served import ServedModel, begin_opening, open_in_process
 from linnet.api.stop import StopFinder
 from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
-from linnet.settings import BackendSettings, EngineSettings
+from linnet.settings import ENGINE_MODULE, BackendSettings, EngineSettings
 
 if TYPE_CHECKING:
     from linnet.api.llm import LLM

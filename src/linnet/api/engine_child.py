@@ -16,7 +16,7 @@ from linnet.api.loading import load
 from linnet.api.opening import LOG_FORMAT, Opening
 from linnet.api.warming import Warming
 from linnet.engine import Channel, Engine, EngineServer, FrameError, ReadyFrame, refused_frame
-from linnet.errors import LinnetError, defect
+from linnet.errors import LinnetError, defect, machine_sentence
 
 
 def main(connection: socket.socket) -> None:
@@ -63,10 +63,6 @@ def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
         )
         Warming(loaded.executable.mapped, 0)
         engine = Engine(loaded.executable, loaded.config, check=opening.engine.check)
-    except MemoryError:
-        raise LinnetError("this machine has not enough memory for that") from None
-    except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        raise LinnetError(f"{where}{error.strerror or error}") from None
-    kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
-    return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, kv_bytes, engine.counters())
+    except (MemoryError, OSError) as error:
+        raise LinnetError(machine_sentence(error)) from None
+    return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, loaded.kv_bytes, engine.counters())

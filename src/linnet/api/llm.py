@@ -89,7 +89,7 @@ class LLM:
         self.backend_name = loaded.backend_name
         self._numerics = loaded.executable.numerics
         self.policy = policy
-        self.kv_bytes = loaded.config.num_blocks * loaded.executable.kv_bytes_per_block
+        self.kv_bytes = loaded.kv_bytes
         """Bytes of the KV cache."""
         warn_of_tokenizer(self.path, self.tokenizer, loaded.source.spec.vocabulary_size)
         self._engine = Engine(loaded.executable, loaded.config, check=engine.check)

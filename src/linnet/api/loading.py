@@ -35,6 +35,11 @@ class Loaded:
     backend_name: str
     config: SchedulerConfig
 
+    @property
+    def kv_bytes(self) -> int:
+        """Of the KV cache."""
+        return self.config.num_blocks * self.executable.kv_bytes_per_block
+
 
 def load(
     path: str | Path,

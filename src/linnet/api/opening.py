@@ -8,10 +8,6 @@ from typing import Any
 from linnet.backends.interface import KVCache, Policy
 from linnet.settings import BackendSettings, EngineSettings
 
-ENGINE_MODULE = "linnet.api.engine_child"
-"""What a child process runs to become an engine (``start_child``)."""
-
-
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 """Of the logs of a server and of its engine, which share standard error."""
 

@@ -12,12 +12,13 @@ from datetime import datetime
 from pathlib import Path
 
 from linnet.api.describe import warn_of_tokenizer
-from linnet.api.opening import ENGINE_MODULE, Opening
+from linnet.api.opening import Opening
 from linnet.api.requests import RequestBuilder
 from linnet.api.sampling_defaults import SamplingDefaults, read_sampling_defaults
 from linnet.child_process import ChildProcess, start_child
 from linnet.engine import Deliver, EngineChild, EngineDoor, EngineFacts, EngineProcess, ReadyFrame
 from linnet.errors import LinnetError
+from linnet.settings import ENGINE_MODULE
 from linnet.text import Tokenizer
 
 

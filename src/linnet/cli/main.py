@@ -24,7 +24,7 @@ from linnet.cli import (
     serving,
 )
 from linnet.cli.words import Command, Group, UsageError, refusal
-from linnet.errors import LinnetError
+from linnet.errors import LinnetError, machine_sentence
 
 INTERRUPTED, READER_GONE = 130, 141
 """As a shell counts a process that SIGINT or SIGPIPE ended."""
@@ -98,10 +98,9 @@ def run(arguments: Sequence[str]) -> int:
         return READER_GONE
     except OSError as error:
         _discard_output()
-        where = "" if error.filename is None else f"{error.filename}: "
-        return _say(f"linnet: {where}{error.strerror or error}", 1)
-    except MemoryError:
-        return _say("linnet: this machine has not enough memory for that", 1)
+        return _say(f"linnet: {machine_sentence(error)}", 1)
+    except MemoryError as error:
+        return _say(f"linnet: {machine_sentence(error)}", 1)
     if status == INTERRUPTED:
         return _say("linnet: interrupted", INTERRUPTED)
     return status if isinstance(status, int) else 0

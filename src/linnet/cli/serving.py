@@ -16,14 +16,11 @@ from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import KEY_VARIABLE, SERVING
-from linnet.settings import RequestLimits, ServeConfig
+from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig
 
 if TYPE_CHECKING:
     from linnet.api import Opening
     from linnet.engine import EngineChild
-
-ENGINE_MODULE = "linnet.api.engine_child"
-"""``linnet.api.ENGINE_MODULE``, known before that is imported."""
 
 
 @offers(given=SERVING)

@@ -127,8 +127,8 @@ class Engine:
         if submit.request_id in self._live:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
         self.facts.validate(submit)
-        beams = self._beams(submit)
         origin = None if submit.fork_of is None else self._live.get(submit.fork_of)
+        beams = self._beams(submit, origin)
         prompt = submit.prompt_token_ids
         if origin is not None and origin.request.prompt_token_ids == prompt:
             prompt = origin.request.prompt_token_ids  # the same object, so that nobody compares them again
@@ -161,13 +161,12 @@ class Engine:
             submit, request, matcher, PromptScoreRows() if scores else None, beams
         )
 
-    def _beams(self, submit: Submit) -> BeamGroup | None:
+    def _beams(self, submit: Submit, origin: LiveRequest | None) -> BeamGroup | None:
         """The search that a request is part of: that of the request it forks, else a new one."""
         if not submit.params.use_beam_search:
             return None
         if submit.fork_of is None:
             return BeamGroup(submit)
-        origin = self._live.get(submit.fork_of)
         if origin is None or origin.beams is None:
             raise ConfigError(f"request {submit.request_id}: the search that it is to be a beam of has ended")
         if origin.beams.complete or not origin.beams.may_join(submit):

@@ -374,7 +374,8 @@ class Scheduler:
         if self._plan is None or plan is not self._plan:
             raise InvariantError(f"commit() of step {plan.step}, which is not in flight")
         most = {item.request_id: item.most_tokens for item in plan.items}
-        ends = {item.request_id: item.known_end for item in plan.items}
+        branch = any(tokens.origin is not None for tokens in result.tokens.values())
+        ends = {item.request_id: item.known_end for item in plan.items} if branch else {}
         for request_id, tokens in result.tokens.items():
             if len(tokens.token_ids) > most.get(request_id, 0):
                 limit = f"{len(tokens.token_ids)} tokens, {most.get(request_id, 0)} at most"
