@@ -159,12 +159,12 @@ def test_entropy_tells_a_spread_value_from_a_peaked_one():
 
 
 def test_wanda_is_at_least_ten_times_faster_than_sparsegpt():
-    """CPU time of one 512 x 512 layer, statistics included, the best of three."""
+    """CPU time of one 512 x 512 layer, statistics included, the best of nine (other threads may spin meanwhile)."""
     w, x = weight(0, 512, 512), inputs(0, 512)
     times = {}
     for name in ("wanda", "sparsegpt"):
         sparsifier = make_algorithm("sparsify", name, {})
-        for _ in range(3):
+        for _ in range(9):
             started = time.process_time()
             found = {key: kind(512) for key, kind in sparsifier.statistics.items()}
             for statistic in found.values():

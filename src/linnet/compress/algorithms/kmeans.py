@@ -118,22 +118,24 @@ def _cluster(
         if kept is not None:
             centres.scatter_(1, centres.abs().argmin(dim=1, keepdim=True), 0.0)
         table = centres.bfloat16().float()
-        cost, places = _missing(weight, table, importance, count)[1:]
+        *_, cost, places = _missing(weight, table, importance, count)
         left = cost.scatter(1, places, 0.0).sum(dim=1)
         if apart is None:
             best, least = table, left
         best, least = torch.where((left < least)[:, None], table, best), torch.minimum(left, least)
         apart = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, places, True)
-    missing, _, places = _missing(weight, best, importance, count)
+    codes, missing, _, places = _missing(weight, best, importance, count)
     values = missing.gather(1, places)
     missing.scatter_(1, places, values - values.bfloat16().float())
-    return _Clustered(nearest(weight, best), best, values, places, missing)
+    return _Clustered(codes, best, values, places, missing)
 
 
 def _missing(
     weight: torch.Tensor, table: torch.Tensor, importance: torch.Tensor | None, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the nearest values of each row's table leave, what that costs, and in each row where it costs most."""
-    missing = weight - table.gather(1, nearest(weight, table).long())
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes of the nearest values of each row's table, what these leave, what that costs, and in each row where it
+    costs most."""
+    codes = nearest(weight, table)
+    missing = weight - table.gather(1, codes.long())
     cost = missing.square() if importance is None else missing.square() * importance
-    return missing, cost, cost.topk(count, dim=1).indices.sort(dim=1).values
+    return codes, missing, cost, cost.topk(count, dim=1).indices.sort(dim=1).values
