@@ -6,11 +6,14 @@ attention would. Reading position p demands the right digest in every slot 0 …
 last digest alone, so what a request must generate is known without any scheduler: `expected_tokens`.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
 
-from linnet.scheduler import BlockPool, Request, Sample, Score, StepPlan, StepResult, Verify
+from linnet.scheduler import BlockMove, BlockPool, Request, Sample, Score, StepPlan, StepResult, Tokens, Verify
+from linnet.scheduler.tier import BlockTier
 
 VOCABULARY = 11
 POISON = b"handed out and not written"
@@ -50,18 +53,43 @@ def expected_tokens(request: Request) -> tuple[int, ...]:
 
 
 class PoisoningPool(BlockPool):
-    """Overwrites the slots of every block it allocates: stale content that happens to be right is no excuse."""
+    """Overwrites the slots of every block it allocates: stale content that happens to be right is no excuse.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        super().__init__(num_blocks, block_size)
+    Before that, what is to be stored in the tier is read: a step begins with its stores.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, swap_blocks: int = 0) -> None:
+        super().__init__(num_blocks, block_size, BlockTier(swap_blocks) if swap_blocks else None)
         self.slots: list[bytes] = [POISON] * (num_blocks * block_size)
+        self.swapped: list[list[bytes]] = [[POISON] * block_size for _ in range(swap_blocks)]
+        self._poisoned: list[int] = []
 
     def allocate(self, count: int) -> list[int]:
         taken = super().allocate(count)
-        for block_id in taken:
-            start = block_id * self.block_size
-            self.slots[start : start + self.block_size] = [POISON] * self.block_size
+        self._poisoned += taken
         return taken
+
+    def content(self, block_id: int) -> list[bytes]:
+        return self.slots[block_id * self.block_size : (block_id + 1) * self.block_size]
+
+    def write(self, block_id: int, content: list[bytes]) -> None:
+        self.slots[block_id * self.block_size : (block_id + 1) * self.block_size] = content
+
+    def make(self, moves: Sequence[BlockMove]) -> None:
+        """Carry out the moves of a plan in their order, and poison what was handed out."""
+        for move in moves:
+            if move.kind == "store":
+                assert POISON not in self.content(move.source), f"block {move.source} is stored and was not written"
+                self.swapped[move.target] = self.content(move.source)
+        for block_id in self._poisoned:
+            self.write(block_id, [POISON] * self.block_size)
+        self._poisoned.clear()
+        for move in moves:
+            if move.kind == "load":
+                assert POISON not in self.swapped[move.source], f"slot {move.source} is loaded and was not written"
+                self.write(move.target, self.swapped[move.source])
+            elif move.kind == "copy":
+                self.write(move.target, self.content(move.source))
 
 
 def _verified(use: Sample | Verify, drawn: list[int]) -> tuple[int, ...]:
@@ -77,7 +105,8 @@ def _verified(use: Sample | Verify, drawn: list[int]) -> tuple[int, ...]:
 class DigestModel:
     """Executes plans; remembers, per request, its tokens and the prompt rows whose logits were asked for.
 
-    `withholds` makes it return no token now and then, as an engine may whose sampler could not decide.
+    `withholds` makes it return no token now and then, as an engine may whose sampler could not decide. `copy_s`: what
+    storing or loading a block is said to take.
     """
 
     pool: PoisoningPool
@@ -85,7 +114,8 @@ class DigestModel:
     requests: dict[int, Request] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
     scored_positions: dict[int, list[int]] = field(default_factory=dict)
-    moves: int = 0
+    moves: Counter[str] = field(default_factory=Counter)
+    copy_s: float = 0.0
 
     def register(self, request: Request) -> None:
         self.requests[request.request_id] = request
@@ -95,11 +125,9 @@ class DigestModel:
     def run(self, plan: StepPlan) -> StepResult:
         """All writes, then all reads: two items that write the same slot cannot both read it back."""
         self._check_shape(plan)
-        size = self.pool.block_size
-        self.moves += len(plan.moves)
-        for move in plan.moves:
-            start = move.source * size
-            self.pool.slots[move.target * size : (move.target + 1) * size] = self.pool.slots[start : start + size]
+        made = Counter(move.kind for move in plan.moves)
+        self.moves += made
+        self.pool.make(plan.moves)
         slot_tables = {
             item.request_id: [
                 block_id * self.pool.block_size + offset
@@ -132,7 +160,26 @@ class DigestModel:
                     drawn = [sampled_token(digest) for digest in stored[use.first + item.start :]]
                     sampled[item.request_id] = _verified(use, drawn)
             tokens += sampled.get(item.request_id, ())
-        return StepResult.of(sampled)
+        tokens_of = {request_id: Tokens(request_id, ids) for request_id, ids in sampled.items()}
+        return StepResult(tokens_of, made["store"] * self.copy_s, made["load"] * self.copy_s)
+
+    def _check_moves(self, moves: Sequence[BlockMove]) -> None:
+        """Each kind can be made at once, and the kinds one after the other."""
+        order = ("store", "load", "copy")
+        assert [move.kind for move in moves] == sorted((move.kind for move in moves), key=order.index)
+        written: list[int] = []
+        for kind in order:
+            ends = [(move.source, move.target) for move in moves if move.kind == kind]
+            targets = {target for _, target in ends}
+            assert len(targets) == len(ends)
+            if kind == "copy":
+                assert not targets & {source for source, _ in ends}
+                assert all(map(self.pool.may_write, targets))
+            elif kind == "load":
+                assert all(self.pool.reference_count(target) > 0 for target in targets)
+            if kind != "store":
+                written += targets
+        assert len(set(written)) == len(written), "a block is the target of two moves"
 
     def _check_shape(self, plan: StepPlan) -> None:
         """What a runner may rely on without looking at the scheduler."""
@@ -140,10 +187,7 @@ class DigestModel:
         assert plan.total_tokens == sum(item.n for item in plan.items)
         assert len({item.request_id for item in plan.items}) == len(plan.items)
         written: set[tuple[int, int]] = set()
-        targets = {move.target for move in plan.moves}
-        assert len(targets) == len(plan.moves)
-        assert not targets & {move.source for move in plan.moves}
-        assert all(map(self.pool.may_write, targets))
+        self._check_moves(plan.moves)
         for item in plan.items:
             request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
             known_end, end = item.known_end, item.start + item.n

@@ -108,12 +108,16 @@ def random_config(
         "max_chunk_tokens": random.choice((None, None, 1, 4)),
         "max_output_rows": random.choice((None, sequences, sequences + 3)),
         "prefix_cache": random.random() < 0.5,
+        "swap_blocks": random.choice((0, 1, 5, 20, 200)),
         "policy": random.choice(get_args(Policy)),
         "ageing_s": random.choice((None, None, 2.0)),
         "preempt_every": random.choice((None, None, 1, 2, 3, 7)),
         "step_budget_s": random.choice((None, 0.001, 0.02)),
     }
-    return SchedulerConfig(**(drawn | fixed))  # type: ignore[arg-type]
+    chosen = drawn | fixed
+    if not chosen["prefix_cache"]:
+        chosen["swap_blocks"] = 0
+    return SchedulerConfig(**chosen)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -140,15 +144,19 @@ class Run:
 
 
 def simulate(
-    workload: Workload, config: SchedulerConfig, withholds: Random | None = None, guesses: Random | None = None
+    workload: Workload,
+    config: SchedulerConfig,
+    withholds: Random | None = None,
+    guesses: Random | None = None,
+    copy_s: float = 0.0,
 ) -> Run:
     """Drive the real scheduler to the end of the workload and check every law; returns the run for comparisons.
 
-    `guesses` makes guesses at what requests generate, right and wrong ones.
+    `guesses` makes guesses at what requests generate, right and wrong ones; `copy_s`: see `DigestModel`.
     """
-    pool = PoisoningPool(config.num_blocks, config.block_size)
+    pool = PoisoningPool(config.num_blocks, config.block_size, config.swap_blocks)
     scheduler = Scheduler(config, pool)
-    run = Run(scheduler, DigestModel(pool, withholds))
+    run = Run(scheduler, DigestModel(pool, withholds, copy_s=copy_s))
     arrivals = sorted(workload.arrivals, key=lambda arrival: arrival.step)
     # Every delivered token costs at most one whole recompute of one request; nobody else may be blocked meanwhile.
     work = sum(_most_steps(arrival.request()) for arrival in arrivals)
@@ -180,7 +188,7 @@ def simulate(
             abort("launched")
             result = run.model.run(plan)
             abort("collected")
-            run.take(scheduler.commit(plan, result, run.steps + step_s(plan)))
+            run.take(scheduler.commit(plan, result, run.steps + step_s(plan) + result.stored_s + result.loaded_s))
             scheduler.check()
         abort("committed")
         run.take(scheduler.take_events())

@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
+from digest_model import DigestModel, PoisoningPool
 from scheduler_world import random_config, random_workload, simulate
 
-from linnet.scheduler import BlockPool, Request, RequestState, Scheduler, extend_digests, residency
-from linnet.scheduler.residency import Residency
+from linnet.scheduler import BlockMove, BlockPool, Request, RequestState, Scheduler, extend_digests, residency
+from linnet.scheduler.prefix_cache import Forgotten
+from linnet.scheduler.residency import Loadable, Residency
+from linnet.scheduler.tier import BlockTier
 
 Patch = pytest.MonkeyPatch
 
@@ -84,9 +87,10 @@ def never_release_what_was_aborted_in_flight(patch: Patch) -> None:
 
 def keep_the_name_of_an_evicted_block(patch: Patch) -> None:
     def evict(self: BlockPool, count: int | None = None) -> int:
-        block_id, _ = (self.cache._idle or self.cache._awaited).popitem(last=False)
-        self.allocator.free(block_id)
-        return 1
+        for _ in range(count or 0):
+            block_id, _ = (self.cache._idle or self.cache._awaited).popitem(last=False)
+            self.allocator.free(block_id)
+        return count or 0
 
     patch.setattr(BlockPool, "evict", evict)
 
@@ -171,6 +175,88 @@ def fork_across_salts(patch: Patch) -> None:
     patch.setattr(Request, "may_fork", may_fork)
 
 
+def use_a_slot_again_that_is_still_to_be_loaded(patch: Patch) -> None:
+    def claim(self: BlockTier, awaited: bool) -> int | None:
+        if self._free:
+            return self._free.pop()
+        for kind in (self._spare, self._idle, self._awaited):
+            for digest in kind:
+                del kind[digest]
+                self._stores.pop(digest, None)
+                return self._slot_of.pop(digest)
+        return None
+
+    patch.setattr(BlockTier, "_claim", claim)
+    patch.setattr(BlockTier, "check", lambda self, names: None)
+
+
+def load_before_storing(patch: Patch) -> None:
+    original = BlockTier.take_moves
+    patch.setattr(BlockTier, "take_moves", lambda self: original(self)[::-1])
+    patch.setattr(DigestModel, "_check_moves", lambda self, moves: None)
+
+    def make(self: PoisoningPool, moves: Sequence[BlockMove]) -> None:
+        for move in moves:
+            if move.kind == "store":
+                self.swapped[move.target] = self.content(move.source)
+            elif move.kind == "load":
+                self.write(move.target, self.swapped[move.source])
+            else:
+                self.write(move.target, self.content(move.source))
+
+    patch.setattr(PoisoningPool, "make", make)
+
+
+def name_a_slot_and_forget_to_store(patch: Patch) -> None:
+    original = BlockTier.put
+
+    def put(self: BlockTier, forgotten: Sequence[Forgotten]) -> None:
+        original(self, forgotten)
+        self._stores.pop(forgotten[-1].digest, None)
+
+    patch.setattr(BlockTier, "put", put)
+
+
+def forget_to_load(patch: Patch) -> None:
+    original = BlockTier.take_moves
+    patch.setattr(BlockTier, "take_moves", lambda self: tuple(move for move in original(self) if move.kind != "load"))
+
+
+def load_a_block_that_is_not_full(patch: Patch) -> None:
+    original = Residency.loadable
+
+    def loadable(self: Residency, request: Request) -> Sequence[Loadable]:
+        computed, request.computed = request.computed, -(-request.computed // self.pool.block_size)
+        request.computed *= self.pool.block_size
+        found = original(self, request)
+        if not found:
+            request.computed = computed
+        return found
+
+    patch.setattr(Residency, "loadable", loadable)
+
+
+def load_what_must_be_computed(patch: Patch) -> None:
+    original = Residency.loadable
+
+    def loadable(self: Residency, request: Request) -> Sequence[Loadable]:
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(Residency, "_reusable_tokens", lambda self, request: len(request.known))
+            return original(self, request)
+
+    patch.setattr(Residency, "loadable", loadable)
+
+
+def write_into_a_block_that_others_share(patch: Patch) -> None:
+    original = Residency.load
+
+    def load(self: Residency, request: Request, found: Sequence[Loadable]) -> None:
+        original(self, request, found)
+        request.computed -= self.pool.block_size // 2
+
+    patch.setattr(Residency, "load", load)
+
+
 BUGS: list[Callable[[Patch], None]] = [
     publish_before_computed,
     hit_the_whole_prompt,
@@ -189,6 +275,13 @@ BUGS: list[Callable[[Patch], None]] = [
     forget_to_copy_the_block_that_is_still_written,
     fork_more_than_was_computed,
     fork_across_salts,
+    use_a_slot_again_that_is_still_to_be_loaded,
+    load_before_storing,
+    name_a_slot_and_forget_to_store,
+    forget_to_load,
+    load_a_block_that_is_not_full,
+    load_what_must_be_computed,
+    write_into_a_block_that_others_share,
 ]
 
 
@@ -198,6 +291,11 @@ def run_many() -> None:
         workload = random_workload(random, random.randint(1, 16), aborts=True)
         fixed = {} if seed % 2 else {"prefix_cache": True, "block_size": random.choice((1, 2)), "max_sequences": 4}
         simulate(workload, random_config(random, workload, **fixed))
+    for seed in range(20):  # one sequence's room, a tier behind it
+        random = Random(1000 + seed)
+        workload = random_workload(random, 10)
+        fixed = {"prefix_cache": True, "swap_blocks": random.choice((4, 30, 1000)), "block_size": 2, "max_sequences": 4}
+        simulate(workload, random_config(random, workload, one_sequence_only=True, preempt_every=2, **fixed))
 
 
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laws of the scheduler over random workloads; LINNET_SIM_TRIALS sets how many (a failure names its seed)."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -58,6 +59,43 @@ def test_forced_preemption_in_a_pool_of_one_sequence_changes_nothing(preempt_eve
 
 
 @pytest.mark.parametrize("seed", range(max(1, TRIALS // 3)))
+@pytest.mark.parametrize("swap_blocks", [1, 4, 1000])
+def test_swapping_changes_nothing(swap_blocks: int, seed: int) -> None:
+    """Room for little more than one sequence: who is preempted finds in the tier what it has computed, all of it where
+    the tier is large, whether copies are fast, slow or of no known speed."""
+    random = Random(60_000 + seed)
+    workload = random_workload(random, 16)
+    plain = simulate(workload, spacious(workload))
+    fixed = {"prefix_cache": True, "preempt_every": random.choice((None, 1, 2, 3)), "block_size": random.choice((1, 2))}
+    config = random_config(random, workload, one_sequence_only=True, **fixed)
+    for blocks, copy_s in ((0, 0.0), (swap_blocks, random.choice((0.0, 1e-6, 1e-4, 0.003, 1.0)))):
+        run = simulate(workload, replace(config, swap_blocks=blocks), copy_s=copy_s)
+        assert outcome(run) == outcome(plain)
+
+
+def test_blocks_come_back_where_that_is_faster() -> None:
+    """Copies that are nearly free save most of what preemptions cost; dear ones are not made."""
+    computed = dict.fromkeys(("none", "fast", "slow"), 0)
+    declined = loaded = 0
+    for seed in range(8):
+        random = Random(70_000 + seed)
+        workload = random_workload(random, 16)
+        fixed = {"prefix_cache": True, "preempt_every": 2, "block_size": 2, "policy": "fcfs", "max_sequences": 4}
+        config = random_config(random, workload, one_sequence_only=True, **fixed)
+        for name, blocks, copy_s in (("none", 0, 0.0), ("fast", 1000, 1e-7), ("slow", 1000, 0.2)):
+            counters = simulate(workload, replace(config, swap_blocks=blocks), copy_s=copy_s).scheduler.counters()
+            computed[name] += counters.computed_tokens
+            if name == "fast":
+                loaded += counters.swapped_in_blocks
+                assert counters.swap_declined_blocks == 0
+            if name == "slow":
+                declined += counters.swap_declined_blocks
+    assert loaded > 0
+    assert declined > 0
+    assert computed["fast"] < computed["slow"] <= computed["none"]
+
+
+@pytest.mark.parametrize("seed", range(max(1, TRIALS // 3)))
 def test_cache_on_equals_cache_off(seed: int) -> None:
     random = Random(30_000 + seed)
     workload = random_workload(random, 12)
@@ -95,7 +133,7 @@ def test_guessed_equals_plain(seed: int) -> None:
 
 def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
     """A law that is never put to the test is no law: hits, preemptions, evictions and every finish reason occur."""
-    seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0, "moves": 0}
+    seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0, "copies": 0, "stores": 0, "loads": 0}
     reasons: set[str] = set()
     for seed in range(30):
         random = Random(seed)
@@ -105,7 +143,9 @@ def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
         seen["hits"] += counters.prefix_hit_tokens
         seen["preemptions"] += counters.preemptions
         seen["cached"] += counters.cached_blocks
-        seen["moves"] += run.model.moves
+        seen["copies"] += run.model.moves["copy"]
+        seen["stores"] += run.model.moves["store"]
+        seen["loads"] += run.model.moves["load"]
         reasons |= set(run.reasons.values())
     assert all(seen.values()), seen
     assert reasons == {"stop", "length", "abort", "timeout"}

@@ -194,8 +194,11 @@ class Engine:
         return Engine(self.executable, config, states=self.states, others=[second], check=self._check)
 
     def forget_prefixes(self) -> int:
-        """Empty the prefix cache; returns how many blocks were forgotten. Blocks in use keep their names."""
-        return self.scheduler.pool.evict()
+        """Empty the prefix cache and what lies behind it; returns how many blocks were forgotten.
+
+        Blocks in use keep their names.
+        """
+        return self.scheduler.pool.forget()
 
     def close(self) -> None:
         """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent."""

@@ -30,5 +30,6 @@ def common_config(one: SchedulerConfig, other: SchedulerConfig) -> SchedulerConf
         max_output_rows=max(min(one.output_rows, other.output_rows), sequences),
         max_chunk_tokens=None,
         prefix_cache=False,
+        swap_blocks=0,
         preempt_every=None,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The block pool: the allocator and the prefix cache as one, for those who hold blocks.
+"""The block pool: the allocator, the prefix cache and the tier behind it as one, for those who hold blocks.
 
 Owns integers only. Every block is in exactly one of three places:
 
@@ -9,7 +9,7 @@ Owns integers only. Every block is in exactly one of three places:
 
 Eviction order is: free blocks, newest first (still warm in the processor's caches), then cached blocks, least recently
 released first, and last those of preempted requests, which will want them back. A sequence is released from its tail,
-so its leaves are evicted before the prefix they hang on.
+so its leaves are evicted before the prefix they hang on. Where there is a tier, an evicted block goes there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,16 @@ from linnet.errors import CapacityError, ConfigError
 from .allocator import BlockAllocator
 from .invariants import InvariantError
 from .prefix_cache import PrefixCache
+from .tier import BlockTier
 
 
 class BlockPool:
-    """`num_blocks` blocks of `block_size` token slots each: who holds them, and what can be found in them again."""
+    """`num_blocks` blocks of `block_size` token slots each: who holds them, and what can be found in them again.
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    tier: where what they are evicted of can be found; None: it is lost.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, tier: BlockTier | None = None) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ConfigError(
                 f"a block pool of num_blocks={num_blocks}, block_size={block_size}: both must be at least 1"
@@ -33,6 +37,7 @@ class BlockPool:
         self.block_size = block_size
         self.allocator = BlockAllocator(num_blocks)
         self.cache = PrefixCache()
+        self.tier = tier
 
     @property
     def free_blocks(self) -> int:
@@ -85,12 +90,11 @@ class BlockPool:
                 f"{count} blocks of {self.block_size} tokens were asked for and {self.available_blocks} of "
                 f"{self.num_blocks} are available"
             )
-        taken: list[int] = []
-        for _ in range(count):
-            if not self.free_blocks:
-                self.evict(1)
-            taken.append(self.allocator.take())
-        return taken
+        free = min(self.free_blocks, count)
+        taken = [self.allocator.take() for _ in range(free)]
+        if count > free:
+            self.evict(count - free)
+        return taken + [self.allocator.take() for _ in range(count - free)]
 
     def share(self, block_ids: Sequence[int]) -> None:
         """Hold each block once more; all must be used or cached (what `lookup` returns is).
@@ -116,10 +120,12 @@ class BlockPool:
         """Name a used block whose every slot has been written; False when another block already has that name.
 
         Mutates: the prefix table, unless the digest is already there. A duplicate keeps working for its holder and
-        becomes free when released: one name, one block.
+        becomes free when released: one name, one block. A copy in the tier can be spared from then on.
         """
         if self.reference_count(block_id) == 0:
             raise InvariantError(f"block {block_id} is published but held by nobody")
+        if self.tier is not None:
+            self.tier.pool_has(digest)
         return self.cache.publish(block_id, digest)
 
     def lookup(self, digests: Sequence[bytes]) -> tuple[int, ...]:
@@ -130,16 +136,30 @@ class BlockPool:
         """Who awaited the blocks of these names will not come back. Mutates the eviction order."""
         for digest in digests:
             self.cache.give_up(digest)
+            if self.tier is not None:
+                self.tier.give_up(digest)
 
     def evict(self, count: int | None = None) -> int:
         """Forget up to `count` cached blocks (None: all) in eviction order; returns how many.
 
-        Mutates: their table entries go, the blocks become free. Used blocks keep their names.
+        Mutates: their table entries go, the blocks become free; the tier, if there is one, as `put` does. Used blocks
+        keep their names.
         """
+        evicted = tuple(self.cache.forget(count))
+        if self.tier is not None:
+            self.tier.put(evicted)
+        for one in reversed(evicted):  # so that they are taken in eviction order
+            self.allocator.free(one.block_id)
+        return len(evicted)
+
+    def forget(self) -> int:
+        """Forget all cached blocks, here and in the tier; returns how many of here. Used blocks keep their names."""
         forgotten = 0
-        for block_id in self.cache.forget(count):
-            self.allocator.free(block_id)
+        for one in self.cache.forget():
+            self.allocator.free(one.block_id)
             forgotten += 1
+        if self.tier is not None:
+            self.tier.clear()
         return forgotten
 
     def check(self, owners: Mapping[int, int] | None = None) -> None:
@@ -156,6 +176,8 @@ class BlockPool:
             raise InvariantError("the number of blocks with holders is not total - free - cached")
         self.allocator.check(owners)
         self.cache.check()
+        if self.tier is not None:
+            self.tier.check(self.cache.names)
         for block_id in range(self.num_blocks):
             places = (self.reference_count(block_id) > 0) + (block_id in free) + self.cache.is_idle(block_id)
             if places != 1:

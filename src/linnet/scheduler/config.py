@@ -27,6 +27,7 @@ class SchedulerConfig:
     max_output_rows:        rows with logits in one step; None: the token budget or max_sequences, whichever is more.
                             Only `score_prompt` asks for more than one row per request; this bounds its memory.
     prefix_cache:           reuse the blocks of known prefixes.
+    swap_blocks:            blocks of a second store, for those that the KV cache has no room for; 0: there is none.
     policy:                 'fcfs' (by arrival), 'priority' (smaller numbers first, then by arrival), 'mlfq' (requests
                             that have had little first), 'shortest' (those expected to be done first), 'fair' (tenants
                             that have had little first). See `policies.py`.
@@ -48,6 +49,7 @@ class SchedulerConfig:
     max_chunk_tokens: int | None = None
     max_output_rows: int | None = None
     prefix_cache: bool = True
+    swap_blocks: int = 0
     policy: Policy = "fcfs"
     ageing_s: float | None = None
     predict_length: Lengths = "past"
@@ -57,6 +59,13 @@ class SchedulerConfig:
         for name in ("num_blocks", "max_model_len", "block_size", "token_budget", "max_sequences"):
             _at_least(1, name, getattr(self, name))
         _at_least(0, "max_waiting_requests", self.max_waiting_requests)
+        _at_least(0, "swap_blocks", self.swap_blocks)
+        if self.swap_blocks and not self.prefix_cache:
+            raise ConfigError(
+                f"swap_blocks is {self.swap_blocks} without the prefix cache; accepted is 0, because what was swapped "
+                "out is found again by its prefix",
+                settings=["kv_swap_bytes", "prefix_cache"],
+            )
         for name in ("step_budget_s", "ageing_s"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:

@@ -81,6 +81,10 @@ class StepCost:
         mean = _dot(self._prices, amounts)
         return mean + MARGIN * sqrt(max(spread, 0.0) + self._noise * mean**2)
 
+    def more(self, work: Work) -> float:
+        """Seconds by which `work` makes a step longer that is taken anyway: the mean. Mutates nothing."""
+        return _dot(self._prices[1:], _scaled(work)[1:])
+
     def most_tokens(self, seconds: float, others: Work, start: int, most: int) -> int:
         """The most of the next `most` (≥ 1) tokens from `start` that, beside `others`, fit into `seconds`; at least 1.
 

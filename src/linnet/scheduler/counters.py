@@ -15,6 +15,9 @@ class SchedulerCounters:
     admissions; a recompute after a preemption is not counted, so that preemptions cannot flatter the hit rate.
     reserved_slots, unused_slots: token slots of the blocks that requests took (shared ones once), and those of them
     that never held a token when they were given back: their quotient is the waste of KV memory.
+    swap_blocks, swap_used_blocks: of the tier behind the prefix cache, and those of them that something is found in.
+    swapped_out_blocks, swapped_in_blocks: copied to it and from it; swap_declined_blocks: found there, and computed all
+    the same because that was faster.
     """
 
     running_requests: int
@@ -23,6 +26,8 @@ class SchedulerCounters:
     used_blocks: int
     cached_blocks: int
     free_blocks: int
+    swap_blocks: int
+    swap_used_blocks: int
 
     steps: int
     computed_tokens: int
@@ -31,6 +36,9 @@ class SchedulerCounters:
     prefix_hit_tokens: int
     reserved_slots: int
     unused_slots: int
+    swapped_out_blocks: int
+    swapped_in_blocks: int
+    swap_declined_blocks: int
     finished: Mapping[FinishReason, int]
 
     def after(self, earlier: "SchedulerCounters") -> "SchedulerCounters":
@@ -42,4 +50,7 @@ class SchedulerCounters:
         return replace(self, **sums, finished=finished)
 
 
-GAUGES = ("running_requests", "waiting_requests", "total_blocks", "used_blocks", "cached_blocks", "free_blocks")
+GAUGES = (
+    "running_requests", "waiting_requests", "total_blocks", "used_blocks", "cached_blocks", "free_blocks",
+    "swap_blocks", "swap_used_blocks",
+)  # fmt: skip

@@ -6,6 +6,7 @@ Frozen plain values of integers: they can be logged, compared, replayed and sent
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .request import FinishReason
 from .uses import RowUse, Verify
@@ -53,17 +54,22 @@ class StepItem:
 
 @dataclass(frozen=True, slots=True)
 class BlockMove:
-    """Copy all slots of block `source` to block `target`, in the states of every participant."""
+    """Copy all token slots of `source` to `target`, in the states of every participant.
+
+    kind: 'copy' from block to block; 'store' from a block to a slot of the tier; 'load' from such a slot to a block.
+    """
 
     source: int
     target: int
+    kind: Literal["copy", "store", "load"] = "copy"
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step: its index, its items (at least one), the sum of their n, and who was preempted to make it.
 
-    moves:  block copies to be made before the items are computed. No target is a source, and none is named twice.
+    moves:  copies of blocks to be made before the items are computed: all stores, then all loads, then all copies.
+            Within a kind no target is a source, and none is named twice.
     """
 
     step: int
@@ -112,12 +118,15 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """New tokens by request id, up to the `most_tokens` of its item.
+    """New tokens by request id, up to the `most_tokens` of its item, and the seconds that stores and loads took.
 
-    An absent request has none. One whose item asks for tokens and gets none is asked again in the next step.
+    An absent request has none. One whose item asks for tokens and gets none is asked again in the next step. Seconds
+    of 0 are none that were measured.
     """
 
     tokens: Mapping[int, Tokens] = field(default_factory=dict)
+    stored_s: float = 0.0
+    loaded_s: float = 0.0
 
     @staticmethod
     def of(token_ids: Mapping[int, tuple[int, ...]]) -> "StepResult":

@@ -2,13 +2,22 @@
 """The prefix cache: which blocks can be found again by their content, and in which order the idle ones are forgotten.
 
 Knows names and nothing of who holds a block: the pool tells it when one falls idle or is taken again. What it forgets
-could go elsewhere (a host or file tier) instead of being lost.
+may go elsewhere (`tier.py`) instead of being lost.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 from .invariants import InvariantError
+
+
+class Forgotten(NamedTuple):
+    """A block that has lost its name, the name, and whether somebody will come back for it."""
+
+    block_id: int
+    digest: bytes
+    awaited: bool
 
 
 class PrefixCache:
@@ -30,6 +39,15 @@ class PrefixCache:
     def __contains__(self, block_id: int) -> bool:
         """Whether the block has a name."""
         return block_id in self._digest_of
+
+    @property
+    def names(self) -> Collection[bytes]:
+        """The names of all blocks that have one, idle or not. Mutates nothing."""
+        return self._block_of.keys()
+
+    def block_of(self, digest: bytes) -> int | None:
+        """The block of that name. Mutates nothing."""
+        return self._block_of.get(digest)
 
     def is_idle(self, block_id: int) -> bool:
         """Whether the block is kept although nobody holds it. Mutates nothing."""
@@ -75,12 +93,14 @@ class PrefixCache:
             raise InvariantError(f"block {block_id} is free: only used and cached blocks can be shared")
         del (self._idle if block_id in self._idle else self._awaited)[block_id]
 
-    def forget(self, count: int | None = None) -> Iterator[int]:
+    def forget(self, count: int | None = None) -> Iterator[Forgotten]:
         """Up to `count` idle blocks (None: all) in their order; each has lost its name."""
         for _ in range(len(self) if count is None else min(count, len(self))):
-            block_id, _ = (self._idle or self._awaited).popitem(last=False)
-            del self._block_of[self._digest_of.pop(block_id)]
-            yield block_id
+            awaited = not self._idle
+            block_id, _ = (self._awaited if awaited else self._idle).popitem(last=False)
+            digest = self._digest_of.pop(block_id)
+            del self._block_of[digest]
+            yield Forgotten(block_id, digest, awaited)
 
     def check(self) -> None:
         """Prove that the table is one to one and that idle blocks have names. Mutates nothing."""

@@ -6,6 +6,7 @@ The only code that writes `request.block_ids`, `request.published` and `request.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .blocks import BlockPool
 from .plan import BlockMove
@@ -25,6 +26,13 @@ class _Held:
     @staticmethod
     def of(request: Request) -> "_Held":
         return _Held(tuple(request.known), tuple(request.digests), tuple(request.block_ids), request.published)
+
+
+class Loadable(NamedTuple):
+    """A full block that need not be computed: the pool has it, or only the tier behind it."""
+
+    digest: bytes
+    in_pool: bool
 
 
 class Residency:
@@ -93,15 +101,58 @@ class Residency:
                 self.prefix_hit_tokens += found
         return True
 
+    def loadable(self, request: Request) -> Sequence[Loadable]:
+        """The blocks, from the first that is not computed, that the tier has, and the pool between them.
+
+        None without a tier, or where the request is in the middle of a block. Mutates: `digests`.
+        """
+        tier, cache = self.pool.tier, self.pool.cache
+        first, offset = divmod(request.computed, self.pool.block_size)
+        full = self._reusable_tokens(request) // self.pool.block_size
+        found: list[Loadable] = []
+        if tier is None or offset or full <= first or not len(tier):
+            return found
+        for digest in self._digests(request, full)[first:]:
+            in_pool = digest in cache.names
+            if not in_pool and digest not in tier:
+                break
+            found.append(Loadable(digest, in_pool))
+        return found
+
+    def load(self, request: Request, found: Sequence[Loadable]) -> None:
+        """Take over blocks that were found `loadable`, from the first on; the request holds blocks of its own for them.
+
+        Mutates: `block_ids`, `computed` (they count as computed), `published`, `owed`, at first admission
+        `cached_tokens` and the counters; the pool's table and its tier's moves.
+        """
+        tier, size = self.pool.tier, self.pool.block_size
+        assert tier is not None
+        for digest, in_pool in found:
+            index = request.computed // size
+            if in_pool:
+                self._exchange(request, index, digest)
+            else:
+                tier.load(digest, request.block_ids[index])
+                self.pool.publish(request.block_ids[index], digest)
+            request.computed += size
+        request.published = request.computed // size
+        request.owed -= len(found) * size
+        if request.cached_tokens is not None and not request.preemptions:
+            request.cached_tokens += len(found) * size
+            self.prefix_hit_tokens += len(found) * size
+
     def may_fork_soon(self, request: Request, origin: Request) -> bool:
         """Whether the origin is about to compute more of the prompt than can be copied now. Mutates nothing."""
         return origin.computed < min(self._reusable_tokens(request), request.prompt_tokens)
 
     def take_moves(self) -> tuple[BlockMove, ...]:
-        """The copies that those who settled since the last call need before they are computed. Forgets them."""
-        moves = tuple(move for _, move in self._copies)
+        """Stores and loads, then the copies that those who settled since the last call need before they are computed.
+
+        Forgets them.
+        """
+        copies = tuple(move for _, move in self._copies)
         self._copies.clear()
-        return moves
+        return copies if self.pool.tier is None else (*self.pool.tier.take_moves(), *copies)
 
     def publish(self, request: Request) -> None:
         """Name the full blocks that were computed since the last time; nothing before `computed` is written again.
@@ -168,6 +219,15 @@ class Residency:
     def _allocate(self, count: int) -> list[int]:
         self.reserved_slots += count * self.pool.block_size
         return self.pool.allocate(count)
+
+    def _exchange(self, request: Request, index: int, digest: bytes) -> None:
+        """Share the pool's block of that name instead of an own one that has not been written."""
+        shared = self.pool.cache.block_of(digest)
+        assert shared is not None
+        self.pool.share([shared])
+        self.pool.release([request.block_ids[index]])
+        self.reserved_slots -= self.pool.block_size
+        request.block_ids[index] = shared
 
     def _hand_over(self, request: Request) -> None:
         """Blocks that are still to be copied, and that nobody else holds, go to the first who wants a copy."""

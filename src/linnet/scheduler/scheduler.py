@@ -5,8 +5,9 @@ Owns the waiting and running requests, the block pool and the plan in flight. On
 schedule() and commit() requests may be added and aborted, and nothing the plan reads or writes is given away.
 
 Order of side effects in schedule(): expire, forced preemption, the policy's order and who makes way, blocks of running
-requests (preempting the last ones for lack of blocks), admissions. In commit(): per item, in plan order: counters, new
-tokens, published blocks, release of what has finished.
+requests (preempting the last ones for lack of blocks), admissions; what a request finds in the tier is loaded where its
+tokens are planned. In commit(): per item, in plan order: counters, new tokens, published blocks, release of what has
+finished.
 """
 
 from collections import Counter
@@ -27,6 +28,8 @@ from .policy import Key, OrderedRequests
 from .request import FinishReason, Request, RequestState
 from .residency import Residency
 from .step import StepBuilder
+from .swapping import Swapping
+from .tier import BlockTier
 from .validation import validate
 
 
@@ -34,10 +37,14 @@ class Scheduler:
     """See the module. Every request that is added ends with exactly one Ended."""
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool | None = None) -> None:
-        """`pool` lets a test watch the blocks; it must have the size that the config says."""
+        """`pool` lets a test watch the blocks; it must have the size, and the tier, that the config says."""
         self.config = config
-        self.pool = BlockPool(config.num_blocks, config.block_size) if pool is None else pool
+        if pool is None:
+            tier = BlockTier(config.swap_blocks) if config.swap_blocks else None
+            pool = BlockPool(config.num_blocks, config.block_size, tier)
+        self.pool = pool
         assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
+        assert config.swap_blocks == (0 if self.pool.tier is None else self.pool.tier.num_slots)
         self._residency = Residency(self.pool, config.prefix_cache)
         self._policy = policy_of(config)
         self._requests: dict[int, Request] = {}
@@ -48,6 +55,7 @@ class Scheduler:
         self._plan: StepPlan | None = None
         self._in_flight: dict[int, Request] = {}
         self._cost = StepCost()
+        self.swapping = None if pool.tier is None else Swapping(pool.tier, self._residency, self._cost)
         self._scheduled_s = 0.0
         self._events: list[Event] = []
         self._sequence = 0
@@ -71,6 +79,8 @@ class Scheduler:
             used_blocks=self.pool.used_blocks,
             cached_blocks=self.pool.cached_blocks,
             free_blocks=self.pool.free_blocks,
+            swap_blocks=self.config.swap_blocks,
+            swap_used_blocks=0 if self.pool.tier is None else len(self.pool.tier),
             steps=self._steps,
             computed_tokens=self._computed_tokens,
             preemptions=self._preemptions,
@@ -78,6 +88,9 @@ class Scheduler:
             prefix_hit_tokens=self._residency.prefix_hit_tokens,
             reserved_slots=self._residency.reserved_slots,
             unused_slots=self._residency.unused_slots,
+            swapped_out_blocks=0 if self.pool.tier is None else self.pool.tier.stored_blocks,
+            swapped_in_blocks=0 if self.pool.tier is None else self.pool.tier.loaded_blocks,
+            swap_declined_blocks=0 if self.swapping is None else self.swapping.declined_blocks,
             finished=dict(self._finished),
         )
 
@@ -142,21 +155,28 @@ class Scheduler:
             preempted += self._make_way()
         preempted += self._gather()
         step = StepBuilder(self.config, self._cost, self._running)
+        if self.swapping is not None:
+            self.swapping.begin(step)
         short_of_blocks = False
-        while len(step.items) < len(self._running) and step.has_room:
-            together = self._gangs.running(self._running[len(step.items)])
+        done = 0
+        while done < len(self._running) and step.has_room:
+            together = self._gangs.running(self._running[done])
             victims = self._grow(together)
             preempted += victims
             short_of_blocks = short_of_blocks or bool(victims)
             if together[0] in victims:
                 break
             for request in together:
+                done += 1
                 if step.has_room:
-                    step.take(request, behind=len(self._running) - len(step.items) - 1)
+                    self._take(step, request, behind=len(self._running) - done)
         # Who was just preempted would be the first to be admitted, and take the blocks away again.
         may_admit = not short_of_blocks
         while may_admit and step.has_room and (admitted := self._admit_next(now, step.has_time)) is not None:
-            step.take(admitted, behind=0)
+            self._take(step, admitted, behind=0)
+        if not step.items and self._running:  # who loads did so slowly for the sake of those who have been preempted
+            step.take_any_time()
+            self._take(step, self._running[0], behind=0)
         self._scheduled_s = now
         return self._launch(step.items, preempted)
 
@@ -168,8 +188,10 @@ class Scheduler:
         `now` tells what the step took; deadlines end requests in schedule(), never after their tokens have been paid.
         """
         self._check_result(plan, result)
-        if self.config.step_budget_s is not None:
-            self._cost.learn(Work.of_plan(plan), now - self._scheduled_s)
+        if self.config.step_budget_s is not None or self.swapping is not None:
+            self._cost.learn(Work.of_plan(plan), now - self._scheduled_s - result.stored_s - result.loaded_s)
+        if self.swapping is not None:
+            self.swapping.learn(plan.moves, result)
         in_flight, self._in_flight, self._plan = self._in_flight, {}, None
         self._branch(in_flight, result)
         for item in plan.items:
@@ -215,6 +237,11 @@ class Scheduler:
                 self._steps_since_forced = 0
                 return self._preempt(request)
         return []
+
+    def _take(self, step: StepBuilder, request: Request, behind: int) -> None:
+        """Plan what the request's blocks and the step's time allow: first what is loaded, then what is computed."""
+        if self.swapping is None or self.swapping.advance(request, step):
+            step.take(request, behind)
 
     def _make_way(self) -> list[Request]:
         """Preempt running requests for waiting ones that come before them and find no seat or no blocks.

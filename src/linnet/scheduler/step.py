@@ -26,14 +26,13 @@ class StepBuilder:
         self._cost = cost
         self._seconds = inf
         self._work = Work()  # planned or reserved; kept where seconds are counted
-        self._reserved: frozenset[int] = frozenset()
+        self._reserved: dict[int, Work] = {}
         if config.step_budget_s is None or not cost.known:
             return
         if any(request.generated_tokens for request in running):
             contexts = {request.request_id: request.computed + 1 for request in running}
-            keys = sum(contexts.values())
-            self._reserved = frozenset(contexts)
-            self._work = Work(len(contexts), len(contexts), keys, keys)
+            self._reserved = {request_id: Work(1, 1, keys, keys) for request_id, keys in contexts.items()}
+            self._work = Work(len(contexts), len(contexts), sum(contexts.values()), sum(contexts.values()))
             least = cost.expect(self._work) + LEAST_SHARE * config.step_budget_s
             self._seconds = max(config.step_budget_s, least)
 
@@ -46,6 +45,19 @@ class StepBuilder:
     def has_time(self) -> bool:
         """Whether there are seconds left for somebody new."""
         return self._seconds == inf or self._cost.expect(self._work.plus(Work.of(0, 1, 0))) <= self._seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the step is as long as it may be, what is reserved counted; may be below 0."""
+        return inf if self._seconds == inf else self._seconds - self._cost.expect(self._work)
+
+    def spend(self, seconds: float) -> None:
+        """Something else takes that long in this step."""
+        self._seconds -= seconds
+
+    def take_any_time(self) -> None:
+        """Those for whom time was kept are not in the step after all."""
+        self._seconds = inf
 
     def take(self, request: Request, behind: int) -> None:
         """Plan as many of the request's remaining tokens as fit; it must hold the blocks for them.
@@ -82,8 +94,7 @@ class StepBuilder:
 
     def _within_seconds(self, request: Request, most: int) -> int:
         """The most tokens, up to `most`, that the step has seconds for. Mutates what is planned so far."""
-        if request.request_id in self._reserved:
-            self._work = self._work.minus(Work.of(request.computed, 1, 1))
+        self._work = self._work.minus(self._reserved.get(request.request_id, Work()))
         n = self._cost.most_tokens(self._seconds, self._work, request.computed, most)
         self._work = self._work.plus(Work.of(request.computed, n, sum(use.rows for use in request.uses(n))))
         return n
