@@ -42,7 +42,8 @@ class EngineSettings:
     """What an engine may spend; checked when a model is opened with it.
 
     max_model_len:        longest prompt + new tokens; None: the model's, shortened to what the KV memory holds.
-    kv_bytes:             memory of the KV cache; None: a share of what is free. num_blocks overrides it (tests).
+    kv_bytes:             memory of the KV cache; None: what the model asks for, as far as there is room beside it;
+                          'all': all of that room. num_blocks overrides it (tests).
     block_size:           token slots of a block of the KV cache.
     token_budget:         tokens computed in one step, over all requests; max_chunk_tokens: of one request.
     step_budget_s:        seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
@@ -55,7 +56,7 @@ class EngineSettings:
     """
 
     max_model_len: int | None = None
-    kv_bytes: int | None = None
+    kv_bytes: int | str | None = None
     num_blocks: int | None = None
     block_size: int = 16
     token_budget: int = 512

@@ -15,6 +15,7 @@ from digest_executable import DigestExecutable
 from linnet.child_process import start_child
 from linnet.engine import Channel, Engine, EngineChild, EngineServer, ReadyFrame, refused_frame
 from linnet.errors import UnsupportedError
+from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerConfig
 
 VOCABULARY = 61
@@ -58,7 +59,8 @@ def main(connection: socket.socket) -> None:
         time.sleep(600)
     config = SchedulerConfig(**told["config"])
     engine = Engine(ToldDigest(told, config), config, check=True)
-    channel.send(channel.encode(ReadyFrame(engine.facts, f"digest {told['salt']}", 0, engine.counters())))
+    footprint = Footprint(weight_bytes=0, step_bytes=0, kv_bytes=0, engine_bytes=os.getpid())  # of each its own
+    channel.send(channel.encode(ReadyFrame(engine.facts, f"digest {told['salt']}", footprint, engine.counters())))
     status = EngineServer(engine, channel).run()
     sys.stderr.flush()
     os._exit(status)

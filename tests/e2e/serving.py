@@ -21,6 +21,7 @@ from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.api import LLM, RequestBuilder, SamplingDefaults
 from linnet.engine import Engine, EngineThread
+from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerConfig
 from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
 from linnet.text import Tokenizer
@@ -65,7 +66,7 @@ def digest_model(**changes: Any) -> Any:
         requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64)),
         connect=lambda deliver: EngineThread(engine, deliver),
         counters=engine.counters,
-        kv_bytes=0,
+        footprint=Footprint(weight_bytes=0, step_bytes=0, kv_bytes=0, engine_bytes=0),
         max_model_len=config.max_model_len,
         numerics_id="digest",
         sampling_defaults=SamplingDefaults(),

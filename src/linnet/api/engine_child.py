@@ -65,4 +65,4 @@ def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
         engine = Engine(loaded.executable, loaded.config, check=opening.engine.check)
     except (MemoryError, OSError) as error:
         raise LinnetError(machine_sentence(error)) from None
-    return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, loaded.kv_bytes, engine.counters())
+    return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, loaded.footprint, engine.counters())

@@ -4,6 +4,7 @@
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read_sampling_defaults
 from linnet.api.scoring import Comparison, score_rows
 from linnet.api.served import ServedModel
-from linnet.api.warming import Warming, tokenizer_reading_bytes
+from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompileGrammar,
@@ -32,10 +33,12 @@ from linnet.engine import (
     SamplingParams,
 )
 from linnet.errors import ConfigError
+from linnet.plan import TOKENIZER_READING, server_growth_bytes
 from linnet.scheduler import SchedulerCounters
 from linnet.schemes import LinearScheme
 from linnet.settings import BackendSettings, EngineSettings, with_fields
 from linnet.text import Tokenizer
+from linnet.text.files import tokenizer_json_bytes
 
 
 class LLM:
@@ -80,7 +83,8 @@ class LLM:
         loaded = load(
             self.path, policy=policy, kv_cache=kv_cache, quantize=quantize, keep=keep, backend=own, engine=engine
         )
-        warming = Warming(loaded.executable.mapped, tokenizer_reading_bytes(self.path))
+        tokenizer_bytes = tokenizer_json_bytes(self.path)
+        warming = Warming(loaded.executable.mapped, TOKENIZER_READING * tokenizer_bytes)
         self.tokenizer = Tokenizer.open(self.path, clock=clock)
         warming.finish()
         self.source = loaded.source
@@ -89,8 +93,8 @@ class LLM:
         self.backend_name = loaded.backend_name
         self._numerics = loaded.executable.numerics
         self.policy = policy
-        self.kv_bytes = loaded.kv_bytes
-        """Bytes of the KV cache."""
+        self.footprint = replace(loaded.footprint, server_bytes=server_growth_bytes(tokenizer_bytes))
+        """What this process will have in memory at the most."""
         warn_of_tokenizer(self.path, self.tokenizer, loaded.source.spec.vocabulary_size)
         self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
         self._generation_config = generation_config
@@ -140,6 +144,11 @@ class LLM:
         return self.facts.max_model_len
 
     @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache."""
+        return self.footprint.kv_bytes
+
+    @property
     def parameters(self) -> int:
         """How many numbers the model has, whatever they are stored as."""
         return self.source.parameters
@@ -171,7 +180,7 @@ class LLM:
             requests=self.requests,
             sampling_defaults=self.sampling_defaults,
             numerics_id=self.numerics_id,
-            kv_bytes=self.kv_bytes,
+            footprint=self.footprint,
             connect=lambda deliver: EngineThread(self._engine, deliver),
         )
 

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.api.memory import CachePlan, available_bytes, machine_bytes, plan_cache
-from linnet.backends.interface import Executable, KVCache, Policy
+from linnet.backends.interface import Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
 from linnet.engine import limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
-from linnet.plan import kv_bytes_per_token, output_rows
+from linnet.plan import kv_bytes_per_token, output_rows, predict, server_growth_bytes
+from linnet.process_memory import Footprint, resident_bytes
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.scheduler import SchedulerConfig
 from linnet.settings import BackendSettings, EngineSettings
+from linnet.text.files import tokenizer_json_bytes
 from linnet.user_cache import TILES, user_cache_directory
 
 logger = logging.getLogger(__name__)
@@ -28,17 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model bound to a backend, and the scheduler settings it was prepared for."""
+    """A model bound to a backend, the scheduler settings it was prepared for, and what it will take of memory."""
 
     source: ModelSource
     executable: Executable
     backend_name: str
     config: SchedulerConfig
-
-    @property
-    def kv_bytes(self) -> int:
-        """Of the KV cache."""
-        return self.config.num_blocks * self.executable.kv_bytes_per_block
+    footprint: Footprint
 
 
 def load(
@@ -52,6 +50,7 @@ def load(
     engine: EngineSettings,
 ) -> Loaded:
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
+    started_bytes = resident_bytes()
     if policy not in POLICIES:
         raise unknown_choice("policy", policy, POLICIES)
     if kv_cache not in KV_CACHES:
@@ -69,6 +68,17 @@ def load(
     program = choose_numerics(source.program, policy, kv_cache)
     chosen = choose_backend(wanted, program)
     block_size = engine.block_size
+    rows = output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences)
+    # As long a context as the model has: it adds some hundred kilobytes of block tables.
+    longest = -(-source.spec.max_positions // block_size)
+    limits = Limits(engine.token_budget, engine.max_sequences, max(rows, engine.max_sequences), block_size, longest)
+    ledger = predict(source, limits, policy, chosen, kv_cache, program, tokenizer_bytes=0)
+
+    def beside_bytes() -> int:
+        """What is still to come: neither the interpreter, which is there, nor the KV cache."""
+        around = ledger.engine_footprint(0, started_bytes=0).beside_kv_bytes
+        return around + server_growth_bytes(tokenizer_json_bytes(source.checkpoint.path))
+
     cache = _plan(
         plan_cache(
             bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
@@ -78,6 +88,7 @@ def load(
             max_model_len=engine.max_model_len,
             kv_bytes=engine.kv_bytes,
             free_bytes=available_bytes(),
+            beside_bytes=beside_bytes,
             machine_bytes=machine_bytes(),
             parameters=source.parameters,
         ),
@@ -93,7 +104,7 @@ def load(
         max_sequences=engine.max_sequences,
         max_waiting_requests=engine.max_waiting_requests,
         max_chunk_tokens=engine.max_chunk_tokens,
-        max_output_rows=output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences),
+        max_output_rows=rows,
         prefix_cache=engine.prefix_cache,
         ageing_s=engine.ageing_s,
         predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
@@ -101,7 +112,8 @@ def load(
         preempt_every=engine.preempt_every,
     )
     executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache, program)
-    return Loaded(source, executable, chosen.name, config)
+    footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
+    return Loaded(source, executable, chosen.name, config, footprint)
 
 
 def tile_directory(wanted: bool | Path) -> Path | None:

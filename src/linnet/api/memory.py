@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a context and how many KV blocks fit: from the program's states, free memory and what the user asked."""
+"""How long a context and how many KV blocks fit: from the program's states, free memory, what the model takes beside
+its KV cache, and what the user asked.
+"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.api.control_groups import memory_limits, read_lines
-from linnet.errors import CapacityError, ConfigError
+from linnet.errors import CapacityError, ConfigError, unknown_choice
 
-DEFAULT_SHARE = 0.4
-"""Of the memory that is free at load: no more of it goes to the KV cache where the user says nothing."""
+ALL = "all"
+"""As ``kv_bytes``: what is free but for what the model takes beside its KV cache and the margin."""
+
+MARGIN_SHARE = 0.1
+"""Of the memory that is free at load: left to other programs, and to what predictions are wrong by (5 %)."""
+
+PLENTY = 4
+"""A KV cache of less than this part of free memory, beside weights of less, is given without further reckoning."""
 
 DEFAULT_BYTES_PER_PARAMETER = 4
 DEFAULT_TOKENS_PER_SEQUENCE = 512
-"""Within that share the KV cache is as large as the model asks for: room for one whole context, for every sequence at
-512 tokens, and for twice what the weights would take in 16 bits, whichever is most. It is touched only as it fills."""
+"""Where the user says nothing the KV cache is as large as the model asks for: room for one whole context, for every
+sequence at 512 tokens, and for twice what the weights would take in 16 bits, whichever is most. It is touched only as
+it fills."""
 
 LEAST_CONTEXT = 16
 
@@ -44,19 +54,24 @@ def plan_cache(
     max_sequences: int,
     model_positions: int,
     max_model_len: int | None,
-    kv_bytes: int | None,
+    kv_bytes: int | str | None,
     free_bytes: int,
+    beside_bytes: Callable[[], int] = lambda: 0,
     machine_bytes: int = 1 << 62,
     parameters: int = 0,
 ) -> CachePlan:
     """Choose context and blocks.
 
     Without ``kv_bytes`` the KV cache gets what a model of so many ``parameters`` asks for (see
-    DEFAULT_BYTES_PER_PARAMETER), at most DEFAULT_SHARE of ``free_bytes``; never more than max_sequences full contexts
-    need. Without ``max_model_len`` the model's own context is used, shortened to what fits.
+    DEFAULT_BYTES_PER_PARAMETER), at most the room there is: ``free_bytes`` less what the model will still take beside
+    its KV cache (``beside_bytes``, called where it matters) and MARGIN_SHARE of it. ALL is all of that room. Never more
+    than max_sequences full contexts need. Without ``max_model_len`` the model's own context is used, shortened to what
+    fits.
     Raises ConfigError for values that cannot be, CapacityError when what was asked for does not fit.
     """
-    for name, value in (("max_model_len", max_model_len), ("kv_bytes", kv_bytes)):
+    if isinstance(kv_bytes, str) and kv_bytes != ALL:
+        raise unknown_choice("kv_bytes", kv_bytes, ["a number of bytes", ALL])
+    for name, value in (("max_model_len", max_model_len), ("kv_bytes", None if kv_bytes == ALL else kv_bytes)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
     if max_model_len is not None and max_model_len > model_positions:
@@ -64,23 +79,30 @@ def plan_cache(
             f"max_model_len is {max_model_len}; this model reaches {model_positions} tokens",
             settings=["max_model_len"],
         )
-    if kv_bytes is not None and kv_bytes > machine_bytes:
+    if isinstance(kv_bytes, int) and kv_bytes > machine_bytes:
         raise ConfigError(
             f"kv_bytes is {_human(kv_bytes)}; this machine has {_human(machine_bytes)} of memory", settings=["kv_bytes"]
         )
     block_bytes = max(bytes_per_token, 1) * block_size
     wanted = model_positions if max_model_len is None else max_model_len
-    if kv_bytes is None:
+    source = "kv_bytes"
+    if isinstance(kv_bytes, int):
+        room_bytes = kv_bytes
+    else:
         most_tokens = max(wanted, max_sequences * DEFAULT_TOKENS_PER_SEQUENCE)
         asked = max(-(-most_tokens // block_size) * block_bytes, parameters * DEFAULT_BYTES_PER_PARAMETER)
-        room_bytes = min(int(free_bytes * DEFAULT_SHARE), asked)
-    else:
-        room_bytes = kv_bytes
+        if kv_bytes == ALL:
+            asked = free_bytes
+        room_bytes = asked
+        if asked * PLENTY > free_bytes:
+            beside, margin = beside_bytes(), int(free_bytes * MARGIN_SHARE)
+            room_bytes = max(min(free_bytes - beside - margin, asked), 0)
+            source = f"{_human(free_bytes)} are free, of which the model takes {_human(beside)} beside its KV cache"
+            source += f" and {_human(margin)} are left to others"
     room_blocks = room_bytes // block_bytes
     fits = room_blocks * block_size
     length = min(wanted, fits) if max_model_len is None else wanted
     if length > fits or length < min(LEAST_CONTEXT, wanted):
-        source = "kv_bytes" if kv_bytes is not None else f"{DEFAULT_SHARE:.0%} of {_human(free_bytes)} free memory"
         fitting = f"a max_model_len of at most {fits} fits, or give" if fits else "give"
         raise CapacityError(
             f"the KV cache of one sequence of {max(length, min(LEAST_CONTEXT, wanted))} tokens needs "

@@ -18,27 +18,37 @@ from linnet.api.sampling_defaults import SamplingDefaults, read_sampling_default
 from linnet.child_process import ChildProcess, start_child
 from linnet.engine import Deliver, EngineChild, EngineDoor, EngineFacts, EngineProcess, ReadyFrame
 from linnet.errors import LinnetError
+from linnet.process_memory import Footprint, peak_bytes, resident_bytes
 from linnet.settings import ENGINE_MODULE
 from linnet.text import Tokenizer
+
+SERVING_BYTES = 9_000_000
+"""What requests add to a server that has read its tokenizer, which is measured: it has happened."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
     """See the module.
 
-    kv_bytes: of the KV cache. connect: makes the door of its engine, not started, around a deliver function; once.
+    footprint: what it will take of memory at the most. connect: makes the door of its engine, not started, around a
+    deliver function; once.
     """
 
     requests: RequestBuilder
     sampling_defaults: SamplingDefaults
     numerics_id: str
-    kv_bytes: int
+    footprint: Footprint
     connect: Callable[[Deliver], EngineDoor]
 
     @property
     def facts(self) -> EngineFacts:
         """What is known of its engine: limits, vocabulary, which requests it takes."""
         return self.requests.facts
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of the KV cache."""
+        return self.footprint.kv_bytes
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -84,6 +94,7 @@ def open_in_process(
         child.process.kill()
         child.end()
         raise
+    server_bytes = max(peak_bytes(), resident_bytes() + SERVING_BYTES)
     warn_of_tokenizer(opening.path, tokenizer, ready.facts.vocabulary_size)
     pinned = _pinned(opening, ready)
 
@@ -94,17 +105,18 @@ def open_in_process(
         requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64)),
         sampling_defaults=defaults,
         numerics_id=ready.numerics_id,
-        kv_bytes=ready.kv_bytes,
+        footprint=replace(ready.footprint, server_bytes=server_bytes),
         connect=lambda deliver: EngineProcess(child, ready, again, deliver, most_restarts=most_restarts),
     )
 
 
 def _pinned(opening: Opening, ready: ReadyFrame) -> Opening:
     """The same with what free memory decided the first time: a request that was taken must fit the next time too."""
+    asked = opening.engine.kv_bytes
     engine = replace(
         opening.engine,
         max_model_len=ready.facts.max_model_len,
         num_blocks=ready.facts.scheduling.num_blocks,
-        kv_bytes=opening.engine.kv_bytes or ready.kv_bytes,
+        kv_bytes=asked if isinstance(asked, int) else ready.footprint.kv_bytes,
     )
     return replace(opening, engine=engine)

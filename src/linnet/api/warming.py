@@ -8,21 +8,11 @@ the largest size of the process is the one it keeps.
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from linnet.api.memory import available_bytes
 from linnet.formats.residency import populate, will_need
-from linnet.text.files import tokenizer_json_bytes
-
-TOKENIZER_READING = 12
-"""Bytes that reading takes for a moment, per byte of tokenizer.json (measured: 10)."""
-
-
-def tokenizer_reading_bytes(model: Path) -> int:
-    """What reading a model's tokenizer takes for a moment."""
-    return TOKENIZER_READING * tokenizer_json_bytes(model)
 
 
 class Warming:

@@ -22,6 +22,11 @@ def parse_bytes(text: str | int) -> int:
     return _parse(text, _COUNT | _BYTES, "a size such as 800MB or 6GiB")
 
 
+def parse_kv_memory(text: str | int) -> int | str:
+    """``all`` as it is, else as ``parse_bytes``."""
+    return "all" if text == "all" else _parse(text, _COUNT | _BYTES, "a size such as 800MB or 6GiB, or all")
+
+
 @dataclass(frozen=True)
 class Budget:
     """How large a model may be: bytes, or bits for each of its parameters."""

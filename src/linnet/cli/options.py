@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linnet.cli.declaring import Given, Setting
-from linnet.cli.numbers import parse_bytes, parse_count
+from linnet.cli.numbers import parse_count, parse_kv_memory
 from linnet.settings import BackendSettings, EngineSettings
 
 if TYPE_CHECKING:
@@ -66,11 +66,12 @@ KV_BYTES = Setting(
     name="kv_cache_memory",
     record=EngineSettings,
     field="kv_bytes",
+    kind=str | None,
     option=option(
-        parser=parse_bytes,
+        parser=parse_kv_memory,
         metavar="SIZE",
-        help="Memory for the KV cache.",
-        show_default="what the model asks for, at most 40 % of free memory",
+        help="Memory for the KV cache; all: what is free but for the rest of the model and a tenth.",
+        show_default="what the model asks for",
     ),
 )
 KV_CACHE = Setting(

@@ -109,7 +109,7 @@ def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped
     """Model, where to connect, numerics, and what the KV cache has room for (it is touched only as it fills)."""
     import json
 
-    tokens = served.facts.kv_tokens
+    tokens, memory = served.facts.kv_tokens, served.footprint
     recommended = str(served.sampling_defaults)
     if config.log_json:
         return json.dumps(
@@ -119,6 +119,7 @@ def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped
                 "numerics": served.numerics_id,
                 "kv_tokens": tokens,
                 "max_model_len": served.max_model_len,
+                "predicted_memory": memory.parts(),
                 "sampling_defaults": recommended,
                 "url": address,
             }
@@ -126,8 +127,8 @@ def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped
     sequences = served.facts.scheduling.max_sequences
     return (
         f"{config.names[0]} on {address}  ({served.numerics_id}; context {served.max_model_len:,}; KV cache at most "
-        f"{human_bytes(served.kv_bytes)}, {tokens:,} tokens: {tokens // served.max_model_len:,} whole contexts, or "
-        f"{sequences:,} sequences of {tokens // sequences:,}"
+        f"{human_bytes(memory.kv_bytes)}, {tokens:,} tokens: {tokens // served.max_model_len:,} whole contexts, or "
+        f"{sequences:,} sequences of {tokens // sequences:,}; all in all at most {human_bytes(memory.total_bytes)}"
         + (f"; unless asked otherwise {recommended}, as its generation_config.json says)" if recommended else ")")
     )
 

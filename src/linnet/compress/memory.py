@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much memory a compression will need, predicted from shapes alone."""
 
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.backends.reference.attention import TILE_ROWS
 from linnet.models.inventory import LinearInfo
+from linnet.process_memory import resident_bytes
 from linnet.program.attributes import Attention
 from linnet.program.plan_buffers import plan_buffers
 from linnet.schemes.scheme import LinearScheme
@@ -88,11 +87,6 @@ def predict(
     activations = 2 * arena + scores
     # a fit of a whole block runs it, once and once more for the gradients
     return Prediction(base, block, statistics, fit + 2 * activations * steps.fits_blocks, activations, table)
-
-
-def resident_bytes() -> int:
-    """What this process has in memory now, pages of mapped files too."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:

@@ -18,13 +18,14 @@ from linnet.compress.disk import disk_need
 from linnet.compress.fitting import compress_block
 from linnet.compress.heap import give_back
 from linnet.compress.job import Job
-from linnet.compress.memory import GROWTH_BYTES, Prediction, resident_bytes
+from linnet.compress.memory import GROWTH_BYTES, Prediction
 from linnet.compress.opened import opened
 from linnet.compress.progress import CancelToken, Interrupted, Meter, peak_memory_bytes
 from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
 from linnet.compress.work import segment_work, total_work
 from linnet.errors import CapacityError
+from linnet.process_memory import resident_bytes
 
 LONGEST_S = 20.0
 """A block that takes longer is broken off: its speed is known by then."""

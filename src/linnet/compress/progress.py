@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal, Protocol
 
-from linnet.compress.memory import resident_bytes
 from linnet.errors import CapacityError, LinnetError
+from linnet.process_memory import resident_bytes
 
 Stage = Literal["check", "weigh", "calibrate", "compress", "publish"]
 

@@ -304,7 +304,7 @@ class EngineProcess:
             if self._stopping:
                 child.process.kill()
         ready = child.ready()
-        same = ready == self._ready
+        same = ready.is_of_the_same(self._ready)
         with self._changed:
             self._coming = None
             if same and not self._stopping:

@@ -15,6 +15,7 @@ import numpy as np
 from linnet.engine.facts import EngineFacts
 from linnet.engine.messages import Abort, Control, EngineEvent, EngineMessage, Finished, Submit
 from linnet.errors import LinnetError, UnsupportedError
+from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerCounters, Tokens
 
 MOST_FRAME_BYTES = 1 << 30
@@ -56,13 +57,18 @@ Down = SubmitFrame | AbortFrame | ControlFrame
 class ReadyFrame(_Frame, frozen=True, tag="ready"):
     """Up, first: the engine takes messages; all that is known of it outside.
 
-    ``kv_bytes``: of its KV cache; ``counters``: of an engine that has done nothing.
+    ``footprint``: what it will take of memory; ``counters``: of an engine that has done nothing.
     """
 
     facts: EngineFacts
     numerics_id: str
-    kv_bytes: int
+    footprint: Footprint
     counters: SchedulerCounters
+
+    def is_of_the_same(self, other: "ReadyFrame") -> bool:
+        """Whether both are of one model, opened alike; what their processes had before may differ."""
+        own, theirs = self.footprint, other.footprint
+        return self == msgspec.structs.replace(other, footprint=own) and own.kv_bytes == theirs.kv_bytes
 
 
 class RefusedFrame(_Frame, frozen=True, tag="refused"):

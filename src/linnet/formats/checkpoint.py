@@ -3,6 +3,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class Checkpoint:
         self._form = form
         self._schemes: dict[str, LinearScheme | None] = {}
         self._read: tuple[str, PackedWeight] | None = None
+        self._stored_bytes: Counter[str] | None = None
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | None = None) -> "Checkpoint":
@@ -192,8 +194,11 @@ class Checkpoint:
 
     def stored_bytes(self, module: str) -> int:
         """Bytes that a quantised module's weight takes on disk, scales and all."""
-        parts = (name for name in self._tensors if self._form.module_of(name) == module)
-        return sum(self._tensors[name].nbytes for name in parts if not name.endswith(".bias"))
+        if self._stored_bytes is None:
+            self._stored_bytes = Counter()
+            for name, info in self._tensors.items():
+                self._stored_bytes[self._form.module_of(name)] += 0 if name.endswith(".bias") else info.nbytes
+        return self._stored_bytes[module]
 
     def module_of(self, name: str) -> str:
         """The module that a tensor belongs to."""

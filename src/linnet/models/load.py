@@ -144,7 +144,8 @@ class ModelSource:
             return int(self._computed(ref.checkpoint_name).nbytes)
         module = ref.checkpoint_name.removesuffix(".weight")
         if ref.checkpoint_name.endswith(".weight") and self.checkpoint.scheme_of(module) is not None:
-            whole, rows = self.checkpoint.stored_bytes(module), self.checkpoint.shape_of(module)[0]
+            whole = self.checkpoint.stored_bytes(module)
+            rows = 0 if ref.rows is None else self.checkpoint.shape_of(module)[0]
         else:
             info = self.checkpoint.info(ref.checkpoint_name)
             whole, rows = info.nbytes, info.shape[0]

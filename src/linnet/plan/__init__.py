@@ -2,7 +2,25 @@
 """What a model will need and how fast it can possibly be, before it is loaded."""
 
 from linnet.plan.describe import describe
-from linnet.plan.ledger import Ledger, kv_bytes_per_token, output_rows, predict
+from linnet.plan.ledger import (
+    TOKENIZER_READING,
+    Ledger,
+    kv_bytes_per_token,
+    output_rows,
+    predict,
+    server_growth_bytes,
+)
 from linnet.plan.roofline import Bound, Roofline, roofline
 
-__all__ = ["Bound", "Ledger", "Roofline", "describe", "kv_bytes_per_token", "output_rows", "predict", "roofline"]
+__all__ = [
+    "TOKENIZER_READING",
+    "Bound",
+    "Ledger",
+    "Roofline",
+    "describe",
+    "kv_bytes_per_token",
+    "output_rows",
+    "predict",
+    "roofline",
+    "server_growth_bytes",
+]

@@ -111,6 +111,7 @@ def describe(
         "total_bytes": ledger.total_bytes,
         "process_bytes": ledger.process_bytes,
         "resident_bytes": ledger.resident_bytes,
+        "served_bytes": ledger.engine_footprint(ledger.kv_bytes).total_bytes + ledger.server_bytes,
     }
     if source.warnings:
         facts["warnings"] = "; ".join(source.warnings)

@@ -2,8 +2,8 @@
 """The memory ledger: what a model will need on a machine, to the byte, before anything is allocated.
 
 Everything is derived from the Program: weights from its references, activations from plan_buffers, KV from its
-declared states as the backend stores them. Around them lie the interpreter, its libraries and the tokenizer: those two
-numbers are measured, not derived.
+declared states as the backend stores them. Around them lie the interpreter, its libraries, the model as Python sees it
+and the tokenizer: those numbers are measured, not derived.
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
+from linnet.process_memory import Footprint
 from linnet.program.attributes import Attention
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
@@ -24,11 +25,23 @@ LOGITS_BYTES = 64 << 20
 """Bound on the fp32 logits of one step: it limits how many prompt rows are scored at once."""
 
 
-PROCESS_BYTES = 62_000_000
-"""The interpreter, its libraries, the model as Python sees it, worker stacks: measured with `linnet generate`."""
+PROCESS_BYTES = 57_000_000
+"""The interpreter, its libraries, worker stacks: measured with `linnet generate`."""
+
+OP_BYTES = 18_000
+"""The model as Python sees it, per operation of its program (measured: 325 to 605 of them)."""
+
+ENGINE_IMPORTS_BYTES, ENGINE_GROWTH_BYTES = 51_000_000, 1_500_000
+"""A process that is an engine, before it opens a model, and what steps add to it."""
+
+SERVER_IMPORTS_BYTES, SERVER_GROWTH_BYTES = 75_500_000, 12_000_000
+"""A server's process around such an engine, before it reads the tokenizer, and what requests add to it."""
 
 TOKENIZER_READ = 4
 """Bytes a tokenizer takes once it is read, per byte of tokenizer.json (measured with 128k pieces)."""
+
+TOKENIZER_READING = 12
+"""Bytes that reading it takes for a moment, per byte of tokenizer.json (measured: 10 to 10.7)."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,13 @@ class KVLayer:
 class Ledger:
     """Bytes a model needs under ``limits`` and ``policy``.
 
-    ``embedding_bytes``, ``block_bytes`` and ``head_bytes`` are stored weights and sum to ``weight_bytes`` (a tied head
-    counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its output
-    rows among them; ``step_arena_bytes`` is what of it is touched while no prompt is scored. ``process_bytes`` lie
-    around the model, whatever its size. ``step_weight_bytes`` is what one decode step reads of the weights: all but the
-    embedding table, unless the head is tied to it. ``multiplications``: of weights with one row (one token);
-    ``prompt_multiplications``: with a row whose logits nobody asks for, as nearly all of a prompt's.
+    ``embedding_bytes``, ``block_bytes`` and ``head_bytes`` are stored weights and sum to ``weight_bytes`` (a tied
+    head counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its
+    output rows among them; ``step_arena_bytes`` is what of it is touched while no prompt is scored. ``operations``:
+    of the program; ``tokenizer_bytes``: of its tokenizer.json. ``step_weight_bytes`` is what one decode step reads
+    of the weights: all but the embedding table, unless the head is tied to it. ``multiplications``: of weights with
+    one row (one token); ``prompt_multiplications``: with a row whose logits nobody asks for, as nearly all of a
+    prompt's.
     """
 
     policy: Policy
@@ -59,7 +73,8 @@ class Ledger:
     arena_bytes: int
     step_arena_bytes: int
     logits_bytes: int
-    process_bytes: int
+    operations: int
+    tokenizer_bytes: int
     kv_layers: tuple[KVLayer, ...]
     step_weight_bytes: int
     multiplications: int
@@ -85,6 +100,23 @@ class Ledger:
     def kv_bytes(self) -> int:
         """The whole pool if every sequence reaches the longest context."""
         return self.kv_bytes_per_block * self.limits.max_blocks_per_sequence * self.limits.max_sequences
+
+    @property
+    def process_bytes(self) -> int:
+        """Around weights, arena and KV of a process with a model in it."""
+        return PROCESS_BYTES + OP_BYTES * self.operations + TOKENIZER_READ * self.tokenizer_bytes
+
+    def engine_footprint(self, kv_bytes: int, started_bytes: int = ENGINE_IMPORTS_BYTES) -> Footprint:
+        """Of an engine in a process that had ``started_bytes`` before it opened the model, with such a KV cache."""
+        around = started_bytes + ENGINE_GROWTH_BYTES + OP_BYTES * self.operations
+        return Footprint(
+            weight_bytes=self.weight_bytes, step_bytes=self.arena_bytes, kv_bytes=kv_bytes, engine_bytes=around
+        )
+
+    @property
+    def server_bytes(self) -> int:
+        """Of the process around such an engine: reading the tokenizer, or serving, whichever takes more."""
+        return SERVER_IMPORTS_BYTES + server_growth_bytes(self.tokenizer_bytes)
 
     @property
     def total_bytes(self) -> int:
@@ -129,13 +161,16 @@ def predict(
     policy: Policy,
     backend: Backend | None = None,
     kv_cache: KVCache = "auto",
+    chosen: Program | None = None,
+    tokenizer_bytes: int | None = None,
 ) -> Ledger:
     """What ``backend.prepare(source, policy, limits, kv_cache=kv_cache)`` and a full KV pool will take.
 
     Without a backend the KV is what the program declares, and weights lie as stored; backends may pad the one and put
-    zeros back into the other.
+    zeros back into the other. ``chosen``: what choose_numerics made of the source's program, where the caller has it;
+    ``tokenizer_bytes``: of tokenizer.json, where the caller knows.
     """
-    program = gather_early(choose_numerics(source.program, policy, kv_cache))
+    program = gather_early(choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen)
     fused, bounds = fuse(program), limits.symbols()
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
@@ -152,13 +187,19 @@ def predict(
         arena_bytes=plan_buffers(fused, bounds).arena_bytes,
         step_arena_bytes=plan_buffers(fused, bounds | {"outputs": limits.max_sequences}).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
-        process_bytes=PROCESS_BYTES + TOKENIZER_READ * tokenizer_json_bytes(source.checkpoint.path),
+        operations=len(program.ops),
+        tokenizer_bytes=tokenizer_json_bytes(source.checkpoint.path) if tokenizer_bytes is None else tokenizer_bytes,
         kv_layers=_kv_layers(program, limits.block_size, backend),
         step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
         multiplications=sum(multiplications.values()),
         prompt_multiplications=multiplications["tokens"],
         attention_width=sum(attention.heads * attention.head_size for attention in _attentions(program).values()),
     )
+
+
+def server_growth_bytes(tokenizer_bytes: int) -> int:
+    """What a server's process takes beside its libraries."""
+    return max(TOKENIZER_READING * tokenizer_bytes, TOKENIZER_READ * tokenizer_bytes + SERVER_GROWTH_BYTES)
 
 
 def _attentions(program: Program) -> dict[str, Attention]:

@@ -22,6 +22,7 @@ from linnet.serve.errors import ApiError, from_exception, internal, model_not_fo
 from linnet.serve.gate import Gate
 from linnet.serve.generation import Generation
 from linnet.serve.lifecycle import Lifecycle
+from linnet.serve.memory import MemoryUse
 from linnet.serve.metrics import CONTENT_TYPE, Metrics
 from linnet.serve.preparing import ModelFacts, Preparer, most_characters
 from linnet.serve.security import Hosts, Keys
@@ -41,12 +42,14 @@ class Server:
     metrics: Metrics
     generation: Generation
     facts: ModelFacts
+    memory: MemoryUse
 
 
 def build_server(model: ServedModel, config: ServeConfig) -> Server:
     """Wire a server around a model. The engine does not run before ``bridge.start``."""
     bridge = Bridge(model.connect, lambda: metrics)
-    metrics = Metrics(config.names[0], bridge.door, model.facts.scheduling, config.metrics_prefix)
+    memory = MemoryUse(model.footprint, lambda: bridge.door.process_id)
+    metrics = Metrics(config.names[0], bridge.door, model.facts.scheduling, config.metrics_prefix, memory)
     queue = QueueLimits(
         samples=model.facts.max_requests, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes
     )
@@ -59,7 +62,7 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     _add_operator_routes(inner, lifecycle, metrics)
     _add_model_routes(inner, generation, facts)
     app = Gate(inner, Keys(config.keys), Hosts(config.host, config.allowed_hosts), metrics)
-    return Server(app, bridge, admission, lifecycle, metrics, generation, facts)
+    return Server(app, bridge, admission, lifecycle, metrics, generation, facts, memory)
 
 
 def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:

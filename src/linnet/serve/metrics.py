@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from linnet.engine import EngineDoor
 from linnet.scheduler import SchedulerConfig
+from linnet.serve.memory import MemoryUse
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -31,7 +32,8 @@ class Metrics:
         model_name: str,
         door: EngineDoor,
         config: SchedulerConfig,
-        prefix: str = "linnet",
+        prefix: str,
+        memory: MemoryUse,
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._label = {"model_name": model_name}
@@ -62,7 +64,7 @@ class Metrics:
         self.request_samples = histogram("request_params_n", "Samples asked for (n).", SAMPLES)
         for reason in ("stop", "length", "abort", "timeout", "error"):
             self._success.labels(model_name, reason)
-        self.registry.register(_EngineState(prefix, model_name, door, config))
+        self.registry.register(_EngineState(prefix, model_name, door, config, memory))
         ProcessCollector(registry=self.registry)
         ProcessCollector("engine", pid=lambda: door.process_id or "none", registry=self.registry)
 
@@ -96,8 +98,11 @@ class Metrics:
 class _EngineState:
     """Reads the scheduler's snapshot when the page is asked for."""
 
-    def __init__(self, prefix: str, model_name: str, door: EngineDoor, config: SchedulerConfig) -> None:
+    def __init__(
+        self, prefix: str, model_name: str, door: EngineDoor, config: SchedulerConfig, memory: MemoryUse
+    ) -> None:
         self._prefix, self._model_name, self._door, self._config = prefix, model_name, door, config
+        self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
         now = self._door.counters
@@ -110,6 +115,8 @@ class _EngineState:
             ("kv_blocks_used", "KV blocks held by requests.", now.used_blocks),
             ("kv_blocks_cached", "Unheld KV blocks that keep a prefix.", now.cached_blocks),
             ("kv_blocks_free", "KV blocks that hold nothing.", now.free_blocks),
+            ("memory_predicted_bytes", "Most memory that was predicted.", self._memory.predicted.total_bytes),
+            ("memory_peak_bytes", "Most memory in use so far, mapped weights included.", self._memory.peak_bytes()),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=("model_name",))

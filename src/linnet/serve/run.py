@@ -8,6 +8,7 @@ starts before the first connection is accepted, and ends after the last answer i
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
@@ -135,12 +136,14 @@ async def _run(
                 config.status_s or 1e6,
                 config.log_json,
                 say,
+                server.memory.look,
             )
         )
         try:
             await http.serve(sockets=[listener])
         finally:
             status.cancel()
+            say(_last_line(server, config))
             server.generation.close()
             try:
                 await asyncio.to_thread(server.bridge.stop, 0.0 if lifecycle.stuck else STOP_S)
@@ -148,6 +151,15 @@ async def _run(
                 lifecycle.exit_status = 1
             release(listener, config)
     return lifecycle.exit_status
+
+
+def _last_line(server: Server, config: ServeConfig) -> str:
+    """What it has taken of memory: asked while the engine is there."""
+    memory = server.memory
+    if not config.log_json:
+        return memory.sentence()
+    most, predicted = memory.peak_bytes(), memory.predicted.total_bytes
+    return json.dumps({"event": "ended", "peak_memory_bytes": most, "predicted_memory_bytes": predicted})
 
 
 def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:

@@ -32,14 +32,19 @@ def test_what_was_asked_for_and_does_not_fit_is_a_sentence() -> None:
         CapacityError, match=r"one sequence of 2048 tokens needs 2.0 MiB and 512.0 KiB are given to it "
     ):
         plan(kv_bytes=MIB // 2, max_model_len=2048)
-    with pytest.raises(CapacityError, match=r"40% of 1.0 MiB free memory\); a max_model_len of at most 400 fits"):
-        plan(free_bytes=MIB, max_model_len=1000)
+    with pytest.raises(
+        CapacityError,
+        match=r"1.0 MiB are free, of which the model takes 512.0 KiB beside its KV "
+        r"cache and 102.4 KiB are left to others\); a max_model_len of at most 400 fits",
+    ):
+        plan(free_bytes=MIB, max_model_len=1000, beside_bytes=lambda: MIB // 2)
     with pytest.raises(CapacityError, match=r"are given to it \(kv_bytes\); give more with kv_bytes"):
         plan(kv_bytes=100)  # of which not one block can be made
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_model_len": 0}, {"max_model_len": 4096}, {"kv_bytes": -1}, {"kv_bytes": True}]
+    "changes",
+    [{"max_model_len": 0}, {"max_model_len": 4096}, {"kv_bytes": -1}, {"kv_bytes": True}, {"kv_bytes": "most"}],
 )
 def test_impossible_values(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
@@ -51,7 +56,16 @@ def test_by_default_the_cache_fits_the_model_whatever_is_free() -> None:
     assert plan(**ample, parameters=1000).num_blocks * 16 == 64 * 512  # type: ignore[attr-defined]
     assert plan(**ample, parameters=20_000_000).num_blocks * 16 * 1024 == 80_000_000 // 16384 * 16384  # type: ignore[attr-defined]
     assert plan(**{**ample, "max_sequences": 4}, parameters=1).num_blocks * 16 == 8192  # type: ignore[attr-defined]
-    assert plan(**{**ample, "free_bytes": 50 * MIB}, parameters=1000).num_blocks == 1280  # type: ignore[attr-defined]
+    tight = {**ample, "free_bytes": 50 * MIB, "beside_bytes": lambda: 25 * MIB}
+    assert plan(**tight, parameters=1000).num_blocks == 1280  # type: ignore[attr-defined]
+
+
+def test_all_is_what_is_free_but_for_the_rest_of_the_model_and_the_margin() -> None:
+    given = {"kv_bytes": "all", "max_sequences": 64, "model_positions": 8192}
+    assert plan(**given, free_bytes=50 * MIB, beside_bytes=lambda: 25 * MIB).num_blocks == 1280  # type: ignore[attr-defined]
+    assert plan(**given, free_bytes=1 << 40).num_blocks == 64 * 512  # type: ignore[attr-defined]
+    with pytest.raises(CapacityError, match=r"40\.0 MiB beside its KV cache"):
+        plan(**given, free_bytes=41 * MIB, beside_bytes=lambda: 40 * MIB)
 
 
 def test_no_more_memory_than_there_is() -> None:
