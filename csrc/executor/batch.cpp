@@ -41,6 +41,10 @@ void validate(const Batch& batch, const Limits& limits, int64_t num_blocks) {
         const int64_t begin = batch.query_start[s], end = batch.query_start[s + 1], length = batch.context_lengths[s];
         const std::string where = "sequence " + std::to_string(s);
         if (end <= begin || end > batch.tokens) refuse(where + " has no rows, or query_start falls");
+        if (limits.longest > 0 && length > limits.longest) {
+            refuse(where + " has context_lengths " + std::to_string(length) + "; the model has " +
+                   std::to_string(limits.longest) + " positions");
+        }
         if (length < end - begin || length > batch.blocks * limits.block_size) {
             refuse(where + " has context_lengths " + std::to_string(length) + "; accepted are its " +
                    std::to_string(end - begin) + " rows to the " + std::to_string(batch.blocks * limits.block_size) +

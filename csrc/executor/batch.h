@@ -9,6 +9,7 @@ namespace linnet {
 struct Limits {
     int64_t max_tokens = 0, max_sequences = 0, max_outputs = 0, block_size = 0, max_blocks_per_sequence = 0;
     int64_t vocabulary = 0;
+    int64_t longest = 0;  // tokens of a sequence, where the program has a row for each; 0: whatever its blocks hold
     int64_t positions() const { return max_blocks_per_sequence * block_size; }
 };
 

@@ -342,8 +342,12 @@ void bind_executor(nb::module_& m) {
             "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f)
         .def("end_chain", &E::end_chain)
         .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
-        .def("embed", [](E& e, std::string name, int output,
-                         const LinearWeight& table) { e.add(std::move(name), make_embed(e, output, table)); })
+        .def(
+            "embed",
+            [](E& e, std::string name, int output, const LinearWeight& table, bool positions) {
+                e.add(std::move(name), make_embed(e, output, table, positions));
+            },
+            "name"_a, "output"_a, "table"_a, "positions"_a = false)
         .def(
             "norm",
             [](E& e, std::string name, int input, int output, bool layer, int64_t size, float epsilon, float offset,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "executor.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <stdexcept>
@@ -156,6 +157,10 @@ void* Step::scratch(int worker) const { return executor.scratch(worker); }
 Executor::Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits,
                    int64_t arena_bytes)
     : kernels_(kernels), pool_(std::move(pool)), limits_(limits), arena_(arena_bytes) {}
+
+void Executor::bound_positions(int64_t most) {
+    limits_.longest = limits_.longest > 0 ? std::min(limits_.longest, most) : most;
+}
 
 int Executor::add_value(const Value& value) {
     Value placed = value;

@@ -166,6 +166,8 @@ class Executor {
     const KernelTable& kernels() const { return kernels_; }
     ThreadPool& pool() const { return *pool_; }
     const Limits& limits() const { return limits_; }
+    // Sequences may not be longer than this: the program has a row for each position.
+    void bound_positions(int64_t most);
     int64_t rows_of_last_step(int value) const;
     int64_t kv_bytes_per_block() const;
     int64_t state_bytes_before(int index) const;

@@ -52,13 +52,15 @@ Made simple(RowCount rows, int64_t cost, Body body) {
 
 }  // namespace
 
-Made make_embed(Executor& executor, int output, const LinearWeight& table) {
+Made make_embed(Executor& executor, int output, const LinearWeight& table, bool positions) {
     const Value& to = expect(executor, output, ValueType::fp32, "embed writes fp32");
     require(to.rows == RowCount::tokens && to.width == table.columns, "embed: table columns and output width differ");
-    require(table.rows >= executor.limits().vocabulary, "embed: the table has fewer rows than the vocabulary");
+    require(positions || table.rows >= executor.limits().vocabulary,
+            "embed: the table has fewer rows than the vocabulary");
+    if (positions) executor.bound_positions(table.rows);
     require(table.readable(), "embed: a table that is read as tiles has none");
     return simple(RowCount::tokens, to.width, [=, width = to.width](const Rows& rows) {
-        const int32_t* ids = rows.step.batch.token_ids + rows.first;
+        const int32_t* ids = (positions ? rows.step.batch.positions : rows.step.batch.token_ids) + rows.first;
         float* y = rows.fp32(output);
         for (int64_t row = 0; row < rows.count; ++row) {
             rows.step.kernels.linear->decode_row(table, ids[row], y + row * width);

@@ -37,7 +37,7 @@ struct AttentionAttributes {
     const float* alibi_slopes = nullptr;  // [heads] or null
 };
 
-Made make_embed(Executor& executor, int output, const LinearWeight& table);
+Made make_embed(Executor& executor, int output, const LinearWeight& table, bool positions = false);
 Made make_norm(Executor& executor, int input, int output, const NormAttributes& attributes);
 Made make_add(Executor& executor, int a, int b, int output);
 Made make_scale(Executor& executor, int input, int output, float factor);

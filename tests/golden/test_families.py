@@ -143,6 +143,11 @@ def _one_rope(spec: ArchSpec) -> ArchSpec:
     return _mixers(lambda mixer: replace(mixer, rope=spec.layers[0].mixer.rope))(spec)
 
 
+def _one_on(spec: ArchSpec) -> ArchSpec:
+    assert spec.positions is not None
+    return replace(spec, positions=replace(spec.positions, first=1))
+
+
 _windows = _mixers(_wider)
 _swapped = _mixers(lambda mixer: replace(mixer, key=mixer.value, value=mixer.key))
 
@@ -172,6 +177,8 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("bloom", "no alibi", _attention(alibi_slopes=None)),
     ("bloom", "no embedding norm", lambda spec: replace(spec, embedding_norm=None)),
     ("bloom", "key and value swapped", _swapped),
+    ("gpt-2", "no positions", lambda spec: replace(spec, positions=None)),
+    ("gpt-2", "positions one on", _one_on),
 )
 
 

@@ -42,6 +42,20 @@ def gated(**changes: Any) -> dict[str, Any]:
     return sizes | changes
 
 
+def plain(**changes: Any) -> dict[str, Any]:
+    """Of the families of layer norms, by the first spelling that transformers knows for all of them."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return sizes | changes
+
+
 def rope(kind: str = "default", theta: float = 10000.0, **more: Any) -> dict[str, Any]:
     return {"rope_type": kind, "rope_theta": theta, **more}
 
@@ -129,6 +143,12 @@ TINY_MODELS: tuple[TinyModel, ...] = (
     ),
     TinyModel("bloom", lambda: t.BloomConfig(**BLOOM, n_head=6)),
     TinyModel("bloom-bare", lambda: t.BloomConfig(**BLOOM, n_head=4), bare=True),
+    TinyModel("gpt-2", lambda: t.GPT2Config(**plain())),
+    TinyModel("gpt-2-wide", lambda: t.GPT2Config(**plain(n_inner=80, scale_attn_weights=False))),
+)
+
+ONE_PER_FAMILY = (
+    *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
 )
 
 

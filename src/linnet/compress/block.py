@@ -144,7 +144,8 @@ class Block:
         """Every weight of the segment in fp32 by the program's names, but for tables and heads (see ``table``)."""
         for op in self._ops:
             for name in op.weights:
-                if not (op.kind in ("embed", "logits") and name == op.weights[0]) and name not in self._running:
+                table = op.inputs == ("token_ids",) or op.kind == "logits"
+                if not (table and name == op.weights[0]) and name not in self._running:
                     self._running[name] = self._weight(self._weights[name])
         return dict(self._running)
 

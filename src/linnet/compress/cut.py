@@ -89,7 +89,7 @@ def cut_layers(model: ModelSource, kept: Sequence[int]) -> Cut:
         kinds = ["full_attention" if layer.mixer.window is None else "sliding_attention" for layer in layers]
     if kinds is not None:
         fields[_KINDS] = [kinds[index] for index in kept]
-    stem = layers[0].mixer.norm.module.partition("{layer}")[0]
+    stem = layers[0].first_norm.module.partition("{layer}")[0]
     names = model.checkpoint.names()
     inside = [[name for name in names if name.startswith(f"{stem}{index}.")] for index in range(len(layers))]
     renamed = {

@@ -16,7 +16,8 @@ def opened(job: Job) -> Iterator[ModelSource]:
     with Checkpoint.open(job.directory, verify=False) as stored:
         if job.codes and stored.lacks_shapes:
             load_model(stored)  # tells it what shapes the config leads to
-        source = replace(job.source, checkpoint=stored.dequantised() if job.codes else stored)
+        shown = stored.dequantised() if job.codes else stored
+        source = replace(job.source, checkpoint=shown.by_outputs(job.source.by_inputs))
         for transform in job.steps.model_transforms:
             source = transform.apply(source, job.schemes, job.recipe.seed)
         yield source

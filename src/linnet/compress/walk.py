@@ -129,5 +129,5 @@ class Walk:
         module = name.removesuffix(".weight")
         replaced = module in self._job.stored or self._job.steps.factoriser_of(module) is not None
         if name not in self._written and not replaced:
-            self._writer.add(name, block.stored(name))
+            self._writer.add(name, self._job.source.as_published(name, block.stored(name)))
             self._written.add(name)

@@ -4,7 +4,7 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -48,8 +48,11 @@ class Checkpoint:
         manifest: dict[str, Any] | None,
         quantization: Quantization,
         form: Form,
+        by_outputs: frozenset[str] = frozenset(),
     ) -> None:
+        """``by_outputs``: dense matrices that are shown [outputs, inputs], whatever the files have."""
         self.path = path
+        self._by_outputs = by_outputs
         self.config = config
         self.manifest = manifest
         self.quantization = quantization
@@ -104,7 +107,23 @@ class Checkpoint:
         other = other or Rewritten()
         files, before = RewrittenFiles(self._files, rewrite, other), self.quantization
         quantization = replace(before, rotations=(*before.rotations, *other.rotations))
-        return Checkpoint(self.path, files.config, files, self.manifest, quantization, self._form)
+        return Checkpoint(self.path, files.config, files, self.manifest, quantization, self._form, self._by_outputs)
+
+    def by_outputs(self, names: Collection[str]) -> "Checkpoint":
+        """This checkpoint with these dense matrices, published [inputs, outputs], shown [outputs, inputs] as packed
+        ones are; those that are shown so already stay so. It shares the files."""
+        turned = {name for name in names if name in self._tensors and len(self._tensors[name].shape) == 2}
+        turned -= self._by_outputs
+        if not turned:
+            return self
+
+        def turn(name: str, stored: Callable[[str], Array]) -> Array | None:
+            return np.ascontiguousarray(stored(name).T) if name in turned else None
+
+        shapes = {name: self._tensors[name].shape[::-1] for name in turned}
+        found = self.rewritten(turn, Rewritten(shapes=shapes))
+        found._by_outputs = self._by_outputs | turned
+        return found
 
     def dequantised(self) -> "Checkpoint":
         """This checkpoint as if it were dense: weights are dequantised when they are read, and rounded to the type of
@@ -113,7 +132,8 @@ class Checkpoint:
         where = str(files.described_by)
         quantization, form = read_quantization(files.config, where), form_of(files.config, where)
         quantization = replace(quantization, rotations=self.quantization.rotations)
-        return Checkpoint(self.path, files.config, files, None, quantization, form)
+        by_outputs = self._by_outputs | {f"{module}.weight" for module in self.schemes()}
+        return Checkpoint(self.path, files.config, files, None, quantization, form, by_outputs)
 
     @property
     def files(self) -> TensorFiles:
@@ -206,8 +226,8 @@ class Checkpoint:
 
     @property
     def repacks(self) -> bool:
-        """Whether quantised weights are copied into another order when they are read."""
-        return self._form.repacks
+        """Whether weights are copied into another order when they are read."""
+        return self._form.repacks or bool(self._by_outputs)
 
     def scheme_of(self, module: str) -> LinearScheme | None:
         """How a module's weight is stored; None = dense. Tensors decide whether, config.json decides how."""

@@ -8,7 +8,17 @@ and after it. Rounding is not decided here: see ``program.choose_numerics``.
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
+from linnet.models.spec import (
+    ArchSpec,
+    AttentionSpec,
+    LayerSpec,
+    MlpSpec,
+    NormSpec,
+    PositionTable,
+    Projection,
+    RopeSpec,
+    RowRanges,
+)
 from linnet.program import attributes as a
 from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
@@ -43,6 +53,7 @@ class _Builder:
     ) -> None:
         self.weight_types, self.kv_types, self.terms, self.rotations = weight_types, kv_types, terms, rotations
         self.ops: list[Op] = []
+        self.normed: dict[tuple[str, NormSpec], str] = {}
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
         self.states: list[PagedState] = []
@@ -87,6 +98,25 @@ class _Builder:
             weights.append(self.weight(f"{name}.bias", f"{module}.bias", (size,)))
         attributes = a.Norm(spec.flavour, size, spec.epsilon, spec.offset)
         return self.op("norm", name, (x,), attributes, width, tuple(weights), rows=rows)
+
+    def before(self, name: str, x: str, spec: NormSpec | None, width: int, layer: int) -> str:
+        """What a half of a block reads of the stream: normalised, once if both halves have the same norm, or as it
+        is."""
+        if spec is None:
+            return x
+        if (x, spec) not in self.normed:
+            self.normed[x, spec] = self.norm(name, x, spec, width, layer)
+        return self.normed[x, spec]
+
+    def after(
+        self, here: str, output: str, post_norm: NormSpec | None, multiplier: float | None, width: int, layer: int
+    ) -> str:
+        """What a half of a block adds to the stream, of what its last linear made."""
+        if post_norm is not None:
+            output = self.norm(f"{here}.post_norm", output, post_norm, width, layer)
+        if multiplier is not None:
+            output = self.op("scale", f"{here}.scaled", (output,), a.Scale(multiplier), width)
+        return output
 
     def linear(self, name: str, x: str, projection: Projection, layer: int) -> str:
         return self.linears(x, layer, {name: projection})[0]
@@ -205,14 +235,15 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     kv_type = "fp32" if builder.kv_types is None else builder.kv_types[layer]
     state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, kv_type)
     builder.states.append(state)
-    normed = builder.norm(f"{here}.norm", x, attention.norm, hidden, layer)
+    normed = builder.before(f"{here}.norm", x, attention.norm, hidden, layer)
     wanted = {f"{here}.query": attention.query, f"{here}.key": attention.key, f"{here}.value": attention.value}
     query, key, value = builder.linears(normed, layer, wanted)
     queries, keys = attention.query.outputs, attention.key.outputs
+    run = None if attention.norm_whole else size
     if attention.query_norm is not None:
-        query = builder.norm(f"{here}.query_norm", query, attention.query_norm, queries, layer, size)
+        query = builder.norm(f"{here}.query_norm", query, attention.query_norm, queries, layer, run)
     if attention.key_norm is not None:
-        key = builder.norm(f"{here}.key_norm", key, attention.key_norm, keys, layer, size)
+        key = builder.norm(f"{here}.key_norm", key, attention.key_norm, keys, layer, run)
     if attention.rope is not None:
         query = builder.rope(f"{here}.query_rope", query, attention.rope, size, queries)
         key = builder.rope(f"{here}.key_rope", key, attention.rope, size, keys)
@@ -234,30 +265,34 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     width = attention.heads * size
     context = builder.op("attention", f"{here}.context", inputs, attributes, width, states=(state.name,))
     output = builder.linear(f"{here}.output", context, attention.output, layer)
-    if attention.post_norm is not None:
-        output = builder.norm(f"{here}.post_norm", output, attention.post_norm, hidden, layer)
-    return output
+    return builder.after(here, output, attention.post_norm, attention.multiplier, hidden, layer)
 
 
 def _mlp(builder: _Builder, mlp: MlpSpec, layer: int, x: str, hidden: int) -> str:
     """Norm, feed-forward; the result is not yet added to the stream."""
     here = f"layers.{layer}.mlp"
-    normed = builder.norm(f"{here}.norm", x, mlp.norm, hidden, layer)
+    normed = builder.before(f"{here}.norm", x, mlp.norm, hidden, layer)
     wanted = ({} if mlp.gate is None else {f"{here}.gate": mlp.gate}) | {f"{here}.up": mlp.up}
     inputs = builder.linears(normed, layer, wanted)
     activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
     output = builder.linear(f"{here}.down", activated, mlp.down, layer)
-    if mlp.post_norm is not None:
-        output = builder.norm(f"{here}.post_norm", output, mlp.post_norm, hidden, layer)
-    return output
+    return builder.after(here, output, mlp.post_norm, mlp.multiplier, hidden, layer)
 
 
 def _block(builder: _Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
     """Both halves with their residual sums."""
     attended = _attention(builder, spec.mixer, layer, x, hidden)
-    residual = builder.op("add", f"layers.{layer}.attention.residual", (x, attended), a.Add(), hidden)
+    residual = _add(builder, f"layers.{layer}.attention", x, attended, spec.mixer.stream_norm, layer, hidden)
     output = _mlp(builder, spec.feed_forward, layer, x if spec.parallel_residual else residual, hidden)
-    return builder.op("add", f"layers.{layer}.mlp.residual", (residual, output), a.Add(), hidden)
+    return _add(builder, f"layers.{layer}.mlp", residual, output, spec.feed_forward.stream_norm, layer, hidden)
+
+
+def _add(
+    builder: _Builder, here: str, stream: str, added: str, stream_norm: NormSpec | None, layer: int, hidden: int
+) -> str:
+    """The stream with what a half of a block adds to it."""
+    total = builder.op("add", f"{here}.residual", (stream, added), a.Add(), hidden)
+    return total if stream_norm is None else builder.norm(f"{here}.stream_norm", total, stream_norm, hidden, layer)
 
 
 def _embed(builder: _Builder, spec: ArchSpec) -> str:
@@ -266,9 +301,18 @@ def _embed(builder: _Builder, spec: ArchSpec) -> str:
     x = builder.op("embed", "embed", ("token_ids",), a.Embed(), width, (table,))
     if spec.embedding_scale is not None:
         x = builder.op("scale", "embed.scaled", (x,), a.Scale(spec.embedding_scale), width)
+    if spec.positions is not None:
+        x = builder.op("add", "embed.sum", (x, _positions(builder, spec.positions, width)), a.Add(), width)
     if spec.embedding_norm is not None:
         x = builder.norm("embed.norm", x, spec.embedding_norm, width)
     return x
+
+
+def _positions(builder: _Builder, table: PositionTable, width: int) -> str:
+    rows = None if table.first == 0 else ((table.first, table.rows),)
+    shape = (table.rows - table.first, width)
+    weight = builder.weight("embed.positions.weight", f"{table.module}.weight", shape, rows)
+    return builder.op("embed", "embed.positions", ("positions",), a.Embed(), width, (weight,))
 
 
 def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
@@ -280,10 +324,18 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
         weight = builder.weight("embed.weight", f"{spec.embedding}.weight", (vocabulary, width))
     else:
         weight = builder.weight("head.weight", f"{spec.head}.weight", (vocabulary, width))
-    name = "logits" if spec.logits_softcap is None else "head.logits"
-    x = builder.op("logits", name, (x,), a.Logits(), vocabulary, (weight,), rows="outputs")
+    weights: tuple[str, ...] = (weight,)
+    if spec.head_bias:
+        weights = (weight, builder.weight("head.bias", f"{spec.head}.bias", (vocabulary,)))
+    steps: list[tuple[str, str, object]] = [("logits", "head.logits", a.Logits())]
+    if spec.logits_multiplier is not None:
+        steps.append(("scale", "head.scaled", a.Scale(spec.logits_multiplier)))
     if spec.logits_softcap is not None:
-        builder.op("softcap", "logits", (x,), a.Softcap(spec.logits_softcap), vocabulary, rows="outputs")
+        steps.append(("softcap", "head.capped", a.Softcap(spec.logits_softcap)))
+    for kind, name, attributes in steps:
+        name = "logits" if attributes is steps[-1][2] else name
+        x = builder.op(kind, name, (x,), attributes, vocabulary, weights, rows="outputs")
+        weights = ()
 
 
 def build_program(

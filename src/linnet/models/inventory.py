@@ -55,12 +55,9 @@ def required_tensors(spec: ArchSpec, terms: Mapping[str, Terms] = _NO_TERMS) -> 
 
 
 def linear_shapes(spec: ArchSpec) -> dict[str, tuple[int, int]]:
-    """Module -> [rows, columns] of every linear of the layers, as the config has it."""
-    return {
-        projection.module.format(layer=layer): (projection.tensor_rows, projection.columns)
-        for layer, block in enumerate(spec.layers)
-        for projection in (*block.mixer.projections, *block.feed_forward.projections)
-    }
+    """Module -> [rows, columns] of every linear of the layers, as the program of the spec alone has it."""
+    found = list_linears(spec, build_program(spec, lambda _: "fp32"))
+    return {info.module: info.shape for info in found if info.kind == "linear"}
 
 
 def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:

@@ -52,9 +52,7 @@ DENSE_TYPES: dict[str, DenseType] = {
     "fp16": "fp16",
 }
 
-DERIVED = re.compile(
-    r"(^|\.)(rotary_emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|attention\.bias|attention\.masked_bias)$"
-)
+DERIVED = re.compile(r"(^|\.)(rotary_emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|(attention|attn)\.(masked_)?bias)$")
 """Tensors that old checkpoints carry although they follow from the config."""
 
 
@@ -108,6 +106,15 @@ class ModelSource:
         module = name.removesuffix(f".{leaf}")
         columns, width = self.checkpoint.quantization.terms[module].outliers, self.checkpoint.shape_of(module)[1]
         return one_hot(columns, width) if leaf == CHOSEN else calm_order(columns, width)
+
+    @cached_property
+    def by_inputs(self) -> frozenset[str]:
+        """See ArchSpec.by_inputs."""
+        return self.spec.by_inputs()
+
+    def as_published(self, name: str, tensor: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """A dense tensor of the checkpoint as files of the family have it: some lie [inputs, outputs]."""
+        return tensor.T if name in self.by_inputs else tensor
 
     def stamp(self) -> tuple[str, str]:
         """Where the checkpoint lies, and what changes when one of its files does."""
@@ -189,6 +196,7 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     names = frozenset(checkpoint.names())
     spec, passed_over = read_spec(checkpoint.config, max_context)
     spec, settled = settle(spec, checkpoint)
+    checkpoint = checkpoint.by_outputs(spec.by_inputs())
     terms = checkpoint.quantization.terms
     _check_terms(spec, checkpoint)
     required = required_tensors(spec, terms)
@@ -225,8 +233,9 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
 
 def _check_terms(spec: ArchSpec, checkpoint: Checkpoint) -> None:
     """CheckpointError for terms of what is no linear of a layer, and for ranks that no weight has."""
-    shapes = linear_shapes(spec)
-    for module, terms in checkpoint.quantization.terms.items():
+    every = checkpoint.quantization.terms
+    shapes = linear_shapes(spec) if every else {}
+    for module, terms in every.items():
         if module not in shapes:
             raise CheckpointError(f"{checkpoint.path}: config.json says terms of {module[:80]!r}, no linear of a layer")
         if terms.rank > min(shapes[module]):

@@ -9,7 +9,7 @@ from typing import Any
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_LAYERS, MAXIMUM_POSITIONS, ConfigReader
 from linnet.models.rope import read_layer_ropes, read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec, RowRanges
+from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec
 from linnet.program.attributes import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -41,6 +41,11 @@ def read_layers(config: ConfigReader, *names: str) -> int:
     return config.size(*(names or ("num_hidden_layers",)), maximum=MAXIMUM_LAYERS)
 
 
+def read_window(config: ConfigReader, default: int) -> int | None:
+    """An absent sliding_window means the family's default, as in transformers; an explicit null means none."""
+    return config.optional_size("sliding_window") if "sliding_window" in config.fields else default
+
+
 def read_windows(config: ConfigReader, layers: int, window: int | None, sliding: Callable[[int], bool]) -> Windows:
     """One window per layer: from ``layer_types`` when the config lists them, else by the family's rule."""
     listed = config.words("layer_types", layers)
@@ -57,9 +62,21 @@ def read_windows(config: ConfigReader, layers: int, window: int | None, sliding:
     return tuple(known[kind] for kind in listed)
 
 
-def _thirds(heads: int, head_size: int, part: int) -> RowRanges:
-    """Rows of query (0), key (1) or value (2) in a tensor laid out [heads, 3, head_size]."""
-    return tuple(((3 * head + part) * head_size, (3 * head + part + 1) * head_size) for head in range(heads))
+def consecutive(fused: Projection, *sizes: int) -> tuple[Projection, ...]:
+    """Linears that lie one after the other in a tensor."""
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return tuple(replace(fused, rows=((start, start + size),)) for start, size in zip(starts, sizes, strict=True))
+
+
+QKV = tuple[Projection, Projection, Projection]
+
+
+def in_groups(fused: Projection, groups: int, queries: int, size: int) -> QKV:
+    """Query, key and value of a tensor laid out [groups, queries + 2, size]: a key's queries, it and its value."""
+    width = (queries + 2) * size
+    query = tuple((group * width, group * width + queries * size) for group in range(groups))
+    key, value = (tuple((stop + n * size, stop + (n + 1) * size) for _, stop in query) for n in range(2))
+    return replace(fused, rows=query), replace(fused, rows=key), replace(fused, rows=value)
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
@@ -187,9 +204,9 @@ def interleaved_attention(config: ConfigReader, module: str, hidden: int, heads:
     """Attention fields of a fused tensor laid out [heads, 3, head_size]: query, key and value of each head together."""
     size = divides(config, "hidden_size", hidden, "number of heads", heads)
     fused = Projection(f"{module}.query_key_value", 3 * hidden, hidden, bias)
-    query, key, value = (replace(fused, rows=_thirds(heads, size, part)) for part in range(3))
     output = Projection(f"{module}.dense", hidden, hidden, bias)
     common = {"heads": heads, "kv_heads": heads, "head_size": size, "scale": size**-0.5}
+    query, key, value = in_groups(fused, heads, 1, size)
     return {"query": query, "key": key, "value": value, "output": output, **common}
 
 

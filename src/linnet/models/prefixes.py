@@ -44,7 +44,7 @@ def fit_prefix(spec: ArchSpec, names: Iterable[str]) -> tuple[ArchSpec, list[str
     The first block's first norm, which every file stores under one name, shows where the model lies. CheckpointError
     if it lies behind a prefix that is not known here.
     """
-    anchor = f"{spec.layers[0].mixer.norm.module.format(layer=0)}.weight"
+    anchor = f"{spec.layers[0].first_norm.module.format(layer=0)}.weight"
     tail = anchor.removeprefix(spec.prefix)
     found = {name.removesuffix(tail) for name in names if name == tail or name.endswith("." + tail)}
     if not found or spec.prefix in found:

@@ -36,7 +36,8 @@ class Projection:
     """One linear of a block: the checkpoint module it lies in and which of that tensor's rows are its own.
 
     ``module`` has a ``{layer}`` placeholder and no ``.weight``. ``rows`` None means the whole tensor of
-    ``tensor_rows`` rows; several projections may share one fused tensor.
+    ``tensor_rows`` rows; several projections may share one fused tensor. ``by_inputs``: a dense tensor is published
+    as [columns, tensor_rows], which the loader turns; nothing after it knows.
     """
 
     module: str
@@ -44,6 +45,7 @@ class Projection:
     columns: int
     bias: bool = False
     rows: RowRanges | None = None
+    by_inputs: bool = False
 
     @property
     def outputs(self) -> int:
@@ -55,10 +57,12 @@ class Projection:
 class AttentionSpec:
     """A mixer that attends. ``scale`` multiplies q.k; ``window``: how many last keys a query sees, None for all.
 
-    ``query_norm`` and ``key_norm`` normalise every head by itself; ``softcap`` and ``alibi_slopes`` as in the op.
+    ``query_norm`` and ``key_norm`` normalise every head by itself, or all of them as one with ``norm_whole``;
+    ``softcap`` and ``alibi_slopes`` as in the op. ``norm`` None: it reads the stream as it is. What ``post_norm`` made
+    of its output, times ``multiplier``, is added to the stream, which ``stream_norm`` then normalises.
     """
 
-    norm: NormSpec
+    norm: NormSpec | None
     query: Projection
     key: Projection
     value: Projection
@@ -74,6 +78,9 @@ class AttentionSpec:
     alibi_slopes: tuple[float, ...] | None = None
     softcap: float | None = None
     post_norm: NormSpec | None = None
+    norm_whole: bool = False
+    multiplier: float | None = None
+    stream_norm: NormSpec | None = None
 
     @property
     def projections(self) -> tuple[Projection, ...]:
@@ -87,14 +94,18 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class MlpSpec:
-    """A dense feed-forward: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate."""
+    """A dense feed-forward: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate.
 
-    norm: NormSpec
+    Its norms and multiplier: as in AttentionSpec."""
+
+    norm: NormSpec | None
     gate: Projection | None
     up: Projection
     down: Projection
     activation: Activation
     post_norm: NormSpec | None = None
+    multiplier: float | None = None
+    stream_norm: NormSpec | None = None
 
     @property
     def projections(self) -> tuple[Projection, ...]:
@@ -106,12 +117,29 @@ class MlpSpec:
 class LayerSpec:
     """One block: a mixer and a feed-forward, each with its own norms; both add to the residual stream.
 
-    ``parallel_residual``: both read the block's input and their outputs are summed.
+    ``parallel_residual``: both read the block's input and their outputs are summed; one norm that both have before
+    them is computed once.
     """
 
     mixer: AttentionSpec
     feed_forward: MlpSpec
     parallel_residual: bool = False
+
+    @property
+    def first_norm(self) -> NormSpec:
+        """A norm that every checkpoint stores under one name, whatever its linears are stored as."""
+        found = self.mixer.norm or self.mixer.post_norm or self.mixer.stream_norm
+        assert found is not None, "a block without a norm around its mixer"
+        return found
+
+
+@dataclass(frozen=True)
+class PositionTable:
+    """Learned positions, added to the embedding: a table of ``rows``, of which ``first`` holds position 0."""
+
+    module: str
+    rows: int
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,8 +164,20 @@ class ArchSpec:
     tied_head: bool
     embedding_scale: float | None = None
     embedding_norm: NormSpec | None = None
+    positions: PositionTable | None = None
+    head_bias: bool = False
+    logits_multiplier: float | None = None
     logits_softcap: float | None = None
 
     def attention_module(self, layer: int) -> str:
         """See AttentionSpec.module."""
         return self.layers[layer].mixer.module(layer)
+
+    def by_inputs(self) -> frozenset[str]:
+        """Names of the dense tensors that are published [inputs, outputs], see Projection."""
+        return frozenset(
+            f"{projection.module.format(layer=index)}.weight"
+            for index, layer in enumerate(self.layers)
+            for projection in (*layer.mixer.projections, *layer.feed_forward.projections)
+            if projection.by_inputs
+        )

@@ -14,7 +14,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
 @dataclass(frozen=True)
 class Embed:
-    """token_ids int32 [tokens] -> fp32 [tokens, width]. weights: (table [vocabulary, width],)."""
+    """token_ids or positions, int32 [tokens] -> fp32 [tokens, width]. weights: (table [rows, width],)."""
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,31 @@ BLOOM_560M: dict[str, Any] = {
     "vocab_size": 250880,
 }
 
+GPT_2: dict[str, Any] = {
+    "activation_function": "gelu_new",
+    "architectures": ["GPT2LMHeadModel"],
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "embd_pdrop": 0.1,
+    "eos_token_id": 50256,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "gpt2",
+    "n_ctx": 1024,
+    "n_embd": 768,
+    "n_head": 12,
+    "n_layer": 12,
+    "n_positions": 1024,
+    "resid_pdrop": 0.1,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "vocab_size": 50257,
+}
+
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "llama-3.2-1b": (LLAMA_3_2_1B, 1_235_814_400),
     "llama-2-7b": (LLAMA_2_7B, 6_738_415_616),
@@ -361,5 +386,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "phi-4-mini": (PHI_4_MINI, 3_836_021_760),
     "pythia-70m": (PYTHIA_70M, 70_426_624),
     "bloom-560m": (BLOOM_560M, 559_214_592),
+    "gpt-2": (GPT_2, 124_439_808),
 }
 """Name -> (config, number of parameters as published)."""

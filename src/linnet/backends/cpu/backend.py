@@ -361,7 +361,7 @@ def _mapped(source: Source, tiles: Tiles, large_pages: bool) -> tuple[np.ndarray
 def _vocabulary(program: Program) -> int:
     """Token ids are bounded by the embedding table (and by nothing if the program embeds nothing)."""
     weights = {weight.name: weight for weight in program.weights}
-    rows = [weights[op.weights[0]].shape[0] for op in program.ops if op.kind == "embed"]
+    rows = [weights[op.weights[0]].shape[0] for op in program.ops if op.inputs == ("token_ids",)]
     return min(rows) if rows else 2**31 - 1
 
 

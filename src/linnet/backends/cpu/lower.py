@@ -136,7 +136,7 @@ class Lowering:
         return self.values[op.outputs[0]]
 
     def embed(self, op: Op, _: a.Embed) -> None:
-        self.executor.embed(op.name, self._out(op), self._linears[op.name])
+        self.executor.embed(op.name, self._out(op), self._linears[op.name], op.inputs == ("positions",))
 
     def norm(self, op: Op, norm: a.Norm) -> None:
         gain = self._weights.vector(op.weights[0])

@@ -43,12 +43,13 @@ def _refuse(op: Op, program: Program, declared: Mapping[str, Value]) -> str | No
 
 def _refuse_inputs(op: Op) -> str | None:
     wanted: dict[str, tuple[int, tuple[str, ...]]] = {
-        "embed": (0, ("token_ids",)),
         "rope": (1, ("positions",)),
         "kv_write": (2, ("kv_slots",)),
         "attention": (1, ATTENTION_INPUTS),
         "gather": (1, ("output_rows",)),
     }
+    if op.kind == "embed" and op.inputs not in (("token_ids",), ("positions",)):
+        return f"embed reads the program inputs token_ids or positions, not {', '.join(op.inputs)}"
     if op.kind in wanted:
         start, names = wanted[op.kind]
         if op.inputs[start:] != names:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ggml calls an architecture, and what it is among Hugging Face's: names, settings and what converters change.
 
-Besides models/families.py the one file that names families: these names are ggml's and stand in its files. A row says
+Besides models/families the one file that names families: these names are ggml's and stand in its files. A row says
 everything in which two architectures differ as files; what they compute is said by the family alone. Source:
 llama.cpp's converters (conversion/*.py) and gguf-py's constants.
 """

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json -> ArchSpec. The only folder that knows model families by name; everything after it reads the spec.
+
+A family is one function from its config to an ArchSpec, in the module of its kin. Fields are read through
+``ConfigReader``: what is read is understood, and anything left that could change the mathematics is refused by name.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from linnet.errors import UnsupportedError
+from linnet.models.config import ConfigReader
+from linnet.models.families import gated, gemma, learned, ungated
+from linnet.models.spec import ArchSpec
+
+FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
+    "LlamaForCausalLM": gated.llama,
+    "MistralForCausalLM": gated.mistral,
+    "Qwen2ForCausalLM": gated.qwen2,
+    "Qwen3ForCausalLM": gated.qwen3,
+    "Gemma2ForCausalLM": gemma.gemma2,
+    "Gemma3ForCausalLM": gemma.gemma3,
+    "Gemma3ForConditionalGeneration": gemma.gemma3_pair,
+    "Phi3ForCausalLM": gated.phi3,
+    "GPTNeoXForCausalLM": ungated.gpt_neox,
+    "BloomForCausalLM": ungated.bloom,
+    "GPT2LMHeadModel": learned.gpt2,
+}
+
+ALIASES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
+
+MODEL_TYPES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "phi3": "Phi3ForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "bloom": "BloomForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+"""For configs without ``architectures``."""
+
+
+def supported_architectures() -> tuple[str, ...]:
+    """Names accepted in a config's ``architectures``."""
+    return tuple(FAMILIES)
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The architecture a config names. Raises UnsupportedError listing the supported ones."""
+    listed = config.get("architectures")
+    if not listed:
+        named = MODEL_TYPES.get(str(config.get("model_type")), f"model_type {config.get('model_type')!r}")
+    elif isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], str):
+        named = ALIASES.get(listed[0], listed[0])
+    else:
+        named = repr(listed)
+    if named not in FAMILIES:
+        raise UnsupportedError(f"architecture {named} is not supported; supported are:", supported_architectures())
+    return named
+
+
+def read_spec(config: Mapping[str, Any], max_context: int | None = None) -> tuple[ArchSpec, tuple[str, ...]]:
+    """The ArchSpec of a parsed config.json, and warnings about what of it is passed over.
+
+    ``max_context`` (tokens) only matters where rotary frequencies depend on it, see ``rope.read_rope``. Raises
+    UnsupportedError for an architecture, option or field that nobody here understands, CheckpointError for a value
+    that cannot be true, ConfigError for a context beyond the model's positions.
+    """
+    reader = ConfigReader(config)
+    spec = FAMILIES[architecture(config)](reader, max_context)
+    reader.finish()
+    return spec, tuple(reader.warnings)
+
+
+def arch_spec(config: Mapping[str, Any], max_context: int | None = None) -> ArchSpec:
+    """``read_spec`` without its warnings."""
+    return read_spec(config, max_context)[0]
