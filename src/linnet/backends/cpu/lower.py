@@ -136,7 +136,8 @@ class Lowering:
         return self.values[op.outputs[0]]
 
     def embed(self, op: Op, _: a.Embed) -> None:
-        self.executor.embed(op.name, self._out(op), self._linears[op.name], op.inputs == ("positions",))
+        by = {"positions": True} if op.inputs == ("positions",) else {}
+        self.executor.embed(op.name, self._out(op), self._linears[op.name], **by)
 
     def norm(self, op: Op, norm: a.Norm) -> None:
         gain = self._weights.vector(op.weights[0])
