@@ -49,6 +49,7 @@ class EngineSettings:
     step_budget_s:        seconds a step may take while anybody is decoding (prompts are cut to fit); None: no bound.
     max_sequences:        requests in one step; max_waiting_requests: accepted beyond them.
     prefix_cache:         reuse known prefixes.
+    kept_share:           of the KV cache, the most that conversations and prompt modules keep between requests.
     scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
     ageing_s:             waiting that long makes up for one level of priority; under 'mlfq' it is starving (30).
     predict_length:       how long 'shortest' takes answers to be: 'past' (the tenant's) or 'limit' (max_tokens).
@@ -65,6 +66,7 @@ class EngineSettings:
     max_chunk_tokens: int | None = None
     max_waiting_requests: int = 1024
     prefix_cache: bool = True
+    kept_share: float = 0.5
     scheduling: str = "fcfs"
     ageing_s: float | None = None
     predict_length: str = "past"

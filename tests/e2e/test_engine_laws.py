@@ -24,7 +24,7 @@ from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
-from linnet.engine import Engine, Submit, derive_seed, limits_of
+from linnet.engine import Engine, Keep, SamplingParams, Submit, derive_seed, limits_of
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
 from linnet.scheduler.config import Policy
@@ -54,6 +54,7 @@ class Setting:
     guesses: int = 0
     forked: bool = False
     beams: int = 1
+    turns: bool = False
 
 
 def batch(setting: Setting) -> None:
@@ -123,6 +124,14 @@ def forked(setting: Setting) -> None:
     setting.forked = True
 
 
+def session(setting: Setting) -> None:
+    """Every request is the second turn of a conversation whose keys and values were kept since the first, as far as
+    what came between left them."""
+    setting.config["prefix_cache"] = True
+    setting.config["kept_share"] = setting.rng.choice([0.0, 0.3, 1.0])
+    setting.turns = True
+
+
 def searched(setting: Setting) -> None:
     """Every request is a beam search; its beams share, copy and give up blocks."""
     setting.beams = 3
@@ -130,7 +139,7 @@ def searched(setting: Setting) -> None:
 
 FEATURES = (
     batch, cache, chunked, hurried, preempted, small_pool, many_samples, forked, guessed, aborts, few_seats, policies,
-    searched,
+    session, searched,
 )  # fmt: skip
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
@@ -274,6 +283,20 @@ def guess(engine: Engine, setting: Setting, expected: dict[int, Result]) -> None
         )
 
 
+def first_turns(engine: Engine, setting: Setting) -> None:
+    """The beginnings of all prompts are computed and kept; then some conversations end, and strangers fill the pool."""
+    talks = [replace(submit, params=SamplingParams(), score_start=1, fork_of=None) for submit in setting.submits]
+    talks = [replace(one, prompt_token_ids=one.prompt_token_ids[:-1] or (0,), max_tokens=1) for one in talks]
+    for index, talk in enumerate(talks):
+        run(engine, [replace(talk, request_id=1_000_000 + index)])
+        engine.handle(Keep(owner=bytes([index % 256]), token_ids=talk.prompt_token_ids))
+        engine.scheduler.check()
+    for index in range(0, len(talks), 3):
+        engine.handle(Keep(owner=bytes([index % 256])))
+    strangers = random_submits(setting.rng, setting.vocabulary, 3, LONGEST, first_id=2_000_000)
+    run(engine, [replace(one, cache_salt=b"stranger") for one in strangers])
+
+
 def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: int) -> int:
     """Run one workload with the pair's features; returns how many results were compared."""
     rng = random.Random(seed)
@@ -291,6 +314,8 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
         origin, *beams = setting.submits[first : first + setting.beams]
         expected |= alone(machine, replace(origin, fork_of=None), *beams)
     engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2))
+    if setting.turns:
+        first_turns(engine, setting)
     compared = 0
     for turn in range(setting.rounds):
         sent = [renamed(submit, submit.request_id + 100_000 * turn) for submit in setting.submits]
@@ -337,6 +362,21 @@ def test_the_features_really_happen() -> None:
         totals["aborted"] += counters.finished.get("abort", 0)
         totals["steps"] += counters.steps
     assert all(count > 0 for count in totals.values()), totals
+
+
+def test_what_is_kept_is_really_found_again() -> None:
+    world = Machine("digest", [DigestExecutable(97, BLOCK)], 97)
+    hits = {}
+    for share in (0.0, 1.0):
+        rng = random.Random(5)
+        setting = Setting(rng, random_submits(rng, 97, 5, LONGEST), 97, {}, [])
+        engine = world.engine(replace(WIDEST, num_blocks=24, kept_share=share), 0)
+        first_turns(engine, setting)
+        before = engine.counters().prefix_hit_tokens
+        plain = [replace(one, params=SamplingParams(), score_start=1) for one in setting.submits]
+        run(engine, plain)
+        hits[share] = engine.counters().prefix_hit_tokens - before
+    assert hits[1.0] > hits[0.0], hits
 
 
 def seed_of(pair: tuple[Callable[[Setting], None], ...], name: str, number: int) -> int:

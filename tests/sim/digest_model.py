@@ -58,8 +58,8 @@ class PoisoningPool(BlockPool):
     Before that, what is to be stored in the tier is read: a step begins with its stores.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, swap_blocks: int = 0) -> None:
-        super().__init__(num_blocks, block_size, BlockTier(swap_blocks) if swap_blocks else None)
+    def __init__(self, num_blocks: int, block_size: int, swap_blocks: int = 0, most_pinned: int = 0) -> None:
+        super().__init__(num_blocks, block_size, BlockTier(swap_blocks) if swap_blocks else None, most_pinned)
         self.slots: list[bytes] = [POISON] * (num_blocks * block_size)
         self.swapped: list[list[bytes]] = [[POISON] * block_size for _ in range(swap_blocks)]
         self._poisoned: list[int] = []

@@ -109,6 +109,7 @@ def random_config(
         "max_output_rows": random.choice((None, sequences, sequences + 3)),
         "prefix_cache": random.random() < 0.5,
         "swap_blocks": random.choice((0, 1, 5, 20, 200)),
+        "kept_share": random.choice((0.0, 0.4, 1.0)),
         "policy": random.choice(get_args(Policy)),
         "ageing_s": random.choice((None, None, 2.0)),
         "preempt_every": random.choice((None, None, 1, 2, 3, 7)),
@@ -154,7 +155,7 @@ def simulate(
 
     `guesses` makes guesses at what requests generate, right and wrong ones; `copy_s`: see `DigestModel`.
     """
-    pool = PoisoningPool(config.num_blocks, config.block_size, config.swap_blocks)
+    pool = PoisoningPool(config.num_blocks, config.block_size, config.swap_blocks, config.most_kept_blocks)
     scheduler = Scheduler(config, pool)
     run = Run(scheduler, DigestModel(pool, withholds, copy_s=copy_s))
     arrivals = sorted(workload.arrivals, key=lambda arrival: arrival.step)
@@ -173,6 +174,9 @@ def simulate(
             request = arrivals.pop(0).request()
             run.model.register(request)
             scheduler.add(request)
+            if config.kept_share:  # conversations come and go
+                owner, lasting = bytes([request.request_id % 3]), request.request_id % 2 == 0
+                scheduler.keep(owner, request.prompt_token_ids, request.cache_salt, lasting=lasting)
         abort("before")
         if guesses is not None:
             guess(run, guesses)

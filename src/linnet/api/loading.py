@@ -106,6 +106,7 @@ def load(
         max_chunk_tokens=engine.max_chunk_tokens,
         max_output_rows=rows,
         prefix_cache=engine.prefix_cache,
+        kept_share=engine.kept_share,
         ageing_s=engine.ageing_s,
         predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig

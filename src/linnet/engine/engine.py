@@ -20,6 +20,7 @@ from linnet.engine.messages import (
     EngineUnavailableError,
     ErrorInfo,
     Finished,
+    Keep,
     Submit,
 )
 from linnet.engine.participant import Participant, common_config
@@ -103,11 +104,15 @@ class Engine:
         return self.scheduler.counters()
 
     def handle(self, message: EngineMessage, arrival_s: float | None = None) -> None:
-        """Submit, Abort or Control. Raises as ``submit`` does."""
+        """Submit, Abort, Keep or Control. Raises as ``submit`` does."""
         if isinstance(message, Submit):
             self.submit(message, arrival_s)
         elif isinstance(message, Abort):
             self.abort(message.request_id)
+        elif isinstance(message, Keep):
+            self.scheduler.keep(
+                message.owner, message.token_ids, message.cache_salt, message.shared_tokens, message.lasting
+            )
         elif isinstance(message, Control):
             self._control(message)
         else:
@@ -144,6 +149,7 @@ class Engine:
             priority=submit.priority,
             tenant=submit.tenant,
             cache_salt=submit.cache_salt,
+            shared_tokens=submit.shared_tokens,
             score_prompt=scores,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
             fork_of=submit.fork_of,

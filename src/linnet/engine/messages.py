@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels to and from an engine: Submit, Abort and Control down, Tokens and Finished up.
+"""What travels to and from an engine: Submit, Abort, Keep and Control down, Tokens and Finished up.
 
 Frozen plain values, so that a thread today and a process later speak the same. Every Submit is answered by any number
 of Tokens and exactly one Finished, which is the last word about its request id.
@@ -41,7 +41,8 @@ class Submit:
     seed:           resolved: 64 bits.
     timeout_s:      from arrival; in the queue and while decoding.
     tenant:         who asks, for policies that tell tenants apart.
-    cache_salt:     prefix blocks are shared only under equal salts.
+    cache_salt:     prefix blocks are shared only under equal salts;
+    shared_tokens:  but for those of so many first tokens, which everybody may share (a prompt module's).
     grammar:        compiled by the sender; None: every token is allowed.
     compare:        score the prompt with the engine's second model too (lockstep).
     fork_of:        another request with the same prompt and salt, sent before: its keys and values may be copied.
@@ -62,6 +63,7 @@ class Submit:
     compare: bool = False
     score_start: int = 1
     fork_of: int | None = None
+    shared_tokens: int = 0
 
     @property
     def gang(self) -> int | None:
@@ -78,6 +80,24 @@ class Abort:
     request_id: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Keep keys and values of a sequence for the request that will go on from it; see ``Scheduler.keep``.
+
+    Changes what is forgotten first, and no token: a request whose prefix was forgotten after all computes it again.
+
+    owner:          a conversation or a prompt module; what it kept before is kept no longer.
+    token_ids:      the sequence; none: nothing is kept any more. cache_salt, shared_tokens: as in its Submit.
+    lasting:        a module, which gives way to modules only.
+    """
+
+    owner: bytes
+    token_ids: tuple[int, ...] = ()
+    cache_salt: bytes = b""
+    shared_tokens: int = 0
+    lasting: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """drain: refuse new requests, finish the others. abort_all: end every request. forget_prefixes: empty the cache."""
@@ -85,7 +105,7 @@ class Control:
     action: Literal["drain", "abort_all", "forget_prefixes"]
 
 
-EngineMessage = Submit | Abort | Control
+EngineMessage = Submit | Abort | Keep | Control
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from linnet.engine.facts import EngineFacts
-from linnet.engine.messages import Abort, Control, EngineEvent, EngineMessage, Finished, Submit
+from linnet.engine.messages import Abort, Control, EngineEvent, EngineMessage, Finished, Keep, Submit
 from linnet.errors import LinnetError, UnsupportedError
 from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerCounters, Tokens
@@ -45,13 +45,19 @@ class AbortFrame(_Frame, frozen=True, tag="abort"):
     request_id: int
 
 
+class KeepFrame(_Frame, frozen=True, tag="keep"):
+    """Down: what is to be kept."""
+
+    message: Keep
+
+
 class ControlFrame(_Frame, frozen=True, tag="control"):
     """Down."""
 
     action: Literal["drain", "abort_all", "forget_prefixes"]
 
 
-Down = SubmitFrame | AbortFrame | ControlFrame
+Down = SubmitFrame | AbortFrame | KeepFrame | ControlFrame
 
 
 class ReadyFrame(_Frame, frozen=True, tag="ready"):
@@ -105,12 +111,14 @@ def down(message: EngineMessage) -> Down:
         return SubmitFrame(message)
     if isinstance(message, Abort):
         return AbortFrame(message.request_id)
+    if isinstance(message, Keep):
+        return KeepFrame(message)
     return ControlFrame(message.action)
 
 
 def message_of(frame: Down) -> EngineMessage:
     """The message in a frame."""
-    if isinstance(frame, SubmitFrame):
+    if isinstance(frame, SubmitFrame | KeepFrame):
         return frame.message
     return Abort(frame.request_id) if isinstance(frame, AbortFrame) else Control(frame.action)
 

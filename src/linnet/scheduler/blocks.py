@@ -8,8 +8,9 @@ Owns integers only. Every block is in exactly one of three places:
 * free:   held by nobody and named by nothing.
 
 Eviction order is: free blocks, newest first (still warm in the processor's caches), then cached blocks, least recently
-released first, and last those of preempted requests, which will want them back. A sequence is released from its tail,
-so its leaves are evicted before the prefix they hang on. Where there is a tier, an evicted block goes there.
+released first, then those of preempted requests, which will want them back, and last those that are pinned. A sequence
+is released from its tail, so its leaves are evicted before the prefix they hang on. Where there is a tier, an evicted
+block goes there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from linnet.errors import CapacityError, ConfigError
 
 from .allocator import BlockAllocator
 from .invariants import InvariantError
+from .pins import Pins
 from .prefix_cache import PrefixCache
 from .tier import BlockTier
 
@@ -26,9 +28,10 @@ class BlockPool:
     """`num_blocks` blocks of `block_size` token slots each: who holds them, and what can be found in them again.
 
     tier: where what they are evicted of can be found; None: it is lost.
+    pins: what is evicted last, at most `most_pinned` names of it.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, tier: BlockTier | None = None) -> None:
+    def __init__(self, num_blocks: int, block_size: int, tier: BlockTier | None = None, most_pinned: int = 0) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ConfigError(
                 f"a block pool of num_blocks={num_blocks}, block_size={block_size}: both must be at least 1"
@@ -38,6 +41,9 @@ class BlockPool:
         self.allocator = BlockAllocator(num_blocks)
         self.cache = PrefixCache()
         self.tier = tier
+        self.pins = Pins(self.cache, tier, most_pinned)
+        self.spilled_blocks = 0
+        """Pinned blocks that went to the tier."""
 
     @property
     def free_blocks(self) -> int:
@@ -148,6 +154,7 @@ class BlockPool:
         evicted = tuple(self.cache.forget(count))
         if self.tier is not None:
             self.tier.put(evicted)
+            self.spilled_blocks += sum(self.cache.is_pinned(one.digest) and one.digest in self.tier for one in evicted)
         for one in reversed(evicted):  # so that they are taken in eviction order
             self.allocator.free(one.block_id)
         return len(evicted)
@@ -178,6 +185,7 @@ class BlockPool:
         self.cache.check()
         if self.tier is not None:
             self.tier.check(self.cache.names)
+        self.pins.check()
         for block_id in range(self.num_blocks):
             places = (self.reference_count(block_id) > 0) + (block_id in free) + self.cache.is_idle(block_id)
             if places != 1:

@@ -28,6 +28,8 @@ class SchedulerConfig:
                             Only `score_prompt` asks for more than one row per request; this bounds its memory.
     prefix_cache:           reuse the blocks of known prefixes.
     swap_blocks:            blocks of a second store, for those that the KV cache has no room for; 0: there is none.
+    kept_share:             of the blocks, the most that conversations and prompt modules keep for themselves between
+                            requests: they are forgotten after all others. 0: none.
     policy:                 'fcfs' (by arrival), 'priority' (smaller numbers first, then by arrival), 'mlfq' (requests
                             that have had little first), 'shortest' (those expected to be done first), 'fair' (tenants
                             that have had little first). See `policies.py`.
@@ -50,6 +52,7 @@ class SchedulerConfig:
     max_output_rows: int | None = None
     prefix_cache: bool = True
     swap_blocks: int = 0
+    kept_share: float = 0.5
     policy: Policy = "fcfs"
     ageing_s: float | None = None
     predict_length: Lengths = "past"
@@ -70,6 +73,8 @@ class SchedulerConfig:
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ConfigError(f"{name} is {seconds}; accepted is more than 0", settings=[name])
+        if not 0 <= self.kept_share <= 1:
+            raise ConfigError(f"kept_share is {self.kept_share}; accepted is 0 to 1", settings=["kept_share"])
         if self.max_chunk_tokens is not None:
             _at_least(1, "max_chunk_tokens", self.max_chunk_tokens)
         if self.preempt_every is not None:
@@ -81,6 +86,11 @@ class SchedulerConfig:
             raise unknown_choice("scheduling", self.policy, get_args(Policy))
         if self.predict_length not in get_args(Lengths):
             raise unknown_choice("predict_length", self.predict_length, get_args(Lengths))
+
+    @property
+    def most_kept_blocks(self) -> int:
+        """The most blocks that are kept for conversations and prompt modules."""
+        return int(self.num_blocks * self.kept_share) if self.prefix_cache else 0
 
     @property
     def chunk_tokens(self) -> int:

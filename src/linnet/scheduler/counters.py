@@ -11,6 +11,7 @@ from .request import FinishReason
 class SchedulerCounters:
     """A snapshot. The first block are gauges, the second only ever grows.
 
+    kept_blocks: those of conversations and prompt modules, which are forgotten after all others, in use or not.
     prefix_query_tokens, prefix_hit_tokens: prompt tokens looked up in, and taken from, the prefix table at first
     admissions; a recompute after a preemption is not counted, so that preemptions cannot flatter the hit rate.
     reserved_slots, unused_slots: token slots of the blocks that requests took (shared ones once), and those of them
@@ -18,6 +19,7 @@ class SchedulerCounters:
     swap_blocks, swap_used_blocks: of the tier behind the prefix cache, and those of them that something is found in.
     swapped_out_blocks, swapped_in_blocks: copied to it and from it; swap_declined_blocks: found there, and computed all
     the same because that was faster.
+    kept_swapped_out_blocks: those of swapped_out_blocks that a conversation or prompt module keeps.
     """
 
     running_requests: int
@@ -28,6 +30,7 @@ class SchedulerCounters:
     free_blocks: int
     swap_blocks: int
     swap_used_blocks: int
+    kept_blocks: int
 
     steps: int
     computed_tokens: int
@@ -39,6 +42,7 @@ class SchedulerCounters:
     swapped_out_blocks: int
     swapped_in_blocks: int
     swap_declined_blocks: int
+    kept_swapped_out_blocks: int
     finished: Mapping[FinishReason, int]
 
     def after(self, earlier: "SchedulerCounters") -> "SchedulerCounters":
@@ -52,5 +56,5 @@ class SchedulerCounters:
 
 GAUGES = (
     "running_requests", "waiting_requests", "total_blocks", "used_blocks", "cached_blocks", "free_blocks",
-    "swap_blocks", "swap_used_blocks",
+    "swap_blocks", "swap_used_blocks", "kept_blocks",
 )  # fmt: skip

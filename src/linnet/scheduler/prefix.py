@@ -3,7 +3,8 @@
 
 Two blocks have the same digest exactly when they hold the same tokens after the same prefix under the same salt, so a
 table keyed by it may share keys and values without comparing tokens. 256 bits of BLAKE2b: nobody finds a collision, by
-accident or on purpose. The salt enters at the root, so requests with different salts can never meet.
+accident or on purpose. The salt enters at the root, so requests with different salts can never meet; or behind a shared
+beginning, which is the same for everybody.
 """
 
 from array import array
@@ -13,21 +14,35 @@ from hashlib import blake2b
 _DIGEST_BYTES = 32
 _ROOT_PERSON = b"linnet-root"
 _BLOCK_PERSON = b"linnet-block"
+_SALTED_PERSON = b"linnet-salted"
 
 
 def extend_digests(
-    digests: list[bytes], token_ids: Sequence[int], salt: bytes, block_size: int, num_blocks: int
+    digests: list[bytes],
+    token_ids: Sequence[int],
+    salt: bytes,
+    block_size: int,
+    num_blocks: int,
+    shared_tokens: int = 0,
 ) -> None:
     """Append digests until there is one for each of the first `num_blocks` full blocks of `token_ids`.
 
-    Mutates `digests` only, and only at its end: known tokens are append-only, so what is there stays right. Root and
-    blocks are hashed under different personalisations, so that no salt can pose as a chain.
+    The full blocks of the first `shared_tokens` are named without the salt, which enters behind them. Mutates `digests`
+    only, and only at its end: known tokens are append-only, so what is there stays right. Root, blocks and a salt that
+    enters later are hashed under different personalisations, so that no salt can pose as a chain.
     """
     if len(digests) >= num_blocks:
         return
-    parent = digests[-1] if digests else blake2b(salt, digest_size=_DIGEST_BYTES, person=_ROOT_PERSON).digest()
+    shared = shared_tokens // block_size
+    parent = digests[-1] if digests else _hash(b"" if shared else salt, _ROOT_PERSON)
     for index in range(len(digests), num_blocks):
+        if index and index == shared:
+            parent = _hash(parent + salt, _SALTED_PERSON)
         tokens = array("q", token_ids[index * block_size : (index + 1) * block_size])
         assert len(tokens) == block_size, "only full blocks have a digest"
-        parent = blake2b(parent + tokens.tobytes(), digest_size=_DIGEST_BYTES, person=_BLOCK_PERSON).digest()
+        parent = _hash(parent + tokens.tobytes(), _BLOCK_PERSON)
         digests.append(parent)
+
+
+def _hash(data: bytes, person: bytes) -> bytes:
+    return blake2b(data, digest_size=_DIGEST_BYTES, person=person).digest()

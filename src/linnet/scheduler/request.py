@@ -34,6 +34,7 @@ class Request:
     priority:        smaller is more important; the order of 'priority'.
     tenant:          who asks; 'fair' shares between tenants, 'shortest' predicts by their past answers.
     cache_salt:      requests share cached blocks only under the same salt.
+    shared_tokens:   but for the full blocks of so many first tokens, which everybody shares who says so.
     score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
     deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
     participants:    which of the engine's models compute the request's tokens.
@@ -67,6 +68,7 @@ class Request:
     priority: int = 0
     tenant: bytes = b""
     cache_salt: bytes = b""
+    shared_tokens: int = 0
     score_prompt: bool = False
     deadline_s: float | None = None
     participants: tuple[int, ...] = (0,)
@@ -131,6 +133,7 @@ class Request:
             origin.state is RequestState.RUNNING
             and self.has_prompt_of(origin)
             and origin.cache_salt == self.cache_salt
+            and origin.shared_tokens == self.shared_tokens
             and origin.participants == self.participants
         )
 

@@ -216,6 +216,17 @@ class Residency:
         """A preempted request will not come back for its blocks. Mutates the eviction order."""
         self.pool.give_up(request.digests)
 
+    def keep(
+        self, owner: bytes, token_ids: Sequence[int], salt: bytes, shared_tokens: int = 0, lasting: bool = False
+    ) -> None:
+        """Forget the blocks of this sequence after all others, instead of what the owner kept before; see `Pins`."""
+        digests: list[bytes] = []
+        if self.prefix_cache:
+            size = self.pool.block_size
+            full = min(len(token_ids) // size, self.pool.pins.most)
+            extend_digests(digests, token_ids, salt, size, full, shared_tokens)
+        self.pool.pins.keep(owner, digests, lasting)
+
     def _allocate(self, count: int) -> list[int]:
         self.reserved_slots += count * self.pool.block_size
         return self.pool.allocate(count)
@@ -254,5 +265,6 @@ class Residency:
         return self.pool.lookup(self._digests(request, full))
 
     def _digests(self, request: Request, full_blocks: int) -> Sequence[bytes]:
-        extend_digests(request.digests, request.known, request.cache_salt, self.pool.block_size, full_blocks)
+        size, shared = self.pool.block_size, request.shared_tokens
+        extend_digests(request.digests, request.known, request.cache_salt, size, full_blocks, shared)
         return request.digests[:full_blocks]

@@ -41,7 +41,7 @@ class Scheduler:
         self.config = config
         if pool is None:
             tier = BlockTier(config.swap_blocks) if config.swap_blocks else None
-            pool = BlockPool(config.num_blocks, config.block_size, tier)
+            pool = BlockPool(config.num_blocks, config.block_size, tier, config.most_kept_blocks)
         self.pool = pool
         assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
         assert config.swap_blocks == (0 if self.pool.tier is None else self.pool.tier.num_slots)
@@ -81,6 +81,7 @@ class Scheduler:
             free_blocks=self.pool.free_blocks,
             swap_blocks=self.config.swap_blocks,
             swap_used_blocks=0 if self.pool.tier is None else len(self.pool.tier),
+            kept_blocks=self.pool.cache.pinned_blocks,
             steps=self._steps,
             computed_tokens=self._computed_tokens,
             preemptions=self._preemptions,
@@ -90,6 +91,7 @@ class Scheduler:
             unused_slots=self._residency.unused_slots,
             swapped_out_blocks=0 if self.pool.tier is None else self.pool.tier.stored_blocks,
             swapped_in_blocks=0 if self.pool.tier is None else self.pool.tier.loaded_blocks,
+            kept_swapped_out_blocks=self.pool.spilled_blocks,
             swap_declined_blocks=0 if self.swapping is None else self.swapping.declined_blocks,
             finished=dict(self._finished),
         )
@@ -128,6 +130,17 @@ class Scheduler:
             return False
         self._finish(request, reason)
         return True
+
+    def keep(
+        self, owner: bytes, token_ids: Sequence[int], salt: bytes, shared_tokens: int = 0, lasting: bool = False
+    ) -> None:
+        """Keep the blocks of a sequence, those it has and those it will have, for whoever goes on from it.
+
+        They are forgotten after all others, so nobody who runs is ever short for them. An owner keeps one sequence, the
+        last it named; no tokens: none. `kept_share` of the pool is the most that is kept; then the owners that were
+        heard of least recently keep theirs no longer, those that are not `lasting` first. Mutates the eviction order.
+        """
+        self._residency.keep(owner, token_ids, salt, shared_tokens, lasting)
 
     def take_events(self) -> tuple[Event, ...]:
         """Events of aborts and deadlines since the last call or commit(), which hands them out too. Forgets them."""

@@ -86,6 +86,11 @@ class BlockTier:
         if digest in self._slot_of:
             self._file(digest, self._spare)
 
+    def expect(self, digest: bytes) -> None:
+        """Somebody will come back for the block of that name, if only this tier has it. Mutates the order."""
+        if digest in self._idle:
+            self._file(digest, self._awaited)
+
     def give_up(self, digest: bytes) -> None:
         """Nobody will come back for the block of that name: it counts as found now. Mutates the order."""
         if digest in self._awaited:

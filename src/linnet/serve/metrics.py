@@ -114,6 +114,7 @@ class _EngineState:
             ("kv_blocks_total", "KV blocks.", now.total_blocks),
             ("kv_blocks_used", "KV blocks held by requests.", now.used_blocks),
             ("kv_blocks_cached", "Unheld KV blocks that keep a prefix.", now.cached_blocks),
+            ("kv_blocks_kept", "KV blocks that a session or prompt module keeps, in use or not.", now.kept_blocks),
             ("kv_blocks_free", "KV blocks that hold nothing.", now.free_blocks),
             ("memory_predicted_bytes", "Most memory that was predicted.", self._memory.predicted.total_bytes),
             ("memory_peak_bytes", "Most memory in use so far, mapped weights included.", self._memory.peak_bytes()),

@@ -27,6 +27,7 @@ from linnet.engine import (
     EngineThread,
     EngineUnavailableError,
     Finished,
+    Keep,
     SamplingParams,
     Submit,
     Tokens,
@@ -134,6 +135,7 @@ def workload() -> list[Submit]:
                 seed=rng.choice([rng.getrandbits(64), (1 << 64) - 1]),
                 stop_token_ids=frozenset({7, 9}),
                 cache_salt=bytes([rng.randrange(2)]),
+                shared_tokens=rng.randrange(3) * 4,
                 tenant=b"\xff",
                 priority=rng.randrange(-2, 3),
                 timeout_s=rng.choice([None, 100.0]),
@@ -197,6 +199,32 @@ def test_a_process_says_what_a_thread_says(open_door: Any) -> None:
     eventually(lambda: door.counters.used_blocks == 0)
     assert door.counters.finished == thread.counters.finished
     assert door.idle
+
+
+def test_what_is_kept_crosses_the_door_and_ends_with_the_process(open_door: Any) -> None:
+    door, outbox = open_door()
+    size = CONFIG.block_size
+    prompt = tuple(range(3 * size))
+
+    def serve(request_id: int, sequence: tuple[int, ...] = prompt) -> int:
+        door.send(ask(request_id, max_tokens=1, prompt=sequence, cache_salt=b"mine"))
+        return int(outbox.wait([request_id])[request_id].cached_tokens)
+
+    serve(0)
+    door.send(Keep(owner=b"talk", token_ids=prompt, cache_salt=b"mine"))
+    eventually(lambda: door.counters.kept_blocks == 3)
+    strangers = range(1, 2 + CONFIG.num_blocks // 4)
+    for index in strangers:
+        serve(index, tuple((index * 7 + place) % VOCABULARY for place in range(4 * size)))
+    assert serve(1000, (*prompt, 1)) == 3 * size
+    os.kill(door.process_id, signal.SIGKILL)
+    eventually(lambda: door.restarts == 1)
+    assert door.counters.kept_blocks == 0
+    assert serve(1001, (*prompt, 1)) == 0, "cold, and nothing else"
+    door.send(Keep(owner=b"talk", token_ids=prompt, cache_salt=b"mine"))
+    eventually(lambda: door.counters.kept_blocks == 3)
+    door.send(Keep(owner=b"talk"))
+    eventually(lambda: door.counters.kept_blocks == 0)
 
 
 def test_everybody_is_answered_at_once_when_it_is_killed_and_served_again_after(open_door: Any) -> None:
