@@ -19,7 +19,7 @@ import openai
 from digest_executable import DigestExecutable
 from tiny_llama import CONTEXT, write_tiny_llama
 
-from linnet.api import LLM, RequestBuilder, SamplingDefaults
+from linnet.api import LLM, Moderate, RequestBuilder, SamplingDefaults
 from linnet.engine import Engine, EngineThread
 from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerConfig
@@ -51,7 +51,7 @@ def tiny_directory() -> Path:
     return write_tiny_llama(Path(directory))
 
 
-def digest_model(**changes: Any) -> Any:
+def digest_model(moderate: Moderate | None = None, **changes: Any) -> Any:
     """A ServedModel with more to look at: real engine, scheduler and tokenizer around a digest."""
     settings = {"num_blocks": 128, "block_size": 4, "max_model_len": CONTEXT, "token_budget": 64, "max_sequences": 16}
     config = SchedulerConfig(**(settings | changes))
@@ -63,7 +63,7 @@ def digest_model(**changes: Any) -> Any:
         executable=executable,
         tokenizer=tokenizer,
         facts=engine.facts,
-        requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64)),
+        requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64), moderate=moderate),
         connect=lambda deliver: EngineThread(engine, deliver),
         counters=engine.counters,
         footprint=Footprint(weight_bytes=0, step_bytes=0, kv_bytes=0, engine_bytes=0),

@@ -148,4 +148,4 @@ def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
         seen["loads"] += run.model.moves["load"]
         reasons |= set(run.reasons.values())
     assert all(seen.values()), seen
-    assert reasons == {"stop", "length", "abort", "timeout"}
+    assert reasons == {"stop", "length", "abort", "timeout", "queue_timeout"}

@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, Any
 
 from linnet.api.generation import Dispatcher, Sample
+from linnet.api.moderation import Moderate, ModerationError, Verdict, failure
 from linnet.api.opening import LOG_FORMAT, Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
@@ -30,6 +31,8 @@ __all__ = [
     "Dispatcher",
     "EngineSettings",
     "LengthError",
+    "Moderate",
+    "ModerationError",
     "Opening",
     "ParameterError",
     "Piece",
@@ -45,7 +48,9 @@ __all__ = [
     "StopFinder",
     "Terms",
     "TokenLogprob",
+    "Verdict",
     "begin_opening",
+    "failure",
     "new_tokens",
     "open_in_process",
     "own_text",

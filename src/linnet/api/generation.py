@@ -35,12 +35,15 @@ class Sample:
         """Of the sample among those of its call; its pieces carry it."""
         return self.stream.index
 
+    def read(self, event: EngineEvent) -> Piece:
+        """What became certain with an event of this request."""
+        return self.stream.feed(event) if isinstance(event, Tokens) else self.stream.finish(event)
+
     def take(self, event: EngineEvent) -> Piece:
-        """An event of this request: what became certain with it."""
-        if isinstance(event, Tokens):
-            return self.stream.feed(event)
-        self.done = True
-        return self.stream.finish(event)
+        """The same, and ``done`` when it was the last."""
+        piece = self.read(event)
+        self.done = not isinstance(event, Tokens)
+        return piece
 
     def raise_error(self) -> None:
         """Raise what the engine said went wrong with this request."""

@@ -15,6 +15,7 @@ import numpy as np
 from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load
+from linnet.api.moderation import Moderate
 from linnet.api.output import Piece, RequestOutput
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
@@ -58,6 +59,7 @@ class LLM:
         clock: Callable[[], datetime] = datetime.now,
         seed_source: Callable[[], int] = lambda: secrets.randbits(64),
         compile_grammar: CompileGrammar | None = None,
+        moderate: Moderate | None = None,
         **settings: Any,
     ) -> None:
         """Open a model directory.
@@ -73,6 +75,7 @@ class LLM:
         keep:            values to be read after a step (``Executable.tap``).
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
         compile_grammar: makes grammars of their descriptions; None: structured output is refused.
+        moderate:        sees every text before it is returned and may end it (``api.moderation``).
         settings:        single fields of the two records, for short calls: ``LLM(path, max_model_len=256, threads=2)``.
 
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
@@ -98,7 +101,7 @@ class LLM:
         warn_of_tokenizer(self.path, self.tokenizer, loaded.source.spec.vocabulary_size)
         self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
         self._generation_config = generation_config
-        self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar)
+        self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
         """Makes messages for the engine of prompts and parameters."""
         self._dispatcher = Dispatcher(self._engine)
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from linnet.api.moderation import Moderate, ask
 from linnet.api.stop import StopFinder
 from linnet.engine import ErrorInfo, Finished, PromptScores, SamplingParams, TokenLogprob, Tokens
 from linnet.text import Tokenizer
 
-FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
+FinishReason = Literal["stop", "length", "abort", "timeout", "queue_timeout", "error", "policy"]
+"""Those of the engine, and ``policy``: the moderation hook ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,12 @@ class SampleStream:
         stop_token_ids: frozenset[int] = frozenset(),
         index: int = 0,
         prompt_token_ids: Sequence[int] = (),
+        moderate: Moderate | None = None,
     ) -> None:
-        """With ``prompt_token_ids`` the text is what follows the prompt's text (a leading space is kept)."""
+        """With ``prompt_token_ids`` the text is what follows the prompt's text (a leading space is kept).
+
+        ``moderate`` sees every text before it is returned; then ``feed`` and ``finish`` take as long as it does.
+        """
         self.index = index
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -83,11 +89,18 @@ class SampleStream:
         self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens).follow(prompt_token_ids)
         self._finder = StopFinder(params.stop)
         self._text: list[str] = []
+        self._moderate = moderate
+        self._ended: FinishReason | None = None  # by the hook
+
+    @property
+    def moderated(self) -> bool:
+        """Whether its texts are shown to somebody first, who may take his time."""
+        return self._moderate is not None
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has been found; later tokens are ignored."""
-        return self._finder.matched is not None
+        """Whether a stop string has been found, or the hook has ended it; later tokens are ignored."""
+        return self._finder.matched is not None or self._ended is not None
 
     @property
     def text(self) -> str:
@@ -110,6 +123,9 @@ class SampleStream:
             text.append(self._searched(self._decoder.feed((token_id,)), position >= self._params.min_tokens))
             if self.stopped:
                 break
+        if not self._may_show("".join(text)):
+            del self.token_ids[first:]
+            return Piece("", index=self.index)
         taken = len(self.token_ids) - first
         self.logprobs += tokens.logprobs[:taken]
         return self._piece("".join(text), tokens.token_ids[:taken], tokens.logprobs[:taken])
@@ -119,8 +135,10 @@ class SampleStream:
         text = "" if self.stopped else self._searched(self._decoder.finish(), True)
         if not self.stopped:
             text += self._finder.finish()
-        self.finish_reason = "stop" if self.stopped else finished.reason
-        self.error = None if self.stopped else finished.error
+        if not self._may_show(text):
+            text = ""
+        self.finish_reason = self._ended or ("stop" if self.stopped else finished.reason)
+        self.error = self.error if self.stopped else finished.error
         self.prompt_scores = finished.prompt_scores
         self.cached_tokens = finished.cached_tokens
         return self._piece(text, (), (), self.finish_reason)
@@ -136,6 +154,19 @@ class SampleStream:
             stop_reason=self.stop_reason if self.finish_reason == "stop" else None,
             logprobs=tuple(self.logprobs) if self._params.logprobs is not None else None,
         )
+
+    def _may_show(self, text: str) -> bool:
+        """Ask the hook, and do as it says."""
+        if self._moderate is None or not text:
+            return True
+        said = ask(self._moderate, self.text, text)
+        if said == "end":
+            self._ended, self.stop_reason = "stop", "policy"
+        elif said == "stop":
+            self._ended, self.stop_reason = "policy", None
+        elif said != "continue":
+            self._ended, self.error = "error", said
+        return said in ("continue", "end")
 
     def _searched(self, text: str, search: bool) -> str:
         if not search:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from linnet.api.generation import Sample
+from linnet.api.moderation import Moderate
 from linnet.api.output import SampleStream
 from linnet.api.prompts import PreparedPrompt, token_row
 from linnet.api.sampling_defaults import new_tokens
@@ -43,14 +44,15 @@ class RequestBuilder:
         facts: EngineFacts,
         draw_seed: Callable[[], int],
         compile_grammar: CompileGrammar | None = None,
+        moderate: Moderate | None = None,
     ) -> None:
         self.tokenizer, self.facts = tokenizer, facts
-        self._draw_seed, self._compile = draw_seed, compile_grammar
+        self._draw_seed, self._compile, self._moderate = draw_seed, compile_grammar, moderate
         self._ids = itertools.count()
 
     def for_engine(self, facts: EngineFacts) -> "RequestBuilder":
         """The same for another engine."""
-        return RequestBuilder(self.tokenizer, facts, self._draw_seed, self._compile)
+        return RequestBuilder(self.tokenizer, facts, self._draw_seed, self._compile, self._moderate)
 
     def check_length(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Whether a prompt leaves room for what is asked for, before anything is made of it. Raises LengthError."""
@@ -87,7 +89,7 @@ class RequestBuilder:
                 )
                 if index == 0:  # the others differ in nothing that could be refused
                     self.facts.validate(submit)
-                stream = SampleStream(self.tokenizer, own, ends, len(samples), prompt.token_ids)
+                stream = SampleStream(self.tokenizer, own, ends, len(samples), prompt.token_ids, self._moderate)
                 samples.append(Sample(submit, stream, prompt_index))
         return samples
 

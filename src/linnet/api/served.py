@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from linnet.api.describe import warn_of_tokenizer
+from linnet.api.moderation import Moderate
 from linnet.api.opening import Opening
 from linnet.api.requests import RequestBuilder
 from linnet.api.sampling_defaults import SamplingDefaults, read_sampling_defaults
@@ -74,6 +75,7 @@ def open_in_process(
     *,
     generation_config: str | Path = "auto",
     most_restarts: int = 3,
+    moderate: Moderate | None = None,
     clock: Callable[[], datetime] = datetime.now,
 ) -> ServedModel:
     """A model that ``child`` has begun to open; its tokenizer is read here meanwhile.
@@ -102,7 +104,7 @@ def open_in_process(
         return begin_opening(pinned, start_child(ENGINE_MODULE))
 
     return ServedModel(
-        requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64)),
+        requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64), None, moderate),
         sampling_defaults=defaults,
         numerics_id=ready.numerics_id,
         footprint=replace(ready.footprint, server_bytes=server_bytes),

@@ -7,6 +7,7 @@ from typing import Any
 
 from linnet.cli import options
 from linnet.cli.declaring import OF_THE_RECORD, Setting
+from linnet.cli.moderating import moderation_hook
 from linnet.cli.numbers import parse_bytes, parse_count
 from linnet.errors import ConfigError, unknown_choice
 from linnet.settings import EngineSettings, RequestLimits, ServeConfig
@@ -270,6 +271,18 @@ BEHAVIOUR = (
         kind=str,
         default="text",
         convert=_is_json,
+    ),
+    Setting(
+        name="moderation",
+        kind=str | None,
+        default=None,
+        convert=moderation_hook,
+        option=options.option(
+            rich_help_panel=REPORTS,
+            metavar="MODULE:FUNCTION",
+            help="Sees every text before it goes out and may end it: (text so far, new text) -> continue, stop or end.",
+            show_default=False,
+        ),
     ),
     options.GENERATION_CONFIG,
     _of(

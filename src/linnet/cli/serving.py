@@ -88,11 +88,15 @@ def _open(  # type: ignore[no-untyped-def]
         from linnet.api import open_in_process
 
         return open_in_process(
-            opening, child, generation_config=generation_config, most_restarts=config.engine_restarts
+            opening,
+            child,
+            generation_config=generation_config,
+            most_restarts=config.engine_restarts,
+            moderate=given["moderation"],
         )
     from linnet.api import LLM
 
-    llm = LLM(generation_config=generation_config, **vars(opening))
+    llm = LLM(generation_config=generation_config, moderate=given["moderation"], **vars(opening))
     stack.callback(_close, llm)
     return llm.served()
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 from .uses import RowUse, Sample, Score, Verify
 
-FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
+FinishReason = Literal["stop", "length", "abort", "timeout", "queue_timeout", "error"]
+"""timeout: its deadline passed while it was computed; queue_timeout: before it ever was."""
 
 
 class RequestState(Enum):
@@ -36,7 +37,7 @@ class Request:
     cache_salt:      requests share cached blocks only under the same salt.
     shared_tokens:   but for the full blocks of so many first tokens, which everybody shares who says so.
     score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
-    deadline_s:      finished with reason 'timeout' by the first schedule(now) with now >= deadline_s.
+    deadline_s:      the first schedule(now) with now >= deadline_s ends it: reason 'timeout', or 'queue_timeout'.
     participants:    which of the engine's models compute the request's tokens.
     fork_of:         id of a request with the same prompt and salt: what that has computed of it is copied, not computed
                      again, if it runs when this one is admitted. Unknown and finished ids are ignored.

@@ -158,7 +158,7 @@ class Scheduler:
         if self._plan is not None:
             raise InvariantError(f"schedule() was called while step {self._plan.step} is in flight; commit() it first")
         for request_id in self._deadlines.pop_due(now):
-            self.abort(request_id, "timeout")
+            self.abort(request_id, "queue_timeout" if self._requests[request_id].started_s is None else "timeout")
         preempted = self._preempt_by_force()
         self._policy.tick(now)
         if self._policy.moving:

@@ -27,10 +27,13 @@ from linnet.engine import (
 from linnet.serve.admission import Ticket
 from linnet.serve.defects import log_defect
 from linnet.serve.metrics import Metrics
+from linnet.serve.moderating import Reader, Threads
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
+FAILURES = ("error", "timeout", "queue_timeout", "abort")
+"""Finish reasons of samples that ended without an answer."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +43,7 @@ class _InFlight:
     sample: Sample
     job: "Job"
     last_token_s: float | None = None
+    reader: Reader | None = None  # of a moderated sample
 
 
 class Job:
@@ -85,9 +89,8 @@ class Job:
 
     @property
     def failed(self) -> Sample | None:
-        """The first sample that ended without an answer (error, timeout, abort)."""
-        ends = ("error", "timeout", "abort")
-        return next((one for one in self.samples if one.done and one.stream.finish_reason in ends), None)
+        """The first sample that ended without an answer."""
+        return next((one for one in self.samples if one.done and one.stream.finish_reason in FAILURES), None)
 
     def leave(self) -> None:
         """The client has gone: end everything now. After the last sample nothing was lost."""
@@ -130,6 +133,7 @@ class Bridge:
         self._clock = clock
         self._open: dict[int, _InFlight] = {}
         self._busy_since_s = 0.0
+        self._moderators = Threads()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -139,6 +143,7 @@ class Bridge:
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """End the engine. Blocks, so not on the loop; raises TimeoutError if it hangs."""
+        self._moderators.close()
         self.door.stop(timeout_s)
 
     @property
@@ -158,7 +163,9 @@ class Bridge:
         for sample in samples:
             if not self._open:
                 self._busy_since_s = self._clock()
-            self._open[sample.submit.request_id] = _InFlight(sample, job)
+            one = self._open[sample.submit.request_id] = _InFlight(sample, job)
+            if sample.stream.moderated:
+                one.reader = self._reader(one)
             try:
                 self.door.send(sample.submit)
             except EngineUnavailableError:
@@ -206,17 +213,35 @@ class Bridge:
                 log_defect("a sample", error)
                 self._fail(one, error_info(error))
 
+    def _reader(self, one: _InFlight) -> Reader:
+        """For a moderated sample. It may have ended otherwise while the hook looked at its last piece."""
+
+        def told(event: EngineEvent, piece: Piece) -> None:
+            if self._open.get(one.sample.submit.request_id) is one:
+                self._taken(one, event, piece, self._clock())
+
+        def failed(info: ErrorInfo) -> None:
+            if self._open.get(one.sample.submit.request_id) is one:
+                self._fail(one, info)
+
+        return Reader(one.sample, self._moderators, told, failed)
+
     def _handle(self, one: _InFlight, event: EngineEvent, now_s: float) -> None:
-        sample = one.sample
         if isinstance(event, Tokens):
             self._measure(one, len(event.token_ids), now_s)
-            if sample.stream.stopped:
-                return
-            piece = sample.take(event)
+        if one.reader is not None:
+            one.reader.read(event)
+        elif not (isinstance(event, Tokens) and one.sample.stream.stopped):
+            self._taken(one, event, one.sample.read(event), now_s)
+
+    def _taken(self, one: _InFlight, event: EngineEvent, piece: Piece, now_s: float) -> None:
+        """An event has been read."""
+        sample = one.sample
+        if isinstance(event, Tokens):
             if sample.stream.stopped:
                 self.abort(sample)
         else:
-            piece = sample.take(event)
+            sample.done = True
             if one.last_token_s is None and event.reason == "length":  # a prompt that was only scored
                 self._metrics().prompt_tokens.inc(len(sample.submit.prompt_token_ids))
             if event.queued_s is not None:

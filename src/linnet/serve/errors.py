@@ -7,6 +7,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from linnet.api import ModerationError
 from linnet.engine import EngineLostError, ErrorInfo, LengthError, error_info
 from linnet.errors import LinnetError
 
@@ -122,8 +123,10 @@ def lost() -> ApiError:
     return ApiError(503, "unavailable", message, code="engine_lost", headers={"x-should-retry": "false"})
 
 
-def timed_out() -> ApiError:
-    """504: the request's deadline passed."""
+def timed_out(waiting: bool = False) -> ApiError:
+    """504: the request's deadline passed; ``waiting``: before anything of it was computed."""
+    if waiting:
+        return ApiError(504, "timeout", "the deadline of this request passed while it waited", code="queue_timeout")
     return ApiError(504, "timeout", "the deadline of this request has passed", code="timeout")
 
 
@@ -155,7 +158,7 @@ def from_info(info: ErrorInfo, request_id: str, names: Mapping[str, str] | None 
     if info.http_status == 503:
         return unavailable("the engine is not available")
     error = internal(request_id)
-    if info.code == "no_distribution":
+    if info.code in ("no_distribution", ModerationError.code):
         error.code, error.message = info.code, f"{info.message}; request id {request_id}"
     return error
 

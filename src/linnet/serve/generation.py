@@ -176,8 +176,8 @@ class Generation:
 
     def _failure(self, sample: Sample, prepared: Prepared, request_id: str) -> ApiError:
         stream = sample.stream
-        if stream.finish_reason == "timeout":
-            return timed_out()
+        if stream.finish_reason in ("timeout", "queue_timeout"):
+            return timed_out(waiting=stream.finish_reason == "queue_timeout")
         if stream.finish_reason == "abort" or stream.error is None:
             return unavailable("the server ended this request: it is shutting down")
         return from_info(stream.error, request_id, parameter_names(prepared.request))

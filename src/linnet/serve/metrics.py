@@ -6,12 +6,13 @@ client wrote.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
+from linnet.api.output import FinishReason
 from linnet.engine import EngineDoor
 from linnet.scheduler import SchedulerConfig
 from linnet.serve.memory import MemoryUse
@@ -62,7 +63,7 @@ class Metrics:
         self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens of a request.", TOKENS)
         self.request_generation_tokens = histogram("request_generation_tokens", "Tokens of a sample.", TOKENS)
         self.request_samples = histogram("request_params_n", "Samples asked for (n).", SAMPLES)
-        for reason in ("stop", "length", "abort", "timeout", "error"):
+        for reason in get_args(FinishReason):
             self._success.labels(model_name, reason)
         self.registry.register(_EngineState(prefix, model_name, door, config, memory))
         ProcessCollector(registry=self.registry)

@@ -10,6 +10,9 @@ from linnet.serve.logprobs import LegacyLogprobs, TokenTexts, chat_content, entr
 from linnet.serve.preparing import ModelFacts, Prepared
 from linnet.serve.protocol import ChatRequest, CompletionRequest
 
+REASONS = {"policy": "content_filter"}
+"""Finish reasons that OpenAI's API calls otherwise."""
+
 
 class Shape(Protocol):
     """One answer's form. ``chunks`` is asked in the order of the pieces."""
@@ -132,7 +135,8 @@ class CompletionShape(_Envelope):
     def _choice(
         self, sample: Sample, text: str, logprobs: dict[str, Any] | None, reason: str | None, extras: dict[str, Any]
     ) -> dict[str, Any]:
-        choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": reason, **extras}
+        shown = said(reason)
+        choice = {"index": sample.index, "text": text, "logprobs": logprobs, "finish_reason": shown, **extras}
         if reason is not None:
             choice["stop_reason"] = sample.stream.stop_reason
         return choice
@@ -159,7 +163,7 @@ class ChatShape(_Envelope):
                     "index": sample.index,
                     "message": {"role": "assistant", "content": stream.text, "refusal": None},
                     "logprobs": self._content(stream.logprobs),
-                    "finish_reason": stream.finish_reason,
+                    "finish_reason": said(stream.finish_reason),
                     "stop_reason": stream.stop_reason,
                     **self._extras(sample, stream.token_ids, True),
                 }
@@ -191,4 +195,9 @@ class ChatShape(_Envelope):
         reason: str | None,
         extras: dict[str, Any],
     ) -> dict[str, Any]:
-        return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **extras}
+        return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": said(reason), **extras}
+
+
+def said(reason: str | None) -> str | None:
+    """A finish reason as it goes out."""
+    return None if reason is None else REASONS.get(reason, reason)

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from linnet.api import Piece, Sample
 from linnet.serve.answers import encode
-from linnet.serve.bridge import Job
+from linnet.serve.bridge import FAILURES, Job
 from linnet.serve.defects import log_defect
 from linnet.serve.errors import ApiError, internal
 from linnet.serve.shapes import Shape
@@ -96,7 +96,7 @@ class Stream:
         return b"".join([*parts, DONE])
 
     def _parts(self, sample: Sample, piece: Piece) -> bytes:
-        if piece.finish_reason in ("error", "timeout", "abort"):
+        if piece.finish_reason in FAILURES:
             piece = Piece(piece.text, piece.token_ids, piece.logprobs, None, piece.index)
         return b"".join(frame(chunk) for chunk in self._shape.chunks(sample, piece))
 

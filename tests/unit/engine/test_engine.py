@@ -330,7 +330,7 @@ def test_deadlines_end_requests_in_the_queue_and_while_decoding() -> None:
     while engine.has_work:
         events += engine.step()
     ends = {event.request_id: event.reason for event in events if isinstance(event, Finished)}
-    assert ends == {0: "timeout", 1: "timeout"}
+    assert ends == {0: "timeout", 1: "queue_timeout"}
     assert engine.counters().used_blocks == 0
 
 
@@ -405,7 +405,7 @@ def test_a_deadline_counts_from_the_arrival() -> None:
     engine.submit(ask(0, max_tokens=40, timeout_s=1.0), clock.now - 1.0)
     (finished,) = engine.step()
     assert isinstance(finished, Finished)
-    assert finished.reason == "timeout"
+    assert finished.reason == "queue_timeout"
 
 
 def test_an_engine_says_when_its_memory_is_in_use() -> None:

@@ -195,7 +195,7 @@ def test_a_process_says_what_a_thread_says(open_door: Any) -> None:
     for request_id in ids:
         assert told(there, request_id) == told(here, request_id), request_id
     reasons = {event.reason for event in there.finished().values()}
-    assert {"length", "error", "timeout"} <= reasons
+    assert {"length", "error", "queue_timeout"} <= reasons
     eventually(lambda: door.counters.used_blocks == 0)
     assert door.counters.finished == thread.counters.finished
     assert door.idle

@@ -275,7 +275,7 @@ def test_deadlines_end_waiting_and_running_requests() -> None:
     assert plan is not None
     assert [item.request_id for item in plan.items] == [2]
     events = one.commit(plan, StepResult.of({2: (7,)}), 5.0)
-    assert events == (Ended(1, "timeout"), Ended(0, "timeout"), Tokens(2, (7,)))
+    assert events == (Ended(1, "queue_timeout"), Ended(0, "timeout"), Tokens(2, (7,)))
     assert one.schedule(6.0) is None
     assert one.take_events() == (Ended(2, "timeout"),)
 
@@ -466,4 +466,4 @@ def test_far_deadlines_of_finished_requests_are_forgotten() -> None:
         one.abort(6000)
     one.schedule(10.0)
     ends = [event for event in one.take_events() if event.request_id != 6000]
-    assert ends == [Ended(5000, "timeout")]
+    assert ends == [Ended(5000, "queue_timeout")]
