@@ -8,4 +8,4 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("stepping", "tiny_models")
+pytest.register_assert_rewrite("stepping", "tiny_models", "own_names")

@@ -25,6 +25,7 @@ from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
 from linnet.models.build import build_program
 from linnet.models.load import ModelSource, load_model, stored_type
+from linnet.models.rope import plain_rope
 from linnet.models.spec import ArchSpec, AttentionSpec
 from linnet.program.check import check
 
@@ -148,6 +149,18 @@ def _one_on(spec: ArchSpec) -> ArchSpec:
     return replace(spec, positions=replace(spec.positions, first=1))
 
 
+def _steeper(spec: ArchSpec) -> ArchSpec:
+    def wrong(mixer: AttentionSpec) -> AttentionSpec:
+        assert mixer.alibi_slopes is not None
+        return replace(mixer, alibi_slopes=tuple(slope / mixer.scale for slope in mixer.alibi_slopes))
+
+    return _mixers(wrong)(spec)
+
+
+def _whole_rope(spec: ArchSpec) -> ArchSpec:
+    return _mixers(lambda mixer: replace(mixer, rope=plain_rope(mixer.head_size, "half")))(spec)
+
+
 _windows = _mixers(_wider)
 _swapped = _mixers(lambda mixer: replace(mixer, key=mixer.value, value=mixer.key))
 
@@ -179,6 +192,19 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("bloom", "key and value swapped", _swapped),
     ("gpt-2", "no positions", lambda spec: replace(spec, positions=None)),
     ("gpt-2", "positions one on", _one_on),
+    ("gpt-j", "halves of a head turn", _rope(style="half")),
+    ("gpt-j", "sequential residual", _sequential),
+    ("falcon-rw", "slopes that are not scaled", _steeper),
+    ("falcon-40b", "key and value swapped", _swapped),
+    ("olmo-2", "no norm of queries", _attention(query_norm=None)),
+    ("granite", "no residual multiplier", _mixers(lambda mixer: replace(mixer, multiplier=None))),
+    ("granite", "no logits multiplier", lambda spec: replace(spec, logits_multiplier=None)),
+    ("cohere-2", "a rope in every layer", _one_rope),
+    ("smollm-3", "a rope in every layer", _one_rope),
+    ("starcoder-2", "window off by one", _windows),
+    ("stablelm", "whole heads turn", _whole_rope),
+    ("opt-350m", "no norm behind the sum", _mixers(lambda mixer: replace(mixer, stream_norm=None))),
+    ("opt", "positions one before", _one_on),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from own_names import Arrange, baichuan, chatglm, internlm2, rearrange
 
 VOCABULARY = 97
 DEFAULT_LENGTHS = (29, 3, 17, 1, 8)
@@ -23,6 +24,10 @@ class TinyModel:
     max_context: int | None = None
     bare: bool = False
     """Save the model without its head, as some published checkpoints are: names have no prefix."""
+    arrange: Arrange | None = None
+    """What makes a repository's own files of those that transformers writes."""
+    attention: str = "eager"
+    """Which of transformers' implementations is right (Falcon's eager one adds ALiBi twice, 5.24)."""
 
 
 def gated(**changes: Any) -> dict[str, Any]:
@@ -94,8 +99,70 @@ GEMMA3_ROPES = {
     "full_attention": rope("linear", theta=1e6, factor=8.0),
     "sliding_attention": rope(theta=100.0),
 }
+QUARTER = rope(partial_rotary_factor=0.25)
 GEMMA3_KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 t = transformers
+
+GROUPED = plain(num_key_value_heads=2, intermediate_size=80, pad_token_id=0)
+OTHERS = (
+    TinyModel("gpt-j", lambda: t.GPTJConfig(**plain(rotary_dim=6))),
+    TinyModel("falcon-7b", lambda: t.FalconConfig(**plain())),
+    TinyModel(
+        "falcon-40b", lambda: t.FalconConfig(**plain(new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=80))
+    ),
+    TinyModel(
+        "falcon-11b",
+        lambda: t.FalconConfig(
+            **plain(new_decoder_architecture=True, num_kv_heads=3, num_ln_in_parallel_attn=1, tie_word_embeddings=False)
+        ),
+    ),
+    TinyModel(
+        "falcon-rw",
+        lambda: t.FalconConfig(
+            **plain(alibi=True, bias=True, multi_query=False, parallel_attn=False, num_attention_heads=4)
+        ),
+        attention="sdpa",
+    ),
+    TinyModel("olmo-2", lambda: t.Olmo2Config(**gated())),
+    TinyModel("gemma", lambda: t.GemmaConfig(**gated(head_dim=16))),
+    TinyModel("gpt-bigcode", lambda: t.GPTBigCodeConfig(**plain())),
+    TinyModel("gpt-bigcode-own-keys", lambda: t.GPTBigCodeConfig(**plain(multi_query=False, n_inner=80))),
+    TinyModel("starcoder-2", lambda: t.Starcoder2Config(**GROUPED, sliding_window=9)),
+    TinyModel("phi-2", lambda: t.PhiConfig(**GROUPED)),
+    TinyModel("stablelm", lambda: t.StableLmConfig(**GROUPED, use_qkv_bias=True, rope_parameters=QUARTER)),
+    TinyModel(
+        "stablelm-parallel", lambda: t.StableLmConfig(**GROUPED, use_parallel_residual=True, rope_parameters=QUARTER)
+    ),
+    TinyModel(
+        "granite",
+        lambda: t.GraniteConfig(
+            **gated(embedding_multiplier=3.0, logits_scaling=0.7, residual_multiplier=0.22, attention_multiplier=0.2)
+        ),
+    ),
+    TinyModel("cohere", lambda: t.CohereConfig(**GROUPED, logit_scale=0.3)),
+    TinyModel("cohere-2", lambda: t.Cohere2Config(**(GROUPED | {"num_hidden_layers": 5}), sliding_window=8)),
+    TinyModel("smollm-3", lambda: t.SmolLM3Config(**gated(num_hidden_layers=5))),
+    TinyModel(
+        "smollm-3-window",
+        lambda: t.SmolLM3Config(
+            **gated(num_hidden_layers=4, use_sliding_window=True, sliding_window=8, no_rope_layer_interval=2)
+        ),
+    ),
+    TinyModel("glm", lambda: t.GlmConfig(**gated(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5)))),
+    TinyModel("glm-4", lambda: t.Glm4Config(**gated(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5)))),
+    TinyModel("internlm-2", lambda: t.LlamaConfig(**gated()), arrange=internlm2),
+    TinyModel("baichuan", lambda: t.LlamaConfig(**gated(num_key_value_heads=6)), arrange=baichuan),
+    TinyModel(
+        "chatglm",
+        lambda: t.GlmConfig(**gated(head_dim=16, rope_parameters=rope(theta=500000.0, partial_rotary_factor=0.5))),
+        arrange=chatglm,
+    ),
+    TinyModel("opt", lambda: t.OPTConfig(**plain(ffn_dim=80, pad_token_id=0))),
+    TinyModel(
+        "opt-350m",
+        lambda: t.OPTConfig(**plain(ffn_dim=80, do_layer_norm_before=False, word_embed_proj_dim=24, pad_token_id=0)),
+    ),
+)
 
 TINY_MODELS: tuple[TinyModel, ...] = (
     TinyModel("llama-1", lambda: t.LlamaConfig(**gated(num_key_value_heads=6))),
@@ -143,12 +210,16 @@ TINY_MODELS: tuple[TinyModel, ...] = (
     ),
     TinyModel("bloom", lambda: t.BloomConfig(**BLOOM, n_head=6)),
     TinyModel("bloom-bare", lambda: t.BloomConfig(**BLOOM, n_head=4), bare=True),
+    *OTHERS,
     TinyModel("gpt-2", lambda: t.GPT2Config(**plain())),
     TinyModel("gpt-2-wide", lambda: t.GPT2Config(**plain(n_inner=80, scale_attn_weights=False))),
 )
 
 ONE_PER_FAMILY = (
     *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
+    *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
+    *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
+    *("internlm-2", "baichuan", "chatglm"),
 )
 
 
@@ -166,7 +237,7 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
 def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreTrainedModel":
     """Write the checkpoint into ``directory`` and return the model, fp32, eager attention."""
     config = tiny.config()
-    config._attn_implementation = "eager"
+    config._attn_implementation = tiny.attention
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     randomise(model, seed)
     model.tie_weights()
@@ -177,6 +248,8 @@ def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreT
         path.write_text(path.read_text().replace("BloomModel", "BloomForCausalLM"))
     else:
         model.save_pretrained(directory)
+    if tiny.arrange is not None:
+        rearrange(directory, tiny.arrange)
     return model
 
 

@@ -22,8 +22,8 @@ from linnet.models.spec import AttentionSpec, LayerSpec
 _TEXT = "text_config"
 """Where the fields lie in the config of a model that also reads something else than text."""
 
-_NEURONS = ("intermediate_size",)
-_LAYERS = ("num_hidden_layers", "n_layer")
+_NEURONS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HEADS = ("num_attention_heads", "n_head")
 _COUNTS = (*_NEURONS, *_LAYERS, *_HEADS, "num_key_value_heads")
 _KINDS = "layer_types"

@@ -296,16 +296,25 @@ def _add(
 
 
 def _embed(builder: _Builder, spec: ArchSpec) -> str:
-    width = spec.hidden_size
+    width = spec.embedding_width
     table = builder.weight("embed.weight", f"{spec.embedding}.weight", (spec.vocabulary_size, width))
     x = builder.op("embed", "embed", ("token_ids",), a.Embed(), width, (table,))
     if spec.embedding_scale is not None:
         x = builder.op("scale", "embed.scaled", (x,), a.Scale(spec.embedding_scale), width)
+    if spec.narrow is not None:
+        x = _through(builder, "embed.inward", x, spec.narrow.inward, (spec.hidden_size, width))
+        width = spec.hidden_size
     if spec.positions is not None:
         x = builder.op("add", "embed.sum", (x, _positions(builder, spec.positions, width)), a.Add(), width)
     if spec.embedding_norm is not None:
         x = builder.norm("embed.norm", x, spec.embedding_norm, width)
     return x
+
+
+def _through(builder: _Builder, name: str, x: str, module: str, shape: tuple[int, int], rows: str = "tokens") -> str:
+    """A linear between narrow embeddings and the stream; it stays as it is stored, whatever blocks are packed to."""
+    weight = builder.weight(f"{name}.weight", f"{module}.weight", shape)
+    return builder.op("linear", name, (x,), a.Linear(), shape[0], (weight,), rows=rows)
 
 
 def _positions(builder: _Builder, table: PositionTable, width: int) -> str:
@@ -319,7 +328,11 @@ def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
     """Rows that want logits first, so that norm and projection touch only those."""
     width, vocabulary = spec.hidden_size, spec.vocabulary_size
     x = builder.op("gather", "head.rows", (x, "output_rows"), a.Gather(), width, rows="outputs")
-    x = builder.norm("head.norm", x, spec.final_norm, width, rows="outputs")
+    if spec.final_norm is not None:
+        x = builder.norm("head.norm", x, spec.final_norm, width, rows="outputs")
+    if spec.narrow is not None:
+        x = _through(builder, "head.outward", x, spec.narrow.outward, (spec.narrow.width, width), "outputs")
+        width = spec.narrow.width
     if spec.tied_head:
         weight = builder.weight("embed.weight", f"{spec.embedding}.weight", (vocabulary, width))
     else:

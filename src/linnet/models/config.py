@@ -163,12 +163,29 @@ class ConfigReader:
             raise CheckpointError(f"{self.where}: {name} must be a list of {length} strings")
         return tuple(value)
 
+    def flags(self, name: str, length: int) -> tuple[bool, ...] | None:
+        """A list of at least ``length`` of true, false, 1 and 0, of which so many count; None when absent."""
+        _, value = self.find((name,))
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) < length or not all(item in (0, 1) for item in value):
+            raise CheckpointError(f"{self.where}: {name} must be a list of {length} flags")
+        return tuple(bool(item) for item in value[:length])
+
     def require_off(self, *names: str) -> None:
         """Fields whose neutral value (absent, null, false) is the only one supported."""
         for name in names:
             self.understood.add(name)
             if self.fields.get(name) not in (None, False):
                 raise UnsupportedError(f"{self.where}: {name} is {self.fields[name]!r}; only false is supported")
+
+    def require(self, name: str, *accepted: Any) -> None:
+        """A field that, if it is there, must say what the family computes anyway."""
+        self.understood.add(name)
+        value = self.fields.get(name)
+        if value is not None and value not in accepted:
+            supported = " and ".join(repr(item) for item in accepted)
+            raise UnsupportedError(f"{self.where}: {name} is {_brief(value)}; supported is {supported}")
 
     def ignore(self, *names: str) -> None:
         """Fields this family's mathematics does not read."""

@@ -61,7 +61,7 @@ def linear_shapes(spec: ArchSpec) -> dict[str, tuple[int, int]]:
 
 
 def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
-    """Every linear once, in the order the program reaches it; the head comes last, tied or not.
+    """Every linear of the blocks once, in the order the program reaches it; the head comes last, tied or not.
 
     ``program`` is the built one, before choose_numerics, so that taps are the unrounded values.
     """
@@ -70,7 +70,7 @@ def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
     found: dict[str, LinearInfo] = {}
     for index, segment in enumerate(program.segments):
         for op in program.ops[segment.start : segment.stop]:
-            if op.kind not in ("linear", "logits"):
+            if op.kind != "logits" and (op.kind != "linear" or segment.kind != "block"):
                 continue
             tensor = refs[op.weights[0]].checkpoint_name
             if tensor.endswith(COMPUTED):

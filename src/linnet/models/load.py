@@ -52,7 +52,9 @@ DENSE_TYPES: dict[str, DenseType] = {
     "fp16": "fp16",
 }
 
-DERIVED = re.compile(r"(^|\.)(rotary_emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|(attention|attn)\.(masked_)?bias)$")
+DERIVED = re.compile(
+    r"(^|\.)(rotary_(pos_)?emb\.(\w+_)?(inv_freq|cos_cached|sin_cached)|(attention|attn)\.(masked_)?bias)$"
+)
 """Tensors that old checkpoints carry although they follow from the config."""
 
 
@@ -176,7 +178,7 @@ class ModelSource:
         classes = dict.fromkeys(shapes, "Linear")
         for module, kind in ((None if spec.tied_head else spec.head, "Linear"), (spec.embedding, "Embedding")):
             if module is not None:
-                shapes[module], classes[module] = (spec.vocabulary_size, spec.hidden_size), kind
+                shapes[module], classes[module] = (spec.vocabulary_size, spec.embedding_width), kind
         return shapes, classes
 
     @cached_property

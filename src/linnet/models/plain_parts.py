@@ -10,6 +10,15 @@ from linnet.models.rope import Positions
 from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec
 from linnet.program.attributes import Activation
 
+MODEL: dict[str, Any] = {"prefix": "model.", "embedding": "model.embed_tokens", "head": "lm_head"}
+"""Names that most newer families have."""
+SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout")
+"""Settings of a head that is no language model's."""
+RUNTIME = (
+    *("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "inference_runner", "validate_runner_input"),
+    *("pre_allocate_kv_cache", "max_sequence_length", "max_batch_size", "pad_key_length"),
+)
+"""How other programs should run a model."""
 EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 
 
@@ -32,6 +41,11 @@ class PlainParts:
         self.head_size = divides(config, "hidden_size", self.hidden, "number of heads", self.heads)
         self.epsilon = config.number(*EPSILONS, default=1e-5, high=1.0)
         self.tied = config.flag("tie_word_embeddings", default=tied)
+
+    def read_kv_heads(self) -> None:
+        """Of families whose heads share keys."""
+        self.kv_heads = self.config.size("num_key_value_heads", default=self.heads, maximum=MAXIMUM_HEADS)
+        divides(self.config, "num_attention_heads", self.heads, "num_key_value_heads", self.kv_heads)
 
     @property
     def queries(self) -> int:

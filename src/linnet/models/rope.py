@@ -8,7 +8,7 @@ cpu backend keeps it in double; at position p their angles differ by up to p * 2
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,12 @@ def _longrope(
     return (1 / (stretch * wavelengths)).astype(np.float32), attention
 
 
+def plain_rope(size: int, style: Literal["half", "interleaved"], theta: float = 10000.0) -> RopeSpec:
+    """Of families that have no words for another: the first ``size`` elements of a head turn."""
+    frequencies = np.float32(1) / base_wavelengths(theta, size)
+    return RopeSpec(size, style, tuple(float(value) for value in frequencies))
+
+
 class Positions(NamedTuple):
     """A rope and how far it reaches, in tokens: as set up, and if a longer context were asked for."""
 
@@ -109,6 +115,7 @@ def read_rope(
     theta_names: tuple[str, ...] = ("rope_theta",),
     fraction_names: tuple[str, ...] = (),
     default_fraction: float = 1.0,
+    default_theta: float = 10000.0,
     type_aliases: Mapping[str, str] | None = None,
     default_original: int | None = None,
 ) -> Positions:
@@ -128,7 +135,7 @@ def read_rope(
     if older and found and older != found:
         raise _both(config)
     scaling = config.within(name, nested)
-    theta = config.number(*theta_names, default=10000.0, low=1.0)
+    theta = config.number(*theta_names, default=default_theta, low=1.0)
     fraction = config.number(*fraction_names, default=default_fraction, high=1.0) if fraction_names else 1.0
     fraction = scaling.number("partial_rotary_factor", default=fraction, high=1.0)
     if fraction != 1.0 and not fraction_names:

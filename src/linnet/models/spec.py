@@ -143,6 +143,15 @@ class PositionTable:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """Embedding and head of ``width`` columns around wider blocks: linears without biases lead in and out."""
+
+    width: int
+    inward: str
+    outward: str
+
+
+@dataclass(frozen=True)
 class ArchSpec:
     """A decoder-only transformer. Names are checkpoint modules; ``{layer}`` stands for the block's index.
 
@@ -159,15 +168,21 @@ class ArchSpec:
     longest_positions: int
     layers: tuple[LayerSpec, ...]
     embedding: str
-    final_norm: NormSpec
+    final_norm: NormSpec | None
     head: str
     tied_head: bool
     embedding_scale: float | None = None
     embedding_norm: NormSpec | None = None
     positions: PositionTable | None = None
+    narrow: Narrow | None = None
     head_bias: bool = False
     logits_multiplier: float | None = None
     logits_softcap: float | None = None
+
+    @property
+    def embedding_width(self) -> int:
+        """Columns of embedding and head."""
+        return self.hidden_size if self.narrow is None else self.narrow.width
 
     def attention_module(self, layer: int) -> str:
         """See AttentionSpec.module."""

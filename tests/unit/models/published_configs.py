@@ -3,6 +3,33 @@
 
 from typing import Any
 
+from published_gated_configs import (
+    BAICHUAN_7B,
+    CHATGLM_3_6B,
+    GEMMA_2B,
+    GLM_4_9B,
+    GLM_4_9B_0414,
+    GRANITE_3_1_2B,
+    INTERNLM_2_1_8B,
+    OLMO_2_1B,
+    SMOLLM_3_3B,
+)
+from published_plain_configs import (
+    COMMAND_R,
+    COMMAND_R7B,
+    FALCON_7B,
+    FALCON_40B,
+    FALCON_RW_1B,
+    GPT_2,
+    GPT_J_6B,
+    OPT_125M,
+    OPT_350M,
+    PHI_2,
+    STABLELM_2_1_6B,
+    STARCODER_2_3B,
+    STARCODERBASE_1B,
+)
+
 LLAMA_3_2_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -347,31 +374,6 @@ BLOOM_560M: dict[str, Any] = {
     "vocab_size": 250880,
 }
 
-GPT_2: dict[str, Any] = {
-    "activation_function": "gelu_new",
-    "architectures": ["GPT2LMHeadModel"],
-    "attn_pdrop": 0.1,
-    "bos_token_id": 50256,
-    "embd_pdrop": 0.1,
-    "eos_token_id": 50256,
-    "initializer_range": 0.02,
-    "layer_norm_epsilon": 1e-05,
-    "model_type": "gpt2",
-    "n_ctx": 1024,
-    "n_embd": 768,
-    "n_head": 12,
-    "n_layer": 12,
-    "n_positions": 1024,
-    "resid_pdrop": 0.1,
-    "summary_activation": None,
-    "summary_first_dropout": 0.1,
-    "summary_proj_to_labels": True,
-    "summary_type": "cls_index",
-    "summary_use_proj": True,
-    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
-    "vocab_size": 50257,
-}
-
 PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "llama-3.2-1b": (LLAMA_3_2_1B, 1_235_814_400),
     "llama-2-7b": (LLAMA_2_7B, 6_738_415_616),
@@ -387,5 +389,26 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "pythia-70m": (PYTHIA_70M, 70_426_624),
     "bloom-560m": (BLOOM_560M, 559_214_592),
     "gpt-2": (GPT_2, 124_439_808),
+    "gpt-j-6b": (GPT_J_6B, 6_050_882_784),
+    "falcon-7b": (FALCON_7B, 6_921_720_704),
+    "falcon-40b": (FALCON_40B, 41_303_293_952),
+    "falcon-rw-1b": (FALCON_RW_1B, 1_311_625_216),
+    "olmo-2-1b": (OLMO_2_1B, 1_484_916_736),
+    "gemma-2b": (GEMMA_2B, 2_506_172_416),
+    "starcoderbase-1b": (STARCODERBASE_1B, 1_137_207_296),
+    "starcoder-2-3b": (STARCODER_2_3B, 3_030_371_328),
+    "phi-2": (PHI_2, 2_779_683_840),
+    "stablelm-2-1.6b": (STABLELM_2_1_6B, 1_644_515_328),
+    "granite-3.1-2b": (GRANITE_3_1_2B, 2_533_531_648),
+    "command-r": (COMMAND_R, 34_980_831_232),
+    "command-r7b": (COMMAND_R7B, 8_028_033_024),
+    "smollm-3-3b": (SMOLLM_3_3B, 3_075_098_624),
+    "glm-4-9b": (GLM_4_9B, 9_399_951_360),
+    "glm-4-9b-0414": (GLM_4_9B_0414, 9_400_279_040),
+    "opt-125m": (OPT_125M, 125_239_296),
+    "opt-350m": (OPT_350M, 331_196_416),
+    "internlm-2-1.8b": (INTERNLM_2_1_8B, 1_889_110_016),
+    "chatglm-3-6b": (CHATGLM_3_6B, 6_243_584_000),
+    "baichuan-7b": (BAICHUAN_7B, 7_000_559_616),
 }
 """Name -> (config, number of parameters as published)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.families import gated, gemma, learned, ungated
+from linnet.models.families import gated, gated_layer_norms, gemma, learned, ungated
 from linnet.models.spec import ArchSpec
 
 FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
@@ -25,9 +25,32 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "GPTNeoXForCausalLM": ungated.gpt_neox,
     "BloomForCausalLM": ungated.bloom,
     "GPT2LMHeadModel": learned.gpt2,
+    "GPTJForCausalLM": ungated.gptj,
+    "FalconForCausalLM": ungated.falcon,
+    "Olmo2ForCausalLM": gated.olmo2,
+    "GemmaForCausalLM": gemma.gemma,
+    "GPTBigCodeForCausalLM": learned.gpt_bigcode,
+    "Starcoder2ForCausalLM": ungated.starcoder2,
+    "PhiForCausalLM": ungated.phi,
+    "StableLmForCausalLM": gated_layer_norms.stablelm,
+    "GraniteForCausalLM": gated.granite,
+    "CohereForCausalLM": gated_layer_norms.cohere,
+    "Cohere2ForCausalLM": gated_layer_norms.cohere2,
+    "SmolLM3ForCausalLM": gated.smollm3,
+    "GlmForCausalLM": gated.glm,
+    "Glm4ForCausalLM": gated.glm4,
+    "ChatGLMModel": gated.chatglm,
+    "OPTForCausalLM": learned.opt,
+    "InternLM2ForCausalLM": gated.internlm2,
+    "BaiChuanForCausalLM": gated.baichuan,
 }
 
-ALIASES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
+ALIASES = {
+    "LLaMAForCausalLM": "LlamaForCausalLM",
+    "RWForCausalLM": "FalconForCausalLM",
+    "ChatGLMForConditionalGeneration": "ChatGLMModel",
+    "StableLMEpochForCausalLM": "StableLmForCausalLM",
+}
 
 MODEL_TYPES = {
     "llama": "LlamaForCausalLM",
@@ -41,6 +64,23 @@ MODEL_TYPES = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "bloom": "BloomForCausalLM",
     "gpt2": "GPT2LMHeadModel",
+    "gptj": "GPTJForCausalLM",
+    "falcon": "FalconForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gpt_bigcode": "GPTBigCodeForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM",
+    "phi": "PhiForCausalLM",
+    "stablelm": "StableLmForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "cohere": "CohereForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "chatglm": "ChatGLMModel",
+    "opt": "OPTForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
 }
 """For configs without ``architectures``."""
 

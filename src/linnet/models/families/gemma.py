@@ -13,6 +13,18 @@ from linnet.models.spec import ArchSpec, LayerSpec
 GELU = (("hidden_activation",), "gelu_pytorch_tanh")
 
 
+def gemma(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Gemma 1 and CodeGemma: two norms a block. Published configs say gelu and mean it by tanh."""
+    parts = GatedParts(
+        config, max_context, tied=True, norm_offset=1.0, activation=GELU, head_size=256, max_positions=8192
+    )
+    config.require_off("use_bidirectional_attention")
+    config.choice("hidden_act", accepted={"gelu": 0, "gelu_pytorch_tanh": 0}, default="gelu")
+    bias = config.flag("attention_bias")
+    spec = parts.spec("GemmaForCausalLM", alike(parts.attention(bias, bias), parts.mlp(), (None,) * parts.layers))
+    return replace(spec, embedding_scale=parts.hidden**0.5)
+
+
 def gemma2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Gemma 2: gains stored minus one, norms after both halves, soft caps, every second layer slides."""
     parts = GatedParts(

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Families of layer norms with biases and a feed-forward without a gate: the GPT line."""
 
+from dataclasses import replace
 from functools import partial
 
-from linnet.errors import UnsupportedError
+from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_POSITIONS, ConfigReader
 from linnet.models.parts import (
     ACTIVATIONS,
     MAXIMUM_HEADS,
     alibi_slopes,
     alike,
+    divides,
+    in_groups,
     interleaved_attention,
     plain_mlp,
     read_layers,
+    read_windows,
 )
-from linnet.models.rope import read_rope
+from linnet.models.plain_parts import MODEL, RUNTIME, SUMMARY, PlainParts
+from linnet.models.rope import Positions, plain_rope, read_rope
 from linnet.models.spec import ArchSpec, AttentionSpec, NormSpec
 
 
@@ -88,4 +93,123 @@ def bloom(config: ConfigReader, max_context: int | None) -> ArchSpec:
         final_norm=norm("transformer.ln_f"),
         head="lm_head",
         tied_head=config.flag("tie_word_embeddings", default=True),
+    )
+
+
+def gptj(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """GPT-J: one norm in front of both halves, which are parallel; neighbouring elements turn; a head with a bias."""
+    parts = PlainParts(config, "transformer.h.{layer}", tied=False)
+    config.ignore(*SUMMARY, "n_ctx")
+    config.require("scale_attn_weights", True)
+    config.require("rotary", True)
+    size = config.size("rotary_dim", default=parts.head_size, maximum=parts.head_size)
+    if size % 2:
+        raise CheckpointError(f"{config.where}: rotary_dim is {size}; rotary elements come in pairs")
+    norm = parts.block_norm("ln_1")
+    output = parts.linear("attn.out_proj", parts.hidden, parts.queries, bias=False)
+    attention = parts.attention(norm, parts.apart("attn.*_proj", bias=False), output, plain_rope(size, "interleaved"))
+    activation = parts.activation("activation_function", default="gelu_new")
+    mlp = parts.mlp(norm, "mlp.fc_in", "mlp.fc_out", parts.intermediate("n_inner"), activation)
+    return parts.spec(
+        "GPTJForCausalLM",
+        alike(attention, mlp, (None,) * parts.layers, parallel_residual=True),
+        parts.longest(),
+        prefix="transformer.",
+        embedding="transformer.wte",
+        final_norm=parts.norm("transformer.ln_f"),
+        head="lm_head",
+        head_bias=True,
+    )
+
+
+def falcon(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Falcon in three forms: 7B (one key head, parallel behind one norm), 40B (groups of heads, parallel behind two),
+    RW (a key for each head, sequential, ALiBi)."""
+    parts = PlainParts(config, "transformer.h.{layer}", tied=True, biases=config.flag("bias"))
+    config.require_off("apply_residual_connection_post_layernorm")
+    grouped = config.flag("new_decoder_architecture")
+    shared = config.flag("multi_query", default=True) and not grouped
+    parallel = config.flag("parallel_attn", default=True) or grouped
+    stored_heads = config.size("num_kv_heads", default=parts.heads, maximum=MAXIMUM_HEADS)
+    parts.kv_heads = stored_heads if grouped else 1 if shared else parts.heads
+    group = divides(config, "number of heads", parts.heads, "num_kv_heads", parts.kv_heads)
+    fused = parts.fused("self_attention.query_key_value")
+    qkv = parts.split(fused) if shared else in_groups(fused, parts.kv_heads, group, parts.head_size)
+    two_norms = grouped and config.size("num_ln_in_parallel_attn", default=2) == 2
+    config.ignore("num_ln_in_parallel_attn")
+    first = parts.block_norm("ln_attn" if two_norms else "input_layernorm")
+    second = parts.block_norm("ln_mlp" if two_norms else "post_attention_layernorm")
+    output = parts.linear("self_attention.dense", parts.hidden, parts.queries)
+    longest = parts.longest()
+    reach: Positions | int = longest
+    attention = parts.attention(first, qkv, output)
+    if config.flag("alibi"):
+        slopes = alibi_slopes(parts.heads)  # added before queries and keys are scaled
+        attention = replace(attention, alibi_slopes=tuple(slope * attention.scale for slope in slopes))
+        config.ignore("rope_theta", "rope_parameters", "rope_scaling")
+    else:
+        reach = turned = read_rope(config, parts.head_size, longest, max_context)
+        attention = replace(attention, rope=turned.rope)
+    mlp = parts.mlp(
+        first if parallel and not two_norms else second,
+        *("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+        parts.intermediate("ffn_hidden_size"),
+        parts.activation("activation", default="gelu"),
+    )
+    return parts.spec(
+        "FalconForCausalLM",
+        alike(attention, mlp, (None,) * parts.layers, parallel),
+        reach,
+        prefix="transformer.",
+        embedding="transformer.word_embeddings",
+        final_norm=parts.norm("transformer.ln_f"),
+        head="lm_head",
+    )
+
+
+def phi(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Phi-1, 1.5 and 2: one norm in front of both halves, which are parallel; a part of a head turns; a head with a
+    bias."""
+    parts = PlainParts(config, "model.layers.{layer}", tied=False)
+    parts.read_kv_heads()
+    config.require_off("qk_layernorm")
+    norm, longest = parts.block_norm("input_layernorm"), parts.longest()
+    reach = read_rope(
+        config, parts.head_size, longest, max_context, fraction_names=("partial_rotary_factor",), default_fraction=0.5
+    )
+    output = parts.linear("self_attn.dense", parts.hidden, parts.queries)
+    attention = parts.attention(norm, parts.apart("self_attn.*_proj"), output, reach.rope)
+    activation = parts.activation("hidden_act", default="gelu_new")
+    mlp = parts.mlp(norm, "mlp.fc1", "mlp.fc2", parts.intermediate("intermediate_size"), activation)
+    return parts.spec(
+        "PhiForCausalLM",
+        alike(attention, mlp, (None,) * parts.layers, parallel_residual=True),
+        reach,
+        **MODEL,
+        final_norm=parts.norm("model.final_layernorm"),
+        head_bias=True,
+    )
+
+
+def starcoder2(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """StarCoder2: rope, heads that share keys, perhaps a window in every layer."""
+    parts = PlainParts(config, "model.layers.{layer}", tied=True, biases=config.flag("use_bias", default=True))
+    parts.read_kv_heads()
+    for name, accepted in (("norm_type", "layer_norm"), ("mlp_type", "default"), ("scale_attn_weights", True)):
+        config.require(name, accepted)
+    config.ignore(*RUNTIME)
+    reach = read_rope(config, parts.head_size, parts.longest(4096), max_context)
+    output = parts.linear("self_attn.o_proj", parts.hidden, parts.queries)
+    attention = parts.attention(
+        parts.block_norm("input_layernorm"), parts.apart("self_attn.*_proj"), output, reach.rope
+    )
+    mlp = parts.mlp(
+        parts.block_norm("post_attention_layernorm"),
+        *("mlp.c_fc", "mlp.c_proj"),
+        parts.intermediate("intermediate_size"),
+        parts.activation("hidden_act", default="gelu_pytorch_tanh"),
+    )
+    windows = read_windows(config, parts.layers, config.optional_size("sliding_window"), lambda _: True)
+    return parts.spec(
+        "Starcoder2ForCausalLM", alike(attention, mlp, windows), reach, **MODEL, final_norm=parts.norm("model.norm")
     )
