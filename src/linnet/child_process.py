@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,12 @@ from pathlib import Path
 
 _BOOT = "import sys; sys.path.append(sys.argv.pop()); from linnet.child_process import boot; boot()"
 _PR_SET_PDEATHSIG = 1
+_PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "NO_COLOR", "VIRTUAL_ENV")
+_PASSED_FAMILIES = (
+    "LC_", "XDG_", "LD_", "PYTHON", "MALLOC_", "GLIBC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_",
+    "CUDA_", "NVIDIA_", "TORCH", "TRITON_", "ASAN_", "UBSAN_", "TSAN_", "LSAN_", "COVERAGE_",
+)  # fmt: skip
+"""Variables that a child is given: where things are, how libraries count and speak. No others: no key, no token."""
 _HINTS = {
     signal.SIGKILL: "; unless somebody did that, memory ran out: see the kernel's log, and give the KV cache less",
     signal.SIGBUS: "; a file of the model was changed or cut off while it was in use, or cannot be read",
@@ -27,10 +34,11 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A started process and our end of the socket; the other end is open in the child alone."""
+    """A started process, our end of the socket (the other is open in the child alone), and what variables it was given."""
 
     process: "subprocess.Popen[bytes]"
     connection: socket.socket
+    environment: Mapping[str, str] | None = None
 
     @property
     def pid(self) -> int:
@@ -67,11 +75,12 @@ def how_it_ended(status: int) -> str:
     return f"was killed by signal {-status} ({number.name}){_HINTS.get(number, '')}"
 
 
-def start_child(module: str) -> ChildProcess:
+def start_child(module: str, environment: Mapping[str, str] | None = None) -> ChildProcess:
     """A new interpreter that imports ``module`` and calls its ``main`` with its end of the socket.
 
-    Nothing but that socket, standard output and standard error is inherited, and nothing is imported from the working
-    directory. The calling thread must live as long as the child: the kernel takes its end for the parent's.
+    Nothing but that socket, standard output and standard error is inherited, nothing is imported from the working
+    directory, and the ``environment`` is what it is told (None: ours; see ``child_environment``). The calling thread
+    must live as long as the child: the kernel takes its end for the parent's.
     """
     ours, theirs = socket.socketpair()
     with theirs:
@@ -79,12 +88,21 @@ def start_child(module: str) -> ChildProcess:
         command = [sys.executable, "-P", "-c", _BOOT, module, str(theirs.fileno()), str(os.getpid()), root]
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=None if environment is None else dict(environment),
             )
         except BaseException:
             ours.close()
             raise
-    return ChildProcess(process, ours)
+    return ChildProcess(process, ours, environment)
+
+
+def child_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Of ``own`` what a child may know: secrets (LINNET_API_KEY, HF_TOKEN, …) are no business of it."""
+    return {name: value for name, value in own.items() if name in _PASSED or name.startswith(_PASSED_FAMILIES)}
 
 
 def boot() -> None:

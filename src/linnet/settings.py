@@ -108,6 +108,8 @@ class ServeConfig:
     default_max_tokens: where a chat answer ends that names no number; None: what the checkpoint recommends, else 4,096.
     engine_runs_in:   where the engine runs: 'process', one of its own, or 'thread', one of the server's.
     engine_restarts:  how often within ten minutes an engine process that ended unasked is started again.
+    engine_timeout_s: an engine process that computes one step for longer, or says nothing at all for ten seconds, is
+                      killed and started again; 0: never.
     """
 
     names: tuple[str, ...]
@@ -129,6 +131,7 @@ class ServeConfig:
     default_max_tokens: int | None = None
     engine_runs_in: str = "process"
     engine_restarts: int = 3
+    engine_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:
@@ -142,7 +145,7 @@ class ServeConfig:
             raise ConfigError(f"names has {wrong[:80]!r}; accepted are 1 to 256 printable letters", settings=["names"])
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; accepted is 0 (any free one) to 65535", settings=["port"])
-        for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s"):
+        for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s", "engine_timeout_s"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds", settings=[name])
         for name, value in (

@@ -82,7 +82,7 @@ def test_an_idle_server_leaves_at_once(directory: Path) -> None:
 def test_keys_come_from_a_file_and_the_environment(directory: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# of the team\nkey-of-the-file\n")
-    secret = {"LINNET_API_KEY": "key-of-the-environment"}
+    secret = {"LINNET_API_KEY": "key-of-the-environment", "HF_TOKEN": "key-of-the-hub"}
     with process(directory, "--api-key-file", str(keys), environment=secret) as (server, url):
         assert b"key-of" not in Path(f"/proc/{engine_of(server)}/environ").read_bytes()
         assert httpx.get(f"{url}/v1/models").status_code == 401

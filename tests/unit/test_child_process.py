@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from linnet.child_process import how_it_ended, start_child
+from linnet.child_process import child_environment, how_it_ended, start_child
 
 CHILD = """
 import os, time
@@ -47,6 +47,12 @@ def test_a_child_that_reads_ends_with_the_conversation(folder: Path, monkeypatch
     child = start_child("sleeping_child")
     child.connection.recv(100)
     assert child.end() == "ended with status 0"
+
+
+def test_it_is_told_no_secrets() -> None:
+    own = {"PATH": "/bin", "HOME": "/", "LC_ALL": "C", "OMP_NUM_THREADS": "2", "PYTHONPATH": "."}
+    secrets = {"HF_TOKEN": "hf_x", "LINNET_API_KEY": "sk-x", "AWS_SECRET_ACCESS_KEY": "x", "OPENAI_API_KEY": "x"}
+    assert child_environment(own | secrets) == own
 
 
 def test_it_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

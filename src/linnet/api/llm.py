@@ -16,6 +16,7 @@ from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load
 from linnet.api.moderation import Moderate
+from linnet.api.opened import OpenedModel
 from linnet.api.output import Piece, RequestOutput
 from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
@@ -27,7 +28,6 @@ from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompileGrammar,
     Engine,
-    EngineFacts,
     EngineThread,
     ParameterError,
     PromptScores,
@@ -42,7 +42,7 @@ from linnet.text import Tokenizer
 from linnet.text.files import tokenizer_json_bytes
 
 
-class LLM:
+class LLM(OpenedModel):
     """See the module. Use from one thread; ``close`` (or a with block) releases the mapped files."""
 
     def __init__(
@@ -88,7 +88,7 @@ class LLM:
         )
         tokenizer_bytes = tokenizer_json_bytes(self.path)
         warming = Warming(loaded.executable.mapped, TOKENIZER_READING * tokenizer_bytes)
-        self.tokenizer = Tokenizer.open(self.path, clock=clock)
+        tokenizer = Tokenizer.open(self.path, clock=clock)
         warming.finish()
         self.source = loaded.source
         self.checkpoint = loaded.source.checkpoint
@@ -97,12 +97,10 @@ class LLM:
         self._numerics = loaded.executable.numerics
         self.policy = policy
         self.footprint = replace(loaded.footprint, server_bytes=server_growth_bytes(tokenizer_bytes))
-        """What this process will have in memory at the most."""
-        warn_of_tokenizer(self.path, self.tokenizer, loaded.source.spec.vocabulary_size)
+        warn_of_tokenizer(self.path, tokenizer, loaded.source.spec.vocabulary_size)
         self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
         self._generation_config = generation_config
-        self.requests = RequestBuilder(self.tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
-        """Makes messages for the engine of prompts and parameters."""
+        self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
         self._dispatcher = Dispatcher(self._engine)
 
     def __enter__(self) -> "LLM":
@@ -130,26 +128,6 @@ class LLM:
     def numerics_id(self) -> str:
         """Build, ISA tier, policy and program: equal ids promise equal bits. Known after ``close`` too."""
         return self._numerics.id
-
-    @property
-    def facts(self) -> EngineFacts:
-        """What is known of its engine: limits, vocabulary, which requests it takes."""
-        return self._engine.facts
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Width of the logits (the tokenizer may know fewer ids)."""
-        return self.facts.vocabulary_size
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus new tokens."""
-        return self.facts.max_model_len
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV cache."""
-        return self.footprint.kv_bytes
 
     @property
     def parameters(self) -> int:

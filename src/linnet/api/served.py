@@ -13,11 +13,12 @@ from pathlib import Path
 
 from linnet.api.describe import warn_of_tokenizer
 from linnet.api.moderation import Moderate
+from linnet.api.opened import OpenedModel
 from linnet.api.opening import Opening
 from linnet.api.requests import RequestBuilder
 from linnet.api.sampling_defaults import SamplingDefaults, read_sampling_defaults
 from linnet.child_process import ChildProcess, start_child
-from linnet.engine import Deliver, EngineChild, EngineDoor, EngineFacts, EngineProcess, ReadyFrame
+from linnet.engine import Deliver, EngineChild, EngineDoor, EngineProcess, ReadyFrame
 from linnet.errors import LinnetError
 from linnet.process_memory import Footprint, peak_bytes, resident_bytes
 from linnet.settings import ENGINE_MODULE
@@ -28,7 +29,7 @@ SERVING_BYTES = 9_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServedModel:
+class ServedModel(OpenedModel):
     """See the module.
 
     footprint: what it will take of memory at the most. connect: makes the door of its engine, not started, around a
@@ -40,26 +41,6 @@ class ServedModel:
     numerics_id: str
     footprint: Footprint
     connect: Callable[[Deliver], EngineDoor]
-
-    @property
-    def facts(self) -> EngineFacts:
-        """What is known of its engine: limits, vocabulary, which requests it takes."""
-        return self.requests.facts
-
-    @property
-    def kv_bytes(self) -> int:
-        """Of the KV cache."""
-        return self.footprint.kv_bytes
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's."""
-        return self.requests.tokenizer
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus new tokens."""
-        return self.facts.max_model_len
 
 
 def begin_opening(opening: Opening, process: ChildProcess) -> EngineChild:
@@ -75,13 +56,15 @@ def open_in_process(
     *,
     generation_config: str | Path = "auto",
     most_restarts: int = 3,
+    most_step_s: float | None = None,
     moderate: Moderate | None = None,
     clock: Callable[[], datetime] = datetime.now,
 ) -> ServedModel:
     """A model that ``child`` has begun to open; its tokenizer is read here meanwhile.
 
     ``most_restarts``: how often within ten minutes an engine that ends unasked is started again, with the same context
-    and KV cache. No grammars: they are objects of one process. Raises CheckpointError, UnsupportedError, ConfigError,
+    and KV cache. ``most_step_s``: one that computes a step for longer, or says nothing, hangs and is killed; None: none
+    does. No grammars: they are objects of one process. Raises CheckpointError, UnsupportedError, ConfigError,
     CapacityError as ``LLM`` does, and EngineUnavailableError if the process dies; then it has ended.
     """
     try:
@@ -101,14 +84,16 @@ def open_in_process(
     pinned = _pinned(opening, ready)
 
     def again() -> EngineChild:
-        return begin_opening(pinned, start_child(ENGINE_MODULE))
+        return begin_opening(pinned, start_child(ENGINE_MODULE, child.process.environment))
 
     return ServedModel(
         requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64), None, moderate),
         sampling_defaults=defaults,
         numerics_id=ready.numerics_id,
         footprint=replace(ready.footprint, server_bytes=server_bytes),
-        connect=lambda deliver: EngineProcess(child, ready, again, deliver, most_restarts=most_restarts),
+        connect=lambda deliver: EngineProcess(
+            child, ready, again, deliver, most_restarts=most_restarts, most_step_s=most_step_s
+        ),
     )
 
 

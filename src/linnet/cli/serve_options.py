@@ -253,6 +253,15 @@ BEHAVIOUR = (
     ),
     _of(
         ServeConfig,
+        "engine_timeout",
+        LIMITS,
+        "Longest step of an engine process; one that takes longer hangs and is started again; 0: no bound.",
+        field="engine_timeout_s",
+        min=0,
+        metavar="SECONDS",
+    ),
+    _of(
+        ServeConfig,
         "metrics_compat",
         REPORTS,
         "vllm: use vLLM's metric prefix instead of linnet:",

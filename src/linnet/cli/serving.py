@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from linnet.child_process import ChildProcess, start_child
+from linnet.child_process import ChildProcess, child_environment, start_child
 from linnet.cli import options
 from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
-from linnet.cli.serve_options import KEY_VARIABLE, SERVING
+from linnet.cli.serve_options import SERVING
 from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ def serve(model: options.Model, *, given: Given) -> None:
         limits=given.make(RequestLimits),
         connections=room_for_connections(ServeConfig.connections),
     )
-    os.environ.pop(KEY_VARIABLE, None)  # read, and no business of the engine, which inherits the environment
     with ExitStack() as stack:
         process = None
         if config.engine_runs_in == "process":  # it imports what it needs while we do
-            process = start_child(ENGINE_MODULE)
+            process = start_child(ENGINE_MODULE, child_environment(os.environ))
             stack.callback(process.kill)
         status = _serve(model, given, config, process, stack)
     if status:
@@ -92,6 +91,7 @@ def _open(  # type: ignore[no-untyped-def]
             child,
             generation_config=generation_config,
             most_restarts=config.engine_restarts,
+            most_step_s=config.engine_timeout_s or None,
             moderate=given["moderation"],
         )
     from linnet.api import LLM

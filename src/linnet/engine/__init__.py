@@ -4,6 +4,7 @@
 from linnet.engine.child import EngineServer
 from linnet.engine.door import Deliver, EngineDoor
 from linnet.engine.engine import Engine, limits_of, vocabulary_of
+from linnet.engine.engine_child import EngineChild
 from linnet.engine.facts import EngineFacts, LengthError
 from linnet.engine.matcher import CompileGrammar, Grammar, Matcher, mask_words
 from linnet.engine.messages import (
@@ -21,7 +22,8 @@ from linnet.engine.messages import (
     error_info,
 )
 from linnet.engine.participant import Participant
-from linnet.engine.process import EngineChild, EngineProcess, refused_frame
+from linnet.engine.process import EngineProcess
+from linnet.engine.refusals import refused_frame
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
 from linnet.engine.thread import EngineThread
 from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's end of a channel: an EngineThread's loop in the calling thread, messages in, one frame a step out.
 
-A reader thread hands over what comes. The end of the conversation, or a frame that cannot be read, stops the loop:
-what is left is aborted and told, if anybody still listens.
+A reader thread hands over what comes, and another thread says once a second that there is somebody: a step may be long.
+The end of the conversation, or a frame that cannot be read, stops the loop: what is left is aborted and told, if there
+is still anybody who listens.
 """
 
 import logging
 import threading
+import time
+from contextlib import suppress
 
 from linnet.engine.engine import Engine
 from linnet.engine.messages import EngineEvent
 from linnet.engine.thread import EngineThread
-from linnet.engine.wire import Channel, FrameError, down_decoder, message_of, step
+from linnet.engine.watch import BEAT_S
+from linnet.engine.wire import BeatFrame, Channel, FrameError, Up, down_decoder, message_of, step
 from linnet.errors import defect
 
 logger = logging.getLogger(__name__)
@@ -25,10 +29,12 @@ class EngineServer:
         self._events: list[EngineEvent] = []
         self._loop = EngineThread(engine, self._events.extend, self._tell)
         self._broken: FrameError | None = None
+        self._sending = threading.Lock()
 
     def run(self) -> int:
         """Until the peer ends the conversation (0) or something fails (1); returns the exit status."""
         threading.Thread(target=self._listen, name="linnet-messages", daemon=True).start()
+        threading.Thread(target=self._beat, name="linnet-beat", daemon=True).start()
         self._loop.run()
         error = self._broken or self._loop.error
         if isinstance(error, FrameError):
@@ -41,7 +47,18 @@ class EngineServer:
         """The engine's thread: one frame with everything since the last one. Blocks while the parent does not read."""
         frame = step(tuple(self._events), self._loop.counters, self._loop.last_step_s)
         self._events.clear()
-        self._channel.send(self._channel.encode(frame))
+        self._send(frame)
+
+    def _send(self, frame: Up) -> None:
+        with self._sending:
+            self._channel.send(self._channel.encode(frame))
+
+    def _beat(self) -> None:
+        """Until nobody listens any more."""
+        with suppress(OSError):
+            while True:
+                time.sleep(BEAT_S)
+                self._send(BeatFrame(self._loop.stepping_s))
 
     def _listen(self) -> None:
         decoder = down_decoder()

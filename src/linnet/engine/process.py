@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """An engine in a process of its own, behind the door that a thread has: messages down, steps up, supervised.
 
-Two threads of this process: one writes, so that ``send`` never waits for the engine; one listens, delivers, and looks
-after the process. When that ends unasked, in this order: nobody may send, everybody unfinished gets a Finished, the
-process is reaped, a new one is started, which must say that it is the same engine, and sending goes on. More than so
-many restarts within so many seconds are a failure for good. Nothing of a lost request is tried again.
+Three threads of this process: one writes, so that ``send`` never waits for the engine; one listens, delivers, and
+looks after the process; one notices when it hangs, and kills it. When it ends unasked, in this order: nobody may send,
+everybody unfinished gets a Finished, the process is reaped, a new one is started, which must say that it is the same
+engine, and sending goes on. More than so many restarts within so many seconds are a failure for good. Nothing of a
+lost request is tried again.
 """
 
 import logging
@@ -12,13 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
 
-from linnet.child_process import ChildProcess
 from linnet.engine.door import Deliver
+from linnet.engine.engine_child import EngineChild
 from linnet.engine.messages import (
     Control,
     EngineLostError,
@@ -28,8 +27,9 @@ from linnet.engine.messages import (
     Submit,
     error_info,
 )
-from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame, StepFrame, Up, down, up_decoder
-from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError, UnsupportedError, defect
+from linnet.engine.watch import Watch
+from linnet.engine.wire import BeatFrame, FrameError, ReadyFrame, StepFrame, Up, down
+from linnet.errors import LinnetError, defect
 
 logger = logging.getLogger(__name__)
 
@@ -39,62 +39,6 @@ PAUSE_S = 1.0
 """Before a restart that follows one which came to nothing."""
 KILLED_S = 5.0
 """A killed process is gone by then."""
-
-_KINDS = (ConfigError, CheckpointError, UnsupportedError, CapacityError, LinnetError)
-
-
-def refused_frame(error: LinnetError) -> RefusedFrame:
-    """An error that ended the opening of an engine, as data."""
-    kind = next(kind for kind in _KINDS if isinstance(error, kind))
-    return RefusedFrame(kind.code, str(error), tuple(error.settings), tuple(getattr(error, "reasons", ())))
-
-
-def error_of(frame: RefusedFrame) -> LinnetError:
-    """The same error on the other side, of the nearest public type."""
-    kind = next((kind for kind in _KINDS if kind.code == frame.kind), LinnetError)
-    error = kind(frame.message, settings=frame.settings)
-    if isinstance(error, UnsupportedError):  # the message lists the reasons already
-        error.reasons = frame.reasons
-    return error
-
-
-class EngineChild:
-    """One process with an engine in it, from its start to its end."""
-
-    def __init__(self, process: ChildProcess) -> None:
-        self.process = process
-        self.channel = Channel(process.connection)
-        self._decoder = up_decoder()
-
-    def tell(self, value: Any) -> None:
-        """Send a small frame. It may have died: whoever waits for it learns that."""
-        with suppress(OSError):
-            self.channel.send(self.channel.encode(value))
-
-    def ready(self) -> ReadyFrame:
-        """Wait until it takes messages. Raises what it was refused with, or EngineUnavailableError if it died."""
-        try:
-            frame = self.receive()
-        except FrameError as error:
-            self.process.kill()
-            self.end()
-            raise EngineUnavailableError(f"the engine's process sent {error}") from None
-        if isinstance(frame, ReadyFrame):
-            return frame
-        ended = self.end()
-        if isinstance(frame, RefusedFrame):
-            raise error_of(frame)
-        raise EngineUnavailableError(f"the engine's process, opening the model, {ended}")
-
-    def receive(self) -> Up | None:
-        """What it says next; None: nothing any more. Raises FrameError."""
-        return self.channel.receive(self._decoder)
-
-    def end(self) -> str:
-        """Make sure that it is gone; how it ended, in words."""
-        ended = self.process.end()
-        self.channel.close()
-        return ended
 
 
 class EngineProcess:
@@ -108,13 +52,17 @@ class EngineProcess:
         deliver: Deliver,
         *,
         most_restarts: int = 3,
+        most_step_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``child`` has said ``ready``. ``again`` starts another like it and returns before that one is ready."""
+        """``child`` has said ``ready``. ``again`` starts another like it and returns before that one is ready.
+
+        ``most_step_s``: a process that computes one step for longer, or says nothing at all, hangs; None: none does.
+        """
         self._ready, self._again, self._deliver, self._clock = ready, again, deliver, clock
         self._child: EngineChild | None = child
         self._coming: EngineChild | None = None  # started again and not ready
-        self._most_restarts = most_restarts
+        self._most_restarts, self._most_step_s = most_restarts, most_step_s
         self._restarted_s: deque[float] = deque()
         self._unfinished: set[int] = set()
         self._changed = threading.Condition()
@@ -219,18 +167,24 @@ class EngineProcess:
 
     def _listen(self, child: EngineChild) -> str | None:
         """Until it says nothing any more; what was wrong with what it said, in words that follow its name."""
+        watch = Watch(child.process.kill, self._most_step_s)
         try:
-            while (frame := child.receive()) is not None:
-                self._take(frame)
-            return None
+            with watch:
+                while (frame := child.receive()) is not None:
+                    self._take(frame, watch)
+            return watch.problem
         except FrameError as error:
             problem = f"sent {error}"
         except Exception as error:  # whoever is told is broken
             problem = f"could not be listened to: {defect(error)}"
         child.process.kill()
-        return problem
+        return watch.problem or problem
 
-    def _take(self, frame: Up) -> None:
+    def _take(self, frame: Up, watch: Watch) -> None:
+        if isinstance(frame, BeatFrame):
+            watch.heard(frame.stepping_s)
+            return
+        watch.heard()
         if not isinstance(frame, StepFrame):
             raise FrameError("a frame out of place")
         with self._changed:

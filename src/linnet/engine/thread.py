@@ -24,12 +24,9 @@ from linnet.engine.messages import (
 )
 from linnet.scheduler import SchedulerCounters
 
-GRACE_S = 60.0
-"""How long an aborted step may take by default before its end is no longer waited for."""
-
 
 class EngineThread:
-    """See the module. Life: ``start`` -> ``send`` ... -> ``drain`` (optional) -> ``stop``.
+    """See the module. Life: ``start`` -> ``send`` ... -> ``stop``.
 
     ``stepped`` is called from the engine's thread after every round of messages and step, with or without events, when
     the counters are up to date. Who has a thread to spare may call ``run`` instead of ``start``.
@@ -56,6 +53,7 @@ class EngineThread:
         self.error: BaseException | None = None
         self.counters: SchedulerCounters = engine.counters()
         self.last_step_s: float = self._clock()
+        self._began_s: float | None = None
 
     def start(self) -> "EngineThread":
         """Start the loop; returns self."""
@@ -82,29 +80,15 @@ class EngineThread:
             self._wake.notify()
 
     @property
+    def stepping_s(self) -> float:
+        """How long the present step has taken; 0 where there is none."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else self._clock() - began_s
+
+    @property
     def idle(self) -> bool:
         """Whether every message has been handled and every request answered."""
         return self._idle.is_set()
-
-    def drain(self, timeout_s: float, grace_s: float = GRACE_S) -> bool:
-        """Refuse new requests and wait for the others; past the timeout they are aborted. True if none had to be.
-
-        A step in the way is given ``grace_s`` more to end.
-        """
-        if not self._started:
-            return True
-        try:
-            self.send(Control("drain"))
-        except EngineUnavailableError:
-            return self.error is None
-        if self._idle.wait(timeout_s):
-            return self.error is None
-        try:
-            self.send(Control("abort_all"))
-        except EngineUnavailableError:
-            return False
-        self._idle.wait(grace_s)
-        return False
 
     def stop(self, timeout_s: float = 60.0) -> None:
         """Abort what is left, answer everybody, end the thread. Idempotent."""
@@ -127,7 +111,9 @@ class EngineThread:
         try:
             while self._take_messages():
                 if self._engine.has_work:
+                    self._began_s = self._clock()
                     self._emit(self._engine.step())
+                    self._began_s = None
                 self.counters = self._engine.counters()
                 self.last_step_s = self._clock()
                 self._stepped()

@@ -100,7 +100,13 @@ class StepFrame(_Frame, frozen=True, tag="step"):
         return (*self.tokens, *self.ends)
 
 
-Up = ReadyFrame | RefusedFrame | StepFrame
+class BeatFrame(_Frame, frozen=True, tag="beat"):
+    """Up, once a second: the process is there, and its present step has taken so long (0: there is none)."""
+
+    stepping_s: float
+
+
+Up = ReadyFrame | RefusedFrame | StepFrame | BeatFrame
 
 
 def down(message: EngineMessage) -> Down:

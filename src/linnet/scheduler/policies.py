@@ -136,9 +136,10 @@ class ShortestPredicted(OrderingPolicy):
             self._predicted[request.request_id] = min(2 * request.generated_tokens, request.max_new_tokens)
 
     def ended(self, request: Request) -> None:
-        """Learn from answers that came to their end."""
+        """Learn from answers that came to their end; beams of a search are none, they end when the search does."""
         del self._predicted[request.request_id], self._came_at[request.request_id]
-        if self._past is not None and request.finish_reason in ("stop", "length") and request.max_new_tokens:
+        own = request.gang is None and request.max_new_tokens > 0
+        if self._past is not None and own and request.finish_reason in ("stop", "length"):
             self._past.learn(request.tenant, request.generated_tokens)
 
 

@@ -70,9 +70,10 @@ def open_door() -> Iterator[Callable[..., tuple[EngineProcess, Outbox]]]:
     """(most_restarts, **told) -> a started door; every one is stopped at the end and leaves nothing behind."""
     before, doors = descriptors(), []
 
-    def opened(most_restarts: int = 3, **told: Any) -> tuple[EngineProcess, Outbox]:
+    def opened(most_restarts: int = 3, most_step_s: float | None = 300.0, **told: Any) -> tuple[EngineProcess, Outbox]:
         outbox, child = Outbox(), begin(**told)
-        door = EngineProcess(child, child.ready(), lambda: begin(**told), outbox, most_restarts=most_restarts).start()
+        bounds: dict[str, Any] = {"most_restarts": most_restarts, "most_step_s": most_step_s}
+        door = EngineProcess(child, child.ready(), lambda: begin(**told), outbox, **bounds).start()
         doors.append(door)
         return door, outbox
 
@@ -355,6 +356,55 @@ def test_stop_ends_a_restart(open_door: Any) -> None:
     assert time.monotonic() - began_s < 5.0
     assert not door.recovering
     assert door.error is None
+
+
+def test_a_process_that_stands_still_is_started_again(
+    open_door: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("linnet.engine.watch.SILENT_BEATS", 3)
+    door, outbox = open_door(delay_s=0.01)
+    door.send(ask(0, max_tokens=60))
+    eventually(lambda: bool(outbox.events))
+    number = door.process_id
+    os.kill(number, signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    ends = outbox.wait([0])
+    assert outbox.ended_s[0] - stopped_s < 3 + 2 + 2.0
+    assert ends[0].error.code == "engine_lost"
+    eventually(lambda: door.healthy and door.restarts == 1)
+    assert not alive(number)
+    door.send(ask(1))
+    assert outbox.wait([1])[1].reason == "length"
+    assert "said nothing for 3 s and was killed; it is started again" in caplog.text
+
+
+def test_a_step_that_does_not_end_is_the_end_of_its_process(open_door: Any, caplog: pytest.LogCaptureFixture) -> None:
+    door, outbox = open_door(most_step_s=1.5, hang_token=17)
+    door.send(ask(0, prompt=(17,)))
+    assert outbox.wait([0])[0].error.code == "engine_lost"
+    eventually(lambda: door.healthy and door.restarts == 1)
+    assert "computed one step for more than 1.5 s and was killed" in caplog.text
+
+
+def test_steps_that_are_long_are_waited_for(open_door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It beats meanwhile, and when it has nothing to do."""
+    monkeypatch.setattr("linnet.engine.watch.SILENT_BEATS", 2)
+    door, outbox = open_door(delay_s=4.0)
+    door.send(ask(0, max_tokens=1))
+    assert outbox.wait([0])[0].reason == "length"
+    time.sleep(3.5)
+    assert (door.healthy, door.restarts) == (True, 0)
+
+
+def test_nothing_is_watched_where_nothing_is_asked_for(open_door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linnet.engine.watch.SILENT_BEATS", 1)
+    door, outbox = open_door(most_step_s=None)
+    os.kill(door.process_id, signal.SIGSTOP)
+    time.sleep(3.5)
+    os.kill(door.process_id, signal.SIGCONT)
+    door.send(ask(0))
+    assert outbox.wait([0])[0].reason == "length"
+    assert door.restarts == 0
 
 
 def test_signals_of_a_terminal_are_the_parents_business(open_door: Any) -> None:

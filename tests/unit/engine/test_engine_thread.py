@@ -115,30 +115,29 @@ def test_an_exception_in_the_loop_reaches_everybody() -> None:
     assert isinstance(thread.error, RuntimeError)
     with pytest.raises(EngineUnavailableError):
         thread.send(ask(9))
-    assert not thread.drain(1.0)
+    with pytest.raises(EngineUnavailableError):
+        thread.send(Control("drain"))
+    assert thread.idle
 
 
 def test_drain_finishes_what_runs_and_refuses_what_comes() -> None:
     thread, outbox = make(Slow(61, 4))
     for index in range(3):
         thread.send(ask(index, max_tokens=20))
-    results: list[bool] = []
-    drainer = threading.Thread(target=lambda: results.append(thread.drain(20.0)))
-    drainer.start()
-    while not thread.draining:
-        time.sleep(0.001)
+    thread.send(Control("drain"))
     with pytest.raises(EngineUnavailableError, match="draining"):
         thread.send(ask(7))
-    drainer.join(20)
-    assert results == [True]
     assert {event.reason for event in outbox.wait(3).values()} == {"length"}
+    assert thread.error is None
     thread.stop()
 
 
 def test_a_short_drain_aborts_the_rest() -> None:
     thread, outbox = make(Slow(61, 4))
     thread.send(ask(0, max_tokens=60))
-    assert not thread.drain(0.02)
+    thread.send(Control("drain"))
+    time.sleep(0.02)
+    thread.send(Control("abort_all"))
     assert outbox.wait(1)[0].reason == "abort"
     thread.stop()
     assert thread.counters.used_blocks == 0
@@ -240,7 +239,7 @@ def test_waiting_for_a_step_to_end_counts_as_queueing() -> None:
     assert thread.idle
 
 
-def test_a_drain_does_not_wait_for_a_step_that_does_not_end() -> None:
+def test_an_end_does_not_wait_for_a_step_that_does_not_end() -> None:
     release = threading.Event()
 
     class Stuck(DigestExecutable):
@@ -250,8 +249,14 @@ def test_a_drain_does_not_wait_for_a_step_that_does_not_end() -> None:
 
     thread, _ = make(Stuck(61, 4))
     thread.send(ask(0))
+    while not executable_busy(thread):
+        time.sleep(0.001)
     began_s = time.monotonic()
-    assert not thread.drain(0.05, grace_s=0.05)
+    thread.send(Control("drain"))
+    thread.send(Control("abort_all"))
+    assert not thread.idle
+    with pytest.raises(TimeoutError):
+        thread.stop(0.05)
     assert time.monotonic() - began_s < 5.0
     release.set()
     thread.stop()

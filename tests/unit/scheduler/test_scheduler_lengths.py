@@ -62,6 +62,18 @@ def predicted_first(predict_length: Lengths) -> bytes:
     return min(requests, key=policy.key).tenant
 
 
+def test_beams_are_no_answers_to_learn_from() -> None:
+    config = SchedulerConfig(num_blocks=64, max_model_len=512, policy="shortest")
+    policy = policy_of(config)
+    for index in range(4):
+        beam = Request(request_id=index, prompt_token_ids=(1,), max_new_tokens=100, tenant=b"a", gang=0)
+        policy.added(beam)
+        beam.known += [7] * 90
+        beam.finish_reason = "stop"
+        policy.ended(beam)
+    assert policy._past.expect(b"a") is None  # type: ignore[attr-defined]
+
+
 def test_past_lengths_are_used_unless_the_limit_is_to_count() -> None:
     assert predicted_first("past") == b"a"
     assert predicted_first("limit") == b"b"
