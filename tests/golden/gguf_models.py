@@ -20,17 +20,45 @@ FAMILIES = {
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3",
     "Phi3ForCausalLM": "phi3",
+    "GPT2LMHeadModel": "gpt2",
+    "GPTBigCodeForCausalLM": "starcoder",
+    "Starcoder2ForCausalLM": "starcoder2",
+    "FalconForCausalLM": "falcon",
+    "BloomForCausalLM": "bloom",
+    "GPTNeoXForCausalLM": "gptneox",
+    "PhiForCausalLM": "phi2",
+    "StableLmForCausalLM": "stablelm",
+    "CohereForCausalLM": "command-r",
+    "Cohere2ForCausalLM": "cohere2",
+    "GemmaForCausalLM": "gemma",
+    "Olmo2ForCausalLM": "olmo2",
+    "GraniteForCausalLM": "granite",
+    "SmolLM3ForCausalLM": "smollm3",
+    "GlmForCausalLM": "chatglm",
+    "Glm4ForCausalLM": "glm4",
 }
+PAIRED = ("llama", "granite", "smollm3", "internlm2", "baichuan")
+"""Converters derived from LlamaModel, or that call its permute."""
+TURNED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+UNTURNED = ("gpt2", "starcoder", "bloom")
+"""Architectures without a rope."""
 
 
-def write_gguf(model: Any, path: Path, types: dict[str, str] | None = None) -> Path:
-    """``types``: end of a ggml name -> type it is stored as; everything else is F32."""
+def write_gguf(
+    model: Any,
+    path: Path,
+    types: dict[str, str] | None = None,
+    architecture: str | None = None,
+    tensors: dict[str, Any] | None = None,
+) -> Path:
+    """``types``: end of a ggml name -> type it is stored as; everything else is F32. ``architecture``: of models that
+    transformers has no code for, as if they were the one it has; ``tensors``: theirs under names of their own."""
     config = model.config
-    architecture = FAMILIES[type(model).__name__]
+    architecture = architecture or FAMILIES[type(model).__name__]
     writer = gguf.GGUFWriter(path, architecture)
     _keys(writer, config, architecture)
     writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
-    for name, tensor in _tensors(model, architecture).items():
+    for name, tensor in _tensors(model, architecture, tensors).items():
         kind = next((kind for end, kind in (types or {}).items() if name.endswith(end)), "F32")
         number = gguf.GGMLQuantizationType[kind]
         if kind == "F32":
@@ -45,23 +73,36 @@ def write_gguf(model: Any, path: Path, types: dict[str, str] | None = None) -> P
 
 
 def _keys(writer: Any, config: Any, architecture: str) -> None:
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(getattr(config, "max_position_embeddings", 64))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    wide = next((value for key in INTERMEDIATE if (value := getattr(config, key, None))), 4 * config.hidden_size)
+    writer.add_feed_forward_length(wide)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if architecture == "falcon":
+        writer.add_head_count_kv(config.num_kv_heads if config.new_decoder_architecture else 1)
+    elif architecture == "starcoder":
+        writer.add_head_count_kv(1)
+    elif architecture not in ("gpt2", "gptneox"):
+        writer.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+        writer.add_layer_norm_eps(next(getattr(config, name) for name in names if hasattr(config, name)))
+    _own_keys(writer, config, architecture)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     size = _head_size(config)
-    if getattr(config, "head_dim", None):
+    if getattr(config, "head_dim", None) and architecture != "falcon":
         writer.add_key_length(size)
         writer.add_value_length(size)
+    if architecture in UNTURNED:
+        return
     rope = config.rope_parameters
     full = rope.get("full_attention", rope)
     writer.add_rope_freq_base(full["rope_theta"])
-    if architecture in ("llama", "phi3"):
+    if architecture in ("llama", "phi3", "gptneox", "phi2", "stablelm", "chatglm", "glm4"):
         writer.add_rope_dimension_count(int(size * full.get("partial_rotary_factor", 1.0)))
     if "sliding_attention" in rope:
         writer.add_float32(f"{architecture}.rope.freq_base_swa", rope["sliding_attention"]["rope_theta"])
@@ -81,39 +122,74 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
         scale = config.max_position_embeddings / original
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
-    if getattr(config, "sliding_window", None) and architecture != "qwen2":
+    if getattr(config, "sliding_window", None) and architecture not in ("qwen2", "starcoder2", "smollm3"):
         writer.add_sliding_window(config.sliding_window)
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, key, None):
             writer.add_float32(f"{architecture}.{key}", getattr(config, key))
 
 
-def _tensors(model: Any, architecture: str) -> dict[str, np.ndarray]:
+INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner")
+
+
+def _own_keys(writer: Any, config: Any, architecture: str) -> None:
+    if architecture in ("gptneox", "stablelm"):
+        writer.add_parallel_residual(config.use_parallel_residual)
+    if architecture in ("command-r", "cohere2"):
+        writer.add_logit_scale(config.logit_scale)
+    if architecture == "granite":
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+
+
+def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> dict[str, np.ndarray]:
     config = model.config
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     result: dict[str, np.ndarray] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (tensors or model.state_dict()).items():
+        if "rotary_pos_emb" in name:
+            continue
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         array = tensor.float().numpy()
-        if architecture == "llama" and ".q_proj." in name:
+        if architecture in PAIRED and ".q_proj." in name:
             array = _permuted(array, config.num_attention_heads)
-        if architecture == "llama" and ".k_proj." in name:
+        if architecture in PAIRED and ".k_proj." in name:
             array = _permuted(array, config.num_key_value_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             array = array + 1
+        if architecture == "gpt2" and name.endswith(TURNED):
+            array = array.T
+        if architecture in ("falcon", "bloom", "gptneox") and ".query_key_value." in name:
+            array = _ungrouped(array, config, architecture)
+        if architecture in ("bloom", "chatglm"):
+            name = name.removeprefix("transformer.")
         stem, _, kind = name.rpartition(".")
         ggml = names.get_name(stem)
         assert ggml is not None, name
         result[f"{ggml}.{kind}"] = np.ascontiguousarray(array)
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "llama3":
         result["rope_freqs.weight"] = _llama3_factors(rope, _head_size(config))
     if rope.get("rope_type") == "longrope":
         for which in ("short", "long"):
             result[f"rope_factors_{which}.weight"] = np.array(rope[f"{which}_factor"], np.float32)
     return result
+
+
+def _ungrouped(array: np.ndarray, config: Any, architecture: str) -> np.ndarray:
+    """What FalconModel, BloomModel and GPTNeoXModel do to the fused tensor: all queries, all keys, all values."""
+    groups = config.num_attention_heads
+    if architecture == "falcon":
+        groups = config.num_kv_heads if config.new_decoder_architecture else 1
+    each = config.num_attention_heads // groups
+    size = config.hidden_size // config.num_attention_heads
+    parted = array.reshape(groups, each + 2, size, *array.shape[1:])
+    parts = (parted[:, :-2], parted[:, -2:-1], parted[:, -1:])
+    return np.concatenate([part.reshape(-1, *array.shape[1:]) for part in parts])
 
 
 def _head_size(config: Any) -> int:

@@ -91,6 +91,18 @@ def _meant(source: ModelSource) -> dict[str, torch.Tensor]:
     return found
 
 
+def test_codes_under_the_name_of_what_was_published_by_inputs(tmp_path: Path) -> None:
+    """W8A8 calls its codes as the dense tensor is called; they lie [outputs, inputs] all the same."""
+    write(MODELS["gpt-2"], tmp_path / "dense", SEED)
+    path = compress(tmp_path / "dense", tmp_path / "packed", make_recipe("W8A8", "rtn")).path
+    before, after = load_model(tmp_path / "dense"), load_model(path)
+    for linear in after.linears()[:-1]:
+        packed = after.checkpoint.linear(linear.module)
+        assert isinstance(packed, PackedWeight)
+        assert f"{linear.module}.weight" in after.checkpoint
+        assert np.abs(packed.dequantize() - before.checkpoint.tensor(linear.tensor)).max() < 0.01
+
+
 CALIBRATED = ("gpt-2", "gpt-j", "olmo-2", "cohere-2", "opt-350m")
 """Blocks of every build: norms before, behind or shared, none, parallel or not, linears that read the stream itself."""
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down to think about what it has done so far "

@@ -16,21 +16,25 @@ import stepping  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from gguf_models import write_gguf  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from test_families import DECODE, LIMITS, TOLERANCE, backend_named, worst_difference  # noqa: E402
 from tiny_models import (  # noqa: E402
     GEMMA2,
     GEMMA3,
     GEMMA3_KINDS,
     GEMMA3_ROPES,
+    GROUPED,
     TINY_MODELS,
     VOCABULARY,
     TinyModel,
     gated,
+    plain,
     reference_logits,
     write,
 )
 
 from linnet.models.load import load_model  # noqa: E402
+from linnet.schemes.packed_weight import PackedWeight  # noqa: E402
 
 SEED = 11
 SCALED = {"query_pre_attn_scalar": 16}
@@ -59,6 +63,15 @@ MODELS = (
             )
         ),
     ),
+    *(
+        NAMED[name]
+        for name in (
+            *("gpt-2", "gpt-bigcode", "falcon-7b", "falcon-40b", "falcon-11b", "gpt-neox"),
+            *("gpt-neox-sequential", "phi-2", "stablelm", "stablelm-parallel", "cohere", "cohere-2", "gemma"),
+            *("olmo-2", "granite", "smollm-3", "glm", "glm-4", "bloom"),
+        )
+    ),
+    TinyModel("starcoder-2", lambda: transformers.Starcoder2Config(**GROUPED)),
 )
 READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
 """Those whose keys transformers' reader takes all in. Of the others it leaves out the head's size (qwen3), caps,
@@ -85,6 +98,30 @@ def test_logits_equal_those_of_the_model_it_was_made_from(tiny: TinyModel, backe
         assert worst <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["internlm-2", "baichuan"])
+def test_what_llama_cpp_takes_for_llama(name: str, tmp_path: Path) -> None:
+    """Their converters take the fused tensor apart and pair the rows of queries and keys."""
+    tiny = NAMED[name]
+    model = write(tiny, tmp_path / "directory", SEED)
+    path = write_gguf(model, tmp_path / "m.gguf", architecture=name.replace("-", ""))
+    executable = backend_named("reference").prepare(load_model(path), "exact", LIMITS)
+    prompts = prompts_of(tiny)
+    found = stepping.run(executable, prompts, None, SEED)
+    assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
+
+
+def test_fused_rows_under_names_of_their_own(tmp_path: Path) -> None:
+    """ChatGLMModel's converter keeps the tensor of query, key and value, which the later one has apart."""
+    tiny = NAMED["chatglm"]
+    model = write(tiny, tmp_path / "directory", SEED)
+    tensors = load_file(tmp_path / "directory" / "model.safetensors")
+    source = load_model(write_gguf(model, tmp_path / "m.gguf", tensors=tensors))
+    assert source.spec.family == "ChatGLMModel"
+    prompts = prompts_of(tiny)
+    found = stepping.run(backend_named("cpu").prepare(source, "exact", LIMITS), prompts, None, SEED)
+    assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", READ_BY_TRANSFORMERS)
 def test_logits_equal_transformers_reading_the_same_file(name: str, tmp_path: Path) -> None:
     tiny = next(model for model in MODELS if model.name == name)
@@ -95,6 +132,38 @@ def test_logits_equal_transformers_reading_the_same_file(name: str, tmp_path: Pa
     executable = backend_named("reference").prepare(load_model(path, tiny.max_context), "exact", LIMITS)
     worst = worst_difference(stepping.run(executable, prompts, None, SEED), reference_logits(theirs, prompts))
     assert worst <= TOLERANCE
+
+
+WIDE = {"hidden_size": 96, "num_attention_heads": 6}
+BLOCKS = {
+    "gpt-2": lambda: transformers.GPT2Config(**plain(**WIDE)),
+    "falcon-40b": lambda: transformers.FalconConfig(
+        **plain(**WIDE, new_decoder_architecture=True, num_kv_heads=2, ffn_hidden_size=128)
+    ),
+    "gpt-neox": lambda: transformers.GPTNeoXConfig(**plain(**WIDE, intermediate_size=128)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_codes_lie_by_outputs_and_in_groups(name: str, tmp_path: Path) -> None:
+    """What is turned or regrouped as numbers is not, or is, as blocks: the model with their meaning says the same."""
+    tiny = TinyModel(name, BLOCKS[name])
+    model = write(tiny, tmp_path / "directory", SEED)
+    kinds = dict.fromkeys(("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"), "Q8_0")
+    source = load_model(write_gguf(model, tmp_path / "m.gguf", kinds))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for linear in source.linears()[:-1]:
+            packed = source.checkpoint.linear(linear.module)
+            assert isinstance(packed, PackedWeight)
+            meant = np.ascontiguousarray(source.as_published(linear.tensor, packed.dequantize()))
+            dense = parameters[linear.tensor]
+            assert float((dense - torch.from_numpy(meant)).abs().max()) < 0.02, "Q8_0 of another matrix"
+            dense.copy_(torch.from_numpy(meant))
+    prompts = prompts_of(tiny)
+    for backend in ("reference", "cpu"):
+        found = stepping.run(backend_named(backend).prepare(source, "exact", LIMITS), prompts, DECODE, SEED)
+        assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
 
 
 def wide(**changes: Any) -> dict[str, Any]:

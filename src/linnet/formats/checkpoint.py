@@ -112,8 +112,10 @@ class Checkpoint:
     def by_outputs(self, names: Collection[str]) -> "Checkpoint":
         """This checkpoint with these dense matrices, published [inputs, outputs], shown [outputs, inputs] as packed
         ones are; those that are shown so already stay so. It shares the files."""
-        turned = {name for name in names if name in self._tensors and len(self._tensors[name].shape) == 2}
-        turned -= self._by_outputs
+        dense = {
+            name for name in names if name in self._tensors and self.scheme_of(name.removesuffix(".weight")) is None
+        }
+        turned = {name for name in dense if len(self._tensors[name].shape) == 2} - self._by_outputs
         if not turned:
             return self
 

@@ -28,6 +28,8 @@ from linnet.formats.gguf import (  # noqa: E402
     to_ggml,
     to_hugging_face,
 )
+from linnet.formats.gguf.architectures_read import READ  # noqa: E402
+from linnet.formats.gguf.names import grouped_rows  # noqa: E402
 
 
 def config(tmp_path: Path, architecture: str, changes: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -83,6 +85,32 @@ def test_names_go_both_ways_as_the_reference_package_has_them(name: str) -> None
     for unknown in ("blk.0.attn_sinks.weight", "blk.00.attn_q.weight", "blk.x.attn_q.weight", "v.patch_embd.weight"):
         assert to_hugging_face(architecture, unknown) is None
     assert to_ggml(architecture, "model.layers.0.self_attn.rotary_emb.inv_freq") is None
+
+
+@pytest.mark.parametrize("name", sorted(READ.keys() - ARCHITECTURES.keys()))
+def test_names_of_what_is_only_read(name: str) -> None:
+    """Both ways, and as the reference package has them for files that keep the names of the family's directory."""
+    rows = (READ[name], *READ[name].variants.values())
+    number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == name)
+    theirs = gguf.get_tensor_name_map(number, LAYERS)
+    for row in rows:
+        names = [f"{stem}.weight" for stem in row.outer] + [f"blk.1.{stem}.weight" for stem in row.block]
+        for ggml in names:
+            named = to_hugging_face(row, ggml)
+            assert named is not None
+            stem = named.name.removesuffix(".weight")
+            stem = stem.removeprefix("transformer.") if name in ("bloom", "chatglm") else stem
+            assert theirs.get_name(stem) in (ggml.removesuffix(".weight"), None if ggml == "output.weight" else "")
+            back = to_ggml(row, named.name)
+            assert back is not None
+            assert (back.name, back.change) == (ggml, named.change)
+
+
+def test_groups_are_gathered_from_rows_one_after_the_other() -> None:
+    apart = ["q0", "q1", "q2", "q3", "k0", "k1", "v0", "v1"]
+    rows = [f"{name}.{row}" for name in apart for row in range(3)]
+    found = [rows[index].partition(".")[0] for index in grouped_rows(24, 4, 2)][::3]
+    assert found == ["q0", "q1", "k0", "v0", "q2", "q3", "k1", "v1"]
 
 
 def test_rows_of_query_and_key_are_gathered_back_and_nothing_else(tmp_path: Path) -> None:

@@ -12,21 +12,22 @@ from typing import Any
 
 from linnet.formats.gguf.hyperparameters import Hyperparameters
 
-_ATTENTION = {
+ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
 }
-_GATED = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
-_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+GATED = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 _FOUR_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_TWO_NORMS = {"ffn_norm": "post_attention_layernorm"}
+TWO_NORMS = {"ffn_norm": "post_attention_layernorm"}
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 Settings = Callable[[Hyperparameters], dict[str, Any]]
 
@@ -52,6 +53,20 @@ class Architecture:
     also: tuple[str, ...] = ()
     """Model types that are written as this architecture too, told apart by their settings."""
     settings: Settings = field(default=_no_settings)
+    outer: Mapping[str, str] = field(default_factory=lambda: _OUTER)
+    """The tensors outside the layers."""
+    layers: str = "model.layers."
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+    """What the config calls a setting instead; None: it has no such."""
+    epsilon: str = "attention.layer_norm_rms_epsilon"
+    turned: tuple[str, ...] = ()
+    """Tensors of a layer that the family publishes [inputs, outputs]."""
+    in_groups: bool = False
+    """Rows of ``attn_qkv`` lie one after the other instead of in groups of a key's queries, it and its value."""
+    partial: bool = False
+    """Whether the family turns a part of a head unless its config says otherwise."""
+    variants: Mapping[str, "Architecture"] = field(default_factory=dict)
+    """A tensor that only another arrangement has -> that arrangement."""
 
 
 def _sliding(parameters: Hyperparameters) -> dict[str, Any]:
@@ -108,18 +123,18 @@ _ROWS = (
         "llama",
         "LlamaForCausalLM",
         "llama",
-        {**_ATTENTION, **_TWO_NORMS, **_GATED},
+        {**ATTENTION, **TWO_NORMS, **GATED},
         paired_rows=True,
         optional_biases=True,
         also=("mistral",),
         settings=_sliding,
     ),
-    Architecture("qwen2", "Qwen2ForCausalLM", "qwen2", {**_ATTENTION, **_TWO_NORMS, **_GATED}),
+    Architecture("qwen2", "Qwen2ForCausalLM", "qwen2", {**ATTENTION, **TWO_NORMS, **GATED}),
     Architecture(
         "qwen3",
         "Qwen3ForCausalLM",
         "qwen3",
-        {**_ATTENTION, **_HEAD_NORMS, **_TWO_NORMS, **_GATED},
+        {**ATTENTION, **HEAD_NORMS, **TWO_NORMS, **GATED},
         optional_biases=True,
         own_head_size=True,
     ),
@@ -127,7 +142,7 @@ _ROWS = (
         "gemma2",
         "Gemma2ForCausalLM",
         "gemma2",
-        {**_ATTENTION, **_FOUR_NORMS, **_GATED},
+        {**ATTENTION, **_FOUR_NORMS, **GATED},
         norms_plus_one=True,
         own_head_size=True,
         settings=_gemma2,
@@ -136,7 +151,7 @@ _ROWS = (
         "gemma3",
         "Gemma3ForCausalLM",
         "gemma3_text",
-        {**_ATTENTION, **_HEAD_NORMS, **_FOUR_NORMS, **_GATED},
+        {**ATTENTION, **HEAD_NORMS, **_FOUR_NORMS, **GATED},
         norms_plus_one=True,
         own_head_size=True,
         settings=_gemma3,
@@ -149,7 +164,7 @@ _ROWS = (
             "attn_norm": "input_layernorm",
             "attn_qkv": "self_attn.qkv_proj",
             "attn_output": "self_attn.o_proj",
-            **_TWO_NORMS,
+            **TWO_NORMS,
             "ffn_up": "mlp.gate_up_proj",
             "ffn_down": "mlp.down_proj",
         },
@@ -158,3 +173,4 @@ _ROWS = (
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {row.name: row for row in _ROWS}
+"""Those that are read and written; ``architectures_read.py`` has those that are only read."""

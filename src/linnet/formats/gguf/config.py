@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from linnet.errors import CheckpointError, UnsupportedError
-from linnet.formats.gguf.architectures import ARCHITECTURES, Architecture
+from linnet.formats.gguf.architectures import Architecture
+from linnet.formats.gguf.architectures_read import READ
 from linnet.formats.gguf.hyperparameters import Hyperparameters
 from linnet.gguf import GgufModel
 
@@ -23,13 +24,13 @@ def architecture_of(model: GgufModel) -> Architecture:
     name = model.metadata.text("general.architecture")
     if name is None:
         raise CheckpointError(f"{model.path}: general.architecture is missing, which says what model this is")
-    known = ARCHITECTURES.get(name)
+    known = READ.get(name)
     if known is None:
         raise UnsupportedError(
             f"{model.path}: a GGUF file of the architecture {name[:60]!r}, which this version does not run; it runs "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{', '.join(READ)}"
         )
-    return known
+    return next((row for tensor, row in known.variants.items() if tensor in model.tensors), known)
 
 
 def config_of(model: GgufModel) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": parameters.size("attention.head_count_kv", optional=True) or heads,
         "max_position_embeddings": longest,
-        "rms_norm_eps": _needed_number(parameters, "attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": _needed_number(parameters, architecture.epsilon),
         "tie_word_embeddings": "output.weight" not in model.tensors,
         **_token_ids(model),
     }
@@ -66,12 +67,13 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     elif architecture.own_head_size:
         config["head_dim"] = parameters.needed_size("attention.key_length")
     if architecture.optional_biases:
-        config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
+        config["attention_bias"] = any(f"blk.0.{name}.bias" in model.tensors for name in ("attn_q", "attn_qkv"))
         config["mlp_bias"] = "blk.0.ffn_up.bias" in model.tensors
-    config.update(_rope(model, parameters, config))
+    config.update(_rope(model, parameters, config, architecture.partial))
     config.update(architecture.settings(parameters))
     parameters.finish()
-    return {name: value for name, value in config.items() if value is not None}
+    named = {architecture.fields.get(name, name): value for name, value in config.items() if value is not None}
+    return {name: value for name, value in named.items() if name is not None}
 
 
 def _needed_number(parameters: Hyperparameters, key: str) -> float:
@@ -99,13 +101,13 @@ def _token_ids(model: GgufModel) -> dict[str, int | None]:
     return {theirs: model.metadata.integer(f"tokenizer.ggml.{ours}_token_id") for ours, theirs in names.items()}
 
 
-def _rope(model: GgufModel, parameters: Hyperparameters, config: dict[str, Any]) -> dict[str, Any]:
+def _rope(model: GgufModel, parameters: Hyperparameters, config: dict[str, Any], partial: bool) -> dict[str, Any]:
     """rope_theta, rope_scaling, and the fraction of a head that turns where it is not the whole head."""
     longest = config["max_position_embeddings"]
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     turned = parameters.size("rope.dimension_count", optional=True) or head_size
     result: dict[str, Any] = {"rope_theta": parameters.number("rope.freq_base", 10000.0)}
-    if turned != head_size:
+    if turned != head_size or partial:
         result["partial_rotary_factor"] = turned / head_size
     kind = parameters.text("rope.scaling.type") or "none"
     factor = parameters.number("rope.scaling.factor", None) or parameters.number("rope.scale_linear", None) or 1.0

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A GGUF file under a Checkpoint: the same tensors as in the model's Hugging Face directory, by the same names.
 
-Everything is a view of the mapped file except what converters changed: query and key rows of files that pair them are
-gathered back when asked for, gains that carry a 1 have it subtracted. A quantised tensor is its blocks, uint8
+Everything is a view of the mapped file except what converters changed: query and key rows of files that pair them, and
+rows of fused ones that were taken out of their groups, are gathered back when asked for, gains that carry a 1 have it
+subtracted, numbers that the family publishes [inputs, outputs] are turned. A quantised tensor is its blocks, uint8
 [rows, bytes of a row]; its TensorInfo says ggml's name of the type as dtype and the shape in elements.
 """
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.dtypes import NUMPY_TO_NAME
 from linnet.formats.gguf.config import ROPE_TENSORS, architecture_of, config_of
-from linnet.formats.gguf.names import Named, halved_rows, to_hugging_face
+from linnet.formats.gguf.names import Named, grouped_rows, halved_rows, to_hugging_face
 from linnet.formats.header import TensorInfo
 from linnet.gguf import PLAIN_DTYPES, GgufModel, GgufTensor
 
@@ -55,6 +56,10 @@ class GgufFiles:
         change = self._named[name].change
         if change == "paired rows":
             array = array[halved_rows(len(array), self._heads(name))]
+        elif change == "in groups":
+            array = array[grouped_rows(len(array), *self._heads_and_groups())]
+        elif change == "turned" and self.tensors[name].dtype in NUMPY_TO_NAME.values():
+            array = array.T
         elif change == "plus one":
             array = array.astype(np.float32) - np.float32(1)
         array.setflags(write=False)
@@ -80,6 +85,10 @@ class GgufFiles:
         which = "num_attention_heads" if ".q_proj." in name else "num_key_value_heads"
         return int(self.config[which])
 
+    def _heads_and_groups(self) -> tuple[int, int]:
+        heads = int(self.config["num_attention_heads"])
+        return heads, int(self.config.get("num_kv_heads", heads))
+
     def _info(self, named: Named, tensor: GgufTensor) -> TensorInfo:
         label = f"{self.model.path}: tensor {tensor.name!r}"
         plain = tensor.type.plain
@@ -93,4 +102,10 @@ class GgufFiles:
             if not plain:
                 raise UnsupportedError(f"{label}: a norm stored as {tensor.type.name}; plain numbers are supported")
             dtype, nbytes = "fp32", 4 * math.prod(tensor.shape)
+        elif named.change == "turned" and plain:
+            return TensorInfo(dtype, tensor.shape[::-1], nbytes, tensor.file, tensor.offset)
+        elif named.change == "in groups":
+            heads, groups = self._heads_and_groups()
+            if heads % groups or tensor.shape[0] % (heads + 2 * groups):
+                raise CheckpointError(f"{label}: {tensor.shape[0]} rows are not {heads} queries and {groups} keys")
         return TensorInfo(dtype, tensor.shape, nbytes, tensor.file, tensor.offset)

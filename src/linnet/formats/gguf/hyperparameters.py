@@ -57,6 +57,14 @@ class Hyperparameters:
         self._understood.add(key)
         return self.metadata.text(self._prefix + key)
 
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        self._understood.add(key)
+        value = self.metadata.get(self._prefix + key, default)
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false is needed")
+        return value
+
     def layer_flags(self, key: str, layers: int, every: int) -> list[bool]:
         """Which layers slide: a list of flags, or a number n of which every n-th layer does not; missing: ``every``."""
         self._understood.add(key)

@@ -10,16 +10,17 @@ import numpy.typing as npt
 
 from linnet.formats.gguf.architectures import Architecture
 
-Change = Literal["", "paired rows", "plus one"]
+Change = Literal["", "paired rows", "plus one", "turned", "in groups"]
 
-_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z_]+)\.(weight|bias)")
-_LAYER = re.compile(r"model\.layers\.(0|[1-9]\d{0,4})\.([a-z_.]+)\.(weight|bias)")
+_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z0-9_]+)\.(weight|bias)")
+_LAYER = re.compile(r"(0|[1-9]\d{0,4})\.([a-zA-Z0-9_.]+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``) or 1 added."""
+    """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``), 1 added, what is
+    published [inputs, outputs] turned (numbers only: codes lie by outputs in both), rows of query, key and value one
+    after the other instead of in groups."""
 
     name: str
     change: Change
@@ -28,22 +29,22 @@ class Named:
 def to_hugging_face(architecture: Architecture, name: str) -> Named | None:
     """What a tensor of a GGUF file is called in a Hugging Face directory; None for a name nobody here knows."""
     stem, _, kind = name.rpartition(".")
-    if stem in _OUTER and kind in ("weight", "bias"):
-        return Named(f"{_OUTER[stem]}.{kind}", _change(architecture, stem, kind))
+    if stem in architecture.outer and kind in ("weight", "bias"):
+        return Named(f"{architecture.outer[stem]}.{kind}", _change(architecture, stem, kind))
     match = _BLOCK.fullmatch(name)
     inner = architecture.block.get(match[2]) if match else None
     if match is None or inner is None:
         return None
-    return Named(f"model.layers.{int(match[1])}.{inner}.{match[3]}", _change(architecture, match[2], match[3]))
+    return Named(f"{architecture.layers}{int(match[1])}.{inner}.{match[3]}", _change(architecture, match[2], match[3]))
 
 
 def to_ggml(architecture: Architecture, name: str) -> Named | None:
     """The inverse of ``to_hugging_face``."""
     stem, _, kind = name.rpartition(".")
-    for theirs, ours in _OUTER.items():
+    for theirs, ours in architecture.outer.items():
         if stem == ours and kind in ("weight", "bias"):
             return Named(f"{theirs}.{kind}", _change(architecture, theirs, kind))
-    match = _LAYER.fullmatch(name)
+    match = _LAYER.fullmatch(name.removeprefix(architecture.layers)) if name.startswith(architecture.layers) else None
     inner = next((key for key, value in architecture.block.items() if match and value == match[2]), None)
     if match is None or inner is None:
         return None
@@ -55,7 +56,19 @@ def _change(architecture: Architecture, stem: str, kind: str) -> Change:
         return "paired rows"
     if architecture.norms_plus_one and stem.endswith("_norm") and kind == "weight":
         return "plus one"
-    return ""
+    if kind == "weight" and stem in architecture.turned:
+        return "turned"
+    return "in groups" if architecture.in_groups and stem == "attn_qkv" else ""
+
+
+def grouped_rows(rows: int, heads: int, groups: int) -> npt.NDArray[np.intp]:
+    """Indices [rows] that gather queries, keys and values, one after the other, into [groups, heads / groups + 2].
+
+    ``rows`` must be ``heads + 2 * groups`` times a size.
+    """
+    size = rows // (heads + 2 * groups)
+    kinds = np.split(np.arange(rows), (heads * size, (heads + groups) * size))
+    return np.concatenate([part.reshape(groups, -1) for part in kinds], axis=1).reshape(rows)
 
 
 def halved_rows(rows: int, heads: int) -> npt.NDArray[np.intp]:

@@ -11,6 +11,7 @@ from linnet.models.parts import (
     Windows,
     alike,
     consecutive,
+    divides,
     in_groups,
     read_layers,
     read_window,
@@ -169,7 +170,9 @@ def chatglm(config: ConfigReader, max_context: int | None) -> ArchSpec:
     )
     config.ignore("interleaved_qkv", "vocab_size")
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads", maximum=MAXIMUM_HEADS)
-    size = config.size("kv_channels", maximum=1 << 14)
+    whole = divides(config, "hidden_size", hidden, "num_attention_heads", heads)
+    size = config.size("kv_channels", default=whole, maximum=1 << 14)
+    config.require("partial_rotary_factor", 0.5)
     kv_heads = config.size("multi_query_group_num", maximum=MAXIMUM_HEADS)
     fields = {
         "vocab_size": config.size("padded_vocab_size"),
@@ -181,7 +184,7 @@ def chatglm(config: ConfigReader, max_context: int | None) -> ArchSpec:
         "head_dim": size,
         "rms_norm_eps": config.number("layernorm_epsilon", high=1.0),
         "max_position_embeddings": config.size("seq_length", maximum=MAXIMUM_POSITIONS),
-        "rope_theta": 10000.0 * config.number("rope_ratio", default=1.0, high=1e6),
+        "rope_theta": config.number("rope_theta", default=1e4) * config.number("rope_ratio", default=1.0, high=1e6),
     }
     parts, attention, mlp = _glm_halves(ConfigReader(fields, config.where), max_context)
     block = "transformer.encoder.layers.{layer}"
