@@ -8,7 +8,7 @@
 Rows go to bench/results/methods.jsonl, each under the digest of what decides it: model, recipe, calibration text,
 evaluation text, questions, settings. A row that is there is not measured again (--again: it is), so a stopped run goes
 on; --limit-s ends one in time. --page makes docs/methods.md and docs/recipes.md of the rows. Compressing happens in a
-process of its own, whose wall time and peak memory are the row's; decoding in turns with the original.
+process of its own, whose times and peak memory are the row's; decoding in turns with the original.
 """
 
 import argparse
@@ -163,8 +163,10 @@ class Table:
                     progress=_silent,
                     baseline=reading,
                 )
-                with LLM(target, **self.settings) as candidate:
-                    speeds = _decode_in_turns(candidate, original)
+                speeds = {}
+                if not self.options.busy:
+                    with LLM(target, **self.settings) as candidate:
+                        speeds = _decode_in_turns(candidate, original)
                 shutil.rmtree(target)
                 yield self._row(method, made, report, speeds)
 
@@ -208,7 +210,8 @@ class Table:
             "tokens": None if report.text is None else report.text.tokens,
             "abilities": len(report.abilities),
             "worse": worse,
-            "seconds": made["seconds"],
+            "seconds": None if self.options.busy else made["seconds"],
+            "cpu_seconds": made["cpu_seconds"],
             "peak_bytes": made["peak_bytes"],
             "created": report.created,
             "linnet": report.linnet_version,
@@ -217,20 +220,25 @@ class Table:
 
 
 def compress_one(job: dict[str, Any]) -> dict[str, Any]:
-    """What the process that compresses does; wall seconds without its imports, peak bytes with them."""
+    """What the process that compresses does; seconds without its imports, peak bytes with them."""
     recipe, text = recipe_from(job["recipe"]), job["calibration"]
     corpus = None if text is None else first_half(Path(text))
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), time.process_time()
     if job["budget"] is not None:
         names = candidates(recipe)
         plan = mix(job["model"], recipe, lambda _: 1 << 60, calibration_text=corpus)
         size = next(each.bytes for name, each in zip(names, plan.uniform, strict=True) if name == job["budget"])
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         recipe = mix(job["model"], recipe, lambda _: size, calibration_text=corpus).recipe
     result = compress(job["model"], job["target"], recipe, calibration_text=corpus, overwrite=True)
     calibrated = result.manifest["record"]["calibration"]
     rows = None if calibrated is None else [calibrated["rows"], calibrated["length"]]
-    return {"seconds": time.perf_counter() - started, "peak_bytes": _peak_bytes(), "calibration": rows}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - computed,
+        "peak_bytes": _peak_bytes(),
+        "calibration": rows,
+    }
 
 
 def _peak_bytes() -> int:
@@ -325,6 +333,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096, help="to evaluate on")
     parser.add_argument("--only", default="", help="methods whose name this regular expression finds")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin no row after so many seconds")
+    parser.add_argument("--busy", action="store_true", help="others compute too: keep no wall time and no speed")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     parser.add_argument("--work", type=Path, default=Path("scratch/methods"))
     parser.add_argument("--page", action="store_true", help="write docs/methods.md and docs/recipes.md")

@@ -22,7 +22,9 @@ compression in a process of its own, compared with the original in the arithmeti
   on.
 * *worse*: abilities that are significantly worse (McNemar's exact test, Holm-adjusted), of those asked; – where none
   were.
-* *s*, *peak MB*: of the compression on a shared machine with two cores, one of them at a time: for orders of magnitude.
+* *s*, *CPU s*, *peak MB*: of the compression on a shared machine with two cores, one of them at a time: for orders of
+  magnitude. *CPU s* counts both cores, whatever else they did; a dash stands for what was not measured, wall time and
+  decoding where others computed meanwhile.
 * †: to be measured again; calibrated on windows that run across the bundled model's documents, which costs calibrated
   methods up to half of what they bring ([compress.md](compress.md)).
 * *decode*: tokens per second of one sequence over the original's, medians of three turns. Above 1 is faster. A dense
@@ -61,7 +63,7 @@ def methods_page(rows: Sequence[Row]) -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         ours = [row for row in rows if row["model"] == model]
         parts += [f"## {model}\n", f"{_measured_on(ours)}\n"]
-        header = ["method", "MB", "bits", "perplexity", "KL", "KL p99", "worse", "s", "peak MB", "decode"]
+        header = ["method", "MB", "bits", "perplexity", "KL", "KL p99", "worse", "s", "CPU s", "peak MB", "decode"]
         parts += [markdown(header, [_cells(row) for row in ours]) + "\n"]
     return "\n".join(parts)
 
@@ -80,7 +82,7 @@ def recipes_page(rows: Sequence[Row]) -> str:
                     _megabytes(row["bytes"]),
                     _share(row),
                     _kl(row),
-                    f"{row['decode_ratio']:.2f} ×",
+                    _decoding(row),
                 ]
                 for row in ours
             ]
@@ -108,10 +110,19 @@ def _cells(row: Row) -> list[str]:
         _kl(row),
         f"{row['kl_p99']:.3g}",
         worse,
-        f"{row['seconds']:.0f}",
+        _seconds(row.get("seconds")),
+        _seconds(row.get("cpu_seconds")),
         f"{row['peak_bytes'] / 1e6:.0f}",
-        f"{row['decode_ratio']:.2f} ×",
+        _decoding(row),
     ]
+
+
+def _seconds(found: float | None) -> str:
+    return "–" if found is None else f"{found:.0f}"
+
+
+def _decoding(row: Row) -> str:
+    return f"{row['decode_ratio']:.2f} ×" if "decode_ratio" in row else "–"
 
 
 def _mark(row: Row) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from linnet.text.rows import CalibrationRows, rows_digest
+from linnet.text.rows import CalibrationRows, packed_rows
 
 REPEATING_TOKENS, REPEATING_KINDS = 64, 4
 """A stretch of so many tokens with at most so many different ones says nothing any more."""
@@ -56,10 +56,9 @@ class OwnText:
         return found.hexdigest()
 
     def rows(self) -> CalibrationRows:
-        """The documents as rows int32 [rows, length], documents of one row one after the other."""
-        ids = np.concatenate([np.asarray(document.token_ids, np.int32) for document in self.documents])
-        token_ids = ids.reshape(-1, self.length)
-        return CalibrationRows(token_ids, rows_digest(token_ids), self.name())
+        """The documents as rows of ``length`` tokens, each read without the others."""
+        documents = [document.token_ids for document in self.documents]
+        return packed_rows(documents, sum(map(len, documents)) // self.length, self.length, self.name())
 
 
 def repetition_start(token_ids: Sequence[int]) -> int | None:

@@ -106,14 +106,22 @@ def document_rows(
     _check(rows, length, seed)
     draw = np.random.Generator(np.random.Philox(key=seed)).permutation(len(documents))
     encoded = [tokenizer.encode(documents[place]) for place in draw]
-    ids = np.array([token for each in encoded for token in each], np.int32)
-    _check_enough(name, len(ids), rows, length, length)
-    ends = set(np.cumsum([len(each) for each in encoded]).tolist())
+    _check_enough(name, sum(map(len, encoded)), rows, length, length)
+    return packed_rows(encoded, rows, length, name)
+
+
+def packed_rows(documents: Sequence[Sequence[int]], rows: int, length: int, name: str) -> CalibrationRows:
+    """The first ``rows`` rows of ``length`` tokens of these documents one after the other, none of which sees another.
+
+    What of a document has no room in its row begins the next; together they have at least so many tokens.
+    """
+    ids = np.concatenate([np.asarray(document, np.int32) for document in documents])[: rows * length]
+    ends = np.cumsum([len(document) for document in documents])
     lengths = []
     for start in range(0, rows * length, length):
-        cuts = [start, *sorted(end for end in ends if start < end < start + length), start + length]
-        lengths.append(tuple(int(tokens) for tokens in np.diff(cuts)))
-    token_ids = ids[: rows * length].reshape(rows, length)
+        inside = ends[(ends > start) & (ends < start + length)]
+        lengths.append(tuple(np.diff([start, *inside.tolist(), start + length]).tolist()))
+    token_ids = ids.reshape(rows, length)
     return CalibrationRows(token_ids, rows_digest(token_ids, lengths), name, tuple(lengths))
 
 
