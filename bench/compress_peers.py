@@ -8,7 +8,8 @@ rows that Linnet draws of the calibration text's first half. Every result is the
 original in exact arithmetic, on windows of the second half of each text, with 95 % intervals over windows. Peers are
 installed on first use, each into an environment of its own under --cache, torch first and pinned; one that does not
 install or run is skipped in words. (GPTQModel is not asked: it builds GPU kernels while it installs.) Seconds count
-only on an idle machine: see foreign_cores, the cores that other processes took meanwhile.
+only on an idle machine: see foreign_cores, the cores that other processes took meanwhile. Neither kind of
+seconds counts imports.
 """
 
 import argparse
@@ -43,8 +44,12 @@ ENVIRONMENTS = {
     ),
     "auto-round": Recipe("auto-round", "auto_round", "auto_round", ("auto-round",), uninstall=("torchvision",)),
 }
-OURS = {"Linnet": {}, "Linnet, no act_order": {"act_order": False}}
-"""Contender -> options of GPTQ."""
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Linnet": ("gptq", {}),
+    "Linnet, no act_order": ("gptq", {"act_order": False}),
+    "Linnet autoround": ("autoround", {}),
+}
+"""Contender -> algorithm and its options."""
 THEIRS = {"llm-compressor": "llm-compressor", "llm-compressor mse": "llm-compressor", "auto-round": "auto-round"}
 """Contender -> environment."""
 
@@ -67,14 +72,15 @@ def main() -> None:
                 print(f"{name} is skipped: {error}", flush=True)
                 contenders.remove(name)
     losses = _losses(contenders, options)
-    header = ["", "s", "peak MB", "foreign cores", "MB", *(f"KL, {name}" for name in losses)]
+    header = ["", "s", "CPU s", "peak MB", "foreign cores", "MB", *(f"KL, {name}" for name in losses)]
     table = []
     for name in contenders:
-        seconds, peak, foreign = (
-            statistics.median(each[key] for each in costs[name]) for key in ("seconds", "peak_bytes", "foreign_cores")
+        seconds, computed, peak, foreign = (
+            statistics.median(each[key] for each in costs[name])
+            for key in ("seconds", "cpu_seconds", "peak_bytes", "foreign_cores")
         )
         size = sum(path.stat().st_size for path in _target(name, options).glob("*.safetensors"))
-        cells = [name, f"{seconds:.0f}", f"{peak / 1e6:.0f}", f"{foreign:.2f}", f"{size / 1e6:.1f}"]
+        cells = [name, f"{seconds:.0f}", f"{computed:.0f}", f"{peak / 1e6:.0f}", f"{foreign:.2f}", f"{size / 1e6:.1f}"]
         table.append([*cells, *(of_text[name] for of_text in losses.values())])
     print(markdown(header, table))
     print(json.dumps(costs))
@@ -89,10 +95,11 @@ def _compress(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds, peak bytes and foreign cores of one compression; RuntimeError, in a sentence, if it cannot be done."""
     target = _target(name, options)
     if name in OURS:
+        algorithm, chosen = OURS[name]
         recipe = {
             "scheme": f"W{options.bits}A16-g{options.group_size}",
-            "algorithm": "gptq",
-            "options": OURS[name],
+            "algorithm": algorithm,
+            "options": chosen,
             "calibration_rows": options.rows,
             "calibration_length": CONTEXT,
         }

@@ -3,8 +3,8 @@
 
     python compressors.py JOB    JOB: JSON of {peer, model, rows, target, bits, group_size}
 
-``rows``: an .npy file, int32 [rows, tokens]. The last line out is JSON: seconds (model loading and writing included,
-imports not) and the peak resident bytes.
+``rows``: an .npy file, int32 [rows, tokens]. The last line out is JSON: seconds and processor seconds (model loading
+and writing included, imports not) and the peak resident bytes.
 """
 
 import json
@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 
-def llm_compressor(job: dict[str, Any], observer: str = "minmax") -> float:
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(began: tuple[float, float]) -> tuple[float, float]:
+    """Seconds and processor seconds."""
+    return time.perf_counter() - began[0], time.process_time() - began[1]
+
+
+def llm_compressor(job: dict[str, Any], observer: str = "minmax") -> tuple[float, float]:
     """Its GPTQ with its own defaults, but for the observer of ranges."""
     import numpy
     from datasets import Dataset
@@ -22,7 +31,7 @@ def llm_compressor(job: dict[str, Any], observer: str = "minmax") -> float:
     from llmcompressor.modifiers.quantization import GPTQModifier
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    started = time.perf_counter()
+    began = _now()
     rows = numpy.load(job["rows"])
     data = Dataset.from_dict({"input_ids": rows.tolist(), "attention_mask": numpy.ones_like(rows).tolist()})
     weights = {
@@ -44,22 +53,22 @@ def llm_compressor(job: dict[str, Any], observer: str = "minmax") -> float:
         num_calibration_samples=len(rows),
         output_dir=job["target"],
     )
-    return time.perf_counter() - started
+    return _since(began)
 
 
-def llm_compressor_mse(job: dict[str, Any]) -> float:
+def llm_compressor_mse(job: dict[str, Any]) -> tuple[float, float]:
     """The same with ranges of least squared error."""
     return llm_compressor(job, "mse")
 
 
-def auto_round(job: dict[str, Any]) -> float:
+def auto_round(job: dict[str, Any]) -> tuple[float, float]:
     """Its 200 iterations, written as GPTQ's format, which Linnet reads."""
     import numpy
     import torch
     from auto_round import AutoRound
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    started = time.perf_counter()
+    began = _now()
     rows = torch.from_numpy(numpy.load(job["rows"])).long()
     model = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto")
     batches = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in rows]
@@ -76,7 +85,7 @@ def auto_round(job: dict[str, Any]) -> float:
         device_map="cpu",
     )
     rounder.quantize_and_save(job["target"], format="auto_gptq")
-    return time.perf_counter() - started
+    return _since(began)
 
 
 PEERS = {"llm-compressor": llm_compressor, "llm-compressor mse": llm_compressor_mse, "auto-round": auto_round}
@@ -85,10 +94,10 @@ PEERS = {"llm-compressor": llm_compressor, "llm-compressor mse": llm_compressor_
 def main() -> None:
     """One job."""
     job = json.loads(sys.argv[1])
-    seconds = PEERS[job["peer"]](job)
+    seconds, computed = PEERS[job["peer"]](job)
     status = Path("/proc/self/status").read_text()
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"seconds": seconds, "peak_bytes": 1024 * int(peak)}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": computed, "peak_bytes": 1024 * int(peak)}))
 
 
 if __name__ == "__main__":
