@@ -26,6 +26,7 @@ from pathlib import Path
 
 import psutil
 
+from foreign import ForeignLoad
 from lines import note
 from samples import summarise
 from server import free_port
@@ -188,12 +189,16 @@ def main() -> None:
                 asyncio.run(tokens_per_s(server.port, [prompts.take(options.prompt) for _ in range(4)], 8))
         for clients in options.clients:
             rates: dict[str, list[float]] = {server.name: [] for server in known}
+            foreign = 0.0
             for number in range(options.rounds):
                 for server in known if number % 2 == 0 else known[::-1]:
                     asked = [prompts.take(options.prompt) for _ in range(clients)]
                     with server.running():
+                        load = ForeignLoad()
                         rates[server.name].append(asyncio.run(tokens_per_s(server.port, asked, options.tokens)))
-            note({"clients": clients, **shown(rates, "tokens_per_s")}, options.json)
+                        foreign = max(foreign, load.cores())
+            line = {"clients": clients, **shown(rates, "tokens_per_s"), "most foreign cores": f"{foreign:.2f}"}
+            note(line, options.json)
         first: dict[str, list[float]] = {server.name: [] for server in known}
         second: dict[str, list[float]] = {server.name: [] for server in known}
         for _ in range(options.rounds):
