@@ -34,7 +34,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A started process, our end of the socket (the other is open in the child alone), and what variables it was given."""
+    """A started process, our end of the socket (the other is open in the child alone), and the variables it got."""
 
     process: "subprocess.Popen[bytes]"
     connection: socket.socket
