@@ -79,7 +79,9 @@ BODIES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-@pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+@pytest.mark.parametrize(
+    "route", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
+)
 def test_bad_bodies(http: httpx.Client, route: str, name: str) -> None:
     refused(http.post(route, content=BODIES[name], headers=JSON))
 

@@ -17,17 +17,19 @@ import pytest
 from serving import NAME, Running, digest_model, events, eventually
 
 from linnet.serve import RequestLimits, connection
-from linnet.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from linnet.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 
 CASES = int(os.environ.get("LINNET_FUZZ_CASES", "400"))
 SEED = int(os.environ.get("LINNET_FUZZ_SEED", "20261120"))
 ROUTES: dict[str, Any] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
+    "/v1/embeddings": EmbeddingRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
 GOOD: dict[str, list[Any]] = {
+    "input": ["the rain", [5, 6], ["a", "b"]],
     "model": [NAME], "prompt": ["the rain", [5, 6, 7], ["a", "b"], [[5], [6]]], "n": [1, 2], "max_tokens": [1, 4],
     "messages": [[{"role": "user", "content": "x"}]], "temperature": [0, 0.7, 2], "stream": [True, False],
     "stop": ["e", ["e", "x"]], "logprobs": [0, 2, True], "echo": [True, False], "seed": [0, -1, 2**63],

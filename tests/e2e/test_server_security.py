@@ -14,6 +14,7 @@ KEY, OTHER = "first-secret-key", "second-secret-key"
 ROUTES = [
     ("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("GET", "/metrics"), ("GET", "/version"),
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/tokenize"), ("POST", "/detokenize"),
+    ("POST", "/v1/embeddings"),
     ("GET", "/unknown"), ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("GET", "/health%2f"),
 ]  # fmt: skip
 

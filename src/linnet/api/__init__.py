@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from linnet.api.embedding import embedding_of
 from linnet.api.generation import Dispatcher, Sample
 from linnet.api.moderation import Moderate, ModerationError, Verdict, failure
 from linnet.api.opening import LOG_FORMAT, Opening
@@ -50,6 +51,7 @@ __all__ = [
     "TokenLogprob",
     "Verdict",
     "begin_opening",
+    "embedding_of",
     "failure",
     "new_tokens",
     "open_in_process",

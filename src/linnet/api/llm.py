@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
+from linnet.api.embedding import embedding_of
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load
 from linnet.api.moderation import Moderate
@@ -30,6 +31,7 @@ from linnet.engine import (
     Engine,
     EngineThread,
     ParameterError,
+    Pooling,
     PromptScores,
     SamplingParams,
 )
@@ -98,7 +100,7 @@ class LLM(OpenedModel):
         self.policy = policy
         self.footprint = replace(loaded.footprint, server_bytes=server_growth_bytes(tokenizer_bytes))
         warn_of_tokenizer(self.path, tokenizer, loaded.source.spec.vocabulary_size)
-        self._engine = Engine(loaded.executable, loaded.config, check=engine.check)
+        self._engine = Engine(loaded.executable, loaded.config, check=engine.check, hidden=loaded.hidden)
         self._generation_config = generation_config
         self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
         self._dispatcher = Dispatcher(self._engine)
@@ -260,6 +262,25 @@ class LLM(OpenedModel):
         bounded = any(one.max_tokens is None for one in chosen)
         most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
         return self._complete(prompts, chosen, progress, timeout_s, most)
+
+    # Embedding.
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Pooling = "last",
+        normalize: bool = False,
+        progress: Progress | None = None,
+    ) -> list[np.ndarray]:
+        """What the model holds of each prompt (text or token ids) after its last norm: float32 [hidden size].
+
+        pooling: of the ``last`` token, which has seen all others, or the ``mean`` of all tokens. normalize: to length
+        1. Raises ConfigError as ``generate`` does, and where the model keeps no hidden states.
+        """
+        samples = self.requests.embedding(prepare_prompts(prompts, self.tokenizer), pooling, Terms())
+        self._dispatcher.run([[sample] for sample in samples], progress)
+        return [embedding_of(sample, normalize) for sample in samples]
 
     # Scoring.
 

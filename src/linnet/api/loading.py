@@ -20,6 +20,7 @@ from linnet.models.at_load import quantised_at_load
 from linnet.plan import kv_bytes_per_token, output_rows, predict, server_growth_bytes
 from linnet.process_memory import Footprint, resident_bytes
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
+from linnet.program.hidden import hidden_value
 from linnet.scheduler import SchedulerConfig
 from linnet.settings import BackendSettings, EngineSettings
 from linnet.text.files import tokenizer_json_bytes
@@ -30,13 +31,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model bound to a backend, the scheduler settings it was prepared for, and what it will take of memory."""
+    """A model bound to a backend, the scheduler settings it was prepared for, what it will take of memory, and the name
+    of its hidden states."""
 
     source: ModelSource
     executable: Executable
     backend_name: str
     config: SchedulerConfig
     footprint: Footprint
+    hidden: str | None
 
 
 def load(
@@ -112,9 +115,11 @@ def load(
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=engine.preempt_every,
     )
-    executable = chosen.prepare(source, policy, limits_of(config), tuple(keep), kv_cache, program)
+    hidden = hidden_value(program)
+    kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
+    executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
     footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
-    return Loaded(source, executable, chosen.name, config, footprint)
+    return Loaded(source, executable, chosen.name, config, footprint, hidden)
 
 
 def tile_directory(wanted: bool | Path) -> Path | None:

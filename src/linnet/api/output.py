@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from linnet.api.moderation import Moderate, ask
 from linnet.api.stop import StopFinder
 from linnet.engine import ErrorInfo, Finished, PromptScores, SamplingParams, TokenLogprob, Tokens
@@ -83,6 +85,7 @@ class SampleStream:
         self.finish_reason: FinishReason | None = None
         self.error: ErrorInfo | None = None
         self.prompt_scores: PromptScores | None = None
+        self.embedding: np.ndarray | None = None
         self.cached_tokens = 0
         self._params = params
         self._stop_token_ids = stop_token_ids
@@ -140,6 +143,7 @@ class SampleStream:
         self.finish_reason = self._ended or ("stop" if self.stopped else finished.reason)
         self.error = self.error if self.stopped else finished.error
         self.prompt_scores = finished.prompt_scores
+        self.embedding = finished.embedding
         self.cached_tokens = finished.cached_tokens
         return self._piece(text, (), (), self.finish_reason)
 

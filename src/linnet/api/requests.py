@@ -13,7 +13,7 @@ from linnet.api.moderation import Moderate
 from linnet.api.output import SampleStream
 from linnet.api.prompts import PreparedPrompt, token_row
 from linnet.api.sampling_defaults import new_tokens
-from linnet.engine import CompileGrammar, EngineFacts, Grammar, SamplingParams, Submit, derive_seed
+from linnet.engine import CompileGrammar, EngineFacts, Grammar, Pooling, SamplingParams, Submit, derive_seed
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.text import Tokenizer
 
@@ -119,6 +119,26 @@ class RequestBuilder:
                 max_tokens=0,
                 compare=compare,
                 score_start=start,
+            )
+            self.facts.validate(submit)
+            samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))
+        return samples
+
+    def embedding(self, prompts: Sequence[PreparedPrompt], pooling: Pooling, terms: Terms) -> list[Sample]:
+        """One sample for each prompt that tells its embedding. Raises ParameterError and ConfigError."""
+        params = SamplingParams(temperature=0.0)
+        samples = []
+        for index, prompt in enumerate(prompts):
+            submit = Submit(
+                request_id=next(self._ids),
+                prompt_token_ids=prompt.token_ids,
+                params=params,
+                max_tokens=0,
+                timeout_s=terms.timeout_s,
+                priority=terms.priority,
+                tenant=terms.tenant,
+                cache_salt=terms.cache_salt,
+                embed=pooling,
             )
             self.facts.validate(submit)
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from linnet.backends.interface import Executable, Limits
 from linnet.engine.beams import BeamGroup
 from linnet.engine.facts import EngineFacts
-from linnet.engine.live import LiveRequest, PromptScoreRows
+from linnet.engine.live import LiveRequest, PooledRows, PromptScoreRows
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -38,6 +38,10 @@ def vocabulary_of(program: Program) -> int:
     raise ConfigError("the program declares no output with a fixed vocabulary")
 
 
+def _width(program: Program, name: str) -> int:
+    return next(int(value.shape[-1]) for value in program.values if value.name == name)
+
+
 def limits_of(config: SchedulerConfig) -> Limits:
     """What a backend must prepare for, so that every plan of such a scheduler can be executed."""
     return Limits(
@@ -61,22 +65,27 @@ class Engine:
         others: Sequence[Participant] = (),
         clock: Callable[[], float] = time.monotonic,
         check: bool = False,
+        hidden: str | None = None,
     ) -> None:
         """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
 
         ``others`` take part in the steps of requests that ask to be compared with them.
+        ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``).
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
         self.executable = executable
         vocabulary = vocabulary_of(executable.program)
-        self.facts = EngineFacts(vocabulary_size=vocabulary, scheduling=config, compares=bool(others))
+        width = 0 if hidden is None else _width(executable.program, hidden)
+        self.facts = EngineFacts(
+            vocabulary_size=vocabulary, scheduling=config, compares=bool(others), embedding_size=width
+        )
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
         self.states = executable.allocate_states(config.num_blocks) if states is None else states
         self.scheduler = Scheduler(config)
         self.draining = False
         participants = (Participant(executable, self.states), *others)
-        self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check)
+        self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check, hidden)
         self.clock = clock
         self._check = check
         self._stepping = False
@@ -150,7 +159,8 @@ class Engine:
             tenant=submit.tenant,
             cache_salt=submit.cache_salt,
             shared_tokens=submit.shared_tokens,
-            score_prompt=scores,
+            score_prompt=scores or submit.embed is not None,
+            hidden=submit.embed is not None,
             deadline_s=None if submit.timeout_s is None else arrival_s + submit.timeout_s,
             fork_of=submit.fork_of,
             gang=submit.gang,
@@ -159,12 +169,19 @@ class Engine:
         if scores:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
+        elif submit.embed == "last":
+            request.scored = len(prompt) - 1
         matcher = None if submit.grammar is None else submit.grammar.matcher()
         self.scheduler.add(request)
         if beams is not None:
             beams.join(request)
         self._live[submit.request_id] = LiveRequest(
-            submit, request, matcher, PromptScoreRows() if scores else None, beams
+            submit,
+            request,
+            matcher,
+            PromptScoreRows() if scores else None,
+            beams,
+            None if submit.embed is None else PooledRows(),
         )
 
     def _beams(self, submit: Submit, origin: LiveRequest | None) -> BeamGroup | None:
@@ -277,7 +294,7 @@ class Engine:
         return []
 
     def _finished(self, one: LiveRequest, ended: Ended) -> Finished:
-        complete = one.scores is not None and one.request.scored >= one.request.prompt_tokens
+        complete = one.request.scored >= one.request.prompt_tokens
         return Finished(
             ended.request_id,
             ended.reason,
@@ -285,6 +302,7 @@ class Engine:
             one.scores.result() if complete and one.scores is not None else None,
             self._errors.pop(ended.request_id, None),
             one.request.queued_s,
+            one.pooled.result() if complete and one.pooled is not None else None,
         )
 
     def _control(self, control: Control) -> None:

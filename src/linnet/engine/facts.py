@@ -37,11 +37,13 @@ class EngineFacts:
 
     scheduling: the limits that its scheduler keeps.
     compares:   whether a second model runs in lockstep.
+    embedding_size: width of an embedding; 0: it makes none.
     """
 
     vocabulary_size: int
     scheduling: SchedulerConfig
     compares: bool = False
+    embedding_size: int = 0
 
     @property
     def max_model_len(self) -> int:
@@ -85,6 +87,8 @@ class EngineFacts:
                 raise ParameterError(name, f"{name} is {count}; the vocabulary has {self.vocabulary_size} tokens")
         if submit.params.use_beam_search:
             self._check_search(submit)
+        if submit.embed is not None:
+            self._check_embedding(submit)
         if submit.compare and not self.compares:
             raise ConfigError("this engine has no second model to compare with")
         if not 0 <= submit.seed < 1 << 64:
@@ -93,6 +97,16 @@ class EngineFacts:
             raise ParameterError("timeout", f"timeout_s is {submit.timeout_s}; accepted is 0 to 1e9 seconds")
         if submit.score_start < 1:
             raise ConfigError(f"score_start is {submit.score_start}; the first token that can be scored is 1")
+
+    def _check_embedding(self, submit: Submit) -> None:
+        if not self.embedding_size:
+            raise ParameterError(
+                "model", "this model keeps no hidden states that could be read; it makes no embeddings"
+            )
+        if submit.embed not in ("last", "mean"):
+            raise ParameterError("pooling", f"pooling is {str(submit.embed)[:40]!r}; accepted: last, mean")
+        if submit.max_tokens or submit.params.prompt_logprobs is not None or submit.compare:
+            raise ConfigError("an embedding comes alone: nothing is generated and nothing is scored with it")
 
     def _check_search(self, submit: Submit) -> None:
         """All beams of a search go on together: they need seats and blocks at the same time."""

@@ -30,6 +30,30 @@ class PromptScoreRows:
         return PromptScores(**whole)
 
 
+class PooledRows:
+    """The embedding of one request, of rows as they come, in order, none twice.
+
+    Sums are fp64 and made row after row, so it does not matter in which pieces the rows come.
+    """
+
+    def __init__(self) -> None:
+        self._sum: np.ndarray | None = None
+        self._rows = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """float32 [n, width]."""
+        if self._sum is None:
+            self._sum = np.zeros(rows.shape[1], np.float64)
+        for row in rows:
+            np.add(self._sum, row, out=self._sum)
+        self._rows += len(rows)
+
+    def result(self) -> np.ndarray:
+        """The mean, float32; of one row the row itself."""
+        assert self._sum is not None, "a prompt has at least one row"
+        return (self._sum / self._rows).astype(np.float32)
+
+
 @dataclass(slots=True)
 class LiveRequest:
     """One unfinished request."""
@@ -39,3 +63,4 @@ class LiveRequest:
     matcher: Matcher | None = None
     scores: PromptScoreRows | None = None
     beams: BeamGroup | None = None
+    pooled: PooledRows | None = None

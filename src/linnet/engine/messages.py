@@ -30,6 +30,10 @@ class EngineLostError(EngineUnavailableError):
     code = "engine_lost"
 
 
+Pooling = Literal["last", "mean"]
+"""Which hidden states of a prompt make its embedding: that of its last token, or the mean of all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submit:
     """Ask for tokens.
@@ -45,6 +49,7 @@ class Submit:
     shared_tokens:  but for those of so many first tokens, which everybody may share (a prompt module's).
     grammar:        compiled by the sender; None: every token is allowed.
     compare:        score the prompt with the engine's second model too (lockstep).
+    embed:          tell the prompt's embedding; nothing is generated and nothing scored.
     fork_of:        another request with the same prompt and salt, sent before: its keys and values may be copied.
     score_start:    the first prompt position whose token is scored, where scores are asked for.
     """
@@ -64,6 +69,7 @@ class Submit:
     score_start: int = 1
     fork_of: int | None = None
     shared_tokens: int = 0
+    embed: Pooling | None = None
 
     @property
     def gang(self) -> int | None:
@@ -139,6 +145,7 @@ class ErrorInfo:
 class Finished:
     """The end of a request. Its tokens have been delivered before, all of them.
 
+    embedding: float32 [hidden size], where it was asked for; not normalised.
     queued_s: from its arrival to the first step with it; None when it was never in one.
     """
 
@@ -148,6 +155,7 @@ class Finished:
     prompt_scores: PromptScores | None = None
     error: ErrorInfo | None = None
     queued_s: float | None = None
+    embedding: np.ndarray | None = None
 
 
 EngineEvent = Tokens | Finished

@@ -11,11 +11,12 @@ import numpy as np
 
 from linnet.backends.interface import Limits, check_batch
 from linnet.engine.buffers import BatchBuffers
+from linnet.engine.hidden_rows import HiddenRows
 from linnet.engine.live import LiveRequest
 from linnet.engine.participant import Participant
 from linnet.engine.score_rows import ScoreRows
 from linnet.engine.token_rows import StepOutput, TokenRows
-from linnet.scheduler import Score, StepPlan
+from linnet.scheduler import Hidden, Score, StepPlan
 
 
 class Runner:
@@ -28,11 +29,12 @@ class Runner:
         num_blocks: int,
         vocabulary: int,
         check: bool = False,
+        hidden: str | None = None,
     ) -> None:
         self._participants = tuple(participants)
         self._limits, self._num_blocks, self._vocabulary = limits, num_blocks, vocabulary
         self._buffers = BatchBuffers(limits)
-        self._tokens, self._scores = TokenRows(vocabulary), ScoreRows()
+        self._tokens, self._scores, self._hidden = TokenRows(vocabulary), ScoreRows(), HiddenRows(hidden)
         self._check = check
         self._launched: tuple[StepPlan, Mapping[int, LiveRequest]] | None = None
 
@@ -64,10 +66,13 @@ class Runner:
             for use in item.uses:
                 if isinstance(use, Score):
                     self._scores.want(one, use, row, compared=len(item.participants) > 1)
+                elif isinstance(use, Hidden):
+                    self._hidden.want(one, use, row)
                 else:
                     self._tokens.want(one, use, row, output)
                 row += use.rows
         first, *others = self._participants
         self._scores.read(first.executable, others[0].executable if others else None)
+        self._hidden.read(first.executable)
         self._tokens.read(first.executable, output)
         return output

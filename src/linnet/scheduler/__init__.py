@@ -13,7 +13,7 @@ from .plan import BlockMove, Ended, Event, StepItem, StepPlan, StepResult, Token
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
-from .uses import RowUse, Sample, Score, Verify
+from .uses import Hidden, RowUse, Sample, Score, Verify
 
 __all__ = [
     "BlockMove",
@@ -21,6 +21,7 @@ __all__ = [
     "Ended",
     "Event",
     "FinishReason",
+    "Hidden",
     "InvariantError",
     "Request",
     "RequestState",

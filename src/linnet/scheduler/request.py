@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
-from .uses import RowUse, Sample, Score, Verify
+from .uses import Hidden, RowUse, Sample, Score, Verify
 
 FinishReason = Literal["stop", "length", "abort", "timeout", "queue_timeout", "error"]
 """timeout: its deadline passed while it was computed; queue_timeout: before it ever was."""
@@ -37,6 +37,8 @@ class Request:
     cache_salt:      requests share cached blocks only under the same salt.
     shared_tokens:   but for the full blocks of so many first tokens, which everybody shares who says so.
     score_prompt:    score prompt tokens after position `scored`; prefix-cache hits end there (they have no logits).
+    hidden:          with `score_prompt`, and nothing generated: the prompt rows from `scored` on, the last one too,
+                     yield hidden states instead of scores.
     deadline_s:      the first schedule(now) with now >= deadline_s ends it: reason 'timeout', or 'queue_timeout'.
     participants:    which of the engine's models compute the request's tokens.
     fork_of:         id of a request with the same prompt and salt: what that has computed of it is copied, not computed
@@ -71,6 +73,7 @@ class Request:
     cache_salt: bytes = b""
     shared_tokens: int = 0
     score_prompt: bool = False
+    hidden: bool = False
     deadline_s: float | None = None
     participants: tuple[int, ...] = (0,)
     fork_of: int | None = None
@@ -149,7 +152,7 @@ class Request:
         afterwards one row, the last, is all that is ever asked for.
         """
         first = max(self.scored, self.computed)
-        outstanding = self.prompt_tokens - (self.max_new_tokens == 0) - first
+        outstanding = self.prompt_tokens - (self.max_new_tokens == 0 and not self.hidden) - first
         return n if outstanding <= rows else min(n, first - self.computed + rows)
 
     @property
@@ -178,8 +181,10 @@ class Request:
         """
         start, end = self.computed, self.computed + n
         found: list[RowUse] = []
-        first, last = max(start, self.scored), min(end, self.prompt_tokens - 1)
-        if first < last:
+        first, last = max(start, self.scored), min(end, self.prompt_tokens - (not self.hidden))
+        if first < last and self.hidden:
+            found.append(Hidden(first - start, last - first))
+        elif first < last:
             found.append(Score(first - start, self.prompt_token_ids[first + 1 : last + 1]))
         if end == len(self.known) and self.max_new_tokens > 0:
             found.append(Verify(n - 1, drafts) if drafts else Sample(n - 1))

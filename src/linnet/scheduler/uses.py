@@ -52,5 +52,14 @@ class Score:
         return len(self.target_ids)
 
 
-RowUse = Sample | Verify | Score
-"""What some rows are for. Hidden states would be another."""
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Tell what the model holds of the rows before its head: vectors, no token."""
+
+    first: int
+    rows: int
+    most_tokens: ClassVar[int] = 0
+
+
+RowUse = Sample | Verify | Score | Hidden
+"""What some rows are for."""

@@ -22,6 +22,8 @@ def validate(request: Request, config: SchedulerConfig) -> None:
     least = 0 if request.score_prompt else 1
     if request.max_new_tokens < least:
         raise ConfigError(f"{name}: max_new_tokens is {request.max_new_tokens}; accepted is {least} or more")
+    if request.hidden and not (request.score_prompt and request.max_new_tokens == 0):
+        raise ConfigError(f"{name}: hidden states come with score_prompt and max_new_tokens 0 only")
     if not 0 <= request.min_new_tokens <= request.max_new_tokens:
         raise ConfigError(
             f"{name}: min_new_tokens is {request.min_new_tokens}; accepted is 0 to max_new_tokens, "

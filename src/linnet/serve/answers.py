@@ -18,9 +18,10 @@ def encode(value: Any) -> bytes:
 
 
 def encode_answer(answer: dict[str, Any]) -> bytes:
-    """``encode``, one choice at a time: the encoder holds the interpreter, and a thousand choices would be felt."""
-    rest = encode({name: value for name, value in answer.items() if name != "choices"})
-    return rest[:-1] + b',"choices":[' + b",".join(encode(choice) for choice in answer["choices"]) + b"]}"
+    """``encode``, one choice or vector at a time: the encoder holds the interpreter, and a thousand would be felt."""
+    many = "choices" if "choices" in answer else "data"
+    rest = encode({name: value for name, value in answer.items() if name != many})
+    return rest[:-1] + f',"{many}":['.encode() + b",".join(encode(one) for one in answer[many]) + b"]}"
 
 
 class JsonAnswer(Response):

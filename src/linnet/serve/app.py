@@ -18,6 +18,7 @@ from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, error_answer
 from linnet.serve.bridge import Bridge
 from linnet.serve.config import QueueLimits
+from linnet.serve.embeddings import EmbeddingShape
 from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
 from linnet.serve.gate import Gate
 from linnet.serve.generation import Generation
@@ -137,6 +138,10 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         return await generation.answer(request, preparer.chat, ChatShape)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        return await generation.answer(request, preparer.embedding, EmbeddingShape)
 
     @app.post("/tokenize")
     async def tokenize_text(request: Request) -> Response:

@@ -20,7 +20,7 @@ from linnet.api import (
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
 from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
-from linnet.serve.protocol import ChatRequest, CompletionRequest, read_request
+from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, read_request
 from linnet.serve.protocol.chat import Message, plain_messages
 from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
@@ -28,6 +28,8 @@ from linnet.settings import RequestLimits
 from linnet.text import ChatTemplateError, Tokenizer
 
 LEAST_CHARACTERS = 1 << 16
+NOTHING_NEW = SamplingParams(max_tokens=0, prompt_logprobs=0)
+"""Of a prompt that is only read: it needs no room for an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class ModelFacts:
 class Prepared:
     """A request that may be sent to the engine. The prompts' texts are what an echo shows."""
 
-    request: CompletionRequest | ChatRequest
+    request: CompletionRequest | ChatRequest | EmbeddingRequest
     params: SamplingParams
     prompts: tuple[PreparedPrompt, ...]
 
@@ -94,7 +96,8 @@ class Preparer:
         self.check_model(request.model)
         params = sampling_params(request, self.limits, self.facts.defaults)
         add_special = request.add_special_tokens is not False
-        prompts = tuple(self._prompt(value, place, add_special) for value, place in self._prompts(request.prompt))
+        given = self._prompts(request.prompt, "prompt")
+        prompts = tuple(self._prompt(value, place, add_special) for value, place in given)
         return self._checked(Prepared(request, params, prompts))
 
     def chat(self, body: bytes) -> Prepared:
@@ -110,6 +113,18 @@ class Preparer:
         )
         prompt = PreparedPrompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
         return self._checked(Prepared(request, params, (prompt,)))
+
+    def embedding(self, body: bytes) -> Prepared:
+        """Raises ApiError 400 or 404."""
+        request = read_request(EmbeddingRequest, parse_object(body))
+        self.check_model(request.model)
+        size = self.facts.requests.facts.embedding_size
+        if request.dimensions is not None and request.dimensions > size:
+            raise invalid(f"dimensions is {request.dimensions}; accepted is at most {size}", "dimensions")
+        add_special = request.add_special_tokens is not False
+        given = self._prompts(request.input, "input")
+        prompts = tuple(self._prompt(value, place, add_special) for value, place in given)
+        return self._checked(Prepared(request, NOTHING_NEW, prompts))
 
     def check_model(self, name: str | None) -> None:
         """An exact match with a served name, and nothing else: never a path."""
@@ -168,21 +183,23 @@ class Preparer:
             cache_salt=narrower_salt(salt, request.cache_salt),
         )
         try:
+            if isinstance(request, EmbeddingRequest):
+                return self.facts.requests.embedding(prepared.prompts, request.pooling or "last", terms)
             return self.facts.requests.samples(prepared.prompts, prepared.params, terms)
         except ParameterError as error:
             raise parameter_error(error, parameter_names(request)) from None
         except ConfigError as error:
             raise invalid(str(error)) from None
 
-    def _prompts(self, value: Any) -> list[tuple[Any, str]]:
-        """The prompts in ``prompt`` with their places: a text, token ids, or a list of either."""
+    def _prompts(self, value: Any, name: str) -> list[tuple[Any, str]]:
+        """The prompts in the parameter ``name`` with their places: a text, token ids, or a list of either."""
         if isinstance(value, str) or (isinstance(value, list) and value and not isinstance(value[0], (str, list))):
-            return [(value, "prompt")]
+            return [(value, name)]
         if not isinstance(value, list) or not value:
-            raise invalid("prompt must be a text, a list of token ids, or a list of either", "prompt", "invalid_type")
+            raise invalid(f"{name} must be a text, a list of token ids, or a list of either", name, "invalid_type")
         if len(value) > self.limits.prompts:
-            raise invalid(f"prompt has more than {self.limits.prompts} entries, the most this server accepts", "prompt")
-        return [(entry, f"prompt[{index}]") for index, entry in enumerate(value)]
+            raise invalid(f"{name} has more than {self.limits.prompts} entries, the most this server accepts", name)
+        return [(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
 
     def _prompt(self, value: Any, place: str, add_special: bool) -> PreparedPrompt:
         if isinstance(value, str):
@@ -195,8 +212,9 @@ class Preparer:
     def _checked(self, prepared: Prepared) -> Prepared:
         """Every prompt has tokens, and room for an answer."""
         chat = isinstance(prepared.request, ChatRequest)
+        name = "input" if isinstance(prepared.request, EmbeddingRequest) else "prompt"
         for index, prompt in enumerate(prepared.prompts):
-            place = "messages" if chat else "prompt" if len(prepared.prompts) == 1 else f"prompt[{index}]"
+            place = "messages" if chat else name if len(prepared.prompts) == 1 else f"{name}[{index}]"
             if not prompt.token_ids:
                 raise invalid(f"{place} has no tokens; at least one is needed", place)
             try:

@@ -6,16 +6,18 @@ from typing import Any
 
 from linnet.api import ParameterError, SamplingDefaults, SamplingParams
 from linnet.serve.errors import ApiError, invalid
-from linnet.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
 from linnet.serve.protocol.completions import MAX_TOKENS
 from linnet.settings import RequestLimits
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 
 
-def parameter_names(request: GenerationRequest) -> dict[str, str]:
+def parameter_names(request: GenerationRequest | EmbeddingRequest) -> dict[str, str]:
     """SamplingParams' names -> the names the client used."""
     names = {"include_stop_str": "include_stop_str_in_output", "timeout": "timeout_s", "prompt_logprobs": "logprobs"}
+    if isinstance(request, EmbeddingRequest):
+        names["prompt"] = "input"
     if isinstance(request, ChatRequest):
         names |= {"prompt": "messages", "logprobs": "top_logprobs"}
         if request.max_completion_tokens is not None:

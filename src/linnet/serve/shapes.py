@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from linnet.api import Piece, Sample, TokenLogprob
 from linnet.serve.logprobs import LegacyLogprobs, TokenTexts, chat_content, entries_of, prompt_entries
 from linnet.serve.preparing import ModelFacts, Prepared
-from linnet.serve.protocol import ChatRequest, CompletionRequest
+from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 
 REASONS = {"policy": "content_filter"}
 """Finish reasons that OpenAI's API calls otherwise."""
@@ -29,7 +29,8 @@ class _Envelope:
     """Id, model, time and usage: equal in both dialects."""
 
     def __init__(self, prepared: Prepared, facts: ModelFacts, identity: str, kind: str, chunk_kind: str) -> None:
-        self._prepared, self._facts = prepared, facts
+        assert not isinstance(prepared.request, EmbeddingRequest)
+        self._prepared, self._facts, self._request = prepared, facts, prepared.request
         self._include_usage = prepared.request.include_usage
         self._fields = {
             "id": identity,
@@ -38,7 +39,7 @@ class _Envelope:
             "system_fingerprint": facts.fingerprint,
         }
         self._kind, self._chunk_kind = kind, chunk_kind
-        self._texts = TokenTexts(facts.tokenizer, bool(prepared.request.return_tokens_as_token_ids))
+        self._texts = TokenTexts(facts.tokenizer, bool(self._request.return_tokens_as_token_ids))
 
     def _whole(self, choices: list[dict[str, Any]], samples: Sequence[Sample]) -> dict[str, Any]:
         return {**self._fields, "object": self._kind, "choices": choices, "usage": self._usage(samples)}
@@ -64,7 +65,7 @@ class _Envelope:
         }
 
     def _extras(self, sample: Sample, token_ids: Sequence[int], prompt: bool) -> dict[str, Any]:
-        if not self._prepared.request.return_token_ids:
+        if not self._request.return_token_ids:
             return {}
         extras: dict[str, Any] = {"token_ids": list(token_ids)}
         if prompt:

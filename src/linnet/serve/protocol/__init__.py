@@ -4,12 +4,14 @@
 from linnet.serve.protocol.chat import ChatRequest, Message
 from linnet.serve.protocol.common import GenerationRequest, read_request
 from linnet.serve.protocol.completions import CompletionRequest
+from linnet.serve.protocol.embeddings import EmbeddingRequest
 from linnet.serve.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 __all__ = [
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",
+    "EmbeddingRequest",
     "GenerationRequest",
     "Message",
     "TokenizeRequest",
