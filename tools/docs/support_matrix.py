@@ -25,6 +25,9 @@ from linnet.schemes import LinearScheme, Scheme, parse_scheme
 from linnet.schemes.layouts import bits_per_weight
 from linnet.schemes.layouts.gguf import GGUF_LAYOUTS
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from family_table import section
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "support.md"
 COLUMNS = 512
 CONFIG: dict[str, Any] = {
@@ -159,7 +162,7 @@ def line(row: Row) -> str:
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(map(line, rows()))
+    return HEAD + "".join(map(line, rows())) + section()
 
 
 def main() -> None:
