@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inc' \) 2>/dev/null) CMakeLists.txt pyproject.toml
 
-.PHONY: demo real test check sanitize wheel aarch64 bench bench-quick bench-peers format clean
+.PHONY: demo real test soak check sanitize wheel aarch64 bench bench-quick bench-peers format clean
 
 demo: $(VENV)/demo.stamp  ## set up, then compress -> evaluate -> serve the bundled model
 	$(BIN)/linnet demo
@@ -16,6 +16,9 @@ real: $(VENV)/dev.stamp  ## the whole pass on a real model, fetched once: inspec
 
 test: check sanitize  ## everything CI runs: checks, native tests under sanitizers, all other tests
 	$(BIN)/python -m pytest -q
+
+soak: $(VENV)/dev.stamp  ## the engine's promises at the size of a release, one table; hours: docs/bench.md
+	$(BIN)/python bench/soak.py $(SOAK_OPTIONS)
 
 check: $(VENV)/dev.stamp  ## lint, types, import contracts, spelling, C++ format
 	$(BIN)/ruff check .

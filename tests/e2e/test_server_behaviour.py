@@ -20,9 +20,12 @@ import httpx
 import pytest
 from serving import LONG, NAME, Running, digest_model, events, eventually, text_of
 
+from linnet.process_memory import resident_bytes
 from linnet.serve.bridge import Job
 
-SOAK = int(os.environ.get("LINNET_SOAK_REQUESTS", "120"))
+SOAK = int(os.environ.get("LINNET_SOAK_REQUESTS", "2000"))
+GROWTH_BYTES = 1024
+"""Of resident memory a request may cost in the second half of a soak."""
 
 
 @pytest.fixture
@@ -251,10 +254,14 @@ def test_aborts_at_random_moments_leave_nothing(server: Running) -> None:
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(one, range(min(20, SOAK))))
         before = settled_things()
-        results = list(pool.map(one, range(SOAK)))
+        results = list(pool.map(one, range(SOAK // 2)))
+        half = resident_bytes()
+        results += pool.map(one, range(SOAK // 2, SOAK))
         after = settled_things()
     assert {text for text in results if text is not None} <= {alone}
     assert all(now <= then + 2 for now, then in zip(after, before, strict=True)), (before, after)
+    grown = resident_bytes() - half
+    assert grown < max(GROWTH_BYTES * SOAK // 2, 4 << 20), f"{grown} bytes more in {SOAK // 2} requests"
     assert text_of(server, {**LONG, "max_tokens": 20}) == alone
 
 

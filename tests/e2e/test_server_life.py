@@ -48,6 +48,37 @@ def test_a_drain_finishes_or_ends_requests_and_refuses_new_ones(shutdown_s: floa
         assert "[DONE]" not in found
 
 
+PHASES = ("idle", "prefill", "decode", "queued", "streaming")
+
+
+@pytest.mark.parametrize("shutdown_s", [10.0, 0.2, 0.0])
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_end_at_any_moment(phase: str, shutdown_s: float) -> None:
+    """Whatever is under way: complete, or told that it was ended; never anything else, and the server ends with 0."""
+    model = digest_model(num_blocks=256, max_sequences=1, token_budget=8)
+    asked: list[dict[str, Any]] = []
+    if phase != "idle":
+        prompt = [5] * 120 if phase == "prefill" else "the rain"
+        asked = [LONG | {"prompt": prompt, "max_tokens": 12, "stream": phase == "streaming"}]
+        asked *= 3 if phase == "queued" else 1
+    with Running(model, shutdown_s=shutdown_s) as server, ThreadPoolExecutor(4) as pool:
+        model.executable.delay_s = 0.02
+        answers = [pool.submit(server.http.post, "/v1/completions", json=body, timeout=20) for body in asked]
+        if phase in ("prefill", "queued"):
+            eventually(lambda: model.counters().running_requests == 1)
+        if phase == "queued":
+            eventually(lambda: model.counters().waiting_requests == 2)
+        if phase in ("decode", "streaming"):
+            eventually(lambda: model.counters().steps > 3)
+        server.signal()
+        for answer in [one.result() for one in answers]:
+            whole = answer.status_code == 200 and "error" not in answer.text
+            assert whole or "shutting down" in answer.text, answer.text
+            assert whole or shutdown_s < 10.0
+        server.stop()  # a second signal, which finds nothing to do
+        assert server.status == 0
+
+
 def test_a_second_signal_ends_the_drain() -> None:
     model = digest_model(num_blocks=256)
     with Running(model, shutdown_s=60.0) as server:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's rows of the reliability contract, at the size of a release: one after the other, a table at the end.
+
+    python bench/soak.py [--rows R6 R9] [--quick] [--json FILE]
+
+A row is the tests that prove it, with their counts raised by environment variables (``--quick``: as `make test` runs
+them), or a bench. Each is a process of its own; what it says on the way goes to standard error. Status 1 if one fails.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lines import note
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = "src/linnet/demo/model"
+PAIRS = 91
+"""Pairs of features in tests/e2e/test_engine_laws.py, each with its own trials."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """``size``: what was counted, in words, at the size of a release; ``set``: the variables that make it so."""
+
+    name: str
+    what: str
+    size: str
+    tests: tuple[str, ...] = ()
+    keyword: str = ""
+    set: dict[str, str] = field(default_factory=dict)
+    bench: tuple[str, ...] = ()
+    quick_bench: tuple[str, ...] = ()
+
+    def command(self, quick: bool) -> list[str]:
+        """What is run."""
+        if self.bench:
+            return [sys.executable, *(self.quick_bench if quick else self.bench)]
+        chosen = ["-k", self.keyword] if self.keyword else []
+        return [sys.executable, "-m", "pytest", "-q", "-s", "--durations=0", "-o", "timeout=0", *self.tests, *chosen]
+
+
+LAWS = "tests/e2e/test_engine_laws.py"
+ROWS = (
+    Row(
+        "R5",
+        "random traces of requests, each as if alone",
+        f"{55 * PAIRS:,} traces on the digest model",
+        (LAWS,),
+        "digest_model or all_features",
+        {"LINNET_LAW_TRIALS": "55"},
+    ),
+    Row(
+        "R6",
+        "clients that leave at random moments; nothing is left, memory stands still",
+        "50,000 requests",
+        ("tests/e2e/test_server_behaviour.py",),
+        "random_moments",
+        {"LINNET_SOAK_REQUESTS": "50000"},
+    ),
+    Row(
+        "R7",
+        "scheduler and pool in virtual time, checked every step",
+        "2,000 workloads a law",
+        ("tests/sim",),
+        set={"LINNET_SIM_TRIALS": "2000"},
+    ),
+    Row(
+        "R8",
+        "forced preemption, pools of one sequence",
+        "500 trials a pair of features",
+        (LAWS, "tests/sim/test_simulated_laws.py"),
+        "(preempt or small_pool) and not all_features and not cpu_backend",
+        {"LINNET_LAW_TRIALS": "500", "LINNET_SIM_TRIALS": "500"},
+    ),
+    Row(
+        "R9",
+        "ten times as many requests as can be served",
+        "10 minutes",
+        ("tests/e2e/test_server_overload.py",),
+        set={"LINNET_OVERLOAD_S": "600"},
+    ),
+    Row(
+        "R14",
+        "alone = in any batch, chunk, preempted, from the cache; CPU kernels, bit for bit",
+        f"{11 * PAIRS:,} trials, no reruns",
+        (LAWS, "tests/e2e/test_embeddings.py"),
+        "cpu_backend or alone_equals",
+        {"LINNET_LAW_TRIALS": "11"},
+    ),
+    Row("R15", "equal seeds agree, distinct ones differ", "32 seeds a machine", (LAWS,), "seeds"),
+    Row(
+        "R16",
+        "stream = whole, texts cut anywhere, stop strings across pieces",
+        "5,000 sequences a tokenizer",
+        (
+            "tests/unit/api/test_stop_and_streams.py",
+            "tests/unit/text/test_incremental_decoding.py",
+            "tests/e2e/test_server_behaviour.py",
+        ),
+        "stream or decode or decoding or stop or byte_equal",
+        {"LINNET_TEXT_TRIALS": "5000"},
+    ),
+    Row(
+        "R21",
+        "the engine is killed under load, and stops",
+        "100 kills",
+        bench=("bench/kills.py", DEMO, "--kills", "100"),
+        quick_bench=("bench/kills.py", DEMO, "--kills", "5"),
+    ),
+    Row(
+        "R22",
+        "the end at any moment: five phases, three deadlines, one signal and two",
+        "the matrix",
+        ("tests/e2e/test_server_life.py", "tests/e2e/test_server_process.py"),
+        "end_at_any_moment or drain or signal or hold_up",
+    ),
+)
+
+
+def run(row: Row, quick: bool) -> dict[str, str | float]:
+    """One row: what came of it and how long it took."""
+    began_s = time.monotonic()
+    variables = {} if quick else row.set
+    done = subprocess.run(
+        row.command(quick), cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=False
+    )
+    sys.stderr.write(done.stdout)
+    seconds = time.monotonic() - began_s
+    lines = done.stdout.strip().splitlines() or ["nothing was said"]
+    counted = re.search(r"(?:(\d+) failed, )?(\d+) passed", lines[-1])
+    found = lines[-1][:300] if counted is None else f"{counted[2]} tests passed, {counted[1] or 0} failed"
+    size = "as make test runs it" if quick else row.size
+    good = "holds" if done.returncode == 0 else f"BROKEN (status {done.returncode})"
+    return {"row": row.name, "what": row.what, "size": size, "result": good, "found": found, "seconds": round(seconds)}
+
+
+def main() -> int:
+    """Run the rows, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, help="append a line a row to this file")
+    options = parser.parse_args()
+    found = []
+    for row in ROWS:
+        if row.name in options.rows:
+            found.append(run(row, options.quick))
+            note(found[-1], options.json)
+    print("\n| row | what | size | result | seconds |\n|---|---|---|---|---|")
+    for one in found:
+        print(f"| {one['row']} | {one['what']} | {one['size']} | {one['result']}: {one['found']} | {one['seconds']} |")
+    return int(any(one["result"] != "holds" for one in found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
