@@ -225,7 +225,8 @@ void bind_enums(nb::module_& m) {
         .value("fp32", ValueType::fp32)
         .value("bf16", ValueType::bf16)
         .value("fp16", ValueType::fp16)
-        .value("int8", ValueType::int8);
+        .value("int8", ValueType::int8)
+        .value("int32", ValueType::int32);
     nb::enum_<KVStorage>(m, "KVStorage")
         .value("fp32", KVStorage::fp32)
         .value("bf16", KVStorage::bf16)
@@ -322,10 +323,11 @@ void bind_executor(nb::module_& m) {
         .def(
             "add_value",
             [](E& e, int64_t offset, RowCount rows, int64_t width, ValueType type, int64_t group_size, float half_range,
-               float static_scale) {
-                return e.add_value({offset, rows, 0, width, type, group_size, 0, -1, half_range, static_scale});
+               float static_scale, int64_t each) {
+                return e.add_value({offset, rows, 0, width, type, group_size, 0, -1, half_range, static_scale, each});
             },
-            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f)
+            "offset"_a, "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f,
+            "each"_a = 1)
         .def(
             "add_state",
             [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
@@ -336,10 +338,11 @@ void bind_executor(nb::module_& m) {
         .def(
             "add_local",
             [](E& e, RowCount rows, int64_t width, ValueType type, int64_t group_size, float half_range,
-               float static_scale) {
-                return e.add_local({0, rows, 0, width, type, group_size, 0, -1, half_range, static_scale});
+               float static_scale, int64_t each) {
+                return e.add_local({0, rows, 0, width, type, group_size, 0, -1, half_range, static_scale, each});
             },
-            "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f)
+            "rows"_a, "width"_a, "type"_a, "group_size"_a, "half_range"_a = 127.5f, "static_scale"_a = 0.0f,
+            "each"_a = 1)
         .def("end_chain", &E::end_chain)
         .def("add_rope_table", &E::add_rope_table, "inverse_frequencies"_a, "factor"_a)
         .def(
@@ -416,6 +419,19 @@ void bind_executor(nb::module_& m) {
                 Activation activation) {
                  e.add(std::move(name), make_gated_linear(e, input, output, weights, activation));
              })
+        .def(
+            "route",
+            [](E& e, std::string name, int scores, int ids, int weights, bool sigmoid, bool normalise, float factor) {
+                const Routing routing{e.value(scores).width, e.value(ids).width, sigmoid, normalise, factor};
+                e.add(std::move(name), make_route(e, scores, ids, weights, routing));
+            },
+            "name"_a, "scores"_a, "ids"_a, "weights"_a, "sigmoid"_a, "normalise"_a, "factor"_a)
+        .def("experts",
+             [](E& e, std::string name, int input, int ids, int output, const std::vector<LinearWeight>& weights) {
+                 e.add(std::move(name), make_experts(e, input, ids, output, weights));
+             })
+        .def("combine", [](E& e, std::string name, int input, int weights,
+                           int output) { e.add(std::move(name), make_combine(e, input, weights, output)); })
         .def("kv_write", [](E& e, std::string name, int key, int value,
                             int state) { e.add(std::move(name), make_kv_write(e, key, value, state)); })
         .def(

@@ -18,6 +18,7 @@ int64_t group_count(int64_t width, int64_t group_size) { return (width + group_s
 int64_t value_bytes(const KernelTable& kernels, ValueType type, int64_t max_rows, int64_t width, int64_t group_size) {
     switch (type) {
         case ValueType::fp32:
+        case ValueType::int32:
             return aligned(max_rows * width * 4);
         case ValueType::bf16:
         case ValueType::fp16:
@@ -54,11 +55,12 @@ void RopeTable::extend(int64_t positions) {
     valid_ = until;
 }
 
-int64_t Step::rows(int value) const {
-    return executor.placed(value).rows == RowCount::tokens ? batch.tokens : batch.outputs;
-}
+int64_t Step::rows(int value) const { return executor.placed(value).span().of(batch); }
 float* Step::fp32(int value) const {
     return reinterpret_cast<float*>(executor.arena() + executor.placed(value).offset);
+}
+int32_t* Step::int32(int value) const {
+    return reinterpret_cast<int32_t*>(executor.arena() + executor.placed(value).offset);
 }
 uint16_t* Step::half(int value) const {
     return reinterpret_cast<uint16_t*>(executor.arena() + executor.placed(value).offset);
@@ -97,6 +99,9 @@ char* Rows::at(int index, int64_t row_bytes) const {
 float* Rows::fp32(int value) const {
     return reinterpret_cast<float*>(at(value, step.executor.placed(value).width * 4));
 }
+int32_t* Rows::int32(int value) const {
+    return reinterpret_cast<int32_t*>(at(value, step.executor.placed(value).width * 4));
+}
 uint16_t* Rows::half(int value) const {
     return reinterpret_cast<uint16_t*>(at(value, step.executor.placed(value).width * 2));
 }
@@ -111,7 +116,7 @@ QuantisedRows Rows::quantised(int index) const {
 }
 
 void RowOperation::run(const Step& step) {
-    const int64_t rows = rows_ == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
+    const int64_t rows = rows_.of(step.batch);
     step.over_rows(rows, cost_, neighbours_, [&](int64_t begin, int64_t end, int) {
         run_rows(Rows{step, begin, end - begin, nullptr, end - begin});
     });
@@ -139,7 +144,7 @@ int64_t RowChain::add_local(int64_t row_bytes) {
 }
 
 void RowChain::run(const Step& step) {
-    const int64_t rows = operations_.front()->rows() == RowCount::tokens ? step.batch.tokens : step.batch.outputs;
+    const int64_t rows = operations_.front()->rows().of(step.batch);
     const int64_t block = this->block();
     step.over_rows(rows, cost_, neighbours_, [&](int64_t begin, int64_t end, int worker) {
         char* local = static_cast<char*>(step.scratch(worker));
@@ -167,7 +172,8 @@ int Executor::add_value(const Value& value) {
     if (placed.type == ValueType::int8) {
         placed.row_bytes = kernels_.linear->quantised_row_bytes(placed.width, placed.group_size);
     }
-    placed.max_rows = placed.rows == RowCount::tokens ? limits_.max_tokens : limits_.max_outputs;
+    if (placed.each < 1) throw std::invalid_argument("a value has at least one row for every token or output");
+    placed.max_rows = placed.each * (placed.rows == RowCount::tokens ? limits_.max_tokens : limits_.max_outputs);
     const int64_t bytes = value_bytes(kernels_, placed.type, placed.max_rows, placed.width, placed.group_size);
     if (placed.offset < 0 || placed.offset % 64 != 0 || placed.offset + bytes > arena_.bytes()) {
         throw std::invalid_argument("a value of " + std::to_string(bytes) + " bytes at offset " +
@@ -282,7 +288,7 @@ std::vector<std::pair<std::string, double>> Executor::profile() {
 }
 
 int64_t Executor::rows_of_last_step(int index) const {
-    return value(index).rows == RowCount::tokens ? last_tokens_ : last_outputs_;
+    return value(index).each * (value(index).rows == RowCount::tokens ? last_tokens_ : last_outputs_);
 }
 
 void Executor::read(int index, float* out) const {
@@ -293,6 +299,11 @@ void Executor::read(int index, float* out) const {
         case ValueType::fp32: {
             const float* values = reinterpret_cast<const float*>(data);
             for (int64_t i = 0; i < n; ++i) out[i] = values[i];
+            return;
+        }
+        case ValueType::int32: {
+            const int32_t* values = reinterpret_cast<const int32_t*>(data);
+            for (int64_t i = 0; i < n; ++i) out[i] = float(values[i]);
             return;
         }
         case ValueType::bf16:

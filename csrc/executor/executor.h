@@ -17,7 +17,17 @@
 namespace linnet {
 
 enum class RowCount : int32_t { tokens, outputs };
-enum class ValueType : int32_t { fp32, bf16, fp16, int8 };  // int8: QuantisedRows
+enum class ValueType : int32_t { fp32, bf16, fp16, int8, int32 };  // int8: QuantisedRows
+
+// How many rows there are in a step: `each` for every token or output.
+struct RowSpan {
+    RowCount rows = RowCount::tokens;
+    int64_t each = 1;
+
+    RowSpan(RowCount of, int64_t per = 1) : rows(of), each(per) {}
+    bool operator==(const RowSpan&) const = default;
+    int64_t of(const Batch& batch) const { return each * (rows == RowCount::tokens ? batch.tokens : batch.outputs); }
+};
 
 struct Value {
     int64_t offset = 0;  // in the arena
@@ -31,6 +41,9 @@ struct Value {
     // int8 only, see QuantisedRows
     float half_range = 127.5f;
     float static_scale = 0.0f;
+    int64_t each = 1;  // rows for every token or output
+
+    RowSpan span() const { return {rows, each}; }
 };
 
 // Bytes a value takes in the arena; quantised: codes, then scales, then sums, each 64-byte aligned.
@@ -49,6 +62,7 @@ struct Step {
 
     int64_t rows(int value) const;
     float* fp32(int value) const;
+    int32_t* int32(int value) const;
     uint16_t* half(int value) const;
     QuantisedRows quantised(int value) const;
     KVMemory state(int index) const;
@@ -80,6 +94,7 @@ struct Rows {
     int64_t block;  // at least count
 
     float* fp32(int value) const;
+    int32_t* int32(int value) const;
     uint16_t* half(int value) const;
     QuantisedRows quantised(int value) const;
     char* at(int value, int64_t row_bytes) const;
@@ -95,16 +110,16 @@ class Operation {
 // An operation whose row i needs no other row of anything a neighbour in its chain writes.
 class RowOperation : public Operation {
   public:
-    RowOperation(RowCount rows, int64_t cost, int64_t neighbours = 1)
+    RowOperation(RowSpan rows, int64_t cost, int64_t neighbours = 1)
         : rows_(rows), cost_(cost), neighbours_(neighbours) {}
     void run(const Step& step) final;
     virtual void run_rows(const Rows& rows) = 0;
-    RowCount rows() const { return rows_; }
+    RowSpan rows() const { return rows_; }
     int64_t cost() const { return cost_; }              // in elements per row
     int64_t neighbours() const { return neighbours_; }  // rows that one thread had better do: they write the same lines
 
   private:
-    RowCount rows_;
+    RowSpan rows_;
     int64_t cost_, neighbours_;
 };
 

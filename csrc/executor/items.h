@@ -24,17 +24,19 @@ struct Items {
     int64_t end(int64_t item) const { return std::min(begin(item) + run, outputs); }
 };
 
-// `cost` multiplications per row and output. What the kernel likes yields where it would leave threads without work.
+// `cost` multiplications per row and output; `alike`: how many such products are dealt out together. What the kernel
+// likes yields where it would leave threads without work.
 inline Items deal_out(const ThreadPool& pool, int64_t rows, int64_t outputs, int64_t unit, int64_t cost,
-                      const ItemShape& liked, int64_t most_outputs) {
+                      const ItemShape& liked, int64_t most_outputs, int64_t alike = 1) {
     const int64_t blocks = divide_up(rows, liked.rows), block = divide_up(rows, blocks), threads = pool.threads();
     int64_t run = outputs;
     if (threads > 1) {
         const int64_t quick = std::max<int64_t>(ITEM_MULTIPLIES / (block * cost), 1);
-        const int64_t fair = divide_up(outputs * blocks, threads * ITEMS_PER_THREAD / 4);
-        run = std::min(quick, divide_up(outputs * blocks, threads * ITEMS_PER_THREAD));
+        const int64_t fair = divide_up(alike * outputs * blocks, threads * ITEMS_PER_THREAD / 4);
+        run = std::min(quick, divide_up(alike * outputs * blocks, threads * ITEMS_PER_THREAD));
         run = std::max(run, std::min(liked.outputs, fair));
     }
+    run = std::min(run, outputs);
     run = std::max(std::min(divide_up(run, unit), most_outputs / unit), int64_t(1)) * unit;
     return {rows, block, blocks, outputs, run, divide_up(outputs, run) * blocks};
 }

@@ -19,7 +19,7 @@ const Value& expect(const Executor& executor, int value, ValueType type, const c
 
 void expect_same_shape(const Executor& executor, int a, int b, const char* message) {
     const Value &x = executor.value(a), &y = executor.value(b);
-    require(x.rows == y.rows && x.width == y.width, message);
+    require(x.span() == y.span() && x.width == y.width, message);
 }
 
 namespace {
@@ -30,15 +30,15 @@ void expect_map(const Executor& executor, int input, int output, const char* mes
     expect_same_shape(executor, input, output, message);
 }
 
-std::pair<int64_t, RowCount> shape(const Executor& executor, int value) {
-    return {executor.value(value).width, executor.value(value).rows};
+std::pair<int64_t, RowSpan> shape(const Executor& executor, int value) {
+    return {executor.value(value).width, executor.value(value).span()};
 }
 
 // Wraps a callable as a row operation; `cost` in elements per row.
 template <typename Body>
 class Simple final : public RowOperation {
   public:
-    Simple(RowCount rows, int64_t cost, Body body) : RowOperation(rows, cost), body_(std::move(body)) {}
+    Simple(RowSpan rows, int64_t cost, Body body) : RowOperation(rows, cost), body_(std::move(body)) {}
     void run_rows(const Rows& rows) override { body_(rows); }
 
   private:
@@ -46,7 +46,7 @@ class Simple final : public RowOperation {
 };
 
 template <typename Body>
-Made simple(RowCount rows, int64_t cost, Body body) {
+Made simple(RowSpan rows, int64_t cost, Body body) {
     return std::make_unique<Simple<Body>>(rows, cost, std::move(body));
 }
 
@@ -172,7 +172,7 @@ Made make_cast(Executor& executor, int input, int output) {
     const bool narrow = from.type == ValueType::fp32 && (to == ValueType::bf16 || to == ValueType::fp16);
     require(widen || narrow, "cast: between fp32 and bf16 or fp16 only");
     const ValueType half = widen ? from.type : to;
-    return simple(from.rows, from.width, [=, width = from.width](const Rows& rows) {
+    return simple(from.span(), from.width, [=, width = from.width](const Rows& rows) {
         const LinearKernels& kernels = *rows.step.kernels.linear;
         if (narrow) {
             const auto cast = half == ValueType::bf16 ? kernels.cast_bf16 : kernels.cast_fp16;
@@ -188,7 +188,7 @@ Made make_quantise(Executor& executor, int input, int output) {
     const Value& from = expect(executor, input, ValueType::fp32, "quantise reads fp32");
     expect(executor, output, ValueType::int8, "quantise writes int8");
     expect_same_shape(executor, input, output, "quantise: input and output have one shape");
-    return simple(from.rows, 2 * from.width, [=, width = from.width](const Rows& rows) {
+    return simple(from.span(), 2 * from.width, [=, width = from.width](const Rows& rows) {
         rows.step.kernels.linear->quantise_rows(rows.fp32(input), width, rows.quantised(output), 0, rows.count);
     });
 }
@@ -228,7 +228,7 @@ Made make_sparse_linear(Executor& executor, int input, int output, const float* 
     for (int64_t i = 0; i < outputs * n; ++i) {
         require(columns[i] >= 0 && columns[i] < columns_in, "sparse_linear: there are no such columns");
     }
-    return simple(to.rows, 2 * outputs * n, [=](const Rows& rows) {
+    return simple(to.span(), 2 * outputs * n, [=](const Rows& rows) {
         const float* x = rows.fp32(input);
         float* y = rows.fp32(output);
         for (int64_t row = 0; row < rows.count; ++row, x += columns_in, y += outputs) {
@@ -245,7 +245,7 @@ Made make_dequantise(Executor& executor, int input, int output) {
     expect(executor, input, ValueType::int8, "dequantise reads int8");
     const Value& to = expect(executor, output, ValueType::fp32, "dequantise writes fp32");
     expect_same_shape(executor, input, output, "dequantise: input and output have one shape");
-    return simple(to.rows, to.width, [=, width = to.width](const Rows& rows) {
+    return simple(to.span(), to.width, [=, width = to.width](const Rows& rows) {
         rows.step.kernels.linear->dequantise_rows(rows.quantised(input), rows.fp32(output), width, 0, rows.count);
     });
 }

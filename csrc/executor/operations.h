@@ -63,12 +63,25 @@ Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,
 // rounded to the output's type.
 Made make_gated_linear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
                        Activation activation);
+Made make_route(Executor& executor, int scores, int ids, int weights, const Routing& routing);
+// Of every row of ids [rows, chosen] the products with those experts' weights: output [rows, chosen, outputs]. The
+// input has a row for each of them or one for all.
+Made make_experts(Executor& executor, int input, int ids, int output, const std::vector<LinearWeight>& weights);
+Made make_combine(Executor& executor, int input, int weights, int output);
 Made make_kv_write(Executor& executor, int key, int value, int state);
 Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
 
 // For factories.
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 InputType input_type(ValueType type);
+// Rows that a linear reads, the first of them first.
+struct InputRows {
+    const void* plain = nullptr;  // fp32 or bf16, one row after the other
+    QuantisedRows codes;
+};
+InputRows input_rows(const Step& step, InputType type, int input, int64_t row);
+void multiply(const LinearKernels& kernels, InputType type, const LinearWeight& weight, const InputRows& x,
+              int64_t rows, float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch);
 // Rows [row, row + rows) of a value times rows [begin, end) of the weight; y is where row `row` and output 0 belong.
 void multiply(const Step& step, InputType type, const LinearWeight& weight, int input, int64_t row, int64_t rows,
               float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch);

@@ -29,7 +29,7 @@ class GatedLinear final : public Operation {
         const LinearKernels& kernels = *executor.kernels().linear;
         const Value &from = executor.value(input), &to = executor.value(output);
         require(weights.size() == 1 || weights.size() == 2, "gated linear: one or two weights");
-        require(from.rows == to.rows, "gated linear: input and output have the same rows");
+        require(from.span() == to.span(), "gated linear: input and output have the same rows");
         // Whole units of every weight and whole groups of the output: nobody shares a sum, a scale or a code.
         if (to.type == ValueType::int8) unit_ = to.group_size;
         for (const LinearWeight& weight : weights) {

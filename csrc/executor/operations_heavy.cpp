@@ -16,30 +16,49 @@ InputType input_type(ValueType type) {
         case ValueType::int8:
             return InputType::int8;
         case ValueType::fp16:
+        case ValueType::int32:
             break;
     }
-    throw std::invalid_argument("linear: no kernel reads fp16 rows");
+    throw std::invalid_argument("linear: no kernel reads fp16 or int32 rows");
+}
+
+InputRows input_rows(const Step& step, InputType type, int input, int64_t row) {
+    const int64_t width = step.executor.placed(input).width;
+    InputRows x;
+    switch (type) {
+        case InputType::fp32:
+            x.plain = step.fp32(input) + row * width;
+            break;
+        case InputType::bf16:
+            x.plain = step.half(input) + row * width;
+            break;
+        case InputType::int8:
+            x.codes = step.quantised(input);
+            x.codes.codes += row * x.codes.row_bytes;
+            x.codes.scales += row * x.codes.groups;
+            x.codes.sums += row * x.codes.groups;
+            break;
+    }
+    return x;
+}
+
+void multiply(const LinearKernels& kernels, InputType type, const LinearWeight& weight, const InputRows& x,
+              int64_t rows, float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch) {
+    switch (type) {
+        case InputType::fp32:
+            return kernels.linear_fp32(weight, static_cast<const float*>(x.plain), weight.columns, y, ldy, rows, begin,
+                                       end, scratch);
+        case InputType::bf16:
+            return kernels.linear_bf16(weight, static_cast<const uint16_t*>(x.plain), weight.columns, y, ldy, rows,
+                                       begin, end, scratch);
+        case InputType::int8:
+            return kernels.linear_int8(weight, x.codes, y, ldy, rows, begin, end, scratch);
+    }
 }
 
 void multiply(const Step& step, InputType type, const LinearWeight& weight, int input, int64_t row, int64_t rows,
               float* y, int64_t ldy, int64_t begin, int64_t end, void* scratch) {
-    const LinearKernels& kernels = *step.kernels.linear;
-    const int64_t columns = weight.columns;
-    switch (type) {
-        case InputType::fp32:
-            return kernels.linear_fp32(weight, step.fp32(input) + row * columns, columns, y, ldy, rows, begin, end,
-                                       scratch);
-        case InputType::bf16:
-            return kernels.linear_bf16(weight, step.half(input) + row * columns, columns, y, ldy, rows, begin, end,
-                                       scratch);
-        case InputType::int8: {
-            QuantisedRows x = step.quantised(input);
-            x.codes += row * x.row_bytes;
-            x.scales += row * x.groups;
-            x.sums += row * x.groups;
-            return kernels.linear_int8(weight, x, y, ldy, rows, begin, end, scratch);
-        }
-    }
+    multiply(*step.kernels.linear, type, weight, input_rows(step, type, input, row), rows, y, ldy, begin, end, scratch);
 }
 
 namespace {
@@ -56,7 +75,7 @@ class Linear final : public Operation {
         for (size_t i = 0; i < weights.size(); ++i) {
             const LinearWeight& weight = weights[i];
             const Value& to = expect(executor, outputs[i], ValueType::fp32, "linear writes fp32");
-            require(from.rows == to.rows, "linear: input and output have the same rows");
+            require(from.span() == to.span(), "linear: input and output have the same rows");
             require(from.width == weight.columns, "linear: the input's width is not the weight's columns");
             require(to.width == weight.rows, "linear: the output's width is not the weight's rows");
             require(weight.readable(), "linear: a weight that is read as tiles has none");

@@ -135,6 +135,15 @@ struct Rounding {
     float scale = 1.0f, zero_point = 0.0f;  // static ones
 };
 
+// How a token's experts are chosen: the `chosen` best of its scores' softmax or sigmoids, ties to the lowest expert.
+struct Routing {
+    int64_t experts = 0, chosen = 0;
+    bool sigmoid = false;
+    bool normalise = false;  // so that a token's weights sum to 1
+    float factor = 1.0f;     // of every weight, last
+};
+constexpr int64_t MOST_EXPERTS = 1024;
+
 struct KernelTable {
     const char* isa;
     const LinearKernels* linear;
@@ -154,6 +163,10 @@ struct KernelTable {
     void (*round_rows)(const float* x, float* y, int64_t rows, int64_t width, const Rounding& rounding);
     // up is null for one input.
     void (*gate)(const float* x, const float* up, float* y, int64_t n, Activation activation);
+    // scores [rows, experts]; ids and weights [rows, chosen], the best first.
+    void (*route)(const float* scores, int32_t* ids, float* weights, int64_t rows, const Routing& routing);
+    // x [rows, chosen, width], weights [rows, chosen]: y = weights[0] * x[0], then + weights[1] * x[1] and so on.
+    void (*combine)(const float* x, const float* weights, float* y, int64_t rows, int64_t chosen, int64_t width);
     // tables: cosine and sine [positions, rotary_size / 2]. Elements from rotary_size on are copied.
     void (*rope)(const float* x, float* y, int64_t rows, int64_t width, int64_t head_size, int64_t rotary_size,
                  RopeStyle style, const int32_t* positions, const float* cosine, const float* sine);

@@ -203,7 +203,9 @@ def build(name: str, directory: Path) -> Machine:
     from linnet.models import load_model
 
     _, policy, weights, *kv_cache = name.split(" ")
-    dense = write_tiny_llama(directory / "dense", dtype="float32" if policy == "exact" else "bfloat16")
+    weights, _, experts = weights.partition("+")
+    dtype = "float32" if policy == "exact" else "bfloat16"
+    dense = write_tiny_llama(directory / "dense", dtype=dtype, experts=5 if experts else 0)
     path = dense if weights == "dense" else quantised(dense, directory / weights, weights)
     source = load_model(path)
     limits = limits_of(WIDEST)
@@ -216,6 +218,12 @@ CPU_CASES = (
     "cpu fast dense int8", "cpu exact dense fp8", "cpu fast W4A16-g32 int4",
 )  # fmt: skip
 """Backend, policy, weights and, where it is not the policy's own, the KV cache's type."""
+
+
+EXPERT_CASES = (
+    "cpu exact dense+experts", "cpu fast dense+experts", "cpu fast W4A16-g32+experts", "cpu fast W8A16+experts",
+)  # fmt: skip
+"""Of a mixture of experts: a row must not tell whom it shares its experts with."""
 
 
 def alone(machine: Machine, *submits: Submit) -> dict[int, Result]:
@@ -401,6 +409,19 @@ def test_pairs_of_features_on_the_cpu_backend(
         world = machine(name, machines, tmp_path_factory.mktemp("cpu"))
         compared += trial(world, pair, seed_of(pair, name, number))
     assert compared > TRIALS
+
+
+@pytest.mark.parametrize(
+    "pair",
+    list(itertools.combinations((batch, chunked, preempted, cache), 2)),
+    ids=lambda pair: "+".join(feature.__name__ for feature in pair),
+)
+def test_pairs_of_features_on_experts(
+    pair: tuple[Callable[[Setting], None], ...], machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for number, name in enumerate(EXPERT_CASES):
+        world = machine(name, machines, tmp_path_factory.mktemp("experts"))
+        assert trial(world, pair, seed_of(pair, name, number))
 
 
 def test_all_features_at_once(machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -89,8 +89,27 @@ def write_tokenizer(directory: Path, tokenizer: dict, **config: object) -> Path:
     return directory
 
 
-def write_tiny_llama(directory: Path, seed: int = 0, dtype: str = "float32", spread: float = 0.5) -> Path:
-    """A whole checkpoint: hidden 32, 2 layers, 4 heads over 2 KV heads, intermediate 64, context 256."""
+def feed_forward(experts: int, intermediate: int, hidden: int) -> list[tuple[str, int, int]]:
+    """Name, rows and columns of its linears, and of the router of several."""
+    names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    if not experts:
+        return [(names[0], intermediate, hidden), (names[1], intermediate, hidden), (names[2], hidden, intermediate)]
+    block = "block_sparse_moe"
+    found = [(f"{block}.gate", experts, hidden)]
+    for expert in range(experts):
+        each = f"{block}.experts.{expert}"
+        found += [(f"{each}.w1", intermediate, hidden), (f"{each}.w3", intermediate, hidden)]
+        found.append((f"{each}.w2", hidden, intermediate))
+    return found
+
+
+def write_tiny_llama(
+    directory: Path, seed: int = 0, dtype: str = "float32", spread: float = 0.5, experts: int = 0
+) -> Path:
+    """A whole checkpoint: hidden 32, 2 layers, 4 heads over 2 KV heads, intermediate 64, context 256.
+
+    With ``experts`` it is a Mixtral, of which every token gets two.
+    """
     tokenizer = byte_level_tokenizer()
     write_tokenizer(
         directory, tokenizer, bos_token=None, eos_token="<|im_end|>", chat_template=TEMPLATE,
@@ -114,8 +133,7 @@ def write_tiny_llama(directory: Path, seed: int = 0, dtype: str = "float32", spr
         for name, rows, columns in (
             ("self_attn.q_proj", heads * head_size, hidden), ("self_attn.k_proj", kv_heads * head_size, hidden),
             ("self_attn.v_proj", kv_heads * head_size, hidden), ("self_attn.o_proj", hidden, heads * head_size),
-            ("mlp.gate_proj", intermediate, hidden), ("mlp.up_proj", intermediate, hidden),
-            ("mlp.down_proj", hidden, intermediate),
+            *feed_forward(experts, intermediate, hidden),
         ):  # fmt: skip
             tensors[f"{prefix}{name}.weight"] = weight(rows, columns)
     config = {
@@ -126,6 +144,8 @@ def write_tiny_llama(directory: Path, seed: int = 0, dtype: str = "float32", spr
         "attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": 2,
         "torch_dtype": dtype,
     }  # fmt: skip
+    if experts:
+        config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": experts}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": [0, 2]}))
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

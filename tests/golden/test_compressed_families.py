@@ -18,6 +18,7 @@ pytest.importorskip("transformers", reason="golden logits need transformers")
 
 import stepping
 import torch
+import transformers
 from safetensors.torch import save_file
 from test_families import LIMITS, TOLERANCE, backend_named, worst_difference
 from tiny_models import ONE_PER_FAMILY, TINY_MODELS, VOCABULARY, TinyModel, reference_logits, write
@@ -26,6 +27,7 @@ from linnet.compress import compress, make_recipe
 from linnet.formats import Checkpoint
 from linnet.models.inventory import required_tensors
 from linnet.models.load import ModelSource, load_model
+from linnet.models.spec import ExpertsSpec
 from linnet.program.check import check
 from linnet.program.program import WeightRef
 from linnet.schemes.packed_weight import PackedWeight
@@ -40,7 +42,7 @@ def test_compressed_and_read_again(name: str, scheme: str, tmp_path: Path) -> No
     tiny = MODELS[name]
     model = write(tiny, tmp_path / "dense", SEED)
     dense = load_model(tmp_path / "dense", tiny.max_context)
-    first = re.escape(dense.spec.layers[0].feed_forward.down.module.format(layer=0))
+    first = re.escape(dense.spec.layers[0].feed_forward.down.module.format(layer=0, expert=0))
     recipe = make_recipe(scheme, "rtn", rules=[{"match": f"re:{first}", "scheme": "dense"}])
     made = compress(tmp_path / "dense", tmp_path / "packed", recipe)
     source = load_model(made.path, tiny.max_context)
@@ -55,6 +57,11 @@ def test_compressed_and_read_again(name: str, scheme: str, tmp_path: Path) -> No
         save_file(_meant(source), tmp_path / "dense" / "model.safetensors")
         same = backend_named("reference").prepare(load_model(tmp_path / "dense"), "exact", LIMITS)
         _compare(source, tiny, lambda prompts: [torch.from_numpy(a) for a in stepping.run(same, prompts, None, SEED)])
+        return
+    if isinstance(dense.spec.layers[0].feed_forward, ExpertsSpec):  # transformers has experts in one tensor
+        save_file(_meant(source), tmp_path / "dense" / "model.safetensors", {"format": "pt"})
+        meant = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+        _compare(source, tiny, lambda prompts: reference_logits(meant, prompts))
         return
     parameters, prefix = dict(model.named_parameters()), "" if not tiny.bare else f"{model.base_model_prefix}."
     linears = [linear for linear in source.linears() if linear.kind == "linear"]

@@ -205,6 +205,9 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("stablelm", "whole heads turn", _whole_rope),
     ("opt-350m", "no norm behind the sum", _mixers(lambda mixer: replace(mixer, stream_norm=None))),
     ("opt", "positions one before", _one_on),
+    ("mixtral", "weights that do not sum to one", _mlp(normalise=False)),
+    ("qwen3-moe", "one expert fewer", _mlp(chosen=2)),
+    ("olmoe", "experts twice as loud", _mlp(factor=2.0)),
 )
 
 

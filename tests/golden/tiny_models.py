@@ -164,6 +164,17 @@ OTHERS = (
     ),
 )
 
+MIXED = gated(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=32)
+EXPERTS = (
+    TinyModel("mixtral", lambda: t.MixtralConfig(**gated(num_local_experts=4, num_experts_per_tok=2))),
+    TinyModel(
+        "qwen2-moe",
+        lambda: t.Qwen2MoeConfig(**MIXED, shared_expert_intermediate_size=64, mlp_only_layers=[1]),
+    ),
+    TinyModel("qwen3-moe", lambda: t.Qwen3MoeConfig(**MIXED, head_dim=16, norm_topk_prob=True)),
+    TinyModel("olmoe", lambda: t.OlmoeConfig(**gated(num_experts=6, num_experts_per_tok=2, intermediate_size=32))),
+)
+
 TINY_MODELS: tuple[TinyModel, ...] = (
     TinyModel("llama-1", lambda: t.LlamaConfig(**gated(num_key_value_heads=6))),
     TinyModel("llama-2-biases", lambda: t.LlamaConfig(**gated(attention_bias=True, mlp_bias=True))),
@@ -211,6 +222,7 @@ TINY_MODELS: tuple[TinyModel, ...] = (
     TinyModel("bloom", lambda: t.BloomConfig(**BLOOM, n_head=6)),
     TinyModel("bloom-bare", lambda: t.BloomConfig(**BLOOM, n_head=4), bare=True),
     *OTHERS,
+    *EXPERTS,
     TinyModel("gpt-2", lambda: t.GPT2Config(**plain())),
     TinyModel("gpt-2-wide", lambda: t.GPT2Config(**plain(n_inner=80, scale_attn_weights=False))),
 )
@@ -220,6 +232,7 @@ ONE_PER_FAMILY = (
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
     *("internlm-2", "baichuan", "chatglm"),
+    *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe"),
 )
 
 

@@ -19,6 +19,8 @@ const KernelTable& kernel_table() {
         .hadamard = hadamard,
         .round_rows = round_rows,
         .gate = gate,
+        .route = route,
+        .combine = combine,
         .rope = rope,
         .kv_write = kv_write,
         .attention_scratch_bytes = attention_scratch_bytes,

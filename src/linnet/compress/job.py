@@ -18,6 +18,7 @@ import torch
 import linnet
 from linnet.compress.caches import caches_of
 from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
+from linnet.compress.experts import check_experts
 from linnet.compress.folds import Fold, folds_of
 from linnet.compress.key_folds import KeyFold, key_folds_of
 from linnet.compress.memory import Prediction, predict
@@ -163,6 +164,7 @@ def check(
     alone = {module: pattern for module, pattern in steps.patterns().items() if steps.repair_of(module) is None}
     sparse = plain_without_zeros(model, schemes, alone)
     steps.check_shared(linears)
+    check_experts(recipe, schemes, linears)
     steps.check_tables(schemes, spec.embedding)
     wants_rows = steps.calibrated and any(steps.changes(info.module) for info in linears)
     wants_rows |= steps.shares or any(prune.reads_rows for prune in steps.prunes)

@@ -8,11 +8,11 @@ and after it. Rounding is not decided here: see ``program.choose_numerics``.
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from linnet.models.feed_forward import feed_forward
 from linnet.models.spec import (
     ArchSpec,
     AttentionSpec,
     LayerSpec,
-    MlpSpec,
     NormSpec,
     PositionTable,
     Projection,
@@ -41,7 +41,7 @@ INPUTS: tuple[Value, ...] = (
 )
 
 
-class _Builder:
+class Builder:
     """Collects ops, values and weights in order; every method returns the name of the value it wrote."""
 
     def __init__(
@@ -75,10 +75,20 @@ class _Builder:
         weights: tuple[str, ...] = (),
         states: tuple[str, ...] = (),
         rows: str = "tokens",
+        each: int | None = None,
     ) -> str:
-        self.values.append(Value(name, (rows, width), "fp32"))
+        """``each``: the value has so many rows for every token."""
+        self.values.append(Value(name, (rows, width) if each is None else (rows, each, width), "fp32"))
         self.ops.append(Op(kind, name, inputs, (name,), attributes, weights, states))
         return name
+
+    def pair(
+        self, kind: str, name: str, inputs: tuple[str, ...], attributes: object, outputs: tuple[str, str], width: int
+    ) -> tuple[str, str]:
+        """An op that writes whole numbers and, beside them, fp32."""
+        self.values += [Value(outputs[0], ("tokens", width), "int32"), Value(outputs[1], ("tokens", width), "fp32")]
+        self.ops.append(Op(kind, name, inputs, outputs, attributes))
+        return outputs
 
     def norm(
         self,
@@ -148,7 +158,7 @@ class _Builder:
                 shape = (projection.outputs, terms.rank)
                 weights = [self.weight(f"{name}.up.weight", f"{module}.{UP}.weight", shape, projection.rows)]
                 if projection.bias and not terms.whole:
-                    weights.append(self._bias(name, projection, layer))
+                    weights.append(self.bias(name, projection, layer))
                 shown = f"{name}.up" if terms.whole else name
                 made = self.op("linear", shown, (narrow[module],), a.Linear(), projection.outputs, tuple(weights))
                 parts[name].append(made)
@@ -216,10 +226,10 @@ class _Builder:
         shape = (projection.outputs, projection.columns)
         weights = [self.weight(f"{name}.weight", f"{module}.weight", shape, projection.rows)]
         if projection.bias:
-            weights.append(self._bias(name, projection, layer))
+            weights.append(self.bias(name, projection, layer))
         return self.op("linear", shown, (x,), a.Linear(), projection.outputs, tuple(weights))
 
-    def _bias(self, name: str, projection: Projection, layer: int) -> str:
+    def bias(self, name: str, projection: Projection, layer: int) -> str:
         module = projection.module.format(layer=layer)
         return self.weight(f"{name}.bias", f"{module}.bias", (projection.outputs,), projection.rows)
 
@@ -228,7 +238,7 @@ class _Builder:
         return self.op("rope", name, (x, "positions"), attributes, width)
 
 
-def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, hidden: int) -> str:
+def _attention(builder: Builder, attention: AttentionSpec, layer: int, x: str, hidden: int) -> str:
     """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
     here = f"layers.{layer}.attention"
     heads, size = attention.kv_heads, attention.head_size
@@ -268,34 +278,23 @@ def _attention(builder: _Builder, attention: AttentionSpec, layer: int, x: str, 
     return builder.after(here, output, attention.post_norm, attention.multiplier, hidden, layer)
 
 
-def _mlp(builder: _Builder, mlp: MlpSpec, layer: int, x: str, hidden: int) -> str:
-    """Norm, feed-forward; the result is not yet added to the stream."""
-    here = f"layers.{layer}.mlp"
-    normed = builder.before(f"{here}.norm", x, mlp.norm, hidden, layer)
-    wanted = ({} if mlp.gate is None else {f"{here}.gate": mlp.gate}) | {f"{here}.up": mlp.up}
-    inputs = builder.linears(normed, layer, wanted)
-    activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
-    output = builder.linear(f"{here}.down", activated, mlp.down, layer)
-    return builder.after(here, output, mlp.post_norm, mlp.multiplier, hidden, layer)
-
-
-def _block(builder: _Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
+def _block(builder: Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
     """Both halves with their residual sums."""
     attended = _attention(builder, spec.mixer, layer, x, hidden)
     residual = _add(builder, f"layers.{layer}.attention", x, attended, spec.mixer.stream_norm, layer, hidden)
-    output = _mlp(builder, spec.feed_forward, layer, x if spec.parallel_residual else residual, hidden)
+    output = feed_forward(builder, spec.feed_forward, layer, x if spec.parallel_residual else residual, hidden)
     return _add(builder, f"layers.{layer}.mlp", residual, output, spec.feed_forward.stream_norm, layer, hidden)
 
 
 def _add(
-    builder: _Builder, here: str, stream: str, added: str, stream_norm: NormSpec | None, layer: int, hidden: int
+    builder: Builder, here: str, stream: str, added: str, stream_norm: NormSpec | None, layer: int, hidden: int
 ) -> str:
     """The stream with what a half of a block adds to it."""
     total = builder.op("add", f"{here}.residual", (stream, added), a.Add(), hidden)
     return total if stream_norm is None else builder.norm(f"{here}.stream_norm", total, stream_norm, hidden, layer)
 
 
-def _embed(builder: _Builder, spec: ArchSpec) -> str:
+def _embed(builder: Builder, spec: ArchSpec) -> str:
     width = spec.embedding_width
     table = builder.weight("embed.weight", f"{spec.embedding}.weight", (spec.vocabulary_size, width))
     x = builder.op("embed", "embed", ("token_ids",), a.Embed(), width, (table,))
@@ -311,20 +310,20 @@ def _embed(builder: _Builder, spec: ArchSpec) -> str:
     return x
 
 
-def _through(builder: _Builder, name: str, x: str, module: str, shape: tuple[int, int], rows: str = "tokens") -> str:
+def _through(builder: Builder, name: str, x: str, module: str, shape: tuple[int, int], rows: str = "tokens") -> str:
     """A linear between narrow embeddings and the stream; it stays as it is stored, whatever blocks are packed to."""
     weight = builder.weight(f"{name}.weight", f"{module}.weight", shape)
     return builder.op("linear", name, (x,), a.Linear(), shape[0], (weight,), rows=rows)
 
 
-def _positions(builder: _Builder, table: PositionTable, width: int) -> str:
+def _positions(builder: Builder, table: PositionTable, width: int) -> str:
     rows = None if table.first == 0 else ((table.first, table.rows),)
     shape = (table.rows - table.first, width)
     weight = builder.weight("embed.positions.weight", f"{table.module}.weight", shape, rows)
     return builder.op("embed", "embed.positions", ("positions",), a.Embed(), width, (weight,))
 
 
-def _head(builder: _Builder, spec: ArchSpec, x: str) -> None:
+def _head(builder: Builder, spec: ArchSpec, x: str) -> None:
     """Rows that want logits first, so that norm and projection touch only those."""
     width, vocabulary = spec.hidden_size, spec.vocabulary_size
     x = builder.op("gather", "head.rows", (x, "output_rows"), a.Gather(), width, rows="outputs")
@@ -365,7 +364,7 @@ def build_program(
     weight, by module. ``rotations``: size of the runs that Hadamard's matrix turns, by module: of a linear's input, or
     of an attention's queries and keys behind their positions.
     """
-    builder = _Builder(weight_types, kv_types, terms, rotations)
+    builder = Builder(weight_types, kv_types, terms, rotations)
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

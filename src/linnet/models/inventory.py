@@ -9,6 +9,7 @@ from typing import Literal
 from linnet.models.build import build_program
 from linnet.models.spec import ArchSpec
 from linnet.program.program import Program
+from linnet.program.traverse import expert_tap, multiplied
 from linnet.schemes.terms import COMPUTED, Terms
 
 _NO_TERMS: Mapping[str, Terms] = MappingProxyType({})
@@ -19,7 +20,8 @@ class LinearInfo:
     """One linear of the checkpoint: what compression walks over.
 
     ``module`` names it in scheme maps and on disk; ``tensor`` is where its dense weight lies (they part ways only for
-    a tied head, whose weight is the embedding's). ``tap`` is the fp32 value every op of it reads; ``segment`` the
+    a tied head, whose weight is the embedding's). ``tap`` is the fp32 value every op of it reads, or those
+    rows of it that an expert reads (``program.traverse.expert_tap``); ``segment`` the
     index of the segment it runs in; ``operations`` the ops it feeds, several when the tensor is fused.
     """
 
@@ -70,18 +72,20 @@ def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
     found: dict[str, LinearInfo] = {}
     for index, segment in enumerate(program.segments):
         for op in program.ops[segment.start : segment.stop]:
-            if op.kind != "logits" and (op.kind != "linear" or segment.kind != "block"):
-                continue
-            tensor = refs[op.weights[0]].checkpoint_name
-            if tensor.endswith(COMPUTED):
+            if op.kind != "logits" and (op.kind not in ("linear", "experts") or segment.kind != "block"):
                 continue
             head = op.kind == "logits"
-            module = spec.head if head else tensor.removesuffix(".weight")
-            before = found.get(module)
-            if before is not None and before.tap != op.inputs[0]:
-                raise ValueError(f"parts of {module} read different values: {before.tap} and {op.inputs[0]}")
-            rows, columns = shapes[tensor]
-            operations = (op.name,) if before is None else (*before.operations, op.name)
-            kind: Literal["linear", "head"] = "head" if head else "linear"
-            found[module] = LinearInfo(module, tensor, (rows, columns), op.inputs[0], index, kind, operations)
+            for expert, name in enumerate(multiplied(op)):
+                tensor = refs[name].checkpoint_name
+                if tensor.endswith(COMPUTED):
+                    continue
+                tap = expert_tap(op.inputs[0], expert) if op.kind == "experts" else op.inputs[0]
+                module = spec.head if head else tensor.removesuffix(".weight")
+                before = found.get(module)
+                if before is not None and before.tap != tap:
+                    raise ValueError(f"parts of {module} read different values: {before.tap} and {tap}")
+                rows, columns = shapes[tensor]
+                operations = (op.name,) if before is None else (*before.operations, op.name)
+                kind: Literal["linear", "head"] = "head" if head else "linear"
+                found[module] = LinearInfo(module, tensor, (rows, columns), tap, index, kind, operations)
     return tuple(found.values())

@@ -9,7 +9,7 @@ from typing import Any
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_LAYERS, MAXIMUM_POSITIONS, ConfigReader
 from linnet.models.rope import read_layer_ropes, read_rope
-from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec
+from linnet.models.spec import ArchSpec, AttentionSpec, FeedForward, LayerSpec, MlpSpec, NormSpec, Projection, RopeSpec
 from linnet.program.attributes import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -89,7 +89,7 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
 
 def alike(
-    mixer: AttentionSpec, feed_forward: MlpSpec, windows: Windows, parallel_residual: bool = False
+    mixer: AttentionSpec, feed_forward: FeedForward, windows: Windows, parallel_residual: bool = False
 ) -> tuple[LayerSpec, ...]:
     """Blocks that differ in their windows only; those of one window are one object."""
     kinds = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ArchSpec: everything in which two model families differ, as data. No family is named here, none is branched on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from linnet.program.attributes import Activation
@@ -114,6 +114,53 @@ class MlpSpec:
 
 
 @dataclass(frozen=True)
+class SharedSpec:
+    """The feed-forward that every token goes through beside its experts; ``gate`` None: it counts in full, else by the
+    sigmoid of one score. Its norm is the experts'."""
+
+    mlp: MlpSpec
+    gate: Projection | None
+
+
+@dataclass(frozen=True)
+class ExpertsSpec:
+    """A feed-forward of many experts, of which every token gets ``chosen``, see ``program.attributes.Route``.
+
+    Modules of ``gate``, ``up`` and ``down`` have an ``{expert}`` placeholder beside ``{layer}``; ``router`` has one
+    output per expert. Its norms and multiplier: as in AttentionSpec.
+    """
+
+    norm: NormSpec | None
+    router: Projection
+    gate: Projection
+    up: Projection
+    down: Projection
+    activation: Activation
+    experts: int
+    chosen: int
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalise: bool = False
+    factor: float = 1.0
+    shared: SharedSpec | None = None
+    post_norm: NormSpec | None = None
+    multiplier: float | None = None
+    stream_norm: NormSpec | None = None
+
+    def of(self, projection: Projection, expert: int) -> Projection:
+        """One expert's."""
+        return replace(projection, module=projection.module.replace("{expert}", str(expert)))
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linears, in the order they run; the router and the shared expert's gate are none."""
+        own = [self.of(part, expert) for part in (self.gate, self.up, self.down) for expert in range(self.experts)]
+        return (*own, *(() if self.shared is None else self.shared.mlp.projections))
+
+
+FeedForward = MlpSpec | ExpertsSpec
+
+
+@dataclass(frozen=True)
 class LayerSpec:
     """One block: a mixer and a feed-forward, each with its own norms; both add to the residual stream.
 
@@ -122,7 +169,7 @@ class LayerSpec:
     """
 
     mixer: AttentionSpec
-    feed_forward: MlpSpec
+    feed_forward: FeedForward
     parallel_residual: bool = False
 
     @property

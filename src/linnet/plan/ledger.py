@@ -7,12 +7,14 @@ and the tokenizer: those numbers are measured, not derived.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
 from linnet.process_memory import Footprint
-from linnet.program.attributes import Attention
+from linnet.program.attributes import Attention, Experts
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
@@ -60,9 +62,9 @@ class Ledger:
     head counts under the embedding). ``arena_bytes`` holds every activation of a step, the ``logits_bytes`` of its
     output rows among them; ``step_arena_bytes`` is what of it is touched while no prompt is scored. ``operations``:
     of the program; ``tokenizer_bytes``: of its tokenizer.json. ``step_weight_bytes`` is what one decode step reads
-    of the weights: all but the embedding table, unless the head is tied to it. ``multiplications``: of weights with
-    one row (one token); ``prompt_multiplications``: with a row whose logits nobody asks for, as nearly all of a
-    prompt's.
+    of the weights: all but the embedding table, unless the head is tied to it, and of experts those that a token gets.
+    ``multiplications``: of weights with one row (one token); ``prompt_multiplications``: with a row whose logits nobody
+    asks for, as nearly all of a prompt's.
     """
 
     policy: Policy
@@ -190,7 +192,7 @@ def predict(
         operations=len(program.ops),
         tokenizer_bytes=tokenizer_json_bytes(source.checkpoint.path) if tokenizer_bytes is None else tokenizer_bytes,
         kv_layers=_kv_layers(program, limits.block_size, backend),
-        step_weight_bytes=sum(parts.values()) - (0 if tied else embedding),
+        step_weight_bytes=sum(parts.values()) - (0 if tied else embedding) - _idle_bytes(program, stored),
         multiplications=sum(multiplications.values()),
         prompt_multiplications=multiplications["tokens"],
         attention_width=sum(attention.heads * attention.head_size for attention in _attentions(program).values()),
@@ -249,12 +251,22 @@ def _weigh(source: ModelSource, program: Program, backend: Backend | None) -> tu
     return stored, parts
 
 
+def _idle_bytes(program: Program, stored: Mapping[str, int]) -> int:
+    """Bytes of the experts that a step of one token leaves alone."""
+    declared, idle = declarations(program), 0
+    for op in program.ops:
+        if isinstance(op.attributes, Experts):
+            chosen = int(declared[op.outputs[0]].shape[1])
+            idle += sum(stored[name] for name in op.weights) * (op.attributes.experts - chosen) // op.attributes.experts
+    return idle
+
+
 def _multiplications(program: Program) -> Counter[Dimension]:
     """Multiplications of weights with one row, by which rows they are done for: ``tokens`` or ``outputs``."""
     declared, weights = declarations(program), {weight.name: weight for weight in program.weights}
     found: Counter[Dimension] = Counter()
     for op in program.ops:
-        if op.kind in ("linear", "logits"):
-            rows, columns = weights[op.weights[0]].shape
-            found[declared[op.outputs[0]].shape[0]] += rows * columns
+        if op.kind in ("linear", "logits", "router", "experts"):
+            outputs = declared[op.outputs[0]].shape
+            found[outputs[0]] += prod(int(size) for size in outputs[1:]) * weights[op.weights[0]].shape[1]
     return found

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed attributes of every op kind. A kind that is not in ``ATTRIBUTES`` does not exist.
 
-Values are two-dimensional ``[rows, width]`` unless said otherwise; heads lie side by side in ``width``.
+Values are two-dimensional ``[rows, width]`` unless said otherwise; heads lie side by side in ``width``. Of a value
+``[rows, chosen, width]`` every row has ``chosen`` rows of its own, one for each of its experts.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,42 @@ class SparseLinear:
 @dataclass(frozen=True)
 class Logits:
     """The vocabulary projection: as Linear, named apart because it runs on output rows only."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """As Linear, named apart because it is never rounded: which experts a token gets must not hang on a rounding."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Scores fp32 [rows, experts] -> (ids int32 [rows, chosen], weights fp32 [rows, chosen]), the best expert first.
+
+    Scores become probabilities (their softmax, or the sigmoid of each); the ``chosen`` greatest are taken, ties to the
+    lowest expert; ``normalise`` divides them by their sum; all are multiplied by ``factor``.
+    """
+
+    chosen: int
+    scoring: Literal["softmax", "sigmoid"]
+    normalise: bool = False
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One linear of every expert: (x, ids int32 [rows, chosen]) -> fp32 [rows, chosen, outputs], at [r, i] row r's
+    product with the weight of expert ids[r, i]. x is [rows, columns], or [rows, chosen, columns] with a row for each
+    choice. weights: one [outputs, columns] for each of ``experts``, then, with ``biases``, as many biases [outputs].
+    """
+
+    experts: int
+    biases: bool = False
+
+
+@dataclass(frozen=True)
+class Combine:
+    """(x [rows, chosen, width], weights [rows, chosen]) -> [rows, width]: weights[0] * x[0] + weights[1] * x[1] and
+    so on from left to right, every product and every sum rounded to fp32. x is [rows, width] where one is chosen."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +218,10 @@ ATTRIBUTES: dict[str, type] = {
     "linear": Linear,
     "sparse_linear": SparseLinear,
     "logits": Logits,
+    "router": Router,
+    "route": Route,
+    "experts": Experts,
+    "combine": Combine,
     "add": Add,
     "scale": Scale,
     "softcap": Softcap,
@@ -203,6 +244,6 @@ FUSED_KINDS = ("linears", "gated_linears", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
-    "order_columns", "hadamard",
+    "order_columns", "hadamard", "route", "combine",
 )  # fmt: skip
 """Kinds whose output row i needs no other row of a value written in the same chain."""

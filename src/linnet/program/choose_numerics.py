@@ -10,15 +10,17 @@ policy: with ``exact``, attention's arithmetic stays fp32 on whatever is stored.
 (its states are quantised from the start) holds with both policies, unless another is chosen.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-from linnet.errors import ConfigError, unknown_choice
+from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.attributes import FUSED_KINDS, Attention, Cast, Quantise
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.prescribed import prescribed_scheme, static_parameters
 from linnet.program.program import Op, Program, Value, Weight
 from linnet.program.sort_inputs import PROJECTIONS, sort_inputs
+from linnet.program.traverse import multiplied
 from linnet.schemes.elements import ElementName
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 
@@ -67,6 +69,17 @@ def activation_scheme(weight: Weight, policy: Policy) -> DenseType | Scheme:
     if group_size is None or stored.super_group_size is not None:
         group_size = _own_group_size(stored, weight.shape[1])
     return Scheme("int8", "group", group_size=group_size, dynamic=True, scale_dtype="fp32")
+
+
+def _scheme_of_all(weights: Sequence[Weight], policy: Policy) -> DenseType | Scheme:
+    """Of one linear, or of all experts, whose rows are rounded before they are sorted: fp32 where they do not agree."""
+    found = {activation_scheme(weight, policy) for weight in weights}
+    static = any(isinstance(target, Scheme) and not target.dynamic for target in found)
+    if len(weights) > 1 and static:
+        raise UnsupportedError(
+            f"weight {weights[0].ref.checkpoint_name} prescribes a static scale of its input; experts take dynamic ones"
+        )
+    return found.pop() if len(found) == 1 else "fp32"
 
 
 def _own_group_size(stored: Scheme, columns: int) -> int:
@@ -132,7 +145,7 @@ def choose_numerics(program: Program, policy: Policy, kv_cache: KVCache = "auto"
     def rounding(op: Op, source: Value) -> Conversion | None:
         if op.kind not in PROJECTIONS:
             return None
-        target = activation_scheme(weights[op.weights[0]], policy)
+        target = _scheme_of_all([weights[name] for name in multiplied(op)], policy)
         if target == source.dtype:
             return None
         value = Value(rounded_name(source.name, target), source.shape, target)

@@ -24,9 +24,9 @@ def external_reads(run: Sequence[Op]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for op in run for name in op.inputs if name not in inside))
 
 
-def row_symbol(op: Op, declared: Mapping[str, Value]) -> Dimension:
-    """What the op's rows are: the first dimension of what it writes; kv_write stores one row per token."""
-    return declared[op.outputs[0]].shape[0] if op.outputs else "tokens"
+def row_symbol(op: Op, declared: Mapping[str, Value]) -> tuple[Dimension, ...]:
+    """What the op's rows are: all but the last dimension of what it writes; kv_write stores one row per token."""
+    return declared[op.outputs[0]].shape[:-1] if op.outputs else ("tokens",)
 
 
 def fused_name(run: Sequence[Op]) -> str:
@@ -84,6 +84,9 @@ def check_fused(op: Op, declared: Mapping[str, Value]) -> None:
     kinds = sorted({inner.kind for inner in run} - set(ROW_KINDS))
     require(not kinds, f"op {op.name} (row_chain) holds {', '.join(kinds)}, which do not work row by row")
     symbols = {row_symbol(inner, declared) for inner in run}
-    require(len(symbols) == 1, f"op {op.name} (row_chain): rows are {', '.join(map(str, sorted(symbols, key=str)))}")
+    require(
+        len(symbols) == 1,
+        f"op {op.name} (row_chain): rows are {', '.join(sorted('x'.join(map(str, symbol)) for symbol in symbols))}",
+    )
     foreign = [inner.name for inner in run if inner.kind == "gather" and inner.inputs[0] in inside]
     require(not foreign, f"op {op.name} (row_chain): {', '.join(foreign)} reads other rows of what the chain writes")

@@ -15,7 +15,23 @@ from linnet.program.program import Op, Program, Value
 from linnet.program.traverse import declarations, rebuilt
 
 ROW_WISE = frozenset(
-    {"linear", "sparse_linear", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "gate", "hadamard"}
+    {
+        "linear",
+        "sparse_linear",
+        "norm",
+        "add",
+        "scale",
+        "softcap",
+        "cast",
+        "quantise",
+        "dequantise",
+        "gate",
+        "hadamard",
+        "router",
+        "route",
+        "experts",
+        "combine",
+    }
 )
 """Kinds that read their own rows only: rope reads positions beside them, and kv_write is for every token."""
 

@@ -52,6 +52,9 @@ def _fits(value: object, annotation: Any) -> bool:
 
 Shape = tuple[int | str, ...]
 
+MOST_EXPERTS = 1024
+"""Of one layer: what backends have room for while they choose."""
+
 
 class _Signature:
     """An op with its operands resolved; the helpers say what does not fit."""
@@ -155,6 +158,51 @@ def _sparse_linear(s: _Signature, _: Any) -> None:
     s.shape(columns, tuple(values.shape))
     s.shape(s.outputs[0], (s.inputs[0].shape[0], values.shape[0]))
     s.dtype(s.outputs[0], "fp32")
+
+
+def _router(s: _Signature, _: Any) -> None:
+    _linear(s, _)
+    s.dtype(s.inputs[0], "fp32")
+
+
+def _route(s: _Signature, route: a.Route) -> None:
+    s.counts(1, outputs=2)
+    s.dtype(s.inputs[0], "fp32")
+    experts = s.width(s.inputs[0])
+    good = 0 < route.chosen <= experts <= MOST_EXPERTS
+    require(good, f"op {s.op.name}: {route.chosen} of {experts} experts; there are at most {MOST_EXPERTS}")
+    for output, dtype in zip(s.outputs, ("int32", "fp32"), strict=True):
+        s.shape(output, (s.inputs[0].shape[0], route.chosen))
+        s.dtype(output, dtype)
+
+
+def _experts(s: _Signature, experts: a.Experts) -> None:
+    weights = experts.experts * (2 if experts.biases else 1)
+    s.counts(2, weights=(weights, weights))
+    x, ids = s.inputs
+    s.dtype(x, "fp32", "bf16", "fp16", "a scheme")
+    s.dtype(ids, "int32")
+    rows, chosen = ids.shape[0], s.width(ids)
+    require(chosen <= experts.experts, f"op {s.op.name}: {chosen} of {experts.experts} experts")
+    outputs, columns = s.outputs[0].shape[-1], x.shape[-1]
+    s.shape(x, (rows, columns) if len(x.shape) == 2 else (rows, chosen, columns))
+    for weight in s.weights[: experts.experts]:
+        s.shape(weight, (outputs, columns))
+    for bias in s.weights[experts.experts :]:
+        s.shape(bias, (outputs,))
+        s.dense(bias)
+    s.shape(s.outputs[0], (rows, chosen, outputs))
+    s.dtype(s.outputs[0], "fp32")
+
+
+def _combine(s: _Signature, _: Any) -> None:
+    s.counts(2)
+    x, weights = s.inputs
+    for value in (x, weights, s.outputs[0]):
+        s.dtype(value, "fp32")
+    rows, chosen = weights.shape[0], s.width(weights)
+    s.shape(x, (rows, x.shape[-1]) if chosen == 1 and len(x.shape) == 2 else (rows, chosen, x.shape[-1]))
+    s.shape(s.outputs[0], (rows, x.shape[-1]))
 
 
 def _elementwise(inputs: int) -> Callable[[_Signature, Any], None]:
@@ -279,6 +327,10 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "linear": _linear,
     "sparse_linear": _sparse_linear,
     "logits": _linear,
+    "router": _router,
+    "route": _route,
+    "experts": _experts,
+    "combine": _combine,
     "add": _elementwise(2),
     "scale": _elementwise(1),
     "softcap": _softcap,

@@ -7,13 +7,15 @@ in another order.
 
 from dataclasses import replace
 
+from linnet.errors import UnsupportedError
 from linnet.program.attributes import OrderColumns
 from linnet.program.convert_inputs import Conversion, convert_inputs
 from linnet.program.prescribed import COLUMN_ORDER
 from linnet.program.program import Op, Program, Value, Weight, WeightRef
+from linnet.program.traverse import multiplied
 from linnet.schemes.scheme import LinearScheme
 
-PROJECTIONS = ("linear", "logits")
+PROJECTIONS = ("linear", "logits", "experts")
 
 
 def sort_inputs(program: Program) -> Program:
@@ -23,6 +25,9 @@ def sort_inputs(program: Program) -> Program:
 
     def order(op: Op, source: Value) -> Conversion | None:
         weight = weights[op.weights[0]] if op.kind in PROJECTIONS else None
+        if op.kind == "experts":
+            _refuse_sorted(op, weights)
+            return None
         if weight is None or not isinstance(weight.dtype, LinearScheme) or not weight.dtype.sorted_columns:
             return None
         ref = replace(weight.ref, as_stored=True)
@@ -35,3 +40,13 @@ def sort_inputs(program: Program) -> Program:
 
     changed = convert_inputs(program, order)
     return replace(changed, weights=tuple(ordered.get(weight.name, weight) for weight in changed.weights))
+
+
+def _refuse_sorted(op: Op, weights: dict[str, Weight]) -> None:
+    """UnsupportedError where an expert wants its input in an order of its own: all experts read one value."""
+    for name in multiplied(op):
+        weight = weights[name]
+        if isinstance(weight.dtype, LinearScheme) and weight.dtype.sorted_columns:
+            raise UnsupportedError(
+                f"weight {weight.ref.checkpoint_name} has columns in activation order, which only dense layers can read"
+            )

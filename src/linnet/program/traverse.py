@@ -7,6 +7,7 @@ And the one way a pass puts other ops into segments.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from linnet.program.attributes import Experts
 from linnet.program.program import Op, Program, Segment, Value
 
 
@@ -18,6 +19,21 @@ def declarations(program: Program) -> dict[str, Value]:
 def plain_ops(program: Program) -> list[Op]:
     """The ops with every fused one replaced by what it stands for."""
     return [inner for op in program.ops for inner in op.expansion or (op,)]
+
+
+def multiplied(op: Op) -> tuple[str, ...]:
+    """Names of the weights that a projection multiplies its input with: of every expert, or one; no biases."""
+    return op.weights[: op.attributes.experts if isinstance(op.attributes, Experts) else 1]
+
+
+def expert_tap(value: str, expert: int) -> str:
+    """What the rows of a value that one expert reads are called where values are asked for."""
+    return f"{value}@{expert}"
+
+
+def tapped(tap: str) -> str:
+    """The value that a tap is of."""
+    return tap.partition("@")[0]
 
 
 def last_reads(program: Program) -> dict[str, int]:

@@ -11,7 +11,11 @@ from published_gated_configs import (
     GLM_4_9B_0414,
     GRANITE_3_1_2B,
     INTERNLM_2_1_8B,
+    MIXTRAL_8X7B,
     OLMO_2_1B,
+    OLMOE_1B_7B,
+    QWEN_1_5_MOE_A2_7B,
+    QWEN_3_30B_A3B,
     SMOLLM_3_3B,
 )
 from published_plain_configs import (
@@ -394,6 +398,10 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "falcon-40b": (FALCON_40B, 41_303_293_952),
     "falcon-rw-1b": (FALCON_RW_1B, 1_311_625_216),
     "olmo-2-1b": (OLMO_2_1B, 1_484_916_736),
+    "mixtral-8x7b": (MIXTRAL_8X7B, 46_702_792_704),
+    "qwen-1.5-moe-a2.7b": (QWEN_1_5_MOE_A2_7B, 14_315_784_192),
+    "qwen-3-30b-a3b": (QWEN_3_30B_A3B, 30_532_122_624),
+    "olmoe-1b-7b": (OLMOE_1B_7B, 6_919_161_856),
     "gemma-2b": (GEMMA_2B, 2_506_172_416),
     "starcoderbase-1b": (STARCODERBASE_1B, 1_137_207_296),
     "starcoder-2-3b": (STARCODER_2_3B, 3_030_371_328),

@@ -38,7 +38,7 @@ from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
 from linnet.program.program import Op, PagedState, Program, Weight
-from linnet.program.traverse import declarations
+from linnet.program.traverse import declarations, multiplied
 from linnet.schemes.scheme import LinearScheme
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class CpuExecutable:
             self.program, self._weights, linears, limits, buffers, self.isa, backend.pool, self.vocabulary
         )
         self._native, self._values = lowering.executor, lowering.values
-        self._widths = {name: int(value.shape[1]) for name, value in declared.items() if name in self._values}
+        self._widths = {name: int(value.shape[-1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
         self.tile_bytes: int = tiles.nbytes
@@ -197,20 +197,25 @@ class CpuExecutable:
         self._executed = False
         logger.info("%d operations per step, %d before fusing", len(self.program.ops), len(widened.ops))
 
-    def _load_linears(self, program: Program) -> tuple[dict[str, Any], set[str]]:
-        """Native weights per op, and the ops whose weight has no integer kernel for their int8 input."""
+    def _load_linears(self, program: Program) -> tuple[dict[str, list[Any]], set[str]]:
+        """Native weights per op, and the ops whose weights have no integer kernel for their int8 input."""
         declared = declarations(program)
-        linears: dict[str, Any] = {}
+        linears: dict[str, list[Any]] = {}
         refused: set[str] = set()
         for op in program.ops:
-            if op.kind not in ("linear", "logits", "embed"):
+            if op.kind not in ("linear", "logits", "router", "experts", "embed"):
                 continue
-            weight = self._weights.linear(op.weights[0], op.weights[1] if len(op.weights) > 1 else None)
-            linears[op.name] = weight
+            names = multiplied(op)
+            biases = op.weights[len(names) :] or (None,) * len(names)
+            weights = [self._weights.linear(*pair) for pair in zip(names, biases, strict=True)]
+            linears[op.name] = weights
             if op.kind == "embed":
                 continue
             value = declared[op.inputs[0]]
-            reason = _native.refuse_linear(self.isa, weight, input_type(value), group_size(value))
+            reasons = (
+                _native.refuse_linear(self.isa, weight, input_type(value), group_size(value)) for weight in weights
+            )
+            reason = next((reason for reason in reasons if reason is not None), None)
             if reason is not None:
                 if input_type(value) != _native.InputType.int8:
                     raise UnsupportedError("the cpu backend cannot execute this model", [f"{op.name}: {reason}"])
@@ -219,26 +224,28 @@ class CpuExecutable:
         return linears, refused
 
     def _attach_tiles(
-        self, backend: CpuBackend, source: Source, program: Program, linears: dict[str, Any], refused: set[str]
+        self, backend: CpuBackend, source: Source, program: Program, linears: dict[str, list[Any]], refused: set[str]
     ) -> "Tiles":
         """Tiles for the linears that multiply integers, for an embedding that one of them is tied to, and for what is
         read as tiles only: mapped from the cache's file, else the last kind in memory."""
         declared = declarations(program)
         stored = {weight.name: repr(replace(weight, name="")) for weight in program.weights}
         views: dict[str, list[Any]] = {}
+        tables: dict[str, list[Any]] = {}
         for op in program.ops:
-            if op.name not in linears:
-                continue
             integers = (
-                op.kind != "embed"
+                op.name in linears
+                and op.kind != "embed"
                 and op.name not in refused
                 and input_type(declared[op.inputs[0]]) == _native.InputType.int8
             )
-            if integers or self._weights.needs_tiles(linears[op.name]):
-                views.setdefault(stored[op.weights[0]], []).append(linears[op.name])
-        for op in program.ops:
-            if op.kind == "embed" and linears[op.name] not in views.get(stored[op.weights[0]], [linears[op.name]]):
-                views[stored[op.weights[0]]].append(linears[op.name])
+            for name, view in zip(multiplied(op), linears.get(op.name, ()), strict=False):
+                if integers or self._weights.needs_tiles(view):
+                    views.setdefault(stored[name], []).append(view)
+                elif op.kind == "embed":
+                    tables.setdefault(stored[name], []).append(view)
+        for what in tables.keys() & views.keys():
+            views[what] += tables[what]
 
         def fill(view: Any, target: np.ndarray) -> None:
             self._weights.fill_tiles(self.isa, backend.pool, view, target)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lowering: a Program becomes a list of native operations. One method per op kind; nothing here runs during a step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from linnet.program.program import Op, PagedState, Program, Value
 from linnet.program.traverse import declarations, plain_ops
 from linnet.schemes.scheme import Scheme
 
-VALUE_TYPES = {"fp32": _native.ValueType.fp32, "bf16": _native.ValueType.bf16, "fp16": _native.ValueType.fp16}
-
 KV_STORAGES = {
     "fp32": _native.KVStorage.fp32,
     "bf16": _native.KVStorage.bf16,
@@ -31,20 +30,25 @@ def value_type(value: Value) -> Any:
     """The native element type of a value."""
     if isinstance(value.dtype, Scheme):  # codes that nobody multiplies as such lie here as the numbers they stand for
         return _native.ValueType.int8 if keeps_codes(value.dtype) else _native.ValueType.fp32
-    return VALUE_TYPES[value.dtype]
+    return getattr(_native.ValueType, value.dtype)
 
 
 def group_size(value: Value) -> int:
     """Columns per activation scale of a quantised value; its width otherwise."""
-    width = int(value.shape[1])
+    width = int(value.shape[-1])
     return (value.dtype.group_size or width) if isinstance(value.dtype, Scheme) else width
+
+
+def each(value: Value) -> int:
+    """Rows that a value has for every token or output."""
+    return prod(int(size) for size in value.shape[1:-1])
 
 
 def plan(program: Program, limits: Limits, keep: tuple[str, ...], isa: str) -> BufferPlan:
     """Place every value with the sizes this tier's kernels want."""
 
     def value_bytes(value: Value, bounds: Mapping[str, int]) -> int:
-        rows, width = bounds[str(value.shape[0])], int(value.shape[1])
+        rows, width = each(value) * bounds[str(value.shape[0])], int(value.shape[-1])
         return int(_native.value_bytes(isa, value_type(value), rows, width, group_size(value)))
 
     return plan_buffers(program, limits.symbols(), keep, value_bytes)
@@ -75,7 +79,7 @@ class Lowering:
         self,
         program: Program,
         weights: WeightTable,
-        linears: Mapping[str, Any],
+        linears: Mapping[str, Sequence[Any]],
         limits: Limits,
         buffers: BufferPlan,
         isa: str,
@@ -115,10 +119,11 @@ class Lowering:
     def _add_value(self, value: Value, offset: int | None) -> int:
         """``offset`` None: a value that lives in the open chain only."""
         rows = _native.RowCount.tokens if value.shape[0] == "tokens" else _native.RowCount.outputs
-        described = (rows, int(value.shape[1]), value_type(value), group_size(value), *self._rounding(value))
+        described = (rows, int(value.shape[-1]), value_type(value), group_size(value), *self._rounding(value))
+        several: dict[str, Any] = {} if each(value) == 1 else {"each": each(value)}
         if offset is None:
-            return int(self.executor.add_local(*described))
-        return int(self.executor.add_value(offset, *described))
+            return int(self.executor.add_local(*described, **several))
+        return int(self.executor.add_value(offset, *described, **several))
 
     def _rounding(self, value: Value) -> tuple[float, ...]:
         """Of codes: half their range, and their scale if it is static. Nothing for int8 in a scale of its rows."""
@@ -137,7 +142,7 @@ class Lowering:
 
     def embed(self, op: Op, _: a.Embed) -> None:
         by = {"positions": True} if op.inputs == ("positions",) else {}
-        self.executor.embed(op.name, self._out(op), self._linears[op.name], **by)
+        self.executor.embed(op.name, self._out(op), self._linears[op.name][0], **by)
 
     def norm(self, op: Op, norm: a.Norm) -> None:
         gain = self._weights.vector(op.weights[0])
@@ -147,20 +152,33 @@ class Lowering:
             op.name, self._in(op), self._out(op), layer, norm.size, norm.epsilon, norm.offset, gain, bias
         )
 
-    def linear(self, op: Op, _: a.Linear | a.Logits | a.Linears) -> None:
+    def linear(self, op: Op, _: a.Linear | a.Logits | a.Router | a.Linears) -> None:
         """One linear, or several of one input: a fused op's kernels are named by the ops it stands for."""
         parts = op.expansion or (op,)
-        weights = [self._linears[part.name] for part in parts]
+        weights = [self._linears[part.name][0] for part in parts]
         self.executor.linear(op.name, self._in(op), [self._out(part) for part in parts], weights)
         for part, weight in zip(parts, weights, strict=True):
             self.choices[part.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
+
+    def experts(self, op: Op, _: a.Experts) -> None:
+        weights = self._linears[op.name]
+        self.executor.experts(op.name, self._in(op), self._in(op, 1), self._out(op), weights)
+        self.choices[op.name] = _native.linear_name(self._isa, weights[0], input_type(self._declared[op.inputs[0]]))
+
+    def route(self, op: Op, route: a.Route) -> None:
+        ids, weights = (self.values[name] for name in op.outputs)
+        sigmoid = route.scoring == "sigmoid"
+        self.executor.route(op.name, self._in(op), ids, weights, sigmoid, route.normalise, route.factor)
+
+    def combine(self, op: Op, _: a.Combine) -> None:
+        self.executor.combine(op.name, self._in(op), self._in(op, 1), self._out(op))
 
     def gated_linears(self, op: Op, _: a.GatedLinears) -> None:
         """The linears' results and the activation stay in a worker's scratch."""
         linears = [part for part in op.expansion if part.kind == "linear"]
         gate = op.expansion[len(linears)].attributes
         assert isinstance(gate, a.Gate)
-        weights = [self._linears[part.name] for part in linears]
+        weights = [self._linears[part.name][0] for part in linears]
         activation = getattr(_native.Activation, gate.activation)
         self.executor.gated_linear(op.name, self._in(op), self._out(op), weights, activation)
         for part, weight in zip(linears, weights, strict=True):
@@ -261,6 +279,10 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "norm": Lowering.norm,
     "linear": Lowering.linear,
     "logits": Lowering.linear,
+    "router": Lowering.linear,
+    "experts": Lowering.experts,
+    "route": Lowering.route,
+    "combine": Lowering.combine,
     "sparse_linear": Lowering.sparse_linear,
     "add": Lowering.add,
     "scale": Lowering.scale,

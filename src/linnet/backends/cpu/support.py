@@ -34,9 +34,10 @@ def _refuse(op: Op, program: Program, declared: Mapping[str, Value]) -> str | No
             return f"{inner.name}: {why}"
     for name in op.outputs:
         value = declared[name]
-        if len(value.shape) != 2 or value.shape[0] not in ROW_SYMBOLS or not isinstance(value.shape[1], int):
-            return f"values are [tokens | outputs, width]; {name} is {list(value.shape)}"
-        if value.dtype == "int32":
+        sizes = value.shape[1:]
+        if len(sizes) not in (1, 2) or value.shape[0] not in ROW_SYMBOLS or not all(isinstance(n, int) for n in sizes):
+            return f"values are [tokens | outputs, width] or [.., chosen, width]; {name} is {list(value.shape)}"
+        if value.dtype == "int32" and op.kind not in ("route", *a.FUSED_KINDS):
             return f"no op writes int32 values, {name} is one"
     return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_rounding(op, declared)
 
@@ -77,6 +78,6 @@ def _refuse_states(op: Op, program: Program) -> str | None:
 def _refuse_rounding(op: Op, declared: Mapping[str, Value]) -> str | None:
     if isinstance(op.attributes, a.Quantise) and (reason := refuse_rounding(op.attributes.scheme)) is not None:
         return reason
-    if op.kind in ("linear", "logits") and declared[op.inputs[0]].dtype == "fp16":
+    if op.kind in ("linear", "logits", "router", "experts") and declared[op.inputs[0]].dtype == "fp16":
         return "no linear kernel reads fp16 activations"
     return None

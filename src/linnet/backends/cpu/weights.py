@@ -41,7 +41,7 @@ class WeightTable:
         self._source, self._isa = source, isa
         self._alive: list[Array] = []
         self._loaded: dict[str, Array | PackedWeight] = {}
-        self._tiled: list[tuple[Any, PackedWeight]] = []
+        self._tiled: dict[int, tuple[Any, PackedWeight]] = {}  # by the view's identity, which it keeps
 
     def linear(self, name: str, bias: str | None = None) -> Any:
         """The native view of weight ``name`` [rows, columns], with an optional bias [rows] added after the sum."""
@@ -66,18 +66,17 @@ class WeightTable:
 
     def needs_tiles(self, view: Any) -> bool:
         """Whether this native view is nothing without tiles."""
-        return any(own is view for own, _ in self._tiled)
+        return id(view) in self._tiled
 
     def fill_tiles(self, isa: str, pool: Any, view: Any, target: Array) -> None:
         """Write the tiles of a native view that ``linear`` made, uint8 [tile bytes], on every thread of ``pool``."""
-        for own, stored in self._tiled:
-            if own is view:
-                return tiles.fill(isa, pool, view, stored, target)
+        if id(view) in self._tiled:
+            return tiles.fill(isa, pool, view, self._tiled[id(view)][1], target)
         _native.make_tiles(isa, pool, view, target)
 
     def forget_tiled(self) -> None:
         """What tiles were made of is wanted no more by a weight that is nothing but tiles and has them now."""
-        made = {id(stored) for _, stored in self._tiled}
+        made = {id(stored) for _, stored in self._tiled.values()}
         self._loaded = {name: stored for name, stored in self._loaded.items() if id(stored) not in made}
         self._tiled.clear()
 
@@ -131,7 +130,7 @@ class WeightTable:
             raise UnsupportedError(f"weight {name} has columns in activation order, which only projections can read")
         if not tiles.lies_as_kernels_read(scheme, stored.layout):
             view = tiles.view(stored, bias)
-            self._tiled.append((view, stored))
+            self._tiled[id(view)] = view, stored
             return view
         if "weight_packed" in stored.arrays:
             codes = stored.arrays["weight_packed"]

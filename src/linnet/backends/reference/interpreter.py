@@ -2,16 +2,18 @@
 """Runs a range of a Program op by op. Values live in a dict from their writing to their last use."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from linnet.backends.interface import Source
-from linnet.backends.reference import ops
+from linnet.backends.reference import experts, ops
 from linnet.backends.reference.attention import FunctionalMemory, Memory, attention
-from linnet.backends.reference.weights import WeightTable
+from linnet.backends.reference.weights import LoadedWeight, WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import Op, Program, Segment
+from linnet.program.traverse import multiplied
 from linnet.schemes.scheme import DenseType, Scheme
 
 if TYPE_CHECKING:
@@ -113,7 +115,9 @@ def _execute(
     memory: Memory,
 ) -> None:
     result = _compute(op, [values[name] for name in op.inputs], dtypes, weights, memory)
-    if result is not None:
+    if isinstance(result, tuple):
+        values.update(zip(op.outputs, result, strict=True))
+    elif result is not None:
         values[op.outputs[0]] = result
 
 
@@ -123,17 +127,28 @@ def _of_kind(kind: type[Kind], value: RuntimeValue, op: Op) -> Kind:
     return value
 
 
+def _loaded(weights: WeightTable, name: str, bias: str | None) -> tuple[LoadedWeight, torch.Tensor | None]:
+    return weights.get(name), None if bias is None else weights.dense(bias)
+
+
 def _compute(
     op: Op,
     given: Sequence[RuntimeValue],
     dtypes: Mapping[str, DenseType | Scheme],
     weights: WeightTable,
     memory: Memory,
-) -> RuntimeValue | None:
+) -> RuntimeValue | tuple[RuntimeValue, ...] | None:
     attributes: Any = op.attributes
-    if op.kind in ("linear", "logits"):
+    if op.kind in ("linear", "logits", "router"):
         bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
         return ops.linear(given[0], weights.get(op.weights[0]), bias)
+    if op.kind == "experts":
+        ids = _of_kind(torch.Tensor, given[1], op)
+        own = multiplied(op)
+        biases = op.weights[len(own) :] or (None,) * len(own)
+        return experts.multiply(
+            given[0], ids, [partial(_loaded, weights, *names) for names in zip(own, biases, strict=True)]
+        )
     if op.kind == "dequantise":
         return ops.dequantise(_of_kind(ops.QuantisedValue, given[0], op))
     x = [_of_kind(torch.Tensor, value, op) for value in given]
@@ -167,6 +182,10 @@ def _compute(
             return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)
         case "gather":
             return x[0][x[1].long()]
+        case "route":
+            return experts.route(x[0].float(), attributes)
+        case "combine":
+            return experts.combine(x[0], x[1])
         case "hadamard":
             return ops.hadamard(x[0].float(), attributes.size)
         case "order_columns":

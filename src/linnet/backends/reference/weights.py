@@ -11,7 +11,7 @@ import torch
 from linnet.backends.interface import Source
 from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Program, Weight
-from linnet.program.traverse import plain_ops
+from linnet.program.traverse import multiplied, plain_ops
 from linnet.schemes.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -138,10 +138,14 @@ class WeightTable:
 def _weights_of_quantised_inputs(program: Program) -> frozenset[str]:
     """Weights (first of their op) whose op reads codes of an activation: integer arithmetic needs the weight's too."""
     quantised = {value.name for value in program.values if isinstance(value.dtype, Scheme) and keeps_codes(value.dtype)}
-    return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in quantised)
+    return frozenset(
+        name for op in plain_ops(program) if op.inputs[:1] and op.inputs[0] in quantised for name in multiplied(op)
+    )
 
 
 def _weights_of_bf16_inputs(program: Program) -> frozenset[str]:
     """Weights (first of their op) whose op reads bf16: a codebook's scaled values are rounded to bf16 there."""
     narrow = {value.name for value in program.values if value.dtype == "bf16"}
-    return frozenset(op.weights[0] for op in plain_ops(program) if op.weights and op.inputs[0] in narrow)
+    return frozenset(
+        name for op in plain_ops(program) if op.inputs[:1] and op.inputs[0] in narrow for name in multiplied(op)
+    )

@@ -11,6 +11,7 @@ from linnet.errors import UnsupportedError
 from linnet.formats.prescription import Rotation
 from linnet.models.load import ModelSource
 from linnet.models.rotations import rotations_of
+from linnet.models.spec import MlpSpec
 
 
 def runs_of(width: int) -> int:
@@ -20,6 +21,9 @@ def runs_of(width: int) -> int:
 
 def down_projections(source: ModelSource) -> dict[str, int]:
     """What reads the product of each layer's feed-forward -> channels of its runs. UnsupportedError if one is odd."""
+    for layer, block in enumerate(source.spec.layers):
+        if not isinstance(block.feed_forward, MlpSpec):
+            raise UnsupportedError(f"layer {layer} is a mixture of experts, whose inputs are not rotated")
     downs = ((layer, block.feed_forward.down) for layer, block in enumerate(source.spec.layers))
     found = {down.module.format(layer=layer): runs_of(down.columns) for layer, down in downs}
     for module, size in found.items():

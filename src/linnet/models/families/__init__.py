@@ -10,7 +10,7 @@ from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.families import gated, gated_layer_norms, gemma, learned, ungated
+from linnet.models.families import experts, gated, gated_layer_norms, gemma, learned, ungated
 from linnet.models.spec import ArchSpec
 
 FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
@@ -43,6 +43,10 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "OPTForCausalLM": learned.opt,
     "InternLM2ForCausalLM": gated.internlm2,
     "BaiChuanForCausalLM": gated.baichuan,
+    "MixtralForCausalLM": experts.mixtral,
+    "Qwen2MoeForCausalLM": experts.qwen2_moe,
+    "Qwen3MoeForCausalLM": experts.qwen3_moe,
+    "OlmoeForCausalLM": experts.olmoe,
 }
 
 ALIASES = {
@@ -81,6 +85,10 @@ MODEL_TYPES = {
     "chatglm": "ChatGLMModel",
     "opt": "OPTForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
 }
 """For configs without ``architectures``."""
 

@@ -37,22 +37,23 @@ def mistral(config: ConfigReader, max_context: int | None) -> ArchSpec:
     return parts.spec("MistralForCausalLM", alike(parts.attention(), parts.mlp(), windows))
 
 
-def _optional_windows(config: ConfigReader, layers: int) -> Windows:
+def optional_windows(config: ConfigReader, layers: int) -> Windows:
     """Qwen's rule: with ``use_sliding_window``, layers from ``max_window_layers`` on slide; else none does."""
     use = config.flag("use_sliding_window")
-    width = read_window(config, 4096)
+    config.ignore("sliding_window")  # some converters write 0 where it is off
+    width = read_window(config, 4096) if use else None
     _, full_layers = config.find(("max_window_layers",))
     first = 28 if full_layers is None else full_layers
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise CheckpointError(f"{config.where}: max_window_layers is {first!r}; accepted is a whole number from 0")
-    return read_windows(config, layers, width if use else None, lambda layer: layer >= first)
+    return read_windows(config, layers, width, lambda layer: layer >= first)
 
 
 def qwen2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Qwen2 and Qwen2.5: biases on query, key and value, none on the output."""
     parts = GatedParts(config, max_context, max_positions=32768)
     config.require_off("use_mrope")
-    windows = _optional_windows(config, parts.layers)
+    windows = optional_windows(config, parts.layers)
     return parts.spec("Qwen2ForCausalLM", alike(parts.attention(qkv_bias=True), parts.mlp(), windows))
 
 
@@ -65,7 +66,7 @@ def qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
         query_norm=parts.block_norm("self_attn.q_norm"),
         key_norm=parts.block_norm("self_attn.k_norm"),
     )
-    return parts.spec("Qwen3ForCausalLM", alike(attention, parts.mlp(), _optional_windows(config, parts.layers)))
+    return parts.spec("Qwen3ForCausalLM", alike(attention, parts.mlp(), optional_windows(config, parts.layers)))
 
 
 def phi3(config: ConfigReader, max_context: int | None) -> ArchSpec:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Families whose feed-forwards are mixtures of experts around Llama's attention."""
+
+from dataclasses import replace
+
+from linnet.errors import CheckpointError
+from linnet.models.config import ConfigReader
+from linnet.models.families.gated import optional_windows
+from linnet.models.parts import GatedParts, Windows, alike, read_windows
+from linnet.models.spec import ArchSpec, AttentionSpec, ExpertsSpec, FeedForward, LayerSpec, MlpSpec, SharedSpec
+from linnet.program.signatures import MOST_EXPERTS
+
+TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "num_experts_shared")
+"""What of a router matters while it is trained."""
+
+
+def _experts(
+    parts: GatedParts,
+    width: int,
+    *,
+    normalise: bool,
+    block: str = "mlp",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    chosen: int,
+    experts: int | None = None,
+) -> ExpertsSpec:
+    """``width``: of one expert; ``names``: its gate, up and down."""
+    config = parts.config
+    count = config.size("num_experts", "num_local_experts", default=experts, maximum=MOST_EXPERTS)
+    taken = config.size("num_experts_per_tok", default=chosen)
+    if taken > count:
+        raise CheckpointError(f"{config.where}: num_experts_per_tok is {taken} of {count} experts")
+    config.ignore(*TRAINING)
+    gate, up, down = (f"{block}.experts.{{expert}}.{name}" for name in names)
+    return ExpertsSpec(
+        norm=parts.block_norm("post_attention_layernorm"),
+        router=parts.projection(f"{block}.gate", count, parts.hidden),
+        gate=parts.projection(gate, width, parts.hidden),
+        up=parts.projection(up, width, parts.hidden),
+        down=parts.projection(down, parts.hidden, width),
+        activation=parts.activation,
+        experts=count,
+        chosen=taken,
+        normalise=normalise,
+    )
+
+
+def mixtral(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Mixtral: two of eight experts, their weights made to sum to one."""
+    parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=4096 * 32)
+    experts = _experts(
+        parts,
+        parts.intermediate,
+        normalise=True,
+        block="block_sparse_moe",
+        names=("w1", "w3", "w2"),
+        chosen=2,
+        experts=8,
+    )
+    windows = read_windows(config, parts.layers, config.optional_size("sliding_window"), lambda _: True)
+    return parts.spec("MixtralForCausalLM", alike(parts.attention(), experts, windows))
+
+
+def olmoe(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """OLMoE: queries and keys normalised over their whole width."""
+    parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=4096)
+    config.require_off("clip_qkv")
+    bias = config.flag("attention_bias")
+    attention = replace(
+        parts.attention(bias, bias),
+        query_norm=parts.block_norm("self_attn.q_norm"),
+        key_norm=parts.block_norm("self_attn.k_norm"),
+        norm_whole=True,
+    )
+    normalise = config.flag("norm_topk_prob")
+    experts = _experts(parts, parts.intermediate, normalise=normalise, chosen=8, experts=64)
+    return parts.spec("OlmoeForCausalLM", alike(attention, experts, (None,) * parts.layers))
+
+
+def _mixed(
+    parts: GatedParts, attention: AttentionSpec, experts: ExpertsSpec, windows: Windows
+) -> tuple[LayerSpec, ...]:
+    """Qwen's rule: experts in every ``decoder_sparse_step``-th layer that ``mlp_only_layers`` does not name."""
+    config = parts.config
+    step = config.size("decoder_sparse_step", default=1)
+    _, dense = config.find(("mlp_only_layers",))
+    dense = [] if dense is None else dense
+    if not isinstance(dense, list) or not all(isinstance(layer, int) for layer in dense):
+        raise CheckpointError(f"{config.where}: mlp_only_layers is {dense!r}; accepted is a list of layers")
+    made: dict[tuple[int | None, bool], LayerSpec] = {}
+    layers = []
+    for layer, window in enumerate(windows):
+        sparse = layer not in dense and (layer + 1) % step == 0
+        half: FeedForward = experts if sparse else parts.mlp()
+        key = window, sparse
+        layers.append(made.setdefault(key, LayerSpec(replace(attention, window=window), half)))
+    return tuple(layers)
+
+
+def qwen2_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Qwen1.5-MoE and Qwen2-MoE: biases as Qwen2; a shared expert with a gate of its own beside the chosen ones."""
+    parts = GatedParts(config, max_context, max_positions=32768)
+    width = config.size("moe_intermediate_size", default=1408)
+    shared = config.size("shared_expert_intermediate_size", default=5632)
+    experts = _experts(parts, width, normalise=config.flag("norm_topk_prob"), chosen=4, experts=60)
+    common = MlpSpec(
+        norm=None,
+        gate=parts.projection("mlp.shared_expert.gate_proj", shared, parts.hidden),
+        up=parts.projection("mlp.shared_expert.up_proj", shared, parts.hidden),
+        down=parts.projection("mlp.shared_expert.down_proj", parts.hidden, shared),
+        activation=parts.activation,
+    )
+    gate = parts.projection("mlp.shared_expert_gate", 1, parts.hidden)
+    experts = replace(experts, shared=SharedSpec(common, gate))
+    attention = parts.attention(qkv_bias=config.flag("qkv_bias", default=True))
+    layers = _mixed(parts, attention, experts, optional_windows(config, parts.layers))
+    return parts.spec("Qwen2MoeForCausalLM", layers)
+
+
+def qwen3_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Qwen3-MoE: attention as Qwen3, no shared expert."""
+    parts = GatedParts(config, max_context, head_size=128, max_positions=32768)
+    bias = config.flag("attention_bias")
+    attention = replace(
+        parts.attention(bias, bias),
+        query_norm=parts.block_norm("self_attn.q_norm"),
+        key_norm=parts.block_norm("self_attn.k_norm"),
+    )
+    width = config.size("moe_intermediate_size", default=768)
+    experts = _experts(parts, width, normalise=config.flag("norm_topk_prob"), chosen=8, experts=128)
+    layers = _mixed(parts, attention, experts, optional_windows(config, parts.layers))
+    return parts.spec("Qwen3MoeForCausalLM", layers)
