@@ -135,8 +135,15 @@ async def drill(server: Server, kills: int, streams: int) -> dict[str, float | s
             "engines_left": len(left), "files_before": files, "files_after": files_after}  # fmt: skip
 
 
-def main() -> None:
-    """Run, end the server, print one JSON line."""
+def kept(found: dict[str, float | str]) -> bool:
+    """Whether the promises were: an error event within 2 s for all, /health 503 within 1 s, nothing left behind."""
+    soon = float(found["error_event_s_max"]) <= 2.0 and float(found["health_503_s_max"]) <= 1.0
+    nothing = found["streams_without_error_event"] == found["engines_left"] == found["exit_status"] == 0
+    return soon and nothing and float(found["files_after"]) <= float(found["files_before"])
+
+
+def main() -> int:
+    """Run, end the server, print one JSON line; status 1 if a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--kills", type=int, default=100)
@@ -156,7 +163,8 @@ def main() -> None:
     finally:
         server.process.kill()
     note(found, options.json)
+    return int(not kept(found))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

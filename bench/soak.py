@@ -8,6 +8,7 @@ them), or a bench. Each is a process of its own; what it says on the way goes to
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -123,6 +124,15 @@ ROWS = (
 )
 
 
+def worst(line: str) -> str:
+    """Of the JSON line of a bench, the counts and the worst times; another line as it is."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return line[:200]
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if isinstance(value, (int, float)))
+
+
 def run(row: Row, quick: bool) -> dict[str, str | float]:
     """One row: what came of it and how long it took."""
     began_s = time.monotonic()
@@ -134,7 +144,7 @@ def run(row: Row, quick: bool) -> dict[str, str | float]:
     seconds = time.monotonic() - began_s
     lines = done.stdout.strip().splitlines() or ["nothing was said"]
     counted = re.search(r"(?:(\d+) failed, )?(\d+) passed", lines[-1])
-    found = lines[-1][:300] if counted is None else f"{counted[2]} tests passed, {counted[1] or 0} failed"
+    found = f"{counted[2]} tests passed, {counted[1] or 0} failed" if counted else worst(lines[-1])
     size = "as make test runs it" if quick else row.size
     good = "holds" if done.returncode == 0 else f"BROKEN (status {done.returncode})"
     return {"row": row.name, "what": row.what, "size": size, "result": good, "found": found, "seconds": round(seconds)}
