@@ -17,7 +17,7 @@ from linnet.formats.gguf.architectures_read import READ
 from linnet.models.build import build_program
 from linnet.models.families import FAMILIES, MODEL_TYPES, arch_spec
 from linnet.models.inventory import linear_shapes
-from linnet.models.spec import ArchSpec, LayerSpec
+from linnet.models.spec import ArchSpec, LayerSpec, MlpSpec
 from linnet.program.choose_numerics import choose_numerics
 from linnet.schemes import fit_groups, parse_scheme
 
@@ -72,7 +72,10 @@ def _norms(layer: LayerSpec) -> str:
 
 def _feed_forward(layer: LayerSpec) -> str:
     mlp = layer.feed_forward
-    return f"{mlp.activation}{'' if mlp.gate is None else ', gated'}"
+    gated = f"{mlp.activation}{'' if mlp.gate is None else ', gated'}"
+    if isinstance(mlp, MlpSpec):
+        return gated
+    return f"{gated}, {mlp.chosen} of {mlp.experts} experts{'' if mlp.shared is None else ' and a shared one'}"
 
 
 def _runs(spec: ArchSpec, scheme: str | None) -> str:
