@@ -20,6 +20,7 @@ class Footprint:
     step_bytes:    values of the largest step, logits of scored prompt rows among them.
     kv_bytes:      the whole KV cache; it is touched only as it fills.
     engine_bytes:  the interpreter, its libraries and the model as Python sees it, where the engine runs.
+    swap_bytes:    of the store behind the KV cache, in memory or pages of a mapped file; touched as it fills.
     server_bytes:  of a process of its own around the engine, or of the tokenizer where there is one process.
     """
 
@@ -28,16 +29,17 @@ class Footprint:
     kv_bytes: int
     engine_bytes: int
     server_bytes: int = 0
+    swap_bytes: int = 0
 
     @property
     def beside_kv_bytes(self) -> int:
-        """All but the KV cache."""
+        """All but the KV cache and what lies behind it."""
         return self.weight_bytes + self.step_bytes + self.engine_bytes + self.server_bytes
 
     @property
     def total_bytes(self) -> int:
         """What the system will show as resident, of all processes together."""
-        return self.beside_kv_bytes + self.kv_bytes
+        return self.beside_kv_bytes + self.kv_bytes + self.swap_bytes
 
     def parts(self) -> dict[str, int]:
         """Name -> bytes, the total last."""
@@ -45,6 +47,7 @@ class Footprint:
             "weight_bytes": self.weight_bytes,
             "step_bytes": self.step_bytes,
             "kv_bytes": self.kv_bytes,
+            "swap_bytes": self.swap_bytes,
             "engine_bytes": self.engine_bytes,
             "server_bytes": self.server_bytes,
             "total_bytes": self.total_bytes,

@@ -50,6 +50,9 @@ class EngineSettings:
     max_sequences:        requests in one step; max_waiting_requests: accepted beyond them.
     prefix_cache:         reuse known prefixes.
     kept_share:           of the KV cache, the most that conversations and prompt modules keep between requests.
+    kv_swap_bytes:        a second store for what the KV cache has no room for, copied back instead of computed again
+                          where that is faster; None or 0: none. It needs the prefix cache.
+    kv_swap_dir:          it lies in a file of this folder, which goes with the engine; None: in memory.
     scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
     ageing_s:             waiting that long makes up for one level of priority; under 'mlfq' it is starving (30).
     predict_length:       how long 'shortest' takes answers to be: 'past' (the tenant's) or 'limit' (max_tokens).
@@ -67,6 +70,8 @@ class EngineSettings:
     max_waiting_requests: int = 1024
     prefix_cache: bool = True
     kept_share: float = 0.5
+    kv_swap_bytes: int | None = None
+    kv_swap_dir: Path | None = None
     scheduling: str = "fcfs"
     ageing_s: float | None = None
     predict_length: str = "past"

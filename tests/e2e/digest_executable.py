@@ -28,6 +28,11 @@ class DigestExecutable:
     numerics_id = "digest"
     arena_bytes = 0
     kv_bytes_per_block = 8
+
+    @property
+    def stored_bytes_per_block(self) -> int:
+        return self.block_size * 16
+
     choices: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, vocabulary: int, block_size: int, salt: int = 0, nan_token: int | None = None) -> None:
@@ -44,6 +49,12 @@ class DigestExecutable:
     def copy_blocks(self, states: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> None:
         blocks = states.reshape(-1, self.block_size, 2)
         blocks[targets] = blocks[sources]
+
+    def store_blocks(self, states: np.ndarray, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+        store[slots] = states.view(np.uint8).reshape(-1, self.stored_bytes_per_block)[blocks]
+
+    def load_blocks(self, states: np.ndarray, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+        states.view(np.uint8).reshape(-1, self.stored_bytes_per_block)[blocks] = store[slots]
 
     def execute(self, batch: Batch, states: np.ndarray) -> None:
         self.steps += 1

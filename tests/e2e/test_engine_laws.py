@@ -11,6 +11,7 @@ int8 weights, and KV of every quantised type. LINNET_LAW_TRIALS sets the trials 
 import itertools
 import os
 import random
+import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
-from linnet.engine import Engine, Keep, SamplingParams, Submit, derive_seed, limits_of
+from linnet.engine import Engine, Keep, SamplingParams, StorePlace, Submit, derive_seed, limits_of
+from linnet.engine.moving import MEASURED_BLOCKS
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
 from linnet.scheduler.config import Policy
@@ -55,6 +57,8 @@ class Setting:
     forked: bool = False
     beams: int = 1
     turns: bool = False
+    swap_place: StorePlace | None = None
+    always_loads: bool = False
 
 
 def batch(setting: Setting) -> None:
@@ -86,6 +90,17 @@ def preempted(setting: Setting) -> None:
 def small_pool(setting: Setting) -> None:
     """Blocks for one longest sequence and a little more: requests push each other out."""
     setting.config["num_blocks"] = -(-LONGEST // BLOCK) + setting.rng.randrange(3)
+
+
+def swapped(setting: Setting) -> None:
+    """What the small pool has no room for goes to memory or a file, and comes back or is computed again."""
+    small_pool(setting)
+    setting.config["prefix_cache"] = True
+    setting.config["swap_blocks"] = setting.rng.choice([3, 20, 200])
+    setting.config["preempt_every"] = setting.rng.choice([None, 1, 2, 3])
+    setting.rounds = 2
+    setting.swap_place = StorePlace(setting.rng.choice([None, Path(tempfile.gettempdir())]))
+    setting.always_loads = setting.rng.random() < 0.7
 
 
 def many_samples(setting: Setting) -> None:
@@ -139,7 +154,7 @@ def searched(setting: Setting) -> None:
 
 FEATURES = (
     batch, cache, chunked, hurried, preempted, small_pool, many_samples, forked, guessed, aborts, few_seats, policies,
-    session, searched,
+    session, searched, swapped,
 )  # fmt: skip
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
@@ -152,8 +167,12 @@ class Machine:
     executables: list[Any]
     vocabulary: int
 
-    def engine(self, config: SchedulerConfig, which: int) -> Engine:
-        return Engine(self.executables[which % len(self.executables)], config, check=True)
+    def engine(self, config: SchedulerConfig, which: int, setting: Setting | None = None) -> Engine:
+        place = None if setting is None else setting.swap_place
+        engine = Engine(self.executables[which % len(self.executables)], config, check=True, swap_place=place)
+        if setting is not None and setting.always_loads:  # or a clock would say whether anything is loaded
+            engine.scheduler.swapping._computing_is_faster = lambda *args: False  # type: ignore[method-assign, union-attr]
+        return engine
 
 
 def quantised(source: Path, target: Path, scheme: str) -> Path:
@@ -321,7 +340,7 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
     for first in range(0, len(setting.submits), setting.beams):
         origin, *beams = setting.submits[first : first + setting.beams]
         expected |= alone(machine, replace(origin, fork_of=None), *beams)
-    engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2))
+    engine = machine.engine(replace(WIDEST, **setting.config), rng.randrange(2), setting)
     if setting.turns:
         first_turns(engine, setting)
     compared = 0
@@ -349,19 +368,20 @@ def trial(machine: Machine, pair: tuple[Callable[[Setting], None], ...], seed: i
             mine, reference = results[submit.request_id], expected[submit.request_id - 100_000 * turn]
             assert mine == reference, f"request {submit.request_id} differs (seed {seed}, round {turn}): {submit}"
             compared += 1
+    engine.close()
     return compared
 
 
 def test_the_features_really_happen() -> None:
     """Preemptions, cache hits and aborts are seen in the counters, or the laws above would be about nothing."""
     world = Machine("digest", [DigestExecutable(97, BLOCK)], 97)
-    totals = {"preemptions": 0, "hits": 0, "aborted": 0, "steps": 0}
+    totals = {"preemptions": 0, "hits": 0, "aborted": 0, "steps": 0, "stored": 0, "loaded": 0}
     for number in range(10):
         rng = random.Random(number)
         setting = Setting(rng, random_submits(rng, 97, 5, LONGEST), 97, {"prefix_cache": False}, [])
-        for feature in (cache, chunked, preempted, small_pool):
+        for feature in (cache, chunked, preempted, swapped):
             feature(setting)
-        engine = world.engine(replace(WIDEST, **setting.config), 0)
+        engine = world.engine(replace(WIDEST, **setting.config), 0, setting)
         run(engine, setting.submits, between=lambda step: [0] if step == 2 else [])
         run(engine, [renamed(submit, submit.request_id + 100) for submit in setting.submits])
         counters = engine.counters()
@@ -369,6 +389,8 @@ def test_the_features_really_happen() -> None:
         totals["hits"] += counters.prefix_hit_tokens
         totals["aborted"] += counters.finished.get("abort", 0)
         totals["steps"] += counters.steps
+        totals["stored"] += counters.swapped_out_blocks
+        totals["loaded"] += counters.swapped_in_blocks
     assert all(count > 0 for count in totals.values()), totals
 
 
@@ -469,3 +491,26 @@ def test_a_wrong_context_would_be_seen(machines: dict[str, Machine], tmp_path_fa
         results = run(Engine(world.executables[0], replace(WIDEST, prefix_cache=False)), submits)
         caught += results != expected
     assert caught == 10
+
+
+def test_a_wrong_load_would_be_seen() -> None:
+    """So is one that brings back another block than was stored, in whichever trial anything is loaded."""
+
+    class Confused(DigestExecutable):
+        loads = 0
+
+        def load_blocks(self, states: Any, store: Any, slots: Any, blocks: Any) -> None:
+            self.loads += len(slots)
+            super().load_blocks(states, store, (slots + 1) % len(store), blocks)
+
+    caught = 0
+    for number in range(20):
+        confused = Confused(97, BLOCK)
+        world = Machine("confused", [confused], 97)
+        try:
+            trial(world, (swapped, batch), number)
+        except AssertionError:
+            caught += 1
+        else:
+            assert confused.loads <= 2 * MEASURED_BLOCKS, "a wrong block was loaded and nobody was harmed"
+    assert caught > 4

@@ -299,3 +299,23 @@ def test_a_step_that_does_not_end_is_left_behind(directory: Path, tmp_path: Path
             assert not path.exists()
         finally:
             server.kill()
+
+
+def test_swapping_in_a_process_changes_no_answer(directory: Path, tmp_path: Path) -> None:
+    """Room for one context and more requests than that: with a swap file in an engine of its own, as in a thread
+    without. The file is seen by nobody."""
+    prompts = [[(7 * index + 3 * place) % 90 + 3 for place in range(120)] for index in range(6)]
+    body = {"model": "tiny-llama", "max_tokens": 30, "temperature": 0, "ignore_eos": True, "prompt": prompts}
+    space = ["--swap-space", "1MiB", "--swap-dir", str(tmp_path)]
+    answers = []
+    for options in (["--engine", "process", *space], ["--engine", "thread"]):
+        with process(directory, "--kv-cache-memory", "140KiB", *options) as (_, url):
+            for _ in range(2):
+                answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()
+                answers.append([choice["text"] for choice in answer["choices"]])
+            page = httpx.get(f"{url}/metrics").text
+            counts = dict(re.findall(r"^linnet:(swap\w+)\{[^}]*\} (\S+)", page, re.MULTILINE))
+            assert (float(counts["swap_blocks_total"]) > 0) == ("process" in options), counts
+            assert (float(counts["swapped_out_blocks_total"]) > 0) == ("process" in options), counts
+            assert list(tmp_path.iterdir()) == []
+    assert answers[0] == answers[1] == answers[2] == answers[3]

@@ -177,8 +177,9 @@ def fork_across_salts(patch: Patch) -> None:
 
 def use_a_slot_again_that_is_still_to_be_loaded(patch: Patch) -> None:
     def claim(self: BlockTier, awaited: bool) -> int | None:
-        if self._free:
-            return self._free.pop()
+        if self._next < self.num_slots:
+            self._next += 1
+            return self._next - 1
         for kind in (self._spare, self._idle, self._awaited):
             for digest in kind:
                 del kind[digest]

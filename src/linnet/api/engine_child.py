@@ -62,7 +62,7 @@ def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
             engine=opening.engine,
         )
         Warming(loaded.executable.mapped, 0)
-        engine = Engine(loaded.executable, loaded.config, check=opening.engine.check, hidden=loaded.hidden)
+        engine = loaded.open_engine(opening.engine.check)
     except (MemoryError, OSError) as error:
         raise LinnetError(machine_sentence(error)) from None
     return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, loaded.footprint, engine.counters())

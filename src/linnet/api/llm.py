@@ -28,7 +28,6 @@ from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompileGrammar,
-    Engine,
     EngineThread,
     ParameterError,
     Pooling,
@@ -100,7 +99,7 @@ class LLM(OpenedModel):
         self.policy = policy
         self.footprint = replace(loaded.footprint, server_bytes=server_growth_bytes(tokenizer_bytes))
         warn_of_tokenizer(self.path, tokenizer, loaded.source.spec.vocabulary_size)
-        self._engine = Engine(loaded.executable, loaded.config, check=engine.check, hidden=loaded.hidden)
+        self._engine = loaded.open_engine(engine.check)
         self._generation_config = generation_config
         self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
         self._dispatcher = Dispatcher(self._engine)

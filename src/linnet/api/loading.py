@@ -6,14 +6,14 @@ Every step that can refuse does so before the next takes memory.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from linnet.api.memory import CachePlan, available_bytes, machine_bytes, plan_cache
+from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_bytes, plan_cache, swap_blocks
 from linnet.backends.interface import Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
-from linnet.engine import limits_of
+from linnet.engine import Engine, StorePlace, limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
@@ -40,6 +40,12 @@ class Loaded:
     config: SchedulerConfig
     footprint: Footprint
     hidden: str | None
+    swap_directory: Path | None = None
+
+    def open_engine(self, check: bool = False) -> Engine:
+        """An engine for it. Raises ConfigError, CapacityError where there is no room for what is swapped."""
+        place = StorePlace(self.swap_directory)
+        return Engine(self.executable, self.config, check=check, hidden=self.hidden, swap_place=place)
 
 
 def load(
@@ -62,6 +68,12 @@ def load(
         value = getattr(engine, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
+    check_swap(
+        engine.kv_swap_bytes,
+        in_memory=engine.kv_swap_dir is None,
+        prefix_cache=engine.prefix_cache,
+        machine_bytes=machine_bytes(),
+    )
     wanted = candidates(backend, tile_directory(backend.tile_cache))
     source = load_model(path)
     if quantize is not None:
@@ -82,6 +94,7 @@ def load(
         around = ledger.engine_footprint(0, started_bytes=0).beside_kv_bytes
         return around + server_growth_bytes(tokenizer_json_bytes(source.checkpoint.path))
 
+    swapped_to_memory = (engine.kv_swap_bytes or 0) if engine.kv_swap_dir is None else 0
     cache = _plan(
         plan_cache(
             bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
@@ -90,7 +103,7 @@ def load(
             model_positions=source.spec.max_positions,
             max_model_len=engine.max_model_len,
             kv_bytes=engine.kv_bytes,
-            free_bytes=available_bytes(),
+            free_bytes=max(available_bytes() - swapped_to_memory, 0),
             beside_bytes=beside_bytes,
             machine_bytes=machine_bytes(),
             parameters=source.parameters,
@@ -118,8 +131,10 @@ def load(
     hidden = hidden_value(program)
     kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
     executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
+    config = replace(config, swap_blocks=swap_blocks(engine.kv_swap_bytes, executable.stored_bytes_per_block))
     footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
-    return Loaded(source, executable, chosen.name, config, footprint, hidden)
+    footprint = replace(footprint, swap_bytes=config.swap_blocks * executable.stored_bytes_per_block)
+    return Loaded(source, executable, chosen.name, config, footprint, hidden, engine.kv_swap_dir)
 
 
 def tile_directory(wanted: bool | Path) -> Path | None:

@@ -114,6 +114,44 @@ def plan_cache(
     return CachePlan(length, max(min(room_blocks, most), 1), shortened=length < wanted)
 
 
+def check_swap(kv_swap_bytes: int | None, *, in_memory: bool, prefix_cache: bool, machine_bytes: int) -> None:
+    """Refuse a second store that cannot be: ConfigError. ``in_memory``: that is where it lies; else in a file."""
+    if kv_swap_bytes is None:
+        if not in_memory:
+            raise ConfigError(
+                "kv_swap_dir is given and kv_swap_bytes, the size, is not", settings=["kv_swap_bytes", "kv_swap_dir"]
+            )
+        return
+    if not isinstance(kv_swap_bytes, int) or isinstance(kv_swap_bytes, bool) or kv_swap_bytes < 0:
+        raise ConfigError(
+            f"kv_swap_bytes is {kv_swap_bytes!r}; accepted is a whole number of at least 0", settings=["kv_swap_bytes"]
+        )
+    if kv_swap_bytes and not prefix_cache:
+        raise ConfigError(
+            f"kv_swap_bytes is {_human(kv_swap_bytes)} without the prefix cache; accepted is 0, because what was "
+            "swapped out is found again by its prefix",
+            settings=["kv_swap_bytes"],
+        )
+    if in_memory and kv_swap_bytes > machine_bytes:
+        raise ConfigError(
+            f"kv_swap_bytes is {_human(kv_swap_bytes)}; this machine has {_human(machine_bytes)} of memory; more fits "
+            "into a file (kv_swap_dir)",
+            settings=["kv_swap_bytes", "kv_swap_dir"],
+        )
+
+
+def swap_blocks(kv_swap_bytes: int | None, block_bytes: int) -> int:
+    """How many blocks a second store of that size holds. Raises ConfigError if it is to hold any and cannot."""
+    asked = kv_swap_bytes or 0
+    if 0 < asked < block_bytes:
+        raise ConfigError(
+            f"kv_swap_bytes is {_human(asked)}; accepted is 0, or at least a block of the KV cache, "
+            f"{_human(block_bytes)}",
+            settings=["kv_swap_bytes"],
+        )
+    return asked // block_bytes
+
+
 def _human(count: int) -> str:
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:

@@ -25,7 +25,7 @@ class Opening:
 
     def plain(self) -> dict[str, Any]:
         """Of plain values only; ``of_plain`` makes the same record of it."""
-        tiles = self.backend.tile_cache
+        tiles, swap = self.backend.tile_cache, self.engine.kv_swap_dir
         backend = asdict(self.backend) | {"tile_cache": tiles if isinstance(tiles, bool) else str(tiles)}
         return {
             "path": str(self.path),
@@ -33,7 +33,7 @@ class Opening:
             "kv_cache": self.kv_cache,
             "quantize": self.quantize,
             "backend": backend,
-            "engine": asdict(self.engine),
+            "engine": asdict(self.engine) | {"kv_swap_dir": None if swap is None else str(swap)},
         }
 
     @staticmethod
@@ -41,11 +41,13 @@ class Opening:
         """Raises TypeError or KeyError for values of another form."""
         tiles = values["backend"]["tile_cache"]
         backend = values["backend"] | {"tile_cache": tiles if isinstance(tiles, bool) else Path(tiles)}
+        swap = values["engine"]["kv_swap_dir"]
+        engine = values["engine"] | {"kv_swap_dir": None if swap is None else Path(swap)}
         return Opening(
             path=Path(values["path"]),
             policy=values["policy"],
             kv_cache=values["kv_cache"],
             quantize=values["quantize"],
             backend=BackendSettings(**backend),
-            engine=EngineSettings(**values["engine"]),
+            engine=EngineSettings(**engine),
         )

@@ -221,6 +221,10 @@ class Executable(Protocol):
         """Of all states together."""
 
     @property
+    def stored_bytes_per_block(self) -> int:
+        """What a block takes in a store (see ``store_blocks``)."""
+
+    @property
     def mapped(self) -> tuple[np.ndarray, ...]:
         """The mapped bytes that a step reads, in the order in which they are worth bringing into memory."""
 
@@ -229,6 +233,15 @@ class Executable(Protocol):
 
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """Copy blocks int32 [n] to as many others, every state's; no target is a source. Writes the targets only."""
+
+    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+        """Copy blocks int32 [n], every state's, into rows int32 [n] of ``store`` uint8 [slots, stored_bytes_per_block].
+
+        What a row holds means something only to an executable of the same program, backend and block size.
+        """
+
+    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+        """Copy rows of a store back, as they were stored, into as many blocks. Writes these blocks only."""
 
     def execute(self, batch: Batch, states: object) -> None:
         """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a prepared model: batches, KV storage, sampling, the step loop and its typed messages. Token ids only."""
 
+from linnet.engine.block_store import StorePlace
 from linnet.engine.child import EngineServer
 from linnet.engine.door import Deliver, EngineDoor
 from linnet.engine.engine import Engine, limits_of, vocabulary_of
@@ -61,6 +62,7 @@ __all__ = [
     "ReadyFrame",
     "RefusedFrame",
     "SamplingParams",
+    "StorePlace",
     "Submit",
     "TokenLogprob",
     "Tokens",

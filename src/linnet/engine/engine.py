@@ -7,9 +7,11 @@ at a time; see ``thread.EngineThread`` for the one that owns an engine in a serv
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from linnet.backends.interface import Executable, Limits
 from linnet.engine.beams import BeamGroup
+from linnet.engine.block_store import BlockStore, StorePlace
 from linnet.engine.facts import EngineFacts
 from linnet.engine.live import LiveRequest, PooledRows, PromptScoreRows
 from linnet.engine.messages import (
@@ -23,6 +25,7 @@ from linnet.engine.messages import (
     Keep,
     Submit,
 )
+from linnet.engine.moving import MEASURED_BLOCKS, measure_copies
 from linnet.engine.participant import Participant, common_config
 from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
@@ -66,10 +69,12 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         check: bool = False,
         hidden: str | None = None,
+        swap_place: StorePlace | None = None,
     ) -> None:
         """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
 
-        ``others`` take part in the steps of requests that ask to be compared with them.
+        ``others`` take part in the steps of requests that ask to be compared with them. ``swap_place`` is where the
+        config's ``swap_blocks`` lie, in memory if it is None; ConfigError and CapacityError where they cannot.
         ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``).
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
@@ -82,9 +87,14 @@ class Engine:
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
         self.states = executable.allocate_states(config.num_blocks) if states is None else states
+        self._store = self._open_store(swap_place)
         self.scheduler = Scheduler(config)
         self.draining = False
-        participants = (Participant(executable, self.states), *others)
+        first = Participant(executable, self.states)
+        if self._store is not None:
+            first = replace(first, slots=self._store.memory)
+            self._restore(self._store, first)
+        participants = (first, *others)
         self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check, hidden)
         self.clock = clock
         self._check = check
@@ -92,6 +102,19 @@ class Engine:
         self._live: dict[int, LiveRequest] = {}
         self._errors: dict[int, ErrorInfo] = {}
         self._failure: BaseException | None = None
+
+    def _open_store(self, place: StorePlace | None) -> BlockStore | None:
+        slots = self.facts.scheduling.swap_blocks
+        return BlockStore(place or StorePlace(), slots, self.executable.stored_bytes_per_block) if slots else None
+
+    def _restore(self, store: BlockStore, participant: Participant) -> None:
+        """Tell the scheduler what a kept store holds, and what copies take."""
+        tier, swapping = self.scheduler.pool.tier, self.scheduler.swapping
+        assert tier is not None
+        assert swapping is not None
+        tier.restore(store.index)
+        most = min(MEASURED_BLOCKS, self.facts.scheduling.num_blocks)
+        swapping.expect(*measure_copies(participant, tier.free_slots(most), range(most)))
 
     @property
     def has_work(self) -> bool:
@@ -227,6 +250,9 @@ class Engine:
         """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent."""
         self._failure = self._failure or EngineUnavailableError("the engine is closed")
         self._runner.close()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
         self.executable = self.states = None  # type: ignore[assignment]
 
     def step(self) -> tuple[EngineEvent, ...]:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that take part in the same steps: each with its own weights, keys and values, over one set of blocks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from linnet.backends.interface import Executable
 from linnet.errors import ConfigError
@@ -10,10 +12,14 @@ from linnet.scheduler import SchedulerConfig
 
 @dataclass(frozen=True)
 class Participant:
-    """A model that computes the rows of the items which name it; vocabulary and limits are the same for all."""
+    """A model that computes the rows of the items which name it; vocabulary and limits are the same for all.
+
+    slots: uint8 [slots, stored_bytes_per_block], of the tier behind the prefix cache; none without it.
+    """
 
     executable: Executable
     states: object
+    slots: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
 
 
 def common_config(one: SchedulerConfig, other: SchedulerConfig) -> SchedulerConfig:

@@ -7,12 +7,11 @@ states of each participant in order; collect appends scores, then advances match
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from linnet.backends.interface import Limits, check_batch
 from linnet.engine.buffers import BatchBuffers
 from linnet.engine.hidden_rows import HiddenRows
 from linnet.engine.live import LiveRequest
+from linnet.engine.moving import Moved, make_moves
 from linnet.engine.participant import Participant
 from linnet.engine.score_rows import ScoreRows
 from linnet.engine.token_rows import StepOutput, TokenRows
@@ -36,6 +35,7 @@ class Runner:
         self._buffers = BatchBuffers(limits)
         self._tokens, self._scores, self._hidden = TokenRows(vocabulary), ScoreRows(), HiddenRows(hidden)
         self._check = check
+        self._moved = Moved()
         self._launched: tuple[StepPlan, Mapping[int, LiveRequest]] | None = None
 
     def close(self) -> None:
@@ -43,15 +43,13 @@ class Runner:
         self._participants, self._launched = (), None
 
     def launch(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
-        """Copy the plan's blocks, then run the program on its rows. ``live`` has every request of the plan."""
+        """Make the plan's moves, then run the program on its rows. ``live`` has every request of the plan."""
         batch = self._buffers.fill(plan)
         if self._check:
             check_batch(batch, self._limits, self._num_blocks, self._vocabulary)
-        for participant in (self._participants[index] for index in plan.participants):
-            if plan.moves:
-                sources = np.array([move.source for move in plan.moves], np.int32)
-                targets = np.array([move.target for move in plan.moves], np.int32)
-                participant.executable.copy_blocks(participant.states, sources, targets)
+        computing = [self._participants[index] for index in plan.participants]
+        self._moved = make_moves(computing, plan.moves) if plan.moves else Moved()
+        for participant in computing:
             participant.executable.execute(batch, participant.states)
         self._launched = (plan, live)
 
@@ -59,7 +57,7 @@ class Runner:
         """Sample, verify and score what ``launch`` computed."""
         assert self._launched is not None, "collect() follows launch()"
         (plan, live), self._launched = self._launched, None
-        output = StepOutput()
+        output = StepOutput(moved=self._moved)
         row = 0
         for item in plan.items:
             one = live[item.request_id]

@@ -11,6 +11,7 @@ from linnet.engine.beams import BeamGroup
 from linnet.engine.live import LiveRequest
 from linnet.engine.matcher import mask_words
 from linnet.engine.messages import ErrorInfo, error_info
+from linnet.engine.moving import Moved
 from linnet.engine.sampling import SamplingBatches, SamplingEntry
 from linnet.scheduler import Sample, StepResult, TokenLogprob, Tokens, Verify
 
@@ -21,17 +22,18 @@ NO_DISTRIBUTION = ErrorInfo(
 
 @dataclass(slots=True)
 class StepOutput:
-    """What a step gave: the tokens of each request, the requests that must end with an error, and those whose search
-    has found its answers."""
+    """What a step gave: the tokens of each request, the requests that must end with an error, those whose search has
+    found its answers, and what its moves took."""
 
     tokens: dict[int, Tokens] = field(default_factory=dict)
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
     answered: list[int] = field(default_factory=list)
+    moved: Moved = field(default_factory=Moved)
 
     @property
     def result(self) -> StepResult:
         """For the scheduler."""
-        return StepResult(self.tokens)
+        return StepResult(self.tokens, *self.moved)
 
 
 class TokenRows:

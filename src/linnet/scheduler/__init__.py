@@ -13,11 +13,13 @@ from .plan import BlockMove, Ended, Event, StepItem, StepPlan, StepResult, Token
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
+from .swapping import CopyPrice
 from .uses import Hidden, RowUse, Sample, Score, Verify
 
 __all__ = [
     "BlockMove",
     "BlockPool",
+    "CopyPrice",
     "Ended",
     "Event",
     "FinishReason",

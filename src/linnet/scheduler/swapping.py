@@ -50,6 +50,10 @@ class Swapping:
         self._stores_pay = True
         self._block_size = residency.pool.block_size
 
+    def expect(self, store: CopyPrice, load: CopyPrice) -> None:
+        """What copies take, as measured before the first one."""
+        self.store, self.load = store, load
+
     def begin(self, step: StepBuilder) -> None:
         """A step is being planned. Blocks are stored only where storing and loading one is faster than computing it,
         and while the step has time."""

@@ -31,7 +31,8 @@ class BlockTier:
         self.stored_blocks = 0
         self.loaded_blocks = 0
         self._slot_of: dict[bytes, int] = {}
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._free: list[int] = []  # and every slot from the next one on
+        self._next = 0
         self._spare: OrderedDict[bytes, None] = OrderedDict()
         self._idle: OrderedDict[bytes, None] = OrderedDict()
         self._awaited: OrderedDict[bytes, None] = OrderedDict()
@@ -45,6 +46,10 @@ class BlockTier:
     def __contains__(self, digest: bytes) -> bool:
         """Whether a block of that name can be loaded. Mutates nothing."""
         return digest in self._slot_of
+
+    def free_slots(self, most: int) -> Sequence[int]:
+        """Slots that hold nothing, `most` of them at most. Mutates nothing."""
+        return (*self._free, *range(self._next, min(self._next + most, self.num_slots)))[:most]
 
     @property
     def pending_stores(self) -> int:
@@ -111,7 +116,7 @@ class BlockTier:
         self._slot_of.clear()
         for kind in (self._spare, self._idle, self._awaited):
             kind.clear()
-        self._free = list(range(self.num_slots - 1, -1, -1))
+        self._free, self._next = [], 0
 
     def index(self) -> tuple[tuple[bytes, int], ...]:
         """Names and slots of what has been stored, what is to be used again first at the front. Mutates nothing."""
@@ -122,14 +127,15 @@ class BlockTier:
         """Know an earlier tier's blocks, by its `index`; nothing may have been put here before. Mutates the table."""
         if self._slot_of:
             raise InvariantError("a tier that has blocks was told of an earlier one's")
-        free = set(self._free)
+        used: set[int] = set()
         for digest, slot in index:
-            if slot not in free or digest in self._slot_of:
+            if slot in used or not 0 <= slot < self.num_slots or digest in self._slot_of:
                 raise InvariantError(f"slot {slot} of {self.num_slots} was named twice or does not exist")
-            free.discard(slot)
+            used.add(slot)
             self._slot_of[digest] = slot
             self._idle[digest] = None
-        self._free = sorted(free, reverse=True)
+        self._next = max(used, default=-1) + 1
+        self._free = sorted(set(range(self._next)) - used, reverse=True)
 
     def check(self, pool_names: Collection[bytes]) -> None:
         """Prove that every named slot has one name and one place, and that exactly what the pool names too is spare.
@@ -137,7 +143,7 @@ class BlockTier:
         Mutates nothing.
         """
         named = list(self._slot_of.values())
-        if sorted([*named, *self._free]) != list(range(self.num_slots)):
+        if sorted([*named, *self._free]) != list(range(self._next)) or self._next > self.num_slots:
             raise InvariantError("a slot of the tier is named twice, or named and free, or neither")
         placed = [*self._spare, *self._idle, *self._awaited]
         if len(placed) != len(self._slot_of) or set(placed) != self._slot_of.keys():
@@ -155,6 +161,9 @@ class BlockTier:
         """A slot to be written, whose block is dropped; None if all are better kept."""
         if self._free:
             return self._free.pop()
+        if self._next < self.num_slots:
+            self._next += 1
+            return self._next - 1
         for kind in (self._spare, self._idle, self._awaited)[: 3 if awaited else 2]:
             for digest in kind:
                 if digest not in self._stores and digest not in self._loads:

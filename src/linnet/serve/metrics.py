@@ -108,6 +108,7 @@ class _EngineState:
     def collect(self) -> Iterator[Metric]:
         now = self._door.counters
         total = max(now.total_blocks, 1)
+        swap_bytes = self._memory.predicted.swap_bytes // max(now.swap_blocks, 1)
         gauges: tuple[tuple[str, str, float], ...] = (
             ("num_requests_running", "Sequences being computed.", now.running_requests),
             ("num_requests_waiting", "Sequences waiting.", now.waiting_requests),
@@ -119,6 +120,8 @@ class _EngineState:
             ("kv_blocks_free", "KV blocks that hold nothing.", now.free_blocks),
             ("memory_predicted_bytes", "Most memory that was predicted.", self._memory.predicted.total_bytes),
             ("memory_peak_bytes", "Most memory in use so far, mapped weights included.", self._memory.peak_bytes()),
+            ("swap_blocks_total", "Blocks of the swap space.", now.swap_blocks),
+            ("swap_blocks_used", "Blocks of the swap space that something is found in.", now.swap_used_blocks),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=("model_name",))
@@ -130,6 +133,15 @@ class _EngineState:
             ("kv_slots_reserved", "Token slots of KV blocks that requests took.", now.reserved_slots),
             ("kv_slots_unused", "Reserved token slots given back without ever holding a token.", now.unused_slots),
             ("num_preemptions", "Sequences sent back to the queue for lack of blocks.", now.preemptions),
+            ("swapped_out_blocks", "KV blocks copied to the swap space.", now.swapped_out_blocks),
+            ("swapped_in_blocks", "KV blocks copied back from the swap space.", now.swapped_in_blocks),
+            (
+                "swap_declined_blocks",
+                "KV blocks found in the swap space and computed again because that was faster.",
+                now.swap_declined_blocks,
+            ),
+            ("swapped_out_bytes", "Bytes copied to the swap space.", now.swapped_out_blocks * swap_bytes),
+            ("swapped_in_bytes", "Bytes copied back from the swap space.", now.swapped_in_blocks * swap_bytes),
             ("engine_steps", "Steps computed.", now.steps),
             ("engine_restarts", "Engines started again after they had died.", self._door.restarts),
             ("iteration_tokens", "Tokens computed, over all steps.", now.computed_tokens),

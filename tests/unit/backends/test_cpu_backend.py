@@ -315,6 +315,30 @@ def test_a_broken_token_breaks_those_who_see_it_and_nobody_else(kv_cache, isa):
 
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("kind", ["qwen3", "neox"])
+def test_blocks_come_back_from_a_store_as_they_were(random_model, kind: str, backend: str, kv_cache):
+    """Stored, overwritten, and loaded into other blocks of another cache: the sequence goes on with the same bits."""
+    model = (cpu() if backend == "cpu" else ReferenceBackend()).prepare(
+        random_model(kind, "fp32", 11), "fast", LIMITS, (), kv_cache
+    )
+    width = LIMITS.max_blocks_per_sequence
+    tokens = [np.random.default_rng(seed).integers(0, 101, 34) for seed in (5, 6)]
+    states, others = model.allocate_states(2 * width), model.allocate_states(2 * width)
+    model.execute(batch_of(tokens, [0, 0], [33, 33]), states)
+    store = np.full((7, model.stored_bytes_per_block), 255, np.uint8)
+    slots = np.array([6, 2, 4], np.int32)
+    model.store_blocks(states, np.arange(3, dtype=np.int32), store, slots)
+    assert (store[[0, 1, 3, 5]] == 255).all()
+    model.execute(batch_of(tokens, [33, 33], [1, 1]), states)
+    expected = model.logits()
+    model.execute(batch_of([tokens[1]], [0], [33]), others)
+    model.load_blocks(others, store, slots, np.arange(width, width + 3, dtype=np.int32))
+    model.execute(batch_of(tokens[::-1], [33, 33], [1, 1]), others)
+    assert (model.logits() == expected[::-1]).all()
+
+
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_copied_blocks_are_read_as_their_sources(random_model, backend: str, kv_cache):
     """A sequence whose blocks are copies continues with the same bits, whatever KV stores; other blocks stay."""
     model = (cpu() if backend == "cpu" else ReferenceBackend()).prepare(

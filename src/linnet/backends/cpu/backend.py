@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet.backends import block_memory
 from linnet.backends.cpu import _native, tiles
 from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, kv_piece_bytes, plan
 from linnet.backends.cpu.passes import widen_inputs
@@ -141,12 +142,15 @@ class States:
     the first token; and they are five times slower to touch and no faster to read (docs/backends.md).
     """
 
-    def __init__(self, num_blocks: int, bytes_per_block: int) -> None:
+    def __init__(self, num_blocks: int, layers: Sequence[Sequence[int]]) -> None:
+        """``layers``: of each, the bytes that a block takes in every piece of its memory."""
         self.num_blocks = num_blocks
+        bytes_per_block = sum(chain.from_iterable(layers))
         mapping = mmap.mmap(-1, max(num_blocks * bytes_per_block, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a system without huge pages needs no advice
             mapping.madvise(mmap.MADV_NOHUGEPAGE)
         self.memory = np.frombuffer(mapping, np.uint8)
+        self.parts = block_memory.parts_of(self.memory, layers, num_blocks)
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,7 @@ class CpuExecutable:
         self.tile_bytes: int = tiles.nbytes
         self.mapped = _mapped(source, tiles, backend.large_pages)
         self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
+        self.stored_bytes_per_block = self.kv_bytes_per_block
         # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
         self.numerics = Numerics(f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened)
         self._sampler = Sampler(self.isa, backend.pool)
@@ -271,18 +276,24 @@ class CpuExecutable:
         """Zeroed paged KV for ``num_blocks`` blocks."""
         if num_blocks < 1:
             raise ConfigError(f"num_blocks must be at least 1, not {num_blocks}")
-        return States(num_blocks, self.kv_bytes_per_block)
+        layers = [kv_piece_bytes(state, self.limits.block_size) for state in self.program.states]
+        assert sum(chain.from_iterable(layers)) == self.kv_bytes_per_block
+        return States(num_blocks, layers)
 
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """See Executable.copy_blocks. A block lies in pieces: of every layer its keys, its values and its scales."""
         assert isinstance(states, States)
-        start = 0
-        pieces = (kv_piece_bytes(state, self.limits.block_size) for state in self.program.states)
-        for size in chain.from_iterable(pieces):
-            end = start + states.num_blocks * size
-            piece = states.memory[start:end].reshape(states.num_blocks, size)
-            piece[targets] = piece[sources]
-            start = end
+        block_memory.copy_blocks(states.parts, sources, targets)
+
+    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+        """See Executable.store_blocks."""
+        assert isinstance(states, States)
+        block_memory.store_blocks(states.parts, blocks, store, slots)
+
+    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+        """See Executable.load_blocks."""
+        assert isinstance(states, States)
+        block_memory.load_blocks(states.parts, store, slots, blocks)
 
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""

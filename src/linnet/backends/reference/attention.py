@@ -6,10 +6,12 @@ Both round what they store to the state's dtype, and attention reads only what w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
+from linnet.backends.block_memory import Parts
 from linnet.backends.reference.ops import TORCH_TYPES, softcap
 from linnet.errors import UnsupportedError
 from linnet.program.attributes import Attention
@@ -102,14 +104,12 @@ class PagedMemory:
             if kept.scales is not None and new.scales is not None:
                 kept.scales[slots.long()] = new.scales
 
-    def copy_blocks(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
-        """Copy whole blocks, every state's."""
-        offsets = torch.arange(self.block_size)
-        old, new = ((blocks[:, None] * self.block_size + offsets).flatten() for blocks in (sources, targets))
-        for kept in (*self.keys.values(), *self.values.values()):
-            kept.codes[new] = kept.codes[old]
-            if kept.scales is not None:
-                kept.scales[new] = kept.scales[old]
+    @cached_property
+    def parts(self) -> Parts:
+        """Its bytes, block by block; they are the same memory as keys and values."""
+        kept = [*self.keys.values(), *self.values.values()]
+        tensors = [*(rows.codes for rows in kept), *(rows.scales for rows in kept if rows.scales is not None)]
+        return [tensor.view(torch.uint8).numpy().reshape(1, self.num_blocks, -1) for tensor in tensors]
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None

@@ -2,10 +2,12 @@
 """The reference backend behind the common door: every op in torch, slow and plain; the others are compared with it."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from linnet.backends import block_memory
 from linnet.backends.interface import (
     Batch,
     Executable,
@@ -103,7 +105,22 @@ class ReferenceExecutable:
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """See Executable.copy_blocks."""
         assert isinstance(states, PagedMemory)
-        states.copy_blocks(torch.from_numpy(sources).long(), torch.from_numpy(targets).long())
+        block_memory.copy_blocks(states.parts, sources, targets)
+
+    @cached_property
+    def stored_bytes_per_block(self) -> int:
+        """See Executable.stored_bytes_per_block: codes of 4 bits take a byte each here."""
+        return block_memory.bytes_per_block(self.allocate_states(1).parts)
+
+    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+        """See Executable.store_blocks."""
+        assert isinstance(states, PagedMemory)
+        block_memory.store_blocks(states.parts, blocks, store, slots)
+
+    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+        """See Executable.load_blocks."""
+        assert isinstance(states, PagedMemory)
+        block_memory.load_blocks(states.parts, store, slots, blocks)
 
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of whole blocks of a KV cache, for backends whose memory numpy can see.
+
+Such memory is a sequence of parts, views uint8 [pieces, num_blocks, bytes]: a block is the row of that number of every
+piece. In a store uint8 [slots, bytes] a slot holds a block's rows one after the other, in the order of the parts; that
+means something only to a cache of the same parts.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+Parts = Sequence[np.ndarray]
+
+
+def parts_of(memory: np.ndarray, layers: Sequence[Sequence[int]], num_blocks: int) -> Parts:
+    """Views of memory uint8 in which each layer's pieces lie one after the other, of so many bytes a block each.
+
+    Layers that follow each other and are alike share their parts, so that few copies go over many layers.
+    """
+    parts: list[np.ndarray] = []
+    start = first = 0
+    while first < len(layers):
+        last = first
+        while last < len(layers) and list(layers[last]) == list(layers[first]):
+            last += 1
+        stride = num_blocks * sum(layers[first])
+        alike = memory[start : start + (last - first) * stride].reshape(last - first, stride)
+        column = 0
+        for size in layers[first]:
+            piece = alike[:, column : column + num_blocks * size]
+            parts.append(np.lib.stride_tricks.as_strided(piece, (last - first, num_blocks, size), (stride, size, 1)))
+            column += num_blocks * size
+        start, first = start + alike.size, last
+    return parts
+
+
+def bytes_per_block(parts: Parts) -> int:
+    """What a block takes in a store."""
+    return sum(part.shape[0] * part.shape[2] for part in parts)
+
+
+def copy_blocks(parts: Parts, sources: np.ndarray, targets: np.ndarray) -> None:
+    """Copy blocks [n] to as many others; no target is a source."""
+    for part in parts:
+        part[:, targets] = part[:, sources]
+
+
+def store_blocks(parts: Parts, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+    """Copy blocks [n] into as many slots of a store."""
+    for block, slot in zip(blocks.tolist(), slots.tolist(), strict=True):
+        for part, row in _rows(parts, store[slot]):
+            row[:] = part[:, block]
+
+
+def load_blocks(parts: Parts, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+    """Copy slots [n] of a store into as many blocks."""
+    for block, slot in zip(blocks.tolist(), slots.tolist(), strict=True):
+        for part, row in _rows(parts, store[slot]):
+            part[:, block] = row
+
+
+def _rows(parts: Parts, slot: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each part, and where its rows of a block lie in a slot, uint8 [pieces, bytes]."""
+    start = 0
+    for part in parts:
+        pieces, _, size = part.shape
+        yield part, slot[start : start + pieces * size].reshape(pieces, size)
+        start += pieces * size

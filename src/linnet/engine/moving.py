@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The moves of a plan, made: copies of blocks within the KV cache, to the tier behind it and back."""
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+
+from linnet.engine.participant import Participant
+from linnet.scheduler import BlockMove, CopyPrice
+
+MEASURED_BLOCKS = 4
+
+
+class Moved(NamedTuple):
+    """Seconds that stores and loads took."""
+
+    stored_s: float = 0.0
+    loaded_s: float = 0.0
+
+
+def make_moves(participants: Sequence[Participant], moves: Sequence[BlockMove]) -> Moved:
+    """Make the moves of a plan in their order, in the states of each participant; a kind is made at once."""
+    seconds = {"copy": 0.0, "store": 0.0, "load": 0.0}
+    for kind, alike in groupby(moves, key=lambda move: move.kind):
+        ends = np.array([(move.source, move.target) for move in alike], np.int32)
+        sources, targets = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+        begin = time.perf_counter()
+        for one in participants:
+            if kind == "copy":
+                one.executable.copy_blocks(one.states, sources, targets)
+            elif kind == "store":
+                one.executable.store_blocks(one.states, sources, one.slots, targets)
+            else:
+                one.executable.load_blocks(one.states, one.slots, sources, targets)
+        seconds[kind] += time.perf_counter() - begin
+    return Moved(seconds["store"], seconds["load"])
+
+
+def measure_copies(participant: Participant, slots: Sequence[int], blocks: range) -> tuple[CopyPrice, CopyPrice]:
+    """What it takes to store a block and to load one, found with unused slots and blocks of an idle engine.
+
+    Twice, and the second time counts: pages are touched the first time.
+    """
+    count = min(len(slots), len(blocks))
+    stores = [BlockMove(block_id, slot, "store") for block_id, slot in zip(blocks, slots, strict=False)]
+    loads = [BlockMove(move.target, move.source, "load") for move in stores]
+    store, load = CopyPrice(), CopyPrice()
+    if count:
+        make_moves([participant], [*stores, *loads])
+        moved = make_moves([participant], [*stores, *loads])
+        store.learn(count, moved.stored_s)
+        load.learn(count, moved.loaded_s)
+    return store, load
