@@ -110,7 +110,7 @@ def test_codes_under_the_name_of_what_was_published_by_inputs(tmp_path: Path) ->
         assert np.abs(packed.dequantize() - before.checkpoint.tensor(linear.tensor)).max() < 0.01
 
 
-CALIBRATED = ("gpt-2", "gpt-j", "olmo-2", "cohere-2", "opt-350m")
+CALIBRATED = ("gpt-2", "gpt-j", "olmo-2", "cohere-2", "opt-350m", "qwen2-moe", "mixtral")
 """Blocks of every build: norms before, behind or shared, none, parallel or not, linears that read the stream itself."""
 WORDS = "the quick brown fox jumps over the lazy dog and then sits down to think about what it has done so far "
 

@@ -33,7 +33,7 @@ from linnet.formats.quantization import record_of
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
 from linnet.program.serialise import digest as program_digest
-from linnet.program.traverse import declarations
+from linnet.program.traverse import declarations, tapped
 from linnet.schemes.elements import ElementName
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
@@ -111,7 +111,7 @@ class Job:
 
     def tap_width(self, tap: str) -> int:
         """Columns of a value that is looked at."""
-        width = declarations(self.source.program)[tap].shape[1]
+        width = declarations(self.source.program)[tapped(tap)].shape[-1]
         assert isinstance(width, int)
         return width
 

@@ -11,6 +11,7 @@ from linnet.models.inventory import LinearInfo
 from linnet.process_memory import resident_bytes
 from linnet.program.attributes import Attention
 from linnet.program.plan_buffers import plan_buffers
+from linnet.program.traverse import tapped
 from linnet.schemes.scheme import LinearScheme
 
 if TYPE_CHECKING:
@@ -100,9 +101,11 @@ def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
 def _statistics_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:
     """Of the one tap that a fit looks at, or of all that a transform or a fit of the whole block does."""
     by_tap = {info.tap: info for info in infos}.values()
-    fitted = [
-        sum(kind.bytes_of(info.shape[1]) for kind in steps.statistics_of(info.module).values()) for info in by_tap
-    ]
+    of_value: dict[str, int] = {}  # experts that read one are looked at together
+    for info in by_tap:
+        own = sum(kind.bytes_of(info.shape[1]) for kind in steps.statistics_of(info.module).values())
+        of_value[tapped(info.tap)] = of_value.get(tapped(info.tap), 0) + own
+    fitted = list(of_value.values())
     if steps.fits_blocks:
         fitted = [sum(fitted)]
     smoothed = [

@@ -21,6 +21,7 @@ from linnet.compress.algorithm import BlockFit, Fit
 from linnet.compress.algorithms.gptq import Gptq, GptqOptions
 from linnet.compress.calibration import WriteText, read_rows, row_length, without_repeats
 from linnet.compress.disk import result_bytes
+from linnet.compress.experts import is_expert
 from linnet.compress.job import check_source
 from linnet.compress.knapsack import Choice, choose
 from linnet.compress.progress import (
@@ -35,7 +36,7 @@ from linnet.compress.recipe import Recipe, Rule
 from linnet.compress.resolve import resolve_schemes
 from linnet.compress.sensitivity import Wanted, sensitivities
 from linnet.compress.steps import Steps, build_steps
-from linnet.errors import ConfigError
+from linnet.errors import ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
@@ -233,6 +234,8 @@ def _groups(model: ModelSource, options: Mapping[str, Schemes]) -> list[list[Lin
     found: dict[str, list[LinearInfo]] = {}
     for info in model.linears():
         free = info.module in first and any(other[info.module] != first[info.module] for other in others)
+        if is_expert(info):
+            raise UnsupportedError(f"{info.module} is an expert's; bits are shared out between dense layers only")
         if info.kind == "linear" and free:
             found.setdefault(info.tap, []).append(info)
     if not found:

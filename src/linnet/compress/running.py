@@ -17,6 +17,7 @@ from linnet.compress.rows import CarriedRows, RowStore
 from linnet.compress.stages import Stage, whole
 from linnet.compress.statistic import Statistic
 from linnet.program.program import Program, Segment
+from linnet.program.traverse import declarations
 from linnet.schemes.packed_weight import PackedWeight
 
 Told = Callable[[float], None]
@@ -90,8 +91,8 @@ class RowRunner:
         Rows with NaN or infinity in them are left out, of this and of everything later.
         """
 
-        def on_tap(start: int, name: str, x: torch.Tensor) -> None:
-            heard = self._heard(start, x)
+        def on_tap(start: int, name: str, x: torch.Tensor, tokens: torch.Tensor | None = None) -> None:
+            heard = self._heard(start, x, tokens)
             for statistic in statistics[name].values():
                 statistic.add(heard)
 
@@ -120,7 +121,7 @@ class RowRunner:
         segment, came = self._program.segments[index], dict[str, torch.Tensor]()
         taps = dict.fromkeys(name for values in statistics for name in values)
 
-        def on_tap(start: int, name: str, x: torch.Tensor) -> None:
+        def on_tap(start: int, name: str, x: torch.Tensor, _: torch.Tensor | None = None) -> None:
             came[name] = x
             for values, own in statistics.items():
                 if name in values and all(each in came for each in values):
@@ -139,23 +140,24 @@ class RowRunner:
         stage: Stage,
         weights: Mapping[str, torch.Tensor],
         told: Told,
-        on_tap: Callable[[int, str, torch.Tensor], None] | None,
+        on_tap: Callable[..., None] | None,
     ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """(first row, the stage's outputs) of every chunk."""
         assert self._job.rows is not None
         segment = self._program.segments[index]
         part = replace(segment, start=stage.start, stop=stage.stop, outputs=stage.outputs)
         ids = self._job.rows.token_ids
-        length = ids.shape[1]
+        length, declared = ids.shape[1], declarations(self._program)
         for start, stop in self._chunks():
             inputs = self._inputs(ids, range(start, stop))
             if self._begun == index:
-                inputs |= self._carried.read(start * length, stop * length)
+                carried = self._carried.read(start * length, stop * length)
+                inputs |= {name: x.reshape(-1, int(declared[name].shape[-1])) for name, x in carried.items()}
             elif stage.inputs:
                 inputs[stage.inputs[0]] = self._store.read(index, start * length, stop * length)
             on_chunk = None if on_tap is None else partial(on_tap, start)
             result = run_segment(self._program, part, inputs, None, weights, stage.taps, on_chunk)
-            yield start * length, result
+            yield start * length, {name: x.reshape((stop - start) * length, -1).float() for name, x in result.items()}
             told((stop - start) / len(ids))
 
     def first_outputs(
@@ -182,15 +184,26 @@ class RowRunner:
         inputs[segment.inputs[0]] = torch.cat(read)
         return run_segment(program, segment, inputs, None, weights)[segment.outputs[0]]
 
-    def _heard(self, start: int, x: torch.Tensor) -> torch.Tensor:
-        """fp32 [tokens, width] of rows from ``start`` on, without those that are left out."""
+    def _heard(self, start: int, x: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """fp32 [tokens, width] of rows from ``start`` on, or of some of their ``tokens`` alone, without those that are
+        left out."""
         assert self._job.rows is not None
+        if tokens is not None:
+            return self._heard_of(start, x, tokens // self._job.rows.token_ids.shape[1])
         rows = x.view(-1, self._job.rows.token_ids.shape[1], x.shape[1])
         if not torch.isfinite(x.sum()):
             bad = ~torch.isfinite(rows).all(dim=2).all(dim=1)
             self.left_out |= {start + row for row in torch.nonzero(bad)[:, 0].tolist()}
         kept = [row for row in range(len(rows)) if start + row not in self.left_out]
         return x if len(kept) == len(rows) else rows[kept].reshape(-1, x.shape[1])
+
+    def _heard_of(self, start: int, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The same of tokens that lie in ``rows``, counted from ``start``."""
+        bad = ~torch.isfinite(x).all(dim=1)
+        self.left_out |= {start + row for row in rows[bad].tolist()}
+        if not self.left_out:
+            return x
+        return x[torch.tensor([start + row not in self.left_out for row in rows.tolist()], dtype=torch.bool)]
 
     def _inputs(self, ids: np.ndarray, places: Sequence[int]) -> dict[str, torch.Tensor]:
         """What the program reads of calibration rows, whose tokens are ``ids``."""

@@ -125,7 +125,7 @@ class _Passes:
             of_tap |= {name: kind(each.info.shape[1]) for name, kind in each.fit.statistics.items()}
         taps, weights = [tap for tap, of_tap in statistics.items() if of_tap], block.running()
 
-        def on_tap(name: str, x: torch.Tensor) -> None:
+        def on_tap(name: str, x: torch.Tensor, _: torch.Tensor | None = None) -> None:
             if torch.isfinite(x.sum()):
                 for statistic in statistics[name].values():
                     statistic.add(x)

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fit, Fitted, ratio
+from linnet.compress.algorithms.rtn import Rtn, RtnOptions
 from linnet.compress.block import Block
+from linnet.compress.experts import LEAST_TOKENS, is_expert, warn_of_unheard
 from linnet.compress.folds import Fold
 from linnet.compress.job import Job
 from linnet.compress.key_folds import KeyFold
@@ -48,6 +50,7 @@ class Site:
             self.index, stage, self.block.running(), statistics, lambda fraction: self._told(fraction * units)
         )
         self._check_heard(kinds)
+        warn_of_unheard(self.segment.name, self.linears, statistics)
         self._heard |= statistics
         return statistics
 
@@ -108,8 +111,14 @@ class Site:
         scheme, step, tick = self.job.schemes[info.module], self.job.recipe.quantise, self._tick(info, algorithm.work)
         weight, kept = self.dense(info), self.block.kept.get(info.module)
         assert step is not None
+        name, notes = step.algorithm, {}
+        if is_expert(info) and statistics:
+            heard = min(statistic.rows for statistic in statistics.values())
+            notes["tokens"] = heard
+            if heard < LEAST_TOKENS:
+                name, algorithm, statistics = "rtn", Rtn(RtnOptions()), {}
         fitted = algorithm.fit(info.module, weight, scheme, statistics, tick, kept)
-        self.pack(info.module, fitted, step.algorithm, info.shape)
+        self.pack(info.module, replace(fitted, notes={**fitted.notes, **notes}), name, info.shape)
 
     def factorise(self, info: LinearInfo, algorithm: LowRankFit, statistics: Mapping[str, Statistic]) -> None:
         """Put two narrow matrices in one linear's place."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from linnet.program.program import Program, Segment, Value
-from linnet.program.traverse import declarations, writers
+from linnet.program.traverse import declarations, known_at
 
 _CHEAP = frozenset(("norm", "add", "scale", "softcap", "cast", "gate", "hadamard"))
 """Ops that are repeated rather than have their result carried."""
@@ -30,10 +30,10 @@ class Stage:
 
 def stages_of(program: Program, segment: Segment, taps: Collection[str], to_the_end: bool) -> tuple[Stage, ...]:
     """The stages of a segment; with ``to_the_end`` the last one has no taps and yields the segment's outputs."""
-    wrote = writers(program)
+    known = known_at(program)
     ends: dict[int, list[str]] = {}
     for tap in taps:
-        ends.setdefault(max(wrote.get(tap, -1) + 1, segment.start), []).append(tap)
+        ends.setdefault(max(known(tap) + 1, segment.start), []).append(tap)
     stages: list[Stage] = []
     start, inputs = segment.start, segment.inputs
     for stop in sorted(ends):
@@ -92,7 +92,11 @@ def _open_states(program: Program, segment: Segment, place: int) -> bool:
 
 
 def _width(value: Value) -> int | None:
-    """fp32 elements per token, None if a file of rows cannot hold it."""
-    if value.dtype != "fp32" or value.shape[:1] != ("tokens",) or not all(isinstance(n, int) for n in value.shape[1:]):
+    """Elements of four bytes per token, None if a file of rows cannot hold it."""
+    if (
+        value.dtype not in ("fp32", "int32")
+        or value.shape[:1] != ("tokens",)
+        or not all(isinstance(n, int) for n in value.shape[1:])
+    ):
         return None
     return prod(int(n) for n in value.shape[1:])

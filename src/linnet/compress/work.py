@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 
+from linnet.compress.experts import share_of
 from linnet.compress.job import Job
 from linnet.compress.stages import Stage, stages_of, whole
 from linnet.compress.statistic import StatisticKind
@@ -17,7 +18,7 @@ from linnet.compress.transform import BlockTransform
 from linnet.compress.units import BYTE_S, COMMIT_S, ELEMENT_S, PRODUCT_S, SCORE_S
 from linnet.program.attributes import Attention
 from linnet.program.program import Program, Segment, Value
-from linnet.program.traverse import declarations, writers
+from linnet.program.traverse import declarations, known_at, tapped, writers
 
 Work = dict[str, float]
 Kinds = Mapping[str, Mapping[str, StatisticKind]]
@@ -79,7 +80,7 @@ def _listening(program: Program, stages: tuple[Stage, ...], names: list[str]) ->
 
 def _block_stages(program: Program, segment: Segment, taps: list[str], to_the_end: bool) -> tuple[Stage, ...]:
     """Of a fit of the whole block: the rows through all of it as it was, and once it has its codes."""
-    stop = 1 + max((writers(program).get(tap, -1) for tap in taps), default=-1)
+    stop = 1 + max(map(known_at(program), taps), default=-1)
     observed = Stage(segment.start, max(stop, segment.start), segment.inputs, (), tuple(dict.fromkeys(taps)))
     return (observed, whole(segment)) if to_the_end else (observed,)
 
@@ -92,13 +93,15 @@ def stage_work(job: Job, stage: Stage, kinds: Kinds, program: Program | None = N
     tokens = sequences * length
     seconds = 0.0
     for op in program.ops[stage.start : stage.stop]:
-        if op.kind == "linear":
-            seconds += 2.0 * tokens * prod(shapes[op.weights[0]]) * PRODUCT_S
+        if op.kind in ("linear", "experts"):
+            each = int(values[op.outputs[0]].shape[1]) if op.kind == "experts" else 1
+            seconds += 2.0 * tokens * each * prod(shapes[op.weights[0]]) * PRODUCT_S
         elif isinstance(op.attributes, Attention):
             seconds += 2.0 * tokens * length * op.attributes.heads * op.attributes.head_size * SCORE_S
         seconds += sum(tokens * _width(values[name]) * ELEMENT_S for name in op.outputs)
     for tap, of_tap in kinds.items():
-        seconds += sum(tokens * kind.work_of(_width(values[tap])) for kind in of_tap.values())
+        heard, width = tokens * share_of(program, tap), int(values[tapped(tap)].shape[-1])
+        seconds += sum(heard * kind.work_of(width) for kind in of_tap.values())
     return seconds
 
 

@@ -36,6 +36,29 @@ def tapped(tap: str) -> str:
     return tap.partition("@")[0]
 
 
+def expert_of(tap: str) -> int:
+    """Whose rows an ``expert_tap`` is of."""
+    return int(tap.partition("@")[2])
+
+
+def sent(program: Program) -> dict[str, str]:
+    """What experts read -> the value that says which rows of it go to whom."""
+    return {op.inputs[0]: op.inputs[1] for op in program.ops if isinstance(op.attributes, Experts)}
+
+
+def known_at(program: Program) -> Callable[[str], int]:
+    """Of a tap the index of the op after which it is known, -1 for what the program is given: an expert's rows are once
+    they and the choice of experts are."""
+    wrote, choices = writers(program), sent(program)
+
+    def index(tap: str) -> int:
+        value = tapped(tap)
+        own = wrote.get(value, -1)
+        return own if value == tap else max(own, wrote.get(choices[value], -1))
+
+    return index
+
+
 def last_reads(program: Program) -> dict[str, int]:
     """Index of the last op that reads each value; a value nobody reads is absent."""
     return {name: index for index, op in enumerate(program.ops) for name in op.inputs}

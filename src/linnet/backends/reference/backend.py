@@ -133,7 +133,7 @@ class ReferenceExecutable:
         }
         self._taps = {}
 
-        def on_tap(name: str, value: torch.Tensor) -> None:
+        def on_tap(name: str, value: torch.Tensor, _: torch.Tensor | None = None) -> None:
             self._taps[name] = value.numpy().copy()
 
         ops = self.program.ops

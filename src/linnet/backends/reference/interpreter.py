@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a range of a Program op by op. Values live in a dict from their writing to their last use."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from linnet.backends.reference.attention import FunctionalMemory, Memory, attent
 from linnet.backends.reference.weights import LoadedWeight, WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.program import Op, Program, Segment
-from linnet.program.traverse import multiplied
+from linnet.program.traverse import expert_of, multiplied, sent, tapped
 from linnet.schemes.scheme import DenseType, Scheme
 
 if TYPE_CHECKING:
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", torch.Tensor, ops.QuantisedValue)
 RuntimeValue = torch.Tensor | ops.QuantisedValue
-Tap = Callable[[str, torch.Tensor], None]
-"""Called with (value name, fp32 [rows, width]) as soon as a tapped value exists."""
+
+
+class Tap(Protocol):
+    """Called as soon as a tapped value exists."""
+
+    def __call__(self, name: str, x: torch.Tensor, tokens: torch.Tensor | None = None, /) -> None:
+        """fp32 [rows, width]; of an expert's rows (``expert_tap``) also whose ``tokens`` [rows] they are."""
 
 
 def run_ops(
@@ -40,22 +45,25 @@ def run_ops(
 
     Memory: a value is dropped after its last use in the range unless it is an output.
     """
-    wanted, tapped = set(outputs), set(taps)
+    wanted, asked = set(outputs), set(taps)
     values: dict[str, RuntimeValue] = dict(inputs)
     dtypes = {value.name: value.dtype for value in program.values}
     last_use = {name: index for index in range(start, stop) for name in program.ops[index].inputs}
-    for name in tapped & values.keys():
+    for name in asked & values.keys():
         _emit(name, values[name], on_tap)
+    routed = _Routed(program, asked, on_tap)
+    routed.emit(values)
     for index in range(start, stop):
         whole = program.ops[index]
         for op in whole.expansion or (whole,):
             _execute(op, values, dtypes, weights, memory)
         for name in whole.outputs:
-            if name in tapped:
+            if name in asked:
                 _emit(name, values[name], on_tap)
+        routed.emit(values)
         inner = (name for op in whole.expansion for name in op.outputs)
         for name in (*whole.inputs, *whole.outputs, *inner):
-            if last_use.get(name, index) <= index and name not in wanted:
+            if last_use.get(name, index) <= index and name not in wanted and name not in routed.held:
                 values.pop(name, None)
     missing = wanted - values.keys()
     if missing:
@@ -101,10 +109,42 @@ def whole_sequence_inputs(token_ids: torch.Tensor, lengths: Sequence[int] | None
     }
 
 
+class _Routed:
+    """Taps of what experts read: told once the value and the choice of experts are both there, and held until then."""
+
+    def __init__(self, program: Program, asked: Iterable[str], on_tap: Tap | None) -> None:
+        own = [name for name in asked if tapped(name) != name]
+        choices = sent(program) if own else {}
+        self._waiting: dict[tuple[str, str], list[str]] = {}
+        for name in sorted(own):
+            self._waiting.setdefault((tapped(name), choices[tapped(name)]), []).append(name)
+        self._on_tap = on_tap
+
+    @property
+    def held(self) -> set[str]:
+        """Values that somebody still waits for."""
+        return {name for pair in self._waiting for name in pair}
+
+    def emit(self, values: Mapping[str, RuntimeValue]) -> None:
+        """Tell what has become known."""
+        for value, choice in [pair for pair in self._waiting if values.keys() >= set(pair)]:
+            ids = values[choice]
+            assert isinstance(ids, torch.Tensor)
+            for name in self._waiting.pop((value, choice)):
+                places = experts.rows_of(ids, expert_of(name))
+                assert self._on_tap is not None
+                rows = experts.read_by(values[value], ids, places)
+                self._on_tap(name, _plain(rows), places // ids.shape[1])
+
+
+def _plain(value: RuntimeValue) -> torch.Tensor:
+    return ops.dequantise(value) if isinstance(value, ops.QuantisedValue) else value.float()
+
+
 def _emit(name: str, value: RuntimeValue, on_tap: Tap | None) -> None:
     if on_tap is None:
         raise ConfigError(f"value {name} is tapped but nobody receives it")
-    on_tap(name, ops.dequantise(value) if isinstance(value, ops.QuantisedValue) else value.float())
+    on_tap(name, _plain(value))
 
 
 def _execute(
