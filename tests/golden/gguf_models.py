@@ -6,11 +6,13 @@ compared with.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import torch
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -36,6 +38,10 @@ FAMILIES = {
     "SmolLM3ForCausalLM": "smollm3",
     "GlmForCausalLM": "chatglm",
     "Glm4ForCausalLM": "glm4",
+    "MixtralForCausalLM": "llama",
+    "Qwen2MoeForCausalLM": "qwen2moe",
+    "Qwen3MoeForCausalLM": "qwen3moe",
+    "OlmoeForCausalLM": "olmoe",
 }
 PAIRED = ("llama", "granite", "smollm3", "internlm2", "baichuan")
 """Converters derived from LlamaModel, or that call its permute."""
@@ -133,6 +139,13 @@ INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner")
 
 
 def _own_keys(writer: Any, config: Any, architecture: str) -> None:
+    if hasattr(config, "num_experts_per_tok"):
+        writer.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if hasattr(config, "shared_expert_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
     if architecture in ("gptneox", "stablelm"):
         writer.add_parallel_residual(config.use_parallel_residual)
     if architecture in ("command-r", "cohere2"):
@@ -149,7 +162,7 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     result: dict[str, np.ndarray] = {}
-    for name, tensor in (tensors or model.state_dict()).items():
+    for name, tensor in _stacked(tensors or model.state_dict()).items():
         if "rotary_pos_emb" in name:
             continue
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -178,6 +191,23 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
         for which in ("short", "long"):
             result[f"rope_factors_{which}.weight"] = np.array(rope[f"{which}_factor"], np.float32)
     return result
+
+
+def _stacked(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The experts' tensors of a layer in one, under the names that converters give them."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*)\.experts\.(\d+)\.(\w+)\.weight", name)
+        if match is None:
+            found[name] = tensor
+        elif match[2] == "0":
+            own = f"{match[1]}.experts.{{}}.{match[3]}.weight"
+            count = sum(re.fullmatch(re.escape(own).replace(r"\{\}", r"\d+"), key) is not None for key in tensors)
+            several = [tensors[own.format(index)] for index in range(count)]
+            merged = match[1].replace("model.layers", "layers").replace("block_sparse_moe", "feed_forward")
+            merged = merged if "feed_forward" in merged else match[1]
+            found[f"{merged}.experts.{match[3]}.weight"] = torch.stack(several)
+    return found
 
 
 def _ungrouped(array: np.ndarray, config: Any, architecture: str) -> np.ndarray:

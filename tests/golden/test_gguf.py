@@ -24,6 +24,7 @@ from tiny_models import (  # noqa: E402
     GEMMA3_KINDS,
     GEMMA3_ROPES,
     GROUPED,
+    MIXED,
     TINY_MODELS,
     VOCABULARY,
     TinyModel,
@@ -71,6 +72,8 @@ MODELS = (
             *("olmo-2", "granite", "smollm-3", "glm", "glm-4", "bloom"),
         )
     ),
+    *(NAMED[name] for name in ("mixtral", "qwen3-moe", "olmoe")),
+    TinyModel("qwen2-moe", lambda: transformers.Qwen2MoeConfig(**MIXED, shared_expert_intermediate_size=64)),
     TinyModel("starcoder-2", lambda: transformers.Starcoder2Config(**GROUPED)),
 )
 READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
@@ -89,13 +92,40 @@ def test_logits_equal_those_of_the_model_it_was_made_from(tiny: TinyModel, backe
     model = write(tiny, tmp_path / "directory", SEED)
     prompts = prompts_of(tiny)
     expected = reference_logits(model, prompts)
-    source = load_model(write_gguf(model, tmp_path / "m.gguf"), tiny.max_context)
+    saved = load_file(tmp_path / "directory" / "model.safetensors")
+    tensors = saved if any(".experts." in name for name in saved) else None  # transformers stacks them otherwise
+    source = load_model(write_gguf(model, tmp_path / "m.gguf", tensors=tensors), tiny.max_context)
     assert source.parameters == sum(parameter.numel() for parameter in model.parameters())
     executable = backend_named(backend).prepare(source, "exact", LIMITS)
     for chunks in (None, DECODE):
         worst = worst_difference(stepping.run(executable, prompts, chunks, SEED), expected)
         print(f"{tiny.name}: max abs difference {worst:.1e}, seed {SEED}")
         assert worst <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+def test_experts_of_codes_lie_one_after_the_other_in_a_tensor(kind: str, tmp_path: Path) -> None:
+    """Each is the rows that gguf's own reader has at its place, and both backends multiply with them."""
+    sizes = gated(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_local_experts=4)
+    tiny = TinyModel("mixtral", lambda: transformers.MixtralConfig(**sizes))
+    model = write(tiny, tmp_path / "directory", SEED)
+    saved = load_file(tmp_path / "directory" / "model.safetensors")
+    path = write_gguf(model, tmp_path / "m.gguf", {"_exps.weight": kind}, tensors=saved)
+    source = load_model(path)
+    names = {"gate": "w1", "up": "w3", "down": "w2"}
+    for tensor in gguf.GGUFReader(path).tensors:
+        if "_exps." not in tensor.name:
+            continue
+        _, layer, stem, _ = tensor.name.split(".")
+        whole = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        for expert, meant in enumerate(whole):
+            name = names[stem.removeprefix("ffn_").removesuffix("_exps")]
+            packed = source.checkpoint.linear(f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}")
+            assert isinstance(packed, PackedWeight)
+            assert np.array_equal(packed.dequantize(), meant)
+    runs = [backend_named(name).prepare(source, "exact", LIMITS) for name in ("reference", "cpu")]
+    expected, found = (stepping.run(executable, prompts_of(tiny), None, SEED) for executable in runs)
+    assert worst_difference(found, [torch.from_numpy(one) for one in expected]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["internlm-2", "baichuan"])

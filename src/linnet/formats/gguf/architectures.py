@@ -63,6 +63,8 @@ class Architecture:
     """Tensors of a layer that the family publishes [inputs, outputs]."""
     in_groups: bool = False
     """Rows of ``attn_qkv`` lie one after the other instead of in groups of a key's queries, it and its value."""
+    experts: bool = False
+    """Whether feed-forwards are mixtures: tensors of all experts in one, ``{expert}`` in the names they have apart."""
     partial: bool = False
     """Whether the family turns a part of a head unless its config says otherwise."""
     variants: Mapping[str, "Architecture"] = field(default_factory=dict)

@@ -41,8 +41,8 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     """
     architecture = architecture_of(model)
     parameters = Hyperparameters(model.metadata, architecture.name)
-    for key in ("expert_count", "expert_used_count"):
-        parameters.require(key, 0, why="mixtures of experts are not supported")
+    for key in () if architecture.experts else ("expert_count", "expert_used_count"):
+        parameters.require(key, 0, why="mixtures of experts are not supported in this arrangement")
     parameters.require("attention.causal", True, why="only models that look back are supported")
     heads = parameters.needed_size("attention.head_count")
     head_size = parameters.size("attention.key_length", optional=True)

@@ -3,11 +3,13 @@
 
 Everything is a view of the mapped file except what converters changed: query and key rows of files that pair them, and
 rows of fused ones that were taken out of their groups, are gathered back when asked for, gains that carry a 1 have it
-subtracted, numbers that the family publishes [inputs, outputs] are turned. A quantised tensor is its blocks, uint8
-[rows, bytes of a row]; its TensorInfo says ggml's name of the type as dtype and the shape in elements.
+subtracted, numbers that the family publishes [inputs, outputs] are turned. Of a tensor that holds all experts' each is
+one of its own. A quantised tensor is its blocks, uint8 [rows, bytes of a row]; its TensorInfo says ggml's name of the
+type as dtype and the shape in elements.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ class GgufFiles:
         architecture = architecture_of(self.model)
         self._named: dict[str, Named] = {}
         self._theirs: dict[str, str] = {}
+        self._expert: dict[str, int] = {}  # its place in a tensor that holds all experts'
         tensors: dict[str, TensorInfo] = {}
         for theirs, tensor in self.model.tensors.items():
             if theirs in _NOT_WEIGHTS or theirs.endswith(".attn_rot_embd"):
@@ -46,13 +49,25 @@ class GgufFiles:
                 raise UnsupportedError(
                     f"{self.model.path}: tensor {theirs!r} is none that the architecture {architecture.name} has here"
                 )
-            self._named[named.name], self._theirs[named.name] = named, theirs
-            tensors[named.name] = self._info(named, tensor)
+            if "{expert}" not in named.name:
+                self._named[named.name], self._theirs[named.name] = named, theirs
+                tensors[named.name] = self._info(named, tensor)
+                continue
+            if len(tensor.shape) != 3:
+                raise CheckpointError(f"{self.model.path}: tensor {theirs!r} is not [experts, rows, columns]")
+            size = tensor.nbytes // tensor.shape[0]
+            for expert in range(tensor.shape[0]):
+                own = Named(named.name.replace("{expert}", str(expert)), named.change)
+                part = replace(tensor, shape=tensor.shape[1:], nbytes=size, offset=tensor.offset + expert * size)
+                self._named[own.name], self._theirs[own.name], self._expert[own.name] = own, theirs, expert
+                tensors[own.name] = self._info(own, part)
         self.tensors = dict(sorted(tensors.items()))
 
     def view(self, name: str) -> Array:
         """The stored array, a read-only mapped view; gathered or subtracted (a new array) where the file differs."""
         array = self.model.view(self._theirs[name])
+        if name in self._expert:
+            array = array[self._expert[name]]
         change = self._named[name].change
         if change == "paired rows":
             array = array[halved_rows(len(array), self._heads(name))]
@@ -60,6 +75,8 @@ class GgufFiles:
             array = array[grouped_rows(len(array), *self._heads_and_groups())]
         elif change == "turned" and self.tensors[name].dtype in NUMPY_TO_NAME.values():
             array = array.T
+        elif change == "one row":
+            array = array.reshape(1, -1)
         elif change == "plus one":
             array = array.astype(np.float32) - np.float32(1)
         array.setflags(write=False)
@@ -67,7 +84,11 @@ class GgufFiles:
 
     def raw(self, name: str) -> memoryview:
         """The tensor's bytes as they are stored, with nothing undone."""
-        return self.model.raw(self._theirs[name])
+        whole = self.model.raw(self._theirs[name])
+        if name not in self._expert:
+            return whole
+        size, expert = self.tensors[name].nbytes, self._expert[name]
+        return whole[expert * size : (expert + 1) * size]
 
     def paths(self) -> tuple[Path, ...]:
         """Every file."""
@@ -102,6 +123,8 @@ class GgufFiles:
             if not plain:
                 raise UnsupportedError(f"{label}: a norm stored as {tensor.type.name}; plain numbers are supported")
             dtype, nbytes = "fp32", 4 * math.prod(tensor.shape)
+        elif named.change == "one row" and plain:
+            return TensorInfo(dtype, (1, math.prod(tensor.shape)), nbytes, tensor.file, tensor.offset)
         elif named.change == "turned" and plain:
             return TensorInfo(dtype, tensor.shape[::-1], nbytes, tensor.file, tensor.offset)
         elif named.change == "in groups":

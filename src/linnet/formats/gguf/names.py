@@ -10,17 +10,18 @@ import numpy.typing as npt
 
 from linnet.formats.gguf.architectures import Architecture
 
-Change = Literal["", "paired rows", "plus one", "turned", "in groups"]
+Change = Literal["", "paired rows", "plus one", "turned", "in groups", "one row"]
 
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z0-9_]+)\.(weight|bias)")
-_LAYER = re.compile(r"(0|[1-9]\d{0,4})\.([a-zA-Z0-9_.]+)\.(weight|bias)")
+_LAYER = re.compile(r"(0|[1-9]\d{0,4})\.([a-zA-Z0-9_.{}]+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
 class Named:
     """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``), 1 added, what is
     published [inputs, outputs] turned (numbers only: codes lie by outputs in both), rows of query, key and value one
-    after the other instead of in groups."""
+    after the other instead of in groups, one row alone. The name of a tensor that holds all experts' has ``{expert}``
+    in it."""
 
     name: str
     change: Change
@@ -52,6 +53,8 @@ def to_ggml(architecture: Architecture, name: str) -> Named | None:
 
 
 def _change(architecture: Architecture, stem: str, kind: str) -> Change:
+    if stem == "ffn_gate_inp_shexp":
+        return "one row"
     if architecture.paired_rows and stem in ("attn_q", "attn_k"):
         return "paired rows"
     if architecture.norms_plus_one and stem.endswith("_norm") and kind == "weight":
