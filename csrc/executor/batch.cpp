@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace linnet {
 
@@ -23,6 +24,16 @@ void check_range(const char* field, const int32_t* values, int64_t n, int64_t bo
     }
 }
 
+void check_slots(const Batch& batch, int64_t slots) {
+    check_range("state_slots", batch.state_slots, batch.sequences, slots);
+    std::vector<bool> taken(static_cast<size_t>(slots), false);
+    for (int64_t s = 0; s < batch.sequences; ++s) {
+        const size_t slot = size_t(batch.state_slots[s]);
+        if (taken[slot]) refuse("state_slots names slot " + std::to_string(slot) + " twice");
+        taken[slot] = true;
+    }
+}
+
 }  // namespace
 
 void validate(const Batch& batch, const Limits& limits, int64_t num_blocks) {
@@ -34,6 +45,7 @@ void validate(const Batch& batch, const Limits& limits, int64_t num_blocks) {
     check_range("kv_slots", batch.kv_slots, batch.tokens, num_blocks * limits.block_size);
     check_range("output_rows", batch.output_rows, batch.outputs, batch.tokens);
     check_range("block_tables", batch.block_tables, batch.sequences * batch.blocks, num_blocks);
+    if (batch.state_slots) check_slots(batch, limits.max_sequences);
     if (batch.query_start[0] != 0 || batch.query_start[batch.sequences] != batch.tokens) {
         refuse("query_start must rise from 0 to the number of tokens, " + std::to_string(batch.tokens));
     }

@@ -21,6 +21,7 @@ struct Batch {
     const int32_t* context_lengths = nullptr;  // [sequences]
     const int32_t* block_tables = nullptr;     // [sequences, blocks]
     const int32_t* output_rows = nullptr;      // [outputs]
+    const int32_t* state_slots = nullptr;      // [sequences], below max_sequences, no two alike; null: none are needed
     int64_t tokens = 0, sequences = 0, outputs = 0, blocks = 0;
 };
 

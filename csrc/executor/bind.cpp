@@ -444,21 +444,56 @@ void bind_executor(nb::module_& m) {
             },
             "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "rounded"_a, "scale"_a, "window"_a, "softcap"_a,
             "alibi_slopes"_a.none())
+        .def("add_slot_state", &E::add_slot_state, "numbers"_a)
+        .def(
+            "conv",
+            [](E& e, std::string name, int input, int output, int state, const Floats& weight,
+               const std::optional<Floats>& bias) {
+                const int64_t width = e.value(input).width;
+                const ConvCall call{width, int64_t(weight.size()) / width, weight.data(), floats("bias", bias, width)};
+                require_size("weight", int64_t(weight.size()), call.taps * width);
+                e.add(std::move(name), make_conv(e, input, output, state, call));
+            },
+            "name"_a, "input"_a, "output"_a, "state"_a, "weight"_a, "bias"_a.none())
+        .def(
+            "scan",
+            [](E& e, std::string name, int input, int steps, int in, int out, int output, int state, int64_t states,
+               int64_t head_size, int64_t groups, const Floats& decay, const Floats& skip,
+               const std::optional<Floats>& bias) {
+                const int64_t width = e.value(input).width;
+                const bool shared = states > 1 && int64_t(decay.size()) == width;
+                require_size("decay", int64_t(decay.size()), shared ? width : states * width);
+                require_size("skip", int64_t(skip.size()), width);
+                const ScanCall call{width,  states,       head_size,   groups,
+                                    shared, decay.data(), skip.data(), floats("bias", bias, width)};
+                e.add(std::move(name), make_scan(e, input, steps, in, out, output, state, call));
+            },
+            "name"_a, "input"_a, "steps"_a, "inward"_a, "outward"_a, "output"_a, "state"_a, "states"_a, "head_size"_a,
+            "groups"_a, "decay"_a, "skip"_a, "bias"_a.none())
         .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
+        .def_prop_ro("slot_bytes", &E::slot_bytes)
         .def(
             "execute",
             [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
                const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
-               const Integers& output_rows, const WritableBytes& states, int64_t num_blocks) {
-                const Batch batch =
+               const Integers& output_rows, const WritableBytes& states, int64_t num_blocks,
+               const std::optional<Integers>& state_slots, const std::optional<WritableBytes>& slots) {
+                Batch batch =
                     make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
                 require_size("states", int64_t(states.size()), num_blocks * e.kv_bytes_per_block());
+                if (state_slots && slots) {
+                    require_size("state_slots", int64_t(state_slots->size()), batch.sequences);
+                    require_size("slots", int64_t(slots->size()), e.limits().max_sequences * e.slot_bytes());
+                    batch.state_slots = state_slots->data();
+                }
                 nb::gil_scoped_release release;
-                e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks);
+                e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks,
+                          slots ? reinterpret_cast<char*>(slots->data()) : nullptr);
             },
             "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
             "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
-            "states"_a.noconvert(), "num_blocks"_a)
+            "states"_a.noconvert(), "num_blocks"_a, "state_slots"_a.noconvert().none() = nb::none(),
+            "slots"_a.noconvert().none() = nb::none())
         .def("rows", &E::rows_of_last_step, "value"_a)
         .def(
             "read",

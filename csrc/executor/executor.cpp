@@ -157,6 +157,11 @@ void RowChain::run(const Step& step) {
 KVMemory Step::state(int index) const {
     return {executor.state(index), states + executor.state_bytes_before(index) * num_blocks, num_blocks};
 }
+float* Step::carried(int slot_state, int64_t sequence) const {
+    const int64_t all = executor.slot_bytes_before(slot_state) * executor.limits().max_sequences;
+    const int64_t own = executor.slot_bytes_before(slot_state + 1) - executor.slot_bytes_before(slot_state);
+    return reinterpret_cast<float*>(slots + all + own * batch.state_slots[sequence]);
+}
 void* Step::scratch(int worker) const { return executor.scratch(worker); }
 
 Executor::Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits,
@@ -192,6 +197,12 @@ int Executor::add_state(const KVLayout& layout) {
     }
     states_.push_back(layout);
     return int(states_.size()) - 1;
+}
+
+int Executor::add_slot_state(int64_t numbers) {
+    if (numbers < 1) throw std::invalid_argument("a slot state holds at least one number");
+    slot_states_.push_back(numbers);
+    return int(slot_states_.size()) - 1;
 }
 
 int Executor::add_rope_table(std::vector<double> inverse_frequencies, double factor) {
@@ -254,9 +265,20 @@ int64_t Executor::state_bytes_before(int index) const {
 
 int64_t Executor::kv_bytes_per_block() const { return state_bytes_before(int(states_.size())); }
 
-void Executor::execute(const Batch& batch, char* states, int64_t num_blocks) {
+int64_t Executor::slot_bytes_before(int index) const {
+    int64_t bytes = 0;
+    for (int i = 0; i < index; ++i) bytes += aligned(slot_states_[size_t(i)] * 4);
+    return bytes;
+}
+
+int64_t Executor::slot_bytes() const { return slot_bytes_before(int(slot_states_.size())); }
+
+void Executor::execute(const Batch& batch, char* states, int64_t num_blocks, char* slots) {
     if (chain_) throw std::invalid_argument("chain " + chain_->name + " has not ended yet");
     validate(batch, limits_, num_blocks);
+    if (!slot_states_.empty() && !(slots && batch.state_slots)) {
+        throw std::invalid_argument("batch: this program has slot states; state_slots and their memory are needed");
+    }
     FloatingPointGuard guard;
     while (scratch_.size() < size_t(pool_->threads())) scratch_.emplace_back();
     for (Buffer& buffer : scratch_) buffer.reserve(scratch_bytes_);
@@ -267,7 +289,7 @@ void Executor::execute(const Batch& batch, char* states, int64_t num_blocks) {
     for (auto& table : rope_tables_) table->extend(positions);
     last_tokens_ = batch.tokens;
     last_outputs_ = batch.outputs;
-    const Step step{*this, batch, states, num_blocks, kernels_, *pool_};
+    const Step step{*this, batch, states, num_blocks, kernels_, *pool_, slots};
     if (!profiling_) {
         for (auto& operation : operations_) operation->run(step);
         return;
@@ -314,7 +336,7 @@ void Executor::read(int index, float* out) const {
             break;
     }
     const Batch none;
-    const Step step{const_cast<Executor&>(*this), none, nullptr, 0, kernels_, *pool_};
+    const Step step{const_cast<Executor&>(*this), none, nullptr, 0, kernels_, *pool_, nullptr};
     kernels_.linear->dequantise_rows(step.quantised(index), out, from.width, 0, rows);
 }
 

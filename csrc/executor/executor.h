@@ -59,6 +59,7 @@ struct Step {
     int64_t num_blocks;
     const KernelTable& kernels;
     ThreadPool& pool;
+    char* slots;
 
     int64_t rows(int value) const;
     float* fp32(int value) const;
@@ -66,6 +67,7 @@ struct Step {
     uint16_t* half(int value) const;
     QuantisedRows quantised(int value) const;
     KVMemory state(int index) const;
+    float* carried(int slot_state, int64_t sequence) const;  // what a sequence of the batch carries
     void* scratch(int worker) const;
 
     // body(first row, last row, worker): runs of rows in parallel when there is enough work (`cost` in elements per
@@ -161,6 +163,8 @@ class Executor {
 
     int add_value(const Value& value);
     int add_state(const KVLayout& layout);
+    // fp32 numbers that a sequence carries from step to step.
+    int add_slot_state(int64_t numbers);
     int add_rope_table(std::vector<double> inverse_frequencies, double factor);
     void add(std::string name, std::unique_ptr<Operation> operation);
     // Row operations added from here to end_chain() become one operation. A local value is written and read by them
@@ -169,8 +173,9 @@ class Executor {
     int add_local(const Value& value);
     void end_chain();
 
-    // Throws std::invalid_argument before anything runs. states: num_blocks * kv_bytes_per_block() bytes.
-    void execute(const Batch& batch, char* states, int64_t num_blocks);
+    // Throws std::invalid_argument before anything runs. states: num_blocks * kv_bytes_per_block() bytes; slots:
+    // max_sequences * slot_bytes() bytes, where there are slot states.
+    void execute(const Batch& batch, char* states, int64_t num_blocks, char* slots = nullptr);
 
     // Of a value that anybody may touch now: local ones only while their chain is being added.
     const Value& value(int index) const;
@@ -186,6 +191,9 @@ class Executor {
     int64_t rows_of_last_step(int value) const;
     int64_t kv_bytes_per_block() const;
     int64_t state_bytes_before(int index) const;
+    int64_t slot_state_numbers(int index) const { return slot_states_.at(size_t(index)); }
+    int64_t slot_bytes() const;  // of one sequence
+    int64_t slot_bytes_before(int index) const;
 
     // For operations: scratch per worker.
     void need_scratch(int64_t bytes) { scratch_bytes_ = bytes > scratch_bytes_ ? bytes : scratch_bytes_; }
@@ -206,6 +214,7 @@ class Executor {
     Buffer arena_, shared_memory_;
     std::vector<Value> values_;
     std::vector<KVLayout> states_;
+    std::vector<int64_t> slot_states_;  // numbers of each
     std::vector<std::unique_ptr<RopeTable>> rope_tables_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::unique_ptr<RowChain> chain_;  // being added

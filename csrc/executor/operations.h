@@ -70,6 +70,8 @@ Made make_experts(Executor& executor, int input, int ids, int output, const std:
 Made make_combine(Executor& executor, int input, int weights, int output);
 Made make_kv_write(Executor& executor, int key, int value, int state);
 Made make_attention(Executor& executor, int query, int output, int state, const AttentionAttributes& attributes);
+Made make_conv(Executor& executor, int input, int output, int state, const ConvCall& call);
+Made make_scan(Executor& executor, int input, int steps, int in, int out, int output, int state, const ScanCall& call);
 
 // For factories.
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -126,6 +126,40 @@ struct AttentionTask {
     int64_t ld_partials = 0;
 };
 
+// A causal depthwise convolution: y[t][c] = bias[c] + sum over k, ascending, of weight[k][c] * x[t - taps + 1 + k][c].
+struct ConvCall {
+    int64_t width = 0, taps = 0;
+    const float* weight = nullptr;  // [taps][width]
+    const float* bias = nullptr;    // [width] or null
+};
+
+// A selective scan. Of every channel c and state n, row by row:
+//   step = softplus(steps[c / head_size] + bias[c])
+//   h[n][c] = exp(step * decay[n][c]) * h[n][c] + step * x[c] * in[n]
+//   y[c] = sum over n, ascending, of h[n][c] * out[n], + skip[c] * x[c]
+// where in and out are those of the channel's group.
+struct ScanCall {
+    static constexpr int64_t MOST_STATES = 256;
+    int64_t width = 0, states = 0, head_size = 1, groups = 1;
+    bool shared_decay = false;     // one decay for all states of a channel
+    const float* decay = nullptr;  // [states or 1][width], negative
+    const float* skip = nullptr;   // [width]
+    const float* bias = nullptr;   // [width] or null
+};
+
+// Rows of one sequence, from the first of a step to the last, and what it carries: of a convolution the last
+// [taps - 1][width] inputs, of a scan h [states][width].
+struct SequenceRows {
+    const float* x = nullptr;  // [rows, width]
+    float* y = nullptr;
+    int64_t rows = 0;
+    float* state = nullptr;
+    bool fresh = false;  // the sequence begins here: its state is zeros, whatever lies there
+    // Of a scan.
+    const float* steps = nullptr;               // [rows, width / head_size]
+    const float *in = nullptr, *out = nullptr;  // [rows, groups * states]
+};
+
 // How an activation is rounded whose codes are not multiplied as integers.
 struct Rounding {
     bool fp8 = false;  // e4m3; else int8
@@ -178,6 +212,10 @@ struct KernelTable {
     void (*attention)(const AttentionCall& call, const AttentionTask& task, void* scratch);
     // Merges the partials of a task of one kv head, left to right, into task.output (task.partials is read).
     void (*attention_merge)(const AttentionCall& call, const AttentionTask& task);
+    // Channels [begin, end) of rows in their order: what a channel becomes depends on no other channel, and not on
+    // where a step began.
+    void (*conv)(const ConvCall& call, const SequenceRows& rows, int64_t begin, int64_t end);
+    void (*scan)(const ScanCall& call, const SequenceRows& rows, int64_t begin, int64_t end);
 };
 
 LINNET_TIERS(LINNET_DECLARE_TABLE, KernelTable, kernel_table)

@@ -24,6 +24,31 @@ LINNET_INLINE Floats exponential(Floats x) {
     return select(underflow, splat(0.0f), p * power);
 }
 
+// log(1 + y) for y of 0 to 1 (Cephes logf.c, whose reduced argument is y itself or (y - 1) / 2: nothing cancels).
+LINNET_INLINE Floats logarithm_of_one_plus(Floats y) {
+    const Mask small = less(y, splat(0.41421356237f));
+    const Floats x = select(small, y, (y - splat(1.0f)) * splat(0.5f));
+    const Floats halved = select(small, splat(0.0f), splat(1.0f));
+    const Floats z = x * x;
+    Floats p = splat(7.0376836292e-2f);
+    p = fma(p, x, splat(-1.1514610310e-1f));
+    p = fma(p, x, splat(1.1676998740e-1f));
+    p = fma(p, x, splat(-1.2420140846e-1f));
+    p = fma(p, x, splat(1.4249322787e-1f));
+    p = fma(p, x, splat(-1.6668057665e-1f));
+    p = fma(p, x, splat(2.0000714765e-1f));
+    p = fma(p, x, splat(-2.4999993993e-1f));
+    p = fma(p, x, splat(3.3333331174e-1f));
+    Floats tail = fma(halved, splat(-2.12194440e-4f), x * z * p);
+    tail = fma(z, splat(-0.5f), tail);
+    return fma(halved, splat(0.693359375f), x + tail);
+}
+
+// log(1 + exp(x)) without overflow.
+LINNET_INLINE Floats soft_plus(Floats x) {
+    return greatest(splat(0.0f), x) + logarithm_of_one_plus(exponential(splat(0.0f) - absolute(x)));
+}
+
 LINNET_INLINE Floats with_sign_of(Floats magnitude, Floats sign) {
     return as_floats((as_ints(magnitude) & splat_int(0x7fffffff)) | (as_ints(sign) & splat_int(int32_t(0x80000000u))));
 }

@@ -38,6 +38,7 @@ def batch_of(
         context_lengths=integers([start + count for _, start, count in items]),
         block_tables=integers([tables[index] for index, _, _ in items]),
         output_rows=integers(range(len(token_ids))),
+        state_slots=integers([index for index, _, _ in items]),
     )
 
 

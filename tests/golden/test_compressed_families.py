@@ -42,7 +42,9 @@ def test_compressed_and_read_again(name: str, scheme: str, tmp_path: Path) -> No
     tiny = MODELS[name]
     model = write(tiny, tmp_path / "dense", SEED)
     dense = load_model(tmp_path / "dense", tiny.max_context)
-    first = re.escape(dense.spec.layers[0].feed_forward.down.module.format(layer=0, expert=0))
+    half = dense.spec.layers[0].feed_forward or dense.spec.layers[0].mixer
+    last = half.output if half is dense.spec.layers[0].mixer else half.down
+    first = re.escape(last.module.format(layer=0, expert=0))
     recipe = make_recipe(scheme, "rtn", rules=[{"match": f"re:{first}", "scheme": "dense"}])
     made = compress(tmp_path / "dense", tmp_path / "packed", recipe)
     source = load_model(made.path, tiny.max_context)

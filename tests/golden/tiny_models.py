@@ -163,6 +163,16 @@ OTHERS = (
         lambda: t.OPTConfig(**plain(ffn_dim=80, do_layer_norm_before=False, word_embed_proj_dim=24, pad_token_id=0)),
     ),
 )
+STATE_SPACE = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "conv_kernel": 4}
+STATE_SPACES = (
+    TinyModel("mamba", lambda: t.MambaConfig(**STATE_SPACE, state_size=5, time_step_rank=16)),
+    TinyModel(
+        "mamba-biases",
+        lambda: t.MambaConfig(
+            **STATE_SPACE, state_size=16, use_bias=True, use_conv_bias=False, tie_word_embeddings=False
+        ),
+    ),
+)
 
 MIXED = gated(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=32)
 EXPERTS = (
@@ -223,6 +233,7 @@ TINY_MODELS: tuple[TinyModel, ...] = (
     TinyModel("bloom-bare", lambda: t.BloomConfig(**BLOOM, n_head=4), bare=True),
     *OTHERS,
     *EXPERTS,
+    *STATE_SPACES,
     TinyModel("gpt-2", lambda: t.GPT2Config(**plain())),
     TinyModel("gpt-2-wide", lambda: t.GPT2Config(**plain(n_inner=80, scale_attn_weights=False))),
 )
@@ -231,7 +242,7 @@ ONE_PER_FAMILY = (
     *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
-    *("internlm-2", "baichuan", "chatglm"),
+    *("internlm-2", "baichuan", "chatglm", "mamba"),
     *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe"),
 )
 

@@ -17,7 +17,7 @@ from linnet.formats.gguf.architectures_read import READ
 from linnet.models.build import build_program
 from linnet.models.families import FAMILIES, MODEL_TYPES, arch_spec
 from linnet.models.inventory import linear_shapes
-from linnet.models.spec import ArchSpec, LayerSpec, MlpSpec
+from linnet.models.spec import ArchSpec, AttentionSpec, LayerSpec, MlpSpec
 from linnet.program.choose_numerics import choose_numerics
 from linnet.schemes import fit_groups, parse_scheme
 
@@ -44,11 +44,15 @@ def _few(words: Iterator[str]) -> str:
 
 def _heads(layer: LayerSpec) -> str:
     mixer = layer.mixer
+    if not isinstance(mixer, AttentionSpec):
+        return f"state space, {mixer.x.outputs // mixer.head_size} of {mixer.head_size} × {mixer.states}"
     window = f", window {mixer.window}" if mixer.window is not None else ""
     return f"{mixer.heads} / {mixer.kv_heads} of {mixer.head_size}{window}"
 
 
 def _positions(spec: ArchSpec, layer: LayerSpec) -> str:
+    if not isinstance(layer.mixer, AttentionSpec):
+        return "none"
     rope = layer.mixer.rope
     if rope is not None:
         part = "" if rope.rotary_size == layer.mixer.head_size else f" {rope.rotary_size}"
@@ -60,10 +64,10 @@ def _positions(spec: ArchSpec, layer: LayerSpec) -> str:
 
 def _norms(layer: LayerSpec) -> str:
     mixer, mlp = layer.mixer, layer.feed_forward
-    shared = layer.parallel_residual and mixer.norm == mlp.norm
+    shared = layer.parallel_residual and mlp is not None and mixer.norm == mlp.norm
     places = {"before": mixer.norm, "behind": mixer.post_norm, "of the sum": mixer.stream_norm}
     found = [place for place, norm in places.items() if norm is not None]
-    if mixer.query_norm is not None:
+    if isinstance(mixer, AttentionSpec) and mixer.query_norm is not None:
         found.append("queries and keys" if mixer.norm_whole else "heads of queries and keys")
     flavour = layer.first_norm.flavour + (", bias" if layer.first_norm.bias else "")
     halves = "; parallel" + (", one for both" if shared else "") if layer.parallel_residual else ""
@@ -72,6 +76,8 @@ def _norms(layer: LayerSpec) -> str:
 
 def _feed_forward(layer: LayerSpec) -> str:
     mlp = layer.feed_forward
+    if mlp is None:
+        return "none"
     gated = f"{mlp.activation}{'' if mlp.gate is None else ', gated'}"
     if isinstance(mlp, MlpSpec):
         return gated

@@ -25,5 +25,7 @@ void attention(const AttentionCall&, const AttentionTask&, void*);
 int64_t attention_abreast_scratch_bytes(const AttentionCall&, int64_t);  // of few rows (attention.cpp chooses)
 void attention_abreast(const AttentionCall&, const AttentionTask&, void*);
 void attention_merge(const AttentionCall&, const AttentionTask&);
+void conv(const ConvCall&, const SequenceRows&, int64_t, int64_t);
+void scan(const ScanCall&, const SequenceRows&, int64_t, int64_t);
 
 }  // namespace linnet::LINNET_TIER

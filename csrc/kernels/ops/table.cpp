@@ -26,6 +26,8 @@ const KernelTable& kernel_table() {
         .attention_scratch_bytes = attention_scratch_bytes,
         .attention = attention,
         .attention_merge = attention_merge,
+        .conv = conv,
+        .scan = scan,
     };
     return table;
 }

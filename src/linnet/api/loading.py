@@ -81,6 +81,8 @@ def load(
     if engine.max_model_len is not None:
         source = source.for_context(engine.max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)
+    if program.slot_states:
+        engine = _without_prefixes(engine, source)
     chosen = choose_backend(wanted, program)
     block_size = engine.block_size
     rows = output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences)
@@ -122,6 +124,7 @@ def load(
         max_chunk_tokens=engine.max_chunk_tokens,
         max_output_rows=rows,
         prefix_cache=engine.prefix_cache,
+        state_slots=engine.max_sequences if program.slot_states else 0,
         kept_share=engine.kept_share,
         ageing_s=engine.ageing_s,
         predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
@@ -135,6 +138,18 @@ def load(
     footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
     footprint = replace(footprint, swap_bytes=config.swap_blocks * executable.stored_bytes_per_block)
     return Loaded(source, executable, chosen.name, config, footprint, hidden, engine.kv_swap_dir)
+
+
+def _without_prefixes(engine: EngineSettings, source: ModelSource) -> EngineSettings:
+    """Settings for a model whose layers carry a state: that of a prefix is gone once its sequence has gone on."""
+    reason = f"layers of {source.checkpoint.path.name} carry a state from token to token, not keys and values"
+    if engine.kv_swap_bytes:
+        raise ConfigError(
+            f"kv_swap_bytes is {engine.kv_swap_bytes}; accepted is 0: {reason}", settings=["kv_swap_bytes"]
+        )
+    if engine.prefix_cache:
+        logger.warning("the prefix cache is off: %s, and it lies behind the last token only", reason)
+    return replace(engine, prefix_cache=False)
 
 
 def tile_directory(wanted: bool | Path) -> Path | None:

@@ -149,7 +149,7 @@ def swap_blocks(kv_swap_bytes: int | None, block_bytes: int) -> int:
             f"{_human(block_bytes)}",
             settings=["kv_swap_bytes"],
         )
-    return asked // block_bytes
+    return asked // block_bytes if asked else 0
 
 
 def _human(count: int) -> str:

@@ -7,7 +7,7 @@ An Executable is used from one thread at a time. The reference backend is the sp
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -101,6 +101,7 @@ class Batch:
     context_lengths: np.ndarray  # [sequences]
     block_tables: np.ndarray  # [sequences, blocks]; unused entries are any valid block id
     output_rows: np.ndarray  # [outputs]
+    state_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [sequences], or [0]: none
 
 
 @dataclass
@@ -229,7 +230,8 @@ class Executable(Protocol):
         """The mapped bytes that a step reads, in the order in which they are worth bringing into memory."""
 
     def allocate_states(self, num_blocks: int) -> object:
-        """Fresh paged KV for ``num_blocks`` blocks; the caller owns it and passes it to ``execute``."""
+        """Fresh paged KV for ``num_blocks`` blocks, and ``max_sequences`` slots where the program has slot states; the
+        caller owns it and passes it to ``execute``."""
 
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """Copy blocks int32 [n] to as many others, every state's; no target is a source. Writes the targets only."""
@@ -323,6 +325,13 @@ def check_batch(batch: Batch, limits: Limits, num_blocks: int, vocabulary: int) 
     _in_range("kv_slots", batch.kv_slots, num_blocks * limits.block_size)
     _in_range("output_rows", batch.output_rows, tokens)
     _in_range("block_tables", tables, num_blocks)
+    slots = batch.state_slots
+    if slots.size:
+        if slots.dtype != np.int32 or slots.shape != (sequences,) or not slots.flags.c_contiguous:
+            raise ConfigError(f"batch.state_slots must be C-contiguous int32 [{sequences}], not {slots.shape}")
+        _in_range("state_slots", slots, limits.max_sequences)
+        if len(np.unique(slots)) < sequences:
+            raise ConfigError("batch.state_slots names a slot twice")
     starts = batch.query_start
     if starts[0] != 0 or starts[-1] != tokens or (np.diff(starts) < 1).any():
         raise ConfigError(f"batch.query_start must rise from 0 to {tokens} with at least one row per sequence")

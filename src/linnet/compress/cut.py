@@ -17,7 +17,7 @@ from linnet.errors import LinnetError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.formats.rewritten import Rewritten
 from linnet.models.load import ModelSource, load_model
-from linnet.models.spec import AttentionSpec, LayerSpec
+from linnet.models.spec import AttentionSpec, LayerSpec, Mixer
 
 _TEXT = "text_config"
 """Where the fields lie in the config of a model that also reads something else than text."""
@@ -74,6 +74,7 @@ def _neurons(model: ModelSource, group: UnitGroup, count: int) -> dict[str, Any]
 
 def _heads(model: ModelSource, group: UnitGroup, count: int) -> dict[str, Any]:
     attention = model.spec.layers[0].mixer
+    assert isinstance(attention, AttentionSpec), "heads are units of attention"
     heads, kv_heads = attention.heads * count // len(group.columns), attention.kv_heads
     if group.kind == "kv_groups" or attention.heads == kv_heads:
         kv_heads = kv_heads * count // len(group.columns)
@@ -86,7 +87,10 @@ def cut_layers(model: ModelSource, kept: Sequence[int]) -> Cut:
     fields: dict[str, Any] = {_spelling(model, _LAYERS): len(kept)}
     kinds = _fields(model.checkpoint.config).get(_KINDS)
     if kinds is None and len(set(layers)) > 1:
-        kinds = ["full_attention" if layer.mixer.window is None else "sliding_attention" for layer in layers]
+        windows = [mixer.window for mixer in model.spec.attentions.values()]
+        if len(windows) < len(layers):
+            raise UnsupportedError("layers of different kinds of mixers cannot be cut: no field says which are left")
+        kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
     if kinds is not None:
         fields[_KINDS] = [kinds[index] for index in kept]
     stem = layers[0].first_norm.module.partition("{layer}")[0]
@@ -118,8 +122,10 @@ def cut_model(model: ModelSource, cut: Cut, layers: Sequence[LayerSpec]) -> Mode
     return found
 
 
-def _same(mixer: AttentionSpec) -> AttentionSpec:
+def _same(mixer: Mixer) -> Mixer:
     """What of attention has to be as before: all but how many heads there are and how long its projections."""
+    if not isinstance(mixer, AttentionSpec):
+        return mixer
     none = replace(mixer.query, tensor_rows=0, columns=0, rows=None)
     return replace(mixer, query=none, key=none, value=none, output=none, heads=0, kv_heads=0)
 

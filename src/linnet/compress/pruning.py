@@ -20,6 +20,7 @@ from linnet.compress.gradients import BACK
 from linnet.compress.importance import Importance, PruneOptions
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.models.load import ModelSource
+from linnet.models.spec import AttentionSpec
 from linnet.schemes.scheme import LinearScheme
 
 _NAMES = {
@@ -165,6 +166,7 @@ def _check_heads(source: ModelSource, group: UnitGroup, kept: int) -> None:
     if group.kind == "neurons":
         return
     mixer, width = source.spec.layers[0].mixer, source.spec.hidden_size
+    assert isinstance(mixer, AttentionSpec), "heads are units of attention"
     units, pools = len(group.columns), len(group.pools)
     of_unit = mixer.heads // units
     if width % (kept * of_unit):

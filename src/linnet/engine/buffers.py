@@ -19,6 +19,7 @@ class BatchBuffers:
         self._context_lengths = np.zeros(limits.max_sequences, np.int32)
         self._block_tables = np.zeros(limits.max_sequences * limits.max_blocks_per_sequence, np.int32)
         self._output_rows = np.zeros(limits.max_outputs, np.int32)
+        self._state_slots = np.zeros(limits.max_sequences, np.int32)
         self._steps = np.arange(limits.max_tokens, dtype=np.int32)
 
     def fill(self, plan: StepPlan) -> Batch:
@@ -49,6 +50,8 @@ class BatchBuffers:
             row += n
             starts.append(row)
             lengths.append(start + n)
+        slots = [item.state_slot for item in plan.items if item.state_slot is not None]
+        self._state_slots[: len(slots)] = slots
         outputs = len(output_rows)
         self._query_start[: sequences + 1] = starts
         self._context_lengths[:sequences] = lengths
@@ -61,4 +64,5 @@ class BatchBuffers:
             context_lengths=self._context_lengths[:sequences],
             block_tables=tables,
             output_rows=self._output_rows[:outputs],
+            state_slots=self._state_slots[: len(slots)],
         )

@@ -111,6 +111,12 @@ class EngineFacts:
     def _check_search(self, submit: Submit) -> None:
         """All beams of a search go on together: they need seats and blocks at the same time."""
         width, limits = submit.params.n, self.scheduling
+        if limits.state_slots:
+            raise ParameterError(
+                "use_beam_search",
+                "use_beam_search is not possible with this model: its layers carry a state from token to token, and a "
+                "beam cannot go on from that of another",
+            )
         if submit.max_tokens == 0:
             raise ParameterError("max_tokens", "max_tokens is 0; accepted with use_beam_search is at least 1")
         stops = len(submit.stop_token_ids)

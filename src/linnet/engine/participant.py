@@ -36,6 +36,7 @@ def common_config(one: SchedulerConfig, other: SchedulerConfig) -> SchedulerConf
         max_output_rows=max(min(one.output_rows, other.output_rows), sequences),
         max_chunk_tokens=None,
         prefix_cache=False,
+        state_slots=sequences if one.state_slots or other.state_slots else 0,
         swap_blocks=0,
         preempt_every=None,
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """build_program: ArchSpec + how each weight is stored -> Program. Pure; names are stable and dotted.
 
-A block i writes ``layers.i.attention.*`` then ``layers.i.mlp.*``; its boundary values are the residual streams before
-and after it. Rounding is not decided here: see ``program.choose_numerics``.
+A block i writes ``layers.i.attention.*`` (or ``state_space``) then ``layers.i.mlp.*``; its boundary values are the
+residual streams before and after it. Rounding is not decided here: see ``program.choose_numerics``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,11 @@ from linnet.models.spec import (
     Projection,
     RopeSpec,
     RowRanges,
+    StateSpaceSpec,
 )
+from linnet.models.state_space import STATE_SLOTS, state_space
 from linnet.program import attributes as a
-from linnet.program.program import Op, PagedState, Program, Segment, Value, Weight, WeightRef
+from linnet.program.program import Op, PagedState, Program, Segment, SlotState, Value, Weight, WeightRef
 from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 from linnet.schemes.terms import CALM, CHOSEN, DOWN, OUTLIERS, PLAIN, SPARSE_COLUMNS, SPARSE_VALUES, UP, Terms
@@ -57,6 +59,7 @@ class Builder:
         self.values: list[Value] = []
         self.weights: dict[str, Weight] = {}
         self.states: list[PagedState] = []
+        self.slot_states: list[SlotState] = []
 
     def weight(self, name: str, tensor: str, shape: tuple[int, ...], rows: RowRanges | None = None) -> str:
         """Declare a weight once; the tied head declares the embedding a second time and gets the same one."""
@@ -280,8 +283,14 @@ def _attention(builder: Builder, attention: AttentionSpec, layer: int, x: str, h
 
 def _block(builder: Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
     """Both halves with their residual sums."""
-    attended = _attention(builder, spec.mixer, layer, x, hidden)
-    residual = _add(builder, f"layers.{layer}.attention", x, attended, spec.mixer.stream_norm, layer, hidden)
+    mixer = spec.mixer
+    if isinstance(mixer, StateSpaceSpec):
+        here, mixed = f"layers.{layer}.state_space", state_space(builder, mixer, layer, x, hidden)
+    else:
+        here, mixed = f"layers.{layer}.attention", _attention(builder, mixer, layer, x, hidden)
+    residual = _add(builder, here, x, mixed, mixer.stream_norm, layer, hidden)
+    if spec.feed_forward is None:
+        return residual
     output = feed_forward(builder, spec.feed_forward, layer, x if spec.parallel_residual else residual, hidden)
     return _add(builder, f"layers.{layer}.mlp", residual, output, spec.feed_forward.stream_norm, layer, hidden)
 
@@ -378,11 +387,21 @@ def build_program(
 
     ops = tuple(builder.ops)
     outputs = ("logits",)
-    given = tuple(value.name for value in INPUTS)
+    inputs = (*INPUTS, STATE_SLOTS) if builder.slot_states else INPUTS
+    given = tuple(value.name for value in inputs)
     crossings = boundaries(ops, [(start, stop) for _, _, start, stop in ranges], given, outputs)
     segments = tuple(
         Segment(*where, *crossing)  # type: ignore[arg-type]
         for where, crossing in zip(ranges, crossings, strict=True)
     )
     weights = tuple(builder.weights.values())
-    return Program(INPUTS, tuple(builder.values), weights, tuple(builder.states), ops, segments, outputs)
+    return Program(
+        inputs,
+        tuple(builder.values),
+        weights,
+        tuple(builder.states),
+        ops,
+        segments,
+        outputs,
+        slot_states=tuple(builder.slot_states),
+    )

@@ -72,4 +72,4 @@ def _widths(spec: ArchSpec, rotation: Rotation) -> dict[str, int]:
     """What there is to be rotated: columns of linears, or channels of heads."""
     if rotation.of == "input":
         return {module: columns for module, (_, columns) in linear_shapes(spec).items()}
-    return {spec.attention_module(layer): block.mixer.head_size for layer, block in enumerate(spec.layers)}
+    return {attention.module(layer): attention.head_size for layer, attention in spec.attentions.items()}

@@ -125,6 +125,7 @@ def _drop_missing_biases(spec: ArchSpec, checkpoint: Checkpoint) -> tuple[ArchSp
         wanted = [
             _bias_name(projection, index)
             for index, layer in enumerate(layers)
+            if getattr(layer, half) is not None
             for projection in getattr(layer, half).projections
             if projection.bias
         ]

@@ -93,6 +93,53 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class StateSpaceSpec:
+    """A mixer that carries a state: a convolution along the sequence, then a selective scan (``program.attributes``).
+
+    ``gate`` and ``x`` read the stream. ``steps`` (time steps), ``inward`` (B) and ``outward`` (C) read what the
+    convolution made of ``x``, ``steps`` through ``narrow_steps``; without that they read the stream as well, and B and
+    C are convolved beside x. ``module`` holds the taps (``conv1d``), the decays, the skips and, with ``step_bias``, the
+    biases of the steps. What the scan yields, gated and then normalised by ``gated_norm`` in runs of a group, is what
+    ``output`` reads. Norms and multiplier: as in AttentionSpec.
+    """
+
+    norm: NormSpec | None
+    module_name: str
+    gate: Projection
+    x: Projection
+    steps: Projection
+    inward: Projection
+    outward: Projection
+    output: Projection
+    taps: int
+    states: int
+    activation: Activation = "silu"
+    head_size: int = 1
+    groups: int = 1
+    narrow_steps: Projection | None = None
+    conv_bias: bool = True
+    step_bias: bool = False
+    shared_decay: bool = False
+    gated_norm: NormSpec | None = None
+    post_norm: NormSpec | None = None
+    multiplier: float | None = None
+    stream_norm: NormSpec | None = None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Its linears, in the order they run."""
+        narrow = () if self.narrow_steps is None else (self.narrow_steps,)
+        return (self.gate, self.x, *narrow, self.inward, self.outward, self.steps, self.output)
+
+    def module(self, layer: int) -> str:
+        """The checkpoint module of the mixer."""
+        return self.module_name.format(layer=layer)
+
+
+Mixer = AttentionSpec | StateSpaceSpec
+
+
+@dataclass(frozen=True)
 class MlpSpec:
     """A dense feed-forward: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate.
 
@@ -162,15 +209,20 @@ FeedForward = MlpSpec | ExpertsSpec
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One block: a mixer and a feed-forward, each with its own norms; both add to the residual stream.
+    """One block: a mixer and a feed-forward, if it has one, each with its own norms; both add to the residual stream.
 
     ``parallel_residual``: both read the block's input and their outputs are summed; one norm that both have before
     them is computed once.
     """
 
-    mixer: AttentionSpec
-    feed_forward: FeedForward
+    mixer: Mixer
+    feed_forward: FeedForward | None
     parallel_residual: bool = False
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The linears of both halves, in the order they run."""
+        return self.mixer.projections + (() if self.feed_forward is None else self.feed_forward.projections)
 
     @property
     def first_norm(self) -> NormSpec:
@@ -235,11 +287,17 @@ class ArchSpec:
         """See AttentionSpec.module."""
         return self.layers[layer].mixer.module(layer)
 
+    @property
+    def attentions(self) -> dict[int, AttentionSpec]:
+        """Of the layers that attend, by their index."""
+        mixers = ((index, layer.mixer) for index, layer in enumerate(self.layers))
+        return {index: mixer for index, mixer in mixers if isinstance(mixer, AttentionSpec)}
+
     def by_inputs(self) -> frozenset[str]:
         """Names of the dense tensors that are published [inputs, outputs], see Projection."""
         return frozenset(
             f"{projection.module.format(layer=index)}.weight"
             for index, layer in enumerate(self.layers)
-            for projection in (*layer.mixer.projections, *layer.feed_forward.projections)
+            for projection in layer.projections
             if projection.by_inputs
         )

@@ -8,6 +8,7 @@ from linnet.backends.interface import Backend, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.errors import ConfigError, LinnetError
 from linnet.models.load import ModelSource, stored_type
+from linnet.models.spec import StateSpaceSpec
 from linnet.plan.ledger import output_rows, predict
 from linnet.schemes.scheme import LinearScheme, Scheme
 
@@ -73,7 +74,7 @@ def describe(
         max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
     )
     ledger = predict(source, limits, policy, _native_backend())
-    mixers = [layer.mixer for layer in spec.layers]
+    mixers = list(spec.attentions.values())
     heads = dict.fromkeys(f"{mixer.heads} (KV {mixer.kv_heads}) of size {mixer.head_size}" for mixer in mixers)
     schemes = Counter(
         scheme_text(stored_type(source.checkpoint, linear.tensor))
@@ -87,12 +88,16 @@ def describe(
         "parameters": source.parameters,
         "layers": len(spec.layers),
         "hidden_size": spec.hidden_size,
-        "heads": ", ".join(heads),
+        **({"heads": ", ".join(heads)} if heads else {}),
         "vocabulary": spec.vocabulary_size,
         "context_tokens": spec.max_positions,
     }
     if longest > spec.max_positions:
         facts["longest_context_tokens"] = longest
+    recurrent = [layer.mixer for layer in spec.layers if isinstance(layer.mixer, StateSpaceSpec)]
+    if recurrent:
+        sizes = dict.fromkeys(f"{mixer.x.outputs} channels of {mixer.states} states" for mixer in recurrent)
+        facts["state_space"] = f"{', '.join(sizes)} in {len(recurrent)} of {len(spec.layers)} layers"
     if windows:
         sliding = sum(mixer.window is not None for mixer in mixers)
         facts["sliding_window"] = f"{', '.join(map(str, windows))} tokens in {sliding} of {len(spec.layers)} layers"
@@ -108,6 +113,7 @@ def describe(
         "arena_bytes": ledger.arena_bytes,
         "kv_per_token_bytes": ledger.kv_bytes_per_token,
         "kv_bytes": ledger.kv_bytes,
+        **({"state_bytes": ledger.slot_bytes} if recurrent else {}),
         "total_bytes": ledger.total_bytes,
         "process_bytes": ledger.process_bytes,
         "resident_bytes": ledger.resident_bytes,

@@ -64,7 +64,8 @@ class Ledger:
     of the program; ``tokenizer_bytes``: of its tokenizer.json. ``step_weight_bytes`` is what one decode step reads
     of the weights: all but the embedding table, unless the head is tied to it, and of experts those that a token gets.
     ``multiplications``: of weights with one row (one token); ``prompt_multiplications``: with a row whose logits nobody
-    asks for, as nearly all of a prompt's.
+    asks for, as nearly all of a prompt's. ``slot_bytes_per_sequence``: what a sequence carries, however
+    long it is.
     """
 
     policy: Policy
@@ -82,6 +83,12 @@ class Ledger:
     multiplications: int
     prompt_multiplications: int
     attention_width: int
+    slot_bytes_per_sequence: int = 0
+
+    @property
+    def slot_bytes(self) -> int:
+        """What sequences carry beside keys and values, as many as run at once."""
+        return self.slot_bytes_per_sequence * self.limits.max_sequences
 
     @property
     def weight_bytes(self) -> int:
@@ -111,9 +118,8 @@ class Ledger:
     def engine_footprint(self, kv_bytes: int, started_bytes: int = ENGINE_IMPORTS_BYTES) -> Footprint:
         """Of an engine in a process that had ``started_bytes`` before it opened the model, with such a KV cache."""
         around = started_bytes + ENGINE_GROWTH_BYTES + OP_BYTES * self.operations
-        return Footprint(
-            weight_bytes=self.weight_bytes, step_bytes=self.arena_bytes, kv_bytes=kv_bytes, engine_bytes=around
-        )
+        step_bytes = self.arena_bytes + self.slot_bytes
+        return Footprint(weight_bytes=self.weight_bytes, step_bytes=step_bytes, kv_bytes=kv_bytes, engine_bytes=around)
 
     @property
     def server_bytes(self) -> int:
@@ -122,13 +128,13 @@ class Ledger:
 
     @property
     def total_bytes(self) -> int:
-        """Weights, arena and KV pool."""
-        return self.weight_bytes + self.arena_bytes + self.kv_bytes
+        """Weights, arena, KV pool and what sequences carry beside it."""
+        return self.weight_bytes + self.arena_bytes + self.kv_bytes + self.slot_bytes
 
     @property
     def resident_bytes(self) -> int:
         """The process at its largest, every sequence at the longest context: what the system will show as resident."""
-        return self.weight_bytes + self.step_arena_bytes + self.kv_bytes + self.process_bytes
+        return self.weight_bytes + self.step_arena_bytes + self.kv_bytes + self.slot_bytes + self.process_bytes
 
     def kv_bytes_read(self, context_tokens: int) -> int:
         """Keys and values one token's step reads at a context, windows respected."""
@@ -147,6 +153,7 @@ class Ledger:
             ("weights: head", self.head_bytes),
             (f"activations of {limits.max_tokens} tokens, {limits.max_outputs} output rows", self.arena_bytes),
             (f"KV of {limits.max_sequences} x {context} tokens", self.kv_bytes),
+            *([(f"states of {limits.max_sequences} sequences", self.slot_bytes)] if self.slot_bytes else []),
             ("total", self.total_bytes),
         )
 
@@ -196,6 +203,7 @@ def predict(
         multiplications=sum(multiplications.values()),
         prompt_multiplications=multiplications["tokens"],
         attention_width=sum(attention.heads * attention.head_size for attention in _attentions(program).values()),
+        slot_bytes_per_sequence=program.slot_bytes,
     )
 
 

@@ -54,7 +54,8 @@ def roofline(
         memory_s, compute_s = moved_bytes / bandwidth_bytes_per_s, operations / peak_operations_per_s
         return Bound(tokens / max(memory_s, compute_s), "memory" if memory_s >= compute_s else "compute")
 
-    moved = ledger.step_weight_bytes + sequences * ledger.kv_bytes_read(context_tokens)
+    carried = 2 * ledger.slot_bytes_per_sequence  # read and written
+    moved = ledger.step_weight_bytes + sequences * (ledger.kv_bytes_read(context_tokens) + carried)
     attended = 4 * ledger.attention_width * context_tokens  # q.k and p.v, a multiply-add each
     decode = bound(sequences, moved, sequences * (2 * ledger.multiplications + attended))
     written = ledger.step_weight_bytes + context_tokens * ledger.kv_bytes_per_token

@@ -169,6 +169,31 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Conv:
+    """Causal depthwise convolution along a sequence: y[p] = bias + sum over k, ascending, of weight[k] * x[p - taps + 1
+    + k], where x before position 0 is 0. inputs: (x, query_start, positions, state_slots); weights: (taps of each
+    channel [width, 1, taps], optional bias [width]); states: (the last taps - 1 inputs [taps - 1, width],).
+    """
+
+    taps: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Selective scan along a sequence. inputs: (x, steps, B, C, query_start, positions, state_slots). For channel c of
+    head c // ``head_size`` and of group c // (width / ``groups``), and every one of ``states``:
+
+    step = softplus(steps[head] + bias[head]); h = exp(step * A) * h + step * x * B[group]; y = h . C[group] + D * x,
+    with A = -exp(weight). Sums run over the states, ascending; h before position 0 is 0. weights: (log of A [heads,
+    states], or [heads] where it is the same for all; D [heads]; optional bias [heads]); states: (h [states, width],).
+    """
+
+    states: int
+    head_size: int = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True)
 class Gate:
     """One input: activation(x). Two inputs (gate, up): activation(gate) * up."""
 
@@ -231,6 +256,8 @@ ATTRIBUTES: dict[str, type] = {
     "rope": Rope,
     "kv_write": KVWrite,
     "attention": Attention,
+    "conv": Conv,
+    "scan": Scan,
     "gate": Gate,
     "gather": Gather,
     "order_columns": OrderColumns,

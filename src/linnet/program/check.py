@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from linnet.program.fused import check_fused
-from linnet.program.program import PROGRAM_VERSION, PagedState, Program, Value, Weight
-from linnet.program.signatures import check_op, require
+from linnet.program.program import PROGRAM_VERSION, PagedState, Program, SlotState, Value, Weight
+from linnet.program.signatures import SLOT_KINDS, check_op, require
 from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import Scheme
 
@@ -23,7 +23,7 @@ def check(program: Program) -> None:
     require(program.version == PROGRAM_VERSION, f"version {program.version} is not {PROGRAM_VERSION}")
     values = _declared("value", (*program.inputs, *program.values))
     weights = _declared("weight", program.weights)
-    states = _declared("state", program.states)
+    states = _declared("state", (*program.states, *program.slot_states))
     for value in values.values():
         _check_value(value)
     for weight in weights.values():
@@ -68,7 +68,7 @@ def _check_weight(weight: Weight) -> None:
         require(total == rows, f"weight {weight.name}: row ranges hold {total} rows, its shape says {rows}")
 
 
-def _check_order(program: Program, weights: dict[str, Weight], states: dict[str, PagedState]) -> None:
+def _check_order(program: Program, weights: dict[str, Weight], states: dict[str, PagedState | SlotState]) -> None:
     """Single assignment in list order; everything named exists; nothing declared is unused; op names are unique.
 
     What an expansion writes can be read inside it; outside, only what the fused op names as its outputs.
@@ -103,7 +103,7 @@ def _check_order(program: Program, weights: dict[str, Weight], states: dict[str,
         for name in op.states:
             require(name in states, f"op {op.name} uses state {name}, which is not declared")
             kinds = {inner.kind for inner in op.expansion or (op,)}
-            written = "kv_write" in kinds or name in written_states
+            written = "kv_write" in kinds or kinds <= set(SLOT_KINDS) or name in written_states
             require(written, f"op {op.name} reads state {name}, which nothing before it writes")
             written_states.add(name)
     missing = sorted(declared - assigned)

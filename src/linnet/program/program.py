@@ -72,6 +72,20 @@ class PagedState:
 
 
 @dataclass(frozen=True)
+class SlotState:
+    """What one sequence carries from token to token, however long it is: ``shape`` fp32 numbers, zeros before its first
+    token."""
+
+    name: str
+    shape: tuple[int, int]
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Of one sequence."""
+        return self.shape[0] * self.shape[1] * DENSE_BITS["fp32"] // 8
+
+
+@dataclass(frozen=True)
 class Op:
     """One step of the program; the class of ``attributes`` is fixed by ``kind``."""
 
@@ -106,7 +120,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole model. ``values`` declares every value an op writes; ``inputs`` those the caller provides."""
+    """A whole model. ``values`` declares every value an op writes; ``inputs`` those the caller provides; ``states`` are
+    paged, one for every token, and ``slot_states`` one for every sequence."""
 
     inputs: tuple[Value, ...]
     values: tuple[Value, ...]
@@ -116,3 +131,9 @@ class Program:
     segments: tuple[Segment, ...]
     outputs: tuple[str, ...]
     version: int = field(default=PROGRAM_VERSION)
+    slot_states: tuple[SlotState, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes that a sequence carries, whatever its length."""
+        return sum(state.bytes_per_sequence for state in self.slot_states)

@@ -106,7 +106,7 @@ def _record(cls: type, raw: Any, where: str) -> object:
         if not isinstance(kind, str) or kind not in ATTRIBUTES:
             raise ProgramError(f"{where}: unknown op kind {kind!r}; known are {', '.join(ATTRIBUTES)}")
         hints["attributes"] = ATTRIBUTES[kind]
-    raw = {field.name: field.default for field in fields(cls) if _may_be_left_out(field)} | raw
+    raw = {field.name: _plain(field.default) for field in fields(cls) if _may_be_left_out(field)} | raw
     for name in names:
         if name not in raw:
             raise ProgramError(f"{where}: field {name!r} is missing")

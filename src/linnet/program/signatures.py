@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from linnet.program import attributes as a
-from linnet.program.program import Op, PagedState, Value, Weight
+from linnet.program.program import Op, PagedState, SlotState, Value, Weight
 from linnet.schemes.scheme import LinearScheme, Scheme
 
 
@@ -51,6 +51,8 @@ def _fits(value: object, annotation: Any) -> bool:
 
 
 Shape = tuple[int | str, ...]
+SLOT_KINDS = ("conv", "scan")
+"""Kinds that carry a state from token to token; they read it and write it."""
 
 MOST_EXPERTS = 1024
 """Of one layer: what backends have room for while they choose."""
@@ -60,13 +62,16 @@ class _Signature:
     """An op with its operands resolved; the helpers say what does not fit."""
 
     def __init__(
-        self, op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState]
+        self, op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState | SlotState]
     ) -> None:
         self.op = op
         self.inputs = [values[name] for name in op.inputs]
         self.outputs = [values[name] for name in op.outputs]
         self.weights = [weights[name] for name in op.weights]
-        self.states = [states[name] for name in op.states]
+        of_kind = SlotState if op.kind in SLOT_KINDS else PagedState
+        self.states: list[Any] = [states[name] for name in op.states]
+        fits = all(isinstance(state, of_kind) for state in self.states)
+        require(bool(op.expansion) or fits, f"op {op.name} ({op.kind}) keeps what it knows in a {of_kind.__name__}")
 
     def count(self, what: str, low: int, high: int | None = None) -> None:
         found = len(getattr(self, what))
@@ -110,7 +115,9 @@ class _Signature:
         self.dtype(self.outputs[0], dtype)
 
 
-def check_op(op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState]) -> None:
+def check_op(
+    op: Op, values: dict[str, Value], weights: dict[str, Weight], states: dict[str, PagedState | SlotState]
+) -> None:
     """Raises ProgramError if the op's attributes or operands do not fit its kind."""
     check_types(op.attributes)
     _RULES[op.kind](_Signature(op, values, weights, states), op.attributes)
@@ -287,6 +294,46 @@ def _attention(s: _Signature, attention: a.Attention) -> None:
     s.dtype(s.outputs[0], "fp32")
 
 
+def _carried(s: _Signature, first: int) -> int:
+    """The width of x and y; inputs from ``first`` on say which rows belong to which sequence."""
+    width = s.width(s.inputs[0])
+    for value in s.inputs[:first]:
+        s.dtype(value, "fp32")
+    s.shape(s.inputs[0], ("tokens", width))
+    s.index(s.inputs[first], "sequences_plus_one")
+    s.index(s.inputs[first + 1], "tokens")
+    s.index(s.inputs[first + 2], "sequences")
+    s.matches(s.inputs[0])
+    s.dense(*s.weights)
+    return width
+
+
+def _conv(s: _Signature, conv: a.Conv) -> None:
+    s.counts(4, weights=(1, 2), states=1)
+    width, name = _carried(s, 1), s.op.name
+    require(conv.taps > 1, f"op {name}: {conv.taps} taps; accepted is 2 or more")
+    s.shape(s.weights[0], (width, 1, conv.taps))
+    for bias in s.weights[1:]:
+        s.shape(bias, (width,))
+    require(s.states[0].shape == (conv.taps - 1, width), f"op {name}: state {s.states[0].name} has another shape")
+
+
+def _scan(s: _Signature, scan: a.Scan) -> None:
+    s.counts(7, weights=(2, 3), states=1)
+    width, name = _carried(s, 4), s.op.name
+    tiled = scan.head_size > 0 and scan.groups > 0 and width % scan.head_size == 0 and width % scan.groups == 0
+    require(tiled, f"op {name}: heads of {scan.head_size} or {scan.groups} groups do not tile a width of {width}")
+    heads = width // scan.head_size
+    s.shape(s.inputs[1], ("tokens", heads))
+    for value in s.inputs[2:4]:
+        s.shape(value, ("tokens", scan.groups * scan.states))
+    decay, *others = s.weights
+    s.shape(decay, (heads,) if len(decay.shape) == 1 else (heads, scan.states))
+    for weight in others:
+        s.shape(weight, (heads,))
+    require(s.states[0].shape == (scan.states, width), f"op {name}: state {s.states[0].name} has another shape")
+
+
 def _gate(s: _Signature, _: Any) -> None:
     s.count("inputs", 1, 2)
     _elementwise(len(s.inputs))(s, _)
@@ -340,6 +387,8 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "rope": _rope,
     "kv_write": _kv_write,
     "attention": _attention,
+    "conv": _conv,
+    "scan": _scan,
     "gate": _gate,
     "gather": _gather,
     "order_columns": _order_columns,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The block allocator: who holds which block of the KV cache, and which blocks are free. Knows nothing of contents."""
+"""Who holds which block of the KV cache and which state slot, and which are free. Knows nothing of contents."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -58,3 +58,31 @@ class BlockAllocator:
             expected = references if owners is None else owners.get(block_id, 0)
             if references < 0 or references != expected:
                 raise InvariantError(f"block {block_id} has reference count {references} and {expected} holders")
+
+
+class StateSlots:
+    """Places for what a sequence carries: each is held by one request, from its admission to its end or preemption."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._free = list(range(num_slots - 1, -1, -1))
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that `take` could hand out now."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """The slot that was given back last."""
+        return self._free.pop()
+
+    def give_back(self, slot: int) -> None:
+        """Nobody holds it any more."""
+        self._free.append(slot)
+
+    def check(self, held: Sequence[int]) -> None:
+        """Prove that every slot is held by one request or free; raises InvariantError. Mutates nothing."""
+        if sorted((*held, *self._free)) != list(range(self.num_slots)):
+            raise InvariantError(
+                f"state slots {sorted(held)} are held and {sorted(self._free)} free of {self.num_slots}"
+            )

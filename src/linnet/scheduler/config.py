@@ -27,6 +27,8 @@ class SchedulerConfig:
     max_output_rows:        rows with logits in one step; None: the token budget or max_sequences, whichever is more.
                             Only `score_prompt` asks for more than one row per request; this bounds its memory.
     prefix_cache:           reuse the blocks of known prefixes.
+    state_slots:            places for what sequences carry from token to token, one for each that runs; 0: they carry
+                            nothing. Such a state lies behind its last token only, so there is no prefix cache then.
     swap_blocks:            blocks of a second store, for those that the KV cache has no room for; 0: there is none.
     kept_share:             of the blocks, the most that conversations and prompt modules keep for themselves between
                             requests: they are forgotten after all others. 0: none.
@@ -51,6 +53,7 @@ class SchedulerConfig:
     max_chunk_tokens: int | None = None
     max_output_rows: int | None = None
     prefix_cache: bool = True
+    state_slots: int = 0
     swap_blocks: int = 0
     kept_share: float = 0.5
     policy: Policy = "fcfs"
@@ -63,6 +66,13 @@ class SchedulerConfig:
             _at_least(1, name, getattr(self, name))
         _at_least(0, "max_waiting_requests", self.max_waiting_requests)
         _at_least(0, "swap_blocks", self.swap_blocks)
+        _at_least(0, "state_slots", self.state_slots)
+        if self.state_slots and self.prefix_cache:
+            raise ConfigError(
+                f"prefix_cache is on with state_slots {self.state_slots}; accepted is off, because the states of a "
+                "prefix are gone once its sequence has gone on",
+                settings=["prefix_cache"],
+            )
         if self.swap_blocks and not self.prefix_cache:
             raise ConfigError(
                 f"swap_blocks is {self.swap_blocks} without the prefix cache; accepted is 0, because what was swapped "

@@ -20,6 +20,7 @@ class StepItem:
     blocks:        per cache group, the blocks that hold positions [0, start + n), in order; position p is slot
                    p % block_size of block p // block_size. One group today.
     uses:          what rows are for, see `uses.py`; none for a piece of a prompt.
+    state_slot:    where the sequence keeps what it carries from token to token; None: it carries nothing.
     participants:  which of the engine's models compute the rows, each with its own keys and values in these blocks.
 
     Rows stand at consecutive positions and see all before them; a tree of guesses would say its positions here.

@@ -52,6 +52,7 @@ class Request:
     computed:        how many of them have their keys and values in `block_ids`.
     scored:          prompt rows whose logits were delivered or are not wanted; all of them when none were asked for.
                      The caller may raise it before add() to leave out the first rows.
+    state_slot:      where it keeps what it carries from token to token, while it runs and if it does.
     published:       full blocks, from the first, that need not be published (again).
     digests:         names of the first full blocks, extended on demand; kept across preemptions.
     progressed:      whether anything new was delivered since the last admission.
@@ -83,6 +84,7 @@ class Request:
     known: list[int] = field(init=False)
     computed: int = field(init=False, default=0)
     block_ids: list[int] = field(init=False, default_factory=list)
+    state_slot: int | None = field(init=False, default=None)
     state: RequestState = field(init=False, default=RequestState.WAITING)
     finish_reason: FinishReason | None = field(init=False, default=None)
     cached_tokens: int | None = field(init=False, default=None)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request holds in the block pool: finding its prefix, holding its blocks, naming them, giving them back.
 
-The only code that writes `request.block_ids`, `request.published` and `request.digests`.
+The only code that writes `request.block_ids`, `request.published`, `request.digests` and `request.state_slot`. What a
+sequence carries beside its keys and values lies in a slot of its own: with such slots every sequence is computed from
+its first token, and nothing is shared.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .allocator import StateSlots
 from .blocks import BlockPool
 from .plan import BlockMove
 from .prefix import extend_digests
@@ -38,8 +41,9 @@ class Loadable(NamedTuple):
 class Residency:
     """Requests on one side, the pool on the other; counts what the prefix table gave."""
 
-    def __init__(self, pool: BlockPool, prefix_cache: bool) -> None:
+    def __init__(self, pool: BlockPool, prefix_cache: bool, state_slots: int = 0) -> None:
         self.pool = pool
+        self.slots = StateSlots(state_slots) if state_slots else None
         self.prefix_cache = prefix_cache
         self.prefix_query_tokens = 0
         self.prefix_hit_tokens = 0
@@ -82,8 +86,12 @@ class Residency:
             hits = origin.block_ids[:full]
             copied = origin.block_ids[full : self.pool.blocks_for(forked)]
         wanted = self.pool.blocks_for(len(request.known)) - len(hits)
+        if self.slots is not None and not self.slots.free_slots:
+            return False
         if not self.pool.can_allocate(wanted + spare_blocks, after_sharing=hits):
             return False
+        if self.slots is not None:
+            request.state_slot = self.slots.take()
         self.pool.share(hits)
         own = self._allocate(wanted)
         unwritten = {move.target: move.source for _, move in self._copies}  # of an origin that has its own only now
@@ -202,7 +210,7 @@ class Residency:
         """Give all blocks back, and count the slots that never held a token; `returns`: it will want them again.
 
         Copies into them are not wanted any more; one out of them may take the block instead. Mutates: `block_ids`,
-        `published`, `unused_slots`, and as the pool's `release` does.
+        `published`, `unused_slots`, `state_slot`, and as the pool's `release` does.
         """
         if self._copies:
             self._copies = [(other, move) for other, move in self._copies if other is not request]
@@ -211,6 +219,9 @@ class Residency:
         self.pool.release(request.block_ids, awaited=returns)
         request.block_ids = []
         request.published = 0
+        if self.slots is not None and request.state_slot is not None:
+            self.slots.give_back(request.state_slot)
+            request.state_slot = None
 
     def give_up(self, request: Request) -> None:
         """A preempted request will not come back for its blocks. Mutates the eviction order."""

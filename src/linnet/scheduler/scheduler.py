@@ -45,7 +45,7 @@ class Scheduler:
         self.pool = pool
         assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
         assert config.swap_blocks == (0 if self.pool.tier is None else self.pool.tier.num_slots)
-        self._residency = Residency(self.pool, config.prefix_cache)
+        self._residency = Residency(self.pool, config.prefix_cache, config.state_slots)
         self._policy = policy_of(config)
         self._requests: dict[int, Request] = {}
         self._gangs = Gangs()
@@ -220,6 +220,9 @@ class Scheduler:
         holders = {id(request): request for request in [*self._requests.values(), *self._in_flight.values()]}
         owners = Counter(block_id for request in holders.values() for block_id in request.block_ids)
         self.pool.check(owners)
+        if self._residency.slots is not None:
+            held = [request.state_slot for request in holders.values() if request.state_slot is not None]
+            self._residency.slots.check(held)
         if len(self._requests) != len(self._waiting) + len(self._running):
             raise InvariantError("an unfinished request is neither waiting nor running, or both")
         for request in self._waiting:
@@ -369,8 +372,9 @@ class Scheduler:
         return taken + len(members) <= self.config.max_sequences and self.pool.can_allocate(wanted)
 
     def _forked(self, request: Request) -> Request | None:
-        """The unfinished request that this one forks."""
-        return None if request.fork_of is None else self._requests.get(request.fork_of)
+        """The unfinished request that this one forks; none where sequences carry states, which lie behind the origin's
+        last token only: then each computes its own prompt."""
+        return None if request.fork_of is None or self.config.state_slots else self._requests.get(request.fork_of)
 
     def _waits_for_origin(self, request: Request) -> bool:
         """Whether this one's prompt is about to be read by the request it forks."""

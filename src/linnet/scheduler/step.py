@@ -73,7 +73,7 @@ class StepBuilder:
         start, end = request.computed, request.computed + n
         uses = request.uses(n)
         drafts: tuple[int, ...] = ()
-        if request.draft_token_ids:
+        if request.draft_token_ids and request.state_slot is None:  # what a wrong guess did to a state stays
             slots = len(request.block_ids) * self._config.block_size - end
             left = min(min(tokens, self._config.chunk_tokens) - n, rows - sum(use.rows for use in uses), slots)
             drafts = request.drafts_within(n, left)
@@ -87,6 +87,7 @@ class StepBuilder:
             blocks=(tuple(request.block_ids[:held]),),
             uses=uses,
             participants=request.participants,
+            state_slot=request.state_slot,
         )
         self.items.append(item)
         self._tokens -= item.n

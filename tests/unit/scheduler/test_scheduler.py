@@ -467,3 +467,40 @@ def test_far_deadlines_of_finished_requests_are_forgotten() -> None:
     one.schedule(10.0)
     ends = [event for event in one.take_events() if event.request_id != 6000]
     assert ends == [Ended(5000, "queue_timeout")]
+
+
+def test_state_slots_are_held_while_a_request_runs() -> None:
+    """One each, given back at the end, at an abort and at preemption; without one nobody is admitted."""
+    one = scheduler(prefix_cache=False, state_slots=2, max_sequences=3)
+    for request_id in range(3):
+        one.add(request(request_id, prompt=3, new=4, fork_of=0 if request_id == 1 else None))
+    plan, _ = step(one)
+    slots = {item.request_id: item.state_slot for item in plan.items}
+    assert sorted(slots) == [0, 1]
+    assert sorted(slots.values()) == [0, 1]
+    assert not plan.moves
+    one.check()
+    one.abort(0)
+    plan, _ = step(one)
+    assert {item.request_id: item.state_slot for item in plan.items} == {1: slots[1], 2: slots[0]}
+    assert next(item for item in plan.items if item.request_id == 2).start == 0
+    finish(one)
+    one.check()
+
+
+def test_a_preempted_request_that_carries_a_state_begins_anew() -> None:
+    one = scheduler(prefix_cache=False, state_slots=4, preempt_every=2)
+    one.add(request(0, prompt=5, new=6))
+    starts = []
+    while (plan := one.schedule(0.0)) is not None:
+        starts.append((plan.items[0].start, plan.items[0].state_slot is not None, plan.preempted))
+        one.commit(plan, StepResult.of({0: (7,)}), 0.0)
+        one.check()
+    assert any(preempted for _, _, preempted in starts)
+    assert all(start == 0 for start, _, preempted in starts if preempted)
+    assert all(held for _, held, _ in starts)
+
+
+def test_states_and_a_prefix_cache_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="accepted is off, because the states of a prefix are gone"):
+        scheduler(state_slots=4)

@@ -226,8 +226,36 @@ class Executor:
         softcap: float,
         alibi_slopes: NDArray[np.float32] | None,
     ) -> None: ...
+    def add_slot_state(self, numbers: int) -> int: ...
+    def conv(
+        self,
+        name: str,
+        input: int,
+        output: int,
+        state: int,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def scan(
+        self,
+        name: str,
+        input: int,
+        steps: int,
+        inward: int,
+        outward: int,
+        output: int,
+        state: int,
+        states: int,
+        head_size: int,
+        groups: int,
+        decay: NDArray[np.float32],
+        skip: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
     @property
     def kv_bytes_per_block(self) -> int: ...
+    @property
+    def slot_bytes(self) -> int: ...
     def execute(
         self,
         token_ids: NDArray[np.int32],
@@ -239,6 +267,8 @@ class Executor:
         output_rows: NDArray[np.int32],
         states: NDArray[np.uint8],
         num_blocks: int,
+        state_slots: NDArray[np.int32] | None = None,
+        slots: NDArray[np.uint8] | None = None,
     ) -> None: ...
     def rows(self, value: int) -> int: ...
     def read(self, value: int, out: NDArray[np.float32]) -> None: ...

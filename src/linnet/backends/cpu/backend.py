@@ -136,21 +136,27 @@ def _refuse_block_size(block_size: int) -> str | None:
 
 
 class States:
-    """Paged KV of every layer in one zeroed allocation; pages are touched when first written.
+    """Paged KV of every layer in one zeroed allocation, and the slots of slot states in another; pages are touched when
+    first written.
 
     Small pages: every layer's pool begins where nothing has been written yet, so huge ones would take 2 MB a layer for
     the first token; and they are five times slower to touch and no faster to read (docs/backends.md).
     """
 
-    def __init__(self, num_blocks: int, layers: Sequence[Sequence[int]]) -> None:
+    def __init__(self, num_blocks: int, layers: Sequence[Sequence[int]], slot_bytes: int = 0) -> None:
         """``layers``: of each, the bytes that a block takes in every piece of its memory."""
         self.num_blocks = num_blocks
-        bytes_per_block = sum(chain.from_iterable(layers))
-        mapping = mmap.mmap(-1, max(num_blocks * bytes_per_block, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a system without huge pages needs no advice
-            mapping.madvise(mmap.MADV_NOHUGEPAGE)
-        self.memory = np.frombuffer(mapping, np.uint8)
+        self.memory = _zeros(num_blocks * sum(chain.from_iterable(layers)))
         self.parts = block_memory.parts_of(self.memory, layers, num_blocks)
+        self.slots = _zeros(slot_bytes) if slot_bytes else None
+
+
+def _zeros(nbytes: int) -> np.ndarray:
+    """uint8 [nbytes], untouched."""
+    mapping = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system without huge pages needs no advice
+        mapping.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(mapping, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,7 @@ class CpuExecutable:
             raise ConfigError(f"num_blocks must be at least 1, not {num_blocks}")
         layers = [kv_piece_bytes(state, self.limits.block_size) for state in self.program.states]
         assert sum(chain.from_iterable(layers)) == self.kv_bytes_per_block
-        return States(num_blocks, layers)
+        return States(num_blocks, layers, self.limits.max_sequences * self._native.slot_bytes)
 
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """See Executable.copy_blocks. A block lies in pieces: of every layer its keys, its values and its scales."""
@@ -309,6 +315,8 @@ class CpuExecutable:
                 batch.output_rows,
                 states.memory,
                 states.num_blocks,
+                batch.state_slots if batch.state_slots.size else None,
+                states.slots,
             )
         except ValueError as error:
             raise ConfigError(str(error)) from None
@@ -387,6 +395,7 @@ def _wrong_types(batch: Batch) -> str:
     """Which field of a batch is not a C-contiguous int32 array of the right rank."""
     fields = (
         "token_ids", "positions", "kv_slots", "query_start", "context_lengths", "block_tables", "output_rows",
+        "state_slots",
     )  # fmt: skip
     for name in fields:
         array, rank = getattr(batch, name), 2 if name == "block_tables" else 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from linnet.backends.cpu import _native
-from linnet.backends.cpu.weights import WeightTable
+from linnet.backends.cpu.weights import Array, WeightTable
 from linnet.backends.interface import Limits
 from linnet.program import attributes as a
 from linnet.program.plan_buffers import BufferPlan, plan_buffers
@@ -106,6 +106,10 @@ class Lowering:
         }
         self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
         self._states = {state.name: int(self.executor.add_state(*kv_layout(state))) for state in program.states}
+        self._states |= {
+            state.name: int(self.executor.add_slot_state(state.shape[0] * state.shape[1]))
+            for state in program.slot_states
+        }
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
         self.choices: dict[str, str] = {}
         for op in program.ops:
@@ -260,6 +264,38 @@ class Lowering:
             slopes,
         )
 
+    def conv(self, op: Op, conv: a.Conv) -> None:
+        taps = self._transposed(self._weights.vector(op.weights[0]), conv.taps)
+        bias = self._weights.vector(op.weights[1]) if len(op.weights) > 1 else None
+        self.executor.conv(op.name, self._in(op), self._out(op), self._states[op.states[0]], taps, bias)
+
+    def scan(self, op: Op, scan: a.Scan) -> None:
+        """What heads share is written out for each of their channels."""
+        decay, skip, *bias = (self._weights.vector(name) for name in op.weights)
+        heads = skip.size
+        decays = np.repeat(-np.exp(decay).reshape(heads, -1), scan.head_size, axis=0)
+        skip, *bias = (self._weights.keep(np.repeat(each, scan.head_size)) for each in (skip, *bias))
+        x, steps, inward, outward = (self._in(op, index) for index in range(4))
+        self.executor.scan(
+            op.name,
+            x,
+            steps,
+            inward,
+            outward,
+            self._out(op),
+            self._states[op.states[0]],
+            scan.states,
+            scan.head_size,
+            scan.groups,
+            self._transposed(decays, decays.shape[1]),
+            skip,
+            bias[0] if bias else None,
+        )
+
+    def _transposed(self, values: Array, columns: int) -> Array:
+        """[channels, columns] with all channels of a column side by side, flat."""
+        return self._weights.keep(np.ascontiguousarray(values.reshape(-1, columns).T).reshape(-1))
+
     def gate(self, op: Op, gate: a.Gate) -> None:
         up = self._in(op, 1) if len(op.inputs) > 1 else -1
         self.executor.gate(op.name, self._in(op), up, self._out(op), getattr(_native.Activation, gate.activation))
@@ -293,6 +329,8 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "rope": Lowering.rope,
     "kv_write": Lowering.kv_write,
     "attention": Lowering.attention,
+    "conv": Lowering.conv,
+    "scan": Lowering.scan,
     "gate": Lowering.gate,
     "gather": Lowering.gather,
     "order_columns": Lowering.order_columns,

@@ -10,6 +10,8 @@ from linnet.program.traverse import declarations
 from linnet.schemes.scheme import Scheme
 
 ATTENTION_INPUTS = ("positions", "query_start", "context_lengths", "block_tables")
+SEQUENCE_INPUTS = ("query_start", "positions", "state_slots")
+MAX_SCAN_STATES = 256
 ROW_SYMBOLS = ("tokens", "outputs")
 MAX_HEAD_SIZE = 4096
 KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
@@ -39,7 +41,7 @@ def _refuse(op: Op, program: Program, declared: Mapping[str, Value]) -> str | No
             return f"values are [tokens | outputs, width] or [.., chosen, width]; {name} is {list(value.shape)}"
         if value.dtype == "int32" and op.kind not in ("route", *a.FUSED_KINDS):
             return f"no op writes int32 values, {name} is one"
-    return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_rounding(op, declared)
+    return _refuse_inputs(op) or _refuse_states(op, program) or _refuse_scan(op) or _refuse_rounding(op, declared)
 
 
 def _refuse_inputs(op: Op) -> str | None:
@@ -48,6 +50,8 @@ def _refuse_inputs(op: Op) -> str | None:
         "kv_write": (2, ("kv_slots",)),
         "attention": (1, ATTENTION_INPUTS),
         "gather": (1, ("output_rows",)),
+        "conv": (1, SEQUENCE_INPUTS),
+        "scan": (4, SEQUENCE_INPUTS),
     }
     if op.kind == "embed" and op.inputs not in (("token_ids",), ("positions",)):
         return f"embed reads the program inputs token_ids or positions, not {', '.join(op.inputs)}"
@@ -72,6 +76,12 @@ def _refuse_states(op: Op, program: Program) -> str | None:
             return f"KV is kept in fp32 or bf16 or quantised, not in {scheme}"
         if max(state.head_size, state.value_head_size) > MAX_HEAD_SIZE:
             return f"heads of more than {MAX_HEAD_SIZE} elements are not supported, {state.head_size} are asked for"
+    return None
+
+
+def _refuse_scan(op: Op) -> str | None:
+    if isinstance(op.attributes, a.Scan) and op.attributes.states > MAX_SCAN_STATES:
+        return f"a scan has at most {MAX_SCAN_STATES} states per channel, {op.attributes.states} are asked for"
     return None
 
 

@@ -34,6 +34,12 @@ class Memory(Protocol):
     ) -> "tuple[StoredRows, StoredRows]":
         """Keys and values of positions 0 .. context of a sequence whose rows are start .. stop."""
 
+    def carried(self, state: str, slot: int) -> "torch.Tensor | None":
+        """What the sequence in a slot carries, fp32; None where it begins anew."""
+
+    def carry(self, state: str, slot: int, carried: torch.Tensor) -> None:
+        """Keep it for the sequence's next rows."""
+
 
 STORED_CODES = {"int8": (torch.int8, 127.5), "int4": (torch.int8, 7.5), "fp8_e4m3": (torch.float8_e4m3fn, 448.0)}
 """Element of a quantised state -> the torch type that holds its codes, and the code that a head's greatest gets."""
@@ -86,7 +92,7 @@ def store(x: torch.Tensor, state: PagedState) -> StoredRows:
 class PagedMemory:
     """The engine's KV: per state one array of slots; slot = block id * block_size + offset."""
 
-    def __init__(self, program: Program, num_blocks: int, block_size: int) -> None:
+    def __init__(self, program: Program, num_blocks: int, block_size: int, sequences: int = 0) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self._states = {state.name: state for state in program.states}
         self.keys: dict[str, StoredRows] = {}
@@ -95,6 +101,15 @@ class PagedMemory:
         for state in program.states:
             self.keys[state.name] = store(torch.zeros(slots, state.kv_heads * state.head_size), state)
             self.values[state.name] = store(torch.zeros(slots, state.kv_heads * state.value_head_size), state)
+        self._carried = {state.name: torch.zeros(sequences, *state.shape) for state in program.slot_states}
+
+    def carried(self, state: str, slot: int) -> torch.Tensor:
+        """See Memory.carried."""
+        return self._carried[state][slot]
+
+    def carry(self, state: str, slot: int, carried: torch.Tensor) -> None:
+        """See Memory.carry."""
+        self._carried[state][slot] = carried.detach()
 
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
         """Store rows at their slots."""
@@ -140,6 +155,13 @@ class FunctionalMemory:
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor | None) -> None:
         """Keep the rows, rounded as a paged state would."""
         self.rows[state] = (store(key, self.states[state]), store(value, self.states[state]))
+
+    def carried(self, state: str, slot: int) -> None:
+        """Whole sequences begin anew."""
+        return None
+
+    def carry(self, state: str, slot: int, carried: torch.Tensor) -> None:
+        """Nothing comes after a whole sequence."""
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None

@@ -41,7 +41,7 @@ class ReferenceBackend:
         """Every kind of the vocabulary is executed; only some dtypes are not."""
         states = {state.name: state for state in program.states}
         for name in op.states:
-            if (reason := refuse_state(states[name])) is not None:
+            if name in states and (reason := refuse_state(states[name])) is not None:
                 return reason
         for inner in op.expansion:
             if (why := self.supports(inner, program)) is not None:
@@ -100,7 +100,7 @@ class ReferenceExecutable:
 
     def allocate_states(self, num_blocks: int) -> PagedMemory:
         """Zeroed KV for ``num_blocks`` blocks."""
-        return PagedMemory(self.program, num_blocks, self.limits.block_size)
+        return PagedMemory(self.program, num_blocks, self.limits.block_size, self.limits.max_sequences)
 
     def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
         """See Executable.copy_blocks."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import torch
 
 from linnet.backends.interface import Source
-from linnet.backends.reference import experts, ops
+from linnet.backends.reference import experts, ops, recurrent
 from linnet.backends.reference.attention import FunctionalMemory, Memory, attention
 from linnet.backends.reference.weights import LoadedWeight, WeightTable
 from linnet.errors import ConfigError, UnsupportedError
@@ -106,6 +106,7 @@ def whole_sequence_inputs(token_ids: torch.Tensor, lengths: Sequence[int] | None
         "context_lengths": of_each,
         "block_tables": torch.zeros((len(of_each), 1), dtype=int32),
         "output_rows": everyone.clone(),
+        "state_slots": torch.arange(len(of_each), dtype=int32),
     }
 
 
@@ -218,6 +219,11 @@ def _compute(
         case "attention":
             query, _, query_start, context_lengths, block_tables = x
             return attention(query, query_start, context_lengths, block_tables, memory, op.states[0], attributes)
+        case "conv":
+            bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
+            return recurrent.conv(x[0], weights.dense(op.weights[0]), bias, x[1:], memory, op.states[0])
+        case "scan":
+            return recurrent.scan(x, [weights.dense(name) for name in op.weights], attributes, memory, op.states[0])
         case "gate":
             return ops.gate(x[0], x[1] if len(x) > 1 else None, attributes)
         case "gather":

@@ -11,7 +11,7 @@ from linnet.errors import UnsupportedError
 from linnet.formats.prescription import Rotation
 from linnet.models.load import ModelSource
 from linnet.models.rotations import rotations_of
-from linnet.models.spec import MlpSpec
+from linnet.models.spec import ExpertsSpec, MlpSpec
 
 
 def runs_of(width: int) -> int:
@@ -21,10 +21,11 @@ def runs_of(width: int) -> int:
 
 def down_projections(source: ModelSource) -> dict[str, int]:
     """What reads the product of each layer's feed-forward -> channels of its runs. UnsupportedError if one is odd."""
-    for layer, block in enumerate(source.spec.layers):
-        if not isinstance(block.feed_forward, MlpSpec):
+    halves = {layer: block.feed_forward for layer, block in enumerate(source.spec.layers)}
+    for layer, half in halves.items():
+        if isinstance(half, ExpertsSpec):
             raise UnsupportedError(f"layer {layer} is a mixture of experts, whose inputs are not rotated")
-    downs = ((layer, block.feed_forward.down) for layer, block in enumerate(source.spec.layers))
+    downs = ((layer, half.down) for layer, half in halves.items() if isinstance(half, MlpSpec))
     found = {down.module.format(layer=layer): runs_of(down.columns) for layer, down in downs}
     for module, size in found.items():
         if size < 2:
@@ -34,8 +35,8 @@ def down_projections(source: ModelSource) -> dict[str, int]:
 
 def attentions(source: ModelSource) -> dict[str, int]:
     """The attention of each layer -> channels of its heads' runs. UnsupportedError if heads are odd."""
-    layers = list(enumerate(source.spec.layers))
-    found = {source.spec.attention_module(layer): runs_of(block.mixer.head_size) for layer, block in layers}
+    mixers = source.spec.attentions
+    found = {mixer.module(layer): runs_of(mixer.head_size) for layer, mixer in mixers.items()}
     for module, size in found.items():
         if size < 2:
             raise UnsupportedError(f"{module} has heads of an odd size, which cannot be rotated")

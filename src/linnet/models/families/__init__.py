@@ -10,7 +10,7 @@ from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.families import experts, gated, gated_layer_norms, gemma, learned, ungated
+from linnet.models.families import experts, gated, gated_layer_norms, gemma, learned, state_space, ungated
 from linnet.models.spec import ArchSpec
 
 FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
@@ -47,6 +47,7 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "Qwen2MoeForCausalLM": experts.qwen2_moe,
     "Qwen3MoeForCausalLM": experts.qwen3_moe,
     "OlmoeForCausalLM": experts.olmoe,
+    "MambaForCausalLM": state_space.mamba,
 }
 
 ALIASES = {
@@ -89,6 +90,7 @@ MODEL_TYPES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "olmoe": "OlmoeForCausalLM",
+    "mamba": "MambaForCausalLM",
 }
 """For configs without ``architectures``."""
 

@@ -136,9 +136,9 @@ def smollm3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     window = config.optional_size("sliding_window") if config.flag("use_sliding_window") else None
     windows = read_windows(config, parts.layers, window, lambda layer: not turning[layer])
     bias = config.flag("attention_bias")
-    layers = alike(parts.attention(bias, bias), parts.mlp(config.flag("mlp_bias")), windows)
-    still = {layer: replace(layer, mixer=replace(layer.mixer, rope=None)) for layer in dict.fromkeys(layers)}
-    layers = tuple(layer if turns else still[layer] for layer, turns in zip(layers, turning, strict=True))
+    attention, mlp = parts.attention(bias, bias), parts.mlp(config.flag("mlp_bias"))
+    turned, still = (alike(mixer, mlp, windows) for mixer in (attention, replace(attention, rope=None)))
+    layers = tuple(one if turns else other for one, other, turns in zip(turned, still, turning, strict=True))
     return parts.spec("SmolLM3ForCausalLM", layers)
 
 
