@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families whose layers carry a state instead of attending: Mamba and Mamba-2."""
+"""Families whose layers carry a state instead of attending: Mamba."""
 
-from linnet.errors import CheckpointError, UnsupportedError
+from linnet.errors import CheckpointError
 from linnet.models.config import ConfigReader
-from linnet.models.parts import ACTIVATIONS, consecutive, divides, read_layers
+from linnet.models.parts import ACTIVATIONS, consecutive, read_layers
 from linnet.models.spec import ArchSpec, LayerSpec, NormSpec, Projection, StateSpaceSpec
 
 USUAL_POSITIONS, MOST_POSITIONS = 32768, 1 << 20
@@ -25,7 +25,7 @@ REPEATED = ("d_model", "d_inner", "n_layer", "pad_vocab_size_multiple")
 
 
 class _StateSpaceParts:
-    """What both generations share: sizes, names, norms."""
+    """What such families share: sizes, names, norms."""
 
     block = "backbone.layers.{layer}"
 
@@ -101,41 +101,3 @@ def mamba(config: ConfigReader, max_context: int | None) -> ArchSpec:
         conv_bias=parts.conv_bias,
     )
     return parts.spec("MambaForCausalLM", mixer, max_context)
-
-
-def mamba2(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """Mamba-2: channels of a head share a decay and a step, groups of heads share B and C."""
-    parts = _StateSpaceParts(config, tied=False)
-    heads, size = config.size("num_heads"), config.size("head_dim", default=64)
-    if heads * size != parts.width:
-        raise CheckpointError(f"{config.where}: {heads} heads of head_dim {size} are no width of {parts.width}")
-    groups = config.size("n_groups", default=1)
-    divides(config, "num_heads", heads, "n_groups", groups)
-    config.require("norm_before_gate", False)
-    config.ignore("time_step_rank")
-    _, limit = config.find(("time_step_limit",))
-    if limit is not None and not (limit[0] == 0 and limit[1] in (float("inf"), "inf", "Infinity")):
-        raise UnsupportedError(f"{config.where}: time_step_limit is {limit!r}; supported is [0.0, Infinity]")
-    inner = groups * parts.states
-    fused = parts.linear("in_proj", 2 * parts.width + 2 * inner + heads, parts.hidden, parts.bias)
-    gate, x, inward, outward, steps = consecutive(fused, parts.width, parts.width, inner, inner, heads)
-    mixer = StateSpaceSpec(
-        norm=parts.norm(f"{parts.block}.norm"),
-        module_name=f"{parts.block}.mixer",
-        gate=gate,
-        x=x,
-        steps=steps,
-        inward=inward,
-        outward=outward,
-        output=parts.linear("out_proj", parts.hidden, parts.width, parts.bias),
-        taps=parts.taps,
-        states=parts.states,
-        activation=parts.activation,
-        head_size=size,
-        groups=groups,
-        conv_bias=parts.conv_bias,
-        step_bias=True,
-        shared_decay=True,
-        gated_norm=parts.norm(f"{parts.block}.mixer.norm"),
-    )
-    return parts.spec("Mamba2ForCausalLM", mixer, max_context)
