@@ -99,6 +99,23 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionLimits:
+    """How many conversations are kept between turns (of one API key), and for how long after their last one."""
+
+    max_sessions: int = 1024
+    session_ttl_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        most, ttl_s = self.max_sessions, self.session_ttl_s
+        if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= 1 << 20:
+            raise ConfigError(f"max_sessions is {most!r}; accepted is 0 to {1 << 20}", settings=["max_sessions"])
+        if not 0 < ttl_s <= 1e9:
+            raise ConfigError(
+                f"session_ttl_s is {ttl_s}; accepted is more than 0, up to 1e9 seconds", settings=["session_ttl_s"]
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """One server.
 
@@ -115,6 +132,9 @@ class ServeConfig:
     engine_restarts:  how often within ten minutes an engine process that ended unasked is started again.
     engine_timeout_s: an engine process that computes one step for longer, or says nothing at all for ten seconds, is
                       killed and started again; 0: never.
+    sessions:         conversations that are kept between their turns.
+    session_dir:      a folder where they outlive the server; None: they end with it.
+    prompt_modules:   names and texts that prompts may begin with.
     """
 
     names: tuple[str, ...]
@@ -137,6 +157,9 @@ class ServeConfig:
     engine_runs_in: str = "process"
     engine_restarts: int = 3
     engine_timeout_s: float = 300.0
+    sessions: SessionLimits = field(default_factory=SessionLimits)
+    session_dir: Path | None = None
+    prompt_modules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:

@@ -15,6 +15,7 @@ ROUTES = [
     ("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("GET", "/metrics"), ("GET", "/version"),
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/tokenize"), ("POST", "/detokenize"),
     ("POST", "/v1/embeddings"),
+    ("GET", "/v1/sessions"), ("GET", "/v1/sessions/talk"), ("DELETE", "/v1/sessions/talk"),
     ("GET", "/unknown"), ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("GET", "/health%2f"),
 ]  # fmt: skip
 
@@ -54,7 +55,7 @@ def test_every_route_but_the_public_ones_needs_a_key(
 def test_every_route_of_the_router_is_in_the_table(server: Running) -> None:
     assert server.server is not None
     inner = server.server.app._app
-    paths = {route.path.replace("{name:path}", NAME) for route in inner.routes}  # type: ignore[attr-defined]
+    paths = {route.path.replace("{name:path}", NAME).replace("{session_id}", "talk") for route in inner.routes}  # type: ignore[attr-defined]
     assert paths - {"/health", "/live"} <= {path for _, path in ROUTES}
 
 

@@ -4,6 +4,7 @@
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -17,18 +18,29 @@ from linnet.api.embedding import embedding_of
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
 from linnet.api.loading import load
 from linnet.api.moderation import Moderate
+from linnet.api.modules import PromptModules
 from linnet.api.opened import OpenedModel
 from linnet.api.output import Piece, RequestOutput
-from linnet.api.prompts import PreparedPrompt, Prompt, is_conversation, prepare_params, prepare_prompts
+from linnet.api.prompts import (
+    PreparedPrompt,
+    Prompt,
+    is_conversation,
+    plain_prompts,
+    prepare_params,
+    prepare_prompt,
+    prepare_prompts,
+)
 from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read_sampling_defaults
 from linnet.api.scoring import Comparison, score_rows
 from linnet.api.served import ServedModel
+from linnet.api.sessions import Content, Sessions, Turn, check_single, form_of
 from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompileGrammar,
     EngineThread,
+    Keep,
     ParameterError,
     Pooling,
     PromptScores,
@@ -38,7 +50,7 @@ from linnet.errors import ConfigError
 from linnet.plan import TOKENIZER_READING, server_growth_bytes
 from linnet.scheduler import SchedulerCounters
 from linnet.schemes import LinearScheme
-from linnet.settings import BackendSettings, EngineSettings, with_fields
+from linnet.settings import BackendSettings, EngineSettings, SessionLimits, with_fields
 from linnet.text import Tokenizer
 from linnet.text.files import tokenizer_json_bytes
 
@@ -103,6 +115,10 @@ class LLM(OpenedModel):
         self._generation_config = generation_config
         self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
         self._dispatcher = Dispatcher(self._engine)
+        self.modules = PromptModules(self.tokenizer)
+        """Named texts that prompts may begin with; their keys and values are kept."""
+        self.sessions = Sessions(SessionLimits(), ended=lambda owner: self._engine.handle(Keep(owner=owner)))
+        """Conversations that go on."""
 
     def __enter__(self) -> "LLM":
         return self
@@ -186,6 +202,8 @@ class LLM(OpenedModel):
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        session: str | None = None,
+        prompt_modules: Sequence[str] = (),
         progress: Progress | None = None,
         tokens_done: TokensDone | None = None,
         timeout_s: float | None = None,
@@ -193,13 +211,15 @@ class LLM(OpenedModel):
         """Complete one prompt or many (texts or token ids); results are in the order of the prompts.
 
         Without ``params`` the checkpoint's recommendations hold (``sampling_defaults``); given ones hold as they are.
+        ``session``: one prompt, which goes on from all that the session holds (``self.sessions``; a new id begins one).
+        ``prompt_modules``: names of texts (``add_prompt_module``) that stand before each prompt.
         Raises ConfigError for a prompt or parameter that can never run here, before anything has been computed, and
         LinnetError when the model gives no usable distribution. ``progress`` and ``tokens_done`` may raise to cancel.
         """
-        prepared = prepare_prompts(prompts, self.tokenizer)
-        chosen = prepare_params(params, len(prepared), self._recommended)
         most = self.sampling_defaults.max_tokens if params is None else None
-        return self._complete(prepared, chosen, progress, timeout_s, most, tokens_done)
+        with self._conversing(plain_prompts(prompts), session, prompt_modules, self._encoded) as (prepared, turn):
+            chosen = prepare_params(params, len(prepared), self._recommended)
+            return self._complete(prepared, chosen, progress, timeout_s, most, tokens_done, turn)
 
     def stream(
         self,
@@ -235,6 +255,8 @@ class LLM(OpenedModel):
         template_arguments: Mapping[str, Any] | None = None,
         template: str | None = None,
         continue_final_message: bool = False,
+        session: str | None = None,
+        prompt_modules: Sequence[str] = (),
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]:
@@ -242,10 +264,17 @@ class LLM(OpenedModel):
 
         Without ``params`` as in ``generate``. Where no max_tokens is given an answer ends after what the checkpoint
         recommends, else after CHAT_MAX_TOKENS, or where the context is full.
+
+        ``session``: the messages go on from all that the session holds (``self.sessions``; a new id begins one), and
+        are its next turn if they are answered. ``prompt_modules``: names of texts (``add_prompt_module``) that form the
+        system message, before one that is given; in a session, of its first turn.
         """
         conversations = [messages] if is_conversation(messages) or not messages else messages
-        texts = [
-            self.tokenizer.apply_chat_template(
+        if session is not None and (continue_final_message or not add_generation_prompt):
+            raise ParameterError("session", "in a session every turn is answered by a message of the assistant's own")
+
+        def encoded(conversation: Content) -> PreparedPrompt:
+            text = self.tokenizer.apply_chat_template(
                 conversation,  # type: ignore[arg-type]
                 add_generation_prompt=add_generation_prompt,
                 tools=tools,
@@ -254,13 +283,22 @@ class LLM(OpenedModel):
                 template=template,
                 continue_final_message=continue_final_message,
             )
-            for conversation in conversations
-        ]
-        prompts = [PreparedPrompt(text, tuple(self.tokenizer.encode_chat(text))) for text in texts]
-        chosen = prepare_params(params, len(prompts), self._recommended)
-        bounded = any(one.max_tokens is None for one in chosen)
-        most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
-        return self._complete(prompts, chosen, progress, timeout_s, most)
+            return PreparedPrompt(text, tuple(self.tokenizer.encode_chat(text)))
+
+        news: list[Content] = [tuple(conversation) for conversation in conversations]  # type: ignore[misc]
+        with self._conversing(news, session, prompt_modules, encoded) as (prompts, turn):
+            chosen = prepare_params(params, len(prompts), self._recommended)
+            bounded = any(one.max_tokens is None for one in chosen)
+            most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
+            return self._complete(prompts, chosen, progress, timeout_s, most, turn=turn)
+
+    def add_prompt_module(self, name: str, text: str) -> None:
+        """Name a text that prompts may begin with (``prompt_modules=[name, …]`` of ``generate`` and ``chat``).
+
+        What comes out is what came out if the text stood in the prompt; it is computed the first time and kept. Raises
+        ConfigError for a name that is odd or taken, and for an empty text.
+        """
+        self.modules.add(name, text)
 
     # Embedding.
 
@@ -335,6 +373,32 @@ class LLM(OpenedModel):
     def _recommended(self) -> SamplingParams:
         return self.sampling_defaults.params({})
 
+    def _encoded(self, content: Content) -> PreparedPrompt:
+        return prepare_prompt(content, self.tokenizer)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _conversing(
+        self,
+        news: Sequence[Content],
+        session: str | None,
+        prompt_modules: Sequence[str],
+        encoded: Callable[[Content], PreparedPrompt],
+    ) -> Iterator[tuple[list[PreparedPrompt], Turn | None]]:
+        """The prompts of whole conversations, each of a session's content or modules and what is new; and the turn."""
+        if session is not None and len(news) != 1:
+            raise ParameterError("session", f"{len(news)} prompts were given; a session's turn is one")
+        with closing(self.sessions.visit(b"")) as visit:
+            prompts: list[PreparedPrompt] = []
+            turn: Turn | None = None
+            for new in news:
+                form = form_of(new)
+                whole = self.modules.whole(visit, form, new, session, prompt_modules)
+                prompts.append(self.modules.mark(encoded(whole), form, visit.modules))
+                if visit.modules:
+                    self._engine.handle(self.modules.kept(prompts[-1], form, visit.modules, b""))
+                turn = None if session is None else Turn(visit, form, whole)
+            yield prompts, turn
+
     def _complete(
         self,
         prompts: Sequence[PreparedPrompt],
@@ -343,8 +407,13 @@ class LLM(OpenedModel):
         timeout_s: float | None,
         default_max_tokens: int | None,
         tokens_done: TokensDone | None = None,
+        turn: Turn | None = None,
     ) -> list[RequestOutput]:
+        if turn is not None:
+            check_single(params[0].n)
         terms = Terms(default_max_tokens=default_max_tokens, timeout_s=timeout_s)
         requests = [self.requests.samples([prompt], one, terms) for prompt, one in zip(prompts, params, strict=True)]
         self._dispatcher.run(requests, progress, tokens_done)
+        if turn is not None and (keep := turn.take(requests[0][0])) is not None:
+            self._engine.handle(keep)
         return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]

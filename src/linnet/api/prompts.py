@@ -15,10 +15,11 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """Text (None for token-id prompts) and token ids."""
+    """Text (None for token-id prompts) and token ids, of which so many first ones are a prompt module's."""
 
     text: str | None
     token_ids: tuple[int, ...]
+    shared_tokens: int = 0
 
 
 def is_token_ids(value: Any) -> bool:
@@ -30,13 +31,22 @@ def is_token_ids(value: Any) -> bool:
 
 def prepare_prompts(prompts: Prompt | Sequence[Prompt], tokenizer: Tokenizer) -> list[PreparedPrompt]:
     """One prompt or many, each a text or token ids. Raises ParameterError."""
+    return [prepare_prompt(prompt, tokenizer) for prompt in plain_prompts(prompts)]
+
+
+def plain_prompts(prompts: Prompt | Sequence[Prompt]) -> list[str | tuple[int, ...]]:
+    """The same as texts and plain token ids."""
     if isinstance(prompts, str) or is_token_ids(prompts):
-        return [prepare_prompt(prompts, tokenizer)]  # type: ignore[arg-type]
+        return [_plain(prompts)]
     if isinstance(prompts, Mapping) or not hasattr(prompts, "__iter__"):
         raise ParameterError(
             "prompt", f"prompts are {type(prompts).__name__}; accepted are a text, token ids, or a list of either"
         )
-    return [prepare_prompt(prompt, tokenizer) for prompt in prompts]  # type: ignore[arg-type]
+    return [_plain(prompt) for prompt in prompts]
+
+
+def _plain(prompt: Any) -> str | tuple[int, ...]:
+    return prompt if isinstance(prompt, str) else token_row(prompt)
 
 
 def prepare_prompt(prompt: Prompt, tokenizer: Tokenizer) -> PreparedPrompt:

@@ -86,6 +86,7 @@ class RequestBuilder:
                     cache_salt=terms.cache_salt,
                     grammar=grammar,
                     fork_of=samples[-index].submit.request_id if index else None,
+                    shared_tokens=prompt.shared_tokens,
                 )
                 if index == 0:  # the others differ in nothing that could be refused
                     self.facts.validate(submit)

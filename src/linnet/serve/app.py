@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wiring: one model, its engine's door and the routes, as one ASGI application behind the gate."""
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import linnet
 from linnet.api import CHAT_MAX_TOKENS, ServedModel
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
-from linnet.serve.answers import JsonAnswer, error_answer
+from linnet.serve.answers import JsonAnswer, encode, error_answer
 from linnet.serve.bridge import Bridge
 from linnet.serve.config import QueueLimits
+from linnet.serve.conversations import Conversations
 from linnet.serve.embeddings import EmbeddingShape
 from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
 from linnet.serve.gate import Gate
@@ -42,6 +44,7 @@ class Server:
     lifecycle: Lifecycle
     metrics: Metrics
     generation: Generation
+    conversations: Conversations
     facts: ModelFacts
     memory: MemoryUse
 
@@ -55,15 +58,20 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
         samples=model.facts.max_requests, prompt_tokens=config.queue_prompt_tokens, body_bytes=config.queue_body_bytes
     )
     admission = Admission(queue, on_reject=metrics.rejected)
+    conversations = Conversations(model, bridge, config)
+    metrics.registry.register(conversations.metrics(config.metrics_prefix, config.names[0]))
     facts = model_facts(model, config)
     lifecycle = Lifecycle(bridge, admission, config)
-    generation = Generation(Preparer(facts, config.limits), bridge, admission, metrics, config)
+    preparer = Preparer(facts, config.limits, conversations.modules)
+    generation = Generation(preparer, bridge, admission, metrics, conversations, config)
     inner = FastAPI(title="Linnet", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_error_answers(inner)
     _add_operator_routes(inner, lifecycle, metrics)
     _add_model_routes(inner, generation, facts)
-    app = Gate(inner, Keys(config.keys), Hosts(config.host, config.allowed_hosts), metrics)
-    return Server(app, bridge, admission, lifecycle, metrics, generation, facts, memory)
+    _add_session_routes(inner, conversations)
+    keys = Keys(config.keys, conversations.secret)
+    app = Gate(inner, keys, Hosts(config.host, config.allowed_hosts), metrics)
+    return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory)
 
 
 def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:
@@ -160,6 +168,27 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
         if name not in facts.names:
             raise model_not_found(name, facts.names)
         return JsonAnswer(_card(facts, name))
+
+
+def _add_session_routes(app: FastAPI, conversations: Conversations) -> None:
+    """Each key sees its own."""
+    sessions, shown = conversations.sessions, conversations.shown
+
+    @app.get("/v1/sessions")
+    async def all_sessions(request: Request) -> Response:
+        mine = sessions.all_of(request.state.salt)
+        return JsonAnswer({"object": "list", "data": [shown(session) for session in mine]})
+
+    @app.get("/v1/sessions/{session_id}")
+    async def one_session(request: Request, session_id: str) -> Response:
+        session = sessions.get(request.state.salt, session_id)
+        whole = shown(session) | {"content": session.content}
+        return JsonAnswer(await asyncio.to_thread(encode, whole))  # may be megabytes
+
+    @app.delete("/v1/sessions/{session_id}")
+    async def delete_session(request: Request, session_id: str) -> Response:
+        sessions.delete(request.state.salt, session_id)
+        return JsonAnswer({"id": session_id, "object": "session.deleted", "deleted": True})
 
 
 def _card(facts: ModelFacts, name: str) -> dict[str, Any]:

@@ -4,10 +4,12 @@
 ``x-should-retry`` is true only where the same request may succeed later, so that a poison request is not replayed.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from linnet.api import ModerationError
+from linnet.api.sessions import SessionsFullError
 from linnet.engine import EngineLostError, ErrorInfo, LengthError, error_info
 from linnet.errors import LinnetError
 
@@ -112,6 +114,12 @@ def queue_full(what: str, retry_after_s: int) -> ApiError:
     )
 
 
+def sessions_full(error: SessionsFullError) -> ApiError:
+    """429: the key has as many sessions as it may have. Deleting one helps, asking again does not."""
+    headers = {"Retry-After": str(max(1, min(120, math.ceil(error.retry_after_s)))), "x-should-retry": "false"}
+    return ApiError(429, "overloaded_error", str(error), code=error.code, param=error.param, headers=headers)
+
+
 def unavailable(message: str, retry_after_s: int = 5) -> ApiError:
     """503: draining, stopped or broken."""
     return ApiError(503, "unavailable", message, code="unavailable", headers={"Retry-After": str(retry_after_s)})
@@ -151,6 +159,8 @@ def from_info(info: ErrorInfo, request_id: str, names: Mapping[str, str] | None 
     if info.http_status == 400:
         param = None if info.param is None else (names or {}).get(info.param, info.param)
         return invalid(info.message, param)
+    if info.http_status in (404, 409):
+        return ApiError(info.http_status, "invalid_request_error", info.message, code=info.code, param=info.param)
     if info.http_status == 429:
         return queue_full("its queue", 1)
     if info.code == EngineLostError.code:
@@ -165,4 +175,6 @@ def from_info(info: ErrorInfo, request_id: str, names: Mapping[str, str] | None 
 
 def from_exception(error: LinnetError, request_id: str, names: Mapping[str, str] | None = None) -> ApiError:
     """A LinnetError raised on our side of the engine."""
+    if isinstance(error, SessionsFullError):
+        return sessions_full(error)
     return from_info(error_info(error), request_id, names)

@@ -19,12 +19,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from linnet.api import Sample
+from linnet.api.sessions import Visit
 from linnet.engine import EngineUnavailableError
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission, Ticket
 from linnet.serve.answers import JsonAnswer, encode_answer
 from linnet.serve.body import Receive, check_content_type, read_body
 from linnet.serve.bridge import Bridge, Job
+from linnet.serve.conversations import Conversations
 from linnet.serve.errors import ApiError, from_exception, from_info, gone, invalid, timed_out, unavailable
 from linnet.serve.metrics import Metrics
 from linnet.serve.preparing import ModelFacts, Prepared, Preparer
@@ -63,9 +65,16 @@ class Generation:
     """Serves generating requests; also runs other endpoints' work in its worker threads (``with_body``)."""
 
     def __init__(
-        self, preparer: Preparer, bridge: Bridge, admission: Admission, metrics: Metrics, config: ServeConfig
+        self,
+        preparer: Preparer,
+        bridge: Bridge,
+        admission: Admission,
+        metrics: Metrics,
+        conversations: Conversations,
+        config: ServeConfig,
     ) -> None:
         self.preparer, self._bridge, self._admission = preparer, bridge, admission
+        self._conversations = conversations
         self._metrics, self._config = metrics, config
         self._pool = ThreadPoolExecutor(WORKERS, "linnet-text")
 
@@ -83,7 +92,9 @@ class Generation:
         finally:
             ticket.leave()
 
-    async def answer(self, request: Request, prepare: Callable[[bytes], Prepared], make_shape: MakeShape) -> Response:
+    async def answer(
+        self, request: Request, prepare: Callable[[bytes, Visit], Prepared], make_shape: MakeShape
+    ) -> Response:
         """A completion or chat completion, streamed or not. Raises ApiError."""
         arrival_s = time.monotonic()
         check_content_type(request.headers.raw)
@@ -91,7 +102,9 @@ class Generation:
         with ExitStack() as stack:
             ticket = self._admission.enter()
             stack.callback(ticket.leave)
-            work = partial(prepare, await self._body(request, ticket))
+            visit = self._conversations.sessions.visit(request.state.salt)
+            stack.callback(visit.close)
+            work = partial(prepare, await self._body(request, ticket), visit)
             departure = Departure(request.receive)
             stack.callback(departure.stop)
             prepared = await self._run(request, work, self._left_s(arrival_s, asked_s))
@@ -111,17 +124,21 @@ class Generation:
             def failure(sample: Sample) -> ApiError:
                 return self._failure(sample, prepared, request_id)
 
+            async def complete() -> None:
+                await self._complete(request, prepared, job)
+
             if prepared.request.stream:
                 keep_alive_s = self._config.keep_alive_s or None
                 await job.wait(keep_alive_s)
                 self._raise_early(job, failure)
-                stream = Stream(job, shape, keep_alive_s, prepared.request.include_usage)
+                stream = Stream(job, shape, keep_alive_s, prepared.request.include_usage, complete)
                 return EventStream(stream.frames(failure, request_id), stack.pop_all())
             await job.finish()
             if job.left:
                 raise gone()
             if job.failed is not None:
                 raise failure(job.failed)
+            await complete()
             return JsonAnswer(await self._run(request, lambda: encode_answer(shape.whole(job.samples)), None))
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
@@ -152,10 +169,17 @@ class Generation:
             self._left_s(arrival_s, asked_s),
         )
         ticket.take(count, prepared.prompt_tokens)
+        self._conversations.keep_modules(prepared, samples[0].submit.cache_salt)
         try:
             return self._bridge.submit(samples, ticket, arrival_s)
         except EngineUnavailableError as error:
             raise unavailable(str(error)) from None
+
+    async def _complete(self, request: Request, prepared: Prepared, job: Job) -> None:
+        """Every sample has its proper end: the turn, if it is one, belongs to its session."""
+        turn = prepared.turn
+        if turn is not None:
+            self._conversations.tell(await self._run(request, lambda: turn.take(job.samples[0]), None))
 
     def _left_s(self, arrival_s: float, asked_s: float | None) -> float | None:
         """Seconds until the deadline. Raises ApiError 504 when there are none."""

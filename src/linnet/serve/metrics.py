@@ -144,6 +144,11 @@ class _EngineState:
             ("swapped_in_bytes", "Bytes copied back from the swap space.", now.swapped_in_blocks * swap_bytes),
             ("engine_steps", "Steps computed.", now.steps),
             ("engine_restarts", "Engines started again after they had died.", self._door.restarts),
+            (
+                "kv_kept_blocks_swapped_out",
+                "KV blocks of sessions and prompt modules that went to the second store.",
+                now.kept_swapped_out_blocks,
+            ),
             ("iteration_tokens", "Tokens computed, over all steps.", now.computed_tokens),
         )
         for name, text, count in counts:

@@ -4,6 +4,7 @@
 A text that is certainly longer than the context is refused before it is tokenised.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,19 @@ from linnet.api import (
     SamplingParams,
     Terms,
 )
+from linnet.api.modules import PromptModules
+from linnet.api.sessions import Form, Turn, Visit, check_single, form_of
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
 from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
-from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, read_request
-from linnet.serve.protocol.chat import Message, plain_messages
+from linnet.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    read_request,
+)
+from linnet.serve.protocol.chat import plain_messages
 from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
 from linnet.settings import RequestLimits
@@ -65,11 +74,17 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that may be sent to the engine. The prompts' texts are what an echo shows."""
+    """A request that may be sent to the engine. The prompts' texts are what an echo shows.
+
+    form: what the prompts were. modules: what they begin with. turn: of the session that the request names.
+    """
 
     request: CompletionRequest | ChatRequest | EmbeddingRequest
     params: SamplingParams
     prompts: tuple[PreparedPrompt, ...]
+    form: Form
+    modules: tuple[str, ...] = ()
+    turn: Turn | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -86,33 +101,52 @@ def most_characters(tokenizer: Tokenizer, max_model_len: int) -> int:
 class Preparer:
     """The pure part of every endpoint, for one model and one set of caps."""
 
-    def __init__(self, facts: ModelFacts, limits: RequestLimits) -> None:
+    def __init__(self, facts: ModelFacts, limits: RequestLimits, modules: PromptModules) -> None:
         self.facts = facts
         self.limits = limits
+        self.modules = modules
 
-    def completion(self, body: bytes) -> Prepared:
-        """Raises ApiError 400 or 404."""
+    def completion(self, body: bytes, visit: Visit) -> Prepared:
+        """``visit`` opens the session that the request names. Raises ApiError 400 or 404, LinnetError for a session."""
         request = read_request(CompletionRequest, parse_object(body))
         self.check_model(request.model)
         params = sampling_params(request, self.limits, self.facts.defaults)
         add_special = request.add_special_tokens is not False
-        given = self._prompts(request.prompt, "prompt")
-        prompts = tuple(self._prompt(value, place, add_special) for value, place in given)
-        return self._checked(Prepared(request, params, prompts))
+        given = [(self._content(value, place), place) for value, place in self._prompts(request.prompt, "prompt")]
+        if request.session is not None:
+            check_single(params.n)
+            if len(given) != 1:
+                raise invalid(f"prompt has {len(given)} entries; a session's turn is one", "prompt")
+        prompts = []
+        turn: Turn | None = None
+        for content, place in given:
+            form = form_of(content)
+            whole = self._whole(request, visit, form, content)
+            prompt = self._prompt(whole, place, add_special)
+            prompts.append(self.modules.mark(prompt, form, visit.modules))
+            turn = None if request.session is None else Turn(visit, form, whole)
+        return self._checked(Prepared(request, params, tuple(prompts), form, visit.modules, turn))
 
-    def chat(self, body: bytes) -> Prepared:
-        """Raises ApiError 400 or 404."""
+    def chat(self, body: bytes, visit: Visit) -> Prepared:
+        """As ``completion``."""
         request = read_request(ChatRequest, parse_object(body))
         self.check_model(request.model)
         params = sampling_params(request, self.limits, self.facts.defaults)
+        if request.session is not None:
+            check_single(params.n)
+            if request.continue_final_message or request.add_generation_prompt is False:
+                raise invalid("in a session every turn is answered by a message of the assistant's own", "session")
+        whole = self._whole(request, visit, "messages", tuple(plain_messages(request.messages)))
         text = self.render(
-            request.messages,
+            whole,
             request.add_generation_prompt,
             request.continue_final_message,
             request.chat_template_kwargs,
         )
         prompt = PreparedPrompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
-        return self._checked(Prepared(request, params, (prompt,)))
+        prompt = self.modules.mark(prompt, "messages", visit.modules)
+        turn = None if request.session is None else Turn(visit, "messages", whole)
+        return self._checked(Prepared(request, params, (prompt,), "messages", visit.modules, turn))
 
     def embedding(self, body: bytes) -> Prepared:
         """Raises ApiError 400 or 404."""
@@ -122,9 +156,9 @@ class Preparer:
         if request.dimensions is not None and request.dimensions > size:
             raise invalid(f"dimensions is {request.dimensions}; accepted is at most {size}", "dimensions")
         add_special = request.add_special_tokens is not False
-        given = self._prompts(request.input, "input")
-        prompts = tuple(self._prompt(value, place, add_special) for value, place in given)
-        return self._checked(Prepared(request, NOTHING_NEW, prompts))
+        given = [(self._content(value, place), place) for value, place in self._prompts(request.input, "input")]
+        prompts = tuple(self._prompt(content, place, add_special) for content, place in given)
+        return self._checked(Prepared(request, NOTHING_NEW, prompts, form_of(given[0][0])))
 
     def check_model(self, name: str | None) -> None:
         """An exact match with a served name, and nothing else: never a path."""
@@ -133,23 +167,24 @@ class Preparer:
 
     def render(
         self,
-        messages: list[Message],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool | None,
         continue_final_message: bool | None,
         arguments: dict[str, Any] | None,
     ) -> str:
         """The checkpoint's chat template over plain messages. Raises ApiError 400, or 500 if it does not compile."""
         if len(messages) > self.limits.messages:
-            raise invalid(f"messages has more than {self.limits.messages} entries", "messages")
+            raise invalid(
+                f"messages has more than {self.limits.messages} entries, those of a session included", "messages"
+            )
         goes_on = bool(continue_final_message)
         if goes_on and add_generation_prompt:
             raise invalid(
                 "continue_final_message and add_generation_prompt cannot both be true", "continue_final_message"
             )
-        plain = plain_messages(messages)
         try:
             return self.facts.tokenizer.apply_chat_template(
-                plain,
+                messages,
                 add_generation_prompt=not goes_on and add_generation_prompt is not False,
                 template_arguments=arguments,
                 continue_final_message=goes_on,
@@ -201,13 +236,24 @@ class Preparer:
             raise invalid(f"{name} has more than {self.limits.prompts} entries, the most this server accepts", name)
         return [(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
 
-    def _prompt(self, value: Any, place: str, add_special: bool) -> PreparedPrompt:
+    def _whole(self, request: GenerationRequest, visit: Visit, form: Form, new: Any) -> Any:
+        """What the session holds, or the modules, and what is new."""
+        return self.modules.whole(
+            visit, form, new, request.session, request.prompt_modules or (), request.session_turns
+        )
+
+    def _prompt(self, content: Any, place: str, add_special: bool) -> PreparedPrompt:
+        if isinstance(content, str):
+            return PreparedPrompt(content, self.encode(content, place, add_special=add_special))
+        return PreparedPrompt(self.facts.tokenizer.decode(content, skip_special_tokens=False), content)
+
+    def _content(self, value: Any, place: str) -> str | tuple[int, ...]:
         if isinstance(value, str):
-            return PreparedPrompt(value, self.encode(value, place, add_special=add_special))
+            return value
         most = self.facts.vocabulary_size
         if not isinstance(value, list) or not all(type(token) is int and 0 <= token < most for token in value):
             raise invalid(f"{place} must be a text or a list of token ids from 0 to {most - 1}", place)
-        return PreparedPrompt(self.facts.tokenizer.decode(value, skip_special_tokens=False), tuple(value))
+        return tuple(value)
 
     def _checked(self, prepared: Prepared) -> Prepared:
         """Every prompt has tokens, and room for an answer."""

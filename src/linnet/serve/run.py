@@ -139,12 +139,15 @@ async def _run(
                 server.memory.look,
             )
         )
+        modules = loop.create_task(server.conversations.compute_modules(server.admission))
         try:
             await http.serve(sockets=[listener])
         finally:
+            modules.cancel()
             status.cancel()
             say(_last_line(server, config))
             server.generation.close()
+            server.conversations.close()
             try:
                 await asyncio.to_thread(server.bridge.stop, 0.0 if lifecycle.stuck else STOP_S)
             except TimeoutError:  # a step that never ends; nothing can be saved

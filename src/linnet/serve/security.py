@@ -23,9 +23,10 @@ _ORIGIN = re.compile(r"https?://(.{1,300})")
 class Keys:
     """The accepted API keys, as digests; every comparison looks at all of them in constant time."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str], secret: bytes | None = None) -> None:
+        """``secret``: what salts are made with, where they must be the same in the next process; None: a new one."""
         self._digests = tuple(_digest(key.encode()) for key in keys)
-        self._secret = secrets.token_bytes(32)  # new in every process: salts are never predictable
+        self._secret = secrets.token_bytes(32) if secret is None else secret  # salts are never predictable
 
     @property
     def required(self) -> bool:

@@ -32,12 +32,15 @@ class _Envelope:
         assert not isinstance(prepared.request, EmbeddingRequest)
         self._prepared, self._facts, self._request = prepared, facts, prepared.request
         self._include_usage = prepared.request.include_usage
-        self._fields = {
+        self._fields: dict[str, Any] = {
             "id": identity,
             "created": int(time.time()),
             "model": prepared.request.model,
             "system_fingerprint": facts.fingerprint,
         }
+        if prepared.turn is not None:
+            visit = prepared.turn.visit
+            self._fields["session"] = {"id": visit.session_id, "turn": visit.turn}
         self._kind, self._chunk_kind = kind, chunk_kind
         self._texts = TokenTexts(facts.tokenizer, bool(self._request.return_tokens_as_token_ids))
 

@@ -2,7 +2,7 @@
 """Server-sent events. ``[DONE]`` follows a complete answer only; an error in mid-stream is an ``error`` event."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -51,8 +51,17 @@ class EventStream(Response):
 class Stream:
     """The frames of one job."""
 
-    def __init__(self, job: Job, shape: Shape, keep_alive_s: float | None, include_usage: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        shape: Shape,
+        keep_alive_s: float | None,
+        include_usage: bool,
+        complete: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``complete`` is called once, when the answer is, before its last frames go out."""
         self._job, self._shape, self._keep_alive_s, self._include_usage = job, shape, keep_alive_s, include_usage
+        self._complete = complete
 
     async def frames(self, failure: Callable[[Sample], ApiError], request_id: str) -> AsyncIterator[bytes]:
         """Until the end, or until the client has left. ``failure``: the error of a sample that ended badly."""
@@ -79,9 +88,12 @@ class Stream:
                 job.abort()
                 yield b"".join([*parts, error_frame(failure(bad))])
                 return
+            done = job.done
+            if done:
+                await self._complete()
             if parts:
                 yield b"".join(parts)
-            if job.done:
+            if done:
                 break
             if self._shape.held:
                 job.take()

@@ -7,6 +7,7 @@ from linnet.serve.body import parse_object
 from linnet.serve.errors import invalid
 from linnet.serve.preparing import Preparer
 from linnet.serve.protocol import DetokenizeRequest, TokenizeRequest, read_request
+from linnet.serve.protocol.chat import plain_messages
 
 
 def tokenize(preparer: Preparer, body: bytes) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def tokenize(preparer: Preparer, body: bytes) -> dict[str, Any]:
         raise invalid("give either prompt or messages", "prompt", "missing_required_parameter")
     if request.messages is not None:
         text = preparer.render(
-            request.messages,
+            plain_messages(request.messages),
             request.add_generation_prompt,
             request.continue_final_message,
             request.chat_template_kwargs,

@@ -64,6 +64,9 @@ class GenerationRequest(Record):
 
     # Linnet's own.
     timeout_s: float | None = None
+    session: str | None = None
+    session_turns: int | None = Field(default=None, ge=0)
+    prompt_modules: list[str] | None = None
 
     # Accepted and without effect: they cannot change what is generated.
     user: str | None = None
