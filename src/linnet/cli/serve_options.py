@@ -10,7 +10,7 @@ from linnet.cli.declaring import OF_THE_RECORD, Setting
 from linnet.cli.moderating import moderation_hook
 from linnet.cli.numbers import parse_bytes, parse_count
 from linnet.errors import ConfigError, unknown_choice
-from linnet.settings import EngineSettings, RequestLimits, ServeConfig
+from linnet.settings import EngineSettings, RequestLimits, ServeConfig, SessionLimits
 
 KEY_VARIABLE = "LINNET_API_KEY"
 
@@ -44,6 +44,24 @@ def _is_json(log_format: str) -> bool:
     if log_format not in ("text", "json"):
         raise unknown_choice("log_format", log_format, ("text", "json"))
     return log_format == "json"
+
+
+def _modules(given: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """Names and texts of NAME=FILE."""
+    modules: dict[str, str] = {}
+    for one in given or ():
+        name, equals, file = one.partition("=")
+        if not equals or not name or not file:
+            raise ConfigError(f"--prompt-module is {one[:80]!r}; accepted is NAME=FILE")
+        if name in modules:
+            raise ConfigError(f"--prompt-module names {name[:80]!r} twice; give each module its own name")
+        try:
+            modules[name] = Path(file).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--prompt-module {file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"--prompt-module {file} is not UTF-8 text") from None
+    return tuple(modules.items())
 
 
 def _of(
@@ -311,6 +329,53 @@ BEHAVIOUR = (
             help="Sees every text before it goes out and may end it: (text so far, new text) -> continue, stop or end.",
             show_default=False,
         ),
+    ),
+    _of(
+        ServeConfig,
+        "prompt_module",
+        REPORTS,
+        "A text that requests may begin with (prompt_modules), computed once; may be given again.",
+        field="prompt_modules",
+        kind=list[str] | None,
+        default=None,
+        convert=_modules,
+        metavar="NAME=FILE",
+        show_default=False,
+    ),
+    _of(
+        ServeConfig,
+        "session_dir",
+        REPORTS,
+        "Folder where sessions outlive the server; without it they end with it.",
+        metavar="DIR",
+        show_default=False,
+    ),
+    _of(
+        SessionLimits,
+        "max_sessions",
+        LIMITS,
+        "Conversations kept between turns, of each key; 0: none.",
+        min=0,
+        metavar="N",
+    ),
+    _of(
+        SessionLimits,
+        "session_ttl",
+        LIMITS,
+        "How long a session is kept after its last turn.",
+        field="session_ttl_s",
+        min=0.001,
+        metavar="SECONDS",
+        show_default="3600",
+    ),
+    _of(
+        EngineSettings,
+        "kept_share",
+        LIMITS,
+        "Of the KV cache, the most that sessions and prompt modules keep between requests.",
+        min=0,
+        max=1,
+        metavar="SHARE",
     ),
     options.GENERATION_CONFIG,
     _of(

@@ -16,7 +16,7 @@ from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import SERVING
-from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig
+from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig, SessionLimits
 
 if TYPE_CHECKING:
     from linnet.api import Opening
@@ -40,6 +40,7 @@ def serve(model: options.Model, *, given: Given) -> None:
         ServeConfig,
         names=given["names"] or (Path(os.path.abspath(model)).name if Path(model).exists() else model,),
         limits=given.make(RequestLimits),
+        sessions=given.make(SessionLimits),
         connections=room_for_connections(ServeConfig.connections),
     )
     with ExitStack() as stack:

@@ -131,7 +131,7 @@ def test_what_fails_has_not_happened(llm: LLM) -> None:
         assert llm.sessions.get(b"", "talk") == before
         assert len(llm.sessions) == 1
     timed_out = llm.chat([user("more")], PARAMS, session="talk", timeout_s=0.0)
-    assert timed_out[0].outputs[0].finish_reason == "timeout"
+    assert timed_out[0].outputs[0].finish_reason == "queue_timeout"
     assert llm.sessions.get(b"", "talk") == before
     with pytest.raises(ParameterError, match="n is 2; with a session accepted is 1"):
         llm.chat([user("more")], SamplingParams(max_tokens=4, n=2), session="talk")
