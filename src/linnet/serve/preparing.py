@@ -148,8 +148,8 @@ class Preparer:
         turn = None if request.session is None else Turn(visit, "messages", whole)
         return self._checked(Prepared(request, params, (prompt,), "messages", visit.modules, turn))
 
-    def embedding(self, body: bytes) -> Prepared:
-        """Raises ApiError 400 or 404."""
+    def embedding(self, body: bytes, visit: Visit) -> Prepared:
+        """Raises ApiError 400 or 404. No session: the visit is not used."""
         request = read_request(EmbeddingRequest, parse_object(body))
         self.check_model(request.model)
         size = self.facts.requests.facts.embedding_size
