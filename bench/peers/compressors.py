@@ -84,8 +84,14 @@ def auto_round(job: dict[str, Any]) -> tuple[float, float]:
         batch_size=4,
         device_map="cpu",
     )
-    rounder.quantize_and_save(job["target"], format="auto_gptq")
-    return _since(began)
+    target = Path(job["target"])
+    rounder.quantize_and_save(str(target), format="auto_gptq")
+    taken = _since(began)
+    if not (target / "config.json").exists():  # it makes a folder of its own, named by model and bits
+        (inside,) = (path.parent for path in target.glob("*/config.json"))
+        for path in inside.iterdir():
+            path.rename(target / path.name)
+    return taken
 
 
 PEERS = {"llm-compressor": llm_compressor, "llm-compressor mse": llm_compressor_mse, "auto-round": auto_round}
