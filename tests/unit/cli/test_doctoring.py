@@ -77,10 +77,10 @@ def test_a_quantisation_nobody_here_reads_is_named(tmp_path: Path, method: str) 
 
 
 def test_an_unknown_architecture_is_linnets_limit_alone(tmp_path: Path) -> None:
-    path = with_config(tmp_path / "model", architectures=["MambaForCausalLM"], model_type="mamba")
+    path = with_config(tmp_path / "model", architectures=["JambaForCausalLM"], model_type="jamba")
     (path / "model.safetensors").write_bytes((demo.model_directory() / "model.safetensors").read_bytes())
     linnet, transformers, vllm, llama_cpp = examine(path)
-    assert "MambaForCausalLM" in linnet.why
+    assert "JambaForCausalLM" in linnet.why
     assert (linnet.loads, transformers.loads, vllm.loads, llama_cpp.loads) == (False, True, True, False)
 
 
