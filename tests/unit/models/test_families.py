@@ -158,7 +158,7 @@ def test_alibi_slopes_of_eight_heads_are_powers_of_a_half() -> None:
 
 
 def test_an_unsupported_architecture_lists_the_supported_ones() -> None:
-    for config in ({"architectures": ["MambaForCausalLM"]}, {"model_type": "mamba"}, {}, {"architectures": 3}):
+    for config in ({"architectures": ["JambaForCausalLM"]}, {"model_type": "jamba"}, {}, {"architectures": 3}):
         with pytest.raises(UnsupportedError) as caught:
             arch_spec(config)
         assert all(name in str(caught.value) for name in supported_architectures())
