@@ -179,7 +179,7 @@ def test_a_step_that_does_not_end_cannot_hold_up_the_end(signals: int, monkeypat
 
 
 def test_our_own_defect_shows_the_request_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    def defect(body: bytes) -> Any:
+    def defect(body: bytes, visit: Any) -> Any:
         raise RuntimeError("sentinel-of-the-defect")
 
     with Running(digest_model()) as server:
