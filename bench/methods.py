@@ -35,6 +35,7 @@ from linnet.cli.evaluating import heldout_text
 from linnet.compress import Recipe, compress, make_recipe, mix, read_recipe, recipe_from, recipe_names
 from linnet.compress.mixed import candidates
 from linnet.formats import Checkpoint
+from linnet.process_memory import peak_bytes
 from linnet.text.files import read_corpus
 from methods_page import write_pages
 
@@ -236,14 +237,9 @@ def compress_one(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - computed,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
         "calibration": rows,
     }
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def _decode_in_turns(candidate: LLM, original: LLM, rounds: int = 3) -> dict[str, float]:

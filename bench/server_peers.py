@@ -29,7 +29,7 @@ import psutil
 from foreign import ForeignLoad
 from lines import note
 from samples import summarise
-from server import free_port
+from server import ask, free_port
 
 START_S = 300
 STEP_PREFIX, STEP_PROMPT = 1008, 1024
@@ -85,19 +85,10 @@ class Server:
 
 async def complete(port: int, prompt: list[int], tokens: int) -> float:
     """Seconds to the whole answer; RuntimeError unless it has exactly so many tokens."""
-    body = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-    data = json.dumps(body).encode()
     began = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    writer.write(head.encode() + data)
-    answer = await reader.read(-1)
-    writer.close()
+    answer = await ask(port, {"prompt": prompt, "max_tokens": tokens})
     found = json.loads(answer[answer.index(b"{") : answer.rindex(b"}") + 1])
-    if b" 200 " not in answer[:20] or found["usage"]["completion_tokens"] != tokens:
+    if found["usage"]["completion_tokens"] != tokens:
         raise RuntimeError(answer[-500:].decode())
     return time.perf_counter() - began
 

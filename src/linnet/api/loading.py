@@ -60,20 +60,7 @@ def load(
 ) -> Loaded:
     """See ``LLM`` for the arguments. Raises LinnetError subclasses with one sentence each."""
     started_bytes = resident_bytes()
-    if policy not in POLICIES:
-        raise unknown_choice("policy", policy, POLICIES)
-    if kv_cache not in KV_CACHES:
-        raise unknown_choice("kv_cache", kv_cache, KV_CACHES)
-    for name in ("block_size", "token_budget", "max_sequences"):
-        value = getattr(engine, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
-    check_swap(
-        engine.kv_swap_bytes,
-        in_memory=engine.kv_swap_dir is None,
-        prefix_cache=engine.prefix_cache,
-        machine_bytes=machine_bytes(),
-    )
+    _check(policy, kv_cache, engine)
     wanted = candidates(backend, tile_directory(backend.tile_cache))
     source = load_model(path)
     if quantize is not None:
@@ -113,24 +100,7 @@ def load(
         engine.num_blocks,
         source,
     )
-    config = SchedulerConfig(
-        num_blocks=cache.num_blocks,
-        max_model_len=cache.max_model_len,
-        block_size=block_size,
-        token_budget=engine.token_budget,
-        step_budget_s=engine.step_budget_s,
-        max_sequences=engine.max_sequences,
-        max_waiting_requests=engine.max_waiting_requests,
-        max_chunk_tokens=engine.max_chunk_tokens,
-        max_output_rows=rows,
-        prefix_cache=engine.prefix_cache,
-        state_slots=engine.max_sequences if program.slot_states else 0,
-        kept_share=engine.kept_share,
-        ageing_s=engine.ageing_s,
-        predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
-        policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
-        preempt_every=engine.preempt_every,
-    )
+    config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0)
     hidden = hidden_value(program)
     kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
     executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
@@ -138,6 +108,46 @@ def load(
     footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
     footprint = replace(footprint, swap_bytes=config.swap_blocks * executable.stored_bytes_per_block)
     return Loaded(source, executable, chosen.name, config, footprint, hidden, engine.kv_swap_dir)
+
+
+def _check(policy: str, kv_cache: str, engine: EngineSettings) -> None:
+    """Refuse what no model could be opened with."""
+    if policy not in POLICIES:
+        raise unknown_choice("policy", policy, POLICIES)
+    if kv_cache not in KV_CACHES:
+        raise unknown_choice("kv_cache", kv_cache, KV_CACHES)
+    for name in ("block_size", "token_budget", "max_sequences"):
+        value = getattr(engine, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; accepted is a whole number of at least 1", settings=[name])
+    check_swap(
+        engine.kv_swap_bytes,
+        in_memory=engine.kv_swap_dir is None,
+        prefix_cache=engine.prefix_cache,
+        machine_bytes=machine_bytes(),
+    )
+
+
+def _scheduling(engine: EngineSettings, cache: CachePlan, output_rows: int, state_slots: int) -> SchedulerConfig:
+    """The settings as the scheduler has them; how much is swapped is known when the backend is prepared."""
+    return SchedulerConfig(
+        num_blocks=cache.num_blocks,
+        max_model_len=cache.max_model_len,
+        block_size=engine.block_size,
+        token_budget=engine.token_budget,
+        step_budget_s=engine.step_budget_s,
+        max_sequences=engine.max_sequences,
+        max_waiting_requests=engine.max_waiting_requests,
+        max_chunk_tokens=engine.max_chunk_tokens,
+        max_output_rows=output_rows,
+        prefix_cache=engine.prefix_cache,
+        state_slots=state_slots,
+        kept_share=engine.kept_share,
+        ageing_s=engine.ageing_s,
+        predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
+        policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
+        preempt_every=engine.preempt_every,
+    )
 
 
 def _without_prefixes(engine: EngineSettings, source: ModelSource) -> EngineSettings:

@@ -7,7 +7,6 @@ each other and come together in any order at little cost; the answers of a model
 the longest common beginning: of the first module always, of the following ones where they follow the same ones.
 """
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +14,11 @@ from hashlib import blake2b
 from typing import Any
 
 from linnet.api.prompts import PreparedPrompt
-from linnet.api.sessions import Content, Form, Visit, joined
+from linnet.api.sessions import NAME, Content, Form, Visit, joined
 from linnet.engine import Keep, ParameterError
 from linnet.errors import ConfigError
 from linnet.text import ChatTemplateError, Tokenizer
 
-MODULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MOST_MODULES = 16
 """Of one request."""
 MOST_HEADS = 256
@@ -48,7 +46,7 @@ class PromptModules:
 
     def add(self, name: str, text: str) -> None:
         """Name a text. Raises ConfigError for a name that is odd or taken, and for an empty text."""
-        if not MODULE_NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ConfigError(
                 f"the prompt module's name is {name[:80]!r}; accepted are 1 to 128 of the characters "
                 "A-Z a-z 0-9 . _ : - with a letter or digit first"

@@ -7,13 +7,11 @@ from linnet.process_memory import Footprint
 from linnet.text import Tokenizer
 
 
-class OpenedModel:
-    """Who has a request builder and a footprint can say this."""
+class KnownModel:
+    """Who has a request builder can say this."""
 
     requests: RequestBuilder
     """Makes messages for the engine of prompts and parameters."""
-    footprint: Footprint
-    """What it will take of memory at the most."""
 
     @property
     def facts(self) -> EngineFacts:
@@ -34,6 +32,13 @@ class OpenedModel:
     def max_model_len(self) -> int:
         """Longest prompt plus new tokens."""
         return self.facts.max_model_len
+
+
+class OpenedModel(KnownModel):
+    """Who has a request builder and a footprint can say this."""
+
+    footprint: Footprint
+    """What it will take of memory at the most."""
 
     @property
     def kv_bytes(self) -> int:

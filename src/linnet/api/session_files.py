@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from linnet.api.sessions import SESSION_ID, Form, Session
+from linnet.api.sessions import NAME, Form, Session
 from linnet.errors import ConfigError
 from linnet.formats.durable import DirectoryLock, sync_directory, write_durable
 
@@ -41,7 +41,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SessionFiles:
-    """See the module. An Archive."""
+    """An Archive in a folder that one process holds at a time."""
 
     def __init__(self, directory: Path, model: str, vocabulary_size: int) -> None:
         """Make and lock the folder, for the sessions of the model served as ``model``. Raises ConfigError, and
@@ -124,7 +124,7 @@ class SessionFiles:
             created_s=file.created_s,
             used_s=file.used_s,
         )
-        if not SESSION_ID.fullmatch(session.id) or path != self._path(session.owner) or session.turns < 1:
+        if not NAME.fullmatch(session.id) or path != self._path(session.owner) or session.turns < 1:
             raise ValueError("another place")
         return session
 

@@ -24,7 +24,8 @@ Content = tuple[Mapping[str, Any], ...] | str | tuple[int, ...]
 """What a conversation holds: messages, a text, or token ids."""
 Form = Literal["messages", "text", "token_ids"]
 
-SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+"""What sessions and prompt modules may be called."""
 
 
 class SessionUnknownError(ParameterError):
@@ -89,7 +90,7 @@ class _Entry:
 
 
 class Sessions:
-    """See the module."""
+    """The conversations of all tenants: begun, continued, looked at, deleted, and forgotten when nobody comes back."""
 
     def __init__(
         self,
@@ -244,7 +245,7 @@ class Visit:
         ``turns``: how many it is to have, if the client says so; ``modules`` begin a new one, and may be named again.
         Raises ParameterError, SessionConflictError, SessionsFullError.
         """
-        if not SESSION_ID.fullmatch(session_id):
+        if not NAME.fullmatch(session_id):
             raise ParameterError(
                 "session",
                 "session must be 1 to 128 of the characters A-Z a-z 0-9 . _ : - and begin with a letter or digit",

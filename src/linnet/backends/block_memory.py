@@ -7,10 +7,36 @@ means something only to a cache of the same parts.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 Parts = Sequence[np.ndarray]
+
+
+@runtime_checkable
+class BlockMemory(Protocol):
+    """States whose blocks numpy can see."""
+
+    @property
+    def parts(self) -> Parts:
+        """All of them."""
+
+
+class BlockCopies:
+    """The copies that an Executable makes, for one whose states are a BlockMemory."""
+
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
+        """See Executable.copy_blocks."""
+        copy_blocks(_parts(states), sources, targets)
+
+    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+        """See Executable.store_blocks."""
+        store_blocks(_parts(states), blocks, store, slots)
+
+    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+        """See Executable.load_blocks."""
+        load_blocks(_parts(states), store, slots, blocks)
 
 
 def parts_of(memory: np.ndarray, layers: Sequence[Sequence[int]], num_blocks: int) -> Parts:
@@ -58,6 +84,11 @@ def load_blocks(parts: Parts, store: np.ndarray, slots: np.ndarray, blocks: np.n
     for block, slot in zip(blocks.tolist(), slots.tolist(), strict=True):
         for part, row in _rows(parts, store[slot]):
             part[:, block] = row
+
+
+def _parts(states: object) -> Parts:
+    assert isinstance(states, BlockMemory)
+    return states.parts
 
 
 def _rows(parts: Parts, slot: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -57,7 +57,7 @@ def limits_of(config: SchedulerConfig) -> Limits:
 
 
 class Engine:
-    """See the module."""
+    """Takes messages, makes one step at a time and answers with events; scheduler, runner and states are its own."""
 
     def __init__(
         self,

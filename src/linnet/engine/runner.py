@@ -19,7 +19,10 @@ from linnet.scheduler import Hidden, Score, StepPlan
 
 
 class Runner:
-    """See the module. The first participant's rows yield tokens; scores may compare it with the second."""
+    """The participants' programs, run on one plan after the other.
+
+    The first participant's rows yield tokens; scores may compare it with the second.
+    """
 
     def __init__(
         self,

@@ -163,6 +163,11 @@ class GatedParts:
             rope=self.rope,
         )
 
+    def with_head_norms(self, attention: AttentionSpec) -> AttentionSpec:
+        """The same with queries and keys normalised before the rope, under the names that all families have for it."""
+        norms = self.block_norm("self_attn.q_norm"), self.block_norm("self_attn.k_norm")
+        return replace(attention, query_norm=norms[0], key_norm=norms[1])
+
     def mlp(self, bias: bool = False) -> MlpSpec:
         return MlpSpec(
             norm=self.block_norm("post_attention_layernorm"),

@@ -60,7 +60,7 @@ class Work(NamedTuple):
 
 
 class StepCost:
-    """See the module."""
+    """What a step will take, learnt from those that have been made."""
 
     def __init__(self) -> None:
         self._prices: list[float] = []  # seconds per scaled amount; empty: nothing has been measured

@@ -34,7 +34,10 @@ from .validation import validate
 
 
 class Scheduler:
-    """See the module. Every request that is added ends with exactly one Ended."""
+    """Decides what each step computes, for whom and in which blocks.
+
+    Every request that is added ends with exactly one Ended.
+    """
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool | None = None) -> None:
         """`pool` lets a test watch the blocks; it must have the size, and the tier, that the config says."""

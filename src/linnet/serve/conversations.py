@@ -27,7 +27,7 @@ FORMS: tuple[Form, ...] = ("messages", "text")
 
 
 class Conversations:
-    """See the module."""
+    """Between the store of sessions, the prompt modules and the engine that keeps what they computed."""
 
     def __init__(self, model: ServedModel, bridge: Bridge, config: ServeConfig) -> None:
         """Takes up what the folder of sessions holds. Raises ConfigError, and CheckpointError where it is in use."""

@@ -19,6 +19,7 @@ from linnet.api import (
     Terms,
 )
 from linnet.api.modules import PromptModules
+from linnet.api.opened import KnownModel
 from linnet.api.sessions import Form, Turn, Visit, check_single, form_of
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
@@ -42,7 +43,7 @@ NOTHING_NEW = SamplingParams(max_tokens=0, prompt_logprobs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelFacts(KnownModel):
     """What the server knows of the model; ``requests`` makes its engine's messages.
 
     ``defaults`` hold where a request says nothing; ``default_max_tokens`` ends a chat answer that names no number.
@@ -55,21 +56,6 @@ class ModelFacts:
     most_characters: int
     defaults: SamplingDefaults
     default_max_tokens: int
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's."""
-        return self.requests.tokenizer
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Token ids are smaller."""
-        return self.requests.facts.vocabulary_size
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt plus new tokens."""
-        return self.requests.facts.max_model_len
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +98,7 @@ class Preparer:
         self.check_model(request.model)
         params = sampling_params(request, self.limits, self.facts.defaults)
         add_special = request.add_special_tokens is not False
-        given = [(self._content(value, place), place) for value, place in self._prompts(request.prompt, "prompt")]
+        given = self._contents(request.prompt, "prompt")
         if request.session is not None:
             check_single(params.n)
             if len(given) != 1:
@@ -152,11 +138,11 @@ class Preparer:
         """Raises ApiError 400 or 404. No session: the visit is not used."""
         request = read_request(EmbeddingRequest, parse_object(body))
         self.check_model(request.model)
-        size = self.facts.requests.facts.embedding_size
+        size = self.facts.facts.embedding_size
         if request.dimensions is not None and request.dimensions > size:
             raise invalid(f"dimensions is {request.dimensions}; accepted is at most {size}", "dimensions")
         add_special = request.add_special_tokens is not False
-        given = [(self._content(value, place), place) for value, place in self._prompts(request.input, "input")]
+        given = self._contents(request.input, "input")
         prompts = tuple(self._prompt(content, place, add_special) for content, place in given)
         return self._checked(Prepared(request, NOTHING_NEW, prompts, form_of(given[0][0])))
 
@@ -225,6 +211,10 @@ class Preparer:
             raise parameter_error(error, parameter_names(request)) from None
         except ConfigError as error:
             raise invalid(str(error)) from None
+
+    def _contents(self, value: Any, name: str) -> list[tuple[str | tuple[int, ...], str]]:
+        """The prompts in the parameter ``name``, each a text or ids that exist, with their places."""
+        return [(self._content(entry, place), place) for entry, place in self._prompts(value, name)]
 
     def _prompts(self, value: Any, name: str) -> list[tuple[Any, str]]:
         """The prompts in the parameter ``name`` with their places: a text, token ids, or a list of either."""

@@ -167,7 +167,7 @@ class Tiles:
     nbytes: int
 
 
-class CpuExecutable:
+class CpuExecutable(block_memory.BlockCopies):
     """A Program bound to native kernels. Used from one thread at a time."""
 
     def __init__(
@@ -285,21 +285,6 @@ class CpuExecutable:
         layers = [kv_piece_bytes(state, self.limits.block_size) for state in self.program.states]
         assert sum(chain.from_iterable(layers)) == self.kv_bytes_per_block
         return States(num_blocks, layers, self.limits.max_sequences * self._native.slot_bytes)
-
-    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
-        """See Executable.copy_blocks. A block lies in pieces: of every layer its keys, its values and its scales."""
-        assert isinstance(states, States)
-        block_memory.copy_blocks(states.parts, sources, targets)
-
-    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
-        """See Executable.store_blocks."""
-        assert isinstance(states, States)
-        block_memory.store_blocks(states.parts, blocks, store, slots)
-
-    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
-        """See Executable.load_blocks."""
-        assert isinstance(states, States)
-        block_memory.load_blocks(states.parts, store, slots, blocks)
 
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""

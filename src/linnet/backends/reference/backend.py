@@ -75,7 +75,7 @@ class ReferenceBackend:
         return block_size * state.bytes_per_token
 
 
-class ReferenceExecutable:
+class ReferenceExecutable(block_memory.BlockCopies):
     """A Program and its weights in torch."""
 
     arena_bytes = 0
@@ -102,25 +102,10 @@ class ReferenceExecutable:
         """Zeroed KV for ``num_blocks`` blocks."""
         return PagedMemory(self.program, num_blocks, self.limits.block_size, self.limits.max_sequences)
 
-    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
-        """See Executable.copy_blocks."""
-        assert isinstance(states, PagedMemory)
-        block_memory.copy_blocks(states.parts, sources, targets)
-
     @cached_property
     def stored_bytes_per_block(self) -> int:
         """See Executable.stored_bytes_per_block: codes of 4 bits take a byte each here."""
         return block_memory.bytes_per_block(self.allocate_states(1).parts)
-
-    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
-        """See Executable.store_blocks."""
-        assert isinstance(states, PagedMemory)
-        block_memory.store_blocks(states.parts, blocks, store, slots)
-
-    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
-        """See Executable.load_blocks."""
-        assert isinstance(states, PagedMemory)
-        block_memory.load_blocks(states.parts, store, slots, blocks)
 
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:

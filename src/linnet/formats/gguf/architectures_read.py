@@ -157,6 +157,22 @@ def _names_of_its_own() -> Architecture:
     )
 
 
+_FALCON = Architecture(
+    "falcon",
+    "FalconForCausalLM",
+    "falcon",
+    _INTERLEAVED,
+    settings=_falcon,
+    outer=_WORDS,
+    layers="transformer.h.",
+    fields={
+        "rms_norm_eps": "layer_norm_epsilon",
+        "intermediate_size": "ffn_hidden_size",
+        "num_key_value_heads": "num_kv_heads",
+    },
+    epsilon=_LAYER_NORM,
+    in_groups=True,
+)
 _ROWS = (
     Architecture(
         "gpt2",
@@ -189,37 +205,13 @@ _ROWS = (
         fields={"rms_norm_eps": "norm_epsilon", "attention_bias": "use_bias", "mlp_bias": None},
         epsilon=_LAYER_NORM,
     ),
-    Architecture(
-        "falcon",
-        "FalconForCausalLM",
-        "falcon",
-        _INTERLEAVED,
-        settings=_falcon,
-        outer=_WORDS,
-        layers="transformer.h.",
-        fields={
-            "rms_norm_eps": "layer_norm_epsilon",
-            "intermediate_size": "ffn_hidden_size",
-            "num_key_value_heads": "num_kv_heads",
-        },
-        epsilon=_LAYER_NORM,
-        in_groups=True,
+    replace(
+        _FALCON,
         variants={
-            "blk.0.attn_norm_2.weight": Architecture(
-                "falcon",
-                "FalconForCausalLM",
-                "falcon",
-                _INTERLEAVED | {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"},
+            "blk.0.attn_norm_2.weight": replace(
+                _FALCON,
+                block=_INTERLEAVED | {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"},
                 settings=_falcon_two_norms,
-                outer=_WORDS,
-                layers="transformer.h.",
-                fields={
-                    "rms_norm_eps": "layer_norm_epsilon",
-                    "intermediate_size": "ffn_hidden_size",
-                    "num_key_value_heads": "num_kv_heads",
-                },
-                epsilon=_LAYER_NORM,
-                in_groups=True,
             )
         },
     ),

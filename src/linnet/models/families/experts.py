@@ -66,12 +66,7 @@ def olmoe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=4096)
     config.require_off("clip_qkv")
     bias = config.flag("attention_bias")
-    attention = replace(
-        parts.attention(bias, bias),
-        query_norm=parts.block_norm("self_attn.q_norm"),
-        key_norm=parts.block_norm("self_attn.k_norm"),
-        norm_whole=True,
-    )
+    attention = replace(parts.with_head_norms(parts.attention(bias, bias)), norm_whole=True)
     normalise = config.flag("norm_topk_prob")
     experts = _experts(parts, parts.intermediate, normalise=normalise, chosen=8, experts=64)
     return parts.spec("OlmoeForCausalLM", alike(attention, experts, (None,) * parts.layers))
@@ -121,11 +116,7 @@ def qwen3_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Qwen3-MoE: attention as Qwen3, no shared expert."""
     parts = GatedParts(config, max_context, head_size=128, max_positions=32768)
     bias = config.flag("attention_bias")
-    attention = replace(
-        parts.attention(bias, bias),
-        query_norm=parts.block_norm("self_attn.q_norm"),
-        key_norm=parts.block_norm("self_attn.k_norm"),
-    )
+    attention = parts.with_head_norms(parts.attention(bias, bias))
     width = config.size("moe_intermediate_size", default=768)
     experts = _experts(parts, width, normalise=config.flag("norm_topk_prob"), chosen=8, experts=128)
     layers = _mixed(parts, attention, experts, optional_windows(config, parts.layers))

@@ -61,11 +61,7 @@ def qwen3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Qwen3: RMS norm on every query and key head before the rope."""
     parts = GatedParts(config, max_context, head_size=128, max_positions=32768)
     bias = config.flag("attention_bias")
-    attention = replace(
-        parts.attention(bias, bias),
-        query_norm=parts.block_norm("self_attn.q_norm"),
-        key_norm=parts.block_norm("self_attn.k_norm"),
-    )
+    attention = parts.with_head_norms(parts.attention(bias, bias))
     return parts.spec("Qwen3ForCausalLM", alike(attention, parts.mlp(), optional_windows(config, parts.layers)))
 
 
@@ -97,11 +93,9 @@ def olmo2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=2048)
     bias = config.flag("attention_bias")
     attention = replace(
-        parts.attention(bias, bias),
+        parts.with_head_norms(parts.attention(bias, bias)),
         norm=None,
         post_norm=parts.block_norm("post_attention_layernorm"),
-        query_norm=parts.block_norm("self_attn.q_norm"),
-        key_norm=parts.block_norm("self_attn.k_norm"),
         norm_whole=True,
     )
     mlp = replace(parts.mlp(), norm=None, post_norm=parts.block_norm("post_feedforward_layernorm"))

@@ -69,10 +69,8 @@ def gemma3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     windows = read_windows(config, parts.layers, window, lambda layer: (layer + 1) % pattern > 0)
     bias = config.flag("attention_bias")
     attention = replace(
-        parts.attention(bias, bias),
+        parts.with_head_norms(parts.attention(bias, bias)),
         scale=config.number("query_pre_attn_scalar", default=256.0) ** -0.5,
-        query_norm=parts.block_norm("self_attn.q_norm"),
-        key_norm=parts.block_norm("self_attn.k_norm"),
     )
     full, mlp = parts.between_norms(attention, parts.mlp())
     sliding = replace(full, rope=parts.ropes["sliding_attention"], window=window)
