@@ -48,6 +48,7 @@ def hook() -> Iterator[Hook]:
 @pytest.fixture
 def server(hook: Hook) -> Iterator[Running]:
     with Running(digest_model(moderate=hook)) as running:
+        running.llm.executable.delay_s = 0.01  # no answer is whole before the hook has seen its beginning
         yield running
         running.wait_settled()
 
