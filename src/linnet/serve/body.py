@@ -19,7 +19,6 @@ from linnet.serve.errors import ApiError, gone, invalid, media_type, too_large
 
 MOST_DEPTH = 64
 MOST_DIGITS = 20
-LINGER_S = 1.0
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STEPS = np.zeros(256, np.int8)
@@ -60,7 +59,6 @@ async def read_body(
     """The whole body; its bytes are charged to ``ticket`` as they come. Raises ApiError 400, 413, 429, 499."""
     declared = next((int(value) for name, value in headers if name == b"content-length"), 0)
     if declared > most:
-        await _linger(receive, most)
         raise too_large(most)
     ticket.charge(declared)
     parts: list[bytes] = []
@@ -89,24 +87,8 @@ async def read_body(
             headers={"Connection": "close"},
         ) from None
     if size > most:
-        if more:
-            await _linger(receive, most)
         raise too_large(most)
     return b"".join(parts)
-
-
-async def _linger(receive: Receive, most: int) -> None:
-    """Swallow a little more of an oversized body, so that the client reads the answer before the connection goes."""
-    try:
-        async with asyncio.timeout(LINGER_S):
-            left = 2 * most
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b"")) or 1
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

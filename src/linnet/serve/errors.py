@@ -96,6 +96,17 @@ def too_large(most: int) -> ApiError:
     )
 
 
+def invalid_http(message: str = "this is not a valid HTTP/1.1 request", code: str = "invalid_http") -> ApiError:
+    """400: bytes that are no request, or could be read as two; the connection ends."""
+    return ApiError(400, "invalid_request_error", message, code=code, headers={"Connection": "close"})
+
+
+def head_too_large(most: int) -> ApiError:
+    """431: the request line and its header fields."""
+    message = f"the head of the request is larger than {most} bytes, or has too many fields"
+    return ApiError(431, "invalid_request_error", message, code="head_too_large", headers={"Connection": "close"})
+
+
 def media_type(message: str) -> ApiError:
     """415: not JSON, or compressed."""
     return ApiError(

@@ -21,7 +21,7 @@ from linnet.api import ServedModel
 from linnet.errors import ConfigError
 from linnet.serve.app import Server, build_server
 from linnet.serve.bridge import STOP_S
-from linnet.serve.connection import MOST_HEAD_BYTES, Connection
+from linnet.serve.connection import Connection
 from linnet.serve.security import check_bind
 from linnet.serve.status import report_status
 from linnet.settings import ServeConfig
@@ -181,7 +181,6 @@ def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:
         limit_concurrency=config.connections,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(LEAVE_S),
-        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
     )
 
 
