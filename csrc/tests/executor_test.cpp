@@ -6,77 +6,23 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <random>
 #include <stdexcept>
 
-#include "executor/operations.h"
-#include "kernels/isa.h"
+#include "small_model.h"
 
 using namespace linnet;
 
 namespace {
 
-int failures = 0;
+constexpr int64_t WIDTH = 72, HEADS = 4, KV_HEADS = 2, HEAD = 18, INNER = 160;
+constexpr int64_t VOCABULARY = SmallModel::VOCABULARY, BLOCK = SmallModel::BLOCK;
 
-void check(bool condition, const std::string& what) {
-    if (condition) return;
-    std::printf("FAILED: %s\n", what.c_str());
-    ++failures;
-}
-
-constexpr int64_t WIDTH = 72, HEADS = 4, KV_HEADS = 2, HEAD = 18, INNER = 160, VOCABULARY = 61, TOKENS = 320;
-constexpr int64_t BLOCK = 16, BLOCKS = TOKENS / BLOCK;
-
-struct Weights {
-    std::mt19937 random{7};
-    std::vector<std::vector<float>> dense;
-    std::vector<std::vector<uint8_t>> bytes;
-
-    const float* floats(int64_t n, float spread) {
-        std::normal_distribution<float> normal(0.0f, spread);
-        dense.emplace_back(size_t(n));
-        for (float& value : dense.back()) value = normal(random);
-        return dense.back().data();
-    }
-    const uint8_t* codes(int64_t n) {
-        bytes.emplace_back(size_t(n));
-        for (uint8_t& value : bytes.back()) value = uint8_t(random());
-        return bytes.back().data();
-    }
-    LinearWeight fp32(int64_t rows, int64_t columns) {
-        LinearWeight weight;
-        weight.rows = rows;
-        weight.columns = weight.group_size = columns;
-        weight.codes = floats(rows * columns, 0.15f);
-        weight.code_row_bytes = columns * 4;
-        return weight;
-    }
-    LinearWeight int4(int64_t rows, int64_t columns, int64_t group) {
-        LinearWeight weight;
-        weight.storage = Storage::packed_int;
-        weight.bits = 4;
-        weight.rows = rows;
-        weight.columns = columns;
-        weight.group_size = group;
-        weight.code_row_bytes = (columns + 7) / 8 * 4;
-        weight.codes = codes(rows * weight.code_row_bytes);
-        const int64_t groups = (columns + group - 1) / group;
-        weight.scales = floats(rows * groups, 0.03f);
-        weight.scale_row_stride = groups;
-        weight.scale_group_stride = 1;
-        return weight;
-    }
-};
-
-class Model {
+class Model : public SmallModel {
   public:
     // fused: the same operations, several linears of one input as one and row operations in chains.
-    Model(const KernelTable& kernels, int threads, KVStorage kv, bool fused)
-        : executor(kernels, std::make_shared<ThreadPool>(threads), Limits{TOKENS, 4, TOKENS, BLOCK, BLOCKS, VOCABULARY},
-                   32 << 20) {
+    Model(const KernelTable& kernels, int threads, KVStorage kv, bool fused) : SmallModel(kernels, threads) {
         Executor& e = executor;
-        state = e.add_state({kv, KV_HEADS, HEAD, HEAD, BLOCK});
+        const int state = e.add_state({kv, KV_HEADS, HEAD, HEAD, BLOCK});
         std::vector<double> frequencies;
         for (int i = 0; i < HEAD / 2; ++i) frequencies.push_back(1.0 / (1 + i));
         const RopeAttributes rope{HEAD, HEAD, RopeStyle::half, e.add_rope_table(frequencies, 1.0)};
@@ -84,14 +30,12 @@ class Model {
         const int q = value(HEADS * HEAD), k = value(KV_HEADS * HEAD), v = value(KV_HEADS * HEAD);
         const int qr = value(HEADS * HEAD), context = value(HEADS * HEAD);
         const int half = value(WIDTH, ValueType::bf16), gate = value(INNER), down = value(WIDTH);
-        const int rows = value(WIDTH, ValueType::fp32, 0, RowCount::outputs);
         // What stays inside a chain has no place in the arena; a rounded value becomes local where it is widened again.
         const auto begin = [&](const char* name) { fused ? e.begin_chain(name) : void(); };
         const auto end = [&] { fused ? e.end_chain() : void(); };
         const auto inner = [&](int64_t width, ValueType type = ValueType::fp32, int64_t group = 0) {
             return fused ? e.add_local({0, RowCount::tokens, 0, width, type, group, 0}) : value(width, type, group);
         };
-        logits = value(VOCABULARY, ValueType::fp32, 0, RowCount::outputs);
         const LinearWeight table = weights.fp32(VOCABULARY, WIDTH);
         NormAttributes norm{NormFlavour::rms, WIDTH, 1e-5f, 0.0f, weights.floats(WIDTH, 1.0f), nullptr};
         begin("in");
@@ -142,78 +86,8 @@ class Model {
         end();
         e.add("down", make_linear(e, gated, {down}, {weights.fp32(WIDTH, INNER)}));
         e.add("residual", make_add(e, y, down, sum));
-        e.add("gather", make_gather(e, sum, rows));
-        e.add("logits", make_linear(e, rows, {logits}, {table}));
+        head(sum, table);
     }
-
-    // Runs sequences of the given lengths in chunks of at most `chunk` rows; logits of every row, by sequence.
-    std::vector<float> run(const std::vector<int64_t>& lengths, int64_t chunk) {
-        const int64_t sequences = int64_t(lengths.size()), per_sequence = BLOCKS / sequences;
-        Buffer memory(executor.kv_bytes_per_block() * BLOCKS);
-        std::memset(memory.data(), 0xff, size_t(memory.bytes()));
-        std::vector<int64_t> done(size_t(sequences), 0), first(size_t(sequences), 0);
-        int64_t total = 0;
-        for (int64_t s = 0; s < sequences; ++s) {
-            first[size_t(s)] = total;
-            total += lengths[size_t(s)];
-        }
-        std::vector<float> result(size_t(total * VOCABULARY));
-        for (bool busy = true; busy;) {
-            std::vector<int32_t> ids, positions, slots, starts{0}, contexts, tables, outputs;
-            std::vector<int64_t> places;
-            busy = false;
-            for (int64_t s = 0; s < sequences; ++s) {
-                const int64_t left = lengths[size_t(s)] - done[size_t(s)], count = left < chunk ? left : chunk;
-                if (count == 0) continue;
-                busy = true;
-                for (int64_t i = 0; i < count; ++i) {
-                    const int64_t position = done[size_t(s)]++;
-                    ids.push_back(int32_t((position * 31 + s * 17) % VOCABULARY));
-                    positions.push_back(int32_t(position));
-                    slots.push_back(int32_t(s * per_sequence * BLOCK + position));
-                    outputs.push_back(int32_t(outputs.size()));
-                    places.push_back(first[size_t(s)] + position);
-                }
-                starts.push_back(int32_t(ids.size()));
-                contexts.push_back(int32_t(done[size_t(s)]));
-                for (int64_t b = 0; b < per_sequence; ++b) tables.push_back(int32_t(s * per_sequence + b));
-            }
-            if (!busy) break;
-            Batch batch{ids.data(),
-                        positions.data(),
-                        slots.data(),
-                        starts.data(),
-                        contexts.data(),
-                        tables.data(),
-                        outputs.data(),
-                        nullptr,
-                        int64_t(ids.size()),
-                        int64_t(contexts.size()),
-                        int64_t(outputs.size()),
-                        per_sequence};
-            executor.execute(batch, memory.data(), BLOCKS);
-            std::vector<float> out(ids.size() * size_t(VOCABULARY));
-            executor.read(logits, out.data());
-            for (size_t i = 0; i < ids.size(); ++i) {
-                std::memcpy(&result[size_t(places[i] * VOCABULARY)], &out[i * size_t(VOCABULARY)],
-                            size_t(VOCABULARY) * 4);
-            }
-        }
-        return result;
-    }
-
-    Executor executor;
-    int state = 0, logits = 0;
-
-  private:
-    int value(int64_t width, ValueType type = ValueType::fp32, int64_t group = 0, RowCount rows = RowCount::tokens) {
-        const Value placed{offset_, rows, 0, width, type, group, 0};
-        offset_ += value_bytes(executor.kernels(), type, TOKENS, width, group);
-        return executor.add_value(placed);
-    }
-
-    Weights weights;
-    int64_t offset_ = 0;
 };
 
 void test_pool() {
@@ -259,15 +133,9 @@ void test_pool_keeps_its_cores() {
 
 void test_model(const std::string& tier) {
     for (const KVStorage kv : {KVStorage::fp32, KVStorage::bf16, KVStorage::int8, KVStorage::fp8, KVStorage::int4}) {
-        const KernelTable& kernels = kernel_table(tier);
-        const std::vector<int64_t> one{300}, many{70, 1, 33, 64};
-        Model single(kernels, 1, kv, false), several(kernels, 3, kv, true);
-        const std::vector<float> whole = single.run(one, TOKENS);
-        check(whole == several.run(one, 97), tier + ": chunked, fused, on three threads equals whole on one");
-        const std::vector<float> batch = single.run(many, 20);
-        check(batch == several.run(many, 70), tier + ": batches are the same however they are cut");
-        check(std::memcmp(batch.data(), whole.data(), size_t(70 * VOCABULARY) * 4) == 0,
-              tier + ": alone equals in company");
+        test_invariance(tier + ", KV storage " + std::to_string(int32_t(kv)), [&](int threads) {
+            return std::make_unique<Model>(kernel_table(tier), threads, kv, threads > 1);
+        });
     }
 }
 
@@ -294,17 +162,6 @@ void refuses(const char* what, const Change& change) {
         refused = true;
     }
     check(refused, std::string("a bad batch is refused: ") + what);
-}
-
-template <typename Attempt>
-void throws(const char* what, const Attempt& attempt) {
-    bool refused = false;
-    try {
-        attempt();
-    } catch (const std::invalid_argument&) {
-        refused = true;
-    }
-    check(refused, std::string("refused: ") + what);
 }
 
 void test_chains() {
