@@ -2,7 +2,7 @@
 """Random-weight checkpoints of real shapes, with a tokenizer of the real vocabulary size.
 
     python bench/make_model.py llama-3.2-1b DIR
-    python bench/make_model.py qwen2.5-0.5b DIR
+    python bench/make_model.py mamba-1.4b DIR
 
 Speed and memory do not depend on the values, so nothing needs to be downloaded; quality is measured elsewhere.
 Shapes: the models' published config.json files.
@@ -21,6 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from linnet.errors import LinnetError
 from linnet.formats import CheckpointWriter
+from linnet.models.families import arch_spec
+from linnet.models.inventory import required_tensors
 
 SHAPES: dict[str, dict[str, object]] = {
     "llama-3.2-1b": {
@@ -54,6 +56,20 @@ SHAPES: dict[str, dict[str, object]] = {
         "vocab_size": 151936,
         "rope_theta": 1000000.0,
         "use_sliding_window": False,
+    },
+    "mamba-1.4b": {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "state_size": 16,
+        "expand": 2,
+        "conv_kernel": 4,
+        "time_step_rank": 128,
+        "vocab_size": 50280,
+        "max_position_embeddings": None,
+        "rms_norm_eps": None,
+        "layer_norm_epsilon": 1e-5,
     },
 }
 SHARED: dict[str, object] = {
@@ -94,46 +110,23 @@ def write_tokenizer(directory: Path, size: int) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def tensors(config: dict[str, object]) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a Llama-like checkpoint; Qwen2 adds biases to q, k and v."""
-    hidden, inner, heads, kv_heads = (
-        int(config[key])  # type: ignore[call-overload]
-        for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    )
-    size = int(config.get("head_dim", hidden // heads))  # type: ignore[call-overload]
-    biased = config["model_type"] == "qwen2"
-    result: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (int(config["vocab_size"]), hidden))]  # type: ignore[call-overload]
-    for layer in range(int(config["num_hidden_layers"])):  # type: ignore[call-overload]
-        prefix = f"model.layers.{layer}"
-        projections = {"q": heads * size, "k": kv_heads * size, "v": kv_heads * size}
-        for name, rows in projections.items():
-            result.append((f"{prefix}.self_attn.{name}_proj.weight", (rows, hidden)))
-            if biased:
-                result.append((f"{prefix}.self_attn.{name}_proj.bias", (rows,)))
-        result += [
-            (f"{prefix}.self_attn.o_proj.weight", (hidden, heads * size)),
-            (f"{prefix}.mlp.gate_proj.weight", (inner, hidden)),
-            (f"{prefix}.mlp.up_proj.weight", (inner, hidden)),
-            (f"{prefix}.mlp.down_proj.weight", (hidden, inner)),
-            (f"{prefix}.input_layernorm.weight", (hidden,)),
-            (f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        ]
-    return [*result, ("model.norm.weight", (hidden,))]
+def values(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Norms are ones, biases small, matrices normal with standard deviation 0.02; decays as models begin with."""
+    if name.endswith(("norm.weight", "norm_f.weight", "layernorm.weight", ".D")):
+        return np.ones(shape, np.float32)
+    if name.endswith(".A_log"):
+        return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
+    return generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
 
 
 def make(shape: str, directory: Path, seed: int = 0) -> None:
-    """Write the checkpoint; norms are ones, biases small, matrices normal with standard deviation 0.02."""
-    config = SHAPES[shape] | SHARED
+    """Write the checkpoint."""
+    config = {name: value for name, value in (SHARED | SHAPES[shape]).items() if value is not None}
     generator = np.random.default_rng(seed)
     writer = CheckpointWriter(directory)
-    names = tensors(config)
-    for number, (name, dimensions) in enumerate(names, start=1):
-        if name.endswith(("norm.weight", "layernorm.weight")):
-            values = np.ones(dimensions, np.float32)
-        else:
-            values = generator.standard_normal(dimensions, dtype=np.float32)
-            values *= np.float32(0.02)
-        writer.add(name, values.astype(ml_dtypes.bfloat16))
+    names = required_tensors(arch_spec(config))
+    for number, (name, dimensions) in enumerate(names.items(), start=1):
+        writer.add(name, values(name, dimensions, generator).astype(ml_dtypes.bfloat16))
         print(f"\r{number}/{len(names)} tensors", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     writer.publish(config, {})
