@@ -355,11 +355,14 @@ void bind_executor(nb::module_& m) {
             "norm",
             [](E& e, std::string name, int input, int output, bool layer, int64_t size, float epsilon, float offset,
                const Floats& gain, const std::optional<Floats>& bias) {
-                NormAttributes a{
-                    layer ? NormFlavour::layer : NormFlavour::rms, size, epsilon, offset, nullptr, nullptr};
-                require_size("gain", int64_t(gain.size()), size);
-                a.gain = gain.data();
-                a.bias = floats("bias", bias, size);
+                NormAttributes a{layer ? NormFlavour::layer : NormFlavour::rms,
+                                 size,
+                                 epsilon,
+                                 offset,
+                                 gain.data(),
+                                 nullptr,
+                                 int64_t(gain.size())};
+                a.bias = floats("bias", bias, a.gains);
                 e.add(std::move(name), make_norm(e, input, output, a));
             },
             "name"_a, "input"_a, "output"_a, "layer"_a, "size"_a, "epsilon"_a, "offset"_a, "gain"_a, "bias"_a.none())

@@ -73,15 +73,17 @@ Made make_norm(Executor& executor, int input, int output, const NormAttributes& 
     const auto [width, count] = shape(executor, input);
     require(attributes.size > 0 && width % attributes.size == 0, "norm: size must divide the width");
     require(attributes.gain != nullptr, "norm: a gain is needed");
+    require(attributes.gains == attributes.size || attributes.gains == width,
+            "norm: gains are those of a run or of the whole width");
     require(attributes.flavour == NormFlavour::layer || !attributes.bias, "norm: rms has no bias");
     return simple(count, 2 * width, [=, width = width, a = attributes](const Rows& rows) {
         const KernelTable& kernels = rows.step.kernels;
         const float* x = rows.fp32(input);
         float* y = rows.fp32(output);
         if (a.flavour == NormFlavour::rms) {
-            kernels.rms_norm(x, y, rows.count, width, a.size, a.gain, a.offset, a.epsilon);
+            kernels.rms_norm(x, y, rows.count, width, a.size, a.gain, a.gains, a.offset, a.epsilon);
         } else {
-            kernels.layer_norm(x, y, rows.count, width, a.size, a.gain, a.bias, a.offset, a.epsilon);
+            kernels.layer_norm(x, y, rows.count, width, a.size, a.gain, a.bias, a.gains, a.offset, a.epsilon);
         }
     });
 }

@@ -18,8 +18,9 @@ struct NormAttributes {
     NormFlavour flavour = NormFlavour::rms;
     int64_t size = 0;
     float epsilon = 0.0f, offset = 0.0f;
-    const float* gain = nullptr;  // [size]
-    const float* bias = nullptr;  // [size] or null
+    const float* gain = nullptr;  // [gains]
+    const float* bias = nullptr;  // [gains] or null
+    int64_t gains = 0;            // size: those of every run; or the width
 };
 
 struct RopeAttributes {

@@ -182,11 +182,11 @@ struct KernelTable {
     const char* isa;
     const LinearKernels* linear;
 
-    // size divides width; gain [size]; bias [size] or null.
+    // size divides width; gain [gains] and bias [gains] or null, where gains is size (those of every run) or width.
     void (*rms_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
-                     float offset, float epsilon);
+                     int64_t gains, float offset, float epsilon);
     void (*layer_norm)(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
-                       const float* bias, float offset, float epsilon);
+                       const float* bias, int64_t gains, float offset, float epsilon);
     void (*add)(const float* a, const float* b, float* y, int64_t n);
     void (*scale)(const float* x, float* y, int64_t n, float factor);
     void (*softcap)(const float* x, float* y, int64_t n, float limit);

@@ -37,7 +37,7 @@ class Model : public SmallModel {
             return fused ? e.add_local({0, RowCount::tokens, 0, width, type, group, 0}) : value(width, type, group);
         };
         const LinearWeight table = weights.fp32(VOCABULARY, WIDTH);
-        NormAttributes norm{NormFlavour::rms, WIDTH, 1e-5f, 0.0f, weights.floats(WIDTH, 1.0f), nullptr};
+        NormAttributes norm{NormFlavour::rms, WIDTH, 1e-5f, 0.0f, weights.floats(WIDTH, 1.0f), nullptr, WIDTH};
         begin("in");
         e.add("embed", make_embed(e, x, table));
         e.add("norm", make_norm(e, x, normed, norm));

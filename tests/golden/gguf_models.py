@@ -42,6 +42,8 @@ FAMILIES = {
     "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe",
     "OlmoeForCausalLM": "olmoe",
+    "MambaForCausalLM": "mamba",
+    "Mamba2ForCausalLM": "mamba2",
 }
 PAIRED = ("llama", "granite", "smollm3", "internlm2", "baichuan")
 """Converters derived from LlamaModel, or that call its permute."""
@@ -78,7 +80,28 @@ def write_gguf(
     return path
 
 
+def _state_space_keys(writer: Any, config: Any, architecture: str) -> None:
+    """MambaModel and Mamba2Model."""
+    writer.add_context_length(1 << 20)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(config.expand * config.hidden_size)
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(config.time_step_rank if architecture == "mamba" else config.num_heads)
+    if architecture == "mamba":
+        writer.add_ssm_dt_b_c_rms(False)
+    else:
+        writer.add_ssm_group_count(config.n_groups)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+
+
 def _keys(writer: Any, config: Any, architecture: str) -> None:
+    if architecture.startswith("mamba"):
+        _state_space_keys(writer, config, architecture)
+        return
     writer.add_context_length(getattr(config, "max_position_embeddings", 64))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -180,7 +203,12 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
             array = _ungrouped(array, config, architecture)
         if architecture in ("bloom", "chatglm"):
             name = name.removeprefix("transformer.")
+        if ".mixer." in name:
+            name, array = _of_a_mixer(name, array, config)
         stem, _, kind = name.rpartition(".")
+        if stem.endswith(("A_log", "D")):
+            result[str(names.get_name(stem))] = np.ascontiguousarray(array)
+            continue
         ggml = names.get_name(stem)
         assert ggml is not None, name
         result[f"{ggml}.{kind}"] = np.ascontiguousarray(array)
@@ -191,6 +219,20 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
         for which in ("short", "long"):
             result[f"rope_factors_{which}.weight"] = np.array(rope[f"{which}_factor"], np.float32)
     return result
+
+
+def _of_a_mixer(name: str, array: np.ndarray, config: Any) -> tuple[str, np.ndarray]:
+    """What MambaModel and Mamba2Model do: decays as they are multiplied, a second dimension for what heads share."""
+    groups = getattr(config, "n_groups", 0)
+    if name.endswith("A_log"):
+        return f"{name}.", -np.exp(array.reshape(-1, 1) if groups else array)
+    if name.endswith(".D"):
+        return f"{name}.", array.reshape(-1, 1) if groups else array
+    if name.endswith("conv1d.weight"):
+        return name, array[:, 0]
+    if name.endswith("mixer.norm.weight"):
+        return name, array.reshape(groups, -1)
+    return name.replace("dt_bias", "dt.bias"), array
 
 
 def _stacked(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ MODELS = (
             *("olmo-2", "granite", "smollm-3", "glm", "glm-4", "bloom"),
         )
     ),
-    *(NAMED[name] for name in ("mixtral", "qwen3-moe", "olmoe")),
+    *(NAMED[name] for name in ("mixtral", "qwen3-moe", "olmoe", "mamba", "mamba-2", "mamba-2-groups")),
     TinyModel("qwen2-moe", lambda: transformers.Qwen2MoeConfig(**MIXED, shared_expert_intermediate_size=64)),
     TinyModel("starcoder-2", lambda: transformers.Starcoder2Config(**GROUPED)),
 )

@@ -164,12 +164,22 @@ OTHERS = (
     ),
 )
 STATE_SPACE = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "conv_kernel": 4}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 STATE_SPACES = (
     TinyModel("mamba", lambda: t.MambaConfig(**STATE_SPACE, state_size=5, time_step_rank=16)),
     TinyModel(
         "mamba-biases",
         lambda: t.MambaConfig(
             **STATE_SPACE, state_size=16, use_bias=True, use_conv_bias=False, tie_word_embeddings=False
+        ),
+    ),
+    TinyModel(
+        "mamba-2", lambda: t.Mamba2Config(**STATE_SPACE, **TOKENS, state_size=7, num_heads=8, head_dim=12, n_groups=1)
+    ),
+    TinyModel(
+        "mamba-2-groups",
+        lambda: t.Mamba2Config(
+            **STATE_SPACE, **TOKENS, state_size=16, num_heads=6, head_dim=16, n_groups=3, tie_word_embeddings=True
         ),
     ),
 )
@@ -242,7 +252,7 @@ ONE_PER_FAMILY = (
     *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
-    *("internlm-2", "baichuan", "chatglm", "mamba"),
+    *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups"),
     *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe"),
 )
 

@@ -58,6 +58,8 @@ def conformance_cases() -> tuple[OpCase, ...]:
     cases += [OpCase("linear", 3, 171, 37, "fp32", "exact"), OpCase("linear", 3, 8192, 8, "W4A16", "exact", "heavy")]
     for attributes in (a.Norm("rms", 64, 1e-6), a.Norm("rms", 192, 1e-5, 1.0), a.Norm("layer", 192, 1e-5)):
         cases.append(OpCase("norm", 3, 192, policy="exact", inputs="heavy", attributes=attributes))
+    cases.append(OpCase("norm", 3, 195, 195, policy="exact", attributes=a.Norm("rms", 39, 1e-6)))
+    cases.append(OpCase("norm", 3, 195, 195, policy="exact", attributes=a.Norm("layer", 65, 1e-6)))
     for style in ("half", "interleaved"):
         cases.append(OpCase("rope", 21, 256, policy="exact", attributes=a.Rope(128, 64, style, _ROPE)))
     for activation in ("silu", "gelu", "gelu_tanh", "relu"):

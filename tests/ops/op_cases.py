@@ -115,7 +115,8 @@ class OpCase:
     the op has a weight.
 
     ``columns`` is the width of the input (per head times heads), ``outputs`` that of a projection's result or the rows
-    of an embedding. ``heavy`` inputs have a few columns a hundred times larger, as trained models have.
+    of an embedding, or the gains of a norm whose runs have their own. ``heavy`` inputs have a few columns a hundred
+    times larger, as trained models have.
     ``context``, ``sequences``: see Steps.
     """
 
@@ -280,7 +281,7 @@ def build(case: OpCase) -> Program:
         inputs = (x, "positions", "query_start", "context_lengths", "block_tables")
         op("attention", RESULT, inputs, attributes, case.columns, states=("kv",))
     elif case.kind == "norm":
-        weights.append(Weight("gain", WeightRef("gain"), (attributes.size,), "fp32"))
+        weights.append(Weight("gain", WeightRef("gain"), (case.outputs or attributes.size,), "fp32"))
         op("norm", RESULT, (x,), attributes, case.columns, ("gain",))
     elif case.kind in ("embed", "gather"):
         op("gather", RESULT, (x, "output_rows"), a.Gather(), case.columns, rows="outputs")

@@ -25,24 +25,25 @@ LINNET_INLINE float sum_of(const float* x, int64_t n, const Body& body) {
 
 }  // namespace
 
-void rms_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain, float offset,
-              float epsilon) {
+void rms_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain, int64_t gains,
+              float offset, float epsilon) {
     const int64_t runs = rows * (width / size);
-    for (int64_t run = 0; run < runs; ++run, x += size, y += size) {
+    for (int64_t run = 0, first = 0; run < runs; ++run, x += size, y += size) {
         const float squares =
             sum_of(x, size, [](Floats sum, Floats v) __attribute__((always_inline)) { return fma(v, v, sum); });
         const Floats factor = splat(1.0f) / root(splat(squares / float(size) + epsilon));
         for (int64_t i = 0; i < size; i += LANES) {
             const int64_t n = size - i;
-            store_first(y + i, n, load_first(x + i, n) * factor * (load_first(gain + i, n) + splat(offset)));
+            store_first(y + i, n, load_first(x + i, n) * factor * (load_first(gain + first + i, n) + splat(offset)));
         }
+        first = first + size < gains ? first + size : 0;
     }
 }
 
 void layer_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t size, const float* gain,
-                const float* bias, float offset, float epsilon) {
+                const float* bias, int64_t gains, float offset, float epsilon) {
     const int64_t runs = rows * (width / size);
-    for (int64_t run = 0; run < runs; ++run, x += size, y += size) {
+    for (int64_t run = 0, first = 0; run < runs; ++run, x += size, y += size) {
         const float sum = sum_of(x, size, [](Floats s, Floats v) __attribute__((always_inline)) { return s + v; });
         const Floats mean = splat(sum / float(size));
         const float squares = sum_of(x, size, [mean](Floats s, Floats v) __attribute__((always_inline)) {
@@ -53,9 +54,10 @@ void layer_norm(const float* x, float* y, int64_t rows, int64_t width, int64_t s
         for (int64_t i = 0; i < size; i += LANES) {
             const int64_t n = size - i;
             const Floats normal = (load_first(x + i, n) - mean) * factor;
-            const Floats g = load_first(gain + i, n) + splat(offset);
-            store_first(y + i, n, bias ? fma(normal, g, load_first(bias + i, n)) : normal * g);
+            const Floats g = load_first(gain + first + i, n) + splat(offset);
+            store_first(y + i, n, bias ? fma(normal, g, load_first(bias + first + i, n)) : normal * g);
         }
+        first = first + size < gains ? first + size : 0;
     }
 }
 

@@ -7,8 +7,8 @@
 
 namespace linnet::LINNET_TIER {
 
-void rms_norm(const float*, float*, int64_t, int64_t, int64_t, const float*, float, float);
-void layer_norm(const float*, float*, int64_t, int64_t, int64_t, const float*, const float*, float, float);
+void rms_norm(const float*, float*, int64_t, int64_t, int64_t, const float*, int64_t, float, float);
+void layer_norm(const float*, float*, int64_t, int64_t, int64_t, const float*, const float*, int64_t, float, float);
 void add(const float*, const float*, float*, int64_t);
 void scale(const float*, float*, int64_t, float);
 void softcap(const float*, float*, int64_t, float);

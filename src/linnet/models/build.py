@@ -105,10 +105,10 @@ class Builder:
     ) -> str:
         """Normalise runs of ``size`` elements (all of the row by default)."""
         size = size or width
-        module = spec.module.format(layer=layer)
-        weights = [self.weight(f"{name}.weight", f"{module}.weight", (size,))]
+        module, gains = spec.module.format(layer=layer), width if spec.apart else size
+        weights = [self.weight(f"{name}.weight", f"{module}.weight", (gains,))]
         if spec.bias:
-            weights.append(self.weight(f"{name}.bias", f"{module}.bias", (size,)))
+            weights.append(self.weight(f"{name}.bias", f"{module}.bias", (gains,)))
         attributes = a.Norm(spec.flavour, size, spec.epsilon, spec.offset)
         return self.op("norm", name, (x,), attributes, width, tuple(weights), rows=rows)
 

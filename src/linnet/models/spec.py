@@ -12,13 +12,15 @@ RowRanges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class NormSpec:
-    """One norm: the checkpoint module of its gain and its rule, see ``program.attributes.Norm``."""
+    """One norm: the checkpoint module of its gain and its rule, see ``program.attributes.Norm``. ``apart``: where
+    runs of a value are normalised by themselves, each has gains of its own."""
 
     module: str
     flavour: Literal["rms", "layer"]
     epsilon: float
     offset: float = 0.0
     bias: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)

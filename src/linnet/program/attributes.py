@@ -20,7 +20,8 @@ class Embed:
 
 @dataclass(frozen=True)
 class Norm:
-    """Normalise each run of ``size`` elements of a row. weights: (gain [size], optional bias [size]).
+    """Normalise each run of ``size`` elements of a row. weights: (gain, optional bias), each [size] for all runs or
+    [width], of every element its own.
 
     rms: x / sqrt(mean(x^2) + epsilon) * (gain + offset); layer: (x - mean) / sqrt(var + epsilon) * gain + bias.
     """

@@ -137,7 +137,7 @@ def _norm(s: _Signature, norm: a.Norm) -> None:
     require(norm.epsilon > 0, f"op {s.op.name}: epsilon {norm.epsilon}; accepted is more than 0")
     require(good, f"op {s.op.name}: runs of {norm.size} do not tile a width of {s.inputs[0].shape[-1]}")
     for weight in s.weights:
-        s.shape(weight, (norm.size,))
+        s.shape(weight, (norm.size,) if s.weights[0].shape[0] == norm.size else (s.width(s.inputs[0]),))
     s.dense(*s.weights)
     s.matches(s.inputs[0])
 

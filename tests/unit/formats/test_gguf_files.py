@@ -285,12 +285,12 @@ def test_tensors_that_cannot_be(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_hears_what_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    writer = gguf.GGUFWriter(path, "mamba")
+    writer = gguf.GGUFWriter(path, "rwkv7")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
     with pytest.raises(
-        UnsupportedError, match=r"architecture 'mamba'.*it runs llama, qwen2, qwen3, gemma2, gemma3, phi3"
+        UnsupportedError, match=r"architecture 'rwkv7'.*it runs llama, qwen2, qwen3, gemma2, gemma3, phi3"
     ):
         GgufFiles(path)
     path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architextura"))

@@ -79,10 +79,10 @@ FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
     ),
     "gguf beside a config": (
         lambda p: folder(
-            p, config_dot_json={"model_type": "llama"}, m_dot_gguf=gguf({"general.architecture": "mamba"})
+            p, config_dot_json={"model_type": "llama"}, m_dot_gguf=gguf({"general.architecture": "rwkv7"})
         ),
         UnsupportedError,
-        r"m\.gguf: a GGUF file of the architecture 'mamba', which this version does not run; it runs llama, qwen2",
+        r"m\.gguf: a GGUF file of the architecture 'rwkv7', which this version does not run; it runs llama, qwen2",
     ),
     "several ggufs": (
         lambda p: folder(p, a_dot_gguf=gguf({}), b_dot_gguf=gguf({}), mmproj_dot_gguf=gguf({})),

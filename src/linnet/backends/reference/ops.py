@@ -44,9 +44,9 @@ def norm(x: torch.Tensor, attributes: Norm, gain: torch.Tensor, bias: torch.Tens
     if attributes.flavour == "layer":
         runs = runs - runs.mean(dim=-1, keepdim=True)
     variance = runs.square().mean(dim=-1, keepdim=True)
-    runs = runs / torch.sqrt(variance + attributes.epsilon) * (gain + attributes.offset)
+    runs = runs / torch.sqrt(variance + attributes.epsilon) * (gain.view(-1, attributes.size) + attributes.offset)
     if bias is not None:
-        runs = runs + bias
+        runs = runs + bias.view(-1, attributes.size)
     return runs.reshape(x.shape)
 
 

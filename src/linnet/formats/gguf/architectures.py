@@ -8,7 +8,7 @@ llama.cpp's converters (conversion/*.py) and gguf-py's constants.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from linnet.formats.gguf.hyperparameters import Hyperparameters
 
@@ -29,6 +29,8 @@ _FOUR_NORMS = {
 TWO_NORMS = {"ffn_norm": "post_attention_layernorm"}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
+Change = Literal["", "paired rows", "plus one", "turned", "in groups", "one row", "decay", "flat", "channels"]
+"""What converters do to a tensor, see ``names.Named``."""
 Settings = Callable[[Hyperparameters], dict[str, Any]]
 
 
@@ -67,6 +69,10 @@ class Architecture:
     """Whether feed-forwards are mixtures: tensors of all experts in one, ``{expert}`` in the names they have apart."""
     partial: bool = False
     """Whether the family turns a part of a head unless its config says otherwise."""
+    parameters: Mapping[str, tuple[str, Change]] = field(default_factory=dict)
+    """Tensors of a layer whose names end otherwise here and there: whole names behind ``blk.N.`` and ``layers`` + N."""
+    attends: bool = True
+    """Whether there are heads, positions and feed-forwards."""
     variants: Mapping[str, "Architecture"] = field(default_factory=dict)
     """A tensor that only another arrangement has -> that arrangement."""
 

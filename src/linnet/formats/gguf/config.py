@@ -44,23 +44,35 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     for key in () if architecture.experts else ("expert_count", "expert_used_count"):
         parameters.require(key, 0, why="mixtures of experts are not supported in this arrangement")
     parameters.require("attention.causal", True, why="only models that look back are supported")
-    heads = parameters.needed_size("attention.head_count")
-    head_size = parameters.size("attention.key_length", optional=True)
-    parameters.require("attention.value_length", head_size, 0, why="keys and values of one size are supported")
-    longest = parameters.needed_size("context_length")
     config: dict[str, Any] = {
         "architectures": [architecture.family],
         "model_type": architecture.model_type,
         "vocab_size": _vocabulary_size(model, parameters),
         "hidden_size": parameters.needed_size("embedding_length"),
-        "intermediate_size": parameters.needed_size("feed_forward_length"),
         "num_hidden_layers": parameters.needed_size("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": parameters.size("attention.head_count_kv", optional=True) or heads,
-        "max_position_embeddings": longest,
+        "max_position_embeddings": parameters.needed_size("context_length"),
         "rms_norm_eps": _needed_number(parameters, architecture.epsilon),
         "tie_word_embeddings": "output.weight" not in model.tensors,
         **_token_ids(model),
+    }
+    if architecture.attends:
+        config.update(_attention(model, parameters, architecture))
+        config.update(_rope(model, parameters, config, architecture.partial))
+    config.update(architecture.settings(parameters))
+    parameters.finish()
+    named = {architecture.fields.get(name, name): value for name, value in config.items() if value is not None}
+    return {name: value for name, value in named.items() if name is not None}
+
+
+def _attention(model: GgufModel, parameters: Hyperparameters, architecture: Architecture) -> dict[str, Any]:
+    """Heads, their size, widths and biases of blocks that attend."""
+    heads = parameters.needed_size("attention.head_count")
+    head_size = parameters.size("attention.key_length", optional=True)
+    parameters.require("attention.value_length", head_size, 0, why="keys and values of one size are supported")
+    config: dict[str, Any] = {
+        "intermediate_size": parameters.needed_size("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": parameters.size("attention.head_count_kv", optional=True) or heads,
     }
     if head_size is not None:
         config["head_dim"] = head_size
@@ -69,11 +81,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     if architecture.optional_biases:
         config["attention_bias"] = any(f"blk.0.{name}.bias" in model.tensors for name in ("attn_q", "attn_qkv"))
         config["mlp_bias"] = "blk.0.ffn_up.bias" in model.tensors
-    config.update(_rope(model, parameters, config, architecture.partial))
-    config.update(architecture.settings(parameters))
-    parameters.finish()
-    named = {architecture.fields.get(name, name): value for name, value in config.items() if value is not None}
-    return {name: value for name, value in named.items() if name is not None}
+    return config
 
 
 def _needed_number(parameters: Hyperparameters, key: str) -> float:

@@ -79,6 +79,10 @@ class GgufFiles:
             array = array.reshape(1, -1)
         elif change == "plus one":
             array = array.astype(np.float32) - np.float32(1)
+        elif change == "decay":
+            array = np.log(-array.astype(np.float32)).reshape(self.tensors[name].shape)
+        elif change in ("flat", "channels"):
+            array = array.reshape(self.tensors[name].shape)
         array.setflags(write=False)
         return array
 
@@ -119,10 +123,18 @@ class GgufFiles:
             heads = self._heads(named.name)
             if tensor.shape[0] % (2 * heads):
                 raise CheckpointError(f"{label}: {tensor.shape[0]} rows are not {heads} heads of an even size")
+        elif named.change in ("plus one", "decay", "flat", "channels") and not plain:
+            raise UnsupportedError(f"{label}: stored as {tensor.type.name}; of these, plain numbers are supported")
         elif named.change == "plus one":
-            if not plain:
-                raise UnsupportedError(f"{label}: a norm stored as {tensor.type.name}; plain numbers are supported")
             dtype, nbytes = "fp32", 4 * math.prod(tensor.shape)
+        elif named.change == "decay":
+            shape = tensor.shape[:-1] if tensor.shape[-1] == 1 else tensor.shape
+            return TensorInfo("fp32", shape, 4 * math.prod(shape), tensor.file, tensor.offset)
+        elif named.change == "flat":
+            return TensorInfo(dtype, (math.prod(tensor.shape),), nbytes, tensor.file, tensor.offset)
+        elif named.change == "channels":
+            shape = (tensor.shape[0], 1, *tensor.shape[1:])
+            return TensorInfo(dtype, shape, nbytes, tensor.file, tensor.offset)
         elif named.change == "one row" and plain:
             return TensorInfo(dtype, (1, math.prod(tensor.shape)), nbytes, tensor.file, tensor.offset)
         elif named.change == "turned" and plain:

@@ -3,16 +3,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.formats.gguf.architectures import Architecture
-
-Change = Literal["", "paired rows", "plus one", "turned", "in groups", "one row"]
+from linnet.formats.gguf.architectures import Architecture, Change
 
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z0-9_]+)\.(weight|bias)")
+_IN_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,4})\.([a-z0-9_.]+)")
 _LAYER = re.compile(r"(0|[1-9]\d{0,4})\.([a-zA-Z0-9_.{}]+)\.(weight|bias)")
 
 
@@ -20,8 +18,9 @@ _LAYER = re.compile(r"(0|[1-9]\d{0,4})\.([a-zA-Z0-9_.{}]+)\.(weight|bias)")
 class Named:
     """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``), 1 added, what is
     published [inputs, outputs] turned (numbers only: codes lie by outputs in both), rows of query, key and value one
-    after the other instead of in groups, one row alone. The name of a tensor that holds all experts' has ``{expert}``
-    in it."""
+    after the other instead of in groups, one row alone; of what carries a state the decays instead of the logarithms of
+    their amounts, vectors that were given a second dimension, taps of channels without the middle one. The name of a
+    tensor that holds all experts' has ``{expert}`` in it."""
 
     name: str
     change: Change
@@ -32,6 +31,10 @@ def to_hugging_face(architecture: Architecture, name: str) -> Named | None:
     stem, _, kind = name.rpartition(".")
     if stem in architecture.outer and kind in ("weight", "bias"):
         return Named(f"{architecture.outer[stem]}.{kind}", _change(architecture, stem, kind))
+    match = _IN_BLOCK.fullmatch(name)
+    if match and match[2] in architecture.parameters:
+        own, change = architecture.parameters[match[2]]
+        return Named(f"{architecture.layers}{int(match[1])}.{own}", change)
     match = _BLOCK.fullmatch(name)
     inner = architecture.block.get(match[2]) if match else None
     if match is None or inner is None:

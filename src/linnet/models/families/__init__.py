@@ -48,6 +48,7 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "Qwen3MoeForCausalLM": experts.qwen3_moe,
     "OlmoeForCausalLM": experts.olmoe,
     "MambaForCausalLM": state_space.mamba,
+    "Mamba2ForCausalLM": state_space.mamba2,
 }
 
 ALIASES = {
@@ -91,6 +92,7 @@ MODEL_TYPES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "olmoe": "OlmoeForCausalLM",
     "mamba": "MambaForCausalLM",
+    "mamba2": "Mamba2ForCausalLM",
 }
 """For configs without ``architectures``."""
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families whose layers carry a state instead of attending: Mamba."""
+"""Families whose layers carry a state instead of attending: Mamba and Mamba-2."""
+
+import math
+from dataclasses import replace
 
 from linnet.errors import CheckpointError
 from linnet.models.config import ConfigReader
-from linnet.models.parts import ACTIVATIONS, consecutive, read_layers
+from linnet.models.parts import ACTIVATIONS, MAXIMUM_HEADS, consecutive, divides, read_layers
 from linnet.models.spec import ArchSpec, LayerSpec, NormSpec, Projection, StateSpaceSpec
 
 USUAL_POSITIONS, MOST_POSITIONS = 32768, 1 << 20
@@ -22,6 +25,8 @@ RUNTIME = ("residual_in_fp32", "fused_add_norm", "use_mambapy", "use_associative
 """How other programs compute the same."""
 REPEATED = ("d_model", "d_inner", "n_layer", "pad_vocab_size_multiple")
 """Sizes that are said twice."""
+NO_LIMIT = ([0.0, math.inf], (0.0, math.inf), [0.0, {"__float__": "Infinity"}])
+"""Time steps as they come, in the spellings of the files."""
 
 
 class _StateSpaceParts:
@@ -101,3 +106,38 @@ def mamba(config: ConfigReader, max_context: int | None) -> ArchSpec:
         conv_bias=parts.conv_bias,
     )
     return parts.spec("MambaForCausalLM", mixer, max_context)
+
+
+def mamba2(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Mamba-2: channels of a head share a decay and a time step, heads of a group share B and C; all are read from the
+    stream by one linear, and what the scan yields is gated and normalised by groups."""
+    parts = _StateSpaceParts(config, tied=False)
+    heads, groups = config.size("num_heads", maximum=MAXIMUM_HEADS), config.size("n_groups", default=8)
+    divides(config, "num_heads", heads, "n_groups", groups)
+    head_size = divides(config, "expand times hidden_size", parts.width, "num_heads", heads)
+    config.require("head_dim", head_size)
+    config.require("time_step_limit", *NO_LIMIT)
+    config.ignore("time_step_rank", "norm_before_gate")  # transformers gates first, whatever the latter says
+    inner = groups * parts.states
+    sizes = parts.width, parts.width, inner, inner, heads
+    gate, x, inward, outward, steps = consecutive(parts.linear("in_proj", sum(sizes), parts.hidden, parts.bias), *sizes)
+    mixer = StateSpaceSpec(
+        norm=parts.norm(f"{parts.block}.norm"),
+        module_name=f"{parts.block}.mixer",
+        gate=gate,
+        x=x,
+        steps=steps,
+        inward=inward,
+        outward=outward,
+        output=parts.linear("out_proj", parts.hidden, parts.width, parts.bias),
+        taps=parts.taps,
+        states=parts.states,
+        activation=parts.activation,
+        head_size=head_size,
+        groups=groups,
+        conv_bias=parts.conv_bias,
+        step_bias=True,
+        shared_decay=True,
+        gated_norm=replace(parts.norm(f"{parts.block}.mixer.norm"), apart=True),
+    )
+    return parts.spec("Mamba2ForCausalLM", mixer, max_context)
