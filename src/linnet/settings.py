@@ -135,6 +135,7 @@ class ServeConfig:
     sessions:         conversations that are kept between their turns.
     session_dir:      a folder where they outlive the server; None: they end with it.
     prompt_modules:   names and texts that prompts may begin with.
+    ui:               whether there is a page for people at /.
     """
 
     names: tuple[str, ...]
@@ -160,6 +161,7 @@ class ServeConfig:
     sessions: SessionLimits = field(default_factory=SessionLimits)
     session_dir: Path | None = None
     prompt_modules: tuple[tuple[str, str], ...] = ()
+    ui: bool = True
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:

@@ -9,12 +9,13 @@ from serving import NAME, Running, digest_model
 
 from linnet.errors import ConfigError
 from linnet.serve import ServeConfig, bind
+from linnet.serve.web_page import page_files
 
 KEY, OTHER = "first-secret-key", "second-secret-key"
 ROUTES = [
     ("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("GET", "/metrics"), ("GET", "/version"),
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/tokenize"), ("POST", "/detokenize"),
-    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/embeddings"), ("GET", "/state"), ("GET", "/page"), ("GET", "/page/"), ("GET", "/page/../state"),
     ("GET", "/v1/sessions"), ("GET", "/v1/sessions/talk"), ("DELETE", "/v1/sessions/talk"),
     ("GET", "/unknown"), ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("GET", "/health%2f"),
 ]  # fmt: skip
@@ -46,7 +47,7 @@ def server() -> Iterator[Running]:
 def test_every_route_but_the_public_ones_needs_a_key(
     server: Running, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    response = server.http.request(method, path + f"?api_key={KEY}", headers=headers)
+    response = server.http.request(method, f"{server.url}{path}?api_key={KEY}", headers=headers)
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Bearer")
     assert KEY not in response.text
@@ -56,7 +57,7 @@ def test_every_route_of_the_router_is_in_the_table(server: Running) -> None:
     assert server.server is not None
     inner = server.server.app._app
     paths = {route.path.replace("{name:path}", NAME).replace("{session_id}", "talk") for route in inner.routes}  # type: ignore[attr-defined]
-    assert paths - {"/health", "/live"} <= {path for _, path in ROUTES}
+    assert paths - {"/health", "/live", *page_files()} <= {path for _, path in ROUTES}
 
 
 def test_public_routes_and_right_keys_answer(server: Running) -> None:

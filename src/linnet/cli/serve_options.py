@@ -297,6 +297,7 @@ BEHAVIOUR = (
         min=0,
         metavar="SECONDS",
     ),
+    _of(ServeConfig, "ui", REPORTS, "A page at / to chat and to watch the engine."),
     _of(
         ServeConfig,
         "metrics_compat",

@@ -28,9 +28,10 @@ from linnet.serve.lifecycle import Lifecycle
 from linnet.serve.memory import MemoryUse
 from linnet.serve.metrics import CONTENT_TYPE, Metrics
 from linnet.serve.preparing import ModelFacts, Preparer, most_characters
-from linnet.serve.security import Hosts, Keys
+from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
 from linnet.serve.shapes import ChatShape, CompletionShape
 from linnet.serve.tokens import detokenize, tokenize
+from linnet.serve.web_page import add_page, add_state
 from linnet.settings import ServeConfig
 
 
@@ -69,8 +70,10 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     _add_operator_routes(inner, lifecycle, metrics)
     _add_model_routes(inner, generation, facts)
     _add_session_routes(inner, conversations)
+    add_state(inner, facts, model.facts.scheduling.block_size, bridge, metrics, memory, lifecycle)
+    open_paths = PUBLIC_ROUTES | (add_page(inner) if config.ui else frozenset())
     keys = Keys(config.keys, conversations.secret)
-    app = Gate(inner, keys, Hosts(config.host, config.allowed_hosts), metrics)
+    app = Gate(inner, keys, Hosts(config.host, config.allowed_hosts), metrics, open_paths)
     return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory)
 
 

@@ -2,7 +2,7 @@
 """The outermost layer: every request passes it before anything is routed, every answer on its way out.
 
 In this order: request id, Host and Origin, key, then the application. Deny by default: a path is open without a key
-only if it is on ``PUBLIC_ROUTES``, whatever routes exist.
+only if it is one of ``open_paths``, whatever routes exist.
 """
 
 import re
@@ -15,7 +15,7 @@ from linnet.serve.answers import JsonAnswer, error_answer
 from linnet.serve.defects import log_defect
 from linnet.serve.errors import ApiError, internal
 from linnet.serve.metrics import Metrics
-from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
+from linnet.serve.security import Hosts, Keys
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
@@ -23,8 +23,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 class Gate:
     """See the module. An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, hosts: Hosts, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, hosts: Hosts, metrics: Metrics, open_paths: frozenset[str]) -> None:
         self._app, self._keys, self._hosts, self._metrics = app, keys, hosts, metrics
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,7 +55,7 @@ class Gate:
 
         try:
             self._hosts.check(fields.get(b"host", []), fields.get(b"origin", []))
-            if scope["path"] not in PUBLIC_ROUTES:
+            if scope["path"] not in self._open_paths:
                 state["salt"] = self._keys.check(fields.get(b"authorization", []))
             await self._app(scope, receive, answer)
         except ApiError as error:

@@ -13,7 +13,7 @@ from linnet.errors import ConfigError
 from linnet.serve.errors import forbidden, unauthorised
 
 PUBLIC_ROUTES = frozenset({"/health", "/live"})
-"""The only paths that answer without a key: readiness and liveness, for orchestrators."""
+"""The only paths with anything to tell that answer without a key: readiness and liveness, for orchestrators."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?")

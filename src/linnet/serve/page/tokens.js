@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which token each letter of an answer came from. The server sends tokens as bytes, and text when it is whole and no stop
+// string can lie in it: tokens may be ahead of the text, and several of them may be one letter.
+
+/** A token in the text: letters [begin, end), the chosen tokens (several for one letter), their joint probability. */
+class Span {
+  constructor(begin, end, chosen) {
+    this.begin = begin;
+    this.end = end;
+    this.chosen = chosen;
+  }
+
+  get probability() {
+    return Math.exp(this.chosen.reduce((sum, token) => sum + token.logprob, 0));
+  }
+}
+
+export class Tokens {
+  constructor() {
+    this.spans = [];
+    this.count = 0;
+    this.waiting = []; // {text, chosen} that the text has not shown yet
+    this.part = []; // tokens of a letter that is not whole
+    this.decoder = new TextDecoder("utf-8");
+    this.place = 0;
+  }
+
+  /** More tokens, as `logprobs.content` has them. */
+  add(content) {
+    for (const token of content) {
+      this.count += 1;
+      this.part.push(token);
+      const text = this.decoder.decode(Uint8Array.from(token.bytes ?? []), { stream: true });
+      if (!text) continue;
+      this.waiting.push({ text, chosen: this.part });
+      this.part = [];
+    }
+  }
+
+  /** No more tokens come: a letter that is not whole is shown as what it is. */
+  end() {
+    const text = this.decoder.decode();
+    if (text) this.waiting.push({ text, chosen: this.part });
+    this.part = [];
+  }
+
+  /** Find the waiting tokens in the text as it is now. What it does not show (special tokens) has no span. */
+  follow(source) {
+    while (this.waiting.length) {
+      const { text, chosen } = this.waiting[0];
+      const shown = [text, text.trimStart()].find((one) => one && source.startsWith(one, this.place));
+      if (shown === undefined && source.length - this.place < text.length) return; // the text is still to come
+      this.waiting.shift();
+      if (shown === undefined) continue;
+      this.spans.push(new Span(this.place, this.place + shown.length, chosen));
+      this.place += shown.length;
+    }
+  }
+
+  /** The index of the span that has this letter, or -1. */
+  at(letter) {
+    let low = 0;
+    let high = this.spans.length - 1;
+    while (low <= high) {
+      const middle = (low + high) >> 1;
+      const { begin, end } = this.spans[middle];
+      if (letter < begin) high = middle - 1;
+      else if (letter >= end) low = middle + 1;
+      else return middle;
+    }
+    return -1;
+  }
+}
