@@ -96,6 +96,8 @@ def _compress(name: str, options: argparse.Namespace) -> dict[str, float]:
     target = _target(name, options)
     if name in OURS:
         algorithm, chosen = OURS[name]
+        if algorithm == "autoround":
+            chosen = chosen | {"iterations": options.iterations}
         recipe = {
             "scheme": f"W{options.bits}A16-g{options.group_size}",
             "algorithm": algorithm,
@@ -110,7 +112,7 @@ def _compress(name: str, options: argparse.Namespace) -> dict[str, float]:
         if reason := install(environment, options.cache, sys.executable):
             raise RuntimeError(reason)
         job = {"peer": name, "rows": str(options.work / "rows.npy")}
-        job |= {"bits": options.bits, "group_size": options.group_size}
+        job |= {"bits": options.bits, "group_size": options.group_size, "iterations": options.iterations}
         python = options.cache / environment.environment / "bin" / "python"
         command = [str(python), "-P", str(BENCH / "peers" / "compressors.py")]
     job |= {"model": str(options.model), "target": str(target)}
@@ -151,6 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--rows", type=int, default=16, help="of 512 tokens")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, of each text")
+    parser.add_argument("--iterations", type=int, default=200, help="of AutoRound, theirs and ours")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", default="", help="contenders whose name this regular expression finds")
     parser.add_argument("--cache", type=Path, default=Path("scratch/peers"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Other compressors, each behind one function; runs in the peer's own environment, so nothing of Linnet is imported.
 
-    python compressors.py JOB    JOB: JSON of {peer, model, rows, target, bits, group_size}
+    python compressors.py JOB    JOB: JSON of {peer, model, rows, target, bits, group_size, iterations}
 
 ``rows``: an .npy file, int32 [rows, tokens]. The last line out is JSON: seconds and processor seconds (model loading
 and writing included, imports not) and the peak resident bytes.
@@ -62,7 +62,7 @@ def llm_compressor_mse(job: dict[str, Any]) -> tuple[float, float]:
 
 
 def auto_round(job: dict[str, Any]) -> tuple[float, float]:
-    """Its 200 iterations, written as GPTQ's format, which Linnet reads."""
+    """With as many iterations as asked, written as GPTQ's format, which Linnet reads."""
     import numpy
     import torch
     from auto_round import AutoRound
@@ -77,6 +77,7 @@ def auto_round(job: dict[str, Any]) -> tuple[float, float]:
         AutoTokenizer.from_pretrained(job["model"]),
         bits=job["bits"],
         group_size=job["group_size"],
+        iters=job["iterations"],
         sym=True,
         dataset=torch.utils.data.DataLoader(batches, batch_size=None),
         nsamples=len(rows),

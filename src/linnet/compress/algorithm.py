@@ -92,6 +92,9 @@ class BlockFit(Protocol):
 
     Options: ClassVar[type]
     statistics: ClassVar[Mapping[str, StatisticKind]]
+    follows_dense: ClassVar[bool]
+    """Whether a block's output is to be what the dense model's is at this place, errors of the blocks before made up
+    for; if not, what the dense block makes of the same input."""
 
     def __init__(self, options: Any) -> None: ...
 

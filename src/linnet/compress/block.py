@@ -188,6 +188,10 @@ class Block:
         packed = self.packed.get(name.removesuffix(".weight"))
         return packed if packed is not None else self.stored(name)
 
+    def dense_table(self) -> np.ndarray:
+        """The same before it was packed."""
+        return self.stored(self._weights[self._ops[0].weights[0]].ref.checkpoint_name)
+
     def stored(self, name: str) -> np.ndarray:
         """A dense tensor as it will be written, in the type of the source."""
         changed = self._changed.get(name)

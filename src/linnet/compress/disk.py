@@ -49,7 +49,8 @@ def check_place(target: Path) -> Path:
 def disk_need(job: Job) -> DiskNeed:
     """What a run from its beginning takes."""
     sizes = _segment_bytes(job)
-    rows = 0 if job.rows is None else 2 * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
+    files = 4 if job.steps.fits_blocks else 2  # what a segment reads and what the next one does, twice with aims
+    rows = 0 if job.rows is None else files * job.rows.token_ids.size * job.source.spec.hidden_size * 4 + _carried(job)
     return DiskNeed(sum(sizes), rows, max(sizes))
 
 

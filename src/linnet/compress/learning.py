@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from linnet.compress.site import Site
 
 _JUDGING_ROWS = 8
-_JUDGEMENTS = 20
-"""How often the iterate is judged on them."""
+_JUDGEMENTS, _LEAST_STEPS = 20, 5
+"""How often the iterate is judged on them, and how many steps lie between at least, so that it costs less than they."""
 
 
 class LearningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,10 +45,11 @@ class Learned(Protocol):
     """One weight, and of its rounding what is learned."""
 
     def weight(self) -> torch.Tensor:
-        """The rounded weight, fp32 [rows, columns]; gradients pass through roundings as if they were none."""
+        """The rounded weight as it is by now, fp32 [rows, columns]; a fresh one."""
 
-    def descend(self, rate: float) -> None:
-        """One step along the gradients, which are then forgotten."""
+    def descend(self, gradient: torch.Tensor, rate: float) -> None:
+        """One step against the ``gradient`` by the rounded weight, which passes through roundings as if they were
+        none."""
 
     def keep(self) -> None:
         """Remember what is learned by now."""
@@ -72,8 +73,10 @@ def learn_block(
     batch: int,
     rate: Callable[[int], float],
     work: Callable[[tuple[int, int]], float],
+    follow: bool,
 ) -> Stage:
-    """BlockFit.fit_block: ``steps`` on ``batch`` calibration rows each, the n-th as long as ``rate`` says.
+    """BlockFit.fit_block: ``steps`` on ``batch`` calibration rows each, the n-th as long as ``rate`` says; ``follow``:
+    see BlockFit.follows_dense.
 
     A head, which is no block, gets the ranges of a search by its outputs and is rounded to nearest. What is pruned
     first stays zero, and what is learned makes up for that too: the output that is aimed at is the dense block's.
@@ -84,7 +87,7 @@ def learn_block(
         for info in coded:
             site.fit(info, Awq(AwqOptions()), statistics[info.tap])
         return whole(site.segment)
-    dense = site.block.running()
+    site.aim(follow)
     site.sparsify_all(statistics)
     learned = {
         info.tensor: kind(
@@ -93,34 +96,33 @@ def learn_block(
         for info in coded
     }
     if learned:
-        best = _learn(site, learned, dense, steps, batch, rate, sum(work(info.shape) for info in coded))
+        best = _learn(site, learned, steps, batch, rate, sum(work(info.shape) for info in coded))
         for info in coded:
             site.pack(info.module, learned[info.tensor].fitted({"best_iteration": best}), algorithm, info.shape)
     return whole(site.segment)
 
 
 def searched_scales(
-    weight: torch.Tensor, scheme: Scheme, statistics: Mapping[str, Statistic]
+    weight: torch.Tensor, scheme: Scheme, statistics: Mapping[str, Statistic], signed: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Where learning begins: scales by what the sampled rows make of them; by the weight alone if no row was heard."""
     sample = statistics["sample"]
     assert isinstance(sample, RowSample)
     inputs = sample.values if len(sample.values) else None
     importance = None if inputs is None else inputs.square().mean(dim=0).numpy()
-    return scales_of(weight.numpy(), scheme, True, importance, inputs)
+    return scales_of(weight.numpy(), scheme, True, importance, inputs, signed)
 
 
 def learning_work(shape: tuple[int, int], steps: int, batch: int) -> float:
-    """Rows of about 512 tokens through the dense block, the rounded one and, twice as dear, back."""
+    """Rows of about 512 tokens through the rounded block and, twice as dear, back."""
     weights = shape[0] * shape[1]
-    products = 2.0 * weights * 512 * batch * 4 * PRODUCT_S
+    products = 2.0 * weights * 512 * batch * 3 * PRODUCT_S
     return steps * (products + weights * ROUNDED_S / 2)
 
 
 def _learn(
     site: "Site",
     learned: Mapping[str, Learned],
-    dense: Mapping[str, torch.Tensor],
     steps: int,
     batch: int,
     rate: Callable[[int], float],
@@ -128,18 +130,19 @@ def _learn(
 ) -> int:
     """Descend, then go back to the best iterate, whose number is returned; 0 is the start."""
     rows = site.heard
-    judging = [(row, site.outputs([row], dense)) for row in rows[:_JUDGING_ROWS]]
 
     def error() -> float:
         weights = site.block.running_with({name: each.weight() for name, each in learned.items()})
-        return sum(float((site.outputs([row], weights) - y).square().sum(dtype=torch.float64)) for row, y in judging)
+        differences = (site.outputs([row], weights) - site.aimed(row) for row in rows[:_JUDGING_ROWS])
+        return sum(float(each.square().sum(dtype=torch.float64)) for each in differences)
 
     generator = torch.Generator().manual_seed(site.job.recipe.seed + site.index)
-    every, best, least = max(1, steps // _JUDGEMENTS), 0, error()
+    every, best, least = max(_LEAST_STEPS, steps // _JUDGEMENTS), 0, error()
     for step in range(steps):
         chosen = torch.randperm(len(rows), generator=generator)[:batch].tolist()
-        _descend(site, learned, dense, [rows[place] for place in chosen], rate(step))
-        if (step + 1) % every == 0 and (found := error()) < least:
+        _descend(site, learned, [rows[place] for place in chosen], rate(step))
+        judged = (step + 1) % every == 0 or step + 1 == steps
+        if judged and (found := error()) < least:
             best, least = step + 1, found
             for each in learned.values():
                 each.keep()
@@ -149,23 +152,18 @@ def _learn(
     return best
 
 
-@torch.enable_grad()
 def _descend(
     site: "Site",
     learned: Mapping[str, Learned],
-    dense: Mapping[str, torch.Tensor],
     rows: list[int],
     rate: float,
 ) -> None:
     """One step by the squared error of the block's output on ``rows``."""
-    weights = {name: each.weight() for name, each in learned.items()}
-    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    for row in rows:
-        with torch.no_grad():
-            target = site.outputs([row], dense)
-        error = (site.outputs([row], site.block.running_with(leaves)) - target).square().mean()
-        error.backward()  # type: ignore[no-untyped-call]
-    heard = [name for name, leaf in leaves.items() if leaf.grad is not None]
-    torch.autograd.backward([weights[name] for name in heard], [leaves[name].grad for name in heard])
-    for each in learned.values():
-        each.descend(rate)
+    leaves = {name: each.weight().requires_grad_() for name, each in learned.items()}
+    with torch.enable_grad():
+        for row in rows:
+            error = (site.outputs([row], site.block.running_with(leaves)) - site.aimed(row)).square().mean()
+            error.backward()  # type: ignore[no-untyped-call]
+    for name, each in learned.items():
+        if (gradient := leaves.pop(name).grad) is not None:
+            each.descend(gradient, rate)

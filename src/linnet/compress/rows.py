@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hidden rows between two segments, on disk: a chunk at a time in memory, and a resume point.
 
-File ``rows-NNN.f32`` holds what segment NNN reads: fp32 [rows, width], rows in order, little-endian as the machine.
+File ``rows-NNN.f32`` holds what segment NNN reads: fp32 [rows, width], rows in order, little-endian as the machine;
+``aims-NNN.f32`` likewise what it would read in the dense model, where a fit wants that.
 ``carried-0`` and ``carried-1`` hold by turns what passes between two stages of a segment; they are no resume point.
 """
 
@@ -21,14 +22,14 @@ _PIECE_BYTES = 8 << 20
 
 
 class RowStore:
-    """Row files in one directory that only this run writes."""
+    """Row files of one ``name`` in a directory that only this run writes."""
 
-    def __init__(self, directory: Path, width: int) -> None:
-        self._directory, self._width = directory, width
+    def __init__(self, directory: Path, width: int, name: str = "rows") -> None:
+        self._directory, self._width, self._name = directory, width, name
 
     def path(self, segment: int) -> Path:
         """The file segment ``segment`` reads."""
-        return self._directory / f"rows-{segment:03d}.f32"
+        return self._directory / f"{self._name}-{segment:03d}.f32"
 
     @contextmanager
     def write(self, segment: int) -> "Iterator[RowWriter]":
@@ -68,7 +69,7 @@ class RowStore:
     def keep_only(self, segment: int | None) -> None:
         """Delete every row file but the one ``segment`` reads."""
         kept = None if segment is None else self.path(segment)
-        for path in self._directory.glob("rows-*"):
+        for path in self._directory.glob(f"{self._name}-*"):
             if path != kept:
                 with os_errors(path):
                     path.unlink()

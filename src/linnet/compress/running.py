@@ -29,22 +29,29 @@ class RowRunner:
 
     def __init__(self, job: Job, directory: Path) -> None:
         self._job, self._program = job, job.source.program
-        self._store = RowStore(directory, job.source.spec.hidden_size)
+        width = job.source.spec.hidden_size
+        self._store, self._aims = RowStore(directory, width), RowStore(directory, width, "aims")
         self._carried = CarriedRows(directory)
         self._begun: int | None = None
         self.left_out: set[int] = set()
         """Calibration rows that are not counted any more: something in them was NaN or infinite."""
+        self.aims_digest: str | None = None
+        """SHA-256 of the dense model's rows for the next segment, where a fit follows them."""
 
-    def resume(self, segment: int, digest: str | None, left_out: Iterable[int]) -> None:
-        """Go on before ``segment``; ``digest`` of the rows it reads (None: it reads none). CheckpointError: damaged."""
+    def resume(self, segment: int, digest: str | None, aims_digest: str | None, left_out: Iterable[int]) -> None:
+        """Go on before ``segment``; digests of the rows it reads (None: it reads none) and of those it would read in
+        the dense model. CheckpointError: damaged."""
         self.left_out |= set(left_out)
-        if digest is not None:
-            self._store.verify(segment, digest)
+        self.aims_digest = aims_digest
+        for store, expected in ((self._store, digest), (self._aims, aims_digest)):
+            if expected is not None:
+                store.verify(segment, expected)
         self.keep_only(segment if digest is not None else None)
 
     def keep_only(self, segment: int | None) -> None:
-        """Delete every durable file but the one ``segment`` reads."""
+        """Delete every durable file but those ``segment`` reads."""
         self._store.keep_only(segment)
+        self._aims.keep_only(segment)
 
     def close(self) -> None:
         """Delete what was carried between stages."""
@@ -57,20 +64,32 @@ class RowRunner:
         block: Block,
         told: Told,
     ) -> str:
-        """Every calibration row embedded, for the next segment; returns the file's SHA-256.
+        """Every calibration row embedded, for the next segment; returns the file's SHA-256. By the dense table too, if
+        a fit follows the dense model."""
+        if self._job.steps.follows_dense:
+            self.aims_digest = self._embed(index, segment, block, block.dense_table(), self._aims, lambda _: None)
+        return self._embed(index, segment, block, block.table(), self._store, told)
 
-        Only the table's rows that occur are read, and ids renumbered to match.
-        """
+    def _embed(
+        self,
+        index: int,
+        segment: Segment,
+        block: Block,
+        table: np.ndarray | PackedWeight,
+        store: RowStore,
+        told: Told,
+    ) -> str:
+        """Only the table's rows that occur are read, and ids renumbered to match."""
         assert self._job.rows is not None
         token_ids = self._job.rows.token_ids
         used, renumbered = np.unique(token_ids, return_inverse=True)
         renumbered = renumbered.reshape(token_ids.shape)
-        name, table, others = self._program.ops[segment.start].weights[0], block.table(), block.running()
+        name, others = self._program.ops[segment.start].weights[0], block.running()
         if isinstance(table, PackedWeight):
             rows_used = to_torch(table.take_rows([(int(row), int(row) + 1) for row in used]).dequantize())
         else:
             rows_used = to_torch(table[used])
-        with self._store.write(index + 1) as rows:
+        with store.write(index + 1) as rows:
             for start, stop in self._chunks():
                 inputs = self._inputs(renumbered, range(start, stop))
                 result = run_segment(self._program, segment, inputs, None, others | {name: rows_used})
@@ -110,6 +129,21 @@ class RowRunner:
                 rows.append(result[stage.outputs[0]])
             return rows.digest()
 
+    def aim(self, index: int, weights: Mapping[str, torch.Tensor], follow: bool, told: Told) -> None:
+        """Write what the rows behind segment ``index`` are to be: what ``weights``, the dense ones, make of the dense
+        model's rows (``follow``) or of the rows that the segment reads."""
+        stage = whole(self._program.segments[index])
+        with self._aims.write(index + 1) as aims:
+            for _, result in self._run(index, stage, weights, told, None, self._aims if follow else self._store):
+                aims.append(result[stage.outputs[0]])
+            self.aims_digest = aims.digest() if follow else None
+
+    def aimed(self, index: int, row: int) -> torch.Tensor:
+        """fp32 [tokens, width]: what calibration row ``row`` is to be behind segment ``index`` (see ``aim``)."""
+        assert self._job.rows is not None
+        length = self._job.rows.token_ids.shape[1]
+        return self._aims.read(index + 1, row * length, (row + 1) * length)
+
     def survey(
         self,
         index: int,
@@ -141,8 +175,9 @@ class RowRunner:
         weights: Mapping[str, torch.Tensor],
         told: Told,
         on_tap: Callable[..., None] | None,
+        store: RowStore | None = None,
     ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-        """(first row, the stage's outputs) of every chunk."""
+        """(first row, the stage's outputs) of every chunk; ``store``: of what is read, if not the rows."""
         assert self._job.rows is not None
         segment = self._program.segments[index]
         part = replace(segment, start=stage.start, stop=stage.stop, outputs=stage.outputs)
@@ -154,7 +189,7 @@ class RowRunner:
                 carried = self._carried.read(start * length, stop * length)
                 inputs |= {name: x.reshape(-1, int(declared[name].shape[-1])) for name, x in carried.items()}
             elif stage.inputs:
-                inputs[stage.inputs[0]] = self._store.read(index, start * length, stop * length)
+                inputs[stage.inputs[0]] = (store or self._store).read(index, start * length, stop * length)
             on_chunk = None if on_tap is None else partial(on_tap, start)
             result = run_segment(self._program, part, inputs, None, weights, stage.taps, on_chunk)
             yield start * length, {name: x.reshape((stop - start) * length, -1).float() for name, x in result.items()}

@@ -19,7 +19,7 @@ from linnet.compress.low_rank import LowRankFit
 from linnet.compress.progress import Meter
 from linnet.compress.running import RowRunner
 from linnet.compress.sparsifier import Sparsifier
-from linnet.compress.stages import Stage
+from linnet.compress.stages import Stage, whole
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
 from linnet.compress.work import asked, segment_stages, stage_work
 from linnet.errors import CheckpointError, ConfigError
@@ -170,6 +170,15 @@ class Site:
     def outputs(self, rows: Sequence[int], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """fp32 [tokens, width]: what the segment makes of calibration rows with these weights (Block.running_with)."""
         return self._rows.outputs(self.index, self.source.program, weights, rows)
+
+    def aim(self, follow: bool) -> None:
+        """Find what the segment, dense, makes of the rows: of the dense model's (``follow``) or of its own."""
+        units = stage_work(self.job, whole(self.segment), {})
+        self._rows.aim(self.index, self.block.running(), follow, lambda fraction: self._told(fraction * units))
+
+    def aimed(self, row: int) -> torch.Tensor:
+        """fp32 [tokens, width]: what ``aim`` found of a calibration row."""
+        return self._rows.aimed(self.index, row)
 
     def learned(self, units: float) -> None:
         """Tell that so much of the block's fit is done."""

@@ -241,6 +241,12 @@ class Steps:
         """Whether the linears of a block get their codes together."""
         return self.fits is not None and isinstance(self.fits.default, BlockFit)
 
+    @property
+    def follows_dense(self) -> bool:
+        """Whether the dense model's rows go beside the compressed one's, because a fit aims at what becomes of them."""
+        fit = None if self.fits is None else self.fits.default
+        return isinstance(fit, BlockFit) and fit.follows_dense
+
     def check_shared(self, linears: Iterable[LinearInfo]) -> None:
         """ConfigError where linears that read one value are to be smoothed with different options."""
         for transform in self.block_transforms:

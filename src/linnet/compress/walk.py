@@ -74,7 +74,7 @@ class Walk:
         note = self._writer.notes[-1]
         if note["segment"] != self._program.segments[done - 1].name:
             raise CheckpointError(f"the resume point is of segment {note['segment']}, not of the walk; {START_AFRESH}")
-        self._rows.resume(done, note["rows_sha256"], note["left_out"])
+        self._rows.resume(done, note["rows_sha256"], note["aims_sha256"], note["left_out"])
 
     def _segment(self, site: Site) -> dict[str, Any]:
         """Transform, fit, advance the rows, add the tensors; returns the note of the resume point."""
@@ -88,6 +88,7 @@ class Walk:
             digest, error = self._block(site)
         self._add_tensors(site)
         note = {"segment": site.segment.name, "rows_sha256": digest, "layers": site.records}
+        note |= {"aims_sha256": self._rows.aims_digest if digest is not None else None}
         return note | {"output_error": error, "left_out": sorted(self._rows.left_out)}
 
     def _block(self, site: Site) -> tuple[str | None, float | None]:

@@ -123,6 +123,9 @@ def _passes(job: Job, index: int) -> Iterator[tuple[Stage, Kinds]]:
             yield transform_pass(job, index, transform)
     for stage in segment_stages(job, index):
         yield stage, asked(job, index, stage)
+    segment = job.source.program.segments[index]
+    if job.steps.fits_blocks and segment.kind == "block":
+        yield whole(segment), {}  # for what is aimed at
 
 
 def asked(job: Job, index: int, stage: Stage) -> Kinds:

@@ -45,6 +45,7 @@ class Lkd:
 
     Options: ClassVar[type] = LkdOptions
     statistics: ClassVar[Mapping[str, StatisticKind]] = {"sample": RowSample}
+    follows_dense: ClassVar[bool] = False
 
     def __init__(self, options: LkdOptions) -> None:
         self._options = options
@@ -53,7 +54,14 @@ class Lkd:
         """See BlockFit and learn_block."""
         steps, most = self._options.iterations, self._options.rate
         return learn_block(
-            site, "lkd", TrainedWeight, steps, self._options.batch, lambda step: most * (1 - step / steps), self.work
+            site,
+            "lkd",
+            TrainedWeight,
+            steps,
+            self._options.batch,
+            lambda step: most * (1 - step / steps),
+            self.work,
+            self.follows_dense,
         )
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
@@ -92,16 +100,17 @@ class TrainedWeight:
 
     def weight(self) -> torch.Tensor:
         """See Learned."""
-        trained = self._trained()
         with torch.no_grad():
-            rounded = round_into(torch.empty_like(self._values), trained, self._wide, self._wide_zero, self._scheme)
-        return (trained + (rounded - trained).detach()).view(self._before.shape)
+            rounded = torch.empty_like(self._values)
+            round_into(rounded, self._trained(), self._wide, self._wide_zero, self._scheme)
+        return rounded.view(self._before.shape)
 
     def _trained(self) -> torch.Tensor:
         return self._values + self._moved * self._kept * self._wide
 
-    def descend(self, rate: float) -> None:
+    def descend(self, gradient: torch.Tensor, rate: float) -> None:
         """See Learned."""
+        self._moved.grad = gradient.view(self._values.shape) * self._kept * self._wide
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._adam.step()
