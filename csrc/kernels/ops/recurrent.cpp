@@ -32,46 +32,81 @@ void conv(const ConvCall& call, const SequenceRows& rows, int64_t begin, int64_t
 
 namespace {
 
-// Channels [c, c + n), all of one group.
+// Channels [c, c + n), all of one group: V whole vectors side by side, so that no sum waits for itself, or a part of
+// one. What a row needs again lies in local memory, one vector after the other: of a model's array neighbouring states
+// are whole pages apart.
+template <int64_t V, bool SHARED>
 void scan_lanes(const ScanCall& call, const SequenceRows& rows, int64_t c, int64_t n) {
+    constexpr int64_t WIDE = V * LANES, LOCAL = ScanCall::MOST_STATES * WIDE;
     const int64_t width = call.width, states = call.states, heads = width / call.head_size;
     const int64_t group = c / (width / call.groups) * states;
-    alignas(64) float carried[ScanCall::MOST_STATES * LANES];
+    const auto part = [n](const float* p, int64_t v)
+                          __attribute__((always_inline)) { return V == 1 ? load_first(p, n) : load(p + v * LANES); };
+    const auto put = [n](float* p, int64_t v, Floats a)
+                         __attribute__((always_inline)) { V == 1 ? store_first(p, n, a) : store(p + v * LANES, a); };
+    alignas(64) float carried[LOCAL], decays[SHARED ? WIDE : LOCAL], of_heads[WIDE] = {};
+    int64_t head[WIDE];
+    for (int64_t i = 0; i < WIDE; ++i) head[i] = i < n ? (c + i) / call.head_size : 0;
     for (int64_t s = 0; s < states; ++s) {
-        store(carried + s * LANES, rows.fresh ? splat(0.0f) : load_first(rows.state + s * width + c, n));
+        for (int64_t v = 0; v < V; ++v) {
+            const int64_t at = s * WIDE + v * LANES;
+            store(carried + at, rows.fresh ? splat(0.0f) : part(rows.state + s * width + c, v));
+            if (s == 0 || !SHARED) store(decays + at, part(call.decay + s * width + c, v));
+        }
     }
-    const Floats skip = load_first(call.skip + c, n);
-    const Floats bias = call.bias ? load_first(call.bias + c, n) : splat(0.0f);
-    alignas(64) float of_heads[LANES] = {};
+    Floats step[V], x[V], scaled[V], kept[V], sum[V];
     for (int64_t t = 0; t < rows.rows; ++t) {
         const float* steps = rows.steps + t * heads;
-        for (int64_t i = 0; i < n; ++i) of_heads[i] = steps[(c + i) / call.head_size];
-        const Floats step = soft_plus(load(of_heads) + bias), x = load_first(rows.x + t * width + c, n);
-        const Floats scaled = step * x;
         const float *in = rows.in + t * call.groups * states + group,
                     *out = rows.out + t * call.groups * states + group;
-        Floats sum = splat(0.0f), kept = splat(0.0f);
-        if (call.shared_decay) kept = exponential(step * load_first(call.decay + c, n));
-        for (int64_t s = 0; s < states; ++s) {
-            if (!call.shared_decay) kept = exponential(step * load_first(call.decay + s * width + c, n));
-            const Floats h = fma(kept, load(carried + s * LANES), scaled * splat(in[s]));
-            store(carried + s * LANES, h);
-            sum = fma(h, splat(out[s]), sum);
+        if (call.head_size > 1) {
+            for (int64_t i = 0; i < n; ++i) of_heads[i] = steps[head[i]];
         }
-        store_first(rows.y + t * width + c, n, fma(skip, x, sum));
+        for (int64_t v = 0; v < V; ++v) {
+            const Floats given = call.head_size > 1 ? load(of_heads + v * LANES) : part(steps + c, v);
+            step[v] = soft_plus(given + (call.bias ? part(call.bias + c, v) : splat(0.0f)));
+            x[v] = part(rows.x + t * width + c, v);
+            scaled[v] = step[v] * x[v];
+            sum[v] = splat(0.0f);
+            if (SHARED) kept[v] = exponential(step[v] * load(decays + v * LANES));
+        }
+        for (int64_t s = 0; s < states; ++s) {
+            const Floats inward = splat(in[s]), outward = splat(out[s]);
+            for (int64_t v = 0; v < V; ++v) {
+                const int64_t at = s * WIDE + v * LANES;
+                if (!SHARED) kept[v] = exponential(step[v] * load(decays + at));
+                const Floats h = fma(kept[v], load(carried + at), scaled[v] * inward);
+                store(carried + at, h);
+                sum[v] = fma(h, outward, sum[v]);
+            }
+        }
+        for (int64_t v = 0; v < V; ++v) put(rows.y + t * width + c, v, fma(part(call.skip + c, v), x[v], sum[v]));
     }
-    for (int64_t s = 0; s < states; ++s) store_first(rows.state + s * width + c, n, load(carried + s * LANES));
+    for (int64_t s = 0; s < states; ++s) {
+        for (int64_t v = 0; v < V; ++v) put(rows.state + s * width + c, v, load(carried + s * WIDE + v * LANES));
+    }
+}
+
+template <bool SHARED>
+void scan_channels(const ScanCall& call, const SequenceRows& rows, int64_t begin, int64_t end) {
+    constexpr int64_t TOGETHER = 2;
+    const int64_t of_group = call.width / call.groups;
+    for (int64_t c = begin; c < end;) {
+        const int64_t left = smaller(end, (c / of_group + 1) * of_group) - c;
+        if (left >= TOGETHER * LANES) {
+            scan_lanes<TOGETHER, SHARED>(call, rows, c, TOGETHER * LANES);
+            c += TOGETHER * LANES;
+        } else {
+            scan_lanes<1, SHARED>(call, rows, c, smaller(left, LANES));
+            c += smaller(left, LANES);
+        }
+    }
 }
 
 }  // namespace
 
 void scan(const ScanCall& call, const SequenceRows& rows, int64_t begin, int64_t end) {
-    const int64_t of_group = call.width / call.groups;
-    for (int64_t c = begin; c < end;) {
-        const int64_t n = smaller(smaller(end, (c / of_group + 1) * of_group) - c, LANES);
-        scan_lanes(call, rows, c, n);
-        c += n;
-    }
+    (call.shared_decay ? scan_channels<true> : scan_channels<false>)(call, rows, begin, end);
 }
 
 }  // namespace linnet::LINNET_TIER
