@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model whose layers carry states: the engine's laws, bit for bit, and what it refuses in words."""
+"""Models whose layers carry states, all of them or beside one that attends: the engine's laws, bit for bit, and what
+they refuse in words."""
 
 import logging
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from serving import NAME, Running
-from tiny_mamba import write_tiny_mamba
+from tiny_mamba import write_tiny_hybrid, write_tiny_mamba
 
 from linnet.api import ENGINE_MODULE, LLM, EngineSettings, Opening, SamplingParams, begin_opening, open_in_process
 from linnet.child_process import start_child
@@ -23,9 +24,10 @@ PROMPTS = [[5, 9, 33, 17, 60, 2, 8], [40], list(range(30, 77)), [5, 9, 33, 17, 6
 PARAMS = SamplingParams(temperature=0.8, seed=11, max_tokens=9, logprobs=2, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_mamba(tmp_path_factory.mktemp("carrying"))
+@pytest.fixture(scope="module", params=[write_tiny_mamba, write_tiny_hybrid], ids=["state space", "hybrid"])
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    written: Path = request.param(tmp_path_factory.mktemp("carrying") / request.param.__name__)
+    return written
 
 
 def told(llm: LLM, prompts: list[list[int]], params: SamplingParams = PARAMS) -> list[Any]:
@@ -103,10 +105,10 @@ def test_scores_are_the_same_in_chunks_and_beside_another_model(model: Path) -> 
 
 
 def test_what_a_state_does_not_allow_is_said(model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(LinnetError, match="kv_swap_bytes is 1048576; accepted is 0: layers of carrying0 carry a state"):
+    with pytest.raises(LinnetError, match=f"kv_swap_bytes is 1048576; accepted is 0: layers of {model.name} carry"):
         LLM(model, kv_swap_bytes=1 << 20)
     with caplog.at_level(logging.WARNING), opened(model, prefix_cache=True) as llm:
-        assert "the prefix cache is off: layers of carrying0 carry a state" in caplog.text
+        assert f"the prefix cache is off: layers of {model.name} carry a state" in caplog.text
         llm.generate([PROMPTS[2], PROMPTS[2]], PARAMS)
         assert llm.counters().prefix_hit_tokens == 0
         with pytest.raises(LinnetError, match="use_beam_search is not possible with this model"):
@@ -114,11 +116,13 @@ def test_what_a_state_does_not_allow_is_said(model: Path, caplog: pytest.LogCapt
 
 
 def test_states_are_counted(model: Path) -> None:
-    each = 2 * (3 * 64 + 8 * 64) * 4
+    hybrid = model.name == write_tiny_hybrid.__name__
+    convolved = 64 + (2 * 2 * 8 if hybrid else 0)
+    each = 2 * (3 * convolved + 8 * 64) * 4
     facts = describe(load_model(model), sequences=5)
     assert facts["predicted_memory"]["state_bytes"] == 5 * each
-    assert facts["predicted_memory"]["kv_bytes"] == 0
-    assert facts["state_space"] == "64 channels of 8 states in 2 of 2 layers"
+    assert (facts["predicted_memory"]["kv_bytes"] > 0) == hybrid
+    assert facts["state_space"] == f"64 channels of 8 states in 2 of {3 if hybrid else 2} layers"
     with opened(model, max_sequences=7) as llm:
-        assert llm.footprint.kv_bytes == 0
+        assert (llm.footprint.kv_bytes > 0) == hybrid
         assert llm.footprint.step_bytes == llm.executable.arena_bytes + 7 * each

@@ -165,6 +165,19 @@ OTHERS = (
 )
 STATE_SPACE = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3, "conv_kernel": 4}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+HYBRID = gated(
+    num_hidden_layers=4,
+    layer_types=["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+    num_local_experts=0,
+    num_experts_per_tok=0,
+    shared_intermediate_size=80,
+    mamba_n_heads=8,
+    mamba_d_state=7,
+    embedding_multiplier=3.0,
+    logits_scaling=0.7,
+    residual_multiplier=0.4,
+    attention_multiplier=0.3,
+)
 STATE_SPACES = (
     TinyModel("mamba", lambda: t.MambaConfig(**STATE_SPACE, state_size=5, time_step_rank=16)),
     TinyModel(
@@ -181,6 +194,11 @@ STATE_SPACES = (
         lambda: t.Mamba2Config(
             **STATE_SPACE, **TOKENS, state_size=16, num_heads=6, head_dim=16, n_groups=3, tie_word_embeddings=True
         ),
+    ),
+    TinyModel("granite-hybrid", lambda: t.GraniteMoeHybridConfig(**HYBRID, mamba_n_groups=2)),
+    TinyModel(
+        "granite-hybrid-rope",
+        lambda: t.GraniteMoeHybridConfig(**HYBRID, mamba_n_groups=1, position_embedding_type="rope"),
     ),
 )
 
@@ -252,7 +270,7 @@ ONE_PER_FAMILY = (
     *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
-    *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups"),
+    *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups", "granite-hybrid"),
     *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe"),
 )
 

@@ -33,7 +33,7 @@ from published_plain_configs import (
     STARCODER_2_3B,
     STARCODERBASE_1B,
 )
-from published_state_space_configs import MAMBA_130M, MAMBA_CODESTRAL_7B
+from published_state_space_configs import GRANITE_4_H_MICRO, MAMBA_130M, MAMBA_CODESTRAL_7B
 
 LLAMA_3_2_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -421,5 +421,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "baichuan-7b": (BAICHUAN_7B, 7_000_559_616),
     "mamba-130m": (MAMBA_130M, 129_135_360),
     "mamba-codestral-7b": (MAMBA_CODESTRAL_7B, 7_285_403_648),
+    "granite-4.0-h-micro": (GRANITE_4_H_MICRO, 3_191_396_096),
 }
 """Name -> (config, number of parameters as published)."""

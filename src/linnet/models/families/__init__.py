@@ -49,6 +49,7 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "OlmoeForCausalLM": experts.olmoe,
     "MambaForCausalLM": state_space.mamba,
     "Mamba2ForCausalLM": state_space.mamba2,
+    "GraniteMoeHybridForCausalLM": state_space.granite_hybrid,
 }
 
 ALIASES = {
@@ -93,6 +94,7 @@ MODEL_TYPES = {
     "olmoe": "OlmoeForCausalLM",
     "mamba": "MambaForCausalLM",
     "mamba2": "Mamba2ForCausalLM",
+    "granitemoehybrid": "GraniteMoeHybridForCausalLM",
 }
 """For configs without ``architectures``."""
 

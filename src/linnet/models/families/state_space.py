@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families whose layers carry a state instead of attending: Mamba and Mamba-2."""
+"""Families whose layers carry a state instead of attending, all of them or most: Mamba, Mamba-2, Granite 4.0."""
 
 import math
 from dataclasses import replace
+from typing import Any
 
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.parts import ACTIVATIONS, MAXIMUM_HEADS, consecutive, divides, read_layers
+from linnet.models.parts import ACTIVATIONS, MAXIMUM_HEADS, GatedParts, consecutive, divides, read_layers
 from linnet.models.spec import ArchSpec, LayerSpec, NormSpec, Projection, StateSpaceSpec
 
 USUAL_POSITIONS, MOST_POSITIONS = 32768, 1 << 20
@@ -108,9 +109,35 @@ def mamba(config: ConfigReader, max_context: int | None) -> ArchSpec:
     return parts.spec("MambaForCausalLM", mixer, max_context)
 
 
+def _many_heads(
+    block: str, module: str, norm: NormSpec, hidden: int, heads: int, head_size: int, groups: int, **fields: Any
+) -> StateSpaceSpec:
+    """The mixer of Mamba-2: channels of a head share a decay and a time step, heads of a group share B and C; all are
+    read from the stream by one linear, and what the scan yields is gated and normalised by groups."""
+    width, inner, bias = heads * head_size, groups * fields["states"], fields.pop("bias")
+    sizes = width, width, inner, inner, heads
+    fused = Projection(f"{block}.{module}.in_proj", sum(sizes), hidden, bias)
+    gate, x, inward, outward, steps = consecutive(fused, *sizes)
+    return StateSpaceSpec(
+        norm=norm,
+        module_name=f"{block}.{module}",
+        gate=gate,
+        x=x,
+        steps=steps,
+        inward=inward,
+        outward=outward,
+        output=Projection(f"{block}.{module}.out_proj", hidden, width, bias),
+        head_size=head_size,
+        groups=groups,
+        step_bias=True,
+        shared_decay=True,
+        gated_norm=NormSpec(f"{block}.{module}.norm", "rms", norm.epsilon, apart=True),
+        **fields,
+    )
+
+
 def mamba2(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """Mamba-2: channels of a head share a decay and a time step, heads of a group share B and C; all are read from the
-    stream by one linear, and what the scan yields is gated and normalised by groups."""
+    """Mamba-2, see ``_many_heads``."""
     parts = _StateSpaceParts(config, tied=False)
     heads, groups = config.size("num_heads", maximum=MAXIMUM_HEADS), config.size("n_groups", default=8)
     divides(config, "num_heads", heads, "n_groups", groups)
@@ -118,26 +145,73 @@ def mamba2(config: ConfigReader, max_context: int | None) -> ArchSpec:
     config.require("head_dim", head_size)
     config.require("time_step_limit", *NO_LIMIT)
     config.ignore("time_step_rank", "norm_before_gate")  # transformers gates first, whatever the latter says
-    inner = groups * parts.states
-    sizes = parts.width, parts.width, inner, inner, heads
-    gate, x, inward, outward, steps = consecutive(parts.linear("in_proj", sum(sizes), parts.hidden, parts.bias), *sizes)
-    mixer = StateSpaceSpec(
-        norm=parts.norm(f"{parts.block}.norm"),
-        module_name=f"{parts.block}.mixer",
-        gate=gate,
-        x=x,
-        steps=steps,
-        inward=inward,
-        outward=outward,
-        output=parts.linear("out_proj", parts.hidden, parts.width, parts.bias),
-        taps=parts.taps,
+    mixer = _many_heads(
+        parts.block,
+        "mixer",
+        parts.norm(f"{parts.block}.norm"),
+        parts.hidden,
+        heads,
+        head_size,
+        groups,
         states=parts.states,
+        taps=parts.taps,
         activation=parts.activation,
-        head_size=head_size,
-        groups=groups,
+        bias=parts.bias,
         conv_bias=parts.conv_bias,
-        step_bias=True,
-        shared_decay=True,
-        gated_norm=replace(parts.norm(f"{parts.block}.mixer.norm"), apart=True),
     )
     return parts.spec("Mamba2ForCausalLM", mixer, max_context)
+
+
+def granite_hybrid(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Granite 4.0: layers of Mamba-2 and a few that attend, most without positions; multipliers as in Granite 3."""
+    parts = GatedParts(config, max_context, max_positions=2048)
+    for name in ("num_local_experts", "num_experts_per_tok"):
+        config.require(name, 0)
+    config.ignore("init_method", "mamba_chunk_size", "output_router_logits", "router_aux_loss_coef")
+    config.require("normalization_function", "rmsnorm")
+    config.require("time_step_limit", *NO_LIMIT)
+    turns = config.choice("position_embedding_type", accepted={"rope": True, "nope": False}, default="nope")
+    multiplier = config.number("residual_multiplier", default=1.0)
+    bias = config.flag("attention_bias")
+    attention = replace(
+        parts.attention(bias, bias),
+        scale=config.number("attention_multiplier", default=1.0),
+        multiplier=multiplier,
+        rope=parts.rope if turns else None,
+    )
+    expand = config.size("mamba_expand", default=2, maximum=64)
+    heads = config.size("mamba_n_heads", default=128, maximum=MAXIMUM_HEADS)
+    head_size = divides(config, "mamba_expand times hidden_size", expand * parts.hidden, "mamba_n_heads", heads)
+    config.require("mamba_d_head", head_size, "auto")
+    groups = config.size("mamba_n_groups", default=1)
+    divides(config, "mamba_n_heads", heads, "mamba_n_groups", groups)
+    state_space = _many_heads(
+        "model.layers.{layer}",
+        "mamba",
+        parts.block_norm("input_layernorm"),
+        parts.hidden,
+        heads,
+        head_size,
+        groups,
+        states=config.size("mamba_d_state", default=256, maximum=MOST_STATES),
+        taps=config.size("mamba_d_conv", default=4, maximum=64),
+        activation=parts.activation,
+        bias=config.flag("mamba_proj_bias"),
+        conv_bias=config.flag("mamba_conv_bias", default=True),
+        multiplier=multiplier,
+    )
+    shared = config.size("shared_intermediate_size", default=1024)
+    gate, up = consecutive(parts.projection("shared_mlp.input_linear", 2 * shared, parts.hidden), shared, shared)
+    down = parts.projection("shared_mlp.output_linear", parts.hidden, shared)
+    mlp = replace(parts.mlp(), gate=gate, up=up, down=down, multiplier=multiplier)
+    kinds = {"mamba": LayerSpec(state_space, mlp), "attention": LayerSpec(attention, mlp)}
+    kinds |= {"linear_attention": kinds["mamba"], "full_attention": kinds["attention"]}
+    listed = config.words("layer_types", parts.layers) or ("mamba",) * parts.layers
+    unknown = sorted(set(listed) - set(kinds))
+    if unknown:
+        raise UnsupportedError(f"{config.where}: layer_types holds {unknown[0]!r}; supported are {', '.join(kinds)}")
+    return replace(
+        parts.spec("GraniteMoeHybridForCausalLM", tuple(kinds[kind] for kind in listed)),
+        embedding_scale=config.number("embedding_multiplier", default=1.0),
+        logits_multiplier=1 / config.number("logits_scaling", default=1.0),
+    )
