@@ -1,49 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real traces as requests: read, cut to a slice, shrunk to a model's context, dealt to tenants, set to a load."""
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from random import Random
 
+from linnet.cli.bench import traces
 from virtual import Asked
 
-MOONCAKE_PIECE_TOKENS = 512
 GREEDY = b"greedy"
 
 
-def azure(file: Path) -> list[Asked]:
-    """AzurePublicDataset: arrival, prompt tokens, generated tokens. Arrivals count from the first one."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    times = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in rows]
-    return [
-        Asked((when - times[0]).total_seconds(), int(row["ContextTokens"]), int(row["GeneratedTokens"]))
-        for when, row in zip(times, rows, strict=True)
-    ]
-
-
-def mooncake(file: Path) -> list[Asked]:
-    """Mooncake: milliseconds, lengths, and an id for each 512 tokens; prompts that begin with equal ids begin alike."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return [
-        Asked(
-            row["timestamp"] / 1000,
-            row["input_length"],
-            row["output_length"],
-            shared=tuple(row["hash_ids"][: row["input_length"] // MOONCAKE_PIECE_TOKENS]),
-            piece_tokens=MOONCAKE_PIECE_TOKENS,
-        )
-        for row in rows
-    ]
-
-
 def read(file: Path) -> list[Asked]:
-    """Of either kind, by the name of the file."""
-    return azure(file) if file.suffix == ".csv" else mooncake(file)
+    """Of either kind that ``linnet bench serve`` replays."""
+    return [
+        Asked(one.arrival_s, one.prompt_tokens, one.new_tokens, shared=one.shared, piece_tokens=one.piece_tokens)
+        for one in traces.read(file)
+    ]
 
 
 def shrunk(asked: Sequence[Asked], divisor: int, longest_tokens: int, most_new: int) -> list[Asked]:

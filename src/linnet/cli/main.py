@@ -23,6 +23,7 @@ from linnet.cli import (
     inspecting,
     serving,
 )
+from linnet.cli.bench import serving as benching
 from linnet.cli.words import Command, Group, UsageError, refusal
 from linnet.errors import LinnetError, machine_sentence
 
@@ -51,6 +52,7 @@ app.command("doctor", cls=Command)(doctoring.doctor)
 app.command("env", cls=Command)(inspecting.environment)
 app.command("demo", cls=Command)(demonstrating.demo)
 app.add_typer(caching.cache, name="cache")
+app.add_typer(benching.bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

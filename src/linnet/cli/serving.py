@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,13 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
     except BaseException:
         release(listener, config)
         raise
-    return run(served, listener, config, _say, lambda _: _say(_start_line(served, config, address_of(listener))))
+    address = address_of(listener)
+    if config.log_json or not sys.stderr.isatty():
+        return run(served, listener, config, _say, lambda _: _say(_start_line(served, config, address)))
+    from linnet.cli.serving_screen import Screen
+
+    with Screen() as screen:
+        return run(served, listener, config, screen.say, partial(screen.begin, served, config, address), screen.status)
 
 
 def _open(  # type: ignore[no-untyped-def]

@@ -28,6 +28,7 @@ from linnet.settings import ServeConfig
 
 LEAVE_S = 5.0
 BACKLOG = 1024
+LIVE_S = 1.0
 
 
 def bind(config: ServeConfig) -> socket.socket:
@@ -105,13 +106,15 @@ def run(
     config: ServeConfig,
     say: Callable[[str], None],
     ready: Callable[[Server], None] = lambda server: None,
+    live: Callable[[str], None] | None = None,
 ) -> int:
     """Serve until a signal or a failure; returns the exit status. ``ready`` is called when connections are accepted.
+    ``live`` gets the status every second in place of ``say``, whether there is traffic or not.
 
     The engine has ended then, unless it is a thread with a step that does not end: the model's memory is in use and
     must not be released.
     """
-    return asyncio.run(_run(model, listener, config, say, ready))
+    return asyncio.run(_run(model, listener, config, say, ready, live))
 
 
 async def _run(
@@ -120,6 +123,7 @@ async def _run(
     config: ServeConfig,
     say: Callable[[str], None],
     ready: Callable[[Server], None],
+    live: Callable[[str], None] | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     server = build_server(model, config)
@@ -133,10 +137,11 @@ async def _run(
             report_status(
                 lambda: server.bridge.door.counters,
                 server.metrics.generated,
-                config.status_s or 1e6,
+                LIVE_S if live else config.status_s or 1e6,
                 config.log_json,
-                say,
+                live or say,
                 server.memory.look,
+                idle=live is not None,
             )
         )
         modules = loop.create_task(server.conversations.compute_modules(server.admission))

@@ -41,15 +41,16 @@ async def report_status(
     say: Callable[[str], None],
     look: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
+    idle: bool = False,
 ) -> None:
-    """Runs until cancelled; silent when nothing was computed since the last line and nothing waits. ``look`` is called
-    each time."""
+    """Runs until cancelled; silent when nothing was computed since the last line and nothing waits, unless ``idle``.
+    ``look`` is called each time."""
     before, tokens, since = counters(), generated(), clock()
     while True:
         await asyncio.sleep(every_s)
         now, tokens_now, at = counters(), generated(), clock()
         look()
-        if now.steps != before.steps or now.running_requests or now.waiting_requests:
+        if idle or now.steps != before.steps or now.running_requests or now.waiting_requests:
             facts = summary(before, now, tokens_now - tokens, max(at - since, 1e-9))
             say(json.dumps({"event": "status", **facts}) if as_json else sentence(facts))
         before, tokens, since = now, tokens_now, at
