@@ -78,7 +78,10 @@ def record(group: int, gemv: bool, zero_points: bool) -> dict[str, Any]:
     return {"quant_method": "awq", "modules_to_not_convert": ["lm_head"], **plain}
 
 
-FORMS = [(32, False, True), (32, False, False), (-1, False, True), (32, True, True), (16, True, True), (-1, True, True)]
+FORMS = [
+    *((32, False, True), (32, False, False), (-1, False, True)),
+    *((32, True, True), (32, True, False), (16, True, True), (-1, True, True)),
+]
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -101,6 +104,7 @@ def test_early_files_with_their_record_beside_the_config(tmp_path: Path) -> None
     [
         ({"bits": 3}, UnsupportedError, "bits 3 is not supported; supported: 4"),
         ({"version": "gemv_fast"}, UnsupportedError, "version 'gemv_fast'.*gemm, gemv"),
+        ({"version": "marlin"}, UnsupportedError, "version 'marlin' is not supported; supported: gemm, gemv"),
         ({"version": "gemv"}, CheckpointError, "shape"),
         ({"group_size": 48}, CheckpointError, "group size 48 does not divide its 64 columns"),
         ({"group_size": 16}, CheckpointError, r"scales is fp16 \[2, 64\]; its config leads to fp16 \[4, 64\]"),

@@ -25,6 +25,8 @@ from linnet.schemes.packing import pack_rows, unpack_rows
 Array = npt.NDArray[Any]
 BITS, PER_WORD = 4, 8
 VERSIONS = ("gemm", "gemv")
+PADDINGS = (1, 2, 4)
+"""Of words of gemv's zero points in a row: AutoAWQ pads groups of 64 to twos and groups of 32 to fours."""
 GEMM_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Nibble i of a word belongs to the output GEMM_ORDER[i] of its eight."""
 
@@ -92,9 +94,7 @@ class Awq:
         groups = groups_of(scheme.weight, columns, where, module)
         zero_points: Array | None = None
         if self._gemv:
-            kept = -(-groups // PER_WORD)
-            if f"{module}.qzeros" in tensors:  # padded as far as its kernel wants
-                kept = max(kept, tensors[f"{module}.qzeros"].shape[-1])
+            kept = _padded_words(groups, tensors, module)
             expect(module, "scales", (scheme.weight.scale_dtype,), (rows, kept * PER_WORD), tensors, where)
             words = np.ascontiguousarray(tensor(f"{module}.qweight"))
             scales = np.ascontiguousarray(tensor(f"{module}.scales")[:, :groups])
@@ -109,6 +109,15 @@ class Awq:
                 expect(module, "qzeros", ("int32",), (groups, rows // PER_WORD), tensors, where)
                 zero_points = unpack_rows(_turned_words(tensor(f"{module}.qzeros")), BITS, groups, 0)
         return canonical(words, scales, zero_points, scheme, shape, f"{where}: {module}")
+
+
+def _padded_words(groups: int, tensors: Tensors, module: str) -> int:
+    """Words of a row of gemv's zero points: as many as the groups fill, padded as far as its kernel wants; by the
+    scales, which are there without zero points too."""
+    least = -(-groups // PER_WORD)
+    scales = tensors.get(f"{module}.scales")
+    stored = scales.shape[-1] // PER_WORD if scales is not None and scales.shape else least
+    return stored if stored in {-(-least // step) * step for step in PADDINGS} else least
 
 
 def _turned_words(stored: Array) -> Array:
