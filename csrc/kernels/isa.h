@@ -9,8 +9,8 @@
 
 namespace linnet {
 
-// "avx512_vnni", "avx512", "avx2_vnni", "avx2"; "neon_i8mm"; "portable": those this CPU and operating system can run;
-// portable is always last.
+// "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2"; "neon_i8mm"; "portable": those this CPU and operating
+// system can run; portable is always last.
 std::vector<std::string> available_tiers();
 
 // Empty name: the best tier. Throws std::invalid_argument naming the available ones.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sixteen floats at a time, for every instruction set. Kernel sources are compiled once per tier with
-// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni|neon_i8mm> and that tier's -m flags, inside namespace
-// linnet::LINNET_TIER.
+// -DLINNET_TIER=<portable|avx2|avx2_vnni|avx512|avx512_vnni|avx512_bf16|neon_i8mm> and that tier's -m flags, inside
+// namespace linnet::LINNET_TIER.
 //
 // Rules of a kernel source: everything lives in the tier's namespace (or an anonymous one inside it); no std::
 // templates (the linker keeps one copy of an inline function, maybe the one with AVX-512 in it); a tail is the same
@@ -15,9 +15,12 @@
 #error "kernel sources are compiled once per tier: define LINNET_TIER"
 #endif
 
-// LINNET_VNNI implies LINNET_AVX512; LINNET_AVX2 and LINNET_AVX512 exclude each other.
-#if defined(__AVX512VNNI__) && defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+// LINNET_BF16 implies LINNET_VNNI, and that LINNET_AVX512; LINNET_AVX2 and LINNET_AVX512 exclude each other.
+#if defined(__AVX512VNNI__)
 #define LINNET_VNNI 1
+#endif
+#if defined(__AVX512VNNI__) && defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#define LINNET_BF16 1
 #endif
 #if defined(__AVX512F__)
 #define LINNET_AVX512 1

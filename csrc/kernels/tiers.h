@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The instruction-set tiers, declared once, best first: X(tier, base, ...). A tier that only projections know
-// (avx2_vnni, neon_i8mm) takes everything else from `base`; the others are their own base. CMakeLists.txt gives each
-// its compiler flags, isa.cpp asks the machine for it.
+// (avx512_vnni, avx2_vnni, neon_i8mm) takes everything else from `base`; the others are their own base. CMakeLists.txt
+// gives each its compiler flags, isa.cpp asks the machine for it.
 #pragma once
 
 #if defined(LINNET_X86_TIERS)
 #define LINNET_TIERS(X, ...)                               \
-    X(avx512_vnni, avx512_vnni __VA_OPT__(, ) __VA_ARGS__) \
+    X(avx512_bf16, avx512_bf16 __VA_OPT__(, ) __VA_ARGS__) \
+    X(avx512_vnni, avx512 __VA_OPT__(, ) __VA_ARGS__)      \
     X(avx512, avx512 __VA_OPT__(, ) __VA_ARGS__)           \
     X(avx2_vnni, avx2 __VA_OPT__(, ) __VA_ARGS__)          \
     X(avx2, avx2 __VA_OPT__(, ) __VA_ARGS__)               \

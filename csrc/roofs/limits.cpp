@@ -61,7 +61,7 @@ static int64_t multiply_int8(int64_t iterations) {
 }
 
 static int64_t multiply_bf16(int64_t iterations) {
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
     Ints a = splat_int(0x3f803f80), b = splat_int(0);
     LINNET_OPAQUE(a);
     LINNET_OPAQUE(b);

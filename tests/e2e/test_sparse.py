@@ -52,10 +52,10 @@ def test_the_same_tokens_in_fewer_bytes(scheme: str | None, tmp_path: Path) -> N
             memory.append(predict(llm.source, limits_of(llm.facts.scheduling), "fast", CpuBackend()).weight_bytes)
             weights = sparse_weights(llm)
             assert bool(weights) == (path == sparse)
-            if weights and not (scheme is None and executable.isa == "avx512_vnni"):
+            if weights and not (scheme is None and executable.isa == "avx512_bf16"):
                 assert sum("sparse" in name for name in executable.choices.values()) >= len(weights)
                 assert executable.tile_bytes == sum(held for held, _ in weights)
     assert texts[0] == texts[1]
     assert all(texts[0])
-    if CpuBackend().isa != "avx512_vnni":
+    if CpuBackend().isa != "avx512_bf16":
         assert memory[0] < memory[1]

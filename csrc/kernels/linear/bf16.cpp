@@ -11,7 +11,7 @@
 
 namespace linnet::LINNET_TIER {
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 
 // Up to here it is cheaper to multiply along the columns than to expand panels.
 static constexpr int64_t FEW_ROWS = 12;

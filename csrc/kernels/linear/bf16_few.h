@@ -5,7 +5,7 @@
 
 #include "kernels.h"
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 
 namespace linnet::LINNET_TIER {
 

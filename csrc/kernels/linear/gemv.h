@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What gemv.cpp prepares and the kernels of one width of codes run on. Top tier only.
+// What gemv.cpp prepares and the kernels of one width of codes run on. Tiers with VNNI only.
 #pragma once
 
 #include "gemv_dots.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A piece of a weight's row as the GEMV reads it: one load, unpacked to unsigned bytes in registers, and the order in
 // which activations meet those bytes. A quarter of a vector never mixes columns of different quarters of a piece, so
-// groups of a piece, a half or a quarter of it (2 bits: an eighth) can be told apart in the sums. Top tier only.
+// groups of a piece, a half or a quarter of it (2 bits: an eighth) can be told apart in the sums. Tiers with VNNI only.
 //
 //   bits  bytes  columns  vectors
 //   8     64     64       1        natural order
@@ -23,9 +23,11 @@ constexpr int64_t PIECE_COLUMNS = PIECE_BYTES<bits> * 8 / bits;
 template <int bits>
 constexpr int PIECE_VECTORS = int(PIECE_COLUMNS<bits> / 64);
 
-// Byte 8 e + j: where the three bytes of eight columns lie that qword e unpacks, of vector `half`.
+// Codes of three bits as bytes, of vector `half`: byte 8 e + j is code j of the 24 bits that qword e unpacks, which
+// begin at byte 12 (e / 2) + 6 half + 3 (e % 2).
 template <int half>
-LINNET_INLINE __m512i three_bit_places() {
+LINNET_INLINE __m512i unpack_three_bits(__m512i codes) {
+#if defined(__AVX512VBMI__)
     alignas(64) static constexpr auto places = [] {
         struct {
             uint8_t bytes[64];
@@ -35,7 +37,22 @@ LINNET_INLINE __m512i three_bit_places() {
                 found.bytes[8 * e + j] = uint8_t(12 * (e / 2) + 6 * half + 3 * (e % 2) + (j < 3 ? j : 0));
         return found;
     }();
-    return _mm512_load_si512(places.bytes);
+    const __m512i shifts = _mm512_set1_epi64(0x15120f0c09060300);  // 0, 3, 6 .. 21
+    const __m512i own = _mm512_permutexvar_epi8(_mm512_load_si512(places.bytes), codes);
+    return _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, own), _mm512_set1_epi8(7));
+#else
+    // Every quarter takes the twelve bytes of its two qwords' halves, of which a code's two bytes become a word.
+    const __m512i quarters =
+        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11), codes);
+    const __m512i shifts = _mm512_broadcast_i32x4(_mm_setr_epi16(0, 3, 6, 1, 4, 7, 2, 5));
+    const auto eight = [&](int first) __attribute__((always_inline)) {
+        const char a = char(first), b = char(first + 1), c = char(first + 2);
+        const __m128i places = _mm_setr_epi8(a, b, a, b, a, b, b, c, b, c, b, c, c, -1, c, -1);
+        const __m512i words = _mm512_shuffle_epi8(quarters, _mm512_broadcast_i32x4(places));
+        return _mm512_and_si512(_mm512_srlv_epi16(words, shifts), _mm512_set1_epi16(7));
+    };
+    return _mm512_packus_epi16(eight(6 * half), eight(6 * half + 3));
+#endif
 }
 
 // `bytes`: how many may be read from p; `whole`: all of the piece. `flip` makes signed bytes unsigned.
@@ -54,12 +71,8 @@ LINNET_INLINE void unpack_piece(const uint8_t* p, int64_t bytes, __m512i flip, _
         out[0] = _mm512_and_si512(codes, nibble);
         out[1] = _mm512_and_si512(_mm512_srli_epi32(codes, 4), nibble);
     } else if constexpr (bits == 3) {
-        const __m512i shifts = _mm512_set1_epi64(0x15120f0c09060300);  // 0, 3, 6 .. 21
-        const __m512i mask = _mm512_set1_epi8(7);
-        const __m512i low = _mm512_permutexvar_epi8(three_bit_places<0>(), codes);
-        const __m512i high = _mm512_permutexvar_epi8(three_bit_places<1>(), codes);
-        out[0] = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, low), mask);
-        out[1] = _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, high), mask);
+        out[0] = unpack_three_bits<0>(codes);
+        out[1] = unpack_three_bits<1>(codes);
     } else {
         const __m512i mask = _mm512_set1_epi8(3);
         out[0] = _mm512_and_si512(codes, mask);

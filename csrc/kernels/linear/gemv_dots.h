@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner part of gemv.cpp: dot products of sixteen groups, one group per lane. Top tier only.
+// The inner part of gemv.cpp: dot products of sixteen groups, one group per lane. Tiers with VNNI only.
 #pragma once
 
 #include "gemv_codes.h"

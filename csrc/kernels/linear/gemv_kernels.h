@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels of gemv.cpp for one width of codes. Top tier only.
+// The kernels of gemv.cpp for one width of codes. Tiers with VNNI only.
 #pragma once
 
 #include "gemv.h"

@@ -27,7 +27,7 @@ struct Int8Input {
 // Bytes of a panel per run of 8 columns: TILE_COUNT tiles of 16 outputs x 8 codes.
 constexpr int64_t PANEL_STEP = 128 * TILE_COUNT;
 
-// gemv.cpp: the top tier's kernel for up to 4 rows; false where it does not apply (the GEMM then serves).
+// gemv.cpp: kernels of the tiers with VNNI for up to 4 rows; false where it does not apply (the GEMM then serves).
 int64_t scratch_bytes_gemv(const LinearWeight& weight);
 bool try_gemv(const LinearWeight& weight, const Int8Input& x, float* y, int64_t ldy, int64_t rows, int64_t n_begin,
               int64_t n_end, void* scratch);

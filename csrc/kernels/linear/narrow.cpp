@@ -17,7 +17,7 @@ void round_to_bf16(float* values, int64_t count) {
     }
 }
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 
 static constexpr int64_t DIRECT_ROWS = 32;           // beyond, decoding once pays
 static constexpr int64_t TILE = 8;                   // rows that decoded codes meet in registers

@@ -430,7 +430,7 @@ void linear_panels(const LinearWeight& weight, const Int8Input& x, float* y, int
     Multiplication(weight, x, scratch).run(y, ldy, rows, n_begin, n_end);
 }
 
-#else
+#elif !defined(LINNET_VNNI)  // panels_vnni.cpp
 
 bool reads_panels(const LinearWeight&, int64_t, int64_t) { return false; }
 int64_t scratch_bytes_panels(int64_t) { return 0; }

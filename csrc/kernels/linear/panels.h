@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer weights for many rows, where products of bytes come as pairs in 16 bits (AVX2 without VNNI): a
-// block of columns of some tiles is unpacked once into L1, rows are arranged by fours once for all of those tiles, and
-// sums stay in registers over a span (tiled.cpp says what that is, and defines the order of the sums).
+// Integer weights for many rows, in the tiers whose instructions it suits: a block of columns of some tiles is unpacked
+// once into L1, what rows need besides is made once for all of those tiles, and sums stay in registers over a span
+// (tiled.cpp says what that is, and defines the order of the sums). panels.cpp: products of bytes that come as pairs in
+// 16 bits, with 256 bits (AVX2 without VNNI); panels_vnni.cpp: exact dot products with 512 bits.
 #pragma once
 
 #include "tiles.h"

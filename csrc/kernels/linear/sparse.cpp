@@ -12,7 +12,7 @@ const char* refuse_sparse(const LinearWeight& weight, InputType input) {
         return "2:4 weights have symmetric codes with scales of one level";
     if (weight.storage != Storage::bf16 && weight.bits != 4 && weight.bits != 8)
         return "2:4 weights are bf16, or codes of 4 or 8 bits";
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
     if (weight.storage == Storage::bf16) return "this tier multiplies pairs of bf16, which 2:4 weights do not keep";
 #endif
     if (weight.storage == Storage::bf16 && input == InputType::int8)

@@ -8,7 +8,7 @@ namespace linnet::LINNET_TIER {
 #define LINNET_TEXT_(x) #x
 #define LINNET_TEXT(x) LINNET_TEXT_(x)
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 static constexpr bool HAS_BF16 = true;
 #else
 static constexpr bool HAS_BF16 = false;

@@ -39,7 +39,7 @@ struct Planar {
     }
 };
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 struct Packed {
     static constexpr int64_t BYTES = 64;
     using Element = uint16_t;
@@ -119,7 +119,7 @@ LINNET_INLINE void widen_run(const char* from, int64_t count, char* to) {
     }
 }
 
-#if defined(LINNET_VNNI)
+#if defined(LINNET_BF16)
 // The same numbers in fewer instructions: (first, second) per lane is the order of a Packed operand too.
 template <>
 inline __attribute__((always_inline)) void widen_run<Packed, KVStorage::int8>(const char* from, int64_t count,

@@ -16,7 +16,7 @@ class CpuSettings:
     threads: int | None = None
     """Size of the pool; None: one per physical core that this process may use."""
     isa: str | None = None
-    """Instruction-set tier (portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni); None: the best there is."""
+    """Instruction-set tier (portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16); None: the best."""
     tile_directory: Path | None = None
     """Where weights may be kept once more in the order that the kernels read them; None: nowhere."""
     large_pages: bool = False

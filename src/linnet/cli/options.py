@@ -43,7 +43,7 @@ ISA = Setting(
     name="isa",
     record=BackendSettings,
     option=option(
-        help="Force a kernel tier: portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni.",
+        help="Force a kernel tier: portable, neon_i8mm, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16.",
         show_default="best this CPU has",
     ),
 )

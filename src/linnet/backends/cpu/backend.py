@@ -44,7 +44,7 @@ from linnet.schemes.scheme import LinearScheme
 
 logger = logging.getLogger(__name__)
 
-ISAS = ("avx512_vnni", "avx512", "avx2_vnni", "avx2", "neon_i8mm", "portable")
+ISAS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "neon_i8mm", "portable")
 """Instruction-set tiers, best first."""
 
 
