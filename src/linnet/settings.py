@@ -86,6 +86,7 @@ class RequestLimits:
     samples, stops, logprobs, prompts, messages: the most of each (``n``, ``stop``, …).
     body_bytes, body_s: size of a request body, and how long it may take to arrive.
     deadline_s:         the longest a request may take, queueing included; None: no limit but the client's own.
+    grammar_s:          how long a schema or grammar may take to compile.
     """
 
     samples: int = 128
@@ -96,6 +97,7 @@ class RequestLimits:
     body_bytes: int = 8 << 20
     body_s: float = 30.0
     deadline_s: float | None = None
+    grammar_s: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

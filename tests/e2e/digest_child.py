@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ import msgspec
 from digest_executable import DigestExecutable
 
 from linnet.child_process import start_child
-from linnet.engine import Channel, Engine, EngineChild, EngineServer, ReadyFrame, refused_frame
+from linnet.engine import (
+    Channel,
+    CompiledGrammars,
+    Engine,
+    EngineChild,
+    EngineServer,
+    ReadyFrame,
+    Vocabulary,
+    refused_frame,
+)
 from linnet.errors import UnsupportedError
 from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerConfig
@@ -58,10 +68,12 @@ def main(connection: socket.socket) -> None:
         connection.sendall(bytes.fromhex(told["first"]))
         time.sleep(600)
     config = SchedulerConfig(**told["config"])
-    engine = Engine(ToldDigest(told, config), config, check=True)
+    vocabulary: Future[Vocabulary] = Future()
+    grammars = CompiledGrammars(vocabulary.result)
+    engine = Engine(ToldDigest(told, config), config, check=True, grammars=grammars)
     footprint = Footprint(weight_bytes=0, step_bytes=0, kv_bytes=0, engine_bytes=os.getpid())  # of each its own
     channel.send(channel.encode(ReadyFrame(engine.facts, f"digest {told['salt']}", footprint, engine.counters())))
-    status = EngineServer(engine, channel).run()
+    status = EngineServer(engine, channel, vocabulary).run()
     sys.stderr.flush()
     os._exit(status)
 

@@ -20,7 +20,7 @@ from digest_executable import DigestExecutable
 from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.api import LLM, Moderate, RequestBuilder, SamplingDefaults
-from linnet.engine import Engine, EngineThread
+from linnet.engine import CompiledGrammars, Engine, EngineThread
 from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerConfig
 from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, run
@@ -57,19 +57,21 @@ def digest_model(moderate: Moderate | None = None, **changes: Any) -> Any:
     config = SchedulerConfig(**(settings | changes))
     tokenizer = Tokenizer.from_directory(tiny_directory())
     executable = SlowDigest(tokenizer.vocabulary_size, config.block_size)
-    engine = Engine(executable, config, check=True)
+    engine = Engine(executable, config, check=True, grammars=CompiledGrammars(lambda: requests.vocabulary))
+    requests = RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64), moderate=moderate)
     return SimpleNamespace(
         _engine=engine,
         executable=executable,
         tokenizer=tokenizer,
         facts=engine.facts,
-        requests=RequestBuilder(tokenizer, engine.facts, lambda: secrets.randbits(64), moderate=moderate),
+        requests=requests,
         connect=lambda deliver: EngineThread(engine, deliver),
         counters=engine.counters,
         footprint=Footprint(weight_bytes=0, step_bytes=0, kv_bytes=0, engine_bytes=0),
         max_model_len=config.max_model_len,
         numerics_id="digest",
         sampling_defaults=SamplingDefaults(),
+        environment=None,
     )
 
 

@@ -15,17 +15,19 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from digest_executable import DigestExecutable
 from engine_workload import Result, random_submits, renamed, run
+from letters import GRAMMARS, letters
 from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
-from linnet.engine import Engine, Keep, SamplingParams, StorePlace, Submit, derive_seed, limits_of
+from linnet.engine import CompiledGrammars, Engine, Keep, SamplingParams, StorePlace, Submit, derive_seed, limits_of
 from linnet.engine.moving import MEASURED_BLOCKS
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
@@ -152,9 +154,18 @@ def searched(setting: Setting) -> None:
     setting.beams = 3
 
 
+def structured(setting: Setting) -> None:
+    """Most requests have a grammar; where it leaves one way, several tokens come at once."""
+    setting.submits = [
+        replace(submit, grammar=setting.rng.choice([None, *GRAMMARS]), stop_token_ids=submit.stop_token_ids | ends)
+        for submit in setting.submits
+        for ends in [frozenset(setting.rng.choice([(), (setting.vocabulary - 1,)]))]
+    ]
+
+
 FEATURES = (
     batch, cache, chunked, hurried, preempted, small_pool, many_samples, forked, guessed, aborts, few_seats, policies,
-    session, searched, swapped,
+    session, searched, swapped, structured,
 )  # fmt: skip
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
@@ -167,9 +178,18 @@ class Machine:
     executables: list[Any]
     vocabulary: int
 
+    @cached_property
+    def grammars(self) -> CompiledGrammars:
+        """Compiled once, so that no engine waits."""
+        made = CompiledGrammars(lambda: letters(self.vocabulary))
+        for grammar in GRAMMARS:
+            made.matcher(grammar).result()
+        return made
+
     def engine(self, config: SchedulerConfig, which: int, setting: Setting | None = None) -> Engine:
         place = None if setting is None else setting.swap_place
-        engine = Engine(self.executables[which % len(self.executables)], config, check=True, swap_place=place)
+        executable = self.executables[which % len(self.executables)]
+        engine = Engine(executable, config, check=True, swap_place=place, grammars=self.grammars)
         if setting is not None and setting.always_loads:  # or a clock would say whether anything is loaded
             engine.scheduler.swapping._computing_is_faster = lambda *args: False  # type: ignore[method-assign, union-attr]
         return engine
@@ -283,6 +303,7 @@ def search(submit: Submit, setting: Setting) -> list[Submit]:
             submit,
             request_id=submit.request_id + 30_000 * index,
             params=params,
+            grammar=None,  # not both
             fork_of=submit.request_id if index else None,
         )
         for index in range(setting.beams)

@@ -14,7 +14,17 @@ from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, new_
 from linnet.api.scoring import Comparison
 from linnet.api.served import ServedModel, begin_opening, open_in_process
 from linnet.api.stop import StopFinder
-from linnet.engine import LengthError, ParameterError, PromptScores, SamplingParams, TokenLogprob
+from linnet.api.structured import StructuredOutput
+from linnet.engine import (
+    GRAMMAR,
+    GrammarChecker,
+    GrammarError,
+    LengthError,
+    ParameterError,
+    PromptScores,
+    SamplingParams,
+    TokenLogprob,
+)
 from linnet.settings import ENGINE_MODULE, BackendSettings, EngineSettings
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAT_MAX_TOKENS",
     "ENGINE_MODULE",
+    "GRAMMAR",
     "LLM",
     "LOG_FORMAT",
     "BackendSettings",
@@ -31,6 +42,8 @@ __all__ = [
     "Completion",
     "Dispatcher",
     "EngineSettings",
+    "GrammarChecker",
+    "GrammarError",
     "LengthError",
     "Moderate",
     "ModerationError",
@@ -47,6 +60,7 @@ __all__ = [
     "SamplingParams",
     "ServedModel",
     "StopFinder",
+    "StructuredOutput",
     "Terms",
     "TokenLogprob",
     "Verdict",

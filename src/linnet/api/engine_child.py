@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -15,7 +16,16 @@ import msgspec
 from linnet.api.loading import load
 from linnet.api.opening import LOG_FORMAT, Opening
 from linnet.api.warming import Warming
-from linnet.engine import Channel, Engine, EngineServer, FrameError, ReadyFrame, refused_frame
+from linnet.engine import (
+    Channel,
+    CompiledGrammars,
+    Engine,
+    EngineServer,
+    FrameError,
+    ReadyFrame,
+    Vocabulary,
+    refused_frame,
+)
 from linnet.errors import LinnetError, defect, machine_sentence
 
 
@@ -40,16 +50,17 @@ def _serve(channel: Channel) -> int:
     except (FrameError, TypeError, KeyError) as error:
         logging.getLogger(__name__).error("the engine was told to open nothing: %s", type(error).__name__)
         return 1
+    vocabulary: Future[Vocabulary] = Future()
     try:
-        engine, ready = _open(opening)
+        engine, ready = _open(opening, CompiledGrammars(vocabulary.result))
     except LinnetError as error:
         channel.send(channel.encode(refused_frame(error)))
         return 0
     channel.send(channel.encode(ready))
-    return EngineServer(engine, channel).run()
+    return EngineServer(engine, channel, vocabulary).run()
 
 
-def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
+def _open(opening: Opening, grammars: CompiledGrammars) -> tuple[Engine, ReadyFrame]:
     """Raises what ``LLM`` raises for a model; MemoryError and OSError as LinnetErrors."""
     try:
         loaded = load(
@@ -62,7 +73,7 @@ def _open(opening: Opening) -> tuple[Engine, ReadyFrame]:
             engine=opening.engine,
         )
         Warming(loaded.executable.mapped, 0)
-        engine = loaded.open_engine(opening.engine.check)
+        engine = loaded.open_engine(opening.engine.check, grammars)
     except (MemoryError, OSError) as error:
         raise LinnetError(machine_sentence(error)) from None
     return engine, ReadyFrame(engine.facts, loaded.executable.numerics.id, loaded.footprint, engine.counters())

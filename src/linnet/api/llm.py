@@ -35,10 +35,11 @@ from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read
 from linnet.api.scoring import Comparison, score_rows
 from linnet.api.served import ServedModel
 from linnet.api.sessions import Content, Sessions, Turn, check_single, form_of
+from linnet.api.structured import StructuredOutput
 from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
-    CompileGrammar,
+    CompiledGrammars,
     EngineThread,
     Keep,
     ParameterError,
@@ -71,7 +72,6 @@ class LLM(OpenedModel):
         keep: Sequence[str] = (),
         clock: Callable[[], datetime] = datetime.now,
         seed_source: Callable[[], int] = lambda: secrets.randbits(64),
-        compile_grammar: CompileGrammar | None = None,
         moderate: Moderate | None = None,
         **settings: Any,
     ) -> None:
@@ -87,7 +87,6 @@ class LLM(OpenedModel):
         backend, engine: who executes, and what may be spent; see the records. A backend may be its name alone.
         keep:            values to be read after a step (``Executable.tap``).
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
-        compile_grammar: makes grammars of their descriptions; None: structured output is refused.
         moderate:        sees every text before it is returned and may end it (``api.moderation``).
         settings:        single fields of the two records, for short calls: ``LLM(path, max_model_len=256, threads=2)``.
 
@@ -111,9 +110,10 @@ class LLM(OpenedModel):
         self.policy = policy
         self.footprint = replace(loaded.footprint, server_bytes=server_growth_bytes(tokenizer_bytes))
         warn_of_tokenizer(self.path, tokenizer, loaded.source.spec.vocabulary_size)
-        self._engine = loaded.open_engine(engine.check)
+        self._grammars = CompiledGrammars(lambda: self.requests.vocabulary)
+        self._engine = loaded.open_engine(engine.check, self._grammars)
         self._generation_config = generation_config
-        self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, compile_grammar, moderate)
+        self.requests = RequestBuilder(tokenizer, self._engine.facts, seed_source, moderate)
         self._dispatcher = Dispatcher(self._engine)
         self.modules = PromptModules(self.tokenizer)
         """Named texts that prompts may begin with; their keys and values are kept."""
@@ -131,6 +131,7 @@ class LLM(OpenedModel):
         if self.executable is None:
             return
         self._engine.close()
+        self._grammars.close()
         self.executable = None  # type: ignore[assignment]
         self.checkpoint.close()
 
@@ -204,6 +205,7 @@ class LLM(OpenedModel):
         *,
         session: str | None = None,
         prompt_modules: Sequence[str] = (),
+        structured: StructuredOutput | None = None,
         progress: Progress | None = None,
         tokens_done: TokensDone | None = None,
         timeout_s: float | None = None,
@@ -212,20 +214,23 @@ class LLM(OpenedModel):
 
         Without ``params`` the checkpoint's recommendations hold (``sampling_defaults``); given ones hold as they are.
         ``session``: one prompt, which goes on from all that the session holds (``self.sessions``; a new id begins one).
-        ``prompt_modules``: names of texts (``add_prompt_module``) that stand before each prompt.
+        ``prompt_modules``: names of texts (``add_prompt_module``) that stand before each prompt. ``structured``: what
+        every answer is to look like.
         Raises ConfigError for a prompt or parameter that can never run here, before anything has been computed, and
         LinnetError when the model gives no usable distribution. ``progress`` and ``tokens_done`` may raise to cancel.
         """
         most = self.sampling_defaults.max_tokens if params is None else None
         with self._conversing(plain_prompts(prompts), session, prompt_modules, self._encoded) as (prepared, turn):
             chosen = prepare_params(params, len(prepared), self._recommended)
-            return self._complete(prepared, chosen, progress, timeout_s, most, tokens_done, turn)
+            terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
+            return self._complete(prepared, chosen, progress, terms, tokens_done, turn)
 
     def stream(
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
+        structured: StructuredOutput | None = None,
         timeout_s: float | None = None,
         default_max_tokens: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -241,7 +246,8 @@ class LLM(OpenedModel):
             raise ParameterError("prompt", f"one prompt can be streamed at a time; {len(prepared)} were given")
         most = self.sampling_defaults.max_tokens if params is None else default_max_tokens
         chosen = self._recommended() if params is None else params
-        samples = self.requests.samples(prepared, chosen, Terms(default_max_tokens=most, timeout_s=timeout_s))
+        terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
+        samples = self.requests.samples(prepared, chosen, terms)
         return self._dispatcher.stream(samples, cancelled)
 
     def chat(
@@ -257,6 +263,7 @@ class LLM(OpenedModel):
         continue_final_message: bool = False,
         session: str | None = None,
         prompt_modules: Sequence[str] = (),
+        structured: StructuredOutput | None = None,
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]:
@@ -267,7 +274,7 @@ class LLM(OpenedModel):
 
         ``session``: the messages go on from all that the session holds (``self.sessions``; a new id begins one), and
         are its next turn if they are answered. ``prompt_modules``: names of texts (``add_prompt_module``) that form the
-        system message, before one that is given; in a session, of its first turn.
+        system message, before one that is given; in a session, of its first turn. ``structured`` as in ``generate``.
         """
         conversations = [messages] if is_conversation(messages) or not messages else messages
         if session is not None and (continue_final_message or not add_generation_prompt):
@@ -290,7 +297,8 @@ class LLM(OpenedModel):
             chosen = prepare_params(params, len(prompts), self._recommended)
             bounded = any(one.max_tokens is None for one in chosen)
             most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
-            return self._complete(prompts, chosen, progress, timeout_s, most, turn=turn)
+            terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
+            return self._complete(prompts, chosen, progress, terms, turn=turn)
 
     def add_prompt_module(self, name: str, text: str) -> None:
         """Name a text that prompts may begin with (``prompt_modules=[name, …]`` of ``generate`` and ``chat``).
@@ -399,19 +407,25 @@ class LLM(OpenedModel):
                 turn = None if session is None else Turn(visit, form, whole)
             yield prompts, turn
 
+    def _grammar(self, structured: StructuredOutput | None) -> str | None:
+        """As the engine takes it, when it is known that it can be used. Raises GrammarError."""
+        if structured is None:
+            return None
+        grammar = structured.description()
+        self._grammars.matcher(grammar).result()
+        return grammar
+
     def _complete(
         self,
         prompts: Sequence[PreparedPrompt],
         params: Sequence[SamplingParams],
         progress: Progress | None,
-        timeout_s: float | None,
-        default_max_tokens: int | None,
+        terms: Terms,
         tokens_done: TokensDone | None = None,
         turn: Turn | None = None,
     ) -> list[RequestOutput]:
         if turn is not None:
             check_single(params[0].n)
-        terms = Terms(default_max_tokens=default_max_tokens, timeout_s=timeout_s)
         requests = [self.requests.samples([prompt], one, terms) for prompt, one in zip(prompts, params, strict=True)]
         self._dispatcher.run(requests, progress, tokens_done)
         if turn is not None and (keep := turn.take(requests[0][0])) is not None:

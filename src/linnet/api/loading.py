@@ -13,7 +13,7 @@ from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_by
 from linnet.backends.interface import Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
-from linnet.engine import Engine, StorePlace, limits_of
+from linnet.engine import Engine, Grammars, StorePlace, limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
@@ -42,10 +42,15 @@ class Loaded:
     hidden: str | None
     swap_directory: Path | None = None
 
-    def open_engine(self, check: bool = False) -> Engine:
-        """An engine for it. Raises ConfigError, CapacityError where there is no room for what is swapped."""
+    def open_engine(self, check: bool = False, grammars: Grammars | None = None) -> Engine:
+        """An engine for it; without ``grammars`` it takes no structured output.
+
+        Raises ConfigError, CapacityError where there is no room for what is swapped.
+        """
         place = StorePlace(self.swap_directory)
-        return Engine(self.executable, self.config, check=check, hidden=self.hidden, swap_place=place)
+        return Engine(
+            self.executable, self.config, check=check, hidden=self.hidden, swap_place=place, grammars=grammars
+        )
 
 
 def load(

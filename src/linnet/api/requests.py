@@ -7,14 +7,17 @@ Pure but for the ids and seeds it draws; ``LLM`` calls it in the caller's thread
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
 
 from linnet.api.generation import Sample
 from linnet.api.moderation import Moderate
 from linnet.api.output import SampleStream
 from linnet.api.prompts import PreparedPrompt, token_row
 from linnet.api.sampling_defaults import new_tokens
-from linnet.engine import CompileGrammar, EngineFacts, Grammar, Pooling, SamplingParams, Submit, derive_seed
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.engine import EngineFacts, Pooling, SamplingParams, Submit, Vocabulary, derive_seed
+from linnet.errors import ConfigError
 from linnet.text import Tokenizer
 
 
@@ -24,7 +27,7 @@ class Terms:
 
     default_max_tokens: bounds the answer where the parameters name no max_tokens, as far as there is room; None: the
                         room alone does.
-    timeout_s, priority, tenant, cache_salt: see ``Submit``. grammar: a description for the builder's compiler.
+    timeout_s, priority, tenant, cache_salt, grammar: see ``Submit``.
     """
 
     default_max_tokens: int | None = None
@@ -43,16 +46,27 @@ class RequestBuilder:
         tokenizer: Tokenizer,
         facts: EngineFacts,
         draw_seed: Callable[[], int],
-        compile_grammar: CompileGrammar | None = None,
         moderate: Moderate | None = None,
     ) -> None:
         self.tokenizer, self.facts = tokenizer, facts
-        self._draw_seed, self._compile, self._moderate = draw_seed, compile_grammar, moderate
+        self._draw_seed, self._moderate = draw_seed, moderate
         self._ids = itertools.count()
 
     def for_engine(self, facts: EngineFacts) -> "RequestBuilder":
         """The same for another engine."""
-        return RequestBuilder(self.tokenizer, facts, self._draw_seed, self._compile, self._moderate)
+        return RequestBuilder(self.tokenizer, facts, self._draw_seed, self._moderate)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens stand for, for grammars. Takes a while the first time."""
+        tokenizer, size = self.tokenizer, self.facts.vocabulary_size
+        tokens = [tokenizer.token_bytes(token_id) for token_id in range(size)]
+        return Vocabulary(
+            text=b"".join(tokens),
+            lengths=np.array([len(token) for token in tokens], np.int32),
+            special_ids=tuple(sorted(one for one in tokenizer.special_token_ids if one < size)),
+            eos_ids=tuple(sorted(one for one in tokenizer.eos_token_ids if one < size)),
+        )
 
     def check_length(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Whether a prompt leaves room for what is asked for, before anything is made of it. Raises LengthError."""
@@ -65,7 +79,6 @@ class RequestBuilder:
         all, and computes the prompt for all. Raises ParameterError, ConfigError and UnsupportedError.
         """
         ends = stop_ids(params, self.tokenizer, self.facts.vocabulary_size)
-        grammar = self._grammar(terms.grammar)
         samples: list[Sample] = []
         for prompt_index, prompt in enumerate(prompts):
             seed = self._draw_seed() if params.seed is None else params.seed
@@ -84,7 +97,7 @@ class RequestBuilder:
                     priority=terms.priority,
                     tenant=terms.tenant,
                     cache_salt=terms.cache_salt,
-                    grammar=grammar,
+                    grammar=terms.grammar,
                     fork_of=samples[-index].submit.request_id if index else None,
                     shared_tokens=prompt.shared_tokens,
                 )
@@ -144,13 +157,6 @@ class RequestBuilder:
             self.facts.validate(submit)
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))
         return samples
-
-    def _grammar(self, description: str | None) -> Grammar | None:
-        if description is None:
-            return None
-        if self._compile is None:
-            raise UnsupportedError("this model was opened without a grammar engine; structured output is refused")
-        return self._compile(description)
 
 
 def stop_ids(params: SamplingParams, tokenizer: Tokenizer, vocabulary_size: int) -> frozenset[int]:

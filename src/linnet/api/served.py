@@ -6,7 +6,7 @@ meanwhile: here there are the tokenizer and the request builder, and no weight i
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ class ServedModel(OpenedModel):
     """See the module.
 
     footprint: what it will take of memory at the most. connect: makes the door of its engine, not started, around a
-    deliver function; once.
+    deliver function; once. environment: of processes that the server starts; None: its own.
     """
 
     requests: RequestBuilder
@@ -41,6 +41,7 @@ class ServedModel(OpenedModel):
     numerics_id: str
     footprint: Footprint
     connect: Callable[[Deliver], EngineDoor]
+    environment: Mapping[str, str] | None = None
 
 
 def begin_opening(opening: Opening, process: ChildProcess) -> EngineChild:
@@ -64,7 +65,7 @@ def open_in_process(
 
     ``most_restarts``: how often within ten minutes an engine that ends unasked is started again, with the same context
     and KV cache. ``most_step_s``: one that computes a step for longer, or says nothing, hangs and is killed; None: none
-    does. No grammars: they are objects of one process. Raises CheckpointError, UnsupportedError, ConfigError,
+    does. Raises CheckpointError, UnsupportedError, ConfigError,
     CapacityError as ``LLM`` does, and EngineUnavailableError if the process dies; then it has ended.
     """
     try:
@@ -86,14 +87,22 @@ def open_in_process(
     def again() -> EngineChild:
         return begin_opening(pinned, start_child(ENGINE_MODULE, child.process.environment))
 
+    requests = RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64), moderate)
     return ServedModel(
-        requests=RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64), None, moderate),
+        requests=requests,
         sampling_defaults=defaults,
         numerics_id=ready.numerics_id,
         footprint=replace(ready.footprint, server_bytes=server_bytes),
         connect=lambda deliver: EngineProcess(
-            child, ready, again, deliver, most_restarts=most_restarts, most_step_s=most_step_s
+            child,
+            ready,
+            again,
+            deliver,
+            vocabulary=lambda: requests.vocabulary,
+            most_restarts=most_restarts,
+            most_step_s=most_step_s,
         ),
+        environment=child.process.environment,
     )
 
 

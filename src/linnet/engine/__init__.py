@@ -7,7 +7,9 @@ from linnet.engine.door import Deliver, EngineDoor
 from linnet.engine.engine import Engine, limits_of, vocabulary_of
 from linnet.engine.engine_child import EngineChild
 from linnet.engine.facts import EngineFacts, LengthError
-from linnet.engine.matcher import CompileGrammar, Grammar, Matcher, mask_words
+from linnet.engine.grammar_checker import GrammarChecker
+from linnet.engine.grammars import CompiledGrammars
+from linnet.engine.matcher import GRAMMAR, GrammarError, Grammars, Matcher, mask_words
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -28,13 +30,15 @@ from linnet.engine.process import EngineProcess
 from linnet.engine.refusals import refused_frame
 from linnet.engine.sampling_params import ParameterError, SamplingParams, derive_seed
 from linnet.engine.thread import EngineThread
+from linnet.engine.vocabulary import Vocabulary
 from linnet.engine.wire import Channel, FrameError, ReadyFrame, RefusedFrame
 from linnet.scheduler import TokenLogprob, Tokens
 
 __all__ = [
+    "GRAMMAR",
     "Abort",
     "Channel",
-    "CompileGrammar",
+    "CompiledGrammars",
     "Control",
     "Deliver",
     "Engine",
@@ -51,7 +55,9 @@ __all__ = [
     "ErrorInfo",
     "Finished",
     "FrameError",
-    "Grammar",
+    "GrammarChecker",
+    "GrammarError",
+    "Grammars",
     "Keep",
     "LengthError",
     "Matcher",
@@ -66,6 +72,7 @@ __all__ = [
     "Submit",
     "TokenLogprob",
     "Tokens",
+    "Vocabulary",
     "derive_seed",
     "error_info",
     "limits_of",

@@ -9,13 +9,24 @@ is still anybody who listens.
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 
 from linnet.engine.engine import Engine
 from linnet.engine.messages import EngineEvent
 from linnet.engine.thread import EngineThread
+from linnet.engine.vocabulary import Vocabulary
 from linnet.engine.watch import BEAT_S
-from linnet.engine.wire import BeatFrame, Channel, FrameError, Up, down_decoder, message_of, step
+from linnet.engine.wire import (
+    BeatFrame,
+    Channel,
+    FrameError,
+    Up,
+    VocabularyFrame,
+    down_decoder,
+    message_of,
+    step,
+)
 from linnet.errors import defect
 
 logger = logging.getLogger(__name__)
@@ -24,8 +35,9 @@ logger = logging.getLogger(__name__)
 class EngineServer:
     """See the module. Made and run once."""
 
-    def __init__(self, engine: Engine, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, engine: Engine, channel: Channel, vocabulary: "Future[Vocabulary]") -> None:
+        """``vocabulary`` is set when it comes, for who compiles grammars."""
+        self._channel, self._vocabulary = channel, vocabulary
         self._events: list[EngineEvent] = []
         self._loop = EngineThread(engine, self._events.extend, self._tell)
         self._broken: FrameError | None = None
@@ -64,7 +76,10 @@ class EngineServer:
         decoder = down_decoder()
         try:
             while (frame := self._channel.receive(decoder)) is not None:
-                self._loop.send(message_of(frame))
+                if isinstance(frame, VocabularyFrame):
+                    self._vocabulary.set_result(frame.vocabulary)
+                else:
+                    self._loop.send(message_of(frame))
         except FrameError as error:
             self._broken = error
         except Exception:  # the loop has ended meanwhile

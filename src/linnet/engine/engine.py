@@ -7,6 +7,7 @@ at a time; see ``thread.EngineThread`` for the one that owns an engine in a serv
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import replace
 
 from linnet.backends.interface import Executable, Limits
@@ -14,6 +15,8 @@ from linnet.engine.beams import BeamGroup
 from linnet.engine.block_store import BlockStore, StorePlace
 from linnet.engine.facts import EngineFacts
 from linnet.engine.live import LiveRequest, PooledRows, PromptScoreRows
+from linnet.engine.matcher import Grammars
+from linnet.engine.matching import Matching
 from linnet.engine.messages import (
     Abort,
     Control,
@@ -70,12 +73,14 @@ class Engine:
         check: bool = False,
         hidden: str | None = None,
         swap_place: StorePlace | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
 
         ``others`` take part in the steps of requests that ask to be compared with them. ``swap_place`` is where the
         config's ``swap_blocks`` lie, in memory if it is None; ConfigError and CapacityError where they cannot.
         ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``).
+        ``grammars`` makes matchers of requests' grammars; None: a request with one is refused.
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
         self.executable = executable
@@ -97,6 +102,7 @@ class Engine:
         participants = (first, *others)
         self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check, hidden)
         self.clock = clock
+        self._grammars = grammars
         self._check = check
         self._stepping = False
         self._live: dict[int, LiveRequest] = {}
@@ -194,18 +200,28 @@ class Engine:
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
         elif submit.embed == "last":
             request.scored = len(prompt) - 1
-        matcher = None if submit.grammar is None else submit.grammar.matcher()
+        if submit.grammar is not None and self._grammars is None:
+            raise ConfigError("this engine has no compiler of grammars")
         self.scheduler.add(request)
         if beams is not None:
             beams.join(request)
         self._live[submit.request_id] = LiveRequest(
             submit,
             request,
-            matcher,
+            self._matching(submit),
             PromptScoreRows() if scores else None,
             beams,
             None if submit.embed is None else PooledRows(),
         )
+
+    def _matching(self, submit: Submit) -> Matching | None:
+        """Asked for when the request has been taken, so that nobody compiles for one that is refused."""
+        if submit.grammar is None or self._grammars is None:
+            return None
+        coming = self._grammars.matcher(submit.grammar)
+        if self.facts.scheduling.state_slots:  # what a row did to a state stays: none is computed in vain
+            wait([coming])
+        return Matching(coming, submit.stop_token_ids)
 
     def _beams(self, submit: Submit, origin: LiveRequest | None) -> BeamGroup | None:
         """The search that a request is part of: that of the request it forks, else a new one."""
@@ -283,6 +299,8 @@ class Engine:
         events = self.scheduler.commit(plan, output.result, self.clock())
         if output.answered:
             events += self._end_searches(output.answered)
+        for request_id, guess in output.guesses.items():
+            self._live[request_id].request.draft_token_ids = guess
         if self._check:
             self.scheduler.check()
         return self._translate(events)

@@ -17,6 +17,7 @@ class EngineChild:
         self.process = process
         self.channel = Channel(process.connection)
         self._decoder = up_decoder()
+        self.knows_vocabulary = False
 
     def tell(self, value: Any) -> None:
         """Send a small frame. It may have died: whoever waits for it learns that."""

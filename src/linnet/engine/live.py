@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from linnet.engine.beams import BeamGroup
-from linnet.engine.matcher import Matcher
+from linnet.engine.matching import Matching
 from linnet.engine.messages import PromptScores, Submit
 from linnet.scheduler import Request
 
@@ -60,7 +60,7 @@ class LiveRequest:
 
     submit: Submit
     request: Request
-    matcher: Matcher | None = None
+    matching: Matching | None = None
     scores: PromptScoreRows | None = None
     beams: BeamGroup | None = None
     pooled: PooledRows | None = None

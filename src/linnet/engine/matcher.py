@@ -1,35 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam for structured output: who may say which tokens come next. Grammars come later; the door is here."""
+"""Structured output as the step sees it: who may say which tokens come next.
 
-from collections.abc import Callable
+The grammar of a request travels as text. ``Grammars`` makes it a matcher somewhere else than on the step's thread;
+until that is there the request's prompt is computed, and nothing is sampled.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
+
+from linnet.engine.sampling_params import ParameterError
+
+GRAMMAR = "structured_outputs"
+"""The parameter that errors about a grammar name."""
+
+
+class GrammarError(ParameterError):
+    """A grammar that cannot be: not understood, too large, or nothing matches it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(GRAMMAR, message)
 
 
 class Matcher(Protocol):
     """The state of one request's grammar. Exceptions end this request only."""
 
-    def fill(self, allowed: np.ndarray) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow: the text is whole, and no token would go on with it."""
+
+    def fill(self, allowed: np.ndarray, ends: frozenset[int]) -> bool:
         """Set the bits of the tokens that may come next in ``allowed``, uint32 [ceil(vocabulary / 32)], zeroed.
 
-        Bit id % 32 of word id // 32. Called once per sampled token.
+        Bit id % 32 of word id // 32. Of the model's end-of-sequence ids those in ``ends`` are allowed where the text
+        may end. False, and no bit, where nothing may come: then it has ``ended``.
         """
 
     def accept(self, token_id: int) -> None:
-        """The token was chosen."""
+        """The token was chosen. One that ends the text changes nothing."""
+
+    def rollback(self, tokens: int) -> None:
+        """Forget the last so many accepted tokens, as if they had never been."""
+
+    def forced(self) -> Sequence[int]:
+        """A guess at the next tokens where the grammar leaves one text to go on with; empty where it does not."""
 
 
-class Grammar(Protocol):
-    """A compiled grammar, shared by every request that asks for it; from any thread."""
+class Grammars(Protocol):
+    """Where matchers come from."""
 
-    def matcher(self) -> Matcher:
-        """A fresh state, at its beginning. Cheap: the engine's thread calls it."""
-
-
-CompileGrammar = Callable[[str], Grammar]
-"""Makes a grammar of its description; raises ConfigError for one it does not understand. May take long: never called
-on the engine's thread."""
+    def matcher(self, grammar: str) -> "Future[Matcher]":
+        """A fresh state of the grammar, at its beginning; returns at once. The future may raise GrammarError."""
 
 
 def mask_words(vocabulary: int) -> int:

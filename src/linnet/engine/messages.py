@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from linnet.engine.matcher import Grammar
 from linnet.engine.sampling_params import SamplingParams
 from linnet.errors import LinnetError
 from linnet.scheduler import FinishReason, Tokens
@@ -47,7 +46,7 @@ class Submit:
     tenant:         who asks, for policies that tell tenants apart.
     cache_salt:     prefix blocks are shared only under equal salts;
     shared_tokens:  but for those of so many first tokens, which everybody may share (a prompt module's).
-    grammar:        compiled by the sender; None: every token is allowed.
+    grammar:        what the answer must be, as llguidance reads it, checked by the sender; None: anything.
     compare:        score the prompt with the engine's second model too (lockstep).
     embed:          tell the prompt's embedding; nothing is generated and nothing scored.
     fork_of:        another request with the same prompt and salt, sent before: its keys and values may be copied.
@@ -64,7 +63,7 @@ class Submit:
     priority: int = 0
     tenant: bytes = b""
     cache_salt: bytes = b""
-    grammar: Grammar | None = None
+    grammar: str | None = None
     compare: bool = False
     score_start: int = 1
     fork_of: int | None = None

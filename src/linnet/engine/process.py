@@ -27,9 +27,10 @@ from linnet.engine.messages import (
     Submit,
     error_info,
 )
+from linnet.engine.vocabulary import Vocabulary
 from linnet.engine.watch import Watch
-from linnet.engine.wire import BeatFrame, FrameError, ReadyFrame, StepFrame, Up, down
-from linnet.errors import LinnetError, defect
+from linnet.engine.wire import BeatFrame, FrameError, ReadyFrame, StepFrame, Up, VocabularyFrame, down
+from linnet.errors import ConfigError, LinnetError, defect
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,18 @@ class EngineProcess:
         again: Callable[[], EngineChild],
         deliver: Deliver,
         *,
+        vocabulary: Callable[[], Vocabulary] | None = None,
         most_restarts: int = 3,
         most_step_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``child`` has said ``ready``. ``again`` starts another like it and returns before that one is ready.
 
+        ``vocabulary`` is sent before the first request with a grammar; it must return at once then.
         ``most_step_s``: a process that computes one step for longer, or says nothing at all, hangs; None: none does.
         """
         self._ready, self._again, self._deliver, self._clock = ready, again, deliver, clock
+        self._vocabulary = vocabulary
         self._child: EngineChild | None = child
         self._coming: EngineChild | None = None  # started again and not ready
         self._most_restarts, self._most_step_s = most_restarts, most_step_s
@@ -115,10 +119,19 @@ class EngineProcess:
                 raise EngineUnavailableError("the engine has ended and is being started again")
             if isinstance(message, Submit) and self._draining:
                 raise EngineUnavailableError("the engine is draining and takes no new requests")
+            if isinstance(message, Submit) and message.grammar is not None:
+                self._tell_vocabulary(child)
             encoded = child.channel.encode(frame)
             if isinstance(message, Submit):
                 self._unfinished.add(message.request_id)
             self._outbox.put((child, encoded))
+
+    def _tell_vocabulary(self, child: EngineChild) -> None:
+        if self._vocabulary is None:
+            raise ConfigError("this engine was started without a vocabulary for grammars")
+        if not child.knows_vocabulary:
+            child.knows_vocabulary = True
+            self._outbox.put((child, child.channel.encode(VocabularyFrame(self._vocabulary()))))
 
     def stop(self, timeout_s: float = 60.0) -> None:
         """Abort what is left, answer everybody, end the process. Idempotent.

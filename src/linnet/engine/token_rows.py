@@ -22,18 +22,20 @@ NO_DISTRIBUTION = ErrorInfo(
 
 @dataclass(slots=True)
 class StepOutput:
-    """What a step gave: the tokens of each request, the requests that must end with an error, those whose search has
-    found its answers, and what its moves took."""
+    """What a step gave: the tokens of each request, the requests that must end with an error, those whose grammar has
+    come to its end, those whose search has found its answers, guesses at what comes next, and what its moves took."""
 
     tokens: dict[int, Tokens] = field(default_factory=dict)
     failed: dict[int, ErrorInfo] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
     answered: list[int] = field(default_factory=list)
+    guesses: dict[int, tuple[int, ...]] = field(default_factory=dict)
     moved: Moved = field(default_factory=Moved)
 
     @property
     def result(self) -> StepResult:
         """For the scheduler."""
-        return StepResult(self.tokens, *self.moved)
+        return StepResult(self.tokens, *self.moved, frozenset(self.whole))
 
 
 class TokenRows:
@@ -46,22 +48,30 @@ class TokenRows:
         self._entries: list[SamplingEntry] = []
 
     def want(self, one: LiveRequest, use: Sample | Verify, row: int, output: StepOutput) -> None:
-        """Draw at output rows ``row`` ...; a matcher that raises ends its request in ``output``."""
+        """Draw at output rows ``row`` ...; a grammar that fails, or has ended, ends its request in ``output``.
+
+        Nothing is drawn for a request whose grammar is still being made.
+        """
         drafts = use.draft_token_ids if isinstance(use, Verify) and one.beams is None else ()
-        allowed = None
-        if one.matcher is not None:
-            drafts = ()  # a matcher cannot go back: it is asked about one token at a time
-            allowed = np.zeros(self._words, np.uint32)
+        masks: Sequence[np.ndarray | None] = [None] * (1 + len(drafts))
+        if one.matching is not None:
             try:
-                one.matcher.fill(allowed)
+                if not one.matching.ready:
+                    return
+                masks = one.matching.masks(drafts, self._words)
             except Exception as error:
                 output.failed[one.request.request_id] = error_info(error)
                 return
+            if not masks:
+                output.whole.add(one.request.request_id)
+                return
+            drafts = drafts[: len(masks) - 1]
         known: Sequence[int] = one.request.known
         self._wanted.append((one, drafts))
-        self._entries.append(self._entry(one, row, known, allowed))
+        self._entries.append(self._entry(one, row, known, masks[0]))
         for index in range(len(drafts)):
-            self._entries.append(self._entry(one, row + index + 1, [*known, *drafts[: index + 1]], None))
+            guessed = [*known, *drafts[: index + 1]]
+            self._entries.append(self._entry(one, row + index + 1, guessed, masks[index + 1]))
 
     def read(self, executable: Executable, output: StepOutput) -> None:
         """Sample all wanted rows in one call and forget them. Advances matchers."""
@@ -81,9 +91,7 @@ class TokenRows:
             elif one.beams is not None:
                 one.beams.offer(request_id, *_top(result, row, one.beams.alternatives))
                 searching.append(one.beams)
-            elif (error := _advance(one, drawn)) is not None:
-                output.failed[request_id] = error
-            else:
+            elif _advance(one, drawn, output):
                 told = _told(one, result, drawn, logprobs, row)
                 output.tokens[request_id] = Tokens(request_id, drawn, told)
             row += 1 + len(drafts)
@@ -121,14 +129,20 @@ def accepted(drafts: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-def _advance(one: LiveRequest, token_ids: Sequence[int]) -> ErrorInfo | None:
-    if one.matcher is not None:
-        try:
-            for token_id in token_ids:
-                one.matcher.accept(token_id)
-        except Exception as error:
-            return error_info(error)
-    return None
+def _advance(one: LiveRequest, token_ids: Sequence[int], output: StepOutput) -> bool:
+    """Tell the grammar of a request what was drawn for it; False where that is its end, with an error."""
+    if one.matching is None:
+        return True
+    request_id = one.request.request_id
+    try:
+        if one.matching.accept(token_ids):
+            output.whole.add(request_id)
+        elif guess := one.matching.forced():
+            output.guesses[request_id] = guess
+    except Exception as error:
+        output.failed[request_id] = error_info(error)
+        return False
+    return True
 
 
 def _go_on(group: BeamGroup, output: StepOutput) -> None:

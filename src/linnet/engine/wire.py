@@ -14,7 +14,8 @@ import numpy as np
 
 from linnet.engine.facts import EngineFacts
 from linnet.engine.messages import Abort, Control, EngineEvent, EngineMessage, Finished, Keep, Submit
-from linnet.errors import LinnetError, UnsupportedError
+from linnet.engine.vocabulary import Vocabulary
+from linnet.errors import LinnetError
 from linnet.process_memory import Footprint
 from linnet.scheduler import SchedulerCounters, Tokens
 
@@ -57,7 +58,13 @@ class ControlFrame(_Frame, frozen=True, tag="control"):
     action: Literal["drain", "abort_all", "forget_prefixes"]
 
 
-Down = SubmitFrame | AbortFrame | KeepFrame | ControlFrame
+class VocabularyFrame(_Frame, frozen=True, tag="vocabulary"):
+    """Down, once, before the first request with a grammar: what tokens stand for."""
+
+    vocabulary: Vocabulary
+
+
+Down = SubmitFrame | AbortFrame | KeepFrame | ControlFrame | VocabularyFrame
 
 
 class ReadyFrame(_Frame, frozen=True, tag="ready"):
@@ -110,10 +117,8 @@ Up = ReadyFrame | RefusedFrame | StepFrame | BeatFrame
 
 
 def down(message: EngineMessage) -> Down:
-    """The frame of a message. Raises UnsupportedError for what cannot leave the process."""
+    """The frame of a message."""
     if isinstance(message, Submit):
-        if message.grammar is not None:
-            raise UnsupportedError("a compiled grammar cannot be sent to an engine in another process")
         return SubmitFrame(message)
     if isinstance(message, Abort):
         return AbortFrame(message.request_id)
@@ -122,7 +127,7 @@ def down(message: EngineMessage) -> Down:
     return ControlFrame(message.action)
 
 
-def message_of(frame: Down) -> EngineMessage:
+def message_of(frame: SubmitFrame | AbortFrame | KeepFrame | ControlFrame) -> EngineMessage:
     """The message in a frame."""
     if isinstance(frame, SubmitFrame | KeepFrame):
         return frame.message
@@ -144,7 +149,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
-def _rich(kind: type, value: Any) -> Any:
+def rich(kind: type, value: Any) -> Any:
+    """What msgspec asks for what it does not know: arrays. Raises TypeError or ValueError."""
     if kind is np.ndarray:
         dtype, shape, data = value
         if np.dtype(dtype).kind not in "iuf":
@@ -205,9 +211,9 @@ class Channel:
 
 def down_decoder() -> "msgspec.msgpack.Decoder[Down]":
     """Reads what goes to an engine."""
-    return msgspec.msgpack.Decoder(Down, dec_hook=_rich)
+    return msgspec.msgpack.Decoder(Down, dec_hook=rich)
 
 
 def up_decoder() -> "msgspec.msgpack.Decoder[Up]":
     """Reads what comes from an engine."""
-    return msgspec.msgpack.Decoder(Up, dec_hook=_rich)
+    return msgspec.msgpack.Decoder(Up, dec_hook=rich)

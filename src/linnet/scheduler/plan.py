@@ -121,6 +121,8 @@ class Tokens:
 class StepResult:
     """New tokens by request id, up to the `most_tokens` of its item, and the seconds that stores and loads took.
 
+    whole: requests whose answer ends with these tokens, or without any more: nothing can follow.
+
     An absent request has none. One whose item asks for tokens and gets none is asked again in the next step. Seconds
     of 0 are none that were measured.
     """
@@ -128,6 +130,7 @@ class StepResult:
     tokens: Mapping[int, Tokens] = field(default_factory=dict)
     stored_s: float = 0.0
     loaded_s: float = 0.0
+    whole: frozenset[int] = frozenset()
 
     @staticmethod
     def of(token_ids: Mapping[int, tuple[int, ...]]) -> "StepResult":

@@ -215,7 +215,7 @@ class Scheduler:
             if request.state is RequestState.FINISHED:
                 self._residency.release(request)
             else:
-                self._advance(request, item, result.tokens.get(item.request_id), now)
+                self._advance(request, item, result, now)
         return self.take_events()
 
     def check(self) -> None:
@@ -439,8 +439,9 @@ class Scheduler:
             return False
         return all(ends[one.request_id] == len(one.known) for one in (request, origin))
 
-    def _advance(self, request: Request, item: StepItem, tokens: Tokens | None, now: float) -> None:
+    def _advance(self, request: Request, item: StepItem, result: StepResult, now: float) -> None:
         """Counters first, then the table, then the events: a finished request publishes before it releases."""
+        tokens = result.tokens.get(item.request_id)
         end = item.known_end
         token_ids = () if tokens is None else tokens.token_ids
         reason: FinishReason | None = None
@@ -459,6 +460,8 @@ class Scheduler:
         request.scored = scored
         if request.max_new_tokens == 0 and end == len(request.known):
             reason = "length"
+        if item.request_id in result.whole and accepted == len(token_ids):
+            reason = "stop"
         # All new tokens but the last were computed as drafts. A running request keeps one token to compute, so that
         # one whose sampling gave nothing is simply asked again.
         request.computed = min(end + max(len(token_ids) - 1, 0), len(request.known) - (reason is None))

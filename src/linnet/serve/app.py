@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import linnet
-from linnet.api import CHAT_MAX_TOKENS, ServedModel
+from linnet.api import CHAT_MAX_TOKENS, GrammarChecker, ServedModel
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, encode, error_answer
@@ -64,7 +64,10 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     facts = model_facts(model, config)
     lifecycle = Lifecycle(bridge, admission, config)
     preparer = Preparer(facts, config.limits, conversations.modules)
-    generation = Generation(preparer, bridge, admission, metrics, conversations, config)
+    grammars = GrammarChecker(
+        lambda: model.requests.vocabulary, within_s=config.limits.grammar_s, environment=model.environment
+    )
+    generation = Generation(preparer, bridge, admission, metrics, conversations, grammars, config)
     inner = FastAPI(title="Linnet", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_error_answers(inner)
     _add_operator_routes(inner, lifecycle, metrics)

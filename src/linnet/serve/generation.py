@@ -18,7 +18,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from linnet.api import Sample
+from linnet.api import GRAMMAR, GrammarChecker, GrammarError, Sample
 from linnet.api.sessions import Visit
 from linnet.engine import EngineUnavailableError
 from linnet.errors import LinnetError
@@ -30,7 +30,7 @@ from linnet.serve.conversations import Conversations
 from linnet.serve.errors import ApiError, from_exception, from_info, gone, invalid, timed_out, unavailable
 from linnet.serve.metrics import Metrics
 from linnet.serve.preparing import ModelFacts, Prepared, Preparer
-from linnet.serve.sampling import parameter_names
+from linnet.serve.sampling import grammar_error, parameter_names
 from linnet.serve.shapes import Shape
 from linnet.serve.streaming import EventStream, Stream
 from linnet.settings import ServeConfig
@@ -71,15 +71,17 @@ class Generation:
         admission: Admission,
         metrics: Metrics,
         conversations: Conversations,
+        grammars: GrammarChecker,
         config: ServeConfig,
     ) -> None:
         self.preparer, self._bridge, self._admission = preparer, bridge, admission
-        self._conversations = conversations
+        self._conversations, self._grammars = conversations, grammars
         self._metrics, self._config = metrics, config
         self._pool = ThreadPoolExecutor(WORKERS, "linnet-text")
 
     def close(self) -> None:
-        """End the worker threads."""
+        """End the worker threads, and the process that checks grammars."""
+        self._grammars.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def with_body(self, request: Request, work: Callable[[bytes], T]) -> T:
@@ -109,6 +111,7 @@ class Generation:
             stack.callback(departure.stop)
             prepared = await self._run(request, work, self._left_s(arrival_s, asked_s))
             del work  # the body's bytes
+            await self._check_grammar(request, prepared, self._left_s(arrival_s, asked_s))
             self._metrics.preparation_s.observe(time.monotonic() - arrival_s)
             self._metrics.request_samples.observe(prepared.params.n)
             asked_s = min_of(asked_s, _field_timeout(prepared))
@@ -140,6 +143,20 @@ class Generation:
                 raise failure(job.failed)
             await complete()
             return JsonAnswer(await self._run(request, lambda: encode_answer(shape.whole(job.samples)), None))
+
+    async def _check_grammar(self, request: Request, prepared: Prepared, within_s: float | None) -> None:
+        """Where a grammar cannot be used: 400 naming the parameter. Beside the worker threads: a text never waits."""
+        if prepared.grammar is None:
+            return
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.wrap_future(self._grammars.check(prepared.grammar))
+        except TimeoutError:
+            raise timed_out() from None
+        except GrammarError as error:
+            raise grammar_error(error, parameter_names(prepared.request)[GRAMMAR]) from None
+        except LinnetError as error:
+            raise from_exception(error, request.state.request_id) from None
 
     async def _body(self, request: Request, ticket: Ticket) -> bytes:
         limits = self._config.limits

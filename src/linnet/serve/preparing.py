@@ -32,7 +32,8 @@ from linnet.serve.protocol import (
     read_request,
 )
 from linnet.serve.protocol.chat import plain_messages
-from linnet.serve.sampling import parameter_error, parameter_names, sampling_params
+from linnet.serve.protocol.structured import structured_of
+from linnet.serve.sampling import grammar_error, parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
 from linnet.settings import RequestLimits
 from linnet.text import ChatTemplateError, Tokenizer
@@ -63,6 +64,7 @@ class Prepared:
     """A request that may be sent to the engine. The prompts' texts are what an echo shows.
 
     form: what the prompts were. modules: what they begin with. turn: of the session that the request names.
+    grammar: what its answers must be, not checked yet.
     """
 
     request: CompletionRequest | ChatRequest | EmbeddingRequest
@@ -71,6 +73,7 @@ class Prepared:
     form: Form
     modules: tuple[str, ...] = ()
     turn: Turn | None = None
+    grammar: str | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -82,6 +85,17 @@ def most_characters(tokenizer: Tokenizer, max_model_len: int) -> int:
     """No longer text can fit into the context: its length if every token were the longest of the vocabulary."""
     longest = max((len(tokenizer.token(token_id) or "") for token_id in range(tokenizer.vocabulary_size)), default=1)
     return max(longest * max_model_len, LEAST_CHARACTERS)
+
+
+def grammar_of(request: GenerationRequest) -> str | None:
+    """What the answers must be, as an engine takes it. Raises ApiError 400 for what no grammar can be made of."""
+    wanted = structured_of(request)
+    if wanted is None:
+        return None
+    try:
+        return wanted[0].description()
+    except ParameterError as error:
+        raise grammar_error(error, wanted[1]) from None
 
 
 class Preparer:
@@ -111,7 +125,8 @@ class Preparer:
             prompt = self._prompt(whole, place, add_special)
             prompts.append(self.modules.mark(prompt, form, visit.modules))
             turn = None if request.session is None else Turn(visit, form, whole)
-        return self._checked(Prepared(request, params, tuple(prompts), form, visit.modules, turn))
+        grammar = grammar_of(request)
+        return self._checked(Prepared(request, params, tuple(prompts), form, visit.modules, turn, grammar))
 
     def chat(self, body: bytes, visit: Visit) -> Prepared:
         """As ``completion``."""
@@ -132,7 +147,8 @@ class Preparer:
         prompt = PreparedPrompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
         prompt = self.modules.mark(prompt, "messages", visit.modules)
         turn = None if request.session is None else Turn(visit, "messages", whole)
-        return self._checked(Prepared(request, params, (prompt,), "messages", visit.modules, turn))
+        grammar = grammar_of(request)
+        return self._checked(Prepared(request, params, (prompt,), "messages", visit.modules, turn, grammar))
 
     def embedding(self, body: bytes, visit: Visit) -> Prepared:
         """Raises ApiError 400 or 404. No session: the visit is not used."""
@@ -202,6 +218,7 @@ class Preparer:
             priority=request.priority or 0,
             tenant=salt,
             cache_salt=narrower_salt(salt, request.cache_salt),
+            grammar=prepared.grammar,
         )
         try:
             if isinstance(request, EmbeddingRequest):

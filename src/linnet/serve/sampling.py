@@ -4,10 +4,11 @@
 import re
 from typing import Any
 
-from linnet.api import ParameterError, SamplingDefaults, SamplingParams
+from linnet.api import GRAMMAR, ParameterError, SamplingDefaults, SamplingParams
 from linnet.serve.errors import ApiError, invalid
 from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
 from linnet.serve.protocol.completions import MAX_TOKENS
+from linnet.serve.protocol.structured import structured_of
 from linnet.settings import RequestLimits
 
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
@@ -22,6 +23,8 @@ def parameter_names(request: GenerationRequest | EmbeddingRequest) -> dict[str, 
         names |= {"prompt": "messages", "logprobs": "top_logprobs"}
         if request.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
+    if isinstance(request, GenerationRequest) and (wanted := structured_of(request)) is not None:
+        names[GRAMMAR] = wanted[1]
     return names
 
 
@@ -73,6 +76,11 @@ def parameter_error(error: ParameterError, names: dict[str, str]) -> ApiError:
     if message.startswith(error.param):
         message = name + message[len(error.param) :]
     return invalid(message, name)
+
+
+def grammar_error(error: ParameterError, param: str) -> ApiError:
+    """400: what the parameter asks for cannot be enforced."""
+    return invalid(f"{param}: {error}", param)
 
 
 def _of_completion(request: CompletionRequest) -> dict[str, Any]:

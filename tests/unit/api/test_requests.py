@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place where messages for the engine are made: lengths, seeds, scores, grammars."""
+"""The one place where messages for the engine are made: lengths, seeds, scores, grammars, what tokens are."""
 
 import pytest
 from tiny_llama import write_tiny_llama
 
 from linnet.api import LengthError, PreparedPrompt, RequestBuilder, SamplingParams, Terms
-from linnet.engine import CompileGrammar, EngineFacts, derive_seed
-from linnet.errors import ConfigError, UnsupportedError
+from linnet.engine import EngineFacts, derive_seed
 from linnet.scheduler import SchedulerConfig
 from linnet.text import Tokenizer
 
@@ -19,9 +18,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_directory(write_tiny_llama(tmp_path_factory.mktemp("tiny")))
 
 
-def builder(tokenizer: Tokenizer, compile_grammar: CompileGrammar | None = None) -> RequestBuilder:
+def builder(tokenizer: Tokenizer) -> RequestBuilder:
     facts = EngineFacts(vocabulary_size=tokenizer.vocabulary_size, scheduling=CONFIG)
-    return RequestBuilder(tokenizer, facts, iter(range(100, 200)).__next__, compile_grammar)
+    return RequestBuilder(tokenizer, facts, iter(range(100, 200)).__next__)
 
 
 def test_facts_say_what_the_limits_come_to() -> None:
@@ -88,25 +87,15 @@ def test_samples_that_only_score_all_score(tokenizer: Tokenizer) -> None:
     assert [sample.submit.params.prompt_logprobs for sample in samples] == [0, 0]
 
 
-def test_a_grammar_is_compiled_once_where_the_request_is_made(tokenizer: Tokenizer) -> None:
-    compiled: list[str] = []
+def test_a_grammar_goes_with_every_sample(tokenizer: Tokenizer) -> None:
+    samples = builder(tokenizer).samples([PROMPT, PROMPT], SamplingParams(n=2), Terms(grammar="digits"))
+    assert [sample.submit.grammar for sample in samples] == ["digits"] * 4
 
-    class Grammar:
-        def matcher(self) -> None:
-            raise AssertionError("the engine's business")
 
-    def compile_grammar(text: str) -> Grammar:
-        if text == "bad":
-            raise ConfigError("unknown grammar")
-        compiled.append(text)
-        return Grammar()
-
-    requests = builder(tokenizer, compile_grammar)  # type: ignore[arg-type]
-    samples = requests.samples([PROMPT, PROMPT], SamplingParams(n=2), Terms(grammar="digits"))
-    assert compiled == ["digits"]
-    assert len({id(sample.submit.grammar) for sample in samples}) == 1
-    assert isinstance(samples[0].submit.grammar, Grammar)
-    with pytest.raises(ConfigError, match="unknown grammar"):
-        requests.samples([PROMPT], SamplingParams(), Terms(grammar="bad"))
-    with pytest.raises(UnsupportedError, match="without a grammar engine"):
-        builder(tokenizer).samples([PROMPT], SamplingParams(), Terms(grammar="digits"))
+def test_a_vocabulary_says_what_tokens_stand_for(tokenizer: Tokenizer) -> None:
+    vocabulary = builder(tokenizer).vocabulary
+    tokens = vocabulary.tokens()
+    assert len(tokens) == vocabulary.size == tokenizer.vocabulary_size
+    text = "a (text) \u00e9 \u4e2d"
+    assert b"".join(tokens[one] for one in tokenizer.encode(text, add_special_tokens=False)).decode() == text
+    assert set(vocabulary.eos_ids) == set(tokenizer.eos_token_ids)

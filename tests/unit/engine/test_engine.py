@@ -2,7 +2,9 @@
 """The step: batches, events, errors that stay with their request, matchers, deadlines, lockstep scoring."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from linnet.engine import (
     Engine,
     EngineUnavailableError,
     Finished,
+    GrammarError,
+    Matcher,
     ParameterError,
     Participant,
     SamplingParams,
@@ -207,15 +211,66 @@ def test_guesses_are_verified_in_one_step(wrong: int | None, temperature: float)
     assert executable.steps == 1 + 1 + len(plain.token_ids) - 1 - right
 
 
-def test_a_matcher_sees_one_token_at_a_time_whatever_is_guessed() -> None:
-    engine, _, _ = make()
-    engine.submit(ask(0, (1, 2), 4, grammar=Grammar("only:7,8,9")))
-    engine.step()
-    engine._live[0].request.draft_token_ids = (7, 7)
-    (tokens,) = engine.step()
+@pytest.mark.parametrize("wrong", [None, 0, 1])
+def test_guesses_are_checked_under_a_grammar_too(wrong: int | None) -> None:
+    submit = ask(0, (1, 2), 9, params=SamplingParams(temperature=1.5), seed=4, grammar="only:7,8,9,10,11")
+    plain = run(make(grammars=FixedSets())[0], [submit])[0]
+    engine, executable, _ = make(grammars=FixedSets())
+    engine.submit(submit)
+    first = engine.step()[0]
+    assert isinstance(first, Tokens)
+    guesses = plain.token_ids[1:4]
+    if wrong is not None:
+        guesses[wrong] = 3  # not in the grammar
+    engine._live[0].request.draft_token_ids = tuple(guesses)
+    events = list(engine.step())
+    tokens = events[0]
     assert isinstance(tokens, Tokens)
-    assert len(tokens.token_ids) == 1
-    assert set(tokens.token_ids) <= {7, 8, 9}
+    right = 3 if wrong is None else wrong
+    assert [*first.token_ids, *tokens.token_ids] == plain.token_ids[: 2 + right]
+    while engine.has_work:
+        events += engine.step()
+    rest = [token_id for event in events if isinstance(event, Tokens) for token_id in event.token_ids]
+    assert [*first.token_ids, *rest] == plain.token_ids
+    assert executable.steps == 9 - right
+
+
+def test_the_prompt_is_computed_while_a_grammar_is_made_and_nothing_is_sampled() -> None:
+    coming: Future[Matcher] = Future()
+    engine, executable, _ = make(grammars=SimpleNamespace(matcher=lambda grammar: coming))
+    engine.submit(ask(0, (1, 2), 4, grammar="only:7"))
+    assert [engine.step() for _ in range(3)] == [(), (), ()]
+    assert executable.steps == 3
+    coming.set_result(FixedSet({7}))
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert [event.token_ids for event in events if isinstance(event, Tokens)] == [(7,)] * 4
+
+
+def test_a_grammar_that_cannot_be_made_ends_its_request_only() -> None:
+    coming: Future[Matcher] = Future()
+    coming.set_exception(GrammarError("no such grammar"))
+    engine, _, _ = make(grammars=SimpleNamespace(matcher=lambda grammar: coming))
+    result = run(engine, [ask(0, (1, 2), 4, grammar="bad"), ask(1, (1, 2), 4)])
+    assert (result[0].reason, result[0].error) == ("error", "no such grammar")
+    assert result[1].token_ids == oracle((1, 2), 4)
+
+
+@pytest.mark.parametrize("most_tokens", [3, 9])
+def test_an_answer_that_is_whole_stops(most_tokens: int) -> None:
+    """Also where the last token that it may have is its last one."""
+    engine, _, _ = make(grammars=FixedSets())
+    result = run(engine, [ask(0, (1, 2), most_tokens, grammar="ends:7,8"), ask(1, (1, 2), 2, grammar="ends:7,8")])
+    assert (result[0].reason, len(result[0].token_ids)) == ("stop", 3)
+    assert (result[1].reason, len(result[1].token_ids)) == ("length", 2)
+
+
+def test_without_a_compiler_grammars_are_refused() -> None:
+    engine, _, _ = make()
+    with pytest.raises(ConfigError, match="no compiler of grammars"):
+        engine.submit(ask(0, (1, 2), 4, grammar="only:7"))
+    assert not engine.has_work
 
 
 def test_a_request_without_a_distribution_ends_alone() -> None:
@@ -228,16 +283,30 @@ def test_a_request_without_a_distribution_ends_alone() -> None:
 
 
 class FixedSet:
-    """Allows some ids; ``poison`` makes accept or fill fail at the third token."""
+    """Allows some ids; ``poison`` makes accept or fill fail at the third token, or the text end with it."""
 
     def __init__(self, ids: set[int], poison: str = "") -> None:
         self.ids, self.poison, self.count = ids, poison, 0
 
-    def fill(self, allowed: np.ndarray) -> None:
+    @property
+    def ended(self) -> bool:
+        return self.poison == "ends" and self.count == 3
+
+    def rollback(self, tokens: int) -> None:
+        self.count -= tokens
+        assert self.count >= 0
+
+    def forced(self) -> tuple[int, ...]:
+        return ()
+
+    def fill(self, allowed: np.ndarray, ends: frozenset[int]) -> bool:
+        if self.ended:
+            return False
         if self.poison == "fill" and self.count == 2:
             raise ConfigError("the grammar is stuck")
         for token_id in self.ids:
             allowed[token_id // 32] |= np.uint32(1 << (token_id % 32))
+        return True
 
     def accept(self, token_id: int) -> None:
         assert token_id in self.ids
@@ -246,28 +315,27 @@ class FixedSet:
             raise RuntimeError("secret detail")
 
 
-class Grammar:
-    """``only:1,2``: these ids; ``fill:`` and ``accept:`` fail there at the third token."""
+class FixedSets:
+    """``only:1,2``: these ids; ``fill:`` and ``accept:`` fail there at the third token, ``ends:`` ends with it."""
 
-    def __init__(self, text: str) -> None:
-        self.name, _, ids = text.partition(":")
-        self.ids = {int(token) for token in ids.split(",") if token}
-
-    def matcher(self) -> FixedSet:
-        return FixedSet(self.ids, self.name)
+    def matcher(self, grammar: str) -> "Future[Matcher]":
+        name, _, ids = grammar.partition(":")
+        made: Future[Matcher] = Future()
+        made.set_result(FixedSet({int(token) for token in ids.split(",") if token}, name))
+        return made
 
 
 def test_matchers_bound_what_may_come() -> None:
-    engine, _, _ = make()
+    engine, _, _ = make(grammars=FixedSets())
     params = SamplingParams(temperature=1.5)
     result = run(
         engine,
         [
-            ask(0, (1, 2), 20, params=params, grammar=Grammar("only:7,33,60")),
+            ask(0, (1, 2), 20, params=params, grammar="only:7,33,60"),
             ask(1, (1, 2), 20),
-            ask(2, (1, 2), 20, grammar=Grammar("fill:1,2")),
-            ask(3, (1, 2), 20, grammar=Grammar("accept:1,2")),
-            ask(4, (1, 2), 20, grammar=Grammar("only:")),
+            ask(2, (1, 2), 20, grammar="fill:1,2"),
+            ask(3, (1, 2), 20, grammar="accept:1,2"),
+            ask(4, (1, 2), 20, grammar="only:"),
         ],
     )
     assert set(result[0].token_ids) == {7, 33, 60}

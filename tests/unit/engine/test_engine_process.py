@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from digest_child import CONFIG, FOLDER, VOCABULARY, begin
 from digest_executable import DigestExecutable
+from letters import letters
 
 from linnet.engine import (
     Abort,
@@ -31,8 +32,9 @@ from linnet.engine import (
     SamplingParams,
     Submit,
     Tokens,
+    Vocabulary,
 )
-from linnet.errors import UnsupportedError
+from linnet.errors import ConfigError, UnsupportedError
 
 PATIENCE_S = 30.0
 
@@ -70,9 +72,11 @@ def open_door() -> Iterator[Callable[..., tuple[EngineProcess, Outbox]]]:
     """(most_restarts, **told) -> a started door; every one is stopped at the end and leaves nothing behind."""
     before, doors = descriptors(), []
 
-    def opened(most_restarts: int = 3, most_step_s: float | None = 300.0, **told: Any) -> tuple[EngineProcess, Outbox]:
+    def opened(
+        most_restarts: int = 3, most_step_s: float | None = 300.0, vocabulary: Any = None, **told: Any
+    ) -> tuple[EngineProcess, Outbox]:
         outbox, child = Outbox(), begin(**told)
-        bounds: dict[str, Any] = {"most_restarts": most_restarts, "most_step_s": most_step_s}
+        bounds: dict[str, Any] = {"most_restarts": most_restarts, "most_step_s": most_step_s, "vocabulary": vocabulary}
         door = EngineProcess(child, child.ready(), lambda: begin(**told), outbox, **bounds).start()
         doors.append(door)
         return door, outbox
@@ -471,14 +475,39 @@ def test_frames_that_nobody_understands_end_the_engine_cleanly(capfd: pytest.Cap
     assert "Traceback" not in text
 
 
-def test_grammars_stay_here(open_door: Any) -> None:
-    class Anything:
-        def matcher(self) -> Any:
-            raise NotImplementedError
+def test_grammars_are_compiled_there_also_in_the_next_process(open_door: Any) -> None:
+    words = [b"ab", b"ac", b"b"]
+    asked: list[int] = []
 
+    def vocabulary() -> Vocabulary:
+        asked.append(1)
+        return letters(61)
+
+    door, outbox = open_door(vocabulary=vocabulary)
+    grammar = 'start: "ab" | "ac" | "b"'
+    tokens = letters(61).tokens()
+    for number in (1, 2):
+        door.send(replace(ask(10 * number, 30), grammar=grammar))
+        door.send(replace(ask(10 * number + 1, 30), grammar="start: no_such_rule"))
+        door.send(ask(10 * number + 2))
+        ends = outbox.wait([10 * number, 10 * number + 1, 10 * number + 2])
+        assert ends[10 * number].reason == "stop"
+        said = b"".join(tokens[one] for one in told(outbox, 10 * number)[0])
+        assert said in words
+        error = ends[10 * number + 1].error
+        assert error is not None
+        assert (error.http_status, error.param) == (400, "structured_outputs")
+        assert ends[10 * number + 2].reason == "length"
+        if number == 1:
+            os.kill(door.process_id, signal.SIGKILL)
+            eventually(lambda: door.restarts == 1 and door.healthy)
+    assert len(asked) == 2  # once for each process
+
+
+def test_a_door_without_a_vocabulary_takes_no_grammar(open_door: Any) -> None:
     door, outbox = open_door()
-    with pytest.raises(UnsupportedError, match="grammar cannot be sent"):
-        door.send(replace(ask(0), grammar=Anything()))
+    with pytest.raises(ConfigError, match="without a vocabulary"):
+        door.send(replace(ask(0), grammar="start: /a/"))
     door.send(ask(1))
     assert outbox.wait([1])[1].reason == "length"
     assert set(outbox.finished()) == {1}

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from linnet.serve.errors import invalid, unsupported
-from linnet.serve.protocol.common import GenerationRequest, Record
+from linnet.serve.protocol.common import GenerationRequest
+from linnet.serve.protocol.record import Record
 
 NO_TOOLS = "tools come with a later version; send plain messages"
 
@@ -31,7 +32,6 @@ class ChatRequest(GenerationRequest):
     """``max_completion_tokens`` is the newer name of ``max_tokens``; give one of them."""
 
     REFUSED: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-        "response_format": (({"type": "text"},), "only text is generated so far"),
         "tools": (([],), NO_TOOLS),
         "functions": (([],), NO_TOOLS),
         "tool_choice": (("none", "auto"), NO_TOOLS),
@@ -45,11 +45,6 @@ class ChatRequest(GenerationRequest):
         "web_search_options": ((), "this server never opens a connection"),
         "chat_template": ((), "templates come from the checkpoint only"),
         "prompt_logprobs": ((), "use /v1/completions with echo and logprobs"),
-        "guided_json": ((), "only text is generated so far"),
-        "guided_regex": ((), "only text is generated so far"),
-        "guided_grammar": ((), "only text is generated so far"),
-        "guided_choice": ((), "only text is generated so far"),
-        "structured_outputs": ((), "only text is generated so far"),
         "best_of": ((), "choose among n answers yourself, with logprobs"),
         "echo": ((False,), "use /v1/completions"),
     }

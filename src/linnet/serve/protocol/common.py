@@ -6,20 +6,13 @@ Ranges are SamplingParams' business; the caps of this server are checked in ``sa
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from linnet.serve.errors import invalid, unsupported
-
-
-class Record(BaseModel):
-    """Frozen, strict, nothing unknown."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    # Parameters of OpenAI's API that cannot be honoured: name -> (values that change nothing, sentence).
-    REFUSED: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
+from linnet.serve.protocol.record import Record
+from linnet.serve.protocol.structured import StructuredFields
 
 
 class StreamOptions(Record):
@@ -29,7 +22,7 @@ class StreamOptions(Record):
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(Record):
+class GenerationRequest(StructuredFields):
     """Parameters that completions and chat have in common."""
 
     model: str = Field(max_length=4096)

@@ -17,7 +17,6 @@ class CompletionRequest(GenerationRequest):
         "suffix": (("",), "no model here has been trained to fill in the middle"),
         "best_of": ((), "choose among n answers yourself, with logprobs"),
         "prompt_logprobs": ((), "use echo with logprobs"),
-        "response_format": (({"type": "text"},), "only text is generated so far"),
     }
 
     prompt: Any

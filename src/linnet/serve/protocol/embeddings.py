@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from linnet.serve.protocol.common import Record
+from linnet.serve.protocol.record import Record
 
 
 class EmbeddingRequest(Record):

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from linnet.serve.protocol.chat import Message
-from linnet.serve.protocol.common import Record
+from linnet.serve.protocol.record import Record
 
 
 class TokenizeRequest(Record):

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What schemas of the world and of the specification's own suite accept: nothing wrong, ever.
+
+MaskBench (a sample) and the JSON Schema test suite, draft 2020-12, where they lie beside the checkout; of the suite
+what is not optional there: a ``format`` is held to as far as its letters go (docs/structured.md). A schema is
+refused in a sentence that names the keyword, or no instance that it forbids can be written under it.
+LINNET_SCHEMA_FILES sets how many of MaskBench's files are read (500; 0: all that are there).
+"""
+
+import json
+import lzma
+import os
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linnet.api import StructuredOutput
+from linnet.engine import GrammarError, Vocabulary, mask_words
+from linnet.engine.guidance import Compiler
+from linnet.errors import LinnetError
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "json_schema"
+MASKBENCH = DATA / "maskbench_sample.jsonl.xz"
+SUITE = DATA / "draft2020-12"
+FILES = int(os.environ.get("LINNET_SCHEMA_FILES", "500"))
+END = 256
+NAMED = re.compile(
+    r"the keyword \S+|for '\w+'|satisf|nothing matches|no text matches|bytes|deeper|too large|disjoint|[Rr]egex"
+)
+"""Why a schema may be refused."""
+OWN: list[tuple[Any, list[Any], list[Any]]] = [
+    ({"type": "integer", "minimum": 3, "maximum": 12}, [3, 7, 12], [2, 13, 3.5, "3", None]),
+    ({"type": "string", "pattern": "^a+$", "maxLength": 3}, ["a", "aaa"], ["", "b", "aaaa", "ab"]),
+    ({"enum": ["red", 5, None]}, ["red", 5, None], ["blue", 6, False]),
+    (
+        {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False},
+        [{"a": True}], [{}, {"a": 1}, {"a": True, "b": 1}, [], "a"],
+    ),
+    ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2}, [[1], [1, 2]], [[], [1, 2, 3]]),
+    (
+        {"$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}},
+                            "additionalProperties": False}}, "$ref": "#/$defs/node"},
+        [{}, {"next": {"next": {}}}], [{"next": 1}, {"other": {}}],
+    ),
+    ({"type": "string", "format": "date"}, ["2024-02-28"], ["2024-13-01", "yesterday"]),
+    ({"anyOf": [{"type": "integer"}, {"const": "none"}]}, [4, "none"], ["some", 4.5]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Compiler:
+    """Tokens are bytes: an instance can be written in one way only."""
+    text = bytes(range(256)) + b"end"
+    lengths = np.array([1] * 256 + [3], np.int32)
+    return Compiler(Vocabulary(text=text, lengths=lengths, special_ids=(END,), eos_ids=(END,)))
+
+
+def accepts(compiler: Compiler, grammar: str, value: Any) -> bool:
+    """Whether it can be written, and may end there. (That masks hold what is accepted: test_grammars.py.)"""
+    matcher = compiler.matcher(grammar)
+    try:
+        for byte in json.dumps(value, ensure_ascii=False).encode():
+            matcher.accept(byte)
+    except LinnetError:
+        return False
+    mask = np.zeros(mask_words(END + 1), np.uint32)
+    return not matcher.fill(mask, frozenset([END])) or bool(mask[END // 32] & 1 << END % 32)
+
+
+def maskbench() -> Iterator[tuple[str, Any, list[Any]]]:
+    if not MASKBENCH.exists():
+        pytest.skip("MaskBench's sample is not beside this checkout")
+    with lzma.open(MASKBENCH, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            if FILES and number >= FILES:
+                return
+            row = json.loads(line)
+            yield row["name"], row["case"]["schema"], row["case"]["tests"]
+
+
+def suite() -> Iterator[tuple[str, Any, list[Any]]]:
+    if not SUITE.is_dir():
+        pytest.skip("the JSON Schema test suite is not beside this checkout")
+    for file in sorted(SUITE.glob("*.json")):
+        for case in json.loads(file.read_text(encoding="utf-8")):
+            yield f"{file.stem}: {case['description']}", case["schema"], case["tests"]
+
+
+def judged(compiler: Compiler, cases: Iterator[tuple[str, Any, list[Any]]]) -> tuple[Counter[str], list[float]]:
+    """How many files were what, and the seconds that each took to compile. Fails at the first wrong accept."""
+    found: Counter[str] = Counter()
+    seconds: list[float] = []
+    refusals: list[tuple[str, str]] = []
+    for name, schema, tests in cases:
+        began_s = time.thread_time()
+        try:
+            grammar = StructuredOutput("json_schema", schema).description()
+            compiler.matcher(grammar)
+        except GrammarError as error:
+            found["refused"] += 1
+            refusals.append((name, str(error)))
+            continue
+        seconds.append(time.thread_time() - began_s)
+        missed = 0
+        for test in tests:
+            mine = accepts(compiler, grammar, test["data"])
+            assert test["valid"] or not mine, (name, schema, test["data"])
+            missed += test["valid"] and not mine
+        found["missed" if missed else "passed"] += 1
+    assert not [one for one in refusals if not NAMED.search(one[1])]
+    return found, seconds
+
+
+def test_own_cases(compiler: Compiler) -> None:
+    cases = [(str(schema), schema, [{"data": one, "valid": True} for one in good]
+              + [{"data": one, "valid": False} for one in bad]) for schema, good, bad in OWN]  # fmt: skip
+    found, _ = judged(compiler, iter(cases))
+    assert found == {"passed": len(OWN)}
+
+
+def test_schemas_of_the_world(compiler: Compiler) -> None:
+    found, seconds = judged(compiler, maskbench())
+    assert found["passed"] >= 0.85 * sum(found.values()), found
+    assert statistics.quantiles(seconds, n=100)[98] < 0.25
+    assert max(seconds) < 1.0
+
+
+def test_the_suite_of_the_specification(compiler: Compiler) -> None:
+    found, _ = judged(compiler, suite())
+    assert found["passed"] > 100, found
