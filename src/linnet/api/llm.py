@@ -41,7 +41,6 @@ from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
     CompiledGrammars,
     EngineThread,
-    Keep,
     ParameterError,
     Pooling,
     PromptScores,
@@ -117,7 +116,7 @@ class LLM(OpenedModel):
         self._dispatcher = Dispatcher(self._engine)
         self.modules = PromptModules(self.tokenizer)
         """Named texts that prompts may begin with; their keys and values are kept."""
-        self.sessions = Sessions(SessionLimits(), ended=lambda owner: self._engine.handle(Keep(owner=owner)))
+        self.sessions = Sessions(SessionLimits(), tell=self._engine.handle)
         """Conversations that go on."""
 
     def __enter__(self) -> "LLM":
@@ -428,6 +427,6 @@ class LLM(OpenedModel):
             check_single(params[0].n)
         requests = [self.requests.samples([prompt], one, terms) for prompt, one in zip(prompts, params, strict=True)]
         self._dispatcher.run(requests, progress, tokens_done)
-        if turn is not None and (keep := turn.take(requests[0][0])) is not None:
-            self._engine.handle(keep)
+        if turn is not None:
+            turn.take(requests[0][0])
         return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]

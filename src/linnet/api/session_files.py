@@ -9,9 +9,9 @@ it. What cannot be written is logged; the conversation goes on in memory.
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -22,22 +22,19 @@ from linnet.formats.durable import DirectoryLock, sync_directory, write_durable
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".json"
+UNFINISHED = ".partial"
 SECRET_BYTES = 32
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file holds. ``model``: the name it was served under. ``content`` by ``form``."""
+VERSION = 1
+CONTENTS: Mapping[Form, Any] = {"messages": tuple[dict[str, Any], ...], "text": str, "token_ids": tuple[int, ...]}
+"""What a session holds, by its form: the types that a file's content must have."""
 
-    version: int
-    model: str
-    id: str
-    tenant: bytes
-    form: Form
-    content: Any
-    modules: tuple[str, ...]
-    turns: int
-    created_s: float
-    used_s: float
+_FIELDS = get_type_hints(Session) | {"content": Any}
+_File: Any = msgspec.defstruct(
+    "_File", [("version", int), ("model", str), *_FIELDS.items()], frozen=True, forbid_unknown_fields=True
+)
+"""What a file holds: a session, and the name that its model was served under."""
 
 
 class SessionFiles:
@@ -50,6 +47,8 @@ class SessionFiles:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = DirectoryLock(directory, directory)
+            for unfinished in directory.glob(f"*{UNFINISHED}"):  # of a process that ended while it wrote
+                unfinished.unlink()
             self.secret = self._read_secret()
         except OSError as error:
             raise ConfigError(
@@ -63,26 +62,17 @@ class SessionFiles:
 
     def save(self, session: Session) -> None:
         """Write or replace its file."""
-        file = _File(
-            1,
-            self._model,
-            session.id,
-            session.tenant,
-            session.form,
-            session.content,
-            session.modules,
-            session.turns,
-            session.created_s,
-            session.used_s,
-        )
+        file = _File(VERSION, self._model, *(getattr(session, name) for name in _FIELDS))
         path = self._path(session.owner)
-        unfinished = path.with_suffix(".partial")
+        unfinished = path.with_suffix(UNFINISHED)
         try:
             write_private(unfinished, msgspec.json.encode(file))
             os.replace(unfinished, path)
             sync_directory(self._directory)
         except OSError as error:
             logger.warning("a session could not be written: %s; it lives in memory", error.strerror)
+        except (ValueError, OverflowError, RecursionError) as error:  # a lone surrogate, a number beyond 64 bits
+            logger.warning("a session holds what no file can (%s); it lives in memory", type(error).__name__)
 
     def remove(self, owner: bytes) -> None:
         """Remove its file, if there is one."""
@@ -110,33 +100,21 @@ class SessionFiles:
     def _read(self, path: Path) -> Session | None:
         """None: another model's. Raises ValueError for what could not have been saved here."""
         file = msgspec.json.decode(path.read_bytes(), type=_File)
-        if file.version != 1:
+        if file.version != VERSION:
             raise ValueError("another version")
         if file.model != self._model:
             return None
-        session = Session(
-            id=file.id,
-            tenant=file.tenant,
-            form=file.form,
-            content=self._content(file.form, file.content),
-            modules=file.modules,
-            turns=file.turns,
-            created_s=file.created_s,
-            used_s=file.used_s,
-        )
+        held = {name: getattr(file, name) for name in _FIELDS}
+        session = Session(**held | {"content": self._content(file.form, file.content)})
         if not NAME.fullmatch(session.id) or path != self._path(session.owner) or session.turns < 1:
             raise ValueError("another place")
         return session
 
     def _content(self, form: Form, content: Any) -> Any:
-        if form == "text":
-            return msgspec.convert(content, str)
-        if form == "messages":
-            return msgspec.convert(content, tuple[dict[str, Any], ...])
-        ids = msgspec.convert(content, tuple[int, ...])
-        if not all(0 <= token < self._vocabulary_size for token in ids):
+        found = msgspec.convert(content, CONTENTS[form])
+        if form == "token_ids" and not all(0 <= token < self._vocabulary_size for token in found):
             raise ValueError("token ids of another vocabulary")
-        return ids
+        return found
 
     def _path(self, owner: bytes) -> Path:
         return self._directory / (owner.hex() + SUFFIX)
@@ -145,7 +123,7 @@ class SessionFiles:
         """Made once: with it a tenant's sessions are found again, and without it nobody's are."""
         path = self._directory / "secret"
         if not path.exists():
-            unfinished = path.with_suffix(".partial")
+            unfinished = path.with_suffix(UNFINISHED)
             write_private(unfinished, secrets.token_bytes(SECRET_BYTES))
             os.replace(unfinished, path)
             sync_directory(self._directory)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
 
@@ -95,20 +95,24 @@ class Sessions:
     def __init__(
         self,
         limits: SessionLimits,
-        ended: Callable[[bytes], None] = lambda owner: None,
+        tell: Callable[[Keep], None] = lambda keep: None,
         archive: Archive | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``ended`` is told the owner of each session that is deleted or was not used for too long. What ``archive``
-        holds is taken up."""
+        """``tell`` has the engine keep what a turn has computed, and nothing of a session that is deleted or was not used
+        for too long. It is called in the order in which these happen, whoever comes in between, and must not wait. What
+        ``archive`` holds is taken up; nothing there counts as used later than now."""
         self.limits = limits
         self.turns = 0
         """Turns that were taken in."""
-        self._ended, self._archive, self._clock = ended, archive, clock
+        self._tell, self._archive, self._clock = tell, archive, clock
         self._lock = threading.RLock()
         self._entries: dict[tuple[bytes, str], _Entry] = {}  # who was used least recently stands first
         self._count: Counter[bytes] = Counter()  # by tenant
+        now_s = clock()
         for session in sorted(() if archive is None else archive.load(), key=lambda one: one.used_s):
+            if session.used_s > now_s:  # a clock was set back; it would keep all that is used after it from ending
+                session = replace(session, used_s=now_s)
             self._entries[session.tenant, session.id] = _Entry(session)
             self._count[session.tenant] += 1
 
@@ -187,11 +191,13 @@ class Sessions:
             max(oldest_s + self.limits.session_ttl_s - self._clock(), 0.0),
         )
 
-    def _commit(self, session: Session) -> None:
+    def _commit(self, session: Session, keep: Keep | None) -> None:
         key = session.tenant, session.id
         del self._entries[key]
         self._entries[key] = _Entry(session)
         self.turns += 1
+        if keep is not None:
+            self._tell(keep)
 
     def _abandon(self, tenant: bytes, session_id: str) -> None:
         entry = self._entries[tenant, session_id]
@@ -204,7 +210,7 @@ class Sessions:
         owner = owner_of(tenant, session_id)
         if self._archive is not None:
             self._archive.remove(owner)
-        self._ended(owner)
+        self._tell(Keep(owner=owner))
 
     def _remove(self, tenant: bytes, session_id: str) -> None:
         del self._entries[tenant, session_id]
@@ -278,10 +284,11 @@ class Visit:
             self.modules = before.modules
             return before.content
 
-    def commit(self, content: Content) -> bool:
+    def commit(self, content: Content, keep: Keep | None = None) -> bool:
         """The turn is complete: this is the conversation now, answer included. The session is free again.
 
-        False where it was closed before. Writes a file where sessions outlive the process; nobody else waits for that.
+        ``keep``: what the engine is to keep of it from now on. False where it was closed before. Writes a file where
+        sessions outlive the process; nobody else waits for that. A file that cannot be made leaves no turn.
         """
         sessions = self._sessions
         with sessions._lock:
@@ -299,10 +306,15 @@ class Visit:
             created_s=now_s if self._before is None else self._before.created_s,
             used_s=now_s,
         )
-        if sessions._archive is not None:
-            sessions._archive.save(session)
+        try:
+            if sessions._archive is not None:
+                sessions._archive.save(session)
+        except BaseException:
+            with sessions._lock:
+                sessions._abandon(self._tenant, self.session_id)
+            raise
         with sessions._lock:
-            sessions._commit(session)
+            sessions._commit(session, keep)
         return True
 
     def close(self) -> None:
@@ -329,20 +341,19 @@ class Turn:
     form: Form
     content: Content
 
-    def take(self, sample: Sample) -> Keep | None:
-        """The answer is complete: it belongs to the conversation. Returns what the engine is to keep: all that the
-        sample has computed. None: nothing was taken, since the sample has no proper end or the visit was closed."""
+    def take(self, sample: Sample) -> bool:
+        """The answer is complete: it belongs to the conversation, and the engine keeps all that the sample has computed.
+        False: nothing was taken, since the sample has no proper end or the visit was closed."""
         stream, submit = sample.stream, sample.submit
         if stream.finish_reason not in ("stop", "length"):
-            return None
-        if not self.visit.commit(joined(self.content, answer_of(self.form, sample))):
-            return None
-        return Keep(
+            return False
+        keep = Keep(
             owner=self.visit.owner,
             token_ids=(*submit.prompt_token_ids, *stream.token_ids),
             cache_salt=submit.cache_salt,
             shared_tokens=submit.shared_tokens,
         )
+        return self.visit.commit(joined(self.content, answer_of(self.form, sample)), keep)
 
 
 def form_of(content: Content) -> Form:

@@ -22,8 +22,9 @@ class Pins:
     What is pinned and evicted all the same goes to the tier, if there is one, which keeps it as it keeps what a
     preempted request will come back for.
 
-    Where more than `most` names would be pinned the owner that was heard of least recently loses its pins; its blocks
-    are idle then like any others. Lasting owners (modules) lose theirs to lasting ones only.
+    Where more than `most` names would be pinned, or there would be more owners than that (who may keep the same names),
+    the owner that was heard of least recently loses its pins; its blocks are idle then like any others. Lasting owners
+    (modules) lose theirs to lasting ones only.
     """
 
     def __init__(self, cache: PrefixCache, tier: BlockTier | None, most: int) -> None:
@@ -41,13 +42,13 @@ class Pins:
         Mutates: the owners, and the cache as `pin` and `unpin` do.
         """
         self._hold(owner, tuple(digests[: self.most]), lasting)
-        while (excess := self._cache.pinned_names - self.most) > 0:
+        while (excess := self._cache.pinned_names - self.most) > 0 or len(self) > self.most:
             victim = self._victim(owner, lasting)
             if victim is not None:
                 self.let_go(victim)
             else:
                 left = self._kept[owner].digests
-                self._hold(owner, left[: max(len(left) - excess, 0)], lasting)
+                self._hold(owner, left[: max(len(left) - excess, 0)] if excess > 0 else (), lasting)
 
     def let_go(self, owner: bytes) -> None:
         """The owner keeps nothing any more; unknown ones are ignored. Mutates as `keep` does."""
@@ -60,6 +61,8 @@ class Pins:
             raise InvariantError(
                 f"{self._cache.pinned_names} names are pinned, their owners keep {len(names)} and {self.most} may be"
             )
+        if len(self) > self.most:
+            raise InvariantError(f"there are {len(self)} owners of at most {self.most} pinned names")
 
     def _hold(self, owner: bytes, digests: tuple[bytes, ...], lasting: bool) -> None:
         before = self._kept.pop(owner, None)

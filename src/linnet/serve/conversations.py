@@ -37,7 +37,7 @@ class Conversations:
         self._files: SessionFiles | None = None
         if config.session_dir is not None:
             self._files = SessionFiles(config.session_dir, config.names[0], model.facts.vocabulary_size)
-        self.sessions = Sessions(config.sessions, lambda owner: self.tell(Keep(owner=owner)), self._files)
+        self.sessions = Sessions(config.sessions, self.tell, self._files)
 
     @property
     def secret(self) -> bytes | None:
@@ -49,10 +49,8 @@ class Conversations:
         if self._files is not None:
             self._files.close()
 
-    def tell(self, keep: Keep | None) -> None:
+    def tell(self, keep: Keep) -> None:
         """Have the engine keep something; one that has ended has forgotten it all, and nothing else is lost."""
-        if keep is None:
-            return
         try:
             self._bridge.door.send(keep)
         except EngineUnavailableError:

@@ -196,7 +196,7 @@ class Generation:
         """Every sample has its proper end: the turn, if it is one, belongs to its session."""
         turn = prepared.turn
         if turn is not None:
-            self._conversations.tell(await self._run(request, lambda: turn.take(job.samples[0]), None))
+            await self._run(request, lambda: turn.take(job.samples[0]), None)
 
     def _left_s(self, arrival_s: float, asked_s: float | None) -> float | None:
         """Seconds until the deadline. Raises ApiError 504 when there are none."""

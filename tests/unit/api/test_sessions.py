@@ -4,12 +4,15 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from linnet.api import session_files
 from linnet.api.session_files import SessionFiles
 from linnet.api.sessions import (
     Session,
@@ -19,7 +22,7 @@ from linnet.api.sessions import (
     SessionUnknownError,
     owner_of,
 )
-from linnet.engine import ParameterError
+from linnet.engine import Keep, ParameterError
 from linnet.errors import CheckpointError, ConfigError
 from linnet.settings import SessionLimits
 
@@ -96,8 +99,8 @@ def test_one_turn_at_a_time(turns: int) -> None:
 
 
 def test_to_another_tenant_an_id_is_unknown() -> None:
-    ended: list[bytes] = []
-    sessions = Sessions(SessionLimits(), ended=ended.append)
+    told: list[Keep] = []
+    sessions = Sessions(SessionLimits(), tell=told.append)
     turn(sessions, "a", "mine")
     for call in (sessions.get, sessions.delete):
         with pytest.raises(SessionUnknownError, match="there is no such session"):
@@ -106,14 +109,14 @@ def test_to_another_tenant_an_id_is_unknown() -> None:
     assert [one.content for one in sessions.all_of(b"you")] == ["yours"]
     sessions.delete(b"you", "a")
     assert [one.content for one in sessions.all_of(b"me")] == ["mine"]
-    assert ended == [owner_of(b"you", "a")]
+    assert told == [Keep(owner=owner_of(b"you", "a"))]
     assert owner_of(b"you", "a") != owner_of(b"me", "a")
     assert owner_of(b"ab", "c") != owner_of(b"a", "bc")
 
 
 def test_a_session_that_is_not_used_ends_of_itself() -> None:
-    clock, ended = Clock(), list[bytes]()
-    sessions = Sessions(SessionLimits(session_ttl_s=10.0), ended.append, clock=clock)
+    clock, told = Clock(), list[Keep]()
+    sessions = Sessions(SessionLimits(session_ttl_s=10.0), told.append, clock=clock)
     turn(sessions, "a", "one")
     turn(sessions, "b", "one")
     clock.now_s += 8
@@ -126,7 +129,76 @@ def test_a_session_that_is_not_used_ends_of_itself() -> None:
     assert [one.id for one in sessions.all_of(b"me")] == ["a"]
     clock.now_s += 8
     assert turn(sessions, "a", "new") is None
-    assert ended == [owner_of(b"me", "b"), owner_of(b"me", "a")]
+    assert told == [Keep(owner=owner_of(b"me", "b")), Keep(owner=owner_of(b"me", "a"))]
+
+
+def test_the_engine_is_told_of_a_turn_before_anybody_can_end_the_session() -> None:
+    """Told afterwards, what is kept of a session that was deleted meanwhile would be kept by nobody's owner for ever."""
+    told: list[Keep] = []
+    sessions = Sessions(SessionLimits(), tell=told.append)
+    visit = sessions.visit(b"me")
+    visit.open("a", "text")
+    keep = Keep(owner=visit.owner, token_ids=(1, 2))
+    assert visit.commit("one", keep)
+    assert told == [keep]
+    sessions.delete(b"me", "a")
+    assert told == [keep, Keep(owner=visit.owner)]
+
+
+def test_of_many_threads_in_one_session_one_has_each_turn() -> None:
+    sessions, told = Sessions(SessionLimits(max_sessions=3)), list[str]()
+    begin = threading.Barrier(8)
+
+    def client(number: int) -> None:
+        begin.wait()
+        for turn_number in range(60):
+            with closing(sessions.visit(b"me")) as visit:
+                try:
+                    before = visit.open("a", "text")
+                    new = f"{number}.{turn_number} "
+                    if turn_number % 3 and visit.commit((before or "") + new):  # type: ignore[operator]
+                        told.append(new)
+                    if turn_number % 10 == 5:
+                        sessions.get(b"me", "a")
+                except (SessionConflictError, SessionUnknownError):
+                    continue
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    content = sessions.get(b"me", "a").content
+    assert isinstance(content, str)
+    assert sorted(content.split()) == sorted(new.strip() for new in told)
+    assert sessions.get(b"me", "a").turns == sessions.turns == len(told) > 0
+    sessions.delete(b"me", "a")
+    assert len(sessions) == 0
+    for session_id in "abc":
+        turn(sessions, session_id, "one")
+
+
+class Full:
+    """An archive that fails."""
+
+    def save(self, session: Session) -> None:
+        raise RuntimeError("no")
+
+    def remove(self, owner: bytes) -> None:
+        raise AssertionError("nothing was saved")
+
+    def load(self) -> tuple[Session, ...]:
+        return ()
+
+
+def test_a_turn_that_cannot_be_archived_leaves_the_session_free() -> None:
+    sessions = Sessions(SessionLimits(), archive=Full())  # type: ignore[arg-type]
+    for _ in range(2):
+        with closing(sessions.visit(b"me")) as visit:
+            visit.open("a", "text")
+            with pytest.raises(RuntimeError):
+                visit.commit("one")
+    assert len(sessions) == 0
 
 
 def test_no_tenant_has_more_than_its_share_and_none_is_lost_for_a_new_one() -> None:
@@ -248,6 +320,55 @@ def test_sessions_that_are_too_old_are_not_taken_up(opened: Callable[..., Sessio
     clock.now_s += 7200
     assert opened(clock=clock).all_of(b"me") == ()
     assert not [*(tmp_path / "sessions").glob("*.json")]
+
+
+def test_a_file_from_the_future_does_not_keep_others_from_ending(opened: Callable[..., Sessions]) -> None:
+    clock = Clock()
+    clock.now_s += 1e9  # set right afterwards
+    turn(opened(clock=clock), "odd", "one")
+    clock.now_s -= 1e9
+    sessions = opened(clock=clock)
+    turn(sessions, "a", "one")
+    clock.now_s += 7200
+    assert sessions.all_of(b"me") == ()
+    assert len(sessions) == 0
+
+
+def test_what_no_file_can_hold_lives_in_memory(
+    opened: Callable[..., Sessions], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    sessions = opened()
+    turn(sessions, "a", "half of a pair: \ud83d")
+    assert "a session holds what no file can (UnicodeEncodeError); it lives in memory" in caplog.text
+    turn(sessions, "a", " and on")
+    assert sessions.get(b"me", "a").turns == 2
+    assert not [*(tmp_path / "sessions").glob("*.partial")]
+
+
+@pytest.mark.parametrize("written", [0, 1, 50, None])
+def test_a_process_that_ended_while_it_wrote_leaves_the_turn_before(
+    opened: Callable[..., Sessions], tmp_path: Path, written: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = opened()
+    turn(sessions, "a", "one ")
+
+    class Killed(BaseException):
+        pass
+
+    def cut(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:written])
+        raise Killed
+
+    monkeypatch.setattr(session_files, "write_private", cut)
+    with pytest.raises(Killed):
+        turn(sessions, "a", "two")
+    monkeypatch.undo()
+    assert len([*(tmp_path / "sessions").glob("*.partial")]) == 1
+    again = opened()
+    assert not [*(tmp_path / "sessions").glob("*.partial")]
+    assert again.get(b"me", "a").content == "one "
+    assert turn(again, "a", "two") == "one "
+    assert opened().get(b"me", "a").content == "one two"
 
 
 def test_another_models_sessions_are_left_alone(

@@ -128,6 +128,23 @@ def test_lasting_owners_give_way_to_lasting_ones_only() -> None:
     assert len(pool.pins) == 2, "module gave way"
 
 
+@pytest.mark.parametrize("lasting", [False, True])
+def test_owners_of_the_same_names_are_no_more_than_names_may_be(lasting: bool) -> None:
+    """Else who keeps what another one keeps could be invented without end."""
+    pool = cached_pool(most_pinned=2)
+    for number in range(10):
+        pool.pins.keep(bytes([number]), names(0), lasting)
+        pool.check({})
+    assert len(pool.pins) == 2
+    pool.pins.keep(b"passing", names(0))
+    pool.check({})
+    assert len(pool.pins) == 2
+    for number in range(10):
+        pool.pins.let_go(bytes([number]))
+    pool.pins.let_go(b"passing")
+    assert pool.cache.pinned_names == 0
+
+
 def test_nothing_may_be_kept_where_nothing_is_allowed() -> None:
     pool = cached_pool(most_pinned=0)
     pool.pins.keep(b"one", names(0, 1), lasting=True)
