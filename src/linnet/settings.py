@@ -53,9 +53,12 @@ class EngineSettings:
     kv_swap_bytes:        a second store for what the KV cache has no room for, copied back instead of computed again
                           where that is faster; None or 0: none. It needs the prefix cache.
     kv_swap_dir:          it lies in a file of this folder, which goes with the engine; None: in memory.
+    kv_swap_keep:         the file stays, and the next engine of the same model finds what this one has cached.
     scheduling:           order of requests: 'fcfs', 'priority', 'mlfq', 'shortest' or 'fair' (docs/scheduler.md).
     ageing_s:             waiting that long makes up for one level of priority; under 'mlfq' it is starving (30).
     predict_length:       how long 'shortest' takes answers to be: 'past' (the tenant's) or 'limit' (max_tokens).
+    reserve:              what must be left free for those who run when another is admitted: 'none' but their next
+                          tokens, what answers are expected to need ('past') or may need ('limit').
     preempt_every, check: test modes: forced preemption, invariants proved in every step.
     """
 
@@ -72,9 +75,11 @@ class EngineSettings:
     kept_share: float = 0.5
     kv_swap_bytes: int | None = None
     kv_swap_dir: Path | None = None
+    kv_swap_keep: bool = False
     scheduling: str = "fcfs"
     ageing_s: float | None = None
     predict_length: str = "past"
+    reserve: str = "none"
     preempt_every: int | None = None
     check: bool = False
 

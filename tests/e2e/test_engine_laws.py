@@ -31,7 +31,7 @@ from linnet.engine import CompiledGrammars, Engine, Keep, SamplingParams, StoreP
 from linnet.engine.moving import MEASURED_BLOCKS
 from linnet.errors import UnsupportedError
 from linnet.scheduler import SchedulerConfig
-from linnet.scheduler.config import Policy
+from linnet.scheduler.config import Policy, Reserve
 
 TRIALS = int(os.environ.get("LINNET_LAW_TRIALS", "20"))
 SEED = int(os.environ.get("LINNET_LAW_SEED", "20261120"))
@@ -92,6 +92,7 @@ def preempted(setting: Setting) -> None:
 def small_pool(setting: Setting) -> None:
     """Blocks for one longest sequence and a little more: requests push each other out."""
     setting.config["num_blocks"] = -(-LONGEST // BLOCK) + setting.rng.randrange(3)
+    setting.config["reserve"] = setting.rng.choice(get_args(Reserve))
 
 
 def swapped(setting: Setting) -> None:

@@ -319,3 +319,76 @@ def test_swapping_in_a_process_changes_no_answer(directory: Path, tmp_path: Path
             assert (float(counts["swapped_out_blocks_total"]) > 0) == ("process" in options), counts
             assert list(tmp_path.iterdir()) == []
     assert answers[0] == answers[1] == answers[2] == answers[3]
+
+
+class Talking:
+    """A client of one key in one session, who knows the whole conversation and asks the plain server for it too."""
+
+    def __init__(self, url: str, plain: str, key: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {key}"})
+        self._plain, self.conversation = plain, list[dict[str, str]]()
+
+    def say(self, text: str, url: str | None = None) -> int:
+        """A turn, which must be what the whole conversation gets; returns how many tokens were found again."""
+        if url is not None:
+            self._http.base_url = httpx.URL(url)
+        new = {"role": "user", "content": text}
+        settings = {"model": "tiny-llama", "max_tokens": 12, "temperature": 0}
+        mine = self._http.post("/v1/chat/completions", json=settings | {"messages": [new], "session": "same"}).json()
+        whole = settings | {"messages": [*self.conversation, new]}
+        plain = httpx.post(f"{self._plain}/v1/chat/completions", json=whole, timeout=60).json()
+        answer = plain["choices"][0]["message"]
+        assert mine["choices"][0]["message"] == answer
+        self.conversation += [new, {"role": "assistant", "content": answer["content"]}]
+        return int(mine["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    def lose(self, server: "subprocess.Popen[str]") -> None:
+        """A turn in which the engine is killed is no turn."""
+        body = {
+            "model": "tiny-llama",
+            "max_tokens": 8,
+            "messages": [{"role": "user", "content": "x"}],
+            "session": "same",
+        }
+        os.kill(engine_of(server), signal.SIGSTOP)
+        killer = threading.Timer(0.5, os.kill, (engine_of(server), signal.SIGKILL))
+        killer.start()
+        lost = self._http.post("/v1/chat/completions", json=body)
+        killer.join()
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "engine_lost")
+        within(START_S, lambda: self._http.get("/health").status_code == 200)
+        assert self._http.get("/v1/sessions/same").json()["content"] == self.conversation
+
+
+@pytest.mark.parametrize("kv_cache", ["auto", "int8"])
+def test_sessions_and_their_keys_and_values_survive_a_restart(directory: Path, tmp_path: Path, kv_cache: str) -> None:
+    """Two keys with sessions of one name; the engine is killed in a turn, the server ends and is started again. Every
+    turn is what the whole conversation gets, and after an end in order it is found again instead of computed."""
+    key_file = tmp_path / "keys"
+    key_file.write_text("first-secret-key\nsecond-secret-key\n")
+    kept = f"--swap-space 1MiB --swap-dir {tmp_path} --swap-keep --session-dir {tmp_path / 'talks'}".split()
+    options = ["--api-key-file", str(key_file), "--kv-cache-dtype", kv_cache, *kept]
+    clients: list[Talking] = []
+    with process(directory, "--kv-cache-dtype", kv_cache, "--no-enable-prefix-caching") as (_, plain):
+        for start in range(3):
+            with process(directory, *options) as (server, url):
+                if not clients:
+                    clients = [Talking(url, plain, key) for key in key_file.read_text().split()]
+                found = [client.say("the cat and the hat" * (number + 1), url) for number, client in enumerate(clients)]
+                assert min(found) >= (16 if start else 0), found
+                assert start or found == [0, 0], "what one key computed is unknown to the other"
+                if start == 1:
+                    clients[0].lose(server)
+                    assert clients[0].say("and again") == 0, "an engine that was killed leaves nothing"
+                    assert clients[1].say("and again") == 0
+                server.send_signal(signal.SIGTERM)
+                assert server.wait(20) == 0
+    assert (tmp_path / "linnet-kv-blocks").stat().st_mode & 0o777 == 0o600
+
+
+def test_blocks_are_kept_only_where_tenants_can_be_told_apart_again(directory: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "linnet.cli.main", "serve", str(directory), "--swap-keep"]
+    options = ["--swap-space", "1MiB", "--swap-dir", str(tmp_path)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--swap-keep is on without --session-dir; accepted is a folder as well" in done.stderr

@@ -9,7 +9,7 @@ from typing import get_args
 from digest_model import VOCABULARY, DigestModel, PoisoningPool, expected_tokens
 
 from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
-from linnet.scheduler.config import Policy
+from linnet.scheduler.config import Policy, Reserve
 
 TRIALS = int(os.environ.get("LINNET_SIM_TRIALS", "30"))
 
@@ -115,6 +115,7 @@ def random_config(
         "preempt_every": random.choice((None, None, 1, 2, 3, 7)),
         "step_budget_s": random.choice((None, 0.001, 0.02)),
     }
+    drawn["reserve"] = Random(repr(drawn)).choice(get_args(Reserve))  # of what was drawn: nothing after it changes
     chosen = drawn | fixed
     if not chosen["prefix_cache"]:
         chosen["swap_blocks"] = 0

@@ -34,7 +34,7 @@ from linnet.api.requests import RequestBuilder, Terms
 from linnet.api.sampling_defaults import CHAT_MAX_TOKENS, SamplingDefaults, read_sampling_defaults
 from linnet.api.scoring import Comparison, score_rows
 from linnet.api.served import ServedModel
-from linnet.api.sessions import Content, Sessions, Turn, check_single, form_of
+from linnet.api.sessions import Content, Sessions, Turn, check_answered, check_single, form_of
 from linnet.api.structured import StructuredOutput
 from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
@@ -276,8 +276,8 @@ class LLM(OpenedModel):
         system message, before one that is given; in a session, of its first turn. ``structured`` as in ``generate``.
         """
         conversations = [messages] if is_conversation(messages) or not messages else messages
-        if session is not None and (continue_final_message or not add_generation_prompt):
-            raise ParameterError("session", "in a session every turn is answered by a message of the assistant's own")
+        if session is not None:
+            check_answered(add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message)
 
         def encoded(conversation: Content) -> PreparedPrompt:
             text = self.tokenizer.apply_chat_template(

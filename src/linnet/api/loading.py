@@ -4,11 +4,13 @@
 Every step that can refuse does so before the next takes memory.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import linnet
 from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_bytes, plan_cache, swap_blocks
 from linnet.backends.interface import Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
@@ -40,16 +42,20 @@ class Loaded:
     config: SchedulerConfig
     footprint: Footprint
     hidden: str | None
-    swap_directory: Path | None = None
+    swap_place: StorePlace
 
     def open_engine(self, check: bool = False, grammars: Grammars | None = None) -> Engine:
         """An engine for it; without ``grammars`` it takes no structured output.
 
         Raises ConfigError, CapacityError where there is no room for what is swapped.
         """
-        place = StorePlace(self.swap_directory)
         return Engine(
-            self.executable, self.config, check=check, hidden=self.hidden, swap_place=place, grammars=grammars
+            self.executable,
+            self.config,
+            check=check,
+            hidden=self.hidden,
+            swap_place=self.swap_place,
+            grammars=grammars,
         )
 
 
@@ -112,7 +118,14 @@ def load(
     config = replace(config, swap_blocks=swap_blocks(engine.kv_swap_bytes, executable.stored_bytes_per_block))
     footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
     footprint = replace(footprint, swap_bytes=config.swap_blocks * executable.stored_bytes_per_block)
-    return Loaded(source, executable, chosen.name, config, footprint, hidden, engine.kv_swap_dir)
+    place = StorePlace(engine.kv_swap_dir, _identity(source, executable, config) if engine.kv_swap_keep else None)
+    return Loaded(source, executable, chosen.name, config, footprint, hidden, place)
+
+
+def _identity(source: ModelSource, executable: Executable, config: SchedulerConfig) -> str:
+    """What keys and values depend on: the weights, how they are computed with, what their blocks are."""
+    told = (linnet.__version__, source.checkpoint.state(), executable.numerics.id, config.block_size)
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def _check(policy: str, kv_cache: str, engine: EngineSettings) -> None:
@@ -128,6 +141,7 @@ def _check(policy: str, kv_cache: str, engine: EngineSettings) -> None:
     check_swap(
         engine.kv_swap_bytes,
         in_memory=engine.kv_swap_dir is None,
+        keep=engine.kv_swap_keep,
         prefix_cache=engine.prefix_cache,
         machine_bytes=machine_bytes(),
     )
@@ -150,6 +164,7 @@ def _scheduling(engine: EngineSettings, cache: CachePlan, output_rows: int, stat
         kept_share=engine.kept_share,
         ageing_s=engine.ageing_s,
         predict_length=engine.predict_length,  # type: ignore[arg-type]  # checked by SchedulerConfig
+        reserve=engine.reserve,  # type: ignore[arg-type]  # checked by SchedulerConfig
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=engine.preempt_every,
     )

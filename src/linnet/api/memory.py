@@ -114,8 +114,17 @@ def plan_cache(
     return CachePlan(length, max(min(room_blocks, most), 1), shortened=length < wanted)
 
 
-def check_swap(kv_swap_bytes: int | None, *, in_memory: bool, prefix_cache: bool, machine_bytes: int) -> None:
-    """Refuse a second store that cannot be: ConfigError. ``in_memory``: that is where it lies; else in a file."""
+def check_swap(
+    kv_swap_bytes: int | None, *, in_memory: bool, keep: bool, prefix_cache: bool, machine_bytes: int
+) -> None:
+    """Refuse a second store that cannot be: ConfigError. ``in_memory``: that is where it lies; else in a file, which
+    is to stay if ``keep``."""
+    if keep and (in_memory or not kv_swap_bytes):
+        raise ConfigError(
+            "kv_swap_keep is on without kv_swap_dir and kv_swap_bytes; accepted is off, or a folder for the file that "
+            "is kept, and its size",
+            settings=["kv_swap_keep", "kv_swap_dir", "kv_swap_bytes"],
+        )
     if kv_swap_bytes is None:
         if not in_memory:
             raise ConfigError(

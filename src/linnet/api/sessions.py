@@ -99,9 +99,9 @@ class Sessions:
         archive: Archive | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``tell`` has the engine keep what a turn has computed, and nothing of a session that is deleted or was not used
-        for too long. It is called in the order in which these happen, whoever comes in between, and must not wait. What
-        ``archive`` holds is taken up; nothing there counts as used later than now."""
+        """``tell`` has the engine keep what a turn has computed, and nothing of a session that is deleted or was not
+        used for too long. It is called in the order in which these happen, whoever comes in between, and must not wait.
+        What ``archive`` holds is taken up; nothing there counts as used later than now."""
         self.limits = limits
         self.turns = 0
         """Turns that were taken in."""
@@ -342,7 +342,7 @@ class Turn:
     content: Content
 
     def take(self, sample: Sample) -> bool:
-        """The answer is complete: it belongs to the conversation, and the engine keeps all that the sample has computed.
+        """The answer is complete: it belongs to the conversation, and the engine keeps what the sample has computed.
         False: nothing was taken, since the sample has no proper end or the visit was closed."""
         stream, submit = sample.stream, sample.submit
         if stream.finish_reason not in ("stop", "length"):
@@ -381,6 +381,12 @@ def check_single(samples: int) -> None:
         raise ParameterError(
             "n", f"n is {samples}; with a session accepted is 1: a conversation goes on from one answer"
         )
+
+
+def check_answered(*, add_generation_prompt: bool | None, continue_final_message: bool | None) -> None:
+    """A turn of a chat is answered by a new message. Raises ParameterError."""
+    if continue_final_message or add_generation_prompt is False:
+        raise ParameterError("session", "in a session every turn is answered by a message of the assistant's own")
 
 
 def _unknown() -> SessionUnknownError:

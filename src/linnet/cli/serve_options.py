@@ -187,6 +187,13 @@ ENGINE = (
     ),
     _of(
         EngineSettings,
+        "swap_keep",
+        LIMITS,
+        "Keep that file, so that what is cached is there after a restart; needs --session-dir.",
+        field="kv_swap_keep",
+    ),
+    _of(
+        EngineSettings,
         "scheduling_policy",
         REPORTS,
         "Order of requests: fcfs, priority, mlfq, shortest or fair.",
@@ -207,6 +214,12 @@ ENGINE = (
         "predict_length",
         REPORTS,
         "How long shortest takes an answer to be: past (as the tenant's last ones were) or limit (max_tokens).",
+    ),
+    _of(
+        EngineSettings,
+        "reserve",
+        REPORTS,
+        "KV memory to be left for those who run when another begins: none, past (what answers were) or limit.",
     ),
     _of(
         EngineSettings,

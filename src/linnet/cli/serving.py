@@ -17,6 +17,7 @@ from linnet.cli.declaring import Given, offers
 from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import SERVING
+from linnet.errors import ConfigError
 from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig, SessionLimits
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def serve(model: options.Model, *, given: Given) -> None:
         sessions=given.make(SessionLimits),
         connections=room_for_connections(ServeConfig.connections),
     )
+    if given["kv_swap_keep"] and config.session_dir is None:
+        raise ConfigError(
+            "kv_swap_keep is on without session_dir; accepted is a folder as well: the secret that tenants are told "
+            "apart by lies there, and without it nobody's prefixes are found again",
+            settings=["kv_swap_keep", "session_dir"],
+        )
     with ExitStack() as stack:
         process = None
         if config.engine_runs_in == "process":  # it imports what it needs while we do

@@ -4,28 +4,36 @@
 A file is reserved in whole when it is opened, so that a full disk is a sentence at the start and no fault later. It has
 no name, so nothing is left of it however the process ends; or it is kept under a name, with what its slots hold, for a
 later process that runs the same model in the same way. Then it begins with a header (HEADER bytes: JSON in ASCII and
-spaces), the digests of its blocks follow, and the slots begin at a whole page.
+spaces), an index of its blocks follows, and the slots begin at a whole page. The index has a digest of each block's
+bytes: what does not have them any more, for whatever reason, is not there. So nothing waits for the disk.
 """
 
 import contextlib
 import errno
 import fcntl
 import json
+import logging
 import mmap
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from linnet.errors import CapacityError, ConfigError
 
+logger = logging.getLogger(__name__)
+
+KEPT_NAME = "linnet-kv-blocks"
 HEADER = 4096
 DIGEST_BYTES = 32
-_ENTRY = np.dtype([("slot", "<u8"), ("digest", f"V{DIGEST_BYTES}")])
-_MAGIC = "linnet block store 1"
+CONTENT_BYTES = 16
+_ENTRY = np.dtype([("slot", "<u8"), ("digest", f"V{DIGEST_BYTES}"), ("content", f"V{CONTENT_BYTES}")])
+_MAGIC = "linnet block store 2"
 
 Index = Sequence[tuple[bytes, int]]
 """Digests and the slots of their blocks, what is to be given up first at the front."""
@@ -36,55 +44,62 @@ class StorePlace:
     """Where a store lies.
 
     directory: a file of this directory; None: in memory.
-    name:      what the file is called, if it is to be kept; None: it has no name and goes with the process.
-    identity:  what its contents depend on: the model, its numerics, the KV cache's type. A kept file of another
-               identity is refused.
+    identity:  what its contents depend on (the weights, the numerics, the KV cache's type), if the file is to be kept;
+               None: it has no name and goes with the process. What a file of another identity holds is forgotten.
     """
 
     directory: Path | None = None
-    name: str | None = None
-    identity: str = ""
+    identity: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether another process is to find what this one leaves."""
+        return self.directory is not None and self.identity is not None
 
 
 class BlockStore:
     """`slots` blocks of `block_bytes` each: `memory` is uint8 [slots, block_bytes]. Used by one thread at a time.
 
-    index: what a kept file was left with; empty for a new one, and for one whose last user did not `save`.
+    index: what a kept file was left with; empty for a new one, for one of something else, and for one whose last user
+    did not `save`.
     """
 
     def __init__(self, place: StorePlace, slots: int, block_bytes: int) -> None:
         """Raises ConfigError for a place that cannot be, CapacityError where there is not enough room."""
         self.index: Index = ()
+        self.kept = place.kept
         self._facts = {"magic": _MAGIC, "identity": place.identity, "slots": slots, "block_bytes": block_bytes}
         self._descriptor: int | None = None
-        head = 0 if place.name is None else HEADER + -(-slots * _ENTRY.itemsize // HEADER) * HEADER
+        head = HEADER + -(-slots * _ENTRY.itemsize // HEADER) * HEADER if place.kept else 0
         size = head + slots * block_bytes
+        known = 0
         if place.directory is None:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
             self._mapping = mmap.mmap(-1, size, flags=flags)
             with contextlib.suppress(OSError):  # as for the KV cache itself: large pages are slow to touch
                 self._mapping.madvise(mmap.MADV_NOHUGEPAGE)
         else:
-            self._descriptor = _opened(place.directory, place.name)
+            self._descriptor = _opened(place.directory, KEPT_NAME if place.kept else None)
             try:
-                known = _kept_facts(self._descriptor, place.directory / (place.name or ""), self._facts)
+                if place.kept:
+                    known = _left_blocks(self._descriptor, place.directory / KEPT_NAME, self._facts, size)
                 _reserve(self._descriptor, size, place.directory)
                 self._mapping = mmap.mmap(self._descriptor, size)
-                if known is not None:
-                    self.index = self._read_index(known)
-                if head:
-                    self._write_header(blocks=None)
             except BaseException:
                 os.close(self._descriptor)
                 raise
         self.memory = np.frombuffer(self._mapping, np.uint8, slots * block_bytes, head).reshape(slots, block_bytes)
+        if place.kept:
+            self.index = self._read_index(known)
+            if len(self.index) < known:
+                lost, path = known - len(self.index), f"{place.directory}/{KEPT_NAME}"
+                logger.warning("%s: %d of %d blocks are damaged and will be computed again", path, lost, known)
+            self._write_header(blocks=None)
 
     def save(self, index: Index) -> None:
         """Leave a kept file with what its slots hold; nothing may be stored afterwards."""
-        entries = np.array([(slot, digest) for digest, slot in index], _ENTRY)
-        self._mapping.flush()
+        entries = np.array([(slot, digest, self._content(digest, slot)) for digest, slot in index], _ENTRY)
         self._mapping[HEADER : HEADER + entries.nbytes] = entries.tobytes()
-        self._mapping.flush()
         self._write_header(blocks=len(index))
 
     def close(self) -> None:
@@ -101,15 +116,23 @@ class BlockStore:
         text = json.dumps({**self._facts, "blocks": blocks}).encode("ascii").ljust(HEADER)
         assert len(text) == HEADER, "an identity is short"
         self._mapping[:HEADER] = text
-        self._mapping.flush()
 
     def _read_index(self, blocks: int) -> Index:
-        entries = np.frombuffer(self._mapping[HEADER : HEADER + blocks * _ENTRY.itemsize], _ENTRY)
-        slots = entries["slot"].tolist()
-        found = [(bytes(entry), slot) for entry, slot in zip(entries["digest"].tolist(), slots, strict=True)]
-        names, places = {digest for digest, _ in found}, {slot for _, slot in found}
-        whole = len(names) == len(places) == blocks and all(slot < self._facts["slots"] for slot in slots)
-        return found if whole else ()
+        """The entries whose blocks are as they were left."""
+        found: dict[bytes, int] = {}
+        used: set[int] = set()
+        for slot, digest, content in np.frombuffer(self._mapping, _ENTRY, blocks, HEADER).tolist():
+            whole = slot < len(self.memory) and content == self._content(digest, slot)
+            if whole and digest not in found and slot not in used:
+                found[digest] = slot
+                used.add(slot)
+        return tuple(found.items())
+
+    def _content(self, digest: bytes, slot: int) -> bytes:
+        """A digest of a block's bytes, and of its name and place."""
+        seen = blake2b(digest + slot.to_bytes(8, "little"), digest_size=CONTENT_BYTES)
+        seen.update(self.memory[slot])
+        return seen.digest()
 
 
 def _opened(directory: Path, name: str | None) -> int:
@@ -152,24 +175,27 @@ def _without_name(directory: Path) -> int:
     return descriptor
 
 
-def _kept_facts(descriptor: int, path: Path, facts: dict[str, object]) -> int | None:
-    """How many blocks a kept file was left with; None for a new one or one that was not left in order.
-
-    Raises ConfigError for a file of something else: it is not overwritten.
-    """
+def _left_blocks(descriptor: int, path: Path, facts: dict[str, Any], size: int) -> int:
+    """How many blocks a kept file says it was left with. A file of something else is emptied, and the log says so."""
     if os.fstat(descriptor).st_size == 0:
-        return None
+        return 0
     try:
         found = json.loads(os.pread(descriptor, HEADER, 0))
         blocks = found.pop("blocks")
-        if found["magic"] != _MAGIC or not (blocks is None or isinstance(blocks, int)):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ConfigError(f"{path} is no store of KV blocks; it is left as it is", settings=["kv_swap_dir"]) from None
-    if found != facts:
-        kind = "of another model, KV type or build" if found["identity"] != facts["identity"] else "of another size"
-        raise ConfigError(f"{path} holds KV blocks {kind}; remove it, or give another folder", settings=["kv_swap_dir"])
-    return blocks
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found, blocks = None, 0
+    if found == facts and os.fstat(descriptor).st_size == size:
+        if blocks is None:
+            logger.warning("%s was not left in order; its blocks will be computed again", path)
+            return 0
+        if isinstance(blocks, int) and 0 <= blocks <= facts["slots"]:
+            return blocks
+    named = isinstance(found, dict) and found.get("magic") == _MAGIC
+    other = named and found.get("identity") != facts["identity"]
+    what = "of another model, KV type or build" if other else "of another size" if named else "that cannot be read"
+    logger.warning("%s holds blocks %s; they are forgotten and will be computed again", path, what)
+    os.ftruncate(descriptor, 0)
+    return 0
 
 
 def _reserve(descriptor: int, size: int, directory: Path) -> None:

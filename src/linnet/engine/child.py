@@ -37,7 +37,7 @@ class EngineServer:
 
     def __init__(self, engine: Engine, channel: Channel, vocabulary: "Future[Vocabulary]") -> None:
         """``vocabulary`` is set when it comes, for who compiles grammars."""
-        self._channel, self._vocabulary = channel, vocabulary
+        self._engine, self._channel, self._vocabulary = engine, channel, vocabulary
         self._events: list[EngineEvent] = []
         self._loop = EngineThread(engine, self._events.extend, self._tell)
         self._broken: FrameError | None = None
@@ -49,6 +49,8 @@ class EngineServer:
         threading.Thread(target=self._beat, name="linnet-beat", daemon=True).start()
         self._loop.run()
         error = self._broken or self._loop.error
+        if error is None or isinstance(error, ConnectionError):
+            self._engine.close()  # which may have something to keep
         if isinstance(error, FrameError):
             logger.error("the engine ends: %s", error)
         elif error is not None and not isinstance(error, ConnectionError):  # else nobody is left to tell

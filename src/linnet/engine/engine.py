@@ -28,7 +28,7 @@ from linnet.engine.messages import (
     Keep,
     Submit,
 )
-from linnet.engine.moving import MEASURED_BLOCKS, measure_copies
+from linnet.engine.moving import MEASURED_BLOCKS, make_moves, measure_copies
 from linnet.engine.participant import Participant, common_config
 from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
@@ -263,13 +263,30 @@ class Engine:
         return self.scheduler.pool.forget()
 
     def close(self) -> None:
-        """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent."""
+        """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent.
+
+        Unfinished requests end without a word. Where swapped blocks are kept, all that can be found again is kept.
+        """
+        if self._store is not None and self._store.kept and self._failure is None:
+            self._keep_blocks(self._store)
         self._failure = self._failure or EngineUnavailableError("the engine is closed")
         self._runner.close()
         if self._store is not None:
             self._store.close()
             self._store = None
         self.executable = self.states = None  # type: ignore[assignment]
+
+    def _keep_blocks(self, store: BlockStore) -> None:
+        """Leave what is cached, here and in the tier, to the next engine; what is wanted most has a place first."""
+        for request_id in self.unfinished:
+            self.scheduler.abort(request_id)
+        pool = self.scheduler.pool
+        tier = pool.tier
+        assert tier is not None
+        tier.room = None
+        pool.evict()
+        make_moves([Participant(self.executable, self.states, store.memory)], tier.take_moves())
+        store.save(tier.index())
 
     def step(self) -> tuple[EngineEvent, ...]:
         """Compute one step; returns its events. A step without work returns what aborts and deadlines left.

@@ -79,9 +79,11 @@ class ReadyFrame(_Frame, frozen=True, tag="ready"):
     counters: SchedulerCounters
 
     def is_of_the_same(self, other: "ReadyFrame") -> bool:
-        """Whether both are of one model, opened alike; what their processes had before may differ."""
+        """Whether both are of one model, opened alike; what their processes had before may differ, and what they found
+        in the file of an earlier one."""
         own, theirs = self.footprint, other.footprint
-        return self == msgspec.structs.replace(other, footprint=own) and own.kv_bytes == theirs.kv_bytes
+        alike = msgspec.structs.replace(other, footprint=own, counters=self.counters)
+        return self == alike and own.kv_bytes == theirs.kv_bytes
 
 
 class RefusedFrame(_Frame, frozen=True, tag="refused"):

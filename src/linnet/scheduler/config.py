@@ -8,6 +8,7 @@ from linnet.errors import ConfigError, unknown_choice
 
 Policy = Literal["fcfs", "priority", "mlfq", "shortest", "fair"]
 Lengths = Literal["past", "limit"]
+Reserve = Literal["none", "past", "limit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class SchedulerConfig:
                             None: never; under 'mlfq', 30 s.
     predict_length:         how long 'shortest' takes an answer to be: 'past' (as the tenant's last ones and everybody's
                             last ones were) or 'limit' (as long as it is allowed to be).
+    reserve:                what admission leaves free for those who run beyond their next tokens: 'none', what their
+                            answers are expected to need ('past') or may need ('limit'). See `windows.py`.
     preempt_every:          a test mode: every that many steps the newest running request that has made progress since
                             its admission is preempted; None: only for lack of blocks.
     """
@@ -59,6 +62,7 @@ class SchedulerConfig:
     policy: Policy = "fcfs"
     ageing_s: float | None = None
     predict_length: Lengths = "past"
+    reserve: Reserve = "none"
     preempt_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +100,8 @@ class SchedulerConfig:
             raise unknown_choice("scheduling", self.policy, get_args(Policy))
         if self.predict_length not in get_args(Lengths):
             raise unknown_choice("predict_length", self.predict_length, get_args(Lengths))
+        if self.reserve not in get_args(Reserve):
+            raise unknown_choice("reserve", self.reserve, get_args(Reserve))
 
     @property
     def most_kept_blocks(self) -> int:

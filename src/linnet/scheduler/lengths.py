@@ -4,6 +4,9 @@
 from collections import deque
 from statistics import fmean
 
+from .config import Lengths
+from .request import Request
+
 MOST_TENANTS = 4096
 """Tenants that are remembered although they have no requests here."""
 
@@ -41,3 +44,42 @@ class AnswerLengths:
         self._own[tenant] = own
         if len(self._own) > MOST_TENANTS:
             del self._own[next(iter(self._own))]
+
+    def ended(self, request: Request) -> None:
+        """Learn from an answer that came to its end; beams of a search are none, they end when the search does."""
+        own = request.gang is None and request.max_new_tokens > 0
+        if own and request.finish_reason in ("stop", "length"):
+            self.learn(request.tenant, request.generated_tokens)
+
+
+class PredictedLengths:
+    """How long the answers of unfinished requests are taken to be, in tokens.
+
+    As long as past answers let expect and no longer than allowed ('past'), or as long as allowed ('limit'). One that
+    goes on is predicted to double.
+    """
+
+    def __init__(self, lengths: Lengths) -> None:
+        self._past = AnswerLengths() if lengths == "past" else None
+        self._predicted: dict[int, float] = {}
+
+    def added(self, request: Request) -> None:
+        """A request has come: predict."""
+        predicted = None if self._past is None else self._past.expect(request.tenant)
+        allowed = request.max_new_tokens
+        self._predicted[request.request_id] = allowed if predicted is None else min(predicted, allowed)
+
+    def of(self, request: Request) -> float:
+        """Tokens of its answer, those that it has included. Mutates nothing."""
+        return self._predicted[request.request_id]
+
+    def served(self, request: Request) -> None:
+        """It may have got tokens."""
+        if request.generated_tokens >= self._predicted[request.request_id]:
+            self._predicted[request.request_id] = min(2 * request.generated_tokens, request.max_new_tokens)
+
+    def ended(self, request: Request) -> None:
+        """It has gone; learn from it."""
+        del self._predicted[request.request_id]
+        if self._past is not None:
+            self._past.ended(request)

@@ -4,8 +4,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from .config import SchedulerConfig
-from .lengths import MOST_TENANTS, AnswerLengths
+from .config import Lengths, SchedulerConfig
+from .lengths import MOST_TENANTS, PredictedLengths
 from .policy import Key, OrderingPolicy
 from .request import Request
 
@@ -100,8 +100,7 @@ class FeedbackQueue(OrderingPolicy):
 class ShortestPredicted(OrderingPolicy):
     """By the tokens that are still to be computed, as predicted: first who is done soonest.
 
-    An answer is predicted to be as long as `past` answers let expect (see `AnswerLengths`), and no longer than allowed,
-    or as long as allowed; one that goes on is predicted to double.
+    How long an answer is predicted to be: see `PredictedLengths`.
 
     A shorter one overtakes only if it comes before AGEING times the tokens by which it is shorter have been computed.
     So nobody is overtaken by who comes after AGEING times its own tokens: on a slow machine as on a fast one, which
@@ -111,36 +110,30 @@ class ShortestPredicted(OrderingPolicy):
     moving = True
     AGEING = 64
 
-    def __init__(self, past: AnswerLengths | None) -> None:
-        self._past = past
-        self._predicted: dict[int, float] = {}
+    def __init__(self, lengths: Lengths) -> None:
+        self._answers = PredictedLengths(lengths)
         self._came_at: dict[int, int] = {}  # tokens computed by then, of everybody
         self._computed = 0
 
     def added(self, request: Request) -> None:
         """See OrderingPolicy."""
-        predicted = None if self._past is None else self._past.expect(request.tenant)
-        allowed = request.max_new_tokens
-        self._predicted[request.request_id] = allowed if predicted is None else min(predicted, allowed)
+        self._answers.added(request)
         self._came_at[request.request_id] = self._computed
 
     def key(self, request: Request) -> Key:
         """See OrderingPolicy."""
-        work = request.prompt_tokens + self._predicted[request.request_id] - request.computed
+        work = request.prompt_tokens + self._answers.of(request) - request.computed
         return (self.AGEING * max(work, 0) + self._came_at[request.request_id], request.sequence)
 
     def served(self, request: Request, computed_tokens: int, new_tokens: int, now: float) -> None:
         """See OrderingPolicy."""
         self._computed += computed_tokens
-        if request.generated_tokens >= self._predicted[request.request_id]:
-            self._predicted[request.request_id] = min(2 * request.generated_tokens, request.max_new_tokens)
+        self._answers.served(request)
 
     def ended(self, request: Request) -> None:
-        """Learn from answers that came to their end; beams of a search are none, they end when the search does."""
-        del self._predicted[request.request_id], self._came_at[request.request_id]
-        own = request.gang is None and request.max_new_tokens > 0
-        if self._past is not None and own and request.finish_reason in ("stop", "length"):
-            self._past.learn(request.tenant, request.generated_tokens)
+        """See OrderingPolicy."""
+        self._answers.ended(request)
+        del self._came_at[request.request_id]
 
 
 class FairShare(OrderingPolicy):
@@ -198,5 +191,5 @@ def policy_of(config: SchedulerConfig) -> OrderingPolicy:
     if config.policy == "mlfq":
         return FeedbackQueue(LONGEST_WAIT_S if config.ageing_s is None else config.ageing_s)
     if config.policy == "shortest":
-        return ShortestPredicted(AnswerLengths() if config.predict_length == "past" else None)
+        return ShortestPredicted(config.predict_length)
     return FairShare() if config.policy == "fair" else FirstComeFirstServed()

@@ -31,6 +31,7 @@ from .step import StepBuilder
 from .swapping import Swapping
 from .tier import BlockTier
 from .validation import validate
+from .windows import Windows
 
 
 class Scheduler:
@@ -50,6 +51,7 @@ class Scheduler:
         assert config.swap_blocks == (0 if self.pool.tier is None else self.pool.tier.num_slots)
         self._residency = Residency(self.pool, config.prefix_cache, config.state_slots)
         self._policy = policy_of(config)
+        self._windows = Windows(config.reserve, config.block_size)
         self._requests: dict[int, Request] = {}
         self._gangs = Gangs()
         self._waiting = OrderedRequests(self._key)
@@ -275,8 +277,8 @@ class Scheduler:
             if self._waits_for_origin(newcomer):
                 continue
             seats -= 1
-            blocks += self._residency.missing_blocks(newcomer, self._origin(newcomer))
-            while seats < 0 or not self.pool.can_allocate(blocks + len(self._running)):
+            blocks += self._residency.missing_blocks(newcomer, self._origin(newcomer)) + self._windows.ahead(newcomer)
+            while seats < 0 or not self.pool.can_allocate(blocks + self._windows.of_running(self._running)):
                 victim = self._running[-1] if self._running else None
                 if victim is None or not victim.progressed or victim.owed > 0:
                     return victims
@@ -338,8 +340,7 @@ class Scheduler:
         no time is left, only one whose gang is waiting for it.
 
         Passed over are forks whose origin is still reading the prompt: in a step or two they need not compute it. Their
-        seats are kept. One more block must be left for each of them and each running request, or the newcomer would
-        soon be preempted for them; but not for those of its gang, who can do nothing without it.
+        seats are kept.
         """
         passed_over = 0
         for request in self._waiting:
@@ -352,7 +353,7 @@ class Scheduler:
         gang = self._gangs.running(request)
         if not (has_time or gang) or not self._has_room(request, taken, gang):
             return None
-        spare = taken - len(gang)
+        spare = self._spare_blocks(request, gang, passed_over)
         if not self._residency.settle(request, spare_blocks=spare, origin=self._origin(request)):
             return None
         request.owed = len(request.known) - request.computed
@@ -362,6 +363,14 @@ class Scheduler:
         request.started_s = now if request.started_s is None else request.started_s
         self._running.insert(request)
         return request
+
+    def _spare_blocks(self, request: Request, gang: Sequence[Request], passed_over: int) -> int:
+        """Blocks that must be left when a waiting request is admitted, or it would soon be preempted for others: for
+        each of those who run, and a block for each that is passed over, but not for its gang, who can do nothing
+        without it; for its own answer too, unless nobody else runs and nothing is won by waiting."""
+        others = [one for one in self._running if one not in gang] if gang else self._running
+        spare = self._windows.of_running(others) + passed_over
+        return spare + self._windows.ahead(request) if spare else 0
 
     def _has_room(self, request: Request, taken: int, running: Sequence[Request]) -> bool:
         """Whether there is a seat for a waiting request beside the `taken` ones; the first of a gang, of which none is
@@ -482,6 +491,7 @@ class Scheduler:
         request.finish_reason = reason
         self._finished[reason] += 1
         self._policy.ended(request)
+        self._windows.ended(request)
         if request.preemptions:
             self._residency.give_up(request)
         self._gangs.dissolve(request)

@@ -20,7 +20,7 @@ from linnet.api import (
 )
 from linnet.api.modules import PromptModules
 from linnet.api.opened import KnownModel
-from linnet.api.sessions import Form, Turn, Visit, check_single, form_of
+from linnet.api.sessions import Form, Turn, Visit, check_answered, check_single, form_of
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
 from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
@@ -135,8 +135,10 @@ class Preparer:
         params = sampling_params(request, self.limits, self.facts.defaults)
         if request.session is not None:
             check_single(params.n)
-            if request.continue_final_message or request.add_generation_prompt is False:
-                raise invalid("in a session every turn is answered by a message of the assistant's own", "session")
+            check_answered(
+                add_generation_prompt=request.add_generation_prompt,
+                continue_final_message=request.continue_final_message,
+            )
         whole = self._whole(request, visit, "messages", tuple(plain_messages(request.messages)))
         text = self.render(
             whole,

@@ -133,7 +133,7 @@ def test_a_session_that_is_not_used_ends_of_itself() -> None:
 
 
 def test_the_engine_is_told_of_a_turn_before_anybody_can_end_the_session() -> None:
-    """Told afterwards, what is kept of a session that was deleted meanwhile would be kept by nobody's owner for ever."""
+    """Told afterwards, what is kept of a session that was deleted meanwhile would be kept for ever."""
     told: list[Keep] = []
     sessions = Sessions(SessionLimits(), tell=told.append)
     visit = sessions.visit(b"me")

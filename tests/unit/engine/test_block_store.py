@@ -6,19 +6,38 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
 from linnet.engine import StorePlace, block_store
-from linnet.engine.block_store import BlockStore
+from linnet.engine.block_store import KEPT_NAME, BlockStore
 from linnet.errors import CapacityError, ConfigError
 
 DIGESTS = [bytes([index] * 31 + [0]) for index in range(1, 4)]
 
 
 def kept(directory: Path, identity: str = "a model") -> StorePlace:
-    return StorePlace(directory, "blocks", identity)
+    return StorePlace(directory, identity)
+
+
+def left_with(directory: Path) -> Path:
+    """A kept file with three blocks."""
+    store = BlockStore(kept(directory), 3, 100)
+    for slot in range(3):
+        store.memory[slot] = slot + 1
+    store.save([(digest, slot) for slot, digest in enumerate(DIGESTS)])
+    store.close()
+    return directory / KEPT_NAME
+
+
+def found(directory: Path, identity: str = "a model", slots: int = 3) -> list[tuple[bytes, int]]:
+    """What the next process finds, which leaves it as it was."""
+    store = BlockStore(kept(directory, identity), slots, 100)
+    store.save(store.index)
+    store.close()
+    return list(store.index)
 
 
 @pytest.mark.parametrize("in_file", [False, True])
@@ -89,7 +108,7 @@ def test_a_kept_file_has_its_blocks_when_it_was_left_in_order(tmp_path: Path) ->
     index = [(digest, slot + 5) for slot, digest in enumerate(DIGESTS)][::-1]
     store.save(index)
     store.close()
-    assert (tmp_path / "blocks").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / KEPT_NAME).stat().st_mode & 0o777 == 0o600
     again = BlockStore(kept(tmp_path), 300, 1000)
     assert list(again.index) == index
     assert again.memory[5:8, 0].tolist() == [1, 2, 3]
@@ -109,39 +128,71 @@ def test_a_kept_file_is_one_engine_s(tmp_path: Path) -> None:
     ("identity", "slots", "message"),
     [("another", 3, "of another model, KV type or build"), ("a model", 4, "of another size")],
 )
-def test_a_kept_file_of_something_else_is_refused_and_stays(
-    tmp_path: Path, identity: str, slots: int, message: str
+def test_what_a_file_of_something_else_holds_is_forgotten(
+    tmp_path: Path, identity: str, slots: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    left_with(tmp_path)
+    assert found(tmp_path, identity, slots) == []
+    assert [one.getMessage().split(" holds ")[1] for one in caplog.records] == [
+        f"blocks {message}; they are forgotten and will be computed again"
+    ]
+    assert found(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"my diary", b"{}", b"[1]", b"\xff" * 5000, b"[" * 5000, b'{"magic": "linnet block store 2"}']
+)
+def test_a_file_that_cannot_be_read_is_begun_anew(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / KEPT_NAME).write_bytes(content)
+    assert found(tmp_path) == []
+    assert len(caplog.records) == (1 if content else 0)
+    left_with(tmp_path)
+    assert len(found(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_block_is_not_there(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever bytes were changed: what is found is what was left, and the log says once what is not."""
+    rng = Random(seed)
+    path = left_with(tmp_path)
+    content = bytearray(path.read_bytes())
+    size = len(content)
+    before = dict(zip(DIGESTS, range(3), strict=True))
+    for _ in range(rng.randrange(1, 3)):
+        part = rng.choice([range(120), range(4096, 4096 + 3 * 56), range(size - 300, size)])
+        content[rng.choice(part)] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
     store = BlockStore(kept(tmp_path), 3, 100)
-    store.save([(DIGESTS[0], 2)])
-    store.close()
-    with pytest.raises(ConfigError, match=message):
-        BlockStore(kept(tmp_path, identity), slots, 100)
-    assert list(BlockStore(kept(tmp_path), 3, 100).index) == [(DIGESTS[0], 2)]
+    assert set(store.index) <= set(before.items())
+    assert all((store.memory[slot] == slot + 1).all() for _, slot in store.index)
+    assert len(store.index) < 3
+    assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("content", [b"my diary", b"{}", b'{"magic": "linnet block store 1", "blocks": "x"}', b"[1]"])
-def test_a_foreign_file_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "blocks").write_bytes(content)
-    with pytest.raises(ConfigError, match="is no store of KV blocks"):
-        BlockStore(kept(tmp_path), 3, 100)
-    assert (tmp_path / "blocks").read_bytes() == content
+@pytest.mark.parametrize("length", [1, 4095, 4096, 5000, 8191, 8192, 8491])
+def test_a_file_that_was_cut_off_is_begun_anew(tmp_path: Path, length: int, caplog: pytest.LogCaptureFixture) -> None:
+    path = left_with(tmp_path)
+    assert path.stat().st_size == 8492
+    os.truncate(path, length)
+    assert found(tmp_path) == []
+    assert len(caplog.records) == 1
 
 
 def test_a_link_and_a_pipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"")
-    (tmp_path / "blocks").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / KEPT_NAME).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="no file can be written"):
         BlockStore(kept(tmp_path), 3, 100)
-    (tmp_path / "blocks").unlink()
-    os.mkfifo(tmp_path / "blocks")
+    (tmp_path / KEPT_NAME).unlink()
+    os.mkfifo(tmp_path / KEPT_NAME)
     with pytest.raises(ConfigError, match="no regular file"):
         BlockStore(kept(tmp_path), 3, 100)
 
 
-@pytest.mark.parametrize("index", [[(DIGESTS[0], 7)], [(DIGESTS[0], 1), (DIGESTS[1], 1)]])
-def test_an_index_that_cannot_be_is_no_index(tmp_path: Path, index: list[tuple[bytes, int]]) -> None:
+def test_two_names_of_one_slot_are_one(tmp_path: Path) -> None:
     store = BlockStore(kept(tmp_path), 3, 100)
-    store.save(index)
+    store.save([(DIGESTS[0], 1), (DIGESTS[1], 1)])
     store.close()
-    assert BlockStore(kept(tmp_path), 3, 100).index == ()
+    assert list(BlockStore(kept(tmp_path), 3, 100).index) == [(DIGESTS[0], 1)]

@@ -25,6 +25,7 @@ from linnet.scheduler import SchedulerConfig
         ({"preempt_every": 0}, "preempt_every is 0"),
         ({"max_output_rows": 3, "max_sequences": 4}, "max_output_rows is 3; accepted is 4 or more"),
         ({"policy": "random"}, "'random'; accepted: fcfs, priority"),
+        ({"reserve": "all"}, "'all'; accepted: none, past, limit"),
         ({"predict_length": "oracle"}, "'oracle'; accepted: past, limit"),
     ],
 )

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long answers are expected to be, and that remembering them is bounded."""
 
+import pytest
+
 from linnet.scheduler import Request, SchedulerConfig
-from linnet.scheduler.config import Lengths
+from linnet.scheduler.config import Lengths, Reserve
 from linnet.scheduler.lengths import MOST_TENANTS, AnswerLengths
 from linnet.scheduler.policies import policy_of
+from linnet.scheduler.windows import Windows
 
 
 def test_a_tenant_is_expected_to_go_on_as_it_did_and_a_stranger_as_everybody_does() -> None:
@@ -71,9 +74,48 @@ def test_beams_are_no_answers_to_learn_from() -> None:
         beam.known += [7] * 90
         beam.finish_reason = "stop"
         policy.ended(beam)
-    assert policy._past.expect(b"a") is None  # type: ignore[attr-defined]
+    assert policy._answers._past.expect(b"a") is None  # type: ignore[attr-defined]
 
 
 def test_past_lengths_are_used_unless_the_limit_is_to_count() -> None:
     assert predicted_first("past") == b"a"
     assert predicted_first("limit") == b"b"
+
+
+def windows_of(reserve: Reserve) -> tuple[Windows, Request]:
+    """A request that may write 100 tokens, of a tenant whose answers had 10; a block holds 4."""
+    windows = Windows(reserve, 4)
+    for index in range(4):
+        past = Request(request_id=index, prompt_token_ids=(1,), max_new_tokens=100, tenant=b"a")
+        past.known += [7] * 10
+        past.finish_reason = "stop"
+        windows.ended(past)
+    request = Request(request_id=9, prompt_token_ids=(1, 2, 3), max_new_tokens=100, tenant=b"a")
+    return windows, request
+
+
+@pytest.mark.parametrize(("reserve", "ahead"), [("none", 0), ("past", 3), ("limit", 25)])
+def test_a_window_is_what_the_answer_is_expected_to_need(reserve: Reserve, ahead: int) -> None:
+    windows, request = windows_of(reserve)
+    assert windows.ahead(request) == ahead
+    assert windows.of_running([request, request]) == 2 * max(ahead, 1)
+    windows.ended(request)
+
+
+def test_a_window_grows_when_the_answer_goes_on() -> None:
+    windows, request = windows_of("past")
+    ends = []
+    for _ in range(100):
+        request.known.append(7)
+        ends.append(windows.ahead(request) + -(-len(request.known) // 4))
+    assert set(ends[:9]) == {4}, "prompt and ten tokens"
+    assert ends[9:50] == [-(-(3 + 2 * got) // 4) for got in range(10, 51)], "twice what it has"
+    assert set(ends[50:]) == {26}, "the 100 that it may have"
+
+
+def test_where_nothing_is_known_a_window_is_what_an_answer_has() -> None:
+    request = Request(request_id=9, prompt_token_ids=(1, 2, 3), max_new_tokens=100, tenant=b"a")
+    windows = Windows("past", 4)
+    assert windows.ahead(request) == 0
+    request.known += [7] * 20
+    assert windows.ahead(request) == 5
