@@ -109,7 +109,20 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"model": 5}, "model"),
     ("/v1/completions", {"n": 129}, "n"),
     ("/v1/completions", {"n": 10**12}, "n"),
-    ("/v1/completions", {"best_of": 2}, "best_of"),
+    ("/v1/completions", {"best_of": 129}, "best_of"),
+    ("/v1/completions", {"best_of": 1, "n": 2}, "best_of"),
+    ("/v1/completions", {"best_of": 2, "stream": True}, "best_of"),
+    ("/v1/completions", {"priority": 1}, "priority"),
+    ("/v1/completions", {"max_tokens": 16.5}, "max_tokens"),
+    ("/v1/completions", {"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ("/v1/completions", {"truncate_prompt_tokens": 10**6}, "truncate_prompt_tokens"),
+    ("/v1/completions", {"prompt_logprobs": 21}, "prompt_logprobs"),
+    ("/v1/completions", {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+    ("/v1/completions", {"bad_words": ["several words at once"]}, "bad_words[0]"),
+    ("/v1/completions", {"mirostat": 2}, "mirostat"),
+    ("/v1/completions", {"repeat_penalty": 1.1}, "repeat_penalty"),
+    ("/v1/completions", {"allowed_token_ids": [5]}, "allowed_token_ids"),
+    ("/v1/chat/completions", {"reasoning_effort": "high"}, "reasoning_effort"),
     ("/v1/completions", {"early_stopping": "always"}, "early_stopping"),
     ("/v1/completions", {"use_beam_search": True, "n": 100}, "n"),
     ("/v1/completions", {"use_beam_search": True, "presence_penalty": 1}, "presence_penalty"),
@@ -152,7 +165,6 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/chat/completions", {"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
     ("/v1/chat/completions", {"logprobs": 1}, "logprobs"),
     ("/v1/chat/completions", {"max_completion_tokens": 0}, "max_completion_tokens"),
-    ("/v1/chat/completions", {"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
     ("/v1/chat/completions", {"max_completion_tokens": 256}, "max_completion_tokens"),
     ("/v1/chat/completions", {"chat_template": "{{ 1 }}"}, "chat_template"),
     ("/v1/chat/completions", {"audio": {}}, "audio"),
@@ -179,12 +191,13 @@ def test_wrong_parameters_are_named(http: httpx.Client, route: str, change: dict
 
 
 NUMBERS = {
-    "temperature": {"half", "zero"}, "top_p": {"half"}, "min_p": {"half", "zero"},
+    "temperature": {"half", "zero"}, "top_p": {"half", "zero"}, "min_p": {"half", "zero"},
     "presence_penalty": {"minus", "half", "zero"},
     "frequency_penalty": {"minus", "half", "zero"}, "repetition_penalty": {"half"}, "top_k": {"minus", "zero"},
     "seed": {"minus", "two31", "two63", "zero"}, "n": set(), "max_tokens": set(), "min_tokens": {"zero"},
     "logprobs": {"zero"}, "length_penalty": {"minus", "half", "zero"},
-    "priority": {"minus", "zero"}, "timeout_s": {"half"}, "best_of": set(),
+    "priority": {"zero"}, "timeout_s": {"half"}, "best_of": set(), "prompt_logprobs": {"zero"},
+    "truncate_prompt_tokens": {"minus"},
 }  # fmt: skip
 
 

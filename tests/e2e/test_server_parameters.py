@@ -65,7 +65,7 @@ COMPLETION_PARAMETERS: list[dict[str, Any]] = [
     {"extra_body": {"add_special_tokens": False, "seed": 1}},
     {"extra_body": {"return_token_ids": True, "seed": 1}},
     {"extra_body": {"return_tokens_as_token_ids": True, "seed": 1}, "logprobs": 2},
-    {"extra_body": {"timeout_s": 10, "seed": 1, "cache_salt": "mine", "priority": 1}},
+    {"extra_body": {"timeout_s": 10, "seed": 1, "cache_salt": "mine", "priority": 0}},
     {"extra_headers": {"x-request-timeout": "10"}, "seed": 4},
 ]
 

@@ -59,6 +59,12 @@ class RequestOutput:
     cached_tokens: int = 0
 
 
+def special_stops(params: SamplingParams, tokenizer: Tokenizer) -> dict[int, str]:
+    """Stop strings that are one special token each: the text leaves it out, so it cannot be looked for there."""
+    found = {tokenizer.token_id(stop): stop for stop in params.stop}
+    return {token_id: stop for token_id, stop in found.items() if token_id in tokenizer.special_token_ids}
+
+
 class SampleStream:
     """The text of one sample as its events come. When ``stopped`` turns true the sender aborts the engine's request.
 
@@ -90,7 +96,8 @@ class SampleStream:
         self._params = params
         self._stop_token_ids = stop_token_ids
         self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens).follow(prompt_token_ids)
-        self._finder = StopFinder(params.stop)
+        self._special_stops = special_stops(params, tokenizer)
+        self._finder = StopFinder([stop for stop in params.stop if stop not in self._special_stops.values()])
         self._text: list[str] = []
         self._moderate = moderate
         self._ended: FinishReason | None = None  # by the hook
@@ -120,8 +127,11 @@ class SampleStream:
             position = len(self.token_ids)
             self.token_ids.append(token_id)
             if token_id in self._stop_token_ids and position >= self._params.min_tokens:
-                self.stop_reason = token_id
+                self.stop_reason = self._special_stops.get(token_id, token_id)
                 if not self._params.include_stop_str:
+                    continue
+                if token_id in self._special_stops and self._params.skip_special_tokens:
+                    text.append(self._decoder.finish() + self._special_stops[token_id])
                     continue
             text.append(self._searched(self._decoder.feed((token_id,)), position >= self._params.min_tokens))
             if self.stopped:

@@ -13,7 +13,7 @@ import numpy as np
 
 from linnet.api.generation import Sample
 from linnet.api.moderation import Moderate
-from linnet.api.output import SampleStream
+from linnet.api.output import SampleStream, special_stops
 from linnet.api.prompts import PreparedPrompt, token_row
 from linnet.api.sampling_defaults import new_tokens
 from linnet.engine import EngineFacts, Pooling, SamplingParams, Submit, Vocabulary, derive_seed
@@ -160,9 +160,11 @@ class RequestBuilder:
 
 
 def stop_ids(params: SamplingParams, tokenizer: Tokenizer, vocabulary_size: int) -> frozenset[int]:
-    """Ids that end a request: the caller's, and the model's end-of-sequence ids unless ignore_eos."""
+    """Ids that end a request: the caller's, the model's end-of-sequence ids unless ignore_eos, and special tokens that
+    are stop strings as a whole."""
     eos = () if params.ignore_eos else tokenizer.eos_token_ids
-    return frozenset(params.stop_token_ids) | {token_id for token_id in eos if token_id < vocabulary_size}
+    found = frozenset(params.stop_token_ids) | frozenset(eos) | frozenset(special_stops(params, tokenizer))
+    return frozenset(token_id for token_id in found if token_id < vocabulary_size or token_id in params.stop_token_ids)
 
 
 def _least_tokens(params: SamplingParams) -> int:

@@ -122,14 +122,14 @@ def _add_error_answers(app: FastAPI) -> None:
 
 
 def _add_operator_routes(app: FastAPI, lifecycle: Lifecycle, metrics: Metrics) -> None:
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         problem = lifecycle.problem()
         if problem is None:
             return JsonAnswer({"status": "ok"})
         return JsonAnswer({"status": problem}, status_code=503, headers={"Retry-After": "5"})
 
-    @app.get("/live")
+    @app.api_route("/live", methods=["GET", "HEAD"])
     async def live() -> Response:
         return JsonAnswer({"status": "ok"})
 

@@ -67,10 +67,16 @@ def forbidden(message: str) -> ApiError:
 def too_long(error: LengthError, names: Mapping[str, str]) -> ApiError:
     """400: prompt and answer do not fit. ``names`` renames parameters to those the client used."""
     message = (
-        f"{error.prompt_tokens} prompt tokens and {error.new_tokens} new ones are more than the context of "
-        f"{error.most} tokens holds"
+        f"This model's maximum context length is {error.most} tokens; {error.prompt_tokens} prompt tokens and "
+        f"{error.new_tokens} new ones are more"
     )
     return invalid(message, names.get(error.param, error.param), "context_length_exceeded")
+
+
+def text_too_long(characters: int, most_tokens: int, param: str) -> ApiError:
+    """400: a text that is more tokens than fit, however many; in the words that clients look for."""
+    message = f"This model's maximum context length is {most_tokens} tokens; a text of {characters} characters is more"
+    return invalid(message, param, "context_length_exceeded")
 
 
 def not_found() -> ApiError:

@@ -15,7 +15,7 @@ from linnet.serve.answers import JsonAnswer, error_answer
 from linnet.serve.defects import log_defect
 from linnet.serve.errors import ApiError, internal
 from linnet.serve.metrics import Metrics
-from linnet.serve.security import Hosts, Keys
+from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
@@ -54,7 +54,9 @@ class Gate:
             await send(message)
 
         try:
-            self._hosts.check(fields.get(b"host", []), fields.get(b"origin", []))
+            probe = scope["http_version"] == "1.0" and scope["path"] in PUBLIC_ROUTES
+            if not probe or b"host" in fields or b"origin" in fields:  # HTTP/1.0 has no Host; load balancers ask so
+                self._hosts.check(fields.get(b"host", []), fields.get(b"origin", []))
             if scope["path"] not in self._open_paths:
                 state["salt"] = self._keys.check(fields.get(b"authorization", []))
             await self._app(scope, receive, answer)

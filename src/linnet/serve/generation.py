@@ -8,10 +8,12 @@ everything it took; a stream's headers wait for its first piece, so that early e
 
 import asyncio
 import math
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -38,6 +40,9 @@ from linnet.settings import ServeConfig
 T = TypeVar("T")
 MakeShape = Callable[[Prepared, ModelFacts, str], Shape]
 WORKERS = 2
+SHORT_BYTES = 16 << 10
+"""A body of at most so many bytes is prepared at once, whatever long ones are being read."""
+LONG_NICENESS = 10
 MOST_TIMEOUT_S = 1e6
 
 
@@ -78,11 +83,13 @@ class Generation:
         self._conversations, self._grammars = conversations, grammars
         self._metrics, self._config = metrics, config
         self._pool = ThreadPoolExecutor(WORKERS, "linnet-text")
+        self._long_pool = ThreadPoolExecutor(WORKERS, "linnet-long-text", _step_back)
 
     def close(self) -> None:
         """End the worker threads, and the process that checks grammars."""
         self._grammars.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._long_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def with_body(self, request: Request, work: Callable[[bytes], T]) -> T:
         """Read the body and run ``work`` on it in a worker thread, inside the bounded queue. Raises ApiError."""
@@ -90,7 +97,7 @@ class Generation:
         ticket = self._admission.enter()
         try:
             body = await self._body(request, ticket)
-            return await self._run(request, partial(work, body), None)
+            return await self._run(request, partial(work, body), None, len(body))
         finally:
             ticket.leave()
 
@@ -106,10 +113,12 @@ class Generation:
             stack.callback(ticket.leave)
             visit = self._conversations.sessions.visit(request.state.salt)
             stack.callback(visit.close)
-            work = partial(prepare, await self._body(request, ticket), visit)
+            body = await self._body(request, ticket)
+            work, size = partial(prepare, body, visit), len(body)
+            del body
             departure = Departure(request.receive)
             stack.callback(departure.stop)
-            prepared = await self._run(request, work, self._left_s(arrival_s, asked_s))
+            prepared = await self._run(request, work, self._left_s(arrival_s, asked_s), size)
             del work  # the body's bytes
             await self._check_grammar(request, prepared, self._left_s(arrival_s, asked_s))
             self._metrics.preparation_s.observe(time.monotonic() - arrival_s)
@@ -162,11 +171,15 @@ class Generation:
         limits = self._config.limits
         return await read_body(request.headers.raw, request.receive, limits.body_bytes, limits.body_s, ticket)
 
-    async def _run(self, request: Request, work: Callable[[], T], within_s: float | None) -> T:
-        """``work`` in a worker thread; it is bounded by its own limits, so a deadline may leave it to its end."""
+    async def _run(self, request: Request, work: Callable[[], T], within_s: float | None, size: int = 0) -> T:
+        """``work`` in a worker thread; it is bounded by its own limits, so a deadline may leave it to its end.
+
+        What begins with a body of more than SHORT_BYTES has threads of its own, which stand back behind the others.
+        """
+        pool = self._pool if size <= SHORT_BYTES else self._long_pool
         try:
             async with asyncio.timeout(within_s):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+                return await asyncio.get_running_loop().run_in_executor(pool, work)
         except TimeoutError:
             raise timed_out() from None
         except LinnetError as error:
@@ -222,6 +235,12 @@ class Generation:
         if stream.finish_reason == "abort" or stream.error is None:
             return unavailable("the server ended this request: it is shutting down")
         return from_info(stream.error, request_id, parameter_names(prepared.request))
+
+
+def _step_back() -> None:
+    """The present thread takes what processor time others leave (on Linux priorities are each thread's own)."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LONG_NICENESS)
 
 
 def min_of(*values: float | None) -> float | None:

@@ -70,6 +70,31 @@ def chat_content(texts: TokenTexts, logprobs: Iterable[TokenLogprob]) -> list[di
     return content
 
 
+def prompt_logprobs(
+    tokenizer: Tokenizer, entries: Sequence[Entry], count: int
+) -> list[dict[str, dict[str, Any]] | None]:
+    """vLLM's ``prompt_logprobs``: for each token None (the first) or token ids with what they had, likeliest first."""
+    shown: list[dict[str, dict[str, Any]] | None] = []
+    for token_id, logprob, top in entries:
+        if logprob is None:
+            shown.append(None)
+            continue
+        ranked = [(one, value, rank) for rank, (one, value) in enumerate(top[:count], 1)]
+        if all(one != token_id for one, _, _ in ranked):
+            ranked.append((token_id, logprob, None))  # type: ignore[arg-type]
+        shown.append(
+            {
+                str(one): {
+                    "logprob": finite(value),
+                    "rank": rank,
+                    "decoded_token": tokenizer.token_bytes(one).decode("utf-8", "replace"),
+                }
+                for one, value, rank in ranked
+            }
+        )
+    return shown
+
+
 class LegacyLogprobs:
     """``logprobs`` of completion choices, piece by piece; owns the offset of the next token.
 
@@ -89,6 +114,11 @@ class LegacyLogprobs:
         self._start = start
         self._decoder = self._tokenizer.incremental_decoder(self._skip).follow(prompt_token_ids)
 
+    def prompt(self, entries: Iterable[Entry]) -> dict[str, list[Any]]:
+        """The prompt's tokens, special ones shown: the echo of a scored prompt is their text."""
+        self._decoder = self._tokenizer.incremental_decoder(skip_special_tokens=False)
+        return self.block(entries)
+
     def block(self, entries: Iterable[Entry]) -> dict[str, list[Any]]:
         """The next tokens as OpenAI's four parallel lists."""
         tokens: list[str] = []
@@ -100,7 +130,7 @@ class LegacyLogprobs:
             shown = self._texts.legacy(token_id)
             tokens.append(shown)
             values.append(None if logprob is None else finite(logprob))
-            tops.append(None if logprob is None else self._top(shown, logprob, top))
+            tops.append(None if logprob is None else self._top(token_id, shown, logprob, top))
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
     def _place(self, token_id: int) -> int:
@@ -112,10 +142,13 @@ class LegacyLogprobs:
         self._start += len(fresh)
         return place
 
-    def _top(self, shown: str, logprob: float, top: tuple[tuple[int, float], ...]) -> dict[str, float]:
-        """The likeliest tokens and, always, the chosen one; of two that look the same the likelier stays."""
+    def _top(self, chosen: int, shown: str, logprob: float, top: tuple[tuple[int, float], ...]) -> dict[str, float]:
+        """The likeliest tokens and, always, the chosen one; of those that look the same all but the likeliest are shown
+        by their ids, ``token_id:5``."""
         found: dict[str, float] = {}
         for token_id, value in top:
-            found.setdefault(self._texts.legacy(token_id), finite(value))
-        found.setdefault(shown, finite(logprob))
+            text = self._texts.legacy(token_id)
+            found[f"token_id:{token_id}" if text in found else text] = finite(value)
+        if all(token_id != chosen for token_id, _ in top):
+            found[f"token_id:{chosen}" if shown in found else shown] = finite(logprob)
         return found

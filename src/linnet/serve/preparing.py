@@ -5,7 +5,7 @@ A text that is certainly longer than the context is refused before it is tokenis
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from linnet.api import (
@@ -23,7 +23,7 @@ from linnet.api.opened import KnownModel
 from linnet.api.sessions import Form, Turn, Visit, check_answered, check_single, form_of
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
-from linnet.serve.errors import broken_template, invalid, model_not_found, too_long
+from linnet.serve.errors import broken_template, invalid, model_not_found, text_too_long, too_long, unsupported
 from linnet.serve.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -32,6 +32,7 @@ from linnet.serve.protocol import (
     read_request,
 )
 from linnet.serve.protocol.chat import plain_messages
+from linnet.serve.protocol.common import whole
 from linnet.serve.protocol.structured import structured_of
 from linnet.serve.sampling import grammar_error, parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
@@ -39,6 +40,7 @@ from linnet.settings import RequestLimits
 from linnet.text import ChatTemplateError, Tokenizer
 
 LEAST_CHARACTERS = 1 << 16
+LOWEST_BIAS = -100.0
 NOTHING_NEW = SamplingParams(max_tokens=0, prompt_logprobs=0)
 """Of a prompt that is only read: it needs no room for an answer."""
 
@@ -98,6 +100,14 @@ def grammar_of(request: GenerationRequest) -> str | None:
         raise grammar_error(error, wanted[1]) from None
 
 
+def truncated(ids: Sequence[int], last: int | None, bos: int | None) -> tuple[int, ...]:
+    """The last so many, of which the first is the beginning of the sequence if it was."""
+    if last is None or len(ids) <= last:
+        return tuple(ids)
+    kept = ids[len(ids) - last :]
+    return (bos, *kept[1:]) if bos is not None and ids[0] == bos else tuple(kept)
+
+
 class Preparer:
     """The pure part of every endpoint, for one model and one set of caps."""
 
@@ -110,7 +120,8 @@ class Preparer:
         """``visit`` opens the session that the request names. Raises ApiError 400 or 404, LinnetError for a session."""
         request = read_request(CompletionRequest, parse_object(body))
         self.check_model(request.model)
-        params = sampling_params(request, self.limits, self.facts.defaults)
+        params = self._without_bad_words(request, sampling_params(request, self.limits, self.facts.defaults))
+        self._check_priority(request.priority)
         add_special = request.add_special_tokens is not False
         given = self._contents(request.prompt, "prompt")
         if request.session is not None:
@@ -122,7 +133,7 @@ class Preparer:
         for content, place in given:
             form = form_of(content)
             whole = self._whole(request, visit, form, content)
-            prompt = self._prompt(whole, place, add_special)
+            prompt = self._prompt(whole, place, add_special, self._last(request, params))
             prompts.append(self.modules.mark(prompt, form, visit.modules))
             turn = None if request.session is None else Turn(visit, form, whole)
         grammar = grammar_of(request)
@@ -132,7 +143,8 @@ class Preparer:
         """As ``completion``."""
         request = read_request(ChatRequest, parse_object(body))
         self.check_model(request.model)
-        params = sampling_params(request, self.limits, self.facts.defaults)
+        params = self._without_bad_words(request, sampling_params(request, self.limits, self.facts.defaults))
+        self._check_priority(request.priority)
         if request.session is not None:
             check_single(params.n)
             check_answered(
@@ -144,9 +156,12 @@ class Preparer:
             whole,
             request.add_generation_prompt,
             request.continue_final_message,
-            request.chat_template_kwargs,
+            self._template_arguments(request),
         )
-        prompt = PreparedPrompt(text, self.encode(text, "messages", add_special=bool(request.add_special_tokens)))
+        ids = self.encode(
+            text, "messages", add_special=bool(request.add_special_tokens), last=self._last(request, params)
+        )
+        prompt = PreparedPrompt(text, ids)
         prompt = self.modules.mark(prompt, "messages", visit.modules)
         turn = None if request.session is None else Turn(visit, "messages", whole)
         grammar = grammar_of(request)
@@ -162,6 +177,7 @@ class Preparer:
         add_special = request.add_special_tokens is not False
         given = self._contents(request.input, "input")
         prompts = tuple(self._prompt(content, place, add_special) for content, place in given)
+        self._check_priority(request.priority)
         return self._checked(Prepared(request, NOTHING_NEW, prompts, form_of(given[0][0])))
 
     def check_model(self, name: str | None) -> None:
@@ -198,18 +214,23 @@ class Preparer:
         except ChatTemplateError as error:
             raise broken_template(error.sentence) from None
 
-    def encode(self, text: str, param: str, *, add_special: bool) -> tuple[int, ...]:
-        """Token ids of a text. Raises ApiError 400."""
-        if len(text) > self.facts.most_characters:
-            raise invalid(
-                f"a text of {len(text)} characters cannot fit into the context of {self.facts.max_model_len} tokens",
-                param,
-                "context_length_exceeded",
-            )
+    def encode(self, text: str, param: str, *, add_special: bool, last: int | None = None) -> tuple[int, ...]:
+        """Token ids of a text, of which no more is read than fits. Raises ApiError 400.
+
+        last: only so many of its last tokens, and the beginning-of-sequence token if there is one.
+        """
+        most, tokenizer = self.facts.max_model_len, self.facts.tokenizer
+        if last is not None:
+            text = text[-max(self.facts.most_characters * (last + 16) // most, LEAST_CHARACTERS) :]
+        elif len(text) > self.facts.most_characters:
+            raise text_too_long(len(text), most, param)
         try:
-            return tuple(self.facts.tokenizer.encode(text, add_special_tokens=add_special))
+            ids = tokenizer.encode_within(text, self.facts.most_characters if last else most, add_special)
         except ConfigError as error:
             raise invalid(str(error), param) from None
+        if ids is None:
+            raise text_too_long(len(text), most, param)
+        return truncated(ids, last, tokenizer.bos_token_id)
 
     def samples(self, prepared: Prepared, salt: bytes, timeout_s: float | None) -> list[Sample]:
         """One engine request per prompt and sample, checked, not sent; ``salt`` is the key's. Raises ApiError 400."""
@@ -251,15 +272,71 @@ class Preparer:
             visit, form, new, request.session, request.prompt_modules or (), request.session_turns
         )
 
-    def _prompt(self, content: Any, place: str, add_special: bool) -> PreparedPrompt:
+    def _prompt(self, content: Any, place: str, add_special: bool, last: int | None = None) -> PreparedPrompt:
         if isinstance(content, str):
-            return PreparedPrompt(content, self.encode(content, place, add_special=add_special))
+            return PreparedPrompt(content, self.encode(content, place, add_special=add_special, last=last))
+        content = truncated(content, last, self.facts.tokenizer.bos_token_id)
         return PreparedPrompt(self.facts.tokenizer.decode(content, skip_special_tokens=False), content)
+
+    def _last(self, request: GenerationRequest, params: SamplingParams) -> int | None:
+        """``truncate_prompt_tokens``; -1: as many as fit beside the answer."""
+        wanted = request.truncate_prompt_tokens
+        if wanted is None:
+            return None
+        if wanted == 0:
+            raise invalid(
+                "truncate_prompt_tokens is 0; accepted is -1 (what fits) or at least 1", "truncate_prompt_tokens"
+            )
+        if request.session is not None or request.prompt_modules:
+            raise invalid(
+                "truncate_prompt_tokens is not accepted with a session or prompt_modules: what they hold stays whole",
+                "truncate_prompt_tokens",
+            )
+        most = self.facts.max_model_len
+        room = max(most - (1 if params.max_tokens is None else params.max_tokens), 1)
+        if wanted > most:
+            raise invalid(f"truncate_prompt_tokens is {wanted}; accepted is at most {most}", "truncate_prompt_tokens")
+        return room if wanted == -1 else wanted
+
+    def _without_bad_words(self, request: GenerationRequest, params: SamplingParams) -> SamplingParams:
+        """Each of ``bad_words`` is one token, at the beginning of a word or within one, and gets the lowest bias."""
+        biases = dict(params.logit_bias)
+        for index, word in enumerate(request.bad_words or ()):
+            forms = [self.facts.tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}") if word]
+            ids = [form[0] for form in forms if len(form) == 1]
+            if not ids:
+                place = f"bad_words[{index}]"
+                raise unsupported(place, f"{place} is not supported: a word that is not one token cannot be kept out")
+            biases |= dict.fromkeys(ids, LOWEST_BIAS)
+        return replace(params, logit_bias=biases) if request.bad_words else params
+
+    def _template_arguments(self, request: ChatRequest) -> dict[str, Any] | None:
+        """``chat_template_kwargs``, and ``reasoning_effort`` as the template knows it."""
+        effort, given = request.reasoning_effort, request.chat_template_kwargs
+        if effort is None:
+            return given
+        sources = "".join(self.facts.tokenizer.templates.sources.values())
+        if "reasoning_effort" in sources:
+            return {"reasoning_effort": effort, **(given or {})}
+        if "enable_thinking" in sources:
+            return {"enable_thinking": effort != "none", **(given or {})}
+        if effort == "none":
+            return given
+        reason = "reasoning_effort is not supported: this model's template has no switch for it"
+        raise unsupported("reasoning_effort", reason)
+
+    def _check_priority(self, priority: int | None) -> None:
+        """Nothing is ignored silently."""
+        policy = self.facts.facts.scheduling.policy
+        if priority and policy != "priority":
+            reason = f"priority is not supported under the policy {policy}; it takes --scheduling-policy priority"
+            raise unsupported("priority", reason)
 
     def _content(self, value: Any, place: str) -> str | tuple[int, ...]:
         if isinstance(value, str):
             return value
         most = self.facts.vocabulary_size
+        value = [whole(token) for token in value] if isinstance(value, list) else value
         if not isinstance(value, list) or not all(type(token) is int and 0 <= token < most for token in value):
             raise invalid(f"{place} must be a text or a list of token ids from 0 to {most - 1}", place)
         return tuple(value)

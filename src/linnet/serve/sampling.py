@@ -7,6 +7,7 @@ from typing import Any
 from linnet.api import GRAMMAR, ParameterError, SamplingDefaults, SamplingParams
 from linnet.serve.errors import ApiError, invalid
 from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
+from linnet.serve.protocol.common import whole
 from linnet.serve.protocol.completions import MAX_TOKENS
 from linnet.serve.protocol.structured import structured_of
 from linnet.settings import RequestLimits
@@ -17,6 +18,13 @@ _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 def parameter_names(request: GenerationRequest | EmbeddingRequest) -> dict[str, str]:
     """SamplingParams' names -> the names the client used."""
     names = {"include_stop_str": "include_stop_str_in_output", "timeout": "timeout_s", "prompt_logprobs": "logprobs"}
+    if isinstance(request, GenerationRequest) and request.prompt_logprobs is not None:
+        del names["prompt_logprobs"]
+    if isinstance(request, CompletionRequest):
+        if request.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        if request.best_of is not None and request.best_of > (request.n or 1):
+            names["n"] = "best_of"
     if isinstance(request, EmbeddingRequest):
         names["prompt"] = "input"
     if isinstance(request, ChatRequest):
@@ -30,9 +38,10 @@ def parameter_names(request: GenerationRequest | EmbeddingRequest) -> dict[str, 
 
 def sampling_params(request: GenerationRequest, limits: RequestLimits, defaults: SamplingDefaults) -> SamplingParams:
     """``defaults`` hold where the request says nothing. Raises ApiError 400."""
+    greedy = request.top_p == 0  # the likeliest token is all that is left
     given: dict[str, Any] = {
-        "temperature": request.temperature,
-        "top_p": request.top_p,
+        "temperature": 0.0 if greedy else request.temperature,
+        "top_p": 1.0 if greedy else request.top_p,
         "top_k": request.top_k,
         "min_p": request.min_p,
         "presence_penalty": request.presence_penalty,
@@ -42,7 +51,8 @@ def sampling_params(request: GenerationRequest, limits: RequestLimits, defaults:
         "seed": request.seed,
         "n": request.n,
         "stop": request.stop,
-        "stop_token_ids": request.stop_token_ids,
+        "stop_token_ids": _token_ids(request.stop_token_ids),
+        "prompt_logprobs": request.prompt_logprobs,
         "ignore_eos": request.ignore_eos,
         "include_stop_str": request.include_stop_str_in_output,
         "use_beam_search": request.use_beam_search,
@@ -56,7 +66,10 @@ def sampling_params(request: GenerationRequest, limits: RequestLimits, defaults:
     elif isinstance(request, ChatRequest):
         given |= _of_chat(request)
     names = parameter_names(request)
-    for name, most in (("n", limits.samples), ("logprobs", limits.logprobs)):
+    if request.prompt_logprobs is not None and request.stream:
+        raise invalid("prompt_logprobs is not accepted with stream: true", "prompt_logprobs")
+    bounds = (("n", limits.samples), ("logprobs", limits.logprobs), ("prompt_logprobs", limits.logprobs))
+    for name, most in bounds:
         value = given[name]
         if isinstance(value, int) and value > most:
             shown = names.get(name, name)
@@ -84,21 +97,43 @@ def grammar_error(error: ParameterError, param: str) -> ApiError:
 
 
 def _of_completion(request: CompletionRequest) -> dict[str, Any]:
-    max_tokens = MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    newer = request.max_completion_tokens
+    max_tokens = request.max_tokens if newer is None else newer
+    if max_tokens is None:
+        max_tokens = MAX_TOKENS
     scored = request.logprobs if request.echo else None
     if request.echo and scored is None and max_tokens == 0:
         scored = 0  # nothing is generated: the prompt is only read
-    return {"max_tokens": max_tokens, "logprobs": request.logprobs, "prompt_logprobs": scored}
+    if request.prompt_logprobs is not None:
+        scored = request.prompt_logprobs if scored is None else max(request.prompt_logprobs, scored)
+    given: dict[str, Any] = {"max_tokens": max_tokens, "logprobs": request.logprobs, "prompt_logprobs": scored}
+    return given | _best_of(request)
+
+
+def _best_of(request: CompletionRequest) -> dict[str, Any]:
+    """As many samples as are chosen among, with the log-probabilities that choose."""
+    count, wanted = request.best_of, request.n or 1
+    if count is None or count == wanted:
+        return {}
+    if count < wanted:
+        raise invalid(f"best_of is {count}; accepted is at least n, {wanted}", "best_of")
+    if request.stream or request.use_beam_search:
+        other = "stream: true" if request.stream else "use_beam_search"
+        raise invalid(f"best_of above n is not accepted with {other}: the best are known at the end", "best_of")
+    return {"n": count, "logprobs": request.logprobs or 0}
 
 
 def _of_chat(request: ChatRequest) -> dict[str, Any]:
     max_tokens, newer = request.max_tokens, request.max_completion_tokens
-    if max_tokens is not None and newer is not None and max_tokens != newer:
-        raise invalid("max_tokens and max_completion_tokens differ; give one of them", "max_completion_tokens")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs is accepted only with logprobs: true", "top_logprobs")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return {"max_tokens": max_tokens if newer is None else newer, "logprobs": logprobs}
+
+
+def _token_ids(value: Any) -> Any:
+    """16.0 is an integer; SamplingParams checks the rest."""
+    return [whole(one) for one in value] if isinstance(value, list) else value
 
 
 def _biases(value: Any) -> dict[int, Any]:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from linnet.api import Piece, Sample, TokenLogprob
-from linnet.serve.logprobs import LegacyLogprobs, TokenTexts, chat_content, entries_of, prompt_entries
+from linnet.serve.logprobs import (
+    LegacyLogprobs,
+    TokenTexts,
+    chat_content,
+    entries_of,
+    finite,
+    prompt_entries,
+    prompt_logprobs,
+)
 from linnet.serve.preparing import ModelFacts, Prepared
 from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 
@@ -32,6 +40,7 @@ class _Envelope:
         assert not isinstance(prepared.request, EmbeddingRequest)
         self._prepared, self._facts, self._request = prepared, facts, prepared.request
         self._include_usage = prepared.request.include_usage
+        self._shown_tokens = 0  # in chunks so far
         self._fields: dict[str, Any] = {
             "id": identity,
             "created": int(time.time()),
@@ -50,7 +59,7 @@ class _Envelope:
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._fields, "object": self._chunk_kind, "choices": [choice]}
         if self._include_usage:
-            chunk["usage"] = None
+            chunk["usage"] = self._tokens(self._shown_tokens) if self._request.continuous_usage else None
         return chunk
 
     def usage_chunk(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -60,12 +69,20 @@ class _Envelope:
     def _usage(self, samples: Sequence[Sample]) -> dict[str, Any]:
         generated = sum(len(sample.stream.token_ids) for sample in samples)
         firsts = [sample for sample in samples if sample.index % self._prepared.params.n == 0]
-        return {
-            "prompt_tokens": self._prepared.prompt_tokens,
-            "completion_tokens": generated,
-            "total_tokens": self._prepared.prompt_tokens + generated,
-            "prompt_tokens_details": {"cached_tokens": sum(one.stream.cached_tokens for one in firsts)},
-        }
+        cached = sum(one.stream.cached_tokens for one in firsts)
+        return {**self._tokens(generated), "prompt_tokens_details": {"cached_tokens": cached}}
+
+    def _tokens(self, generated: int) -> dict[str, Any]:
+        prompt = self._prepared.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
+
+    def _prompt_logprobs(self, sample: Sample) -> dict[str, Any]:
+        """vLLM's field: of each prompt token but the first, its log-probability and the likeliest ones."""
+        asked, scores = self._request.prompt_logprobs, sample.stream.prompt_scores
+        if asked is None:
+            return {}
+        ids = self._prepared.prompts[sample.prompt_index].token_ids
+        return {"prompt_logprobs": prompt_logprobs(self._facts.tokenizer, prompt_entries(ids, scores), asked)}
 
     def _extras(self, sample: Sample, token_ids: Sequence[int], prompt: bool) -> dict[str, Any]:
         if not self._request.return_token_ids:
@@ -83,7 +100,8 @@ class CompletionShape(_Envelope):
         super().__init__(prepared, facts, f"cmpl-{request_id}", "text_completion", "text_completion")
         assert isinstance(prepared.request, CompletionRequest)
         self._echo = bool(prepared.request.echo)
-        self._logprobs = prepared.params.logprobs is not None
+        self._logprobs = prepared.request.logprobs is not None
+        self._asked = prepared.request.n or 1
         self.held = self._echo and self._logprobs  # scores of the prompt come with the end
         self._blocks: dict[int, LegacyLogprobs] = {}
         self._scores: dict[int, Any] = {}
@@ -92,17 +110,19 @@ class CompletionShape(_Envelope):
         """The answer to a request that does not stream."""
         self._learn(samples)
         choices = []
-        for sample in samples:
+        for index, sample in enumerate(best(samples, self._asked)):
             stream = sample.stream
             text = self._echoed(sample) + stream.text
             logprobs = self._block(sample, stream.logprobs, first=True)
             extras = self._extras(sample, stream.token_ids, True)
-            choices.append(self._choice(sample, text, logprobs, stream.finish_reason, extras))
+            choice = self._choice(sample, text, logprobs, stream.finish_reason, extras)
+            choices.append({**choice, "index": index, **self._prompt_logprobs(sample)})
         return self._whole(choices, samples)
 
     def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]:
         """One chunk per piece with anything in it; the first shows the echo."""
         self._learn([sample])
+        self._shown_tokens += len(piece.token_ids)
         first = sample.index not in self._blocks
         text = (self._echoed(sample) if first else "") + piece.text
         logprobs = self._block(sample, piece.logprobs, first)
@@ -116,7 +136,15 @@ class CompletionShape(_Envelope):
                 self._scores[sample.prompt_index] = sample.stream.prompt_scores
 
     def _echoed(self, sample: Sample) -> str:
-        return (self._prepared.prompts[sample.prompt_index].text or "") if self._echo else ""
+        """The prompt's text; of one whose tokens are shown, too, the text of these."""
+        prompt = self._prepared.prompts[sample.prompt_index]
+        if not self._echo:
+            return ""
+        return (
+            self._facts.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+            if self.held
+            else prompt.text or ""
+        )
 
     def _block(self, sample: Sample, logprobs: Sequence[TokenLogprob], first: bool) -> dict[str, Any] | None:
         prompt = self._prepared.prompts[sample.prompt_index]
@@ -131,8 +159,8 @@ class CompletionShape(_Envelope):
         if not self._echo:
             blocks.follow(prompt.token_ids, 0)
             return blocks.block(entries_of(logprobs))
-        shown = blocks.block(prompt_entries(prompt.token_ids, self._scores.get(sample.prompt_index)))
-        blocks.follow(prompt.token_ids, len(prompt.text or ""))
+        shown = blocks.prompt(prompt_entries(prompt.token_ids, self._scores.get(sample.prompt_index)))
+        blocks.follow(prompt.token_ids, len(self._echoed(sample)))
         generated = blocks.block(entries_of(logprobs))
         return {name: shown[name] + generated[name] for name in shown}
 
@@ -170,12 +198,14 @@ class ChatShape(_Envelope):
                     "finish_reason": said(stream.finish_reason),
                     "stop_reason": stream.stop_reason,
                     **self._extras(sample, stream.token_ids, True),
+                    **self._prompt_logprobs(sample),
                 }
             )
         return self._whole(choices, samples)
 
     def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]:
         """The role first, then text as it comes, then an empty delta with the finish reason."""
+        self._shown_tokens += len(piece.token_ids)
         if sample.index not in self._begun:
             self._begun.add(sample.index)
             delta = {"role": "assistant", "content": "", "refusal": None}
@@ -200,6 +230,22 @@ class ChatShape(_Envelope):
         extras: dict[str, Any],
     ) -> dict[str, Any]:
         return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": said(reason), **extras}
+
+
+def best(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Of each prompt's samples the ``count`` likeliest by token, best first; all, as they are, where that is all."""
+    found: list[Sample] = []
+    for index in dict.fromkeys(sample.prompt_index for sample in samples):
+        own = [sample for sample in samples if sample.prompt_index == index]
+        if len(own) > count:
+            own = sorted(own, key=lambda sample: -_mean_logprob(sample))[:count]
+        found += own
+    return found
+
+
+def _mean_logprob(sample: Sample) -> float:
+    logprobs = [finite(one.logprob) for one in sample.stream.logprobs]
+    return sum(logprobs) / max(len(logprobs), 1)
 
 
 def said(reason: str | None) -> str | None:

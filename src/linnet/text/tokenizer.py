@@ -23,6 +23,8 @@ from linnet.text.template import ChatTemplates
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MOST_TOKEN_IDS = 1 << 24
+LEAST_BEGINNING = 4096
+"""Characters that are tokenised in one go, whatever the bound."""
 
 
 class Tokenizer:
@@ -138,6 +140,19 @@ class Tokenizer:
             if not of_library(error):
                 raise
             raise ConfigError(f"the tokenizer cannot encode this text: {error}") from None
+
+    def encode_within(self, text: str, most_tokens: int, add_special_tokens: bool = True) -> list[int] | None:
+        """``encode``, or None for a text of more tokens, which is found out without tokenising all of it.
+
+        A beginning of the text that is more by a quarter settles it: what follows can change its last tokens only.
+        """
+        length = max(4 * most_tokens, LEAST_BEGINNING)
+        while length < len(text):
+            if len(self.encode(text[:length], add_special_tokens)) > most_tokens + most_tokens // 4 + 64:
+                return None
+            length *= 2
+        ids = self.encode(text, add_special_tokens)
+        return ids if len(ids) <= most_tokens else None
 
     def encode_chat(self, prompt: str) -> list[int]:
         """Token ids of a rendered chat template, which writes its own special tokens: never a second BOS."""

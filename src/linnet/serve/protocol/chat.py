@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from linnet.serve.errors import invalid, unsupported
-from linnet.serve.protocol.common import GenerationRequest
+from linnet.serve.protocol.common import GenerationRequest, Integer
+from linnet.serve.protocol.neutral import NEUTRAL
 from linnet.serve.protocol.record import Record
 
 NO_TOOLS = "tools come with a later version; send plain messages"
@@ -20,7 +21,9 @@ class Message(Record):
     content: Any = None
     name: str | None = Field(default=None, max_length=256)
     reasoning_content: str | None = None
-    refusal: None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    cache_control: Any = None
     audio: None = None
     tool_calls: Any = None
     tool_call_id: Any = None
@@ -29,9 +32,10 @@ class Message(Record):
 
 
 class ChatRequest(GenerationRequest):
-    """``max_completion_tokens`` is the newer name of ``max_tokens``; give one of them."""
+    """``max_completion_tokens`` is the newer name of ``max_tokens`` and wins."""
 
     REFUSED: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+        **NEUTRAL,
         "tools": (([],), NO_TOOLS),
         "functions": (([],), NO_TOOLS),
         "tool_choice": (("none", "auto"), NO_TOOLS),
@@ -40,20 +44,19 @@ class ChatRequest(GenerationRequest):
         "modalities": ((["text"],), "only text is generated"),
         "audio": ((), "only text is generated"),
         "prediction": ((), "there is no speculative decoding yet"),
-        "reasoning_effort": ((), "set what the model's template knows with chat_template_kwargs"),
         "verbosity": ((), "ask for it in the messages"),
         "web_search_options": ((), "this server never opens a connection"),
         "chat_template": ((), "templates come from the checkpoint only"),
-        "prompt_logprobs": ((), "use /v1/completions with echo and logprobs"),
-        "best_of": ((), "choose among n answers yourself, with logprobs"),
+        "best_of": ((1,), "choose among n answers yourself, with logprobs"),
         "echo": ((False,), "use /v1/completions"),
     }
 
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Integer | None = None
+    max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Integer | None = None
+    reasoning_effort: str | None = Field(default=None, max_length=64)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -72,13 +75,21 @@ def _plain(message: Message, place: str) -> dict[str, Any]:
             raise unsupported(f"{place}.{name}", f"{place}.{name} is not supported: {NO_TOOLS}")
     plain = {
         "role": "system" if message.role == "developer" else message.role,
-        "content": _content(message.content, f"{place}.content"),
+        "content": _said(message, f"{place}.content"),
     }
     if message.name is not None:
         plain["name"] = message.name
-    if message.reasoning_content is not None:
-        plain["reasoning_content"] = message.reasoning_content
+    reasoning = message.reasoning_content or message.reasoning
+    if reasoning is not None:
+        plain["reasoning_content"] = reasoning
     return plain
+
+
+def _said(message: Message, place: str) -> str | list[dict[str, str]]:
+    """What the assistant said may be nothing, or a refusal: clients send back what they received."""
+    if message.role == "assistant" and message.content in (None, []):
+        return message.refusal or ""
+    return _content(message.content, place)
 
 
 def _content(content: Any, place: str) -> str | list[dict[str, str]]:
@@ -94,7 +105,7 @@ def _content(content: Any, place: str) -> str | list[dict[str, str]]:
             raise invalid(f"{here} must be an object with a type", here, "invalid_type")
         if part["type"] not in ("text", "input_text"):
             raise unsupported(f"{here}.type", f"{here}.type: only parts of type text are supported")
-        if set(part) - {"type", "text"} or not isinstance(part.get("text"), str):
+        if set(part) - {"type", "text", "cache_control"} or not isinstance(part.get("text"), str):
             raise invalid(f"{here} must have a text and nothing else", f"{here}.text", "invalid_type")
         parts.append({"type": "text", "text": part["text"]})
     return parts

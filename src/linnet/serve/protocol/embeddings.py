@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from linnet.serve.protocol.common import Integer
 from linnet.serve.protocol.record import Record
 
 
@@ -17,13 +18,13 @@ class EmbeddingRequest(Record):
     model: str = Field(max_length=4096)
     input: Any
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(default=None, ge=1)
+    dimensions: Integer | None = Field(default=None, ge=1)
 
     # Linnet's own, and as in vLLM.
     pooling: Literal["last", "mean"] | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = Field(default=None, max_length=1024)
-    priority: int | None = Field(default=None, ge=-(1 << 31), le=(1 << 31) - 1)
+    priority: Integer | None = Field(default=None, ge=-(1 << 31), le=(1 << 31) - 1)
     timeout_s: float | None = None
 
     # Accepted and without effect.
