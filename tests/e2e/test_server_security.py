@@ -16,6 +16,7 @@ ROUTES = [
     ("GET", "/v1/models"), ("GET", f"/v1/models/{NAME}"), ("GET", "/metrics"), ("GET", "/version"),
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/tokenize"), ("POST", "/detokenize"),
     ("POST", "/v1/embeddings"), ("GET", "/state"), ("GET", "/page"), ("GET", "/page/"), ("GET", "/page/../state"),
+    ("POST", "/v1/responses"), ("POST", "/v1/score"), ("POST", "/v1/rerank"), ("GET", "/openapi.json"),
     ("GET", "/v1/sessions"), ("GET", "/v1/sessions/talk"), ("DELETE", "/v1/sessions/talk"),
     ("GET", "/unknown"), ("GET", "/health/"), ("GET", "//health"), ("GET", "/HEALTH"), ("GET", "/health%2f"),
 ]  # fmt: skip

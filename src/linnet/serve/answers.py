@@ -19,7 +19,9 @@ def encode(value: Any) -> bytes:
 
 def encode_answer(answer: dict[str, Any]) -> bytes:
     """``encode``, one choice or vector at a time: the encoder holds the interpreter, and a thousand would be felt."""
-    many = "choices" if "choices" in answer else "data"
+    many = next((name for name in ("choices", "data", "results") if name in answer), None)
+    if many is None:
+        return encode(answer)
     rest = encode({name: value for name, value in answer.items() if name != many})
     return rest[:-1] + f',"{many}":['.encode() + b",".join(encode(one) for one in answer[many]) + b"]}"
 

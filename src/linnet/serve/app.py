@@ -5,7 +5,7 @@ import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,7 +27,11 @@ from linnet.serve.generation import Generation
 from linnet.serve.lifecycle import Lifecycle
 from linnet.serve.memory import MemoryUse
 from linnet.serve.metrics import CONTENT_TYPE, Metrics
+from linnet.serve.openapi import document
 from linnet.serve.preparing import ModelFacts, Preparer, most_characters
+from linnet.serve.protocol.scoring import RerankRequest, ScoreRequest
+from linnet.serve.responses import ResponsesExchange
+from linnet.serve.scoring import Scoring
 from linnet.serve.security import PUBLIC_ROUTES, Hosts, Keys
 from linnet.serve.shapes import ChatShape, CompletionShape
 from linnet.serve.tokens import detokenize, tokenize
@@ -76,6 +80,7 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     add_state(inner, facts, model.facts.scheduling.block_size, bridge, metrics, memory, lifecycle)
     open_paths = PUBLIC_ROUTES | (add_page(inner) if config.ui else frozenset())
     keys = Keys(config.keys, conversations.secret)
+    _add_document(inner, keys.required)
     app = Gate(inner, keys, Hosts(config.host, config.allowed_hosts), metrics, open_paths)
     return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory)
 
@@ -157,6 +162,21 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
     async def embeddings(request: Request) -> Response:
         return await generation.answer(request, preparer.embedding, EmbeddingShape)
 
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        exchange = ResponsesExchange(preparer)
+        return await generation.answer(request, exchange.prepare, exchange.shape)
+
+    @app.post("/v1/score")
+    async def score(request: Request) -> Response:
+        scoring = Scoring(preparer, ScoreRequest)
+        return await generation.answer(request, scoring.prepare, scoring.shape)
+
+    @app.post("/v1/rerank")
+    async def rerank(request: Request) -> Response:
+        scoring = Scoring(preparer, RerankRequest)
+        return await generation.answer(request, scoring.prepare, scoring.shape)
+
     @app.post("/tokenize")
     async def tokenize_text(request: Request) -> Response:
         return JsonAnswer(await generation.with_body(request, partial(tokenize, preparer)))
@@ -174,6 +194,15 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
         if name not in facts.names:
             raise model_not_found(name, facts.names)
         return JsonAnswer(_card(facts, name))
+
+
+def _add_document(app: FastAPI, keys_required: bool) -> None:
+    """Of all routes; made when it is first asked for."""
+    encoded = cache(lambda: encode(document(app, keys_required)))
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JsonAnswer(await asyncio.to_thread(encoded))
 
 
 def _add_session_routes(app: FastAPI, conversations: Conversations) -> None:

@@ -16,6 +16,7 @@ class EmbeddingShape:
     """A Shape that never streams."""
 
     held = True
+    says_done = True
 
     def __init__(self, prepared: Prepared, facts: ModelFacts, request_id: str) -> None:
         assert isinstance(prepared.request, EmbeddingRequest)

@@ -27,6 +27,8 @@ class Shape(Protocol):
 
     held: bool
     """Whether nothing can be shown before everything is there."""
+    says_done: bool
+    """Whether a stream ends with ``[DONE]``."""
 
     def whole(self, samples: Sequence[Sample]) -> dict[str, Any]: ...
     def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]: ...
@@ -35,6 +37,8 @@ class Shape(Protocol):
 
 class _Envelope:
     """Id, model, time and usage: equal in both dialects."""
+
+    says_done = True
 
     def __init__(self, prepared: Prepared, facts: ModelFacts, identity: str, kind: str, chunk_kind: str) -> None:
         assert not isinstance(prepared.request, EmbeddingRequest)

@@ -21,8 +21,9 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 def frame(value: Any) -> bytes:
-    """One data event."""
-    return b"data: " + encode(value) + b"\n\n"
+    """One data event; one that has a type is named so."""
+    name = value.get("type")
+    return (b"" if name is None else b"event: " + name.encode() + b"\n") + b"data: " + encode(value) + b"\n\n"
 
 
 def error_frame(error: ApiError) -> bytes:
@@ -105,7 +106,7 @@ class Stream:
             parts = [self._parts(sample, whole_piece(sample)) for sample in self._job.samples]
         if self._include_usage:
             parts.append(frame(self._shape.usage_chunk(self._job.samples)))
-        return b"".join([*parts, DONE])
+        return b"".join([*parts, DONE if self._shape.says_done else b""])
 
     def _parts(self, sample: Sample, piece: Piece) -> bytes:
         if piece.finish_reason in FAILURES:
