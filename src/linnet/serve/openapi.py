@@ -88,6 +88,8 @@ def _answers(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {status: answer for status, answer in given.items() if status < "400"}
     if path in STREAMED:
         answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    if path == "/" or path.startswith("/page"):
+        answers["200"]["content"] = {"*/*": {}}
     if path == "/metrics":
         answers["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

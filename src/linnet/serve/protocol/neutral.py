@@ -26,7 +26,7 @@ OF_VLLM: Refused = {
     "guided_decoding_backend": (("auto",), "there is one only"),
     "guided_whitespace_pattern": ((), "white space between the parts of JSON is the model's"),
 }
-OF_LLAMA_CPP: Refused = {
+OF_LOCAL_SERVERS: Refused = {
     "cache_prompt": (SWITCHES, ""),
     "timings_per_token": ((False,), "times are on the metrics page"),
     "return_progress": ((False,), "a stream tells its tokens only"),
@@ -61,7 +61,7 @@ OF_LLAMA_CPP: Refused = {
     "samplers": (([],), SAMPLER),
     "image_data": (([],), "there are no images here"),
 }
-NEUTRAL: Refused = {**OF_VLLM, **OF_LLAMA_CPP}
+NEUTRAL: Refused = {**OF_VLLM, **OF_LOCAL_SERVERS}
 
 
 def changes_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
