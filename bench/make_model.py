@@ -3,6 +3,7 @@
 
     python bench/make_model.py llama-3.2-1b DIR
     python bench/make_model.py mamba-1.4b DIR
+    python bench/make_model.py gemma-3-1b-thin DIR    # the keys, values and windows of Gemma 3 1B, little beside them
 
 Speed and memory do not depend on the values, so nothing needs to be downloaded; quality is measured elsewhere.
 Shapes: the models' published config.json files.
@@ -56,6 +57,25 @@ SHAPES: dict[str, dict[str, object]] = {
         "vocab_size": 151936,
         "rope_theta": 1000000.0,
         "use_sliding_window": False,
+    },
+    "gemma-3-1b-thin": {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "vocab_size": 1024,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rms_norm_eps": 1e-6,
     },
     "mamba-1.4b": {
         "architectures": ["MambaForCausalLM"],

@@ -1,63 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it buys to leave KV memory free for those who run when another request begins, in virtual time.
+"""What layers with a window save: memory of the KV cache after one long prompt, against a cache that keeps everything.
 
-    python bench/windows.py TRACE [--blocks 1024] [--load 1.0] [--most-new 512] …
+    python bench/windows.py MODEL --tokens 8192
 
-The same slice of a real trace at the same rate under each of `reserve`: none (a request holds blocks for its known
-tokens, and each of those who run may still take one), past (what answers are expected to need is left free, in windows
-that grow as they go on) and limit (what they may need: nobody ever makes way, as where the longest is reserved). The
-real scheduler plans every step; a step takes what the fitted prices say (see traces.py, which has the other options).
+Each way in a process of its own, in turns: the prompt (random ids, the same ones) is read and some tokens follow.
+Measured is by how much the process grew, from before its KV cache was made; said beside it is what the pools hold. The
+tokens must be the same. One JSON line each.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
-import trace_options
-from linnet.scheduler import SchedulerConfig
-from step_prices import Prices
-from trace_figures import figures
-from trace_requests import all_at_once, at_rate
-from virtual import Asked, VirtualWorld, replay
+import numpy as np
 
-RESERVES = ("none", "past", "limit")
+from lines import note
+
+WAYS = ("everything", "windows")
+NEW_TOKENS = 16
 
 
-def rows(
-    config: SchedulerConfig, prices: Prices, asked: list[Asked], load: float, most_new: int
-) -> list[dict[str, float]]:
-    """One replay for each kind, at the same rate: a share of what is answered in a second when memory is not short."""
-    spacious = replace(config, num_blocks=config.max_sequences * -(-config.max_model_len // config.block_size))
-    whole = replay(VirtualWorld(spacious, prices.step_s), all_at_once(asked))
-    arriving = [replace(one, most_tokens=most_new) for one in at_rate(asked, load * len(asked) / whole.end_s)]
+def measure(directory: Path, tokens: int, sequences: int, way: str) -> None:
+    """Print the facts of one way."""
+    from linnet.api.loading import load
+    from linnet.engine import Engine, Finished, SamplingParams, Submit
+    from linnet.process_memory import resident_bytes
+    from linnet.settings import BackendSettings, EngineSettings
 
-    def alone_s(one: Asked) -> float:
-        return prices.alone_s(one.prompt_tokens, one.new_tokens, config.token_budget)
-
-    found = []
-    for reserve in RESERVES:
-        chosen = replace(config, reserve=reserve)
-        ran = replay(VirtualWorld(chosen, prices.step_s), arriving)
-        tokens_per_s = ran.new_tokens / (ran.end_s - ran.begin_s)
-        found.append(figures(ran, alone_s) | {"tokens_per_s": tokens_per_s})
-    return found
+    longest = tokens + NEW_TOKENS
+    settings = EngineSettings(max_model_len=longest, max_sequences=sequences)
+    loaded = load(
+        directory, policy="fast", kv_cache="auto", quantize=None, keep=(), backend=BackendSettings(), engine=settings
+    )
+    config = replace(loaded.config, num_blocks=sequences * -(-longest // loaded.config.block_size))
+    if way == "everything":
+        config = replace(config, window=None, more_groups=())
+    before = resident_bytes()
+    engine = Engine(loaded.executable, config)
+    vocabulary = engine.facts.vocabulary_size
+    for number in range(sequences):
+        prompt = np.random.default_rng(number).integers(1, vocabulary, tokens)
+        params = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS)
+        ids = tuple(prompt.tolist())
+        engine.submit(Submit(request_id=number, prompt_token_ids=ids, params=params, max_tokens=NEW_TOKENS))
+    found: dict[int, list[int]] = {}
+    while engine.has_work:
+        for event in engine.step():
+            if not isinstance(event, Finished):
+                found.setdefault(event.request_id, []).extend(event.token_ids)
+    per_block = loaded.executable.kv_bytes_per_block
+    sizes = per_block if len(config.groups) == len(per_block) else (sum(per_block),)
+    pools = [group.num_blocks * size for group, size in zip(config.groups, sizes, strict=True)]
+    grown = resident_bytes() - before
+    print(json.dumps({"way": way, "pool_bytes": sum(pools), "grown_bytes": grown, "tokens": found}))
 
 
 def main() -> None:
-    """Replay and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    trace_options.declare(parser)
-    parser.add_argument("--load", type=float, default=1.0)
+    """Both ways in turns, then their ratio."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--sequences", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="append the lines to this file")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    config = trace_options.config_of(options)
-    prices = Prices.load(options.prices, options.model)
-    found = rows(config, prices, trace_options.slice_of(options), options.load, options.most_new)
-    print("| reserve | preempted | computed again | new tokens/s | mean (s) | p99 (s) | first token p50, p99 (s) |")
-    print("|---|---|---|---|---|---|---|")
-    for reserve, row in zip(RESERVES, found, strict=True):
-        print(
-            f"| {reserve} | {row['preemptions']:.0f} | {row['again']:.3f} | {row['tokens_per_s']:,.0f} "
-            f"| {row['mean_s']:.2f} | {row['p99_s']:.2f} | {row['first_p50_s']:.2f}, {row['first_p99_s']:.2f} |"
-        )
+    if options.way:
+        measure(options.model, options.tokens, options.sequences, options.way)
+        return
+    found = {}
+    for way in WAYS:
+        command = [sys.executable, __file__, str(options.model), "--way", way]
+        command += ["--tokens", str(options.tokens), "--sequences", str(options.sequences)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[way] = json.loads(said.splitlines()[-1])
+    whole, own = (found[way] for way in WAYS)
+    assert whole["tokens"] == own["tokens"], "blocks that nobody may see are seen"
+    for one in (whole, own):
+        note({name: value for name, value in one.items() if name != "tokens"}, options.json)
+    sizes = {"prompt_tokens": options.tokens, "sequences": options.sequences}
+    ratios = {name: round(own[f"{name}_bytes"] / whole[f"{name}_bytes"], 3) for name in ("pool", "grown")}
+    note({"model": options.model.name, **sizes, **ratios}, options.json)
 
 
 if __name__ == "__main__":

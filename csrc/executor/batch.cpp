@@ -3,7 +3,6 @@
 
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace linnet {
 
@@ -36,15 +35,22 @@ void check_slots(const Batch& batch, int64_t slots) {
 
 }  // namespace
 
-void validate(const Batch& batch, const Limits& limits, int64_t num_blocks) {
+void validate(const Batch& batch, const Limits& limits, const std::vector<int64_t>& num_blocks) {
     check_size("tokens", batch.tokens, limits.max_tokens);
     check_size("sequences", batch.sequences, limits.max_sequences);
     check_size("outputs", batch.outputs, limits.max_outputs);
     check_size("blocks per sequence", batch.blocks, limits.max_blocks_per_sequence);
     check_range("token_ids", batch.token_ids, batch.tokens, limits.vocabulary);
-    check_range("kv_slots", batch.kv_slots, batch.tokens, num_blocks * limits.block_size);
+    if (int64_t(num_blocks.size()) != batch.groups) {
+        refuse("kv_slots and block_tables are of " + std::to_string(batch.groups) + " groups, the states of " +
+               std::to_string(num_blocks.size()));
+    }
+    for (int64_t group = 0; group < batch.groups; ++group) {
+        const int64_t blocks = num_blocks[size_t(group)];
+        check_range("kv_slots", batch.slots_of(group), batch.tokens, blocks * limits.block_size);
+        check_range("block_tables", batch.table_of(group, 0), batch.sequences * batch.blocks, blocks);
+    }
     check_range("output_rows", batch.output_rows, batch.outputs, batch.tokens);
-    check_range("block_tables", batch.block_tables, batch.sequences * batch.blocks, num_blocks);
     if (batch.state_slots) check_slots(batch, limits.max_sequences);
     if (batch.query_start[0] != 0 || batch.query_start[batch.sequences] != batch.tokens) {
         refuse("query_start must rise from 0 to the number of tokens, " + std::to_string(batch.tokens));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace linnet {
 
@@ -16,16 +17,23 @@ struct Limits {
 struct Batch {
     const int32_t* token_ids = nullptr;        // [tokens]
     const int32_t* positions = nullptr;        // [tokens]
-    const int32_t* kv_slots = nullptr;         // [tokens]
+    const int32_t* kv_slots = nullptr;         // [groups, tokens]
     const int32_t* query_start = nullptr;      // [sequences + 1]
     const int32_t* context_lengths = nullptr;  // [sequences]
-    const int32_t* block_tables = nullptr;     // [sequences, blocks]
+    const int32_t* block_tables = nullptr;     // [groups, sequences, blocks]
     const int32_t* output_rows = nullptr;      // [outputs]
     const int32_t* state_slots = nullptr;      // [sequences], below max_sequences, no two alike; null: none are needed
     int64_t tokens = 0, sequences = 0, outputs = 0, blocks = 0;
+    int64_t groups = 1;  // of states, each with slots and tables of its own; 1: all states have the same
+
+    const int32_t* slots_of(int64_t group) const { return kv_slots + group * tokens; }
+    const int32_t* table_of(int64_t group, int64_t sequence) const {
+        return block_tables + (group * sequences + sequence) * blocks;
+    }
 };
 
 // Throws std::invalid_argument naming field, place and value of the first thing that would read or write out of bounds.
-void validate(const Batch& batch, const Limits& limits, int64_t num_blocks);
+// num_blocks: of each group.
+void validate(const Batch& batch, const Limits& limits, const std::vector<int64_t>& num_blocks);
 
 }  // namespace linnet

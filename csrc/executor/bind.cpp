@@ -30,7 +30,8 @@ using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table8 = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Integers = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Table = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tables = nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 void require_size(const char* what, int64_t found, int64_t needed) {
     if (found >= needed) return;
@@ -173,23 +174,24 @@ void fill_tiles(const std::string& isa, ThreadPool& pool, LinearWeight weight, c
     make_tiles(isa, pool, weight, tiles.data(), first_row, first_row + given);
 }
 
-Batch make_batch(const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
-                 const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
+Batch make_batch(const Integers& token_ids, const Integers& positions, const Slots& kv_slots,
+                 const Integers& query_start, const Integers& context_lengths, const Tables& block_tables,
                  const Integers& output_rows) {
     Batch batch;
     batch.tokens = int64_t(token_ids.size());
     batch.sequences = int64_t(context_lengths.size());
     batch.outputs = int64_t(output_rows.size());
-    batch.blocks = int64_t(block_tables.shape(1));
+    batch.groups = int64_t(block_tables.shape(0));
+    batch.blocks = int64_t(block_tables.shape(2));
     const auto same = [](const char* field, size_t found, int64_t expected) {
         if (int64_t(found) == expected) return;
         throw std::invalid_argument(std::string("batch: ") + field + " has " + std::to_string(found) +
                                     " entries, not " + std::to_string(expected));
     };
     same("positions", positions.size(), batch.tokens);
-    same("kv_slots", kv_slots.size(), batch.tokens);
+    same("kv_slots", kv_slots.size(), batch.groups * batch.tokens);
     same("query_start", query_start.size(), batch.sequences + 1);
-    same("block_tables", block_tables.shape(0), batch.sequences);
+    same("block_tables", block_tables.shape(1), batch.sequences);
     batch.token_ids = token_ids.data();
     batch.positions = positions.data();
     batch.kv_slots = kv_slots.data();
@@ -330,10 +332,10 @@ void bind_executor(nb::module_& m) {
             "each"_a = 1)
         .def(
             "add_state",
-            [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size) {
-                return e.add_state({storage, kv_heads, head_size, value_head_size, e.limits().block_size});
+            [](E& e, KVStorage storage, int64_t kv_heads, int64_t head_size, int64_t value_head_size, int64_t group) {
+                return e.add_state({storage, kv_heads, head_size, value_head_size, e.limits().block_size}, group);
             },
-            "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a)
+            "storage"_a, "kv_heads"_a, "head_size"_a, "value_head_size"_a, "group"_a = 0)
         .def("begin_chain", &E::begin_chain, "name"_a)
         .def(
             "add_local",
@@ -473,17 +475,16 @@ void bind_executor(nb::module_& m) {
             },
             "name"_a, "input"_a, "steps"_a, "inward"_a, "outward"_a, "output"_a, "state"_a, "states"_a, "head_size"_a,
             "groups"_a, "decay"_a, "skip"_a, "bias"_a.none())
-        .def_prop_ro("kv_bytes_per_block", &E::kv_bytes_per_block)
         .def_prop_ro("slot_bytes", &E::slot_bytes)
         .def(
             "execute",
-            [](E& e, const Integers& token_ids, const Integers& positions, const Integers& kv_slots,
-               const Integers& query_start, const Integers& context_lengths, const Table& block_tables,
-               const Integers& output_rows, const WritableBytes& states, int64_t num_blocks,
+            [](E& e, const Integers& token_ids, const Integers& positions, const Slots& kv_slots,
+               const Integers& query_start, const Integers& context_lengths, const Tables& block_tables,
+               const Integers& output_rows, const WritableBytes& states, const std::vector<int64_t>& num_blocks,
                const std::optional<Integers>& state_slots, const std::optional<WritableBytes>& slots) {
                 Batch batch =
                     make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
-                require_size("states", int64_t(states.size()), num_blocks * e.kv_bytes_per_block());
+                require_size("states", int64_t(states.size()), e.kv_bytes(num_blocks));
                 if (state_slots && slots) {
                     require_size("state_slots", int64_t(state_slots->size()), batch.sequences);
                     require_size("slots", int64_t(slots->size()), e.limits().max_sequences * e.slot_bytes());

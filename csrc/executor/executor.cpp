@@ -155,8 +155,9 @@ void RowChain::run(const Step& step) {
     });
 }
 KVMemory Step::state(int index) const {
-    return {executor.state(index), states + executor.state_bytes_before(index) * num_blocks, num_blocks};
+    return {executor.state(index), states + executor.state_offset(index), num_blocks[size_t(group(index))]};
 }
+int64_t Step::group(int state) const { return batch.groups == 1 ? 0 : executor.state_group(state); }
 float* Step::carried(int slot_state, int64_t sequence) const {
     const int64_t all = executor.slot_bytes_before(slot_state) * executor.limits().max_sequences;
     const int64_t own = executor.slot_bytes_before(slot_state + 1) - executor.slot_bytes_before(slot_state);
@@ -189,13 +190,16 @@ int Executor::add_value(const Value& value) {
     return int(values_.size()) - 1;
 }
 
-int Executor::add_state(const KVLayout& layout) {
+int Executor::add_state(const KVLayout& layout, int64_t group) {
     const bool small_power = layout.block_size < TILE_KEYS && (layout.block_size & (layout.block_size - 1)) == 0;
     if (layout.block_size < 1 || !(small_power || layout.block_size % TILE_KEYS == 0)) {
         throw std::invalid_argument("block_size " + std::to_string(layout.block_size) +
                                     " is not supported; accepted are 1, 2, 4, 8 and multiples of 16");
     }
+    if (group < 0) throw std::invalid_argument("groups of states are counted from 0");
     states_.push_back(layout);
+    state_groups_.push_back(group);
+    groups_ = std::max(groups_, group + 1);
     return int(states_.size()) - 1;
 }
 
@@ -257,13 +261,18 @@ const Value& Executor::value(int index) const {
     return found;
 }
 
-int64_t Executor::state_bytes_before(int index) const {
+int64_t Executor::kv_bytes(const std::vector<int64_t>& num_blocks) const {
+    const int64_t given = int64_t(num_blocks.size());
+    if (given != 1 && given != groups_) {
+        throw std::invalid_argument("blocks of " + std::to_string(given) +
+                                    " groups of states are given; accepted: 1 or " + std::to_string(groups_));
+    }
     int64_t bytes = 0;
-    for (int i = 0; i < index; ++i) bytes += states_[size_t(i)].block_bytes();
+    for (size_t i = 0; i < states_.size(); ++i) {
+        bytes += states_[i].block_bytes() * num_blocks[given == 1 ? 0 : size_t(state_groups_[i])];
+    }
     return bytes;
 }
-
-int64_t Executor::kv_bytes_per_block() const { return state_bytes_before(int(states_.size())); }
 
 int64_t Executor::slot_bytes_before(int index) const {
     int64_t bytes = 0;
@@ -273,9 +282,16 @@ int64_t Executor::slot_bytes_before(int index) const {
 
 int64_t Executor::slot_bytes() const { return slot_bytes_before(int(slot_states_.size())); }
 
-void Executor::execute(const Batch& batch, char* states, int64_t num_blocks, char* slots) {
+void Executor::execute(const Batch& batch, char* states, const std::vector<int64_t>& num_blocks, char* slots) {
     if (chain_) throw std::invalid_argument("chain " + chain_->name + " has not ended yet");
+    kv_bytes(num_blocks);  // refuses groups that the states are not of
     validate(batch, limits_, num_blocks);
+    state_offsets_.clear();
+    int64_t offset = 0;
+    for (size_t i = 0; i < states_.size(); ++i) {
+        state_offsets_.push_back(offset);
+        offset += states_[i].block_bytes() * num_blocks[batch.groups == 1 ? 0 : size_t(state_groups_[i])];
+    }
     if (!slot_states_.empty() && !(slots && batch.state_slots)) {
         throw std::invalid_argument("batch: this program has slot states; state_slots and their memory are needed");
     }
@@ -336,7 +352,8 @@ void Executor::read(int index, float* out) const {
             break;
     }
     const Batch none;
-    const Step step{const_cast<Executor&>(*this), none, nullptr, 0, kernels_, *pool_, nullptr};
+    const std::vector<int64_t> no_blocks;
+    const Step step{const_cast<Executor&>(*this), none, nullptr, no_blocks, kernels_, *pool_, nullptr};
     kernels_.linear->dequantise_rows(step.quantised(index), out, from.width, 0, rows);
 }
 

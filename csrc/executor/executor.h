@@ -56,7 +56,7 @@ struct Step {
     Executor& executor;
     const Batch& batch;
     char* states;
-    int64_t num_blocks;
+    const std::vector<int64_t>& num_blocks;  // of each group
     const KernelTable& kernels;
     ThreadPool& pool;
     char* slots;
@@ -67,6 +67,7 @@ struct Step {
     uint16_t* half(int value) const;
     QuantisedRows quantised(int value) const;
     KVMemory state(int index) const;
+    int64_t group(int state) const;                          // whose slots and tables are the state's
     float* carried(int slot_state, int64_t sequence) const;  // what a sequence of the batch carries
     void* scratch(int worker) const;
 
@@ -162,7 +163,8 @@ class Executor {
     Executor(const KernelTable& kernels, std::shared_ptr<ThreadPool> pool, const Limits& limits, int64_t arena_bytes);
 
     int add_value(const Value& value);
-    int add_state(const KVLayout& layout);
+    // group: states of one share slots and block tables.
+    int add_state(const KVLayout& layout, int64_t group = 0);
     // fp32 numbers that a sequence carries from step to step.
     int add_slot_state(int64_t numbers);
     int add_rope_table(std::vector<double> inverse_frequencies, double factor);
@@ -173,9 +175,9 @@ class Executor {
     int add_local(const Value& value);
     void end_chain();
 
-    // Throws std::invalid_argument before anything runs. states: num_blocks * kv_bytes_per_block() bytes; slots:
-    // max_sequences * slot_bytes() bytes, where there are slot states.
-    void execute(const Batch& batch, char* states, int64_t num_blocks, char* slots = nullptr);
+    // Throws std::invalid_argument before anything runs. num_blocks: of each group, or of all states together; states:
+    // kv_bytes(num_blocks) bytes; slots: max_sequences * slot_bytes() bytes, where there are slot states.
+    void execute(const Batch& batch, char* states, const std::vector<int64_t>& num_blocks, char* slots = nullptr);
 
     // Of a value that anybody may touch now: local ones only while their chain is being added.
     const Value& value(int index) const;
@@ -189,8 +191,9 @@ class Executor {
     // Sequences may not be longer than this: the program has a row for each position.
     void bound_positions(int64_t most);
     int64_t rows_of_last_step(int value) const;
-    int64_t kv_bytes_per_block() const;
-    int64_t state_bytes_before(int index) const;
+    int64_t kv_bytes(const std::vector<int64_t>& num_blocks) const;
+    int64_t state_group(int index) const { return state_groups_[size_t(index)]; }
+    int64_t state_offset(int index) const { return state_offsets_[size_t(index)]; }  // while a step runs, in bytes
     int64_t slot_state_numbers(int index) const { return slot_states_.at(size_t(index)); }
     int64_t slot_bytes() const;  // of one sequence
     int64_t slot_bytes_before(int index) const;
@@ -214,6 +217,8 @@ class Executor {
     Buffer arena_, shared_memory_;
     std::vector<Value> values_;
     std::vector<KVLayout> states_;
+    std::vector<int64_t> state_groups_, state_offsets_;
+    int64_t groups_ = 1;
     std::vector<int64_t> slot_states_;  // numbers of each
     std::vector<std::unique_ptr<RopeTable>> rope_tables_;
     std::vector<std::unique_ptr<Operation>> operations_;

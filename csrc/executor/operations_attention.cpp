@@ -35,7 +35,7 @@ class KVWrite final : public RowOperation {
     void run_rows(const Rows& rows) override {
         const Step& step = rows.step;
         step.kernels.kv_write(step.executor.state(state_), step.state(state_), rows.fp32(key_), rows.fp32(value_),
-                              step.batch.kv_slots + rows.first, rows.count);
+                              step.batch.slots_of(step.group(state_)) + rows.first, rows.count);
     }
 
   private:
@@ -100,7 +100,7 @@ class Attention final : public Operation {
             for (int64_t row = begin + (end - begin - 1) / task_rows_ * task_rows_; row >= begin; row -= task_rows_) {
                 AttentionTask task;
                 task.memory = step.state(state_);
-                task.block_table = batch.block_tables + s * batch.blocks;
+                task.block_table = batch.table_of(step.group(state_), s);
                 task.query = step.fp32(query_) + row * heads_width;
                 task.ld_query = heads_width;
                 task.rows = row + task_rows_ < end ? task_rows_ : end - row;

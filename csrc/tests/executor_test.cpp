@@ -157,7 +157,7 @@ void refuses(const char* what, const Change& change) {
     change(ids, positions, slots, starts, contexts, tables, outputs);
     bool refused = false;
     try {
-        validate(batch, Limits{4, 2, 2, BLOCK, 1, VOCABULARY}, 2);
+        validate(batch, Limits{4, 2, 2, BLOCK, 1, VOCABULARY}, {2});
     } catch (const std::invalid_argument&) {
         refused = true;
     }
@@ -188,7 +188,7 @@ void test_chains() {
     weight.code_row_bytes = 32;
     throws("a linear in a chain", [&] { e.add("linear", make_linear(e, x, {y}, {weight})); });
     e.add("again", make_scale(e, local, y, 2.0f));
-    throws("a step in the middle of a chain", [&] { e.execute(Batch{}, nullptr, 1); });
+    throws("a step in the middle of a chain", [&] { e.execute(Batch{}, nullptr, {1}); });
     e.end_chain();
     throws("a local value outside of its chain", [&] { make_scale(e, local, y, 2.0f); });
     e.begin_chain("second");

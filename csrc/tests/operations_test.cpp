@@ -222,7 +222,7 @@ void test_refusals() {
         std::memset(memory.data(), 0, size_t(memory.bytes()));
         e.execute({tokens, positions, kv, starts, contexts, tables, nullptr, slots.empty() ? nullptr : slots.data(), 2,
                    2, 0, 1},
-                  nullptr, 1, memory.data());
+                  nullptr, {1}, memory.data());
     };
     throws("a slot that two sequences name", [&] { step({1, 1}, 3); });
     throws("a slot that is not there", [&] { step({0, 2}, 3); });

@@ -89,7 +89,7 @@ class SmallModel {
     // states hold before is no number at all.
     std::vector<float> run(const std::vector<int64_t>& lengths, int64_t chunk) {
         const int64_t sequences = int64_t(lengths.size()), per_sequence = BLOCKS / sequences;
-        Buffer memory(executor.kv_bytes_per_block() * BLOCKS), slots(executor.slot_bytes() * SEQUENCES);
+        Buffer memory(executor.kv_bytes({BLOCKS})), slots(executor.slot_bytes() * SEQUENCES);
         if (memory.bytes()) std::memset(memory.data(), 0xff, size_t(memory.bytes()));
         if (slots.bytes()) std::memset(slots.data(), 0xff, size_t(slots.bytes()));
         std::vector<int64_t> done(size_t(sequences), 0), first(size_t(sequences), 0);
@@ -133,7 +133,7 @@ class SmallModel {
                         int64_t(contexts.size()),
                         int64_t(outputs.size()),
                         per_sequence};
-            executor.execute(batch, memory.data(), BLOCKS, slots.data());
+            executor.execute(batch, memory.data(), {BLOCKS}, slots.data());
             std::vector<float> out(ids.size() * size_t(VOCABULARY));
             executor.read(logits, out.data());
             for (size_t i = 0; i < ids.size(); ++i) {

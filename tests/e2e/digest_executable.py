@@ -5,6 +5,8 @@ A wrong block, slot, position or order changes the digest and with it every late
 tests see a wrong context at once; and they run in microseconds. Sampling and scoring are the specification's.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from linnet.backends.interface import Batch, SampleResult, SamplingBatch, Scores
@@ -27,53 +29,94 @@ class DigestExecutable:
 
     numerics_id = "digest"
     arena_bytes = 0
-    kv_bytes_per_block = 8
 
     @property
-    def stored_bytes_per_block(self) -> int:
-        return self.block_size * 16
+    def kv_bytes_per_block(self) -> tuple[int, ...]:
+        return (8,) * len(self.windows)
+
+    @property
+    def stored_bytes_per_block(self) -> tuple[int, ...]:
+        return (self.block_size * 16,) * len(self.windows)
 
     choices: dict[str, str] = {}  # noqa: RUF012
 
-    def __init__(self, vocabulary: int, block_size: int, salt: int = 0, nan_token: int | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        block_size: int,
+        salt: int = 0,
+        nan_token: int | None = None,
+        windows: Sequence[int | None] = (None,),
+    ) -> None:
         logits = Value("logits", ("outputs", vocabulary), "fp32")
         self.program = Program((), (logits,), (), (), (), (), ("logits",))
         self.vocabulary, self.block_size, self.salt, self.nan_token = vocabulary, block_size, salt, nan_token
+        self.windows = tuple(windows)
         self.steps = 0
         self.break_after: int | None = None
         self._logits = np.zeros((0, vocabulary), np.float32)
 
-    def allocate_states(self, num_blocks: int) -> np.ndarray:
-        return np.zeros((num_blocks * self.block_size, 2), np.uint64)
+    def allocate_states(self, *num_blocks: int) -> list[np.ndarray]:
+        return [np.zeros((blocks * self.block_size, 2), np.uint64) for blocks in num_blocks]
 
-    def copy_blocks(self, states: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> None:
-        blocks = states.reshape(-1, self.block_size, 2)
+    def copy_blocks(self, states: list[np.ndarray], sources: np.ndarray, targets: np.ndarray, group: int = 0) -> None:
+        blocks = states[group].reshape(-1, self.block_size, 2)
         blocks[targets] = blocks[sources]
 
-    def store_blocks(self, states: np.ndarray, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
-        store[slots] = states.view(np.uint8).reshape(-1, self.stored_bytes_per_block)[blocks]
+    def store_blocks(
+        self, states: list[np.ndarray], blocks: np.ndarray, store: np.ndarray, slots: np.ndarray, group: int = 0
+    ) -> None:
+        store[slots] = states[group].view(np.uint8).reshape(-1, self.block_size * 16)[blocks]
 
-    def load_blocks(self, states: np.ndarray, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
-        states.view(np.uint8).reshape(-1, self.stored_bytes_per_block)[blocks] = store[slots]
+    def load_blocks(
+        self, states: list[np.ndarray], store: np.ndarray, slots: np.ndarray, blocks: np.ndarray, group: int = 0
+    ) -> None:
+        states[group].view(np.uint8).reshape(-1, self.block_size * 16)[blocks] = store[slots]
 
-    def execute(self, batch: Batch, states: np.ndarray) -> None:
+    def execute(self, batch: Batch, states: list[np.ndarray]) -> None:
+        """A row's state comes of what is stored of the row before it, and is stored in every group. The
+        furthest row that a window shows is in the logits too."""
         self.steps += 1
         if self.break_after is not None and self.steps > self.break_after:
             raise RuntimeError("the kernel broke")
         rows = [(0, False)] * len(batch.token_ids)
         for sequence in range(len(batch.context_lengths)):
-            table = batch.block_tables[sequence]
             for row in range(batch.query_start[sequence], batch.query_start[sequence + 1]):
                 position, token_id = int(batch.positions[row]), int(batch.token_ids[row])
-                before, poisoned = self.salt, False
-                if position:
-                    slot = int(table[(position - 1) // self.block_size]) * self.block_size
-                    before, poisoned = states[slot + (position - 1) % self.block_size].tolist()
+                parents = [self._before(batch, states, group, sequence, position) for group in range(len(states))]
+                before, poisoned = parents[0]
+                for other, _ in parents[1:]:
+                    if other != before:
+                        before = mix(before, 1, other & 0xFFFF)  # a wrong context, which must be seen
                 state = mix(before, token_id, position)
                 poisoned = bool(poisoned) or token_id == self.nan_token
-                states[batch.kv_slots[row]] = (state, int(poisoned))
-                rows[row] = (state, poisoned)
+                for group, memory in enumerate(states):
+                    memory[batch.kv_slots[group, row]] = (state, int(poisoned))
+                rows[row] = (state ^ self._furthest(batch, states, sequence, position), poisoned)
         self._logits = np.stack([self._row(*rows[row]) for row in batch.output_rows] or [np.zeros(self.vocabulary)])
+
+    def _before(
+        self, batch: Batch, states: list[np.ndarray], group: int, sequence: int, position: int
+    ) -> tuple[int, bool]:
+        if not position:
+            return self.salt, False
+        state, poisoned = self._stored(batch, states, group, sequence, position - 1)
+        return state, bool(poisoned)
+
+    def _furthest(self, batch: Batch, states: list[np.ndarray], sequence: int, position: int) -> int:
+        """Something of the furthest row that each group with a window still sees."""
+        seen = 0
+        for group, window in enumerate(self.windows[: len(states)]):
+            if window is not None:
+                seen ^= self._stored(batch, states, group, sequence, max(position - window + 1, 0))[0]
+        return seen
+
+    def _stored(
+        self, batch: Batch, states: list[np.ndarray], group: int, sequence: int, position: int
+    ) -> tuple[int, int]:
+        block = int(batch.block_tables[group, sequence, position // self.block_size])
+        state, poisoned = states[group][block * self.block_size + position % self.block_size].tolist()
+        return state, poisoned
 
     def _row(self, state: int, poisoned: bool) -> np.ndarray:
         if poisoned:

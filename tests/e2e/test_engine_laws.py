@@ -13,7 +13,7 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,10 @@ from linnet.backends.settings import CpuSettings
 from linnet.engine import CompiledGrammars, Engine, Keep, SamplingParams, StorePlace, Submit, derive_seed, limits_of
 from linnet.engine.moving import MEASURED_BLOCKS
 from linnet.errors import UnsupportedError
-from linnet.scheduler import SchedulerConfig
+from linnet.program.program import group_windows
+from linnet.scheduler import CacheGroup, SchedulerConfig
 from linnet.scheduler.config import Policy, Reserve
+from linnet.scheduler.groups import most_blocks
 
 TRIALS = int(os.environ.get("LINNET_LAW_TRIALS", "20"))
 SEED = int(os.environ.get("LINNET_LAW_SEED", "20261120"))
@@ -171,6 +173,19 @@ FEATURES = (
 PAIRS = [*itertools.combinations(FEATURES, 2)]
 
 
+def with_windows(config: SchedulerConfig, windows: Sequence[int | None]) -> SchedulerConfig:
+    """A cache group for each window; where blocks are scarce there is no more room than so many sequences hold."""
+    whole = -(-LONGEST // config.block_size)
+    groups = []
+    for window in windows:
+        held = most_blocks(window, LONGEST, config.chunk_tokens, config.block_size)
+        blocks = config.num_blocks if config.num_blocks >= WIDEST.num_blocks else held * (config.num_blocks // whole)
+        groups.append(CacheGroup(min(blocks, config.num_blocks), window, config.swap_blocks))
+    if groups[0].window is None:
+        return replace(config, more_groups=tuple(groups[1:]))
+    return replace(config, num_blocks=groups[0].num_blocks, window=groups[0].window, more_groups=tuple(groups[1:]))
+
+
 @dataclass
 class Machine:
     """Executables prepared once; engines are cheap."""
@@ -178,6 +193,7 @@ class Machine:
     name: str
     executables: list[Any]
     vocabulary: int
+    windows: Sequence[int | None] = (None,)
 
     @cached_property
     def grammars(self) -> CompiledGrammars:
@@ -188,6 +204,7 @@ class Machine:
         return made
 
     def engine(self, config: SchedulerConfig, which: int, setting: Setting | None = None) -> Engine:
+        config = with_windows(config, self.windows)
         place = None if setting is None else setting.swap_place
         executable = self.executables[which % len(self.executables)]
         engine = Engine(executable, config, check=True, swap_place=place, grammars=self.grammars)
@@ -234,8 +251,9 @@ def machine(name: str, machines: dict[str, Machine], directory: Path) -> Machine
 
 
 def build(name: str, directory: Path) -> Machine:
-    if name == "digest":
-        return Machine(name, [DigestExecutable(97, BLOCK)], 97)
+    if name in DIGEST_WINDOWS:
+        windows = DIGEST_WINDOWS[name]
+        return Machine(name, [DigestExecutable(97, BLOCK, windows=windows)], 97, windows)
     try:
         backends = [choose_backend(CpuSettings(threads)) for threads in (2, 1)]
     except UnsupportedError as error:
@@ -243,14 +261,15 @@ def build(name: str, directory: Path) -> Machine:
     from linnet.models import load_model
 
     _, policy, weights, *kv_cache = name.split(" ")
-    weights, _, experts = weights.partition("+")
+    weights, _, form = weights.partition("+")
     dtype = "float32" if policy == "exact" else "bfloat16"
-    dense = write_tiny_llama(directory / "dense", dtype=dtype, experts=5 if experts else 0)
+    layers = LAYER_WINDOWS.get(form, ())
+    dense = write_tiny_llama(directory / "dense", dtype=dtype, experts=5 if form == "experts" else 0, windows=layers)
     path = dense if weights == "dense" else quantised(dense, directory / weights, weights)
     source = load_model(path)
     limits = limits_of(WIDEST)
     executables = [backend.prepare(source, policy, limits, (), *kv_cache) for backend in backends]  # type: ignore[arg-type]
-    return Machine(name, executables, source.spec.vocabulary_size)
+    return Machine(name, executables, source.spec.vocabulary_size, group_windows(source.program))
 
 
 CPU_CASES = (
@@ -264,6 +283,20 @@ EXPERT_CASES = (
     "cpu exact dense+experts", "cpu fast dense+experts", "cpu fast W4A16-g32+experts", "cpu fast W8A16+experts",
 )  # fmt: skip
 """Of a mixture of experts: a row must not tell whom it shares its experts with."""
+
+
+DIGEST_WINDOWS: dict[str, Sequence[int | None]] = {
+    "digest": (None,), "digest windows": (None, 6), "digest window": (9,), "digest three": (None, 17, 2)
+}  # fmt: skip
+LAYER_WINDOWS: dict[str, Sequence[int | None]] = {
+    "windows": (6, None), "window": (11, 11), "most": (5, 5, 5, None)
+}  # fmt: skip
+"""Layer after layer: sliding in turn with those that see everything, all of them, most of them."""
+WINDOW_CASES = (
+    "cpu exact dense+windows", "cpu fast W8A16+most", "cpu fast dense+window int8", "cpu fast W4A16-g32+windows int4",
+    "cpu exact dense+most fp8",
+)  # fmt: skip
+"""Of layers whose blocks are given back once they lie behind the window."""
 
 
 def alone(machine: Machine, *submits: Submit) -> dict[int, Result]:
@@ -468,10 +501,24 @@ def test_pairs_of_features_on_experts(
         assert trial(world, pair, seed_of(pair, name, number))
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(feature.__name__ for feature in pair))
+def test_pairs_of_features_on_layers_with_windows(
+    pair: tuple[Callable[[Setting], None], ...], machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Blocks behind the window are used by others while their sequence goes on, or no trial would have enough."""
+    digests = [name for name in DIGEST_WINDOWS if name != "digest"]
+    for number in range(TRIALS):
+        cases = digests if number % 4 else WINDOW_CASES
+        name = cases[(number + PAIRS.index(pair)) % len(cases)]
+        world = machine(name, machines, tmp_path_factory.mktemp("windows"))
+        assert trial(world, pair, seed_of(pair, name, number))
+
+
 def test_all_features_at_once(machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory) -> None:
     every = tuple(feature for feature in FEATURES if feature is not few_seats)
-    world = machine("digest", machines, tmp_path_factory.mktemp("digest"))
     for number in range(TRIALS):
+        name = list(DIGEST_WINDOWS)[number % len(DIGEST_WINDOWS)]
+        world = machine(name, machines, tmp_path_factory.mktemp("digest"))
         trial(world, every, seed_of(every, world.name, number))
 
 
@@ -521,9 +568,9 @@ def test_a_wrong_load_would_be_seen() -> None:
     class Confused(DigestExecutable):
         loads = 0
 
-        def load_blocks(self, states: Any, store: Any, slots: Any, blocks: Any) -> None:
+        def load_blocks(self, states: Any, store: Any, slots: Any, blocks: Any, group: int = 0) -> None:
             self.loads += len(slots)
-            super().load_blocks(states, store, (slots + 1) % len(store), blocks)
+            super().load_blocks(states, store, (slots + 1) % len(store), blocks, group)
 
     caught = 0
     for number in range(20):

@@ -250,7 +250,7 @@ def test_other_media_types_are_415(http: httpx.Client, headers: dict[str, str]) 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/models/", "//v1/models", "/v1//models", "/V1/models", "/docs",
+    ["/index.html", "/v1", "/v1/", "/v1/models/", "//v1/models", "/v1//models", "/V1/models", "/docs",
      "/v1/models/%2e%2e%2fetc%2fpasswd", "/metrics/", "/health/"],
 )  # fmt: skip
 def test_unknown_addresses_are_404(http: httpx.Client, path: str) -> None:

@@ -2,6 +2,7 @@
 """A tiny random Llama on disk: byte-level tokenizer, chat template, safetensors written with numpy (no torch)."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -104,11 +105,17 @@ def feed_forward(experts: int, intermediate: int, hidden: int) -> list[tuple[str
 
 
 def write_tiny_llama(
-    directory: Path, seed: int = 0, dtype: str = "float32", spread: float = 0.5, experts: int = 0
+    directory: Path,
+    seed: int = 0,
+    dtype: str = "float32",
+    spread: float = 0.5,
+    experts: int = 0,
+    windows: Sequence[int | None] = (),
 ) -> Path:
     """A whole checkpoint: hidden 32, 2 layers, 4 heads over 2 KV heads, intermediate 64, context 256.
 
-    With ``experts`` it is a Mixtral, of which every token gets two.
+    With ``experts`` it is a Mixtral, of which every token gets two. With ``windows``, one for each layer and all that
+    are not None alike, it is a Mistral whose layers see so many tokens.
     """
     tokenizer = byte_level_tokenizer()
     write_tokenizer(
@@ -116,7 +123,7 @@ def write_tiny_llama(
         tokenizer_class="PreTrainedTokenizerFast", model_max_length=CONTEXT,
     )  # fmt: skip
     vocabulary = len(tokenizer["model"]["vocab"])
-    hidden, intermediate, layers, heads, kv_heads, head_size = 32, 64, 2, 4, 2, 8
+    hidden, intermediate, layers, heads, kv_heads, head_size = 32, 64, len(windows) or 2, 4, 2, 8
     random = np.random.default_rng(seed)
 
     def weight(*shape: int) -> np.ndarray:
@@ -144,6 +151,10 @@ def write_tiny_llama(
         "attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": 2,
         "torch_dtype": dtype,
     }  # fmt: skip
+    if windows:
+        kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
+        config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "layer_types": kinds}
+        config["sliding_window"] = max(window or 0 for window in windows)
     if experts:
         config |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": experts}
     (directory / "config.json").write_text(json.dumps(config))

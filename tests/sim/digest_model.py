@@ -2,8 +2,9 @@
 """A fake model in whose KV cache a wrong context cannot hide, and a pool that poisons what it hands out.
 
 A slot stores a digest of the whole prefix up to its position, computed from the slot before it as it is *stored*, as
-attention would. Reading position p demands the right digest in every slot 0 … p. The next token is a function of the
-last digest alone, so what a request must generate is known without any scheduler: `expected_tokens`.
+attention would. Reading position p demands the right digest in every slot 0 … p, of a group with a window in those that
+p sees. The next token is a function of the last digest alone, so what a request must generate is known without any
+scheduler: `expected_tokens`.
 """
 
 from collections import Counter
@@ -12,7 +13,21 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
 
-from linnet.scheduler import BlockMove, BlockPool, Request, Sample, Score, StepPlan, StepResult, Tokens, Verify
+from linnet.scheduler import (
+    GIVEN_BACK,
+    BlockMove,
+    BlockPool,
+    BlockPools,
+    Request,
+    Sample,
+    SchedulerConfig,
+    Score,
+    StepItem,
+    StepPlan,
+    StepResult,
+    Tokens,
+    Verify,
+)
 from linnet.scheduler.tier import BlockTier
 
 VOCABULARY = 11
@@ -92,6 +107,19 @@ class PoisoningPool(BlockPool):
                 self.write(move.target, self.content(move.source))
 
 
+class PoisoningPools(BlockPools):
+    """One for each group of a config."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.poisoning = [
+            PoisoningPool(
+                group.num_blocks, config.block_size, group.swap_blocks, int(group.num_blocks * config.share_kept)
+            )
+            for group in config.groups
+        ]
+        super().__init__(config.groups, self.poisoning)
+
+
 def _verified(use: Sample | Verify, drawn: list[int]) -> tuple[int, ...]:
     """As many of the drawn tokens as the guesses before them were right for."""
     drafts = use.draft_token_ids if isinstance(use, Verify) else ()
@@ -109,7 +137,7 @@ class DigestModel:
     storing or loading a block is said to take.
     """
 
-    pool: PoisoningPool
+    pools: PoisoningPools
     withholds: Random | None = None
     requests: dict[int, Request] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -127,30 +155,21 @@ class DigestModel:
         self._check_shape(plan)
         made = Counter(move.kind for move in plan.moves)
         self.moves += made
-        self.pool.make(plan.moves)
-        slot_tables = {
-            item.request_id: [
-                block_id * self.pool.block_size + offset
-                for block_id in item.blocks[0]
-                for offset in range(self.pool.block_size)
-            ]
-            for item in plan.items
-        }
-        for item in plan.items:
-            slots = slot_tables[item.request_id]
-            salt = self.requests[item.request_id].cache_salt
-            digest = self.pool.slots[slots[item.start - 1]] if item.start else root_digest(salt)
-            for position, token_id in enumerate(item.token_ids, start=item.start):
-                digest = next_digest(digest, token_id)
-                self.pool.slots[slots[position]] = digest
+        for group, pool in enumerate(self.pools.poisoning):
+            pool.make([move for move in plan.moves if move.group == group])
+            for item in plan.items:
+                self._write(item, pool, item.blocks[group])
         sampled: dict[int, tuple[int, ...]] = {}
         for item in plan.items:
             request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
-            end = item.start + item.n
             right = prefix_digests(request.cache_salt, [*tokens[: item.start], *item.token_ids])
-            stored = [self.pool.slots[slot] for slot in slot_tables[item.request_id][:end]]
-            wrong = [position for position in range(end) if stored[position] != right[position]]
-            assert not wrong, f"request {item.request_id} reads a wrong context at positions {wrong}"
+            for group, pool in enumerate(self.pools.poisoning):
+                window = self.pools.groups[group].window
+                seen = range(0 if window is None else max(item.start - window + 1, 0), item.start + item.n)
+                table = item.blocks[group]
+                wrong = [at for at in seen if self._stored(pool, table, at) != right[at]]
+                assert not wrong, f"request {item.request_id} reads a wrong context at positions {wrong} of {group}"
+            stored = right
             for use in item.uses:
                 if isinstance(use, Score):
                     rows = range(item.start + use.first, item.start + use.first + use.rows)
@@ -163,10 +182,30 @@ class DigestModel:
         tokens_of = {request_id: Tokens(request_id, ids) for request_id, ids in sampled.items()}
         return StepResult(tokens_of, made["store"] * self.copy_s, made["load"] * self.copy_s)
 
+    @staticmethod
+    def _stored(pool: PoisoningPool, table: Sequence[int], position: int) -> bytes:
+        block_id, offset = table[position // pool.block_size], position % pool.block_size
+        assert block_id != GIVEN_BACK, f"position {position} is seen and its block was given back"
+        return pool.slots[block_id * pool.block_size + offset]
+
+    def _write(self, item: StepItem, pool: PoisoningPool, table: Sequence[int]) -> None:
+        """The item's rows, from what is stored of the one before them."""
+        salt = self.requests[item.request_id].cache_salt
+        digest = self._stored(pool, table, item.start - 1) if item.start else root_digest(salt)
+        for position, token_id in enumerate(item.token_ids, start=item.start):
+            digest = next_digest(digest, token_id)
+            pool.slots[table[position // pool.block_size] * pool.block_size + position % pool.block_size] = digest
+
     def _check_moves(self, moves: Sequence[BlockMove]) -> None:
         """Each kind can be made at once, and the kinds one after the other."""
         order = ("store", "load", "copy")
         assert [move.kind for move in moves] == sorted((move.kind for move in moves), key=order.index)
+        for group, pool in enumerate(self.pools.poisoning):
+            self._check_moves_of([move for move in moves if move.group == group], pool)
+
+    @staticmethod
+    def _check_moves_of(moves: Sequence[BlockMove], pool: PoisoningPool) -> None:
+        order = ("store", "load", "copy")
         written: list[int] = []
         for kind in order:
             ends = [(move.source, move.target) for move in moves if move.kind == kind]
@@ -174,9 +213,9 @@ class DigestModel:
             assert len(targets) == len(ends)
             if kind == "copy":
                 assert not targets & {source for source, _ in ends}
-                assert all(map(self.pool.may_write, targets))
+                assert all(map(pool.may_write, targets))
             elif kind == "load":
-                assert all(self.pool.reference_count(target) > 0 for target in targets)
+                assert all(pool.reference_count(target) > 0 for target in targets)
             if kind != "store":
                 written += targets
         assert len(set(written)) == len(written), "a block is the target of two moves"
@@ -186,7 +225,7 @@ class DigestModel:
         assert plan.items
         assert plan.total_tokens == sum(item.n for item in plan.items)
         assert len({item.request_id for item in plan.items}) == len(plan.items)
-        written: set[tuple[int, int]] = set()
+        written: set[tuple[int, int, int]] = set()
         self._check_moves(plan.moves)
         for item in plan.items:
             request, tokens = self.requests[item.request_id], self.tokens[item.request_id]
@@ -194,7 +233,7 @@ class DigestModel:
             assert item.n >= 1
             assert item.token_ids[: known_end - item.start] == tuple(tokens[item.start : known_end])
             assert len(item.token_ids) == item.n
-            assert len(item.blocks[0]) == self.pool.blocks_for(end)
+            assert [len(blocks) for blocks in item.blocks] == [self.pools.blocks_for(end)] * len(self.pools)
             assert list(item.output_offsets) == sorted(set(item.output_offsets))
             assert all(0 <= offset < item.n for offset in item.output_offsets)
             scores = [use for use in item.uses if isinstance(use, Score)]
@@ -207,10 +246,13 @@ class DigestModel:
                 if isinstance(use, Verify):
                     assert item.token_ids[use.first + 1 :] == use.draft_token_ids
             assert len(tokens) - request.prompt_tokens + item.most_tokens <= request.max_new_tokens
-            for block_id in item.blocks[0]:
-                assert self.pool.reference_count(block_id) > 0, f"block {block_id} is in flight and held by nobody"
-            for position in range(item.start, end):
-                slot = (item.blocks[0][position // self.pool.block_size], position % self.pool.block_size)
-                assert slot not in written, f"slot {slot} is written twice in one step"
-                assert self.pool.may_write(slot[0]), f"block {slot[0]} is written while shared or published"
-                written.add(slot)
+            for group, (pool, blocks) in enumerate(zip(self.pools, item.blocks, strict=True)):
+                first = self.pools.groups[group].first_block(item.start, pool.block_size)
+                assert list(blocks[:first]) == [GIVEN_BACK] * first, "a block behind the window is still held"
+                for block_id in blocks[first:]:
+                    assert pool.reference_count(block_id) > 0, f"block {block_id} is in flight and held by nobody"
+                for position in range(item.start, end):
+                    slot = (group, blocks[position // pool.block_size], position % pool.block_size)
+                    assert slot not in written, f"slot {slot} is written twice in one step"
+                    assert pool.may_write(slot[1]), f"block {slot[1]} is written while shared or published"
+                    written.add(slot)

@@ -2,14 +2,16 @@
 """One simulated run: random requests come, are aborted, time out; every law is checked after every call."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import get_args
 
-from digest_model import VOCABULARY, DigestModel, PoisoningPool, expected_tokens
+from digest_model import VOCABULARY, DigestModel, PoisoningPools, expected_tokens
 
-from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
+from linnet.scheduler import CacheGroup, Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
 from linnet.scheduler.config import Policy, Reserve
+from linnet.scheduler.groups import most_blocks
 
 TRIALS = int(os.environ.get("LINNET_SIM_TRIALS", "30"))
 
@@ -93,9 +95,14 @@ def random_workload(random: Random, clients: int, aborts: bool = False, deadline
 
 
 def random_config(
-    random: Random, workload: Workload, one_sequence_only: bool = False, **fixed: object
+    random: Random,
+    workload: Workload,
+    one_sequence_only: bool = False,
+    windows: Sequence[int | None] = (),
+    **fixed: object,
 ) -> SchedulerConfig:
-    """Small budgets and pools, so that every limit is hit; `fixed` overrides what is drawn."""
+    """Small budgets and pools, so that every limit is hit; `fixed` overrides what is drawn, and `windows` those of the
+    cache groups."""
     block_size = int(fixed.get("block_size", random.choice((1, 2, 4, 16))))  # type: ignore[call-overload]
     sequences = int(fixed.get("max_sequences", random.choice((1, 2, 4, 16))))  # type: ignore[call-overload]
     one_sequence = -(-workload.most_slots // block_size)
@@ -119,7 +126,30 @@ def random_config(
     chosen = drawn | fixed
     if not chosen["prefix_cache"]:
         chosen["swap_blocks"] = 0
-    return SchedulerConfig(**chosen)  # type: ignore[arg-type]
+    windows = windows or random.choice(WINDOWS)
+    return with_windows(SchedulerConfig(**chosen), random, workload, windows)  # type: ignore[arg-type]
+
+
+WINDOWS: Sequence[Sequence[int | None]] = (
+    (None,), (None,), (6,), (None, 5), (None, 17), (None, 40), (None, 9, 2), (21, 3)
+)  # fmt: skip
+
+
+def with_windows(
+    config: SchedulerConfig, random: Random, workload: Workload, windows: Sequence[int | None]
+) -> SchedulerConfig:
+    """A cache group for each window (None: it sees everything); those of windows have pools with room for one sequence
+    or several."""
+    groups = []
+    for window in windows:
+        one_sequence = most_blocks(window, workload.most_slots, config.chunk_tokens, config.block_size)
+        blocks = int(one_sequence * random.choice((1, 1, 1.5, 3, 10)))
+        swap = random.choice((1, 5, 20, 200)) if config.swap_blocks else 0
+        groups.append(CacheGroup(blocks, window, swap))
+    first, *more = groups
+    if first.window is None:
+        return replace(config, more_groups=tuple(more))
+    return replace(config, num_blocks=first.num_blocks, window=first.window, more_groups=tuple(more))
 
 
 @dataclass
@@ -156,9 +186,9 @@ def simulate(
 
     `guesses` makes guesses at what requests generate, right and wrong ones; `copy_s`: see `DigestModel`.
     """
-    pool = PoisoningPool(config.num_blocks, config.block_size, config.swap_blocks, config.most_kept_blocks)
-    scheduler = Scheduler(config, pool)
-    run = Run(scheduler, DigestModel(pool, withholds, copy_s=copy_s))
+    pools = PoisoningPools(config)
+    scheduler = Scheduler(config, pools)
+    run = Run(scheduler, DigestModel(pools, withholds, copy_s=copy_s))
     arrivals = sorted(workload.arrivals, key=lambda arrival: arrival.step)
     # Every delivered token costs at most one whole recompute of one request; nobody else may be blocked meanwhile.
     work = sum(_most_steps(arrival.request()) for arrival in arrivals)

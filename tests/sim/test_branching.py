@@ -11,7 +11,7 @@ from random import Random
 from typing import get_args
 
 import pytest
-from digest_model import VOCABULARY, DigestModel, PoisoningPool
+from digest_model import VOCABULARY, DigestModel, PoisoningPools
 from scheduler_world import TRIALS, step_s
 
 from linnet.scheduler import Ended, Request, Scheduler, SchedulerConfig, StepPlan, StepResult, Tokens
@@ -54,9 +54,9 @@ class Groups(DigestModel):
 def play(config: SchedulerConfig, seed: int, aborts: bool) -> tuple[dict[int, tuple[int, ...]], Groups, Scheduler]:
     """Several groups to their ends; with ``aborts`` whole groups are ended at some moment."""
     random = Random(seed)
-    pool = PoisoningPool(config.num_blocks, config.block_size)
-    scheduler = Scheduler(config, pool)
-    model = Groups(pool, seed=seed)
+    pools = PoisoningPools(config)
+    scheduler = Scheduler(config, pools)
+    model = Groups(pools, seed=seed)
     for group in range(random.randint(1, 3)):
         prompt = tuple(random.randrange(VOCABULARY) for _ in range(random.randint(1, 11)))
         ids = tuple(range(WIDTH * group, WIDTH * (group + 1)))

@@ -8,7 +8,17 @@ import pytest
 from digest_model import DigestModel, PoisoningPool
 from scheduler_world import random_config, random_workload, simulate
 
-from linnet.scheduler import BlockMove, BlockPool, Request, RequestState, Scheduler, extend_digests, residency
+from linnet.scheduler import (
+    BlockMove,
+    BlockPool,
+    BlockPools,
+    CacheGroup,
+    Request,
+    RequestState,
+    Scheduler,
+    extend_digests,
+    residency,
+)
 from linnet.scheduler.prefix_cache import Forgotten
 from linnet.scheduler.residency import Loadable, Residency
 from linnet.scheduler.tier import BlockTier
@@ -28,10 +38,10 @@ def publish_before_computed(patch: Patch) -> None:
 
 
 def hit_the_whole_prompt(patch: Patch) -> None:
-    def lookup(self: Residency, request: Request) -> Sequence[int]:
+    def lookup(self: Residency, request: Request) -> Sequence[Sequence[int]]:
         if not self.prefix_cache or request.score_prompt:
-            return ()
-        return self.pool.lookup(self._digests(request, len(request.known) // self.pool.block_size))
+            return [()] * len(self.pools)
+        return self.pools.lookup(self._digests(request, len(request.known) // self.pools.block_size))
 
     patch.setattr(Residency, "_lookup", lookup)
 
@@ -227,8 +237,8 @@ def load_a_block_that_is_not_full(patch: Patch) -> None:
     original = Residency.loadable
 
     def loadable(self: Residency, request: Request) -> Sequence[Loadable]:
-        computed, request.computed = request.computed, -(-request.computed // self.pool.block_size)
-        request.computed *= self.pool.block_size
+        computed, request.computed = request.computed, -(-request.computed // self.pools.block_size)
+        request.computed *= self.pools.block_size
         found = original(self, request)
         if not found:
             request.computed = computed
@@ -253,9 +263,46 @@ def write_into_a_block_that_others_share(patch: Patch) -> None:
 
     def load(self: Residency, request: Request, found: Sequence[Loadable]) -> None:
         original(self, request, found)
-        request.computed -= self.pool.block_size // 2
+        request.computed -= self.pools.block_size // 2
 
     patch.setattr(Residency, "load", load)
+
+
+def give_a_block_back_too_early(patch: Patch) -> None:
+    def first_block(self: CacheGroup, position: int, block_size: int) -> int:
+        return 0 if self.window is None else max(position - self.window + 2, 0) // block_size
+
+    patch.setattr(CacheGroup, "first_block", first_block)
+
+
+def give_nothing_back(patch: Patch) -> None:
+    patch.setattr(Residency, "_give_back_behind", lambda self, request, group, position: None)
+
+
+def take_blocks_for_a_whole_prompt(patch: Patch) -> None:
+    patch.setattr(CacheGroup, "tokens_ahead", lambda self, known, computed, chunk_tokens: known)
+
+
+def hit_a_prefix_whose_last_window_is_gone(patch: Patch) -> None:
+    patch.setattr(BlockPools, "window_end", lambda self, digests, has, least=0: len(digests))
+
+
+def fork_what_was_given_back(patch: Patch) -> None:
+    def forkable(self: Residency, request: Request, origin: Request) -> int:
+        return min(self._reusable_tokens(request), request.prompt_tokens, origin.computed)
+
+    patch.setattr(Residency, "_forkable_tokens", forkable)
+
+
+def move_blocks_of_another_group(patch: Patch) -> None:
+    def take_moves(self: BlockPools) -> Sequence[BlockMove]:
+        return tuple(move for kind in ("store", "load") for _, tier in self.tiers for move in tier.take_moves())
+
+    patch.setattr(BlockPools, "take_moves", take_moves)
+
+
+def forget_what_is_to_be_loaded(patch: Patch) -> None:
+    patch.setattr(BlockTier, "keep_for_loading", lambda self, digests: None)
 
 
 BUGS: list[Callable[[Patch], None]] = [
@@ -283,6 +330,13 @@ BUGS: list[Callable[[Patch], None]] = [
     load_a_block_that_is_not_full,
     load_what_must_be_computed,
     write_into_a_block_that_others_share,
+    give_a_block_back_too_early,
+    give_nothing_back,
+    take_blocks_for_a_whole_prompt,
+    hit_a_prefix_whose_last_window_is_gone,
+    fork_what_was_given_back,
+    move_blocks_of_another_group,
+    forget_what_is_to_be_loaded,
 ]
 
 
@@ -302,7 +356,7 @@ def run_many() -> None:
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
 def test_the_simulation_notices(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     plant(monkeypatch)
-    with pytest.raises((AssertionError, ValueError, KeyError)):
+    with pytest.raises((AssertionError, ValueError, LookupError)):
         run_many()
 
 

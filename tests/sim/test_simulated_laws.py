@@ -69,7 +69,7 @@ def test_swapping_changes_nothing(swap_blocks: int, seed: int) -> None:
     fixed = {"prefix_cache": True, "preempt_every": random.choice((None, 1, 2, 3)), "block_size": random.choice((1, 2))}
     config = random_config(random, workload, one_sequence_only=True, **fixed)
     for blocks, copy_s in ((0, 0.0), (swap_blocks, random.choice((0.0, 1e-6, 1e-4, 0.003, 1.0)))):
-        run = simulate(workload, replace(config, swap_blocks=blocks), copy_s=copy_s)
+        run = simulate(workload, config.with_swap_blocks([blocks] * len(config.groups)), copy_s=copy_s)
         assert outcome(run) == outcome(plain)
 
 
@@ -81,7 +81,7 @@ def test_blocks_come_back_where_that_is_faster() -> None:
         random = Random(70_000 + seed)
         workload = random_workload(random, 16)
         fixed = {"prefix_cache": True, "preempt_every": 2, "block_size": 2, "policy": "fcfs", "max_sequences": 4}
-        config = random_config(random, workload, one_sequence_only=True, **fixed)
+        config = random_config(random, workload, one_sequence_only=True, windows=(None,), **fixed)
         for name, blocks, copy_s in (("none", 0, 0.0), ("fast", 1000, 1e-7), ("slow", 1000, 0.2)):
             counters = simulate(workload, replace(config, swap_blocks=blocks), copy_s=copy_s).scheduler.counters()
             computed[name] += counters.computed_tokens

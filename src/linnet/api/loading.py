@@ -8,21 +8,23 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from pathlib import Path
 
 import linnet
 from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_bytes, plan_cache, swap_blocks
-from linnet.backends.interface import Executable, KVCache, Limits, Policy
+from linnet.backends.interface import Backend, Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
 from linnet.engine import Engine, Grammars, StorePlace, limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
-from linnet.plan import kv_bytes_per_token, output_rows, predict, server_growth_bytes
+from linnet.plan import KVShape, kv_shape, output_rows, predict, server_growth_bytes
 from linnet.process_memory import Footprint, resident_bytes
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.program.hidden import hidden_value
+from linnet.program.program import Program
 from linnet.scheduler import SchedulerConfig
 from linnet.settings import BackendSettings, EngineSettings
 from linnet.text.files import tokenizer_json_bytes
@@ -97,9 +99,7 @@ def load(
     swapped_to_memory = (engine.kv_swap_bytes or 0) if engine.kv_swap_dir is None else 0
     cache = _plan(
         plan_cache(
-            bytes_per_token=sum(kv_bytes_per_token(state, block_size, chosen) for state in program.states),
-            block_size=block_size,
-            max_sequences=engine.max_sequences,
+            shape=(shape := _shape(program, engine, chosen)),
             model_positions=source.spec.max_positions,
             max_model_len=engine.max_model_len,
             kv_bytes=engine.kv_bytes,
@@ -109,15 +109,18 @@ def load(
             parameters=source.parameters,
         ),
         engine.num_blocks,
+        shape,
         source,
     )
     config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0)
     hidden = hidden_value(program)
     kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
     executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
-    config = replace(config, swap_blocks=swap_blocks(engine.kv_swap_bytes, executable.stored_bytes_per_block))
-    footprint = ledger.engine_footprint(config.num_blocks * executable.kv_bytes_per_block, started_bytes)
-    footprint = replace(footprint, swap_bytes=config.swap_blocks * executable.stored_bytes_per_block)
+    stored, num_blocks = executable.stored_bytes_per_block, [group.num_blocks for group in config.groups]
+    config = config.with_swap_blocks(swap_blocks(engine.kv_swap_bytes, stored, num_blocks))
+    kv_bytes = sum(map(mul, num_blocks, executable.kv_bytes_per_block))
+    swapped = sum(group.swap_blocks * size for group, size in zip(config.groups, stored, strict=True))
+    footprint = replace(ledger.engine_footprint(kv_bytes, started_bytes), swap_bytes=swapped)
     place = StorePlace(engine.kv_swap_dir, _identity(source, executable, config) if engine.kv_swap_keep else None)
     return Loaded(source, executable, chosen.name, config, footprint, hidden, place)
 
@@ -149,8 +152,11 @@ def _check(policy: str, kv_cache: str, engine: EngineSettings) -> None:
 
 def _scheduling(engine: EngineSettings, cache: CachePlan, output_rows: int, state_slots: int) -> SchedulerConfig:
     """The settings as the scheduler has them; how much is swapped is known when the backend is prepared."""
+    first, *more = cache.groups
     return SchedulerConfig(
-        num_blocks=cache.num_blocks,
+        num_blocks=first.num_blocks,
+        window=first.window,
+        more_groups=tuple(more),
         max_model_len=cache.max_model_len,
         block_size=engine.block_size,
         token_budget=engine.token_budget,
@@ -192,7 +198,13 @@ def tile_directory(wanted: bool | Path) -> Path | None:
         return None
 
 
-def _plan(cache: CachePlan, num_blocks: int | None, source: ModelSource) -> CachePlan:
+def _shape(program: Program, engine: EngineSettings, backend: Backend) -> KVShape:
+    """The program's cache groups, and what a request may hold of them at a time."""
+    chunk = min(engine.token_budget, engine.max_chunk_tokens or engine.token_budget)
+    return kv_shape(program, engine.block_size, engine.max_sequences, chunk, backend)
+
+
+def _plan(cache: CachePlan, num_blocks: int | None, shape: KVShape, source: ModelSource) -> CachePlan:
     if cache.shortened:
         logger.warning(
             "%s: the context is limited to %d of %d tokens by the memory given to the KV cache",
@@ -200,4 +212,7 @@ def _plan(cache: CachePlan, num_blocks: int | None, source: ModelSource) -> Cach
             cache.max_model_len,
             source.spec.max_positions,
         )
-    return cache if num_blocks is None else CachePlan(cache.max_model_len, num_blocks, cache.shortened)
+    if num_blocks is None:
+        return cache
+    counts = [num_blocks, *shape.pools(num_blocks, cache.max_model_len)[1:]]
+    return replace(cache, groups=shape.cache_groups(counts))

@@ -3,12 +3,14 @@
 its KV cache, and what the user asked.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linnet.api.control_groups import memory_limits, read_lines
 from linnet.errors import CapacityError, ConfigError, unknown_choice
+from linnet.plan import KVShape
+from linnet.scheduler import CacheGroup
 
 ALL = "all"
 """As ``kv_bytes``: what is free but for what the model takes beside its KV cache and the margin."""
@@ -43,15 +45,13 @@ class CachePlan:
     """What was decided, and whether the context was shortened to fit."""
 
     max_model_len: int
-    num_blocks: int
+    groups: tuple[CacheGroup, ...]
     shortened: bool
 
 
 def plan_cache(
     *,
-    bytes_per_token: int,
-    block_size: int,
-    max_sequences: int,
+    shape: KVShape,
     model_positions: int,
     max_model_len: int | None,
     kv_bytes: int | str | None,
@@ -60,7 +60,7 @@ def plan_cache(
     machine_bytes: int = 1 << 62,
     parameters: int = 0,
 ) -> CachePlan:
-    """Choose context and blocks.
+    """Choose context and blocks of each cache group.
 
     Without ``kv_bytes`` the KV cache gets what a model of so many ``parameters`` asks for (see
     DEFAULT_BYTES_PER_PARAMETER), at most the room there is: ``free_bytes`` less what the model will still take beside
@@ -83,14 +83,16 @@ def plan_cache(
         raise ConfigError(
             f"kv_bytes is {_human(kv_bytes)}; this machine has {_human(machine_bytes)} of memory", settings=["kv_bytes"]
         )
-    block_bytes = max(bytes_per_token, 1) * block_size
+    if not any(group.bytes_per_token for group in shape.groups):  # a model without keys and values
+        shape = replace(shape, groups=tuple(replace(group, bytes_per_token=1) for group in shape.groups))
     wanted = model_positions if max_model_len is None else max_model_len
     source = "kv_bytes"
     if isinstance(kv_bytes, int):
         room_bytes = kv_bytes
     else:
-        most_tokens = max(wanted, max_sequences * DEFAULT_TOKENS_PER_SEQUENCE)
-        asked = max(-(-most_tokens // block_size) * block_bytes, parameters * DEFAULT_BYTES_PER_PARAMETER)
+        most_tokens = max(wanted, shape.max_sequences * DEFAULT_TOKENS_PER_SEQUENCE)
+        pools = shape.pools(shape.blocks_for(most_tokens), wanted)
+        asked = max(shape.bytes_of(pools), parameters * DEFAULT_BYTES_PER_PARAMETER)
         if kv_bytes == ALL:
             asked = free_bytes
         room_bytes = asked
@@ -99,19 +101,20 @@ def plan_cache(
             room_bytes = max(min(free_bytes - beside - margin, asked), 0)
             source = f"{_human(free_bytes)} are free, of which the model takes {_human(beside)} beside its KV cache"
             source += f" and {_human(margin)} are left to others"
-    room_blocks = room_bytes // block_bytes
-    fits = room_blocks * block_size
+    blocks = shape.most_blocks(room_bytes, wanted)
+    fits = shape.longest(blocks, wanted)
     length = min(wanted, fits) if max_model_len is None else wanted
     if length > fits or length < min(LEAST_CONTEXT, wanted):
         fitting = f"a max_model_len of at most {fits} fits, or give" if fits else "give"
         raise CapacityError(
             f"the KV cache of one sequence of {max(length, min(LEAST_CONTEXT, wanted))} tokens needs "
-            f"{_human(-(-max(length, LEAST_CONTEXT) // block_size) * block_bytes)} and {_human(room_bytes)} are given "
-            f"to it ({source}); {fitting} more with kv_bytes",
+            f"{_human(shape.sequence_bytes(max(length, LEAST_CONTEXT)))} and {_human(room_bytes)} are given to it "
+            f"({source}); {fitting} more with kv_bytes",
             settings=["kv_bytes", "max_model_len"],
         )
-    most = max_sequences * -(-length // block_size)
-    return CachePlan(length, max(min(room_blocks, most), 1), shortened=length < wanted)
+    most = shape.max_sequences * shape.blocks_for(length)
+    counts = shape.pools(max(min(blocks, most), 1), length)
+    return CachePlan(length, shape.cache_groups(counts), shortened=length < wanted)
 
 
 def check_swap(
@@ -149,16 +152,18 @@ def check_swap(
         )
 
 
-def swap_blocks(kv_swap_bytes: int | None, block_bytes: int) -> int:
-    """How many blocks a second store of that size holds. Raises ConfigError if it is to hold any and cannot."""
+def swap_blocks(kv_swap_bytes: int | None, block_bytes: Sequence[int], num_blocks: Sequence[int]) -> list[int]:
+    """How many blocks of each cache group a second store of that size holds, in the proportions of the pools. Raises
+    ConfigError if it is to hold any and cannot."""
     asked = kv_swap_bytes or 0
-    if 0 < asked < block_bytes:
+    all_bytes = sum(count * size for count, size in zip(num_blocks, block_bytes, strict=True))
+    least = max(-(-all_bytes // count) for count in num_blocks)
+    if 0 < asked < least:
         raise ConfigError(
-            f"kv_swap_bytes is {_human(asked)}; accepted is 0, or at least a block of the KV cache, "
-            f"{_human(block_bytes)}",
+            f"kv_swap_bytes is {_human(asked)}; accepted is 0, or at least a block of the KV cache, {_human(least)}",
             settings=["kv_swap_bytes"],
         )
-    return asked // block_bytes if asked else 0
+    return [asked * count // max(all_bytes, 1) for count in num_blocks]
 
 
 def _human(count: int) -> str:

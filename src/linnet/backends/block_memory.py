@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of whole blocks of a KV cache, for backends whose memory numpy can see.
 
-Such memory is a sequence of parts, views uint8 [pieces, num_blocks, bytes]: a block is the row of that number of every
-piece. In a store uint8 [slots, bytes] a slot holds a block's rows one after the other, in the order of the parts; that
-means something only to a cache of the same parts.
+Such memory is, for each cache group, a sequence of parts, views uint8 [pieces, num_blocks, bytes]: a block is the row
+of that number of every piece. In a store uint8 [slots, bytes] a slot holds a block's rows one after the other, in the
+order of the parts; that means something only to a cache of the same parts.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,46 +20,59 @@ class BlockMemory(Protocol):
     """States whose blocks numpy can see."""
 
     @property
-    def parts(self) -> Parts:
-        """All of them."""
+    def parts(self) -> Sequence[Parts]:
+        """All of them, of each cache group."""
 
 
 class BlockCopies:
     """The copies that an Executable makes, for one whose states are a BlockMemory."""
 
-    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray, group: int = 0) -> None:
         """See Executable.copy_blocks."""
-        copy_blocks(_parts(states), sources, targets)
+        copy_blocks(_parts(states, group), sources, targets)
 
-    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+    def store_blocks(
+        self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray, group: int = 0
+    ) -> None:
         """See Executable.store_blocks."""
-        store_blocks(_parts(states), blocks, store, slots)
+        store_blocks(_parts(states, group), blocks, store, slots)
 
-    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+    def load_blocks(
+        self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray, group: int = 0
+    ) -> None:
         """See Executable.load_blocks."""
-        load_blocks(_parts(states), store, slots, blocks)
+        load_blocks(_parts(states, group), store, slots, blocks)
 
 
-def parts_of(memory: np.ndarray, layers: Sequence[Sequence[int]], num_blocks: int) -> Parts:
-    """Views of memory uint8 in which each layer's pieces lie one after the other, of so many bytes a block each.
+@dataclass(frozen=True)
+class LayerMemory:
+    """Where a layer's blocks lie: the cache group, and the bytes that a block takes in each piece of its memory."""
+
+    group: int
+    pieces: tuple[int, ...]
+
+
+def parts_of(memory: np.ndarray, layers: Sequence[LayerMemory], num_blocks: Sequence[int]) -> Sequence[Parts]:
+    """Views of memory uint8 in which each layer's pieces lie one after the other, as many blocks as its group has.
 
     Layers that follow each other and are alike share their parts, so that few copies go over many layers.
     """
-    parts: list[np.ndarray] = []
+    found: list[list[np.ndarray]] = [[] for _ in num_blocks]
     start = first = 0
     while first < len(layers):
-        last = first
-        while last < len(layers) and list(layers[last]) == list(layers[first]):
+        last, layer = first, layers[first]
+        while last < len(layers) and layers[last] == layer:
             last += 1
-        stride = num_blocks * sum(layers[first])
+        parts, blocks = found[layer.group], num_blocks[layer.group]
+        stride = blocks * sum(layer.pieces)
         alike = memory[start : start + (last - first) * stride].reshape(last - first, stride)
         column = 0
-        for size in layers[first]:
-            piece = alike[:, column : column + num_blocks * size]
-            parts.append(np.lib.stride_tricks.as_strided(piece, (last - first, num_blocks, size), (stride, size, 1)))
-            column += num_blocks * size
+        for size in layer.pieces:
+            piece = alike[:, column : column + blocks * size]
+            parts.append(np.lib.stride_tricks.as_strided(piece, (last - first, blocks, size), (stride, size, 1)))
+            column += blocks * size
         start, first = start + alike.size, last
-    return parts
+    return found
 
 
 def bytes_per_block(parts: Parts) -> int:
@@ -86,9 +100,9 @@ def load_blocks(parts: Parts, store: np.ndarray, slots: np.ndarray, blocks: np.n
             part[:, block] = row
 
 
-def _parts(states: object) -> Parts:
+def _parts(states: object, group: int) -> Parts:
     assert isinstance(states, BlockMemory)
-    return states.parts
+    return states.parts[group]
 
 
 def _rows(parts: Parts, slot: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

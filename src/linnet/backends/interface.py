@@ -16,7 +16,7 @@ import numpy as np
 from linnet.errors import ConfigError
 from linnet.program.choose_numerics import KVCache as KVCache
 from linnet.program.choose_numerics import Policy as Policy
-from linnet.program.program import Op, PagedState, Program, Weight, WeightRef
+from linnet.program.program import Op, PagedState, Program, Weight, WeightRef, cache_groups
 from linnet.program.serialise import digest
 
 if TYPE_CHECKING:
@@ -90,18 +90,28 @@ class Batch:
 
     Rows of sequence s are ``query_start[s] .. query_start[s + 1]``; their positions are consecutive and the last is
     ``context_lengths[s] - 1``. ``kv_slots`` = block id * block_size + offset, where this row's key and value go.
-    A row at position p attends the slots ``block_tables[s, j // block_size] * block_size + j % block_size`` for
+    A row at position p attends the slots ``block_tables[g, s, j // block_size] * block_size + j % block_size`` for
     j <= p, after this step's rows are stored. ``output_rows`` name the rows whose logits are wanted.
+
+    Slots and tables come for each cache group g of the program (``PagedState.group``), or once for all of them, and
+    then the first axis may be left out: all have as many blocks. A block that no row sees through its layer's window is
+    not read.
     """
 
     token_ids: np.ndarray  # [tokens]
     positions: np.ndarray  # [tokens]
-    kv_slots: np.ndarray  # [tokens]
+    kv_slots: np.ndarray  # [groups, tokens]
     query_start: np.ndarray  # [sequences + 1]
     context_lengths: np.ndarray  # [sequences]
-    block_tables: np.ndarray  # [sequences, blocks]; unused entries are any valid block id
+    block_tables: np.ndarray  # [groups, sequences, blocks]; unused entries are any valid block id
     output_rows: np.ndarray  # [outputs]
     state_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [sequences], or [0]: none
+
+    def __post_init__(self) -> None:
+        if self.kv_slots.ndim == 1:
+            self.kv_slots = self.kv_slots[None]
+        if self.block_tables.ndim == 2:
+            self.block_tables = self.block_tables[None]
 
 
 @dataclass
@@ -218,31 +228,36 @@ class Executable(Protocol):
         """Memory for the values of one step."""
 
     @property
-    def kv_bytes_per_block(self) -> int:
-        """Of all states together."""
+    def kv_bytes_per_block(self) -> tuple[int, ...]:
+        """Of the states of each cache group."""
 
     @property
-    def stored_bytes_per_block(self) -> int:
-        """What a block takes in a store (see ``store_blocks``)."""
+    def stored_bytes_per_block(self) -> tuple[int, ...]:
+        """What a block of each cache group takes in a store (see ``store_blocks``)."""
 
     @property
     def mapped(self) -> tuple[np.ndarray, ...]:
         """The mapped bytes that a step reads, in the order in which they are worth bringing into memory."""
 
-    def allocate_states(self, num_blocks: int) -> object:
-        """Fresh paged KV for ``num_blocks`` blocks, and ``max_sequences`` slots where the program has slot states; the
-        caller owns it and passes it to ``execute``."""
+    def allocate_states(self, *num_blocks: int) -> object:
+        """Fresh paged KV for so many blocks of each cache group, or of all of them together if one number is given, and
+        ``max_sequences`` slots where the program has slot states; the caller owns it and passes it to ``execute``."""
 
-    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray) -> None:
-        """Copy blocks int32 [n] to as many others, every state's; no target is a source. Writes the targets only."""
+    def copy_blocks(self, states: object, sources: np.ndarray, targets: np.ndarray, group: int = 0) -> None:
+        """Copy blocks int32 [n] of a cache group to as many others, every state's; no target is a source. Writes the
+        targets only. States that were allocated with one number are of one group here and below."""
 
-    def store_blocks(self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray) -> None:
+    def store_blocks(
+        self, states: object, blocks: np.ndarray, store: np.ndarray, slots: np.ndarray, group: int = 0
+    ) -> None:
         """Copy blocks int32 [n], every state's, into rows int32 [n] of ``store`` uint8 [slots, stored_bytes_per_block].
 
         What a row holds means something only to an executable of the same program, backend and block size.
         """
 
-    def load_blocks(self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray) -> None:
+    def load_blocks(
+        self, states: object, store: np.ndarray, slots: np.ndarray, blocks: np.ndarray, group: int = 0
+    ) -> None:
         """Copy rows of a store back, as they were stored, into as many blocks. Writes these blocks only."""
 
     def execute(self, batch: Batch, states: object) -> None:
@@ -295,13 +310,14 @@ class Backend(Protocol):
         """
 
 
-def check_batch(batch: Batch, limits: Limits, num_blocks: int, vocabulary: int) -> None:
+def check_batch(batch: Batch, limits: Limits, num_blocks: Sequence[int], vocabulary: int) -> None:
     """Refuse a batch that would read or write outside its buffers; ConfigError names the field and the value."""
     tokens, sequences = batch.token_ids.shape[0], batch.context_lengths.shape[0]
-    expected = {
+    groups = len(num_blocks)
+    expected: dict[str, tuple[int, ...]] = {
         "token_ids": (tokens,),
         "positions": (tokens,),
-        "kv_slots": (tokens,),
+        "kv_slots": (groups, tokens),
         "query_start": (sequences + 1,),
         "context_lengths": (sequences,),
         "output_rows": (batch.output_rows.shape[0],),
@@ -311,20 +327,23 @@ def check_batch(batch: Batch, limits: Limits, num_blocks: int, vocabulary: int) 
         if array.dtype != np.int32 or array.shape != shape or not array.flags.c_contiguous:
             raise ConfigError(f"batch.{name} must be C-contiguous int32 {shape}, not {array.dtype} {array.shape}")
     tables = batch.block_tables
-    if tables.dtype != np.int32 or tables.ndim != 2 or tables.shape[0] != sequences or not tables.flags.c_contiguous:
-        raise ConfigError(f"batch.block_tables must be C-contiguous int32 [{sequences}, blocks], not {tables.shape}")
+    if tables.dtype != np.int32 or tables.ndim != 3 or not tables.flags.c_contiguous:
+        raise ConfigError(f"batch.block_tables must be C-contiguous int32 of rank 3, not {tables.dtype} {tables.shape}")
+    if tables.shape[:2] != (groups, sequences):
+        raise ConfigError(f"batch.block_tables must be [{groups}, {sequences}, blocks], not {tables.shape}")
     for name, size, bound in (
         ("tokens", tokens, limits.max_tokens),
         ("sequences", sequences, limits.max_sequences),
         ("outputs", batch.output_rows.shape[0], limits.max_outputs),
-        ("blocks per sequence", tables.shape[1], limits.max_blocks_per_sequence),
+        ("blocks per sequence", tables.shape[2], limits.max_blocks_per_sequence),
     ):
         if size > bound:
             raise ConfigError(f"batch has {size} {name}; this executable was prepared for at most {bound}")
     _in_range("token_ids", batch.token_ids, vocabulary)
-    _in_range("kv_slots", batch.kv_slots, num_blocks * limits.block_size)
+    for group, blocks in enumerate(num_blocks):
+        _in_range("kv_slots", batch.kv_slots[group], blocks * limits.block_size)
+        _in_range("block_tables", tables[group], blocks)
     _in_range("output_rows", batch.output_rows, tokens)
-    _in_range("block_tables", tables, num_blocks)
     slots = batch.state_slots
     if slots.size:
         if slots.dtype != np.int32 or slots.shape != (sequences,) or not slots.flags.c_contiguous:
@@ -339,8 +358,18 @@ def check_batch(batch: Batch, limits: Limits, num_blocks: int, vocabulary: int) 
     wanted = np.repeat(batch.context_lengths - lengths - starts[:-1], lengths) + np.arange(tokens)
     if (wanted != batch.positions).any() or (batch.positions < 0).any():
         raise ConfigError("batch.positions must be consecutive per sequence and end at context_lengths - 1")
-    if (batch.context_lengths > tables.shape[1] * limits.block_size).any():
+    if (batch.context_lengths > tables.shape[2] * limits.block_size).any():
         raise ConfigError("batch.context_lengths exceed what block_tables can address")
+
+
+def check_groups(program: Program, num_blocks: Sequence[int]) -> None:
+    """Refuse numbers of blocks that are not of this program's cache groups; ConfigError."""
+    if len(num_blocks) not in (1, cache_groups(program)):
+        raise ConfigError(
+            f"blocks of {len(num_blocks)} cache groups were asked for; accepted: 1 or {cache_groups(program)}"
+        )
+    if min(num_blocks) < 1:
+        raise ConfigError(f"num_blocks must be at least 1, not {min(num_blocks)}")
 
 
 def _in_range(name: str, array: np.ndarray, bound: int) -> None:

@@ -46,15 +46,22 @@ class StorePlace:
     directory: a file of this directory; None: in memory.
     identity:  what its contents depend on (the weights, the numerics, the KV cache's type), if the file is to be kept;
                None: it has no name and goes with the process. What a file of another identity holds is forgotten.
+    group:     the cache group whose blocks it has; each has a file of its own.
     """
 
     directory: Path | None = None
     identity: str | None = None
+    group: int = 0
 
     @property
     def kept(self) -> bool:
         """Whether another process is to find what this one leaves."""
         return self.directory is not None and self.identity is not None
+
+    @property
+    def name(self) -> str:
+        """Of the file, if it is kept."""
+        return f"{KEPT_NAME}.{self.group}" if self.group else KEPT_NAME
 
 
 class BlockStore:
@@ -79,10 +86,10 @@ class BlockStore:
             with contextlib.suppress(OSError):  # as for the KV cache itself: large pages are slow to touch
                 self._mapping.madvise(mmap.MADV_NOHUGEPAGE)
         else:
-            self._descriptor = _opened(place.directory, KEPT_NAME if place.kept else None)
+            self._descriptor = _opened(place.directory, place.name if place.kept else None)
             try:
                 if place.kept:
-                    known = _left_blocks(self._descriptor, place.directory / KEPT_NAME, self._facts, size)
+                    known = _left_blocks(self._descriptor, place.directory / place.name, self._facts, size)
                 _reserve(self._descriptor, size, place.directory)
                 self._mapping = mmap.mmap(self._descriptor, size)
             except BaseException:
@@ -92,7 +99,7 @@ class BlockStore:
         if place.kept:
             self.index = self._read_index(known)
             if len(self.index) < known:
-                lost, path = known - len(self.index), f"{place.directory}/{KEPT_NAME}"
+                lost, path = known - len(self.index), f"{place.directory}/{place.name}"
                 logger.warning("%s: %d of %d blocks are damaged and will be computed again", path, lost, known)
             self._write_header(blocks=None)
 

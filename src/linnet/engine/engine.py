@@ -91,16 +91,17 @@ class Engine:
         )
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
-        self.states = executable.allocate_states(config.num_blocks) if states is None else states
-        self._store = self._open_store(swap_place)
+        num_blocks = [group.num_blocks for group in config.groups]
+        self.states = executable.allocate_states(*num_blocks) if states is None else states
+        self._stores = self._open_stores(swap_place)
         self.scheduler = Scheduler(config)
         self.draining = False
         first = Participant(executable, self.states)
-        if self._store is not None:
-            first = replace(first, slots=self._store.memory)
-            self._restore(self._store, first)
+        if self._stores:
+            first = replace(first, slots=[store.memory for store in self._stores])
+            self._restore(first)
         participants = (first, *others)
-        self._runner = Runner(participants, limits_of(config), config.num_blocks, vocabulary, check, hidden)
+        self._runner = Runner(participants, limits_of(config), num_blocks, vocabulary, check, hidden)
         self.clock = clock
         self._grammars = grammars
         self._check = check
@@ -109,18 +110,26 @@ class Engine:
         self._errors: dict[int, ErrorInfo] = {}
         self._failure: BaseException | None = None
 
-    def _open_store(self, place: StorePlace | None) -> BlockStore | None:
-        slots = self.facts.scheduling.swap_blocks
-        return BlockStore(place or StorePlace(), slots, self.executable.stored_bytes_per_block) if slots else None
+    def _open_stores(self, place: StorePlace | None) -> list[BlockStore]:
+        """One for each cache group, if there are any."""
+        groups, sizes = self.facts.scheduling.groups, self.executable.stored_bytes_per_block
+        if not groups[0].swap_blocks:
+            return []
+        sizes = sizes if len(groups) > 1 else (sum(sizes),)
+        return [
+            BlockStore(replace(place or StorePlace(), group=index), group.swap_blocks, size)
+            for index, (group, size) in enumerate(zip(groups, sizes, strict=True))
+        ]
 
-    def _restore(self, store: BlockStore, participant: Participant) -> None:
-        """Tell the scheduler what a kept store holds, and what copies take."""
-        tier, swapping = self.scheduler.pool.tier, self.scheduler.swapping
-        assert tier is not None
+    def _restore(self, participant: Participant) -> None:
+        """Tell the scheduler what kept stores hold, and what copies take."""
+        pools, swapping = self.scheduler.pools, self.scheduler.swapping
         assert swapping is not None
-        tier.restore(store.index)
-        most = min(MEASURED_BLOCKS, self.facts.scheduling.num_blocks)
-        swapping.expect(*measure_copies(participant, tier.free_slots(most), range(most)))
+        unused = []
+        for (group, tier), store in zip(pools.tiers, self._stores, strict=True):
+            tier.restore(store.index)
+            unused.append(tier.free_slots(min(MEASURED_BLOCKS, pools.pools[group].num_blocks)))
+        swapping.expect(*measure_copies(participant, unused))
 
     @property
     def has_work(self) -> bool:
@@ -260,33 +269,34 @@ class Engine:
 
         Blocks in use keep their names.
         """
-        return self.scheduler.pool.forget()
+        return self.scheduler.pools.forget()
 
     def close(self) -> None:
         """Forget the model and its states, so that their memory is free; every later call is refused. Idempotent.
 
         Unfinished requests end without a word. Where swapped blocks are kept, all that can be found again is kept.
         """
-        if self._store is not None and self._store.kept and self._failure is None:
-            self._keep_blocks(self._store)
+        if self._stores and self._stores[0].kept and self._failure is None:
+            self._keep_blocks()
         self._failure = self._failure or EngineUnavailableError("the engine is closed")
         self._runner.close()
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        for store in self._stores:
+            store.close()
+        self._stores = []
         self.executable = self.states = None  # type: ignore[assignment]
 
-    def _keep_blocks(self, store: BlockStore) -> None:
-        """Leave what is cached, here and in the tier, to the next engine; what is wanted most has a place first."""
+    def _keep_blocks(self) -> None:
+        """Leave what is cached, here and in the tiers, to the next engine; what is wanted most has a place first."""
         for request_id in self.unfinished:
             self.scheduler.abort(request_id)
-        pool = self.scheduler.pool
-        tier = pool.tier
-        assert tier is not None
-        tier.room = None
-        pool.evict()
-        make_moves([Participant(self.executable, self.states, store.memory)], tier.take_moves())
-        store.save(tier.index())
+        pools = self.scheduler.pools
+        for group, tier in pools.tiers:
+            tier.room = None
+            pools.pools[group].evict()
+        slots = [store.memory for store in self._stores]
+        make_moves([Participant(self.executable, self.states, slots)], pools.take_moves())
+        for (_, tier), store in zip(pools.tiers, self._stores, strict=True):
+            store.save(tier.index())
 
     def step(self) -> tuple[EngineEvent, ...]:
         """Compute one step; returns its events. A step without work returns what aborts and deadlines left.

@@ -135,14 +135,14 @@ class EngineFacts:
                 settings=["max_sequences", "token_budget"],
             )
         slots = len(submit.prompt_token_ids) + max(submit.max_tokens, 1) - 1
-        blocks = width * -(-slots // limits.block_size)
-        if blocks > limits.num_blocks:
-            raise ParameterError(
-                "n",
-                f"{width} beams of {slots} tokens each need {blocks * limits.block_size} token slots of the KV cache, "
-                f"which has {self.kv_tokens}; ask for fewer beams or tokens",
-                settings=["kv_bytes"],
-            )
+        for group, held in zip(limits.groups, limits.held_blocks(slots), strict=True):
+            if width * held > group.num_blocks:
+                raise ParameterError(
+                    "n",
+                    f"{width} beams of {slots} tokens each need {width * held * limits.block_size} token slots of the "
+                    f"KV cache, which has {group.num_blocks * limits.block_size}; ask for fewer beams or tokens",
+                    settings=["kv_bytes"],
+                )
         if submit.grammar is not None:
             raise ParameterError("use_beam_search", "use_beam_search cannot be combined with structured output")
 

@@ -22,31 +22,37 @@ class Moved(NamedTuple):
 
 
 def make_moves(participants: Sequence[Participant], moves: Sequence[BlockMove]) -> Moved:
-    """Make the moves of a plan in their order, in the states of each participant; a kind is made at once."""
+    """Make the moves of a plan in their order, in the states of each participant; what is of one kind and cache group
+    is made at once."""
     seconds = {"copy": 0.0, "store": 0.0, "load": 0.0}
-    for kind, alike in groupby(moves, key=lambda move: move.kind):
+    for (kind, group), alike in groupby(moves, key=lambda move: (move.kind, move.group)):
         ends = np.array([(move.source, move.target) for move in alike], np.int32)
         sources, targets = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
         begin = time.perf_counter()
         for one in participants:
             if kind == "copy":
-                one.executable.copy_blocks(one.states, sources, targets)
+                one.executable.copy_blocks(one.states, sources, targets, group)
             elif kind == "store":
-                one.executable.store_blocks(one.states, sources, one.slots, targets)
+                one.executable.store_blocks(one.states, sources, one.slots[group], targets, group)
             else:
-                one.executable.load_blocks(one.states, one.slots, sources, targets)
+                one.executable.load_blocks(one.states, one.slots[group], sources, targets, group)
         seconds[kind] += time.perf_counter() - begin
     return Moved(seconds["store"], seconds["load"])
 
 
-def measure_copies(participant: Participant, slots: Sequence[int], blocks: range) -> tuple[CopyPrice, CopyPrice]:
-    """What it takes to store a block and to load one, found with unused slots and blocks of an idle engine.
+def measure_copies(participant: Participant, slots: Sequence[Sequence[int]]) -> tuple[CopyPrice, CopyPrice]:
+    """What it takes to store a block and to load one, found with unused ``slots`` of each cache group and as many
+    blocks of an idle engine.
 
     Twice, and the second time counts: pages are touched the first time.
     """
-    count = min(len(slots), len(blocks))
-    stores = [BlockMove(block_id, slot, "store") for block_id, slot in zip(blocks, slots, strict=False)]
-    loads = [BlockMove(move.target, move.source, "load") for move in stores]
+    stores = [
+        BlockMove(block_id, slot, "store", group)
+        for group, own in enumerate(slots)
+        for block_id, slot in enumerate(own)
+    ]
+    loads = [BlockMove(move.target, move.source, "load", move.group) for move in stores]
+    count = len(stores)
     store, load = CopyPrice(), CopyPrice()
     if count:
         make_moves([participant], [*stores, *loads])

@@ -21,21 +21,22 @@ from linnet.scheduler import Hidden, Score, StepPlan
 class Runner:
     """The participants' programs, run on one plan after the other.
 
-    The first participant's rows yield tokens; scores may compare it with the second.
+    ``num_blocks``: of each cache group. The first participant's rows yield tokens; scores may compare it with the
+    second.
     """
 
     def __init__(
         self,
         participants: Sequence[Participant],
         limits: Limits,
-        num_blocks: int,
+        num_blocks: Sequence[int],
         vocabulary: int,
         check: bool = False,
         hidden: str | None = None,
     ) -> None:
         self._participants = tuple(participants)
         self._limits, self._num_blocks, self._vocabulary = limits, num_blocks, vocabulary
-        self._buffers = BatchBuffers(limits)
+        self._buffers = BatchBuffers(limits, len(num_blocks))
         self._tokens, self._scores, self._hidden = TokenRows(vocabulary), ScoreRows(), HiddenRows(hidden)
         self._check = check
         self._moved = Moved()

@@ -52,8 +52,10 @@ class Builder:
         kv_types: Sequence[DenseType | Scheme] | None,
         terms: Mapping[str, Terms],
         rotations: Mapping[str, int],
+        groups: Mapping[int | None, int],
     ) -> None:
         self.weight_types, self.kv_types, self.terms, self.rotations = weight_types, kv_types, terms, rotations
+        self.groups = groups
         self.ops: list[Op] = []
         self.normed: dict[tuple[str, NormSpec], str] = {}
         self.values: list[Value] = []
@@ -246,7 +248,7 @@ def _attention(builder: Builder, attention: AttentionSpec, layer: int, x: str, h
     here = f"layers.{layer}.attention"
     heads, size = attention.kv_heads, attention.head_size
     kv_type = "fp32" if builder.kv_types is None else builder.kv_types[layer]
-    state = PagedState(f"layers.{layer}.kv", 0, heads, size, size, kv_type)
+    state = PagedState(f"layers.{layer}.kv", builder.groups[attention.window], heads, size, size, kv_type)
     builder.states.append(state)
     normed = builder.before(f"{here}.norm", x, attention.norm, hidden, layer)
     wanted = {f"{here}.query": attention.query, f"{here}.key": attention.key, f"{here}.value": attention.value}
@@ -359,6 +361,13 @@ def _head(builder: Builder, spec: ArchSpec, x: str) -> None:
         weights = ()
 
 
+def _cache_groups(spec: ArchSpec) -> Mapping[int | None, int]:
+    """Window -> the cache group of layers that have it: those that see everything first, then the longest window."""
+    windows = {attention.window for attention in spec.attentions.values()}
+    ordered = sorted(windows, key=lambda window: (window is not None, -(window or 0)))
+    return {window: group for group, window in enumerate(ordered)}
+
+
 def build_program(
     spec: ArchSpec,
     weight_types: WeightTypes,
@@ -373,7 +382,7 @@ def build_program(
     weight, by module. ``rotations``: size of the runs that Hadamard's matrix turns, by module: of a linear's input, or
     of an attention's queries and keys behind their positions.
     """
-    builder = Builder(weight_types, kv_types, terms, rotations)
+    builder = Builder(weight_types, kv_types, terms, rotations, _cache_groups(spec))
     ranges: list[tuple[str, str, int, int]] = []
     x = _embed(builder, spec)
     ranges.append(("embed", "embed", 0, len(builder.ops)))

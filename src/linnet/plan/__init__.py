@@ -2,10 +2,11 @@
 """What a model will need and how fast it can possibly be, before it is loaded."""
 
 from linnet.plan.describe import describe
+from linnet.plan.kv import KVLayer, KVShape
 from linnet.plan.ledger import (
     TOKENIZER_READING,
     Ledger,
-    kv_bytes_per_token,
+    kv_shape,
     output_rows,
     predict,
     server_growth_bytes,
@@ -15,10 +16,12 @@ from linnet.plan.roofline import Bound, Roofline, roofline
 __all__ = [
     "TOKENIZER_READING",
     "Bound",
+    "KVLayer",
+    "KVShape",
     "Ledger",
     "Roofline",
     "describe",
-    "kv_bytes_per_token",
+    "kv_shape",
     "output_rows",
     "predict",
     "roofline",

@@ -13,13 +13,14 @@ from math import prod
 
 from linnet.backends.interface import Backend, KVCache, Limits, Policy
 from linnet.models.load import ModelSource
+from linnet.plan.kv import KVLayer, KVShape
 from linnet.process_memory import Footprint
 from linnet.program.attributes import Attention, Experts
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
-from linnet.program.program import Dimension, PagedState, Program
+from linnet.program.program import Dimension, PagedState, Program, group_windows
 from linnet.program.traverse import declarations
 from linnet.text.files import tokenizer_json_bytes
 
@@ -44,14 +45,6 @@ TOKENIZER_READ = 4
 
 TOKENIZER_READING = 12
 """Bytes that reading it takes for a moment, per byte of tokenizer.json (measured: 10 to 10.7)."""
-
-
-@dataclass(frozen=True)
-class KVLayer:
-    """One layer's cache: bytes of a token's key and value, and how far back the layer looks."""
-
-    bytes_per_token: int
-    window: int | None
 
 
 @dataclass(frozen=True)
@@ -107,8 +100,10 @@ class Ledger:
 
     @property
     def kv_bytes(self) -> int:
-        """The whole pool if every sequence reaches the longest context."""
-        return self.kv_bytes_per_block * self.limits.max_blocks_per_sequence * self.limits.max_sequences
+        """The whole pool if every sequence reaches the longest context; what lies behind windows is given back."""
+        limits = self.limits
+        shape = KVShape(self.kv_layers, limits.block_size, limits.max_sequences, limits.max_tokens)
+        return limits.max_sequences * shape.sequence_bytes(limits.max_blocks_per_sequence * limits.block_size)
 
     @property
     def process_bytes(self) -> int:
@@ -223,6 +218,17 @@ def _kv_layers(program: Program, block_size: int, backend: Backend | None) -> tu
         KVLayer(kv_bytes_per_token(state, block_size, backend), attentions[state.name].window)
         for state in program.states
     )
+
+
+def kv_shape(
+    program: Program, block_size: int, max_sequences: int, chunk_tokens: int, backend: Backend | None
+) -> KVShape:
+    """The cache groups of a program, as the backend keeps them."""
+    sizes = [0] * len(windows := group_windows(program))
+    for state in program.states:
+        sizes[state.group] += kv_bytes_per_token(state, block_size, backend)
+    groups = tuple(KVLayer(size, window) for size, window in zip(sizes, windows, strict=True))
+    return KVShape(groups, block_size, max_sequences, chunk_tokens)
 
 
 def output_rows(vocabulary: int, token_budget: int, sequences: int) -> int:

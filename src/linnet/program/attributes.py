@@ -144,14 +144,15 @@ class Rope:
 
 @dataclass(frozen=True)
 class KVWrite:
-    """Store this step's rows. inputs: (key, value, kv_slots int32 [tokens]); states: (kv,); no outputs."""
+    """Store this step's rows. inputs: (key, value, kv_slots int32 [tokens], those of the state's cache group); states:
+    (kv,); no outputs."""
 
 
 @dataclass(frozen=True)
 class Attention:
     """Paged attention: a row at position p reads keys 0..p of its sequence (the last ``window`` of them if set).
 
-    inputs: (query, positions, query_start, context_lengths, block_tables); states: (kv,).
+    inputs: (query, positions, query_start, context_lengths, block_tables of the state's cache group); states: (kv,).
     score = softcap(scale * q.k) + alibi_slopes[head] * key_position. Output fp32 [tokens, heads * value_head_size].
     arithmetic bf16: the query is rounded to bf16, and so is every weight exp(score - m) (times the scale of a quantised
     value) before it multiplies its value, m being the greatest score among those of the row's keys that lie in the same

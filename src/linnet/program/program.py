@@ -7,7 +7,7 @@ The contract (single assignment, symbols, explicit rounding, declared states) is
 from dataclasses import dataclass, field
 from typing import Literal
 
-from linnet.program.attributes import ATTRIBUTES
+from linnet.program.attributes import ATTRIBUTES, Attention
 from linnet.schemes.scheme import DENSE_BITS, LATER, DenseType, LinearScheme, Scheme
 
 PROGRAM_VERSION = 2
@@ -53,7 +53,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class PagedState:
-    """KV of one layer: per token ``kv_heads`` keys of ``head_size`` and values of ``value_head_size``."""
+    """KV of one layer: per token ``kv_heads`` keys of ``head_size`` and values of ``value_head_size``.
+
+    ``group``: layers that look back equally far share blocks, so that those behind a window can be given back. Slots
+    and block tables are the group's own."""
 
     name: str
     group: int
@@ -137,3 +140,21 @@ class Program:
     def slot_bytes(self) -> int:
         """Bytes that a sequence carries, whatever its length."""
         return sum(state.bytes_per_sequence for state in self.slot_states)
+
+
+def cache_groups(program: Program) -> int:
+    """How many cache groups a program's paged states are in; at least one."""
+    return max((state.group for state in program.states), default=0) + 1
+
+
+def group_windows(program: Program) -> tuple[int | None, ...]:
+    """Of each cache group, how far its layers look back (the last keys that a row sees); None: as far as there is."""
+    windows: list[int | None] = [1] * cache_groups(program)
+    groups = {state.name: state.group for state in program.states}
+    for op in program.ops:
+        for inner in op.expansion or (op,):
+            if isinstance(inner.attributes, Attention):
+                group = groups[inner.states[0]]
+                window, others = inner.attributes.window, windows[group]
+                windows[group] = None if window is None or others is None else max(window, others)
+    return tuple(windows) if groups else (None,)

@@ -8,8 +8,10 @@ The room owns integers only: no text, no tensors, no clock (`now` is an argument
 from .blocks import BlockPool
 from .config import SchedulerConfig
 from .counters import SchedulerCounters
+from .groups import GIVEN_BACK, CacheGroup
 from .invariants import InvariantError
 from .plan import BlockMove, Ended, Event, StepItem, StepPlan, StepResult, TokenLogprob, Tokens
+from .pools import BlockPools
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
 from .scheduler import Scheduler
@@ -17,8 +19,11 @@ from .swapping import CopyPrice
 from .uses import Hidden, RowUse, Sample, Score, Verify
 
 __all__ = [
+    "GIVEN_BACK",
     "BlockMove",
     "BlockPool",
+    "BlockPools",
+    "CacheGroup",
     "CopyPrice",
     "Ended",
     "Event",

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scheduler may spend: tokens, output rows and seconds per step, sequences, blocks, queue."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from linnet.errors import ConfigError, unknown_choice
+
+from .groups import CacheGroup
 
 Policy = Literal["fcfs", "priority", "mlfq", "shortest", "fair"]
 Lengths = Literal["past", "limit"]
@@ -15,7 +18,9 @@ Reserve = Literal["none", "past", "limit"]
 class SchedulerConfig:
     """Limits of the scheduler; raises ConfigError for values that could not work.
 
-    num_blocks, block_size: the KV cache, in blocks and in token slots per block.
+    num_blocks, block_size: the KV cache, in blocks and in token slots per block: of the first cache group.
+    window:                 how many last keys a row of its layers sees; None: all.
+    more_groups:            the other cache groups, see `groups.py`.
     max_model_len:          prompt plus new tokens of one request.
     token_budget:           tokens computed in one step, over all requests.
     step_budget_s:          seconds that a step may take while anybody is decoding: prompts are cut to what fits, but
@@ -30,7 +35,8 @@ class SchedulerConfig:
     prefix_cache:           reuse the blocks of known prefixes.
     state_slots:            places for what sequences carry from token to token, one for each that runs; 0: they carry
                             nothing. Such a state lies behind its last token only, so there is no prefix cache then.
-    swap_blocks:            blocks of a second store, for those that the KV cache has no room for; 0: there is none.
+    swap_blocks:            blocks of a second store, for those that the KV cache has no room for; 0: there is none. Of
+                            the first cache group: if it has one all have.
     kept_share:             of the blocks, the most that conversations and prompt modules keep for themselves between
                             requests: they are forgotten after all others. 0: none.
     policy:                 'fcfs' (by arrival), 'priority' (smaller numbers first, then by arrival), 'mlfq' (requests
@@ -41,7 +47,7 @@ class SchedulerConfig:
     predict_length:         how long 'shortest' takes an answer to be: 'past' (as the tenant's last ones and everybody's
                             last ones were) or 'limit' (as long as it is allowed to be).
     reserve:                what admission leaves free for those who run beyond their next tokens: 'none', what their
-                            answers are expected to need ('past') or may need ('limit'). See `windows.py`.
+                            answers are expected to need ('past') or may need ('limit'). See `reservations.py`.
     preempt_every:          a test mode: every that many steps the newest running request that has made progress since
                             its admission is preempted; None: only for lack of blocks.
     """
@@ -64,6 +70,8 @@ class SchedulerConfig:
     predict_length: Lengths = "past"
     reserve: Reserve = "none"
     preempt_every: int | None = None
+    window: int | None = None
+    more_groups: tuple[CacheGroup, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "max_model_len", "block_size", "token_budget", "max_sequences"):
@@ -83,6 +91,12 @@ class SchedulerConfig:
                 "out is found again by its prefix",
                 settings=["kv_swap_bytes", "prefix_cache"],
             )
+        for group in self.groups:
+            _at_least(1, "num_blocks", group.num_blocks)
+            if group.window is not None:
+                _at_least(1, "window", group.window)
+            if (group.swap_blocks > 0) != (self.swap_blocks > 0):
+                raise ConfigError("swap_blocks is 0 for some cache groups; accepted is 0 for all or for none")
         for name in ("step_budget_s", "ageing_s"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
@@ -104,9 +118,24 @@ class SchedulerConfig:
             raise unknown_choice("reserve", self.reserve, get_args(Reserve))
 
     @property
-    def most_kept_blocks(self) -> int:
-        """The most blocks that are kept for conversations and prompt modules."""
-        return int(self.num_blocks * self.kept_share) if self.prefix_cache else 0
+    def groups(self) -> tuple[CacheGroup, ...]:
+        """All cache groups."""
+        return (CacheGroup(self.num_blocks, self.window, self.swap_blocks), *self.more_groups)
+
+    @property
+    def share_kept(self) -> float:
+        """Of the blocks of each group, the most that are kept for conversations and prompt modules."""
+        return self.kept_share if self.prefix_cache else 0.0
+
+    def with_swap_blocks(self, counts: Sequence[int]) -> "SchedulerConfig":
+        """The same with tiers of so many blocks behind the groups."""
+        first, *others = counts
+        groups = [replace(group, swap_blocks=n) for group, n in zip(self.more_groups, others, strict=True)]
+        return replace(self, swap_blocks=first, more_groups=tuple(groups))
+
+    def held_blocks(self, tokens: int) -> tuple[int, ...]:
+        """Of each group, the most blocks that a request of so many token slots holds at a time."""
+        return tuple(group.most_blocks(tokens, self.chunk_tokens, self.block_size) for group in self.groups)
 
     @property
     def chunk_tokens(self) -> int:

@@ -18,7 +18,8 @@ class StepItem:
 
     token_ids:     those n tokens: known ones, then the guesses of a Verify.
     blocks:        per cache group, the blocks that hold positions [0, start + n), in order; position p is slot
-                   p % block_size of block p // block_size. One group today.
+                   p % block_size of block p // block_size. GIVEN_BACK stands for the first ones where no row of the
+                   item, or of a later one, reads them.
     uses:          what rows are for, see `uses.py`; none for a piece of a prompt.
     state_slot:    where the sequence keeps what it carries from token to token; None: it carries nothing.
     participants:  which of the engine's models compute the rows, each with its own keys and values in these blocks.
@@ -55,7 +56,7 @@ class StepItem:
 
 @dataclass(frozen=True, slots=True)
 class BlockMove:
-    """Copy all token slots of `source` to `target`, in the states of every participant.
+    """Copy all token slots of `source` to `target`, in the states of a cache group of every participant.
 
     kind: 'copy' from block to block; 'store' from a block to a slot of the tier; 'load' from such a slot to a block.
     """
@@ -63,6 +64,7 @@ class BlockMove:
     source: int
     target: int
     kind: Literal["copy", "store", "load"] = "copy"
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class StepPlan:
     """One step: its index, its items (at least one), the sum of their n, and who was preempted to make it.
 
     moves:  copies of blocks to be made before the items are computed: all stores, then all loads, then all copies.
-            Within a kind no target is a source, and none is named twice.
+            Within a kind and a group no target is a source, and none is named twice.
     """
 
     step: int

@@ -50,6 +50,9 @@ class Request:
 
     known:           prompt and generated token ids, append-only.
     computed:        how many of them have their keys and values in `block_ids`.
+    block_ids:       of each cache group, while it runs: the blocks of its first tokens, in order; GIVEN_BACK stands for
+                     those that it need not hold any more.
+    given_back:      of each cache group, how many those are: the first ones.
     scored:          prompt rows whose logits were delivered or are not wanted; all of them when none were asked for.
                      The caller may raise it before add() to leave out the first rows.
     state_slot:      where it keeps what it carries from token to token, while it runs and if it does.
@@ -83,7 +86,8 @@ class Request:
 
     known: list[int] = field(init=False)
     computed: int = field(init=False, default=0)
-    block_ids: list[int] = field(init=False, default_factory=list)
+    block_ids: list[list[int]] = field(init=False, default_factory=list)
+    given_back: list[int] = field(init=False, default_factory=list)
     state_slot: int | None = field(init=False, default=None)
     state: RequestState = field(init=False, default=RequestState.WAITING)
     finish_reason: FinishReason | None = field(init=False, default=None)

@@ -11,27 +11,27 @@ finished.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from linnet.errors import CapacityError, ConfigError
 
-from .blocks import BlockPool
 from .config import SchedulerConfig
 from .cost import StepCost, Work
 from .counters import SchedulerCounters
 from .deadlines import Deadlines
 from .gangs import Gangs
+from .groups import Counts
 from .invariants import InvariantError
 from .plan import Ended, Event, StepItem, StepPlan, StepResult, Tokens
 from .policies import policy_of
 from .policy import Key, OrderedRequests
+from .pools import BlockPools, total
 from .request import FinishReason, Request, RequestState
+from .reservations import Reservations
 from .residency import Residency
 from .step import StepBuilder
 from .swapping import Swapping
-from .tier import BlockTier
 from .validation import validate
-from .windows import Windows
 
 
 class Scheduler:
@@ -40,18 +40,17 @@ class Scheduler:
     Every request that is added ends with exactly one Ended.
     """
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool | None = None) -> None:
-        """`pool` lets a test watch the blocks; it must have the size, and the tier, that the config says."""
+    def __init__(self, config: SchedulerConfig, pools: BlockPools | None = None) -> None:
+        """`pools` let a test watch the blocks; they must have the sizes, and the tiers, that the config says."""
         self.config = config
-        if pool is None:
-            tier = BlockTier(config.swap_blocks) if config.swap_blocks else None
-            pool = BlockPool(config.num_blocks, config.block_size, tier, config.most_kept_blocks)
-        self.pool = pool
-        assert (self.pool.num_blocks, self.pool.block_size) == (config.num_blocks, config.block_size)
-        assert config.swap_blocks == (0 if self.pool.tier is None else self.pool.tier.num_slots)
-        self._residency = Residency(self.pool, config.prefix_cache, config.state_slots)
+        self.pools = pools or BlockPools.of(config.groups, config.block_size, config.share_kept)
+        assert (self.pools.groups, self.pools.block_size) == (config.groups, config.block_size)
+        assert [tier.num_slots for _, tier in self.pools.tiers] == [
+            group.swap_blocks for group in config.groups if group.swap_blocks
+        ]
+        self._residency = Residency(self.pools, config.prefix_cache, config.chunk_tokens, config.state_slots)
         self._policy = policy_of(config)
-        self._windows = Windows(config.reserve, config.block_size)
+        self._reservations = Reservations(config.reserve, config.block_size)
         self._requests: dict[int, Request] = {}
         self._gangs = Gangs()
         self._waiting = OrderedRequests(self._key)
@@ -60,7 +59,7 @@ class Scheduler:
         self._plan: StepPlan | None = None
         self._in_flight: dict[int, Request] = {}
         self._cost = StepCost()
-        self.swapping = None if pool.tier is None else Swapping(pool.tier, self._residency, self._cost)
+        self.swapping = Swapping(self._residency, self._cost) if self.pools.tiers else None
         self._scheduled_s = 0.0
         self._events: list[Event] = []
         self._sequence = 0
@@ -77,16 +76,17 @@ class Scheduler:
 
     def counters(self) -> SchedulerCounters:
         """A snapshot for the metrics page. Mutates nothing."""
+        pools, tiers = self.pools.pools, [tier for _, tier in self.pools.tiers]
         return SchedulerCounters(
             running_requests=len(self._running),
             waiting_requests=len(self._waiting),
-            total_blocks=self.pool.num_blocks,
-            used_blocks=self.pool.used_blocks,
-            cached_blocks=self.pool.cached_blocks,
-            free_blocks=self.pool.free_blocks,
-            swap_blocks=self.config.swap_blocks,
-            swap_used_blocks=0 if self.pool.tier is None else len(self.pool.tier),
-            kept_blocks=self.pool.cache.pinned_blocks,
+            total_blocks=sum(pool.num_blocks for pool in pools),
+            used_blocks=sum(pool.used_blocks for pool in pools),
+            cached_blocks=sum(pool.cached_blocks for pool in pools),
+            free_blocks=sum(pool.free_blocks for pool in pools),
+            swap_blocks=sum(tier.num_slots for tier in tiers),
+            swap_used_blocks=sum(map(len, tiers)),
+            kept_blocks=sum(pool.cache.pinned_blocks for pool in pools),
             steps=self._steps,
             computed_tokens=self._computed_tokens,
             preemptions=self._preemptions,
@@ -94,9 +94,9 @@ class Scheduler:
             prefix_hit_tokens=self._residency.prefix_hit_tokens,
             reserved_slots=self._residency.reserved_slots,
             unused_slots=self._residency.unused_slots,
-            swapped_out_blocks=0 if self.pool.tier is None else self.pool.tier.stored_blocks,
-            swapped_in_blocks=0 if self.pool.tier is None else self.pool.tier.loaded_blocks,
-            kept_swapped_out_blocks=self.pool.spilled_blocks,
+            swapped_out_blocks=sum(tier.stored_blocks for tier in tiers),
+            swapped_in_blocks=sum(tier.loaded_blocks for tier in tiers),
+            kept_swapped_out_blocks=sum(pool.spilled_blocks for pool in pools),
             swap_declined_blocks=0 if self.swapping is None else self.swapping.declined_blocks,
             finished=dict(self._finished),
         )
@@ -223,8 +223,15 @@ class Scheduler:
     def check(self) -> None:
         """Prove what must hold between any two calls; raises InvariantError. Mutates nothing. O(blocks + requests)."""
         holders = {id(request): request for request in [*self._requests.values(), *self._in_flight.values()]}
-        owners = Counter(block_id for request in holders.values() for block_id in request.block_ids)
-        self.pool.check(owners)
+        for group, pool in enumerate(self.pools):
+            pool.check(
+                Counter(
+                    block_id
+                    for request in holders.values()
+                    if request.block_ids
+                    for block_id in request.block_ids[group][request.given_back[group] :]
+                )
+            )
         if self._residency.slots is not None:
             held = [request.state_slot for request in holders.values() if request.state_slot is not None]
             self._residency.slots.check(held)
@@ -234,13 +241,9 @@ class Scheduler:
             if request.state is not RequestState.WAITING or request.block_ids or request.computed:
                 raise InvariantError(f"request {request.request_id} waits and still holds blocks or computed tokens")
         for request in self._running:
-            slots = len(request.block_ids) * self.config.block_size
             if request.state is not RequestState.RUNNING or not request.computed < len(request.known):
                 raise InvariantError(f"request {request.request_id} runs and has nothing to compute")
-            if request.computed > slots or len(set(request.block_ids)) != len(request.block_ids):
-                raise InvariantError(f"request {request.request_id} holds {slots} slots for {request.computed} tokens")
-            if not all(map(self.pool.may_write, request.block_ids[request.computed // self.config.block_size :])):
-                raise InvariantError(f"request {request.request_id} would write a block that is shared or published")
+            self._residency.check(request)
 
     def _key(self, request: Request) -> Key:
         """A gang stands where its first member does."""
@@ -272,13 +275,14 @@ class Scheduler:
         not be admitted yet, or that has its prompt from him, or for one of his gang.
         """
         victims: list[Request] = []
-        seats, blocks = self.config.max_sequences - len(self._running), 0
+        seats, wanted, ahead = self.config.max_sequences - len(self._running), (0,) * len(self.pools), 0
         for newcomer in tuple(self._waiting):
             if self._waits_for_origin(newcomer):
                 continue
             seats -= 1
-            blocks += self._residency.missing_blocks(newcomer, self._origin(newcomer)) + self._windows.ahead(newcomer)
-            while seats < 0 or not self.pool.can_allocate(blocks + self._windows.of_running(self._running)):
+            wanted = total([wanted, self._residency.missing_blocks(newcomer, self._origin(newcomer))])
+            ahead += self._reservations.ahead(newcomer)
+            while seats < 0 or not self.pools.can_allocate(wanted, self._spare(self._running, 0, ahead)):
                 victim = self._running[-1] if self._running else None
                 if victim is None or not victim.progressed or victim.owed > 0:
                     return victims
@@ -312,14 +316,14 @@ class Scheduler:
         every gang. They may be the last ones themselves: then they are the last victims.
         """
         victims: list[Request] = []
-        while not self.pool.can_allocate(sum(map(self._residency.missing_blocks, requests))):
+        while not self.pools.can_allocate(total(map(self._residency.missing_blocks, requests))):
             victims += self._preempt(self._running[-1])
             if requests[0] in victims:
                 return victims
         for request in requests:
             self._residency.grow(request)
         for request in requests:
-            self._residency.grow_for_drafts(request, spare_blocks=len(self._running))
+            self._residency.grow_for_drafts(request, self._spare(self._running, 0, 0))
         return victims
 
     def _preempt(self, request: Request) -> list[Request]:
@@ -354,7 +358,7 @@ class Scheduler:
         if not (has_time or gang) or not self._has_room(request, taken, gang):
             return None
         spare = self._spare_blocks(request, gang, passed_over)
-        if not self._residency.settle(request, spare_blocks=spare, origin=self._origin(request)):
+        if not self._residency.settle(request, spare, origin=self._origin(request)):
             return None
         request.owed = len(request.known) - request.computed
         self._waiting.remove(request)
@@ -364,13 +368,20 @@ class Scheduler:
         self._running.insert(request)
         return request
 
-    def _spare_blocks(self, request: Request, gang: Sequence[Request], passed_over: int) -> int:
+    def _spare_blocks(self, request: Request, gang: Sequence[Request], passed_over: int) -> Counts:
         """Blocks that must be left when a waiting request is admitted, or it would soon be preempted for others: for
         each of those who run, and a block for each that is passed over, but not for its gang, who can do nothing
         without it; for its own answer too, unless nobody else runs and nothing is won by waiting."""
         others = [one for one in self._running if one not in gang] if gang else self._running
-        spare = self._windows.of_running(others) + passed_over
-        return spare + self._windows.ahead(request) if spare else 0
+        anybody = passed_over or any(True for _ in others)
+        return self._spare(others, passed_over, self._reservations.ahead(request) if anybody else 0)
+
+    def _spare(self, running: Iterable[Request], passed_over: int, ahead: int) -> Counts:
+        """Blocks to be left for those who run, one for each that is passed over, and `ahead` for answers to come."""
+        running = tuple(running)
+        return self.pools.spare(
+            len(running) + passed_over, self._reservations.of_running(running) + passed_over + ahead
+        )
 
     def _has_room(self, request: Request, taken: int, running: Sequence[Request]) -> bool:
         """Whether there is a seat for a waiting request beside the `taken` ones; the first of a gang, of which none is
@@ -378,10 +389,12 @@ class Scheduler:
         members = self._gangs.members(request)
         if len(members) == 1 or running:
             return taken < self.config.max_sequences
-        wanted = sum(map(self._residency.missing_blocks, members))
+        first, *others = map(self._residency.missing_blocks, members)
         if not request.generated_tokens:  # they fork the first
-            wanted -= (len(members) - 1) * (request.prompt_tokens // self.config.block_size)
-        return taken + len(members) <= self.config.max_sequences and self.pool.can_allocate(wanted)
+            shared = request.prompt_tokens // self.config.block_size
+            others = [tuple([max(count - shared, 0) for count in missing]) for missing in others]
+        wanted = total([first, *others])
+        return taken + len(members) <= self.config.max_sequences and self.pools.can_allocate(wanted)
 
     def _forked(self, request: Request) -> Request | None:
         """The unfinished request that this one forks; none where sequences carry states, which lie behind the origin's
@@ -491,7 +504,7 @@ class Scheduler:
         request.finish_reason = reason
         self._finished[reason] += 1
         self._policy.ended(request)
-        self._windows.ended(request)
+        self._reservations.ended(request)
         if request.preemptions:
             self._residency.give_up(request)
         self._gangs.dissolve(request)

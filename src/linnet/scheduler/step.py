@@ -74,7 +74,7 @@ class StepBuilder:
         uses = request.uses(n)
         drafts: tuple[int, ...] = ()
         if request.draft_token_ids and request.state_slot is None:  # what a wrong guess did to a state stays
-            slots = len(request.block_ids) * self._config.block_size - end
+            slots = min(map(len, request.block_ids)) * self._config.block_size - end
             left = min(min(tokens, self._config.chunk_tokens) - n, rows - sum(use.rows for use in uses), slots)
             drafts = request.drafts_within(n, left)
             uses = request.uses(n, drafts)
@@ -84,7 +84,7 @@ class StepBuilder:
             start=start,
             n=n + len(drafts),
             token_ids=(*request.known[start:end], *drafts),
-            blocks=(tuple(request.block_ids[:held]),),
+            blocks=tuple([tuple(blocks[:held]) for blocks in request.block_ids]),
             uses=uses,
             participants=request.participants,
             state_slot=request.state_slot,

@@ -15,7 +15,6 @@ from .plan import BlockMove, StepResult
 from .request import Request
 from .residency import Residency
 from .step import StepBuilder
-from .tier import BlockTier
 
 MEMORY_BLOCKS = 256
 """Copies that a price is the mean of, the last ones counting most."""
@@ -37,10 +36,11 @@ class CopyPrice:
 
 
 class Swapping:
-    """One scheduler's copies between the pool and its tier."""
+    """One scheduler's copies between the pools and their tiers. A block of one group is taken to cost what one of any
+    other does: the mean of those that are copied."""
 
-    def __init__(self, tier: BlockTier, residency: Residency, cost: StepCost) -> None:
-        self.tier = tier
+    def __init__(self, residency: Residency, cost: StepCost) -> None:
+        self._tiers = [tier for _, tier in residency.pools.tiers]
         self.store = CopyPrice()
         self.load = CopyPrice()
         self.declined_blocks = 0
@@ -48,7 +48,7 @@ class Swapping:
         self._cost = cost
         self._charged_stores = 0
         self._stores_pay = True
-        self._block_size = residency.pool.block_size
+        self._block_size = residency.pools.block_size
 
     def expect(self, store: CopyPrice, load: CopyPrice) -> None:
         """What copies take, as measured before the first one."""
@@ -62,27 +62,30 @@ class Swapping:
 
     def charge(self, step: StepBuilder) -> None:
         """Count what those planned so far have pushed out. Mutates the step's seconds and the tier's room."""
-        stores = self.tier.pending_stores
+        stores = sum(tier.pending_stores for tier in self._tiers)
         step.spend((stores - self._charged_stores) * self.store.seconds)
         self._charged_stores = stores
-        self.tier.room = self._blocks_within(step.seconds_left, self.store) if self._stores_pay else 0
+        self._leave_room(self._blocks_within(step.seconds_left, self.store) if self._stores_pay else 0)
 
     def advance(self, request: Request, step: StepBuilder) -> bool:
-        """Load what is found of the request's next tokens, as far as the step has time, one block at least.
+        """Load what is found of the request's next tokens, as far as the step has time, one block at least; where there
+        are windows all of it or nothing: to stop before its end would take another window.
 
         False when there is more to load: then nothing is computed of it in this step. Mutates: as `Residency.load`
         does; the step's seconds, for stores as well.
         """
         self.charge(step)
         found = self._residency.loadable(request)
-        loads = sum(not one.in_pool for one in found)
+        loads = sum(one.loads for one in found)
         if loads and self._computing_is_faster(request.computed, len(found), loads * self.load.seconds):
             self.declined_blocks += loads
             return True
         within = self._blocks_within(step.seconds_left, self.load)
         most = loads if within is None else min(loads, max(within, 1))
-        if loads > most:
-            last = [index for index, one in enumerate(found) if not one.in_pool][most]
+        if self._residency.pools.windowed:
+            most = loads
+        elif loads > most:
+            last = [index for index, one in enumerate(found) if one.loads][most]
             found = found[:last]
         if found:
             self._residency.load(request, found)
@@ -91,9 +94,14 @@ class Swapping:
 
     def learn(self, moves: tuple[BlockMove, ...], result: StepResult) -> None:
         """Take in what the moves of a step took."""
-        self._charged_stores, self.tier.room = 0, None
+        self._charged_stores = 0
+        self._leave_room(None)
         self.store.learn(sum(move.kind == "store" for move in moves), result.stored_s)
         self.load.learn(sum(move.kind == "load" for move in moves), result.loaded_s)
+
+    def _leave_room(self, blocks: int | None) -> None:
+        for tier in self._tiers:
+            tier.room = blocks
 
     @staticmethod
     def _blocks_within(seconds: float, price: CopyPrice) -> int | None:

@@ -38,6 +38,7 @@ class BlockTier:
         self._awaited: OrderedDict[bytes, None] = OrderedDict()
         self._stores: dict[bytes, BlockMove] = {}
         self._loads: dict[bytes, BlockMove] = {}
+        self._wanted: frozenset[bytes] = frozenset()
 
     def __len__(self) -> int:
         """How many slots have names."""
@@ -85,6 +86,10 @@ class BlockTier:
         self._loads[digest] = BlockMove(self._slot_of[digest], block_id, "load")
         self.loaded_blocks += 1
         self._file(digest, self._spare)
+
+    def keep_for_loading(self, digests: Iterable[bytes]) -> None:
+        """Use the slots of these names for nothing else, instead of those of the last call: they will be loaded."""
+        self._wanted = frozenset(digests)
 
     def pool_has(self, digest: bytes) -> None:
         """The pool has named a block so: the copy here, if there is one, can be spared. Mutates the order."""
@@ -166,7 +171,7 @@ class BlockTier:
             return self._next - 1
         for kind in (self._spare, self._idle, self._awaited)[: 3 if awaited else 2]:
             for digest in kind:
-                if digest not in self._stores and digest not in self._loads:
+                if digest not in self._stores and digest not in self._loads and digest not in self._wanted:
                     del kind[digest]
                     return self._slot_of.pop(digest)
         return None

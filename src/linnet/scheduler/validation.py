@@ -36,9 +36,11 @@ def validate(request: Request, config: SchedulerConfig) -> None:
     if config.excess_tokens(request.prompt_tokens, request.max_new_tokens) > 0:
         total = request.prompt_tokens + request.max_new_tokens
         raise ConfigError(f"{name}: {asked} = {total}; accepted is at most {config.max_model_len} (max_model_len)")
-    slots = config.num_blocks * config.block_size
-    if request.most_slots > slots:
-        raise ConfigError(
-            f"{name}: {asked} need {request.most_slots} token slots; the whole KV cache has {slots} "
-            f"({config.num_blocks} blocks of {config.block_size})"
-        )
+    for group, held in zip(config.groups, config.held_blocks(request.most_slots), strict=True):
+        if held > group.num_blocks:
+            behind = "" if group.window is None else f" of layers that see {group.window} tokens"
+            raise ConfigError(
+                f"{name}: {asked} need {min(request.most_slots, held * config.block_size)} token slots{behind}; the "
+                f"whole KV cache has {group.num_blocks * config.block_size} ({group.num_blocks} blocks of "
+                f"{config.block_size})"
+            )

@@ -290,7 +290,7 @@ def test_every_refused_op_is_named(random_model):
 def test_a_block_of_whole_tiles_takes_what_the_program_predicts(kv_cache):
     case = OpCase("attention", 40, 512, attributes=Attention(8, 2, 64, 0.125), kv_cache=kv_cache)
     model = cpu().prepare(CaseSource(case), "fast", case.limits(), kv_cache=kv_cache)
-    assert model.kv_bytes_per_block == 16 * sum(state.bytes_per_token for state in model.program.states)
+    assert model.kv_bytes_per_block == (16 * sum(state.bytes_per_token for state in model.program.states),)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -325,7 +325,7 @@ def test_blocks_come_back_from_a_store_as_they_were(random_model, kind: str, bac
     tokens = [np.random.default_rng(seed).integers(0, 101, 34) for seed in (5, 6)]
     states, others = model.allocate_states(2 * width), model.allocate_states(2 * width)
     model.execute(batch_of(tokens, [0, 0], [33, 33]), states)
-    store = np.full((7, model.stored_bytes_per_block), 255, np.uint8)
+    store = np.full((7, *model.stored_bytes_per_block), 255, np.uint8)
     slots = np.array([6, 2, 4], np.int32)
     model.store_blocks(states, np.arange(3, dtype=np.int32), store, slots)
     assert (store[[0, 1, 3, 5]] == 255).all()

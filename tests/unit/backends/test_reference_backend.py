@@ -116,7 +116,7 @@ def test_chunks_give_the_logits_of_the_whole():
     executable.execute(step(TOKENS[11:], [0, 4], [6], TABLES[1:]), states)
     chunked = np.concatenate([first, second, executable.logits()])
     assert np.allclose(chunked, whole, atol=1e-5)
-    assert executable.kv_bytes_per_block == 4 * 2 * HEAD * 4
+    assert executable.kv_bytes_per_block == (4 * 2 * HEAD * 4,)
 
 
 def test_segments_with_functional_memory_give_the_same_and_carry_gradients():

@@ -29,7 +29,7 @@ from linnet.engine import (
 )
 from linnet.engine.buffers import BatchBuffers
 from linnet.errors import CapacityError, ConfigError
-from linnet.scheduler import Sample, SchedulerConfig, Score, StepItem, StepPlan
+from linnet.scheduler import GIVEN_BACK, Sample, SchedulerConfig, Score, StepItem, StepPlan
 
 VOCABULARY, BLOCK = 61, 4
 CONFIG = SchedulerConfig(num_blocks=64, max_model_len=64, block_size=BLOCK, token_budget=32, max_sequences=8)
@@ -84,13 +84,25 @@ def test_buffers_describe_the_plan() -> None:
     one = StepItem(3, 2, 4, (9, 8, 7, 6), ((5, 2),), (Score(0, (8,)), Sample(3)))
     two = StepItem(4, 0, 1, (1,), ((7,),), ())
     batch = buffers.fill(StepPlan(0, (one, two), 5))
-    check_batch(batch, limits, CONFIG.num_blocks, VOCABULARY)
+    check_batch(batch, limits, [CONFIG.num_blocks], VOCABULARY)
     assert batch.positions.tolist() == [2, 3, 4, 5, 0]
-    assert batch.kv_slots.tolist() == [22, 23, 8, 9, 28]
+    assert batch.kv_slots.tolist() == [[22, 23, 8, 9, 28]]
     assert batch.query_start.tolist() == [0, 4, 5]
     assert batch.context_lengths.tolist() == [6, 1]
     assert batch.output_rows.tolist() == [0, 3]
-    assert batch.block_tables.tolist() == [[5, 2], [7, 5]]
+    assert batch.block_tables.tolist() == [[[5, 2], [7, 2]]]
+
+
+def test_buffers_describe_what_lies_behind_a_window() -> None:
+    """Blocks that were given back are never looked at; some block of the sequence's own stands for them."""
+    limits = limits_of(CONFIG)
+    buffers = BatchBuffers(limits, groups=2)
+    one = StepItem(3, 9, 2, (9, 8), ((5, 2, 1), (GIVEN_BACK, GIVEN_BACK, 4)), (Sample(1),))
+    two = StepItem(4, 0, 1, (1,), ((7,), (0,)), ())
+    batch = buffers.fill(StepPlan(0, (one, two), 3))
+    check_batch(batch, limits, [CONFIG.num_blocks, 5], VOCABULARY)
+    assert batch.kv_slots.tolist() == [[5, 6, 28], [17, 18, 0]]
+    assert batch.block_tables.tolist() == [[[5, 2, 1], [7, 1, 1]], [[4, 4, 4], [0, 4, 4]]]
 
 
 def test_stop_tokens_min_tokens_and_bias() -> None:

@@ -162,7 +162,7 @@ def test_the_kv_is_what_the_backend_stores(policy: Any, tmp_path: Path) -> None:
     declared = predict(source, limits, policy).kv_bytes_per_block
     for name in ("cpu", "reference"):
         backend = choose_backend(name)
-        stored = backend.prepare(source, policy, limits).kv_bytes_per_block
+        (stored,) = backend.prepare(source, policy, limits).kv_bytes_per_block
         assert predict(source, limits, policy, backend).kv_bytes_per_block == stored >= declared
     assert describe(source, policy)["predicted_memory"]["kv_per_token_bytes"] * 16 >= declared
 

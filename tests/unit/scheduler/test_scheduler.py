@@ -429,7 +429,7 @@ def test_check_notices_a_lost_block() -> None:
     subject = request(0)
     one.add(subject)
     step(one)
-    subject.block_ids.pop()
+    subject.block_ids[0].pop()
     with pytest.raises(InvariantError):
         one.check()
 

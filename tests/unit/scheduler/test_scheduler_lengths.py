@@ -7,7 +7,7 @@ from linnet.scheduler import Request, SchedulerConfig
 from linnet.scheduler.config import Lengths, Reserve
 from linnet.scheduler.lengths import MOST_TENANTS, AnswerLengths
 from linnet.scheduler.policies import policy_of
-from linnet.scheduler.windows import Windows
+from linnet.scheduler.reservations import Reservations
 
 
 def test_a_tenant_is_expected_to_go_on_as_it_did_and_a_stranger_as_everybody_does() -> None:
@@ -82,9 +82,9 @@ def test_past_lengths_are_used_unless_the_limit_is_to_count() -> None:
     assert predicted_first("limit") == b"b"
 
 
-def windows_of(reserve: Reserve) -> tuple[Windows, Request]:
+def windows_of(reserve: Reserve) -> tuple[Reservations, Request]:
     """A request that may write 100 tokens, of a tenant whose answers had 10; a block holds 4."""
-    windows = Windows(reserve, 4)
+    windows = Reservations(reserve, 4)
     for index in range(4):
         past = Request(request_id=index, prompt_token_ids=(1,), max_new_tokens=100, tenant=b"a")
         past.known += [7] * 10
@@ -115,7 +115,7 @@ def test_a_window_grows_when_the_answer_goes_on() -> None:
 
 def test_where_nothing_is_known_a_window_is_what_an_answer_has() -> None:
     request = Request(request_id=9, prompt_token_ids=(1, 2, 3), max_new_tokens=100, tenant=b"a")
-    windows = Windows("past", 4)
+    windows = Reservations("past", 4)
     assert windows.ahead(request) == 0
     request.known += [7] * 20
     assert windows.ahead(request) == 5

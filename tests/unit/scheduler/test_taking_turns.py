@@ -129,7 +129,7 @@ def test_blocks_of_who_does_not_come_back_are_forgotten_in_turn() -> None:
         step(one, float(now))
     one.add(Request(request_id=1, prompt_token_ids=(1,), max_new_tokens=40, arrival_s=33.0))
     assert ids(step(one, 33.0)) == [1]
-    cache = one.pool.cache
+    cache = one.pools.pools[0].cache
     assert (len(cache._awaited), len(cache._idle)) == (16, 0)
     one.abort(0)
     one.check()

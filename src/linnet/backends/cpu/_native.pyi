@@ -150,7 +150,9 @@ class Executor:
         static_scale: float = 0.0,
         each: int = 1,
     ) -> int: ...
-    def add_state(self, storage: KVStorage, kv_heads: int, head_size: int, value_head_size: int) -> int: ...
+    def add_state(
+        self, storage: KVStorage, kv_heads: int, head_size: int, value_head_size: int, group: int = 0
+    ) -> int: ...
     def begin_chain(self, name: str) -> None: ...
     def add_local(
         self,
@@ -253,8 +255,6 @@ class Executor:
         bias: NDArray[np.float32] | None,
     ) -> None: ...
     @property
-    def kv_bytes_per_block(self) -> int: ...
-    @property
     def slot_bytes(self) -> int: ...
     def execute(
         self,
@@ -266,7 +266,7 @@ class Executor:
         block_tables: NDArray[np.int32],
         output_rows: NDArray[np.int32],
         states: NDArray[np.uint8],
-        num_blocks: int,
+        num_blocks: Sequence[int],
         state_slots: NDArray[np.int32] | None = None,
         slots: NDArray[np.uint8] | None = None,
     ) -> None: ...

@@ -7,7 +7,6 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,13 @@ from linnet.backends.interface import (
     Scores,
     Source,
     StampedSource,
+    check_groups,
 )
 from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
-from linnet.program.program import Op, PagedState, Program, Weight
+from linnet.program.program import Op, PagedState, Program, Weight, cache_groups
 from linnet.program.traverse import declarations, multiplied
 from linnet.schemes.scheme import LinearScheme
 
@@ -143,10 +143,12 @@ class States:
     the first token; and they are five times slower to touch and no faster to read (docs/backends.md).
     """
 
-    def __init__(self, num_blocks: int, layers: Sequence[Sequence[int]], slot_bytes: int = 0) -> None:
-        """``layers``: of each, the bytes that a block takes in every piece of its memory."""
-        self.num_blocks = num_blocks
-        self.memory = _zeros(num_blocks * sum(chain.from_iterable(layers)))
+    def __init__(
+        self, num_blocks: Sequence[int], layers: Sequence[block_memory.LayerMemory], slot_bytes: int = 0
+    ) -> None:
+        """``num_blocks``: of each cache group."""
+        self.num_blocks = list(num_blocks)
+        self.memory = _zeros(sum(num_blocks[layer.group] * sum(layer.pieces) for layer in layers))
         self.parts = block_memory.parts_of(self.memory, layers, num_blocks)
         self.slots = _zeros(slot_bytes) if slot_bytes else None
 
@@ -200,7 +202,10 @@ class CpuExecutable(block_memory.BlockCopies):
         self.arena_bytes: int = buffers.arena_bytes
         self.tile_bytes: int = tiles.nbytes
         self.mapped = _mapped(source, tiles, backend.large_pages)
-        self.kv_bytes_per_block: int = self._native.kv_bytes_per_block
+        self.kv_bytes_per_block = tuple(
+            sum(sum(layer.pieces) for layer in self._layers() if layer.group == group)
+            for group in range(cache_groups(program))
+        )
         self.stored_bytes_per_block = self.kv_bytes_per_block
         # Of the program before gather_early and fuse: they and taps regroup work and change no bit, so no id either.
         self.numerics = Numerics(f"cpu/{_native.build_id}/{self.isa}/{numerics_name(program, policy)}", widened)
@@ -278,12 +283,16 @@ class CpuExecutable(block_memory.BlockCopies):
                 nbytes += size
         return Tiles(None, nbytes)
 
-    def allocate_states(self, num_blocks: int) -> States:
-        """Zeroed paged KV for ``num_blocks`` blocks."""
-        if num_blocks < 1:
-            raise ConfigError(f"num_blocks must be at least 1, not {num_blocks}")
-        layers = [kv_piece_bytes(state, self.limits.block_size) for state in self.program.states]
-        assert sum(chain.from_iterable(layers)) == self.kv_bytes_per_block
+    def _layers(self) -> list[block_memory.LayerMemory]:
+        return [
+            block_memory.LayerMemory(state.group, tuple(kv_piece_bytes(state, self.limits.block_size)))
+            for state in self.program.states
+        ]
+
+    def allocate_states(self, *num_blocks: int) -> States:
+        """See Executable.allocate_states: zeroed."""
+        check_groups(self.program, num_blocks)
+        layers = self._layers() if len(num_blocks) > 1 else [replace(layer, group=0) for layer in self._layers()]
         return States(num_blocks, layers, self.limits.max_sequences * self._native.slot_bytes)
 
     def execute(self, batch: Batch, states: object) -> None:
@@ -382,8 +391,9 @@ def _wrong_types(batch: Batch) -> str:
         "token_ids", "positions", "kv_slots", "query_start", "context_lengths", "block_tables", "output_rows",
         "state_slots",
     )  # fmt: skip
+    ranks = {"kv_slots": 2, "block_tables": 3}
     for name in fields:
-        array, rank = getattr(batch, name), 2 if name == "block_tables" else 1
+        array, rank = getattr(batch, name), ranks.get(name, 1)
         good = isinstance(array, np.ndarray) and array.dtype == np.int32 and array.ndim == rank
         if not good or not array.flags.c_contiguous:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__

@@ -105,7 +105,9 @@ class Lowering:
             if op.kind == "quantise" and op.weights
         }
         self.values = {name: self._add_value(self._declared[name], at) for name, at in buffers.offsets.items()}
-        self._states = {state.name: int(self.executor.add_state(*kv_layout(state))) for state in program.states}
+        self._states = {
+            state.name: int(self.executor.add_state(*kv_layout(state), group=state.group)) for state in program.states
+        }
         self._states |= {
             state.name: int(self.executor.add_slot_state(state.shape[0] * state.shape[1]))
             for state in program.slot_states

@@ -90,15 +90,18 @@ def store(x: torch.Tensor, state: PagedState) -> StoredRows:
 
 
 class PagedMemory:
-    """The engine's KV: per state one array of slots; slot = block id * block_size + offset."""
+    """The engine's KV: per state one array of slots; slot = block id * block_size + offset.
 
-    def __init__(self, program: Program, num_blocks: int, block_size: int, sequences: int = 0) -> None:
-        self.num_blocks, self.block_size = num_blocks, block_size
+    ``num_blocks``: of each cache group, or of all together."""
+
+    def __init__(self, program: Program, num_blocks: Sequence[int], block_size: int, sequences: int = 0) -> None:
+        self.num_blocks, self.block_size = tuple(num_blocks), block_size
         self._states = {state.name: state for state in program.states}
+        self._group_of = {state.name: state.group if len(num_blocks) > 1 else 0 for state in program.states}
         self.keys: dict[str, StoredRows] = {}
         self.values: dict[str, StoredRows] = {}
-        slots = num_blocks * block_size
         for state in program.states:
+            slots = num_blocks[self._group_of[state.name]] * block_size
             self.keys[state.name] = store(torch.zeros(slots, state.kv_heads * state.head_size), state)
             self.values[state.name] = store(torch.zeros(slots, state.kv_heads * state.value_head_size), state)
         self._carried = {state.name: torch.zeros(sequences, *state.shape) for state in program.slot_states}
@@ -112,27 +115,33 @@ class PagedMemory:
         self._carried[state][slot] = carried.detach()
 
     def write(self, state: str, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        """Store rows at their slots."""
+        """Store rows at their slots: ``slots`` int32 [groups, rows]."""
+        own = slots[self._group_of[state]].long()
         for kept, rows in ((self.keys[state], key), (self.values[state], value)):
             new = store(rows.detach(), self._states[state])
-            kept.codes[slots.long()] = new.codes
+            kept.codes[own] = new.codes
             if kept.scales is not None and new.scales is not None:
-                kept.scales[slots.long()] = new.scales
+                kept.scales[own] = new.scales
 
     @cached_property
-    def parts(self) -> Parts:
+    def parts(self) -> Sequence[Parts]:
         """Its bytes, block by block; they are the same memory as keys and values."""
-        kept = [*self.keys.values(), *self.values.values()]
+        return [self._parts_of(group) for group in range(len(self.num_blocks))]
+
+    def _parts_of(self, group: int) -> Parts:
+        names = [name for name, own in self._group_of.items() if own == group]
+        kept = [store[name] for store in (self.keys, self.values) for name in names]
         tensors = [*(rows.codes for rows in kept), *(rows.scales for rows in kept if rows.scales is not None)]
-        return [tensor.view(torch.uint8).numpy().reshape(1, self.num_blocks, -1) for tensor in tensors]
+        return [tensor.view(torch.uint8).numpy().reshape(1, self.num_blocks[group], -1) for tensor in tensors]
 
     def read(
         self, state: str, sequence: int, start: int, stop: int, context: int, block_tables: torch.Tensor | None
     ) -> tuple[StoredRows, StoredRows]:
-        """Gather the sequence's slots in position order."""
+        """Gather the sequence's slots in position order: ``block_tables`` int32 [groups, sequences, blocks]."""
         assert block_tables is not None, "paged KV is read through block tables"
         positions = torch.arange(context)
-        slots = block_tables[sequence].long()[positions // self.block_size] * self.block_size
+        table = block_tables[self._group_of[state], sequence].long()
+        slots = table[positions // self.block_size] * self.block_size
         slots = slots + positions % self.block_size
         return self.keys[state].at(slots), self.values[state].at(slots)
 

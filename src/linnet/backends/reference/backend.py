@@ -20,6 +20,7 @@ from linnet.backends.interface import (
     Scores,
     Source,
     check_batch,
+    check_groups,
 )
 from linnet.backends.reference import sampling as sampler
 from linnet.backends.reference.attention import PagedMemory, refuse_state
@@ -28,7 +29,7 @@ from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.prescribed import refuse_rounding
-from linnet.program.program import Op, PagedState, Program, Weight
+from linnet.program.program import Op, PagedState, Program, Weight, cache_groups
 from linnet.program.traverse import plain_ops
 
 
@@ -89,7 +90,10 @@ class ReferenceExecutable(block_memory.BlockCopies):
         if unknown:
             raise ConfigError(f"cannot keep {', '.join(unknown)}: the program has no such value")
         self.mapped: tuple[np.ndarray, ...] = ()  # every weight has been copied into torch's own memory
-        self.kv_bytes_per_block = limits.block_size * sum(state.bytes_per_token for state in program.states)
+        self.kv_bytes_per_block = tuple(
+            limits.block_size * sum(state.bytes_per_token for state in program.states if state.group == group)
+            for group in range(cache_groups(program))
+        )
         self._keep = tuple(keep)
         self._weights = WeightTable(program, source, cache=True)
         self._vocabulary = next(v.shape[1] for v in program.values if v.name == program.outputs[0])
@@ -98,14 +102,16 @@ class ReferenceExecutable(block_memory.BlockCopies):
         self._taps: dict[str, np.ndarray] = {}
         self._logits: np.ndarray | None = None
 
-    def allocate_states(self, num_blocks: int) -> PagedMemory:
-        """Zeroed KV for ``num_blocks`` blocks."""
+    def allocate_states(self, *num_blocks: int) -> PagedMemory:
+        """See Executable.allocate_states: zeroed."""
+        check_groups(self.program, num_blocks)
         return PagedMemory(self.program, num_blocks, self.limits.block_size, self.limits.max_sequences)
 
     @cached_property
-    def stored_bytes_per_block(self) -> int:
+    def stored_bytes_per_block(self) -> tuple[int, ...]:
         """See Executable.stored_bytes_per_block: codes of 4 bits take a byte each here."""
-        return block_memory.bytes_per_block(self.allocate_states(1).parts)
+        one_of_each = self.allocate_states(*[1] * cache_groups(self.program))
+        return tuple(map(block_memory.bytes_per_block, one_of_each.parts))
 
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:

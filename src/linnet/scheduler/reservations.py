@@ -14,7 +14,7 @@ from .lengths import AnswerLengths
 from .request import Request
 
 
-class Windows:
+class Reservations:
     """One block for each running request ('none': its next token may need one), or all that its answer will need: as
     past answers let expect, and twice what it has where it has more ('past'), or as it is allowed to ('limit')."""
 
