@@ -137,7 +137,7 @@ def test_the_workloads_reach_what_they_are_meant_to_test() -> None:
     """A law that is never put to the test is no law: hits, preemptions, evictions and every finish reason occur."""
     seen: dict[str, int] = {"hits": 0, "preemptions": 0, "cached": 0, "copies": 0, "stores": 0, "loads": 0}
     reasons: set[str] = set()
-    for seed in range(30):
+    for seed in range(100):
         random = Random(seed)
         workload = random_workload(random, random.randint(1, 16), aborts=random.random() < 0.7, deadlines=True)
         run = simulate(workload, random_config(random, workload))
