@@ -146,7 +146,7 @@ def test_an_engine_that_did_not_end_in_order_leaves_nothing(
 
 def test_what_is_wanted_most_is_kept_where_there_is_no_room_for_all(model: Path, tmp_path: Path) -> None:
     with opened(model, tmp_path) as llm:
-        block_bytes = llm.executable.stored_bytes_per_block
+        block_bytes = sum(llm.executable.stored_bytes_per_block)
     (tmp_path / KEPT_NAME).unlink()
     with opened(model, tmp_path, kv_swap_bytes=16 * block_bytes) as llm:
         talk = llm.generate(PROMPTS[0], PARAMS, session="talk")[0]
