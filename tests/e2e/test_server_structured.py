@@ -132,5 +132,7 @@ def test_what_cannot_be_is_refused_by_name(
         assert body["param"] == param
         assert re.search(said, body["message"]), body["message"]
         assert "llguidance" not in body["message"]
-    answer = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=4)
+    answer = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, max_tokens=4, extra_body={"ignore_eos": True}
+    )
     assert answer.choices[0].finish_reason == "length"
