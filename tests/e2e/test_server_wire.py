@@ -131,6 +131,27 @@ def turns_s(server: Running) -> Iterator[list[float]]:
         ended.set()
 
 
+@contextmanager
+def late_s() -> Iterator[list[float]]:
+    """How much longer than it wanted a thread has slept, each time."""
+    times: list[float] = []
+    ended = threading.Event()
+
+    def sleep() -> None:
+        while not ended.is_set():
+            began_s = time.monotonic()
+            time.sleep(0.005)
+            times.append(time.monotonic() - began_s - 0.005)
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    try:
+        yield times
+    finally:
+        ended.set()
+        thread.join()
+
+
 FLOODS: dict[str, Callable[[], bytes]] = {
     "chunks to a public route": lambda: (
         b"POST /health HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -149,13 +170,15 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_health_answers_at_once_under_a_flood(guarded: Running, kind: str) -> None:
-    """99 of 100 within 100 ms more than without it, and no turn of the event loop computes for long."""
+    """No turn of the event loop computes for long, and 99 of 100 are answered within 100 ms.
+
+    Where the machine keeps the whole process waiting, nobody in it can answer: a thread that only sleeps says how long.
+    """
     gc.freeze()  # the tests' own objects, thousands of times those of a server
-    quiet = health_times_s(guarded, 0.5)
-    with turns_s(guarded) as turns, flood(guarded, FLOODS[kind](), 4):
+    with turns_s(guarded) as turns, late_s() as late, flood(guarded, FLOODS[kind](), 4):
         times = health_times_s(guarded, 2.0)
     assert max(turns) < 0.1, sorted(turns)[-5:]
-    assert times[len(times) * 99 // 100] < 0.1 + quiet[-1], (times[-5:], quiet[-5:])
+    assert times[len(times) * 99 // 100] < 0.1 + 2 * max(late), (times[-5:], sorted(late)[-5:])
 
 
 def test_a_refused_request_is_answered_and_the_connection_ends(guarded: Running) -> None:
