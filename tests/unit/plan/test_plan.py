@@ -66,7 +66,9 @@ def test_the_ledger_adds_up(name: str, policy: Any, tmp_path: Path) -> None:
     attention = source.spec.layers[0].mixer
     assert ledger.kv_bytes_per_token == 2 * 2 * attention.kv_heads * attention.head_size * element
     assert ledger.kv_bytes_per_block == 4 * ledger.kv_bytes_per_token
-    assert ledger.kv_bytes == 3 * 16 * ledger.kv_bytes_per_block
+    windows = [layer.mixer.window for layer in source.spec.layers]
+    blocks = [16 if window is None else min(16, -(-(window + 16 - 2) // 4) + 1) for window in windows]  # of a sequence
+    assert ledger.kv_bytes * len(windows) == 3 * sum(blocks) * ledger.kv_bytes_per_block
     early = gather_early(choose_numerics(source.program, policy))
     arena = plan_buffers(fuse(early), LIMITS.symbols()).arena_bytes
     assert ledger.arena_bytes == arena >= ledger.logits_bytes == 4 * 50 * 4

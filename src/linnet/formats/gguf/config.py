@@ -44,6 +44,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     for key in () if architecture.experts else ("expert_count", "expert_used_count"):
         parameters.require(key, 0, why="mixtures of experts are not supported in this arrangement")
     parameters.require("attention.causal", True, why="only models that look back are supported")
+    attention = _attention(model, parameters, architecture) if architecture.attends else {}
     config: dict[str, Any] = {
         "architectures": [architecture.family],
         "model_type": architecture.model_type,
@@ -56,7 +57,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
         **_token_ids(model),
     }
     if architecture.attends:
-        config.update(_attention(model, parameters, architecture))
+        config.update(attention)
         config.update(_rope(model, parameters, config, architecture.partial))
     config.update(architecture.settings(parameters))
     parameters.finish()
