@@ -8,6 +8,9 @@ const MARGIN = 8;
 const percent = (probability) => `${(100 * probability).toFixed(probability < 0.1 ? 2 : 1)} %`;
 const shown = (token) => JSON.stringify(token.token).slice(1, -1) || "(nothing)";
 
+// Different tokens may look the same: a byte that is no letter, a letter that two tokens stand for.
+const same = (one, other) => String(one.bytes) === String(other.bytes) && one.logprob === other.logprob;
+
 let marked = null;
 
 function rowOf(label, probability, chosen) {
@@ -33,8 +36,9 @@ function table(span) {
   }
   const [token] = span.chosen;
   const others = token.top_logprobs ?? [];
-  for (const one of others) whole.append(rowOf(shown(one), Math.exp(one.logprob), one.token === token.token));
-  if (!others.some((one) => one.token === token.token)) whole.append(rowOf(shown(token), span.probability, true));
+  const own = others.findIndex((one) => same(one, token));
+  others.forEach((one, index) => whole.append(rowOf(shown(one), Math.exp(one.logprob), index === own)));
+  if (own < 0) whole.append(rowOf(shown(token), span.probability, true));
   return whole;
 }
 

@@ -15,13 +15,25 @@ class Span {
   }
 }
 
+/** How many bytes at the end begin a letter that is not whole: they wait. */
+function unfinished(bytes) {
+  for (let back = 1; back <= Math.min(3, bytes.length); back += 1) {
+    const byte = bytes[bytes.length - back];
+    if (byte >= 0x80 && byte < 0xc0) continue; // it continues a letter
+    const length = byte < 0xc2 || byte > 0xf4 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
+
 export class Tokens {
   constructor() {
     this.spans = [];
     this.count = 0;
     this.waiting = []; // {text, chosen} that the text has not shown yet
-    this.part = []; // tokens of a letter that is not whole
-    this.decoder = new TextDecoder("utf-8");
+    this.bytes = []; // of a letter that is not whole
+    this.owners = []; // the token of each of them
+    this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     this.place = 0;
   }
 
@@ -29,19 +41,24 @@ export class Tokens {
   add(content) {
     for (const token of content) {
       this.count += 1;
-      this.part.push(token);
-      const text = this.decoder.decode(Uint8Array.from(token.bytes ?? []), { stream: true });
-      if (!text) continue;
-      this.waiting.push({ text, chosen: this.part });
-      this.part = [];
+      for (const byte of token.bytes ?? []) {
+        this.bytes.push(byte);
+        this.owners.push(token);
+      }
+      this.release(this.bytes.length - unfinished(this.bytes));
     }
   }
 
   /** No more tokens come: a letter that is not whole is shown as what it is. */
   end() {
-    const text = this.decoder.decode();
-    if (text) this.waiting.push({ text, chosen: this.part });
-    this.part = [];
+    this.release(this.bytes.length);
+  }
+
+  /** The first `count` bytes are text. */
+  release(count) {
+    if (!count) return;
+    const text = this.decoder.decode(Uint8Array.from(this.bytes.splice(0, count)));
+    this.waiting.push({ text, chosen: [...new Set(this.owners.splice(0, count))] });
   }
 
   /** Find the waiting tokens in the text as it is now. What it does not show (special tokens) has no span. */
