@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
+from mutated import mutated
 from serving import NAME, Running, digest_model
 
 from linnet.serve.connection import MOST_CHUNKS, MOST_HEAD_BYTES, MOST_HEADERS
@@ -311,25 +312,13 @@ def test_a_large_body_arrives_whole_in_any_pieces(server: Running) -> None:
         assert json.loads(answer.partition(b"\r\n\r\n")[2]) == expected
 
 
-def mutated(rng: random.Random) -> bytes:
-    """An exchange of the corpus with a few bytes changed, cut out, put in or repeated."""
+def damaged(rng: random.Random) -> bytes:
+    """An exchange of the corpus, most often with a few bytes changed, cut out, put in or repeated."""
     kinds = [HEAD + framing for framing in TWICE.values()]
     kinds += [HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + one_byte_chunks(BODY)] * 10
     kinds += [HEAD + f"Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY] * 10
     kinds += [HEALTH * 3, HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nabcde"]
-    raw = bytearray(rng.choice(kinds))
-    for _ in range(rng.choice([0, 1, 1, 2, 5, 20])):
-        place = rng.randrange(len(raw) + 1)
-        kind = rng.randrange(4)
-        if kind == 0 and place < len(raw):
-            raw[place] = rng.randrange(256)
-        elif kind == 1:
-            del raw[place : place + rng.randrange(1, 20)]
-        elif kind == 2:
-            raw[place:place] = rng.randbytes(rng.randrange(1, 10))
-        else:
-            raw[place:place] = raw[: rng.randrange(1, 200)]
-    return bytes(raw)
+    return mutated(rng, rng.choice(kinds), times=rng.choice([0, 1, 1, 2, 5, 20]), longest_copy=200)
 
 
 def test_mutated_exchanges_end_in_an_answer_or_a_close(server: Running) -> None:
@@ -339,7 +328,7 @@ def test_mutated_exchanges_end_in_an_answer_or_a_close(server: Running) -> None:
     counts: dict[int, int] = {}
     before_bytes = 0
     for case in range(CASES):
-        raw = mutated(rng)
+        raw = damaged(rng)
         with link_to(server) as link:
             answer = b""
             with suppress(ConnectionError):

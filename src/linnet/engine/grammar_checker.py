@@ -25,7 +25,7 @@ READY_S = 60.0
 
 
 class GrammarChecker:
-    """See the module. ``close`` it."""
+    """Answers whether a grammar can be used and remembers the last MOST_REMEMBERED answers. ``close`` it."""
 
     def __init__(
         self,

@@ -10,7 +10,10 @@ from linnet.engine.matcher import Matcher
 
 
 class Matching:
-    """See the module. Raises what the matcher raises, which ends its request only."""
+    """Masks, guesses and acceptance for one request whose matcher may still be in the making.
+
+    Every method raises what the matcher raises, which ends its request only.
+    """
 
     def __init__(self, coming: "Future[Matcher]", ends: frozenset[int]) -> None:
         """``ends``: the tokens that may end the text where it is whole."""

@@ -7,10 +7,11 @@ as an answer outgrows what was predicted (growing windows: the scheduling of Ten
 make way less often, and starts later. No token depends on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from .config import Reserve
 from .lengths import AnswerLengths
+from .policy import OrderedRequests
 from .request import Request
 
 
@@ -35,8 +36,10 @@ class Reservations:
         tokens = max(request.prompt_tokens + self._answer_tokens(request), known)
         return -(-tokens // self._block_size) - -(-known // self._block_size)
 
-    def of_running(self, requests: Iterable[Request]) -> int:
+    def of_running(self, requests: Sequence[Request] | OrderedRequests) -> int:
         """Blocks to be left for these, one for each at least. Mutates nothing."""
+        if self._reserve == "none":  # asked for every newcomer of every step
+            return len(requests)
         return sum(max(self.ahead(request), 1) for request in requests)
 
     def _answer_tokens(self, request: Request) -> int:

@@ -329,11 +329,11 @@ class Residency:
 
     def _blocks_ahead(self, request: Request, computed: int, guesses: int = 0) -> Counts:
         """Of each group, how long the list of a request's blocks is to be once so many tokens are computed."""
-        tokens, size = len(request.known) + guesses, self.pools.block_size
+        tokens, blocks_for = len(request.known) + guesses, self.pools.blocks_for
         if not self.pools.windowed:
-            return (-(-tokens // size),) * len(self.pools)
+            return (blocks_for(tokens),) * len(self.pools)
         return tuple(
-            [-(-group.tokens_ahead(tokens, computed, self._chunk_tokens) // size) for group in self.pools.groups]
+            [blocks_for(group.tokens_ahead(tokens, computed, self._chunk_tokens)) for group in self.pools.groups]
         )
 
     def _allocate(self, pool: BlockPool, count: int) -> list[int]:

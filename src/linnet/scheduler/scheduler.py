@@ -11,7 +11,7 @@ finished.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from linnet.errors import CapacityError, ConfigError
 
@@ -322,8 +322,9 @@ class Scheduler:
                 return victims
         for request in requests:
             self._residency.grow(request)
+        spare = self.pools.spare(len(self._running), len(self._running))
         for request in requests:
-            self._residency.grow_for_drafts(request, self._spare(self._running, 0, 0))
+            self._residency.grow_for_drafts(request, spare)
         return victims
 
     def _preempt(self, request: Request) -> list[Request]:
@@ -373,15 +374,13 @@ class Scheduler:
         each of those who run, and a block for each that is passed over, but not for its gang, who can do nothing
         without it; for its own answer too, unless nobody else runs and nothing is won by waiting."""
         others = [one for one in self._running if one not in gang] if gang else self._running
-        anybody = passed_over or any(True for _ in others)
+        anybody = passed_over or len(others)
         return self._spare(others, passed_over, self._reservations.ahead(request) if anybody else 0)
 
-    def _spare(self, running: Iterable[Request], passed_over: int, ahead: int) -> Counts:
+    def _spare(self, running: Sequence[Request] | OrderedRequests, passed_over: int, ahead: int) -> Counts:
         """Blocks to be left for those who run, one for each that is passed over, and `ahead` for answers to come."""
-        running = tuple(running)
-        return self.pools.spare(
-            len(running) + passed_over, self._reservations.of_running(running) + passed_over + ahead
-        )
+        ahead += self._reservations.of_running(running) + passed_over
+        return self.pools.spare(len(running) + passed_over, ahead)
 
     def _has_room(self, request: Request, taken: int, running: Sequence[Request]) -> bool:
         """Whether there is a seat for a waiting request beside the `taken` ones; the first of a gang, of which none is

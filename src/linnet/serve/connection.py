@@ -58,7 +58,7 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """See the module."""
+    """One client's connection: bounded parsing, framing that can be read in one way only, and an orderly end."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _stuck_timer: asyncio.TimerHandle | None = None
