@@ -15,7 +15,8 @@ real: $(VENV)/dev.stamp  ## the whole pass on a real model, fetched once: inspec
 	$(BIN)/python tools/real/tour.py
 
 test: check sanitize  ## everything CI runs: checks, native tests under sanitizers, all other tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -m alone
 
 soak: $(VENV)/dev.stamp  ## the engine's promises at the size of a release, one table; hours: docs/bench.md
 	$(BIN)/python bench/soak.py $(SOAK_OPTIONS)

@@ -19,6 +19,7 @@ import pytest
 
 from linnet import demo
 
+pytestmark = pytest.mark.alone
 SOURCE = Path(__file__).parents[2] / "src"
 SCRIPT = """
 import json, sys

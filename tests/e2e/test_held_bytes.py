@@ -20,6 +20,7 @@ from linnet.formats.convert.to_directory import to_directory
 from linnet.schemes import Scheme, stored_bytes
 from linnet.schemes.scheme import LinearScheme
 
+pytestmark = pytest.mark.alone
 SETTINGS = {"kv_bytes": 32 * 2**20, "max_model_len": 128, "backend": "cpu", "policy": "exact"}
 
 

@@ -20,6 +20,7 @@ from serving import NAME, Running, digest_model, events, eventually
 from linnet.serve import RequestLimits, connection
 from linnet.serve.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 
+pytestmark = pytest.mark.alone
 CASES = int(os.environ.get("LINNET_FUZZ_CASES", "400"))
 SEED = int(os.environ.get("LINNET_FUZZ_SEED", "20261120"))
 ROUTES: dict[str, Any] = {

@@ -11,6 +11,8 @@ from serving import LONG, Running, digest_model, events, eventually, text_of
 
 from linnet.serve import lifecycle, shapes
 
+pytestmark = pytest.mark.alone
+
 
 def read_stream(server: Running, body: dict[str, Any], found: list[Any]) -> None:
     with server.http.stream("POST", "/v1/completions", json={**body, "stream": True}, timeout=20) as response:

@@ -12,6 +12,7 @@ from serving import LONG, NAME, Running, digest_model, events, eventually
 
 from linnet.serve import moderating
 
+pytestmark = pytest.mark.alone
 SHORT = {"model": NAME, "prompt": "the rain", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
 
 

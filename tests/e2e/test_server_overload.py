@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from statistics import quantiles
 
 import httpx
+import pytest
 from serving import LONG, Running, digest_model
 
+pytestmark = pytest.mark.alone
 SECONDS = float(os.environ.get("LINNET_OVERLOAD_S", "60"))
 SEATS, WAITING, STEP_S, TOKENS = 4, 8, 0.02, 20
 CAPACITY = SEATS / (TOKENS * STEP_S)

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from tiny_llama import write_tiny_llama
 
+pytestmark = pytest.mark.alone
 START_S = 60.0
 
 

@@ -19,6 +19,7 @@ from linnet.formats import Checkpoint
 from linnet.formats.residency import populate, release, will_need
 from linnet.text import Tokenizer
 
+pytestmark = pytest.mark.alone
 NOT_NEEDED = (
     "torch",
     "transformers",

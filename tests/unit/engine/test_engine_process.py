@@ -36,6 +36,7 @@ from linnet.engine import (
 )
 from linnet.errors import ConfigError, UnsupportedError
 
+pytestmark = pytest.mark.alone
 PATIENCE_S = 30.0
 
 

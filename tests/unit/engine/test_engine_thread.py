@@ -24,6 +24,7 @@ from linnet.engine import (
 )
 from linnet.scheduler import SchedulerConfig
 
+pytestmark = pytest.mark.alone
 CONFIG = SchedulerConfig(num_blocks=64, max_model_len=64, block_size=4, token_budget=32, max_sequences=8)
 
 

@@ -12,6 +12,7 @@ from letters import GRAMMARS, letters
 from linnet.engine import CompiledGrammars, GrammarChecker, GrammarError, mask_words
 from linnet.engine.guidance import MOST_KEPT, Compiler, TokenMatcher
 
+pytestmark = pytest.mark.alone
 VOCABULARY = letters(1200)
 TOKENS = VOCABULARY.tokens()
 ENDS = frozenset(VOCABULARY.eos_ids)
