@@ -36,6 +36,7 @@ from linnet.scheduler.config import Policy, Reserve
 from linnet.scheduler.groups import most_blocks
 
 TRIALS = int(os.environ.get("LINNET_LAW_TRIALS", "20"))
+SEEDS = int(os.environ.get("LINNET_SEED_TRIALS", "50"))
 SEED = int(os.environ.get("LINNET_LAW_SEED", "20261120"))
 LONGEST = 40
 BLOCK = 4
@@ -534,11 +535,11 @@ def test_distinct_seeds_differ_and_equal_seeds_agree(
         max_tokens=24,
         stop_token_ids=frozenset(),
     )
-    submits = [replace(base, request_id=index, seed=derive_seed(5, index)) for index in range(32)]
+    submits = [replace(base, request_id=index, seed=derive_seed(5, index)) for index in range(SEEDS)]
     first = run(world.engine(WIDEST, 0), submits)
     again = run(world.engine(WIDEST, 1), submits[::-1])
     assert first == again
-    assert len({tuple(result.token_ids) for result in first.values()}) == 32
+    assert len({tuple(result.token_ids) for result in first.values()}) > 0.99 * SEEDS
 
 
 def test_a_wrong_context_would_be_seen(machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory) -> None:
