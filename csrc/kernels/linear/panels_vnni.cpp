@@ -35,9 +35,9 @@ struct Panel {
     int32_t pairs[MOST_PAIRS * LANES_OF_PANEL];     // codes that sums of x meet, two groups' in the halves of a lane
 };
 
-// The same block of some rows, [spans or pairs][MOST_ROWS].
+// The same block of some rows, [spans, groups or pairs][MOST_ROWS].
 struct Rows {
-    int32_t offsets[MOST_SPANS * MOST_ROWS];     // what sums begin with
+    int32_t offsets[MOST_GROUPS * MOST_ROWS];    // what sums begin with: of a span, of two levels of a group
     int32_t minus_sums[MOST_SPANS * MOST_ROWS];  // of codes, for zero points
     float scales[MOST_SPANS * MOST_ROWS];
     float minimum_factors[MOST_SPANS * MOST_ROWS];
@@ -47,8 +47,7 @@ struct Rows {
 struct Block {
     int64_t column, eights, first_span, spans, span_eights, group_eights;
     int64_t pairs;  // of a span
-    int32_t zero;
-    bool ends;  // the row
+    bool ends;      // the row
 };
 
 }  // namespace
@@ -158,7 +157,7 @@ template <Excess excess, bool halves, int M>
 static void multiply_groups(const Panel& panel, const int8_t* x, int64_t row_bytes, const Rows& rows,
                             const Block& block, float* totals) {
     const uint8_t* codes = panel.codes;
-    const int32_t* factors = panel.factors;
+    const int32_t *factors = panel.factors, *starts = rows.offsets;
     int64_t left = block.eights;
     for (int64_t span = 0; span < block.spans; ++span, left -= block.span_eights) {
         const int64_t at = span * LANES_OF_PANEL, own_rows = span * MOST_ROWS;
@@ -168,12 +167,13 @@ static void multiply_groups(const Panel& panel, const int8_t* x, int64_t row_byt
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
             for (int t = 0; t < T; ++t) sums[m][t] = splat_int(0);
-        for (int64_t first = 0; first < eights; first += count, factors += LANES_OF_PANEL) {
+        for (int64_t first = 0; first < eights; first += count, factors += LANES_OF_PANEL, starts += MOST_ROWS) {
             Ints dots[M][T];
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-                for (int t = 0; t < T; ++t) dots[m][t] = splat_int(0);
+                for (int t = 0; t < T; ++t)
+                    dots[m][t] = excess == Excess::scaled_constant ? splat_number(starts + m) : splat_int(0);
             if constexpr (halves)
                 LINNET_ADD_EIGHTS(dots, 2, 1)
             else
@@ -187,23 +187,23 @@ static void multiply_groups(const Panel& panel, const int8_t* x, int64_t row_byt
 #pragma GCC unroll 2
         for (int t = 0; t < T; ++t) {
             Ints offsets[M];
+            if constexpr (excess == Excess::coded_minimums) {
 #pragma GCC unroll 8
-            for (int m = 0; m < M; ++m) offsets[m] = splat_int(0);
+                for (int m = 0; m < M; ++m) offsets[m] = splat_int(0);
 #pragma GCC unroll 1
-            for (int64_t pair = span * block.pairs; pair < (span + 1) * block.pairs; ++pair) {
-                const Ints own = load_ints(panel.pairs + pair * LANES_OF_PANEL + t * 16);
+                for (int64_t pair = span * block.pairs; pair < (span + 1) * block.pairs; ++pair) {
+                    const Ints own = load_ints(panel.pairs + pair * LANES_OF_PANEL + t * 16);
 #pragma GCC unroll 8
-                for (int m = 0; m < M; ++m)
-                    offsets[m] = dot_words(offsets[m], own, splat_number(rows.pairs + pair * MOST_ROWS + m));
+                    for (int m = 0; m < M; ++m)
+                        offsets[m] = dot_words(offsets[m], own, splat_number(rows.pairs + pair * MOST_ROWS + m));
+                }
             }
             const Floats scale = load(panel.scales + at + t * 16);
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m) {
                 float* place = totals + m * LANES_OF_PANEL + t * 16;
                 const Floats row_scale = splat(rows.scales[own_rows + m]);
-                Ints sum = sums[m][t];
-                if constexpr (excess == Excess::scaled_constant) sum = sum - offsets[m] * splat_int(block.zero);
-                Floats total = fma(to_floats(sum) * row_scale, scale, load(place));
+                Floats total = fma(to_floats(sums[m][t]) * row_scale, scale, load(place));
                 if constexpr (excess == Excess::coded_minimums)
                     total = fnma(to_floats(offsets[m]) * row_scale, load(panel.minimums + at + t * 16), total);
                 store(place, total);
@@ -274,8 +274,7 @@ class Multiplication {
         span_groups_ = span_ / x.group_size;
         zero_ = constant_zero(weight);
         columns_ = one_span_ ? BLOCK_COLUMNS : BLOCK_COLUMNS / span_ * span_;
-        block_.pairs = two_level_ ? divide_up(span_groups_, 2) : 0;
-        block_.zero = zero_;
+        block_.pairs = excess_ == Excess::coded_minimums ? divide_up(span_groups_, 2) : 0;
         block_.span_eights = one_span_ ? BLOCK_COLUMNS / 8 : span_ / 8;
         block_.group_eights = two_level_ ? weight.group_size / 8 : block_.span_eights;
     }
@@ -339,8 +338,7 @@ class Multiplication {
 
     void widen_codes(const uint8_t* record, int32_t* factors, int32_t* pairs) const {
         const int8_t* scale_codes = (const int8_t*)record + tiles_.scale_codes_at;
-        const int8_t* others =
-            excess_ == Excess::coded_minimums ? (const int8_t*)record + tiles_.minimum_codes_at : scale_codes;
+        const int8_t* others = (const int8_t*)record + tiles_.minimum_codes_at;  // read where there are pairs
         const int64_t first_group = block_.first_span * span_groups_;
         const int64_t groups = divide_up(block_.eights, block_.group_eights);
         for (int64_t group = first_group; group < smaller(first_group + groups, tiles_.groups); ++group)
@@ -348,36 +346,44 @@ class Multiplication {
         const auto of_group = [&](int64_t group) __attribute__((always_inline)) {
             return group < tiles_.groups ? widen_bytes(others + group * 16) : splat_int(0);
         };
-        for (int64_t pair = 0; pair < block_.spans * block_.pairs; ++pair) {
-            const int64_t within = 2 * (pair % block_.pairs), group = first_group + pair / block_.pairs * span_groups_;
-            const Ints second = within + 1 < span_groups_ ? of_group(group + within + 1) : splat_int(0);
-            store_ints(pairs + pair * LANES_OF_PANEL,
-                       (of_group(group + within) & splat_int(0xffff)) | shift_left<16>(second));
-        }
+        for (int64_t span = 0; span < block_.spans; ++span)
+            for (int64_t within = 0; within < 2 * block_.pairs; within += 2, pairs += LANES_OF_PANEL) {
+                const int64_t group = first_group + span * span_groups_ + within;
+                const Ints second = within + 1 < span_groups_ ? of_group(group + 1) : splat_int(0);
+                store_ints(pairs, (of_group(group) & splat_int(0xffff)) | shift_left<16>(second));
+            }
     }
 
     void arrange(int64_t row, int64_t count, Rows& rows) const {
         const int64_t first_group = block_.first_span * span_groups_;
-        const int32_t excess = excess_ == Excess::constant ? zero_ : 0;
+        const int64_t groups = smaller(block_.spans * span_groups_, x_.groups - first_group);
         for (int64_t m = 0; m < count; ++m) {
             const float* scales = x_.scales + (row + m) * x_.scale_stride;
             const int32_t* sums = x_.sums + (row + m) * x_.sum_stride + first_group;
-            for (int64_t span = 0; span < block_.spans; ++span) {
-                const int64_t own = span * MOST_ROWS + m;
-                rows.scales[own] = scales[x_.scale_group(first_group + span * span_groups_)];
-                rows.offsets[own] = two_level_ ? 0 : -excess * sums[span];
-                if (excess_ == Excess::zero_points) rows.minus_sums[own] = -sums[span];
-                if (excess_ == Excess::minimums) rows.minimum_factors[own] = float(sums[span]) * rows.scales[own];
-            }
-            const auto of_group = [&](int64_t group) __attribute__((always_inline)) {
-                return first_group + group < x_.groups ? uint32_t(sums[group]) : 0u;
-            };
-            for (int64_t pair = 0; pair < block_.spans * block_.pairs; ++pair) {
-                const int64_t within = 2 * (pair % block_.pairs), group = pair / block_.pairs * span_groups_ + within;
-                const uint32_t second = within + 1 < span_groups_ ? of_group(group + 1) << 16 : 0;
-                rows.pairs[pair * MOST_ROWS + m] = int32_t((of_group(group) & 0xffff) | second);
-            }
+            for (int64_t span = 0; span < block_.spans; ++span)
+                rows.scales[span * MOST_ROWS + m] = scales[x_.scale_group(first_group + span * span_groups_)];
+            if (excess_ == Excess::constant || excess_ == Excess::scaled_constant)
+                for (int64_t group = 0; group < groups; ++group)
+                    rows.offsets[group * MOST_ROWS + m] = -zero_ * sums[group];
+            if (excess_ == Excess::zero_points || excess_ == Excess::minimums)
+                for (int64_t span = 0; span < block_.spans; ++span) {
+                    const int64_t own = span * MOST_ROWS + m;
+                    rows.offsets[own] = 0;
+                    rows.minus_sums[own] = -sums[span];
+                    rows.minimum_factors[own] = float(sums[span]) * rows.scales[own];
+                }
+            if (excess_ == Excess::coded_minimums) arrange_pairs(sums, groups, rows.pairs + m);
         }
+    }
+
+    // Sums of x, two groups of a span in the halves of a lane.
+    void arrange_pairs(const int32_t* sums, int64_t groups, int32_t* pairs) const {
+        for (int64_t span = 0; span < block_.spans; ++span, sums += span_groups_, groups -= span_groups_)
+            for (int64_t group = 0; group < 2 * block_.pairs; group += 2, pairs += MOST_ROWS) {
+                const uint32_t first = group < groups ? uint32_t(sums[group]) & 0xffff : 0;
+                const bool whole = group + 1 < smaller(span_groups_, groups);
+                *pairs = int32_t(first | (whole ? uint32_t(sums[group + 1]) << 16 : 0));
+            }
     }
 
     void multiply_rows(int64_t row, int64_t count, int64_t panels, float* totals) const {
