@@ -139,6 +139,36 @@ ROWS = (
         "end_at_any_moment or drain or signal or hold_up",
         clock=True,
     ),
+    Row(
+        "R1",
+        "requests made of the OpenAPI document, right and wrong",
+        "20,000 cases",
+        ("tests/e2e/test_server_schema.py",),
+        set={"LINNET_SCHEMA_CASES": "20000"},
+    ),
+    Row("R4", "every field beside every odd value", "the matrix", ("tests/e2e/test_server_boundaries.py",)),
+    Row(
+        "R17",
+        "log-likelihoods over HTTP are those of transformers",
+        "2,000 samples",
+        ("tests/e2e/test_server_scoring_parity.py",),
+        set={"LINNET_PARITY_SAMPLES": "2000"},
+    ),
+    Row("R23", "every route, method and spelling without a key", "the matrix", ("tests/e2e/test_server_security.py",)),
+    Row(
+        "R25",
+        "nothing runs, connects or opens what it should not",
+        "the corpus",
+        ("tests/e2e/test_server_watchdog.py",),
+    ),
+    Row(
+        "R26",
+        "what another key has asked saves neither work nor time",
+        "500 prompts of each kind",
+        ("tests/e2e/test_server_tenants.py",),
+        set={"LINNET_TENANT_TRIALS": "500"},
+        clock=True,
+    ),
 )
 
 
