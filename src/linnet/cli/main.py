@@ -12,6 +12,7 @@ import typer
 
 import linnet
 from linnet.cli import (
+    batching,
     caching,
     chatting,
     compressing,
@@ -47,6 +48,7 @@ app.command("generate", cls=Command)(generating.generate)
 app.command("chat", cls=Command)(chatting.chat)
 app.command("run", cls=Command, help="The same as chat.")(chatting.chat)
 app.command("serve", cls=Command)(serving.serve)
+app.command("batch", cls=Command)(batching.batch)
 app.command("inspect", cls=Command)(inspecting.inspect)
 app.command("doctor", cls=Command)(doctoring.doctor)
 app.command("env", cls=Command)(inspecting.environment)

@@ -414,3 +414,29 @@ SERVING = (
     options.ISA,
     options.REVISION,
 )
+
+BATCH = tuple(
+    setting
+    for setting in SERVING
+    if setting.name
+    in {
+        "served_model_name",
+        "max_model_len",
+        "kv_cache",
+        "kv_cache_memory",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "enable_prefix_caching",
+        "tile_cache",
+        "quantize",
+        "generation_config",
+        "default_max_tokens",
+        "max_body_size",
+        "policy",
+        "backend",
+        "threads",
+        "isa",
+        "revision",
+    }
+)
+"""Of ``linnet batch``: what is a question of the model and the engine; nobody connects and nobody waits."""

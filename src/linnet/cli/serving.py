@@ -40,7 +40,7 @@ def serve(model: options.Model, *, given: Given) -> None:
     """
     config = given.make(
         ServeConfig,
-        names=given["names"] or (Path(os.path.abspath(model)).name if Path(model).exists() else model,),
+        names=given["names"] or served_names(model),
         limits=given.make(RequestLimits),
         sessions=given.make(SessionLimits),
         connections=room_for_connections(ServeConfig.connections),
@@ -80,7 +80,7 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
 
     listener = bind(config)
     try:
-        served = _open(opening, given, config, child, stack)
+        served = open_served(opening, given, config, child, stack)
     except BaseException:
         release(listener, config)
         raise
@@ -93,7 +93,12 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
         return run(served, listener, config, screen.say, partial(screen.begin, served, config, address), screen.status)
 
 
-def _open(  # type: ignore[no-untyped-def]
+def served_names(model: str) -> tuple[str, ...]:
+    """What a model is called unless its operator says it."""
+    return (Path(os.path.abspath(model)).name if Path(model).exists() else model,)
+
+
+def open_served(  # type: ignore[no-untyped-def]
     opening: "Opening", given: Given, config: ServeConfig, child: "EngineChild | None", stack: ExitStack
 ):
     """The model, its engine in ``child`` or in a thread that ends with ``stack``."""
@@ -107,11 +112,11 @@ def _open(  # type: ignore[no-untyped-def]
             generation_config=generation_config,
             most_restarts=config.engine_restarts,
             most_step_s=config.engine_timeout_s or None,
-            moderate=given["moderation"],
+            moderate=given.get("moderation"),
         )
     from linnet.api import LLM
 
-    llm = LLM(generation_config=generation_config, moderate=given["moderation"], **vars(opening))
+    llm = LLM(generation_config=generation_config, moderate=given.get("moderation"), **vars(opening))
     stack.callback(_close, llm)
     return llm.served()
 

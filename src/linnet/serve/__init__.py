@@ -2,7 +2,23 @@
 """OpenAI-compatible HTTP over one engine: bounded, honest about its health, private by default."""
 
 from linnet.serve.app import Server, build_server
+from linnet.serve.batch import BatchCounts, BatchInterrupted, run_batch
+from linnet.serve.batch_files import Answers, Requests
 from linnet.serve.run import address_of, bind, release, run
 from linnet.settings import RequestLimits, ServeConfig
 
-__all__ = ["RequestLimits", "ServeConfig", "Server", "address_of", "bind", "build_server", "release", "run"]
+__all__ = [
+    "Answers",
+    "BatchCounts",
+    "BatchInterrupted",
+    "RequestLimits",
+    "Requests",
+    "ServeConfig",
+    "Server",
+    "address_of",
+    "bind",
+    "build_server",
+    "release",
+    "run",
+    "run_batch",
+]

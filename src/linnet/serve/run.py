@@ -131,7 +131,7 @@ async def _run(
     http = _Http(_http_config(server, config), lambda: ready(server))
     lifecycle.stop_listening = http.leave
     server.bridge.start(loop)
-    with _signals(loop, lifecycle.signalled):
+    with signals(loop, lifecycle.signalled):
         lifecycle.watch()
         status = loop.create_task(
             report_status(
@@ -210,7 +210,7 @@ class _Http(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Iterator[None]:
+def signals(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Iterator[None]:
     """SIGTERM and SIGINT; outside the main thread (tests) there are none to handle."""
     handled: list[signal.Signals] = []
     for number in (signal.SIGTERM, signal.SIGINT):
