@@ -84,7 +84,7 @@ def lasting(body: Any) -> Any:
     return [lasting(one) for one in body] if isinstance(body, list) else body
 
 
-def test_every_line_is_answered_as_by_a_server_and_in_its_place(llm: LLM, tmp_path: Path) -> None:
+def test_every_line_is_answered_as_by_a_server_and_in_its_place(llm: LLM, directory: Path, tmp_path: Path) -> None:
     asked = tmp_path / "in.jsonl"
     good = [line(f"r{index}", url, body) for index, (url, body) in enumerate(BODIES)]
     asked.write_bytes(b"\n".join([*good[:3], b"", *BAD, b"   ", *good[3:]]))
@@ -96,7 +96,7 @@ def test_every_line_is_answered_as_by_a_server_and_in_its_place(llm: LLM, tmp_pa
     assert all(one["error"]["message"].startswith("line ") and one["response"] is None for one in bad)
     fine = [one for one in found if one["error"] is None]
     assert [one["custom_id"] for one in fine] == [f"r{index}" for index in range(len(BODIES))]
-    with Running(llm, names=(NAME,)) as server:
+    with LLM(directory, kv_bytes=1 << 20) as other, Running(other, names=(NAME,)) as server:
         for (url, body), one in zip(BODIES, fine, strict=True):
             answer = server.http.post(url, json={"model": NAME, **body})
             assert one["response"]["status_code"] == answer.status_code
@@ -190,7 +190,7 @@ def test_an_output_in_the_way_is_one_sentence(
 def test_killed_at_random_moments_no_answer_is_lost_or_double(directory: Path, tmp_path: Path) -> None:
     asked, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     partial = tmp_path / "out.jsonl.partial"
-    count = 400
+    count = 150
     body = {"prompt": "the rain", "max_tokens": 40, "ignore_eos": True}
     asked.write_bytes(b"\n".join(line(f"r{index}", "/v1/completions", body) for index in range(count)))
     command = [sys.executable, "-m", "linnet.cli.main", "batch", str(directory), str(asked), "-o", str(out)]
@@ -199,7 +199,7 @@ def test_killed_at_random_moments_no_answer_is_lost_or_double(directory: Path, t
     kept: dict[str, bytes] = {}
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT):
         started = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-        goal = min(len(kept) + rng.randint(5, 60), count - 50)
+        goal = min(len(kept) + rng.randint(5, 30), count - 40)
         try:
             while not partial.exists() or partial.read_bytes().count(b"\n") < goal:
                 assert started.poll() is None, "it ended too early"

@@ -35,7 +35,7 @@ def batch(
     ],
     given: Given,
 ) -> None:
-    """Answer a file of requests in OpenAI's batch form, as a server would, with all that the engine can do at a time.
+    """Answer a file of requests in OpenAI's batch form, as a server would.
 
     Answers are written as they come, to OUT.jsonl.partial; whatever ends the command, the same command goes on from
     there. At the end they are in OUT.jsonl in the order of the requests. A line that is no request is answered with an

@@ -202,8 +202,8 @@ class _Batch:
             lost += code == "engine_lost"
             if status not in (429, 503) or lost >= MOST_LOST:
                 return {"status_code": status, "request_id": line.identity, "body": answer}
-            if server.lifecycle.problem() == "failed":
-                raise LinnetError("the engine has failed; the same command goes on with what has no answer yet")
+            if status == 503 and code != "engine_lost" and server.lifecycle.problem() != "restarting":
+                raise LinnetError(f"{answer['error']['message']}; the same command goes on with what has no answer yet")
             await asyncio.sleep(WAIT_S)
 
 
