@@ -134,7 +134,7 @@ class _Batch:
                     raise BatchInterrupted
                 for task in done:
                     task.result()
-                open_tasks -= done  # type: ignore[arg-type]
+                open_tasks -= done
         finally:
             for task in (*open_tasks, stop):
                 task.cancel()
