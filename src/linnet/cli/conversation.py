@@ -9,16 +9,12 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
+from linnet.cli.partners import Partner
 from linnet.cli.standard_input import standard_input
 from linnet.errors import ConfigError, LinnetError
-
-if TYPE_CHECKING:
-    from linnet.api import LLM, SamplingParams
 
 HELP = """\
 /help          this list
@@ -34,15 +30,12 @@ class Conversation:
 
     def __init__(
         self,
-        llm: "LLM",
-        params: "SamplingParams",
-        default_max_tokens: int,
+        partner: Partner,
         say: Callable[[str], None],
         note: Callable[[str], None],
         system: str | None = None,
     ) -> None:
-        self._llm, self._params, self._most = llm, params, default_max_tokens
-        self._say, self._note = say, note
+        self._partner, self._say, self._note = partner, say, note
         self._system = system
         self.turns: list[dict[str, str]] = []
         self.interrupted = False
@@ -79,34 +72,18 @@ class Conversation:
                 self.turns.pop()
 
     def _answer(self) -> str:
-        from linnet.api import LengthError
-
-        llm = self._llm
-        ids = llm.tokenizer.encode_chat(llm.tokenizer.apply_chat_template(self.messages, add_generation_prompt=True))
-        most = self._params.max_tokens or self._most  # in a conversation no demand: it ends where the context is full
-        params = replace(self._params, max_tokens=None)
-        answer, reason, tokens = "", None, 0
+        answer, ended = "", None
         with _interrupts() as interrupted:
-            try:
-                pieces = llm.stream(ids, params, default_max_tokens=most, cancelled=interrupted)
-            except LengthError as error:
-                raise ConfigError(
-                    f"the conversation has {error.prompt_tokens:,} tokens with this message, and the context holds "
-                    f"{error.most:,}: /reset begins a new one, /save FILE keeps this one"
-                ) from None
-            for piece in pieces:
-                self._say(piece.text)
-                answer += piece.text
-                tokens += len(piece.token_ids)
-                reason = piece.finish_reason
+            for said in self._partner.answer(self.messages, interrupted):
+                self._say(said.text)
+                answer += said.text
+                ended = said.ended
             self.interrupted = interrupted()
         self._say("\n")
         if self.interrupted:
             self._note("the answer was interrupted")
-        elif reason == "length" and len(ids) + tokens == llm.max_model_len:
-            self._note(f"the context of {llm.max_model_len:,} tokens is full: /reset begins a new conversation")
-        elif reason == "length":
-            self._note(f"the answer was ended after {most:,} tokens (--max-tokens)")
+        elif ended:
+            self._note(ended)
         return answer
 
     def _command(self, line: str) -> bool:

@@ -72,6 +72,15 @@ class Given:
         """As ``[]``, with a value for what the command does not offer."""
         return next((value for setting, value in self._values.items() if setting.parameter == name), otherwise)
 
+    def chosen(self) -> list[str]:
+        """Options that are not at their defaults, as they are spelt."""
+        found = []
+        for setting, value in self._values.items():
+            default = setting.declared().default
+            if value != (default if setting.convert is None else setting.convert(default)):
+                found.append(f"--{setting.name.replace('_', '-')}")
+        return found
+
     def make(self, record: type[R], **others: Any) -> R:
         """The record of the settings that are its fields; ``others`` are what the command decides."""
         found = {setting.parameter: value for setting, value in self._values.items() if setting.record is record}

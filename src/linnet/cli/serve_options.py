@@ -17,19 +17,23 @@ KEY_VARIABLE = "LINNET_API_KEY"
 ADDRESS, LIMITS, REPORTS = "Address and access", "Limits", "Behaviour and reports"
 
 
+def read_keys(path: Path) -> list[str]:
+    """Of a file, one a line. Raises ConfigError."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise ConfigError(f"--api-key-file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--api-key-file {path} is not ASCII text, one key a line") from None
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise ConfigError(f"--api-key-file {path} holds no key; accepted is one key a line")
+    return keys
+
+
 def _keys(path: Path | None) -> tuple[str, ...]:
     """Keys of the file and of the environment, never of the command line."""
-    keys: list[str] = []
-    if path is not None:
-        try:
-            lines = path.read_text(encoding="ascii").splitlines()
-        except OSError as error:
-            raise ConfigError(f"--api-key-file {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigError(f"--api-key-file {path} is not ASCII text, one key a line") from None
-        keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not keys:
-            raise ConfigError(f"--api-key-file {path} holds no key; accepted is one key a line")
+    keys = [] if path is None else read_keys(path)
     variable = os.environ.get(KEY_VARIABLE, "").strip()
     return tuple(dict.fromkeys([*keys, variable] if variable else keys))
 

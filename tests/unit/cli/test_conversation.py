@@ -11,6 +11,7 @@ import pytest
 
 from linnet.api import LLM, SamplingParams
 from linnet.cli.conversation import Conversation, converse
+from linnet.cli.partners import LocalPartner
 from linnet.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "e2e"))
@@ -23,8 +24,12 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         yield opened
 
 
+def partner(llm: LLM, most: int) -> LocalPartner:
+    return LocalPartner(llm, SamplingParams(temperature=0.0, ignore_eos=True), most)
+
+
 def conversation(llm: LLM, said: list[str], notes: list[str], most: int = 5, system: str | None = None) -> Conversation:
-    return Conversation(llm, SamplingParams(temperature=0.0, ignore_eos=True), most, said.append, notes.append, system)
+    return Conversation(partner(llm, most), said.append, notes.append, system)
 
 
 def test_a_turn_computes_only_what_is_new(llm: LLM) -> None:
@@ -67,7 +72,7 @@ def test_an_interrupted_answer_stays_as_far_as_it_came_and_the_engine_goes_on(ll
         if len(said) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    talk = Conversation(llm, SamplingParams(temperature=0.0, ignore_eos=True), 100, press, notes.append)
+    talk = Conversation(partner(llm, 100), press, notes.append)
     talk.take("the cat")
     assert notes == ["the answer was interrupted"]
     assert talk.interrupted
@@ -93,7 +98,7 @@ def test_ctrl_c_ends_a_conversation_that_nobody_types(llm: LLM, monkeypatch: pyt
         if len(said) == 1:
             signal.raise_signal(signal.SIGINT)
 
-    talk = Conversation(llm, SamplingParams(temperature=0.0, ignore_eos=True), 100, press, lambda text: None)
+    talk = Conversation(partner(llm, 100), press, lambda text: None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\nthe rain\n"))
     with pytest.raises(KeyboardInterrupt):
         converse(talk, False, lambda text: None)

@@ -18,7 +18,8 @@ from linnet.errors import CapacityError, ConfigError, UnsupportedError
 from linnet.extras import install_command
 
 if TYPE_CHECKING:
-    from linnet.cli.bench.client import Address, Answer
+    from linnet.cli.address import Address
+    from linnet.cli.bench.client import Answer
     from linnet.cli.bench.traces import Wish
 
 KEY_VARIABLE = "LINNET_API_KEY"
@@ -80,7 +81,8 @@ def serve(
       linnet bench serve http://localhost:8000 --requests 200 --rate 4
       linnet bench serve http://localhost:8000 --trace AzureLLMInferenceTrace_code.csv --divisor 8 --png times.png
     """
-    from linnet.cli.bench.client import Address, Refused, models
+    from linnet.cli.address import Address
+    from linnet.cli.bench.client import Refused, models
     from linnet.cli.bench.figures import Objective, draw, figures
     from linnet.cli.bench.traces import Prompts
 
