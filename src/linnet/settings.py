@@ -143,6 +143,7 @@ class ServeConfig:
     session_dir:      a folder where they outlive the server; None: they end with it.
     prompt_modules:   names and texts that prompts may begin with.
     ui:               whether there is a page for people at /.
+    price_per_hour:   what the machine costs, in any currency, so that the price of tokens can be told; None: not known.
     """
 
     names: tuple[str, ...]
@@ -169,6 +170,7 @@ class ServeConfig:
     session_dir: Path | None = None
     prompt_modules: tuple[tuple[str, str], ...] = ()
     ui: bool = True
+    price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:
@@ -185,6 +187,10 @@ class ServeConfig:
         for name in ("shutdown_s", "stall_s", "keep_alive_s", "status_s", "engine_timeout_s"):
             if not 0 <= getattr(self, name) <= 1e6:
                 raise ConfigError(f"{name} is {getattr(self, name)}; accepted is 0 to 1000000 seconds", settings=[name])
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour <= 1e9:
+            raise ConfigError(
+                f"price_per_hour is {self.price_per_hour}; accepted is 0 to 1e9", settings=["price_per_hour"]
+            )
         for name, value in (
             ("queue_prompt_tokens", self.queue_prompt_tokens),
             ("queue_body_bytes", self.queue_body_bytes),

@@ -336,6 +336,15 @@ BEHAVIOUR = (
         default="text",
         convert=_is_json,
     ),
+    _of(
+        ServeConfig,
+        "price_per_hour",
+        REPORTS,
+        "What the machine costs, in any currency: the metrics and the last line say what a million tokens cost.",
+        min=0,
+        metavar="PRICE",
+        show_default=False,
+    ),
     Setting(
         name="moderation",
         kind=str | None,

@@ -20,6 +20,7 @@ from linnet.serve.answers import JsonAnswer, encode, error_answer
 from linnet.serve.bridge import Bridge
 from linnet.serve.config import QueueLimits
 from linnet.serve.conversations import Conversations
+from linnet.serve.costs import Costs
 from linnet.serve.embeddings import EmbeddingShape
 from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
 from linnet.serve.gate import Gate
@@ -52,6 +53,7 @@ class Server:
     conversations: Conversations
     facts: ModelFacts
     memory: MemoryUse
+    costs: Costs
 
 
 def build_server(model: ServedModel, config: ServeConfig) -> Server:
@@ -65,6 +67,8 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     admission = Admission(queue, on_reject=metrics.rejected)
     conversations = Conversations(model, bridge, config)
     metrics.registry.register(conversations.metrics(config.metrics_prefix, config.names[0]))
+    costs = Costs(config.price_per_hour, metrics.generated, config.metrics_prefix, config.names[0])
+    metrics.registry.register(costs)
     facts = model_facts(model, config)
     lifecycle = Lifecycle(bridge, admission, config)
     preparer = Preparer(facts, config.limits, conversations.modules)
@@ -82,7 +86,7 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     keys = Keys(config.keys, conversations.secret)
     _add_document(inner, keys.required)
     app = Gate(inner, keys, Hosts(config.host, config.allowed_hosts), metrics, open_paths)
-    return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory)
+    return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory, costs)
 
 
 def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:

@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import uvicorn
 
@@ -140,7 +141,7 @@ async def _run(
                 LIVE_S if live else config.status_s or 1e6,
                 config.log_json,
                 live or say,
-                server.memory.look,
+                partial(_look, server),
                 idle=live is not None,
             )
         )
@@ -161,13 +162,20 @@ async def _run(
     return lifecycle.exit_status
 
 
+def _look(server: Server) -> None:
+    """What must be read now and then, or is missed."""
+    server.memory.look()
+    server.costs.look()
+
+
 def _last_line(server: Server, config: ServeConfig) -> str:
-    """What it has taken of memory: asked while the engine is there."""
-    memory = server.memory
+    """What it has taken of memory, money and energy: asked while the engine is there."""
+    memory, costs = server.memory, server.costs
     if not config.log_json:
-        return memory.sentence()
+        return "; ".join(filter(None, (memory.sentence(), costs.sentence())))
     most, predicted = memory.peak_bytes(), memory.predicted.total_bytes
-    return json.dumps({"event": "ended", "peak_memory_bytes": most, "predicted_memory_bytes": predicted})
+    ended = {"event": "ended", "peak_memory_bytes": most, "predicted_memory_bytes": predicted}
+    return json.dumps(ended | costs.facts())
 
 
 def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:
