@@ -144,6 +144,7 @@ class ServeConfig:
     prompt_modules:   names and texts that prompts may begin with.
     ui:               whether there is a page for people at /.
     price_per_hour:   what the machine costs, in any currency, so that the price of tokens can be told; None: not known.
+    tool_parser, reasoning_parser: the forms of calls and thoughts (docs/tools.md); 'auto': found from the template.
     """
 
     names: tuple[str, ...]
@@ -171,6 +172,8 @@ class ServeConfig:
     prompt_modules: tuple[tuple[str, str], ...] = ()
     ui: bool = True
     price_per_hour: float | None = None
+    tool_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:

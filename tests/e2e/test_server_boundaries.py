@@ -45,6 +45,7 @@ ACCEPTED: dict[str, set[str]] = {
     "include_stop_str_in_output": SWITCH, "skip_special_tokens": SWITCH, "add_special_tokens": SWITCH, "store": SWITCH,
     "return_token_ids": SWITCH, "return_tokens_as_token_ids": SWITCH, "return_token_strs": SWITCH,
     "return_documents": SWITCH, "add_generation_prompt": SWITCH, "continue_final_message": SWITCH,
+    "include_reasoning": SWITCH,
     "parallel_tool_calls": SWITCH, "guided_json": {"true", "{}"}, "json_schema": {"true", "{}"},
     "structured_outputs": {"{}"}, "logit_bias": {"{}"}, "stream_options": {"{}"}, "metadata": {"{}"}, "text": {"{}"},
     "reasoning": {"{}"}, "chat_template_kwargs": {"{}"}, "stop": {"text", "[]"}, "stop_token_ids": {"[]"},

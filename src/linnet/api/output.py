@@ -79,8 +79,11 @@ class SampleStream:
         index: int = 0,
         prompt_token_ids: Sequence[int] = (),
         moderate: Moderate | None = None,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         """With ``prompt_token_ids`` the text is what follows the prompt's text (a leading space is kept).
+
+        ``shown``: special tokens that stand in the text all the same.
 
         ``moderate`` sees every text before it is returned; then ``feed`` and ``finish`` take as long as it does.
         """
@@ -95,7 +98,7 @@ class SampleStream:
         self.cached_tokens = 0
         self._params = params
         self._stop_token_ids = stop_token_ids
-        self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens).follow(prompt_token_ids)
+        self._decoder = tokenizer.incremental_decoder(params.skip_special_tokens, shown).follow(prompt_token_ids)
         self._special_stops = special_stops(params, tokenizer)
         self._finder = StopFinder([stop for stop in params.stop if stop not in self._special_stops.values()])
         self._text: list[str] = []

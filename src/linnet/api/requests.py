@@ -28,6 +28,7 @@ class Terms:
     default_max_tokens: bounds the answer where the parameters name no max_tokens, as far as there is room; None: the
                         room alone does.
     timeout_s, priority, tenant, cache_salt, grammar: see ``Submit``.
+    shown:              special tokens that stand in the text all the same.
     """
 
     default_max_tokens: int | None = None
@@ -36,6 +37,7 @@ class Terms:
     tenant: bytes = b""
     cache_salt: bytes = b""
     grammar: str | None = None
+    shown: frozenset[int] = frozenset()
 
 
 class RequestBuilder:
@@ -103,7 +105,9 @@ class RequestBuilder:
                 )
                 if index == 0:  # the others differ in nothing that could be refused
                     self.facts.validate(submit)
-                stream = SampleStream(self.tokenizer, own, ends, len(samples), prompt.token_ids, self._moderate)
+                stream = SampleStream(
+                    self.tokenizer, own, ends, len(samples), prompt.token_ids, self._moderate, terms.shown
+                )
                 samples.append(Sample(submit, stream, prompt_index))
         return samples
 

@@ -341,9 +341,12 @@ class Turn:
     form: Form
     content: Content
 
-    def take(self, sample: Sample) -> bool:
+    def take(self, sample: Sample, message: Mapping[str, Any] | None = None) -> bool:
         """The answer is complete: it belongs to the conversation, and the engine keeps what the sample has computed.
-        False: nothing was taken, since the sample has no proper end or the visit was closed."""
+        ``message``: what it comes to, where that is more than its text.
+
+        False: nothing was taken, since the sample has no proper end or the visit was closed.
+        """
         stream, submit = sample.stream, sample.submit
         if stream.finish_reason not in ("stop", "length"):
             return False
@@ -353,7 +356,8 @@ class Turn:
             cache_salt=submit.cache_salt,
             shared_tokens=submit.shared_tokens,
         )
-        return self.visit.commit(joined(self.content, answer_of(self.form, sample)), keep)
+        answer = answer_of(self.form, sample) if message is None else (message,)
+        return self.visit.commit(joined(self.content, answer), keep)
 
 
 def form_of(content: Content) -> Form:

@@ -45,6 +45,12 @@ class StructuredOutput:
         """The grammar as it travels. Raises GrammarError for what is no description of its kind, or too large."""
         return _DESCRIBE[self.kind](self.value)
 
+    def rule(self) -> str | None:
+        """The same as a part of a rule, to stand in another grammar; None for a grammar, and text with tags."""
+        if self.kind in ("grammar", "structural_tag"):
+            return None
+        return self.description().removeprefix("start: ")
+
 
 def _json_object(value: Any) -> str:
     return _json_schema({"type": "object"})

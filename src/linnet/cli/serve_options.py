@@ -317,6 +317,20 @@ BEHAVIOUR = (
     _of(ServeConfig, "ui", REPORTS, "A page at / to chat and to watch the engine."),
     _of(
         ServeConfig,
+        "tool_parser",
+        REPORTS,
+        "Form in which the model writes calls of tools, by vLLM's names; auto: found from the chat template.",
+        metavar="NAME",
+    ),
+    _of(
+        ServeConfig,
+        "reasoning_parser",
+        REPORTS,
+        "Form in which it writes its thoughts, by vLLM's names; none: they are part of the answer.",
+        metavar="NAME",
+    ),
+    _of(
+        ServeConfig,
         "metrics_compat",
         REPORTS,
         "vllm: use vLLM's metric prefix instead of linnet:",

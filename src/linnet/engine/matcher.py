@@ -23,6 +23,14 @@ class GrammarError(ParameterError):
     def __init__(self, message: str) -> None:
         super().__init__(GRAMMAR, message)
 
+    @property
+    def beyond(self) -> bool:
+        """Whether it may be right, and is only more than can be enforced."""
+        return any(words in str(self) for words in _BEYOND)
+
+
+_BEYOND = ("supported", "too complex", "takes longer", "accepted are at most")
+
 
 class Matcher(Protocol):
     """The state of one request's grammar. Exceptions end this request only."""

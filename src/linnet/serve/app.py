@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 import linnet
 from linnet.api import CHAT_MAX_TOKENS, GrammarChecker, ServedModel
+from linnet.api.tools import ModelForms
 from linnet.errors import LinnetError
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, encode, error_answer
@@ -99,6 +100,7 @@ def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:
         most_characters=most_characters(model.tokenizer, model.max_model_len),
         defaults=model.sampling_defaults,
         default_max_tokens=config.default_max_tokens or model.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
+        forms=ModelForms(model.tokenizer, config.tool_parser, config.reasoning_parser),
     )
 
 

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -120,7 +121,7 @@ class Generation:
             stack.callback(departure.stop)
             prepared = await self._run(request, work, self._left_s(arrival_s, asked_s), size)
             del work  # the body's bytes
-            await self._check_grammar(request, prepared, self._left_s(arrival_s, asked_s))
+            prepared = await self._checked(request, prepared, self._left_s(arrival_s, asked_s))
             self._metrics.preparation_s.observe(time.monotonic() - arrival_s)
             self._metrics.request_samples.observe(prepared.params.n)
             asked_s = min_of(asked_s, _field_timeout(prepared))
@@ -153,16 +154,21 @@ class Generation:
             await complete()
             return JsonAnswer(await self._run(request, lambda: encode_answer(shape.whole(job.samples)), None))
 
-    async def _check_grammar(self, request: Request, prepared: Prepared, within_s: float | None) -> None:
-        """Where a grammar cannot be used: 400 naming the parameter. Beside the worker threads: a text never waits."""
+    async def _checked(self, request: Request, prepared: Prepared, within_s: float | None) -> Prepared:
+        """With a grammar that can be used, if it has one, else 400 naming the parameter. Beside the worker threads: a
+        text never waits."""
         if prepared.grammar is None:
-            return
+            return prepared
         try:
             async with asyncio.timeout(within_s):
                 await asyncio.wrap_future(self._grammars.check(prepared.grammar))
+            return prepared
         except TimeoutError:
             raise timed_out() from None
         except GrammarError as error:
+            if prepared.loose_grammar is not None and error.beyond:
+                looser = replace(prepared, grammar=prepared.loose_grammar, loose_grammar=None)
+                return await self._checked(request, looser, within_s)
             raise grammar_error(error, parameter_names(prepared.request)[GRAMMAR]) from None
         except LinnetError as error:
             raise from_exception(error, request.state.request_id) from None
@@ -209,7 +215,10 @@ class Generation:
         """Every sample has its proper end: the turn, if it is one, belongs to its session."""
         turn = prepared.turn
         if turn is not None:
-            await self._run(request, lambda: turn.take(job.samples[0]), None)
+            request_id: str = request.state.request_id
+            await self._run(
+                request, lambda: turn.take(job.samples[0], answered(prepared, job.samples[0], request_id)), None
+            )
 
     def _left_s(self, arrival_s: float, asked_s: float | None) -> float | None:
         """Seconds until the deadline. Raises ApiError 504 when there are none."""
@@ -235,6 +244,14 @@ class Generation:
         if stream.finish_reason == "abort" or stream.error is None:
             return unavailable("the server ended this request: it is shutting down")
         return from_info(stream.error, request_id, parameter_names(prepared.request))
+
+
+def answered(prepared: Prepared, sample: Sample, request_id: str) -> dict[str, Any] | None:
+    """The message that a finished answer comes to; None where that is its text."""
+    form = prepared.answer
+    if form is None:
+        return None
+    return form.read(sample.stream.text).message(partial(form.identity, request_id, sample.index))
 
 
 def _step_back() -> None:

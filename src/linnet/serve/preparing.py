@@ -21,6 +21,7 @@ from linnet.api import (
 from linnet.api.modules import PromptModules
 from linnet.api.opened import KnownModel
 from linnet.api.sessions import Form, Turn, Visit, check_answered, check_single, form_of
+from linnet.api.tools import AnswerForm, Enforced, ModelForms, ToolUse
 from linnet.errors import ConfigError
 from linnet.serve.body import parse_object
 from linnet.serve.errors import broken_template, invalid, model_not_found, text_too_long, too_long, unsupported
@@ -34,6 +35,7 @@ from linnet.serve.protocol import (
 from linnet.serve.protocol.chat import plain_messages
 from linnet.serve.protocol.common import whole
 from linnet.serve.protocol.structured import structured_of
+from linnet.serve.protocol.tools import linked, tool_use
 from linnet.serve.sampling import grammar_error, parameter_error, parameter_names, sampling_params
 from linnet.serve.security import narrower_salt
 from linnet.settings import RequestLimits
@@ -59,6 +61,7 @@ class ModelFacts(KnownModel):
     most_characters: int
     defaults: SamplingDefaults
     default_max_tokens: int
+    forms: ModelForms
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Prepared:
     """A request that may be sent to the engine. The prompts' texts are what an echo shows.
 
     form: what the prompts were. modules: what they begin with. turn: of the session that the request names.
-    grammar: what its answers must be, not checked yet.
+    grammar: what its answers must be, not checked yet; loose_grammar: what will do where that cannot be used.
+    answer: how its answers are read; None: as they are.
     """
 
     request: CompletionRequest | ChatRequest | EmbeddingRequest
@@ -76,6 +80,8 @@ class Prepared:
     modules: tuple[str, ...] = ()
     turn: Turn | None = None
     grammar: str | None = None
+    loose_grammar: str | None = None
+    answer: AnswerForm | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -151,12 +157,14 @@ class Preparer:
                 add_generation_prompt=request.add_generation_prompt,
                 continue_final_message=request.continue_final_message,
             )
+        use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
         whole = self._whole(request, visit, "messages", tuple(plain_messages(request.messages)))
         text = self.render(
-            whole,
+            linked(whole),
             request.add_generation_prompt,
             request.continue_final_message,
             self._template_arguments(request),
+            use,
         )
         ids = self.encode(
             text, "messages", add_special=bool(request.add_special_tokens), last=self._last(request, params)
@@ -164,8 +172,31 @@ class Preparer:
         prompt = PreparedPrompt(text, ids)
         prompt = self.modules.mark(prompt, "messages", visit.modules)
         turn = None if request.session is None else Turn(visit, "messages", whole)
-        grammar = grammar_of(request)
-        return self._checked(Prepared(request, params, (prompt,), "messages", visit.modules, turn, grammar))
+        answer, enforced = self._answer(request, text, use, bool(request.continue_final_message))
+        prepared = Prepared(
+            request,
+            params,
+            (prompt,),
+            "messages",
+            visit.modules,
+            turn,
+            None if enforced is None else enforced.grammar,
+            None if enforced is None else enforced.loose,
+            answer,
+        )
+        return self._checked(prepared)
+
+    def _answer(
+        self, request: ChatRequest, prompt: str, use: ToolUse | None, goes_on: bool
+    ) -> tuple[AnswerForm | None, Enforced | None]:
+        """How answers are read, and what they must be. ``goes_on``: an answer that has begun is not told apart."""
+        wanted = structured_of(request)
+        forms = self.facts.forms
+        try:
+            form = None if goes_on and use is None else forms.answer_form(prompt, use, wanted and wanted[0])
+            return form, forms.enforced(form, use, wanted and wanted[0])
+        except ParameterError as error:
+            raise grammar_error(error, "tools" if wanted is None else wanted[1]) from None
 
     def embedding(self, body: bytes, visit: Visit) -> Prepared:
         """Raises ApiError 400 or 404. No session: the visit is not used."""
@@ -191,8 +222,12 @@ class Preparer:
         add_generation_prompt: bool | None,
         continue_final_message: bool | None,
         arguments: dict[str, Any] | None,
+        use: ToolUse | None = None,
     ) -> str:
-        """The checkpoint's chat template over plain messages. Raises ApiError 400, or 500 if it does not compile."""
+        """The checkpoint's chat template over plain messages, with the tools there are.
+
+        Raises ApiError 400, or 500 if it does not compile.
+        """
         if len(messages) > self.limits.messages:
             raise invalid(
                 f"messages has more than {self.limits.messages} entries, those of a session included", "messages"
@@ -203,8 +238,10 @@ class Preparer:
                 "continue_final_message and add_generation_prompt cannot both be true", "continue_final_message"
             )
         try:
+            messages, tools = self.facts.forms.shown(messages, use)
             return self.facts.tokenizer.apply_chat_template(
                 messages,
+                tools=tools,
                 add_generation_prompt=not goes_on and add_generation_prompt is not False,
                 template_arguments=arguments,
                 continue_final_message=goes_on,
@@ -242,6 +279,7 @@ class Preparer:
             tenant=salt,
             cache_salt=narrower_salt(salt, request.cache_salt),
             grammar=prepared.grammar,
+            shown=frozenset() if prepared.answer is None else prepared.answer.shown,
         )
         try:
             if isinstance(request, EmbeddingRequest):

@@ -48,11 +48,14 @@ def _renamed(error: ApiError) -> ApiError:
             error.message = error.message.replace(theirs, ours)
             error.param = ours + error.param[len(theirs) :]
             break
+    if error.param is not None and error.param.startswith("tool"):  # a tool's fields stand in itself here
+        error.message = error.message.replace(".function.", ".")
+        error.param = error.param.replace(".function.", ".")
     return error
 
 
 class _Item:
-    """One item of the output while it is streamed: a message's text or a call's arguments."""
+    """One item of the output while it is streamed: thoughts, a message's text or a call's arguments."""
 
     def __init__(self, index: int, item: dict[str, Any]) -> None:
         self.index, self.item, self.text = index, item, ""
@@ -70,6 +73,7 @@ class ResponsesShape:
         self._created = int(time.time())
         self._sequence = -1
         self._message: _Item | None = None
+        self._thoughts: _Item | None = None
         self._calls: dict[int, _Item] = {}
         self._begun = False
 
@@ -79,9 +83,12 @@ class ResponsesShape:
         choice = answer["choices"][0]
         message = choice["message"]
         output: list[dict[str, Any]] = []
+        if message.get("reasoning_content"):
+            content = [_thought_part(message["reasoning_content"])]
+            output.append({**self._thoughts_item(0), "status": "completed", "content": content})
         if message.get("content") or not message.get("tool_calls"):
-            content = _text_part(message.get("content") or "", (choice.get("logprobs") or {}).get("content") or [])
-            output.append({**self._message_item(len(output)), "status": "completed", "content": [content]})
+            said = _text_part(message.get("content") or "", (choice.get("logprobs") or {}).get("content") or [])
+            output.append({**self._message_item(len(output)), "status": "completed", "content": [said]})
         for call in message.get("tool_calls") or ():
             output.append(self._call_item(call, len(output)) | {"status": "completed"})
         return self._response(output, choice["finish_reason"], answer["usage"])
@@ -95,6 +102,8 @@ class ResponsesShape:
         for chunk in self._chat.chunks(sample, piece):
             choice = chunk["choices"][0]
             delta = choice["delta"]
+            if delta.get("reasoning_content"):
+                yield from self._more_thoughts(delta["reasoning_content"])
             if delta.get("content"):
                 yield from self._more_text(delta["content"], (choice.get("logprobs") or {}).get("content") or [])
             for call in delta.get("tool_calls") or ():
@@ -106,9 +115,21 @@ class ResponsesShape:
         """None: the last event has the usage."""
         return {}
 
+    @property
+    def _items(self) -> int:
+        """How many there are."""
+        return len(self._calls) + (self._message is not None) + (self._thoughts is not None)
+
+    def _more_thoughts(self, text: str) -> Iterator[dict[str, Any]]:
+        if self._thoughts is None:
+            self._thoughts = _Item(self._items, self._thoughts_item(self._items))
+            yield self._event("response.output_item.added", output_index=self._thoughts.index, item=self._thoughts.item)
+        self._thoughts.text += text
+        yield self._of_thoughts("response.reasoning_text.delta", delta=text)
+
     def _more_text(self, text: str, logprobs: list[Any]) -> Iterator[dict[str, Any]]:
         if self._message is None:
-            index = len(self._calls)
+            index = self._items
             self._message = _Item(index, self._message_item(index))
             yield self._event("response.output_item.added", output_index=index, item=self._message.item)
             yield self._of_text("response.content_part.added", part=_text_part("", []))
@@ -119,7 +140,7 @@ class ResponsesShape:
     def _more_call(self, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         at = call.get("index", 0)
         if at not in self._calls:
-            index = len(self._calls) + (self._message is not None)
+            index = self._items
             self._calls[at] = _Item(index, self._call_item(call, index) | {"arguments": ""})
             yield self._event("response.output_item.added", output_index=index, item=self._calls[at].item)
         one = self._calls[at]
@@ -132,6 +153,11 @@ class ResponsesShape:
         if self._message is None and not self._calls:
             yield from self._more_text("", [])
         output: dict[int, dict[str, Any]] = {}
+        if (thoughts := self._thoughts) is not None:
+            yield self._of_thoughts("response.reasoning_text.done", text=thoughts.text)
+            content = [_thought_part(thoughts.text)]
+            output[thoughts.index] = {**thoughts.item, "status": "completed", "content": content}
+            yield self._event("response.output_item.done", output_index=thoughts.index, item=output[thoughts.index])
         if (message := self._message) is not None:
             part = _text_part(message.text, message.logprobs)
             yield self._of_text("response.output_text.done", text=message.text, logprobs=message.logprobs)
@@ -155,12 +181,21 @@ class ResponsesShape:
         item = self._message
         return self._event(kind, item_id=item.item["id"], output_index=item.index, content_index=0, **fields)
 
+    def _of_thoughts(self, kind: str, **fields: Any) -> dict[str, Any]:
+        assert self._thoughts is not None
+        item = self._thoughts
+        return self._event(kind, item_id=item.item["id"], output_index=item.index, content_index=0, **fields)
+
     def _of_call(self, call: _Item, kind: str, **fields: Any) -> dict[str, Any]:
         return self._event(kind, item_id=call.item["id"], output_index=call.index, **fields)
 
     def _message_item(self, index: int) -> dict[str, Any]:
         identity = f"msg_{self._id}-{index}"
         return {"id": identity, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+
+    def _thoughts_item(self, index: int) -> dict[str, Any]:
+        identity = f"rs_{self._id}-{index}"
+        return {"id": identity, "type": "reasoning", "summary": [], "status": "in_progress", "content": []}
 
     def _call_item(self, call: dict[str, Any], index: int) -> dict[str, Any]:
         function = call.get("function") or {}
@@ -207,12 +242,17 @@ def _text_part(text: str, logprobs: list[Any]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
+def _thought_part(text: str) -> dict[str, Any]:
+    return {"type": "reasoning_text", "text": text}
+
+
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:
     cached = usage["prompt_tokens_details"]["cached_tokens"]
+    thought = usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0)
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": usage["total_tokens"],
     }

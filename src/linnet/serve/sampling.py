@@ -31,8 +31,9 @@ def parameter_names(request: GenerationRequest | EmbeddingRequest) -> dict[str, 
         names |= {"prompt": "messages", "logprobs": "top_logprobs"}
         if request.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
-    if isinstance(request, GenerationRequest) and (wanted := structured_of(request)) is not None:
-        names[GRAMMAR] = wanted[1]
+    if isinstance(request, GenerationRequest):
+        wanted = structured_of(request)
+        names[GRAMMAR] = "tools" if wanted is None else wanted[1]
     return names
 
 

@@ -3,9 +3,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from linnet.api import Piece, Sample, TokenLogprob
+from linnet.api.tools import AnswerForm, AnswerReader, CallPiece, Delta
 from linnet.serve.logprobs import (
     LegacyLogprobs,
     TokenTexts,
@@ -17,6 +19,7 @@ from linnet.serve.logprobs import (
 )
 from linnet.serve.preparing import ModelFacts, Prepared
 from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from linnet.text import Tokenizer
 
 REASONS = {"policy": "content_filter"}
 """Finish reasons that OpenAI's API calls otherwise."""
@@ -187,19 +190,22 @@ class ChatShape(_Envelope):
         super().__init__(prepared, facts, f"chatcmpl-{request_id}", "chat.completion", "chat.completion.chunk")
         assert isinstance(prepared.request, ChatRequest)
         self._logprobs = bool(prepared.request.logprobs)
-        self._begun: set[int] = set()
+        self._answer, self._request_id = prepared.answer, request_id
+        self._shows_thoughts = facts.forms.thinks and prepared.request.include_reasoning is not False
+        self._begun: dict[int, AnswerReader | None] = {}
 
     def whole(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The answer to a request that does not stream."""
         choices = []
         for sample in samples:
             stream = sample.stream
+            message, called = self._message(sample)
             choices.append(
                 {
                     "index": sample.index,
-                    "message": {"role": "assistant", "content": stream.text, "refusal": None},
+                    "message": message,
                     "logprobs": self._content(stream.logprobs),
-                    "finish_reason": said(stream.finish_reason),
+                    "finish_reason": said(stream.finish_reason, called),
                     "stop_reason": stream.stop_reason,
                     **self._extras(sample, stream.token_ids, True),
                     **self._prompt_logprobs(sample),
@@ -208,19 +214,60 @@ class ChatShape(_Envelope):
         return self._whole(choices, samples)
 
     def chunks(self, sample: Sample, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The role first, then text as it comes, then an empty delta with the finish reason."""
+        """The role first, then the answer as it comes, then an empty delta with the finish reason."""
         self._shown_tokens += len(piece.token_ids)
         if sample.index not in self._begun:
-            self._begun.add(sample.index)
+            self._begun[sample.index] = None if self._answer is None else self._answer.reader()
             delta = {"role": "assistant", "content": "", "refusal": None}
             yield self._chunk(self._choice(sample, delta, None, None, self._extras(sample, (), True)))
+        reader = self._begun[sample.index]
         extras = self._extras(sample, piece.token_ids, False)
-        if piece.text or (piece.token_ids and (self._logprobs or extras)):
+        delta = {"content": piece.text} if reader is None else self._delta(sample, reader.feed(piece.text))
+        if any(delta.values()) or (piece.token_ids and (self._logprobs or extras)):
             logprobs = self._content(piece.logprobs)
-            yield self._chunk(self._choice(sample, {"content": piece.text}, logprobs, None, extras))
+            yield self._chunk(self._choice(sample, delta, logprobs, None, extras))
         if piece.finish_reason is not None:
-            choice = self._choice(sample, {}, None, piece.finish_reason, {})
+            if reader is not None and (last := self._delta(sample, reader.finish())):
+                yield self._chunk(self._choice(sample, last, None, None, {}))
+            called = reader is not None and reader.calls > 0
+            choice = self._choice(sample, {}, None, piece.finish_reason, {}, called)
             yield self._chunk({**choice, "stop_reason": sample.stream.stop_reason})
+
+    def _usage(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        usage = super()._usage(samples)
+        if self._answer is not None and self._facts.forms.thinks:
+            thought = sum(reasoning_tokens(self._facts.tokenizer, self._answer, sample) for sample in samples)
+            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+        return usage
+
+    def _message(self, sample: Sample) -> tuple[dict[str, Any], bool]:
+        """And whether anything is called."""
+        if self._answer is None:
+            return {"role": "assistant", "content": sample.stream.text, "refusal": None}, False
+        answer = self._answer.read(sample.stream.text)
+        message = answer.message(partial(self._answer.identity, self._request_id, sample.index))
+        reasoning = message.pop("reasoning_content", None)
+        message |= {"content": answer.content or (None if answer.calls else ""), "refusal": None}
+        return message | ({"reasoning_content": reasoning} if self._shows_thoughts else {}), bool(answer.calls)
+
+    def _delta(self, sample: Sample, news: Delta) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if news.content:
+            delta["content"] = news.content
+        if news.reasoning and self._shows_thoughts:
+            delta["reasoning_content"] = news.reasoning
+        if news.calls:
+            delta["tool_calls"] = [self._call(sample, piece) for piece in news.calls]
+        return delta
+
+    def _call(self, sample: Sample, piece: CallPiece) -> dict[str, Any]:
+        """News of a call: what it is comes with its name."""
+        if piece.name is None:
+            return {"index": piece.index, "function": {"arguments": piece.arguments}}
+        assert self._answer is not None
+        identity = self._answer.identity(self._request_id, sample.index, piece.index)
+        function = {"name": piece.name, "arguments": piece.arguments}
+        return {"index": piece.index, "id": identity, "type": "function", "function": function}
 
     def _content(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         return {"content": chat_content(self._texts, logprobs), "refusal": None} if self._logprobs else None
@@ -232,8 +279,28 @@ class ChatShape(_Envelope):
         logprobs: dict[str, Any] | None,
         reason: str | None,
         extras: dict[str, Any],
+        called: bool = False,
     ) -> dict[str, Any]:
-        return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": said(reason), **extras}
+        shown = said(reason, called)
+        return {"index": sample.index, "delta": delta, "logprobs": logprobs, "finish_reason": shown, **extras}
+
+
+def reasoning_tokens(tokenizer: Tokenizer, form: AnswerForm, sample: Sample) -> int:
+    """How many of an answer's tokens are thoughts, their tags included."""
+    reader, decoder = form.reader(), tokenizer.incremental_decoder(shown=form.shown)
+    count = 0
+    for index, token_id in enumerate(sample.stream.token_ids):
+        before = reader.thinking
+        reader.feed(decoder.feed((token_id,)))
+        if not before and not reader.thinking:
+            continue
+        if form.thoughts is None:
+            count += 1
+            continue
+        count = index + 1  # they stand at the beginning
+        if not reader.thinking:
+            break
+    return count
 
 
 def best(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -252,6 +319,8 @@ def _mean_logprob(sample: Sample) -> float:
     return sum(logprobs) / max(len(logprobs), 1)
 
 
-def said(reason: str | None) -> str | None:
-    """A finish reason as it goes out."""
+def said(reason: str | None, called: bool = False) -> str | None:
+    """A finish reason as it goes out; ``called``: the answer calls functions."""
+    if called and reason == "stop":
+        return "tool_calls"
     return None if reason is None else REASONS.get(reason, reason)

@@ -98,7 +98,7 @@ class Stream:
                 break
             if self._shape.held:
                 job.take()
-        yield await asyncio.to_thread(self._end) if self._shape.held else self._end()
+        yield await asyncio.to_thread(self._end) if self._shape.held or self._include_usage else self._end()
 
     def _end(self) -> bytes:
         parts = []

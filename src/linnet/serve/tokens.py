@@ -8,6 +8,7 @@ from linnet.serve.errors import invalid
 from linnet.serve.preparing import Preparer
 from linnet.serve.protocol import DetokenizeRequest, TokenizeRequest, read_request
 from linnet.serve.protocol.chat import plain_messages
+from linnet.serve.protocol.tools import linked, tool_use
 
 
 def tokenize(preparer: Preparer, body: bytes) -> dict[str, Any]:
@@ -16,12 +17,16 @@ def tokenize(preparer: Preparer, body: bytes) -> dict[str, Any]:
     preparer.check_model(request.model)
     if (request.prompt is None) == (request.messages is None):
         raise invalid("give either prompt or messages", "prompt", "missing_required_parameter")
+    use = tool_use(request.tools, None, None)
+    if use is not None and request.messages is None:
+        raise invalid("tools is accepted only with messages", "tools")
     if request.messages is not None:
         text = preparer.render(
-            plain_messages(request.messages),
+            linked(plain_messages(request.messages)),
             request.add_generation_prompt,
             request.continue_final_message,
             request.chat_template_kwargs,
+            use,
         )
         ids = preparer.encode(text, "messages", add_special=bool(request.add_special_tokens))
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnet.errors import CheckpointError, ConfigError
+from linnet.text.call_form import CallShape, find_shape
 from linnet.text.content_form import Chat, ContentForms
 from linnet.text.files import TEMPLATE_BYTES, read_text
 
@@ -51,6 +52,7 @@ class ChatTemplates:
         self._sources = dict(sources)
         self._compiled: dict[str, jinja2.Template] = {}
         self._forms: dict[str, ContentForms] = {}
+        self._shapes: dict[str, CallShape] = {}
         self._clock = clock
         self._seconds = render_seconds
         self._where = where
@@ -122,6 +124,8 @@ class ChatTemplates:
         name = self.choose(name, tools)
         template = self._template(name)
         chat = _plain_messages(messages)
+        if any(message.get("tool_calls") or message.get("role") == "tool" for message in chat):
+            self.call_shape(arguments or {}, name).adapt(chat)
         plain_tools = _plain_objects("tools", tools)
         plain_documents = _plain_objects("documents", documents)
         plain_arguments = _Plain().copy(dict(arguments or {}))
@@ -150,11 +154,32 @@ class ChatTemplates:
             forms.check(chat, text, probe)
         return text if final is None else _cut_at_mark(text, final)
 
+    def call_shape(self, arguments: Mapping[str, Any], name: str | None = None) -> CallShape:
+        """What a template does with tools, by default the one that is chosen when there are some.
+
+        Raises ConfigError and ChatTemplateError as ``render`` does.
+        """
+        from linnet.text.rendering import render
+
+        name = self.choose(name, ())
+        found = self._shapes.get(name)
+        if found is None:
+            template, tokens = self._template(name), _tokens(arguments)
+            found = find_shape(
+                lambda chat, tools: render(
+                    template,
+                    {**tokens, "messages": chat, "tools": tools, "documents": None, "add_generation_prompt": False},
+                    self._seconds,
+                )
+            )
+            self._shapes[name] = found
+        return found
+
     def _prober(self, template: "jinja2.Template", arguments: Mapping[str, Any]) -> Callable[[Chat], str]:
         """Renders a conversation of probes with the checkpoint's tokens, and nothing else that a request may set."""
         from linnet.text.rendering import render
 
-        tokens = {key: value for key, value in arguments.items() if key.endswith("_token") and isinstance(value, str)}
+        tokens = _tokens(arguments)
         rest = {"tools": None, "documents": None, "add_generation_prompt": False}
         return lambda chat: render(template, {**tokens, **rest, "messages": chat}, self._seconds)
 
@@ -165,6 +190,11 @@ class ChatTemplates:
 
                 self._compiled[name] = compile_template(name, self._sources[name], self._clock, self._where)
             return self._compiled[name]
+
+
+def _tokens(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The checkpoint's tokens among what a template is given."""
+    return {key: value for key, value in arguments.items() if key.endswith("_token") and isinstance(value, str)}
 
 
 def _of_config(entry: Any, directory: Path) -> dict[str, str]:

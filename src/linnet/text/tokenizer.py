@@ -15,6 +15,7 @@ import tokenizers
 
 from linnet.errors import CheckpointError, ConfigError
 from linnet.gguf import gguf_of
+from linnet.text.call_form import CallShape
 from linnet.text.convert import convert_tokenizer
 from linnet.text.decoder import DecoderSpec, IncrementalDecoder
 from linnet.text.files import CONFIG_BYTES, TOKENIZER_BYTES, optional_json_object, read_bytes
@@ -182,9 +183,14 @@ class Tokenizer:
         token = self.token(token_id)
         return b"" if token is None else self._decoder.token_bytes(token)
 
-    def incremental_decoder(self, skip_special_tokens: bool = True) -> IncrementalDecoder:
-        """A fresh streaming decoder; the concatenation of what it returns equals ``decode`` of the same ids."""
-        skipped = self.special_token_ids if skip_special_tokens else frozenset()
+    def incremental_decoder(
+        self, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+    ) -> IncrementalDecoder:
+        """A fresh streaming decoder; the concatenation of what it returns equals ``decode`` of the same ids.
+
+        ``shown``: special tokens that are not skipped.
+        """
+        skipped = self.special_token_ids - shown if skip_special_tokens else frozenset()
         return IncrementalDecoder(self._decoder, self.token, skipped)
 
     def apply_chat_template(
@@ -210,6 +216,12 @@ class Tokenizer:
             name=template,
             continue_final_message=continue_final_message,
         )
+
+    def call_shape(self) -> CallShape:
+        """What the chat template does with tools; nothing where there is none. Raises ChatTemplateError."""
+        if not self.templates.names:
+            return CallShape(shown=None)
+        return self.templates.call_shape(self.named_tokens)
 
     def _named_id(self, name: str) -> int | None:
         token = self.named_tokens.get(name)

@@ -10,8 +10,9 @@ from linnet.serve.errors import invalid, unsupported
 from linnet.serve.protocol.common import GenerationRequest, Integer
 from linnet.serve.protocol.neutral import NEUTRAL
 from linnet.serve.protocol.record import Record
+from linnet.serve.protocol.tools import plain_calls
 
-NO_TOOLS = "tools come with a later version; send plain messages"
+OLDER = "it is the older form; use tools, tool_choice and tool_calls"
 
 
 class Message(Record):
@@ -36,11 +37,8 @@ class ChatRequest(GenerationRequest):
 
     REFUSED: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {
         **NEUTRAL,
-        "tools": (([],), NO_TOOLS),
-        "functions": (([],), NO_TOOLS),
-        "tool_choice": (("none", "auto"), NO_TOOLS),
-        "function_call": (("none", "auto"), NO_TOOLS),
-        "parallel_tool_calls": ((True, False), NO_TOOLS),
+        "functions": (([],), OLDER),
+        "function_call": (("none", "auto"), OLDER),
         "modalities": ((["text"],), "only text is generated"),
         "audio": ((), "only text is generated"),
         "prediction": ((), "there is no speculative decoding yet"),
@@ -60,6 +58,10 @@ class ChatRequest(GenerationRequest):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
 
 
 def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -68,15 +70,23 @@ def plain_messages(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def _plain(message: Message, place: str) -> dict[str, Any]:
-    if message.role in ("tool", "function"):
-        raise unsupported(f"{place}.role", f"{place}.role: {message.role} is not supported: {NO_TOOLS}")
-    for name in ("tool_calls", "function_call", "tool_call_id"):
-        if getattr(message, name) not in (None, []):
-            raise unsupported(f"{place}.{name}", f"{place}.{name} is not supported: {NO_TOOLS}")
-    plain = {
+    if message.role == "function" or message.function_call is not None:
+        name = "role: function" if message.role == "function" else "function_call"
+        raise unsupported(f"{place}.{name.split(':')[0]}", f"{place}.{name} is not supported: {OLDER}")
+    plain: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _said(message, f"{place}.content"),
     }
+    if message.tool_calls not in (None, []):
+        if message.role != "assistant":
+            raise invalid(f"{place}.tool_calls is accepted of the assistant only", f"{place}.tool_calls")
+        plain["tool_calls"] = plain_calls(message.tool_calls, f"{place}.tool_calls")
+    if message.role == "tool":
+        if not isinstance(message.tool_call_id, str):
+            raise invalid(f"{place}.tool_call_id must be the id of a call", f"{place}.tool_call_id")
+        plain["tool_call_id"] = message.tool_call_id
+    elif message.tool_call_id is not None:
+        raise invalid(f"{place}.tool_call_id is accepted of the role tool only", f"{place}.tool_call_id")
     if message.name is not None:
         plain["name"] = message.name
     reasoning = message.reasoning_content or message.reasoning
@@ -89,6 +99,8 @@ def _said(message: Message, place: str) -> str | list[dict[str, str]]:
     """What the assistant said may be nothing, or a refusal: clients send back what they received."""
     if message.role == "assistant" and message.content in (None, []):
         return message.refusal or ""
+    if message.role == "tool" and message.content in (None, []):
+        return ""
     return _content(message.content, place)
 
 

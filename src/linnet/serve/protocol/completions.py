@@ -19,6 +19,7 @@ class CompletionRequest(GenerationRequest):
         **NEUTRAL,
         "tools": (([],), "use /v1/chat/completions"),
         "tool_choice": (("none", "auto"), "use /v1/chat/completions"),
+        "include_reasoning": ((True,), "what the model writes is returned as it is"),
         "suffix": (("",), "no model here has been trained to fill in the middle"),
     }
 

@@ -20,7 +20,6 @@ OF_VLLM: Refused = {
     "detokenize": ((True,), "ask for return_token_ids beside the text"),
     "documents": (([],), "put them into the messages"),
     "mm_processor_kwargs": (({},), "there are no images here"),
-    "include_reasoning": ((True,), "what the model writes is returned as it is"),
     "kv_transfer_params": ((), "keys and values stay in this server"),
     "vllm_xargs": (({},), "these are vLLM's own"),
     "guided_decoding_backend": (("auto",), "there is one only"),

@@ -95,34 +95,52 @@ def _messages(request: ResponsesRequest) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": request.instructions})
     if isinstance(request.input, str):
         return [*messages, {"role": "user", "content": request.input}]
+    thoughts: str | None = None
     for index, item in enumerate(request.input):
-        message = _message(item, f"input[{index}]")
-        if message is None:
+        place = f"input[{index}]"
+        if item.get("type") == "reasoning":
+            thoughts = _thoughts(item, place)
             continue
-        if message.get("tool_calls") and messages and messages[-1].get("tool_calls"):
-            messages[-1]["tool_calls"] += message["tool_calls"]  # calls of one turn
-        else:
-            messages.append(message)
+        message = _message(item, place)
+        last = messages[-1] if messages else {}
+        if message.get("tool_calls") and last.get("role") == "assistant":  # of one turn
+            last["tool_calls"] = [*last.get("tool_calls", ()), *message["tool_calls"]]
+            continue
+        if thoughts and message.get("role") == "assistant":
+            message["reasoning_content"] = thoughts
+        thoughts = None
+        messages.append(message)
     return messages
 
 
-def _message(item: Mapping[str, Any], place: str) -> dict[str, Any] | None:
-    """The chat message of one item; None for one that the next answer does not depend on."""
+def _thoughts(item: Mapping[str, Any], place: str) -> str | None:
+    """The text of a reasoning item: what was returned before."""
+    parts = item.get("content") or item.get("summary") or []
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise invalid(f"{place}.content must be a list of objects", f"{place}.content", "invalid_type")
+    texts = [part.get("text") for part in parts]
+    return "\n".join(text for text in texts if isinstance(text, str)) or None
+
+
+def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The chat message of one item."""
     kind = item.get("type", "message")
     if kind == "message":
-        content = item.get("content")
-        if isinstance(content, list):
-            content = [_part(part, f"{place}.content[{at}]") for at, part in enumerate(content)]
-        return {"role": item.get("role"), "content": content}
+        return {"role": item.get("role"), "content": _parts(item.get("content"), f"{place}.content")}
     if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
-        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-    if kind == "reasoning":
-        return None
+        content = _parts(item.get("output"), f"{place}.output")
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
     raise unsupported(f"{place}.type", f"{place}.type is not supported: accepted are messages and function calls")
+
+
+def _parts(content: Any, place: str) -> Any:
+    if isinstance(content, list):
+        return [_part(part, f"{place}[{at}]") for at, part in enumerate(content)]
+    return content
 
 
 def _part(part: Any, place: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class TokenizeRequest(Record):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Any = None
     return_token_strs: bool | None = None
 
 
