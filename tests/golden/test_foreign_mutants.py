@@ -48,6 +48,7 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "bitsandbytes": (test_bitsandbytes.record("nf4", True), test_bitsandbytes.encoder("nf4", True)),
     "bitsandbytes-int8": (test_bitsandbytes.EIGHT, test_bitsandbytes.int8_encoder),
     "hqq": (test_hqq.record(4), test_hqq.encoder(4)),
+    "hqq-rows": (test_hqq.record(4, axis=0), test_hqq.down_the_rows(4)),
     "hqq3": (test_hqq.record(3), test_hqq.encoder(3)),
     "quanto": (test_quanto.record("int4"), test_quanto.bits_encoder(4, torch.float16)),
     "quanto-zeros": (test_quanto.record("int2"), test_quanto.bits_encoder(2, torch.bfloat16, zero_points=True)),

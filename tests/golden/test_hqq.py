@@ -2,7 +2,6 @@
 """HQQ's form: written here by its definition, and by the library itself where it is installed. Needs torch."""
 
 import gc
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from foreign_forms import LIMITS, check_pair, llama, write_pair  # noqa: E402
+from foreign_forms import LIMITS, check_pair, llama, logits, write_pair  # noqa: E402
 
 from linnet.backends.select import choose_backend  # noqa: E402
 from linnet.errors import CheckpointError, UnsupportedError  # noqa: E402
+from linnet.formats import Checkpoint  # noqa: E402
+from linnet.formats.convert import parse_target, to_directory  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.schemes import PackedWeight  # noqa: E402
 
@@ -75,6 +76,25 @@ def encoder(bits: float = 4, size: int = 32, kind: Any = torch.float16, as_float
     return encode
 
 
+def down_the_rows(bits: float = 4, size: int = 32, kind: Any = torch.float16, as_float: bool = False) -> Any:
+    """As ``encoder``, with axis 0: [size, rest], a scale for every place in the rest."""
+
+    def encode(module: str, weight: "torch.Tensor") -> Any:
+        leaves, _ = encoder(bits, size, kind)(module, weight)
+        runs = weight.float().reshape(size, -1)
+        most = round(2**bits) - 1
+        low, high = runs.amin(0, keepdim=True), runs.amax(0, keepdim=True)
+        scale = ((high - low) / most).to(kind)
+        zero = (-low / scale.float()).to(kind)
+        codes = torch.round(runs / scale.float() + zero.float()).clamp(0, most)
+        packed = pack(codes.numpy().astype(np.int64), bits)
+        leaves |= {"W_q": packed.view(kind) if as_float else packed, "scale": scale, "zero": zero}
+        leaves |= {"axis": torch.tensor(0, dtype=torch.int32)}
+        return leaves, ((codes - zero.float()) * scale.float()).reshape(weight.shape)
+
+    return encode
+
+
 def record(bits: float = 4, size: int = 32, axis: int = 1) -> dict[str, Any]:
     """What transformers writes; HQQ itself writes none."""
     weights = {"nbits": bits, "channel_wise": True, "group_size": size, "optimize": True, "round_zero": bits == 4}
@@ -106,12 +126,70 @@ def test_models_in_hqqs_form(form: str, backend: str, tmp_path: Path) -> None:
     check_pair(write_pair(llama(), tmp_path, told, encoder(*FORMS[form])), backend)
 
 
+def check_spread(pair: Any, backend: str) -> None:
+    """Such weights are shown dense, bit for bit what they mean; the model computes what its dense twin does."""
+    with load_model(pair.quantised).checkpoint as checkpoint:
+        assert not checkpoint.schemes()
+        for module, value in pair.meaning.items():
+            assert checkpoint.shape_of(module) == value.shape
+            assert np.array_equal(checkpoint.linear(module), value), module
+        assert not any(".W_q" in name or ".scale" in name for name in checkpoint.names())
+        assert len(checkpoint.digest()) == 64
+    for ours, dense in zip(logits(pair.quantised, backend), logits(pair.dense, backend), strict=True):
+        assert np.array_equal(ours, dense)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("form", FORMS)
+def test_groups_that_run_down_the_rows(form: str, backend: str, tmp_path: Path) -> None:
+    """Some cross rows: 32 do not divide 96 rows of 64 columns as whole rows, places alone count."""
+    if backend == "cpu":
+        pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
+    bits, size, *_ = FORMS[form]
+    told = record(bits, size, axis=0) if backend == "cpu" else None
+    check_spread(write_pair(llama(), tmp_path, told, down_the_rows(*FORMS[form])), backend)
+
+
+def test_a_layer_that_says_another_axis_is_refused(tmp_path: Path) -> None:
+    def encode(module: str, weight: "torch.Tensor") -> Any:
+        leaves, meaning = down_the_rows()(module, weight)
+        return leaves | {"axis": torch.tensor(1, dtype=torch.int32)}, meaning
+
+    with load_model(write_pair(llama(), tmp_path, None, encode).quantised).checkpoint as checkpoint:
+        with pytest.raises(CheckpointError, match="axis is 1; the shape of its scales is that of axis 0"):
+            checkpoint.linear("model.layers.0.self_attn.q_proj")
+
+
+def test_both_axes_in_one_model(tmp_path: Path) -> None:
+    def encode(module: str, weight: "torch.Tensor") -> Any:
+        return (down_the_rows() if module.endswith("down_proj") else encoder())(module, weight)
+
+    pair = write_pair(llama(), tmp_path, None, encode)
+    with load_model(pair.quantised).checkpoint as checkpoint:
+        assert not any("down_proj" in module for module in checkpoint.schemes())
+        assert len(checkpoint.schemes()) == 12
+    for ours, dense in zip(logits(pair.quantised, "reference"), logits(pair.dense, "reference"), strict=True):
+        assert np.allclose(ours, dense, atol=1e-3)
+
+
+def test_converted_it_is_a_dense_model(tmp_path: Path) -> None:
+    """And so may be written in any form."""
+    pair = write_pair(llama(), tmp_path, record(axis=0), down_the_rows())
+    with Checkpoint.open(pair.quantised) as source:
+        to_directory(source, tmp_path / "out", parse_target("dense:F32"), {}, exact=True)
+    with Checkpoint.open(tmp_path / "out") as made:
+        assert "quantization_config" not in made.config
+        for module, value in pair.meaning.items():
+            assert np.array_equal(made.linear(module), value)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
-def test_what_the_library_writes_means_the_same_here(bits: int, tmp_path: Path) -> None:
+def test_what_the_library_writes_means_the_same_here(bits: int, axis: int, tmp_path: Path) -> None:
     library = pytest.importorskip("hqq.core.quantize", reason="hqq is not installed")
 
     def encode(module: str, weight: "torch.Tensor") -> Any:
-        wanted = library.BaseQuantizeConfig(nbits=bits, group_size=32, axis=1)
+        wanted = library.BaseQuantizeConfig(nbits=bits, group_size=32, axis=axis)
         linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         linear.weight.data = weight.clone()
         layer = library.HQQLinear(linear, wanted, compute_dtype=torch.bfloat16, device="cpu")
@@ -119,7 +197,8 @@ def test_what_the_library_writes_means_the_same_here(bits: int, tmp_path: Path) 
         wide = {key: value.float() if key in ("scale", "zero") else value for key, value in layer.meta.items()}
         return dict(state), library.Quantizer.dequantize(layer.W_q, wide | {"compute_dtype": torch.float32})
 
-    check_pair(write_pair(llama(), tmp_path, None, encode), "reference")
+    pair = write_pair(llama(), tmp_path, None, encode)
+    (check_pair if axis else check_spread)(pair, "reference")
 
 
 def test_a_weight_is_rounded_once() -> None:
@@ -138,8 +217,8 @@ def test_a_weight_is_rounded_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"axis": torch.tensor(0, dtype=torch.int32)}, UnsupportedError, "axis: axis 0 .* is not supported"),
-        ({"axis": torch.tensor(7, dtype=torch.int32)}, UnsupportedError, "axis is 7; supported: 1"),
+        ({"axis": torch.tensor(0, dtype=torch.int32)}, CheckpointError, "axis is 0; the shape of its scales .* axis 1"),
+        ({"axis": torch.tensor(7, dtype=torch.int32)}, CheckpointError, "axis is 7; the shape of its scales"),
         ({"axis": None}, CheckpointError, "axis is missing"),
         ({"quant_zero": torch.tensor(1, dtype=torch.uint8)}, UnsupportedError, "quantised themselves"),
         ({"packing": characters("2bit_u8")}, CheckpointError, "packing is '2bit_u8'; the shape of W_q is that of 4bit"),
@@ -147,7 +226,10 @@ def test_a_weight_is_rounded_once() -> None:
         ({"shape": torch.tensor([10**9, 10**9])}, CheckpointError, "groups of 32 lead to 4096 numbers"),
         ({"shape": torch.tensor([-64, -64])}, CheckpointError, r"shape is \[-64, -64\]"),
         ({"shape": None}, CheckpointError, "shape is missing"),
-        ({"scale": torch.ones(1, 128)}, UnsupportedError, "groups that run down the rows"),
+        ({"scale": torch.ones(1, 128)}, CheckpointError, "for 32 rows of 128 codes; that is no packing"),
+        ({"scale": torch.ones(1, 100)}, CheckpointError, "which 100 scales do not divide"),
+        ({"scale": torch.ones(1, 64)}, CheckpointError, "for 64 rows of 64 codes; that is no packing"),
+        ({"scale": torch.ones(2, 64)}, CheckpointError, r"HQQ's are \[groups, 1\], or \[1, groups\] with axis 0"),
         ({"scale": torch.ones(128, 1, dtype=torch.int32)}, CheckpointError, "scale is int32; scales are fp32"),
         ({"scale": torch.full((128, 1), torch.inf).half()}, CheckpointError, "NaN or infinity"),
         ({"scale": None}, CheckpointError, "scale is missing"),
@@ -176,12 +258,6 @@ def test_what_cannot_be_so_is_said(
 @pytest.mark.parametrize(
     ("told", "error", "message"),
     [
-        (record(axis=0), UnsupportedError, re.escape("axis 0 (groups that run down the rows) is not supported")),
-        (
-            {"quant_method": "hqq", "quant_config": {"self_attn.q_proj": record(axis=0)["quant_config"]}},
-            UnsupportedError,
-            "axis 0",
-        ),
         ({"quant_method": "hqq", "quant_config": [1]}, CheckpointError, "quant_config must be an object"),
     ],
 )

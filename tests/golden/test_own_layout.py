@@ -103,8 +103,12 @@ def test_the_card_says_who_loads_it(packed: Path) -> None:
     ("scheme", "said"),
     [
         ("W4A16-g32", "Linnet; transformers with compressed-tensors; vLLM"),
-        ("W3A16-g32", "Linnet; transformers with compressed-tensors (vLLM: it has no kernels for 3 bits)"),
-        ("W2A16-g32", "vLLM: it has no kernels for 2 bits"),
+        (
+            "W3A16-g32",
+            "Linnet; transformers with compressed-tensors (vLLM: 3 bits have kernels on a GPU with Humming",
+        ),
+        ("W2A16-g32", "vLLM: 2 bits have kernels on a GPU with Humming installed only"),
+        ("W8A16", "with compressed-tensors; vLLM on a GPU only: int8 weights with 16-bit inputs"),
         ("W4A16-g32-asym", "dequantize=True"),
     ],
 )

@@ -18,7 +18,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 from linnet import demo
 from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
-from linnet.formats.programs import TRANSFORMERS_LOSES, TRANSFORMERS_METHODS
+from linnet.formats.programs.of_transformers import LOSES, METHODS
 
 
 @pytest.mark.parametrize("scheme", ["W4A16-g32", "W3A16-g32", "W8A8", "W4A16-g32-asym", "NF4", "W4A16-g32-head8"])
@@ -47,10 +47,10 @@ def test_its_methods_are_known() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     known = {name.split("_4bit")[0].split("_8bit")[0] for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
-    assert {*TRANSFORMERS_METHODS, *TRANSFORMERS_LOSES} <= known | {"bitsandbytes"}
+    assert {*METHODS, *LOSES} <= known | {"bitsandbytes"}
 
 
-@pytest.mark.parametrize("method", TRANSFORMERS_LOSES)
+@pytest.mark.parametrize("method", LOSES)
 def test_what_it_takes_for_superfluous_it_draws_at_random(method: str, tmp_path: Path) -> None:
     encode = test_quanto.FORMS["qint8"][0] if method == "quanto" else test_hqq.encoder()
     path = foreign_forms.write_pair(foreign_forms.llama(), tmp_path, None, encode).quantised

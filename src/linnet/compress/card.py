@@ -12,6 +12,7 @@ from linnet.compress.figure import SHOWN_MODULES
 from linnet.compress.worst import block_errors, worst_modules
 from linnet.formats.forms.canonical_written import is_own
 from linnet.formats.programs import Model, verdicts
+from linnet.formats.programs.of_vllm import GPU_ONLY
 from linnet.schemes import LinearScheme
 
 PICTURE_FILE = "errors.png"
@@ -35,15 +36,19 @@ def loaders(schemes: Mapping[str, LinearScheme], zeros: bool = True, own: bool =
     if own or is_own(schemes):
         return "Linnet alone (its own layout, which every other loader refuses)"
     found = verdicts(Model("directory", "compressed-tensors", "", schemes), "")
-    read = [
-        verdict.program + (f" {verdict.why}" if verdict.why.startswith("with ") else "")
-        for verdict in found
-        if verdict.loads
-    ]
+    read = [f"{verdict.program}{_condition(verdict.why)}" for verdict in found if verdict.loads]
     refused = [
         f"{verdict.program}: {verdict.why}" for verdict in found if not verdict.loads and verdict.program == "vLLM"
     ]
     return "; ".join(["Linnet", *read]) + (f" ({refused[0]})" if refused else "")
+
+
+def _condition(why: str) -> str:
+    """What a program needs beside itself, of why it reads something."""
+    if why.startswith("with "):
+        return f" {why}"
+    _, limited, where = why.partition(GPU_ONLY)
+    return f" {limited}{where}" if limited else ""
 
 
 def model_card(

@@ -26,6 +26,7 @@ from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifes
 from linnet.formats.prescription import Quantization
 from linnet.formats.quantization import form_of, read_quantization, with_telltale
 from linnet.formats.rewritten import Rewrite, Rewritten, RewrittenFiles
+from linnet.formats.spread import spread
 from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
@@ -87,9 +88,10 @@ class Checkpoint:
         files = open_files(directory)
         config, where = with_telltale(files.config, lambda: files.tensors), str(files.described_by)
         quantization, form = read_quantization(config, where), form_of(config, where)
-        tensors = files.tensors
-        if not tensors:
+        if not files.tensors:
             raise CheckpointError(f"{directory}: the model has no tensors")
+        files = spread(files, form)
+        tensors = files.tensors
         manifest = read_manifest(directory) if directory.is_dir() else None
         if manifest is not None:
             check_structure(directory, manifest, tensors)

@@ -48,17 +48,26 @@ def test_what_compress_makes(tmp_path: Path, scheme: str, loads: list[bool]) -> 
 
 
 @pytest.mark.parametrize(
-    ("scheme", "form"),
-    [("W3A16-g32", "gptq"), ("NF4", "bitsandbytes"), ("W4A16-g32-head8", "gptq"), ("TERNARY", "gptq")],
+    ("scheme", "forms"),
+    [
+        ("W3A16-g32", {"vLLM": "awq"}),
+        ("NF4", {"transformers": "bitsandbytes", "vLLM": "bitsandbytes"}),
+        ("W4A16-g32-head8", {"transformers": "gptq", "vLLM": "gptq"}),
+        ("TERNARY", {"transformers": "gptq", "vLLM": "awq"}),
+    ],
 )
-def test_a_form_that_vllm_reads_with_the_same_codes(tmp_path: Path, scheme: str, form: str) -> None:
+def test_a_form_that_another_reads_with_the_same_codes(tmp_path: Path, scheme: str, forms: dict[str, str]) -> None:
     path = tmp_path / "small"
     compress(demo.model_directory(), path, make_recipe(scheme, "rtn"))
-    assert examine(path)[2].instead == f"linnet convert {path} small-{form} --to {form}"
-    with Checkpoint.open(path) as checkpoint:
-        target = parse_target(form)
-        made = to_directory(checkpoint, tmp_path / f"small-{form}", target, {}, exact=scheme != "W4A16-g32-head8")
-    assert all(answers(made.path)[:3])
+    for program, form in forms.items():
+        at = PROGRAMS.index(program)
+        assert examine(path)[at].instead == f"linnet convert {path} small-{form} --to {form}"
+        made = tmp_path / f"{program}-{form}"
+        with Checkpoint.open(path) as checkpoint:
+            to_directory(checkpoint, made, parse_target(form), {}, exact=scheme != "W4A16-g32-head8")
+        found = examine(made)
+        assert found[0].loads
+        assert found[at].loads
 
 
 def test_a_dense_directory_and_the_command_that_makes_it_a_gguf() -> None:
@@ -119,4 +128,23 @@ def test_zero_points_are_said() -> None:
     schemes = {"layers.0.up": parse_scheme("W4A16-g32-asym").linear}
     transformers, vllm, _ = verdicts(Model("directory", "compressed-tensors", "llama", schemes), "m")
     assert "dequantize=True" in transformers.why
-    assert not vllm.loads
+    assert vllm.loads
+
+
+def test_what_vllm_has_no_kernel_for_on_a_cpu_is_said() -> None:
+    wanted = {"W4A16-g32": "on CPUs and GPUs", "W8A16": "on a GPU only: int8 weights", "W8A8": "on CPUs and GPUs"}
+    for scheme, words in wanted.items():
+        model = Model("directory", "compressed-tensors", "llama", {"layers.0.up": parse_scheme(scheme).linear})
+        assert words in verdicts(model, "m")[1].why
+
+
+def test_records_that_vllm_refuses_are_said() -> None:
+    schemes = {"layers.0.up": parse_scheme("W4A16-g32").linear}
+    for method, record in (
+        ("compressed-tensors", {"kv_cache_scheme": {"type": "int", "num_bits": 8, "strategy": "token"}}),
+        ("awq", {"version": "GEMV"}),
+        ("mxfp4", {}),
+    ):
+        verdict = verdicts(Model("directory", method, "llama", schemes, record=record), "m")[1]
+        assert not verdict.loads, method
+        assert verdict.instead

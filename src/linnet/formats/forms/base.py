@@ -69,3 +69,17 @@ class Shapeless(Protocol):
 
     def with_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> Form:
         """The form knowing what shape the dense tensors (``module.weight``) have."""
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """What a Form also says that has weights which no scheme holds: they are shown dense, computed when read."""
+
+    suffixes: tuple[str, ...]
+    """See Form.suffixes."""
+
+    def plain_modules(self, tensors: Tensors, tensor: ReadTensor, where: str) -> Mapping[str, tuple[int, int]]:
+        """Such modules -> their logical [rows, columns]. CheckpointError for sizes that cannot be."""
+
+    def plain_values(self, module: str, tensors: Tensors, tensor: ReadTensor, where: str) -> npt.NDArray[Any]:
+        """fp32 [rows, columns] of one of them, checked."""

@@ -10,6 +10,8 @@ which is code * scale - zero * scale.
 Both numbers are widened to fp32, in which that product is exact for 16-bit ones: a weight is the exact value rounded
 once. So is HQQ's own in fp32, but where a code less a zero of many small bits had to be rounded before (fp16 zeros
 below 2^-6 with 8 bits, 2^-10 with 4). In 16 bits HQQ rounds both steps to 16 bits. Codes of one bit lie here in two.
+
+With axis 0 groups run down the rows (hqq_rows.py).
 """
 
 from collections.abc import Mapping
@@ -20,19 +22,14 @@ import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats.forms.base import ReadTensor, Tensors, scale_type
-from linnet.formats.forms.packed_rows import apart, with_minimums
+from linnet.formats.forms.hqq_packing import CODES, check_state, code_bits, unpacked
+from linnet.formats.forms.hqq_rows import modules_down_the_rows, shape_down_the_rows, values_down_the_rows
+from linnet.formats.forms.packed_rows import with_minimums
 from linnet.formats.forms.transposed_words import expect
 from linnet.formats.prescription import Quantization
 from linnet.schemes import LinearScheme, PackedWeight, Scheme
 
 Array = npt.NDArray[Any]
-CODES = "W_q"
-PACKINGS = {8: "8bit_u8", 4: "4bit_u8", 3: "3bit_32", 2: "2bit_u8", 1: "1bit_u8"}
-"""Bits of a stored code -> HQQ's word for how codes lie together. 5 and 6 bits lie in bytes, 1.58 in two bits."""
-PER_WORD = 10
-"""Codes of three bits in an int32."""
-MAX_PACKING_BYTES = 32
-AXIS_0 = "axis 0 (groups that run down the rows) is not supported; HQQ's axis=1 is"
 
 
 class Hqq:
@@ -51,11 +48,16 @@ class Hqq:
         wanted = record.get("quant_config") or {}
         if not isinstance(wanted, dict):
             raise CheckpointError(f"{where}: quant_config must be an object, not {wanted!r:.80}")
-        for rule in (wanted, *wanted.values()):  # one for all linears, or one per kind of them
-            weights = rule.get("weight_quant_params") if isinstance(rule, dict) else None
-            if isinstance(weights, dict) and weights.get("axis") == 0:
-                raise UnsupportedError(f"{where}: quant_config: {AXIS_0}")
         return Quantization("hqq")
+
+    def plain_modules(self, tensors: Tensors, tensor: ReadTensor, where: str) -> dict[str, tuple[int, int]]:
+        """See Spread.plain_modules: those with axis 0."""
+        modules = modules_down_the_rows(tensors)
+        return {module: shape_down_the_rows(module, tensors, tensor, where) for module in modules}
+
+    def plain_values(self, module: str, tensors: Tensors, tensor: ReadTensor, where: str) -> Array:
+        """See Spread.plain_values."""
+        return values_down_the_rows(module, tensors, tensor, where)
 
     def module_of(self, name: str) -> str:
         """See Form.module_of."""
@@ -95,10 +97,10 @@ class Hqq:
         shown = f"{where}: {module}"
         shape = self.shape(module, scheme, tensors, tensor, where)
         bits, size = _bits_and_group(module, tensors, where)
-        _check_state(module, bits, tensors, tensor, where)
+        check_state(module, bits, 1, tensors, tensor, where)
         scale_shape = tensors[f"{module}.scale"].shape
         expect(module, "zero", (tensors[f"{module}.scale"].dtype,), scale_shape, tensors, where)
-        codes = _unpacked(tensor(f"{module}.{CODES}"), bits, size)[: scale_shape[0]]
+        codes = unpacked(tensor(f"{module}.{CODES}"), bits, size)[: scale_shape[0]]
         scales = tensor(f"{module}.scale").astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # which is checked
             minimums = tensor(f"{module}.zero").astype(np.float32) * scales
@@ -111,47 +113,7 @@ def _bits_and_group(module: str, tensors: Tensors, where: str) -> tuple[int, int
     if f"{module}.scale" not in tensors and f"{module}.scale_q" in tensors:
         raise UnsupportedError(f"{shown}.scale_q: scales that are quantised themselves are not supported")
     scale_type(module, "scale", tensors, where)
-    scale, codes = tensors[f"{module}.scale"].shape, tensors[f"{module}.{CODES}"]
-    if len(scale) == 2 and scale[0] == 1 < scale[1]:
-        raise UnsupportedError(f"{shown}.scale is {list(scale)}: {AXIS_0}")
-    if len(scale) != 2 or scale[1] != 1 or scale[0] < 1 or len(codes.shape) != 2 or 0 in codes.shape:
-        raise CheckpointError(
-            f"{shown} has scales {list(scale)} for codes {list(codes.shape)}; HQQ's are [groups, 1] and two-dimensional"
-        )
-    groups, packed_rows = scale[0], codes.shape[0]
-    row_bytes = codes.nbytes // packed_rows
-    bits, rest = divmod(8 * packed_rows, groups)
-    if codes.dtype != "int32" and not rest and bits in PACKINGS:
-        return bits, row_bytes
-    if packed_rows == -(-groups // PER_WORD) and row_bytes % 4 == 0:
-        return 3, row_bytes // 4
-    raise CheckpointError(
-        f"{shown}.{CODES} is {codes.dtype} {list(codes.shape)} for {groups} groups; that is no packing of 8, 4, 3, 2 "
-        "or 1 bits"
-    )
-
-
-def _check_state(module: str, bits: int, tensors: Tensors, tensor: ReadTensor, where: str) -> None:
-    """What the layer's small tensors say must be what the shapes say, and something that is read here."""
-    shown = f"{where}: {module}"
-    for leaf in ("quant_scale", "quant_zero"):
-        if f"{module}.{leaf}" in tensors and tensor(f"{module}.{leaf}").any():
-            raise UnsupportedError(f"{shown}.{leaf}: scales and zeros that are quantised themselves are not supported")
-    expect(module, "axis", ("int32", "int64", "uint8"), (), tensors, where)
-    axis = int(tensor(f"{module}.axis").reshape(-1)[0])
-    if axis != 1:
-        raise UnsupportedError(f"{shown}.axis: {AXIS_0}" if axis == 0 else f"{shown}.axis is {axis}; supported: 1")
-    info = tensors.get(f"{module}.packing")
-    if info is None or info.dtype != "uint8" or info.nbytes > MAX_PACKING_BYTES:
-        raise CheckpointError(f"{shown}.packing must be the bytes of one of {', '.join(PACKINGS.values())}")
-    said = tensor(f"{module}.packing").tobytes().decode("latin-1")
-    if said != PACKINGS[bits]:
-        raise CheckpointError(f"{shown}.packing is {said!r}; the shape of {CODES} is that of {PACKINGS[bits]}")
-
-
-def _unpacked(stored: Array, bits: int, size: int) -> Array:
-    """uint8 [rows of groups, size], those that only fill the last words among them."""
-    contiguous = np.ascontiguousarray(stored)
-    if bits == 3:
-        return apart(contiguous.view(np.uint32).reshape(-1, size), bits, range(27, -1, -3))
-    return apart(contiguous.view(np.uint8).reshape(-1, size), bits, range(8 - bits, -1, -bits))
+    scale = tensors[f"{module}.scale"].shape
+    if len(scale) != 2 or scale[1] != 1 or scale[0] < 1:
+        raise CheckpointError(f"{shown} has scales {list(scale)}; HQQ's are [groups, 1], or [1, groups] with axis 0")
+    return code_bits(module, scale[0], tensors, where)

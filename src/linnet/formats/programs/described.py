@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is looked at to say which programs read a model, and what is said of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from linnet.errors import CheckpointError, LinnetError
+from linnet.formats.tensor_files import read_config
+from linnet.formats.terms_record import TERMS_KEY
+from linnet.formats.transform_record import TRANSFORMS_KEY, rotates
+from linnet.gguf import GgufModel, gguf_of
+from linnet.schemes import LinearScheme
+
+Kind = Literal["directory", "gguf"]
+
+AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
+"""What makes a form that every reader of directories has."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the rules look at. ``method``: a config's ``quant_method``, or ``dense``; ``schemes``: of its modules, where
+    Linnet reads them; ``architecture``: as the file calls it; ``record``: the config's ``quantization_config``."""
+
+    kind: Kind
+    method: str
+    architecture: str
+    schemes: Mapping[str, LinearScheme]
+    own_words: str = ""
+    """What it has that Linnet's own layout alone has a word for: sums of terms, rotations at run time; or empty."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``instead``: what to type for a form that the program reads, or reads on more machines; None where nothing is to
+    be gained or nothing helps."""
+
+    program: str
+    loads: bool
+    why: str
+    instead: str | None = None
+
+
+def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[str, Any] | None = None) -> Model | None:
+    """What a path says it is, whoever can read it; None where nothing says so. ``opened``: its config, where Linnet
+    could open it, which says more than the file does."""
+    file = gguf_of(path)
+    if file is not None:
+        try:
+            with GgufModel(file) as model:
+                return Model("gguf", "gguf", model.metadata.text("general.architecture") or "unnamed", schemes)
+        except LinnetError:
+            return None
+    try:
+        config = read_config(path) if opened is None else opened
+    except (CheckpointError, OSError):
+        return None
+    found = config.get("quantization_config", config.get("compression_config"))
+    record = found if isinstance(found, dict) else {}
+    method = record.get("quant_method", "compressed-tensors") if isinstance(found, dict) else "dense"
+    kinds = {
+        "sums of terms": bool(record.get(TERMS_KEY)),
+        "rotations at run time": rotates(record.get(TRANSFORMS_KEY)),
+    }
+    own_words = " and ".join(kind for kind, there in kinds.items() if there)
+    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, own_words, record)
+
+
+def last_name(path: str) -> str:
+    """What a command that is proposed calls its result after."""
+    return path.rstrip("/").rsplit("/", 1)[-1] or "model"
