@@ -50,6 +50,10 @@ void validate(const Batch& batch, const Limits& limits, const std::vector<int64_
         check_range("kv_slots", batch.slots_of(group), batch.tokens, blocks * limits.block_size);
         check_range("block_tables", batch.table_of(group, 0), batch.sequences * batch.blocks, blocks);
     }
+    if (batch.logits < 0 || batch.logits > batch.outputs) {
+        refuse("logit_rows is " + std::to_string(batch.logits) + "; accepted are 0 to the output rows, " +
+               std::to_string(batch.outputs));
+    }
     check_range("output_rows", batch.output_rows, batch.outputs, batch.tokens);
     if (batch.state_slots) check_slots(batch, limits.max_sequences);
     if (batch.query_start[0] != 0 || batch.query_start[batch.sequences] != batch.tokens) {

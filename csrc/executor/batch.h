@@ -14,6 +14,8 @@ struct Limits {
     int64_t positions() const { return max_blocks_per_sequence * block_size; }
 };
 
+enum class RowCount : int32_t { tokens, outputs, logits };
+
 struct Batch {
     const int32_t* token_ids = nullptr;        // [tokens]
     const int32_t* positions = nullptr;        // [tokens]
@@ -24,8 +26,12 @@ struct Batch {
     const int32_t* output_rows = nullptr;      // [outputs]
     const int32_t* state_slots = nullptr;      // [sequences], below max_sequences, no two alike; null: none are needed
     int64_t tokens = 0, sequences = 0, outputs = 0, blocks = 0;
+    int64_t logits = 0;  // of the outputs, the first ones, whose logits are wanted
     int64_t groups = 1;  // of states, each with slots and tables of its own; 1: all states have the same
 
+    int64_t count(RowCount rows) const {
+        return rows == RowCount::tokens ? tokens : rows == RowCount::outputs ? outputs : logits;
+    }
     const int32_t* slots_of(int64_t group) const { return kv_slots + group * tokens; }
     const int32_t* table_of(int64_t group, int64_t sequence) const {
         return block_tables + (group * sequences + sequence) * blocks;

@@ -235,12 +235,19 @@ void bind_enums(nb::module_& m) {
         .value("int8", KVStorage::int8)
         .value("fp8", KVStorage::fp8)
         .value("int4", KVStorage::int4);
-    nb::enum_<RowCount>(m, "RowCount").value("tokens", RowCount::tokens).value("outputs", RowCount::outputs);
+    nb::enum_<RowCount>(m, "RowCount")
+        .value("tokens", RowCount::tokens)
+        .value("outputs", RowCount::outputs)
+        .value("logits", RowCount::logits);
     nb::enum_<Activation>(m, "Activation")
         .value("silu", Activation::silu)
         .value("gelu", Activation::gelu)
         .value("gelu_tanh", Activation::gelu_tanh)
-        .value("relu", Activation::relu);
+        .value("gelu_sigmoid", Activation::gelu_sigmoid)
+        .value("relu", Activation::relu)
+        .value("relu_squared", Activation::relu_squared);
+    nb::class_<Gating>(m, "Gating")
+        .def(nb::init<Activation, float, float>(), "activation"_a, "limit"_a = 0.0f, "up_offset"_a = 0.0f);
 }
 
 void bind_executor(nb::module_& m) {
@@ -370,6 +377,11 @@ void bind_executor(nb::module_& m) {
             "name"_a, "input"_a, "output"_a, "layer"_a, "size"_a, "epsilon"_a, "offset"_a, "gain"_a, "bias"_a.none())
         .def("add", [](E& e, std::string name, int a, int b,
                        int output) { e.add(std::move(name), make_add(e, a, b, output)); })
+        .def("add_row",
+             [](E& e, std::string name, int input, int output, const Floats& row) {
+                 require_size("row", int64_t(row.size()), e.value(input).width);
+                 e.add(std::move(name), make_add_row(e, input, output, row.data()));
+             })
         .def("scale", [](E& e, std::string name, int input, int output,
                          float factor) { e.add(std::move(name), make_scale(e, input, output, factor)); })
         .def("softcap", [](E& e, std::string name, int input, int output,
@@ -377,7 +389,9 @@ void bind_executor(nb::module_& m) {
         .def("hadamard", [](E& e, std::string name, int input, int output,
                             int64_t size) { e.add(std::move(name), make_hadamard(e, input, output, size)); })
         .def("gate", [](E& e, std::string name, int input, int up, int output,
-                        Activation activation) { e.add(std::move(name), make_gate(e, input, up, output, activation)); })
+                        const Gating& gating) { e.add(std::move(name), make_gate(e, input, up, output, gating)); })
+        .def("gate_pairs", [](E& e, std::string name, int input, int output,
+                              const Gating& gating) { e.add(std::move(name), make_gate_pairs(e, input, output, gating)); })
         .def("rope",
              [](E& e, std::string name, int input, int output, int64_t head_size, int64_t rotary_size, bool interleaved,
                 int table) {
@@ -387,6 +401,8 @@ void bind_executor(nb::module_& m) {
              })
         .def("gather", [](E& e, std::string name, int input,
                           int output) { e.add(std::move(name), make_gather(e, input, output)); })
+        .def("leading", [](E& e, std::string name, int input,
+                           int output) { e.add(std::move(name), make_leading(e, input, output)); })
         .def("cast",
              [](E& e, std::string name, int input, int output) { e.add(std::move(name), make_cast(e, input, output)); })
         .def("quantise", [](E& e, std::string name, int input,
@@ -421,16 +437,19 @@ void bind_executor(nb::module_& m) {
              })
         .def("gated_linear",
              [](E& e, std::string name, int input, int output, const std::vector<LinearWeight>& weights,
-                Activation activation) {
-                 e.add(std::move(name), make_gated_linear(e, input, output, weights, activation));
+                const Gating& gating) {
+                 e.add(std::move(name), make_gated_linear(e, input, output, weights, gating));
              })
         .def(
             "route",
-            [](E& e, std::string name, int scores, int ids, int weights, bool sigmoid, bool normalise, float factor) {
-                const Routing routing{e.value(scores).width, e.value(ids).width, sigmoid, normalise, factor};
+            [](E& e, std::string name, int scores, int ids, int weights, bool sigmoid, bool normalise, float factor,
+               int64_t groups, int64_t groups_chosen) {
+                const Routing routing{
+                    e.value(scores).width, e.value(ids).width, groups, groups_chosen, sigmoid, normalise, factor};
                 e.add(std::move(name), make_route(e, scores, ids, weights, routing));
             },
-            "name"_a, "scores"_a, "ids"_a, "weights"_a, "sigmoid"_a, "normalise"_a, "factor"_a)
+            "name"_a, "scores"_a, "ids"_a, "weights"_a, "sigmoid"_a, "normalise"_a, "factor"_a,
+            "groups"_a = 1, "groups_chosen"_a = 1)
         .def("experts",
              [](E& e, std::string name, int input, int ids, int output, const std::vector<LinearWeight>& weights) {
                  e.add(std::move(name), make_experts(e, input, ids, output, weights));
@@ -442,13 +461,15 @@ void bind_executor(nb::module_& m) {
         .def(
             "attention",
             [](E& e, std::string name, int query, int output, int state, int64_t heads, bool rounded, float scale,
-               int64_t window, float softcap, const std::optional<Floats>& alibi_slopes) {
+               int64_t window, float softcap, const std::optional<Floats>& alibi_slopes,
+               const std::optional<Floats>& sinks, bool full) {
                 const float* slopes = floats("alibi_slopes", alibi_slopes, heads);
-                const AttentionAttributes a{heads, rounded, scale, window, softcap, slopes};
+                const float* own_sinks = floats("sinks", sinks, heads);
+                const AttentionAttributes a{heads, rounded, scale, window, softcap, slopes, own_sinks, full};
                 e.add(std::move(name), make_attention(e, query, output, state, a));
             },
             "name"_a, "query"_a, "output"_a, "state"_a, "heads"_a, "rounded"_a, "scale"_a, "window"_a, "softcap"_a,
-            "alibi_slopes"_a.none())
+            "alibi_slopes"_a.none(), "sinks"_a.none() = nb::none(), "full"_a = false)
         .def("add_slot_state", &E::add_slot_state, "numbers"_a)
         .def(
             "conv",
@@ -481,10 +502,12 @@ void bind_executor(nb::module_& m) {
             [](E& e, const Integers& token_ids, const Integers& positions, const Slots& kv_slots,
                const Integers& query_start, const Integers& context_lengths, const Tables& block_tables,
                const Integers& output_rows, const WritableBytes& states, const std::vector<int64_t>& num_blocks,
-               const std::optional<Integers>& state_slots, const std::optional<WritableBytes>& slots) {
+               const std::optional<Integers>& state_slots, const std::optional<WritableBytes>& slots,
+               std::optional<int64_t> logit_rows) {
                 Batch batch =
                     make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
                 require_size("states", int64_t(states.size()), e.kv_bytes(num_blocks));
+                batch.logits = logit_rows.value_or(batch.outputs);
                 if (state_slots && slots) {
                     require_size("state_slots", int64_t(state_slots->size()), batch.sequences);
                     require_size("slots", int64_t(slots->size()), e.limits().max_sequences * e.slot_bytes());
@@ -497,7 +520,7 @@ void bind_executor(nb::module_& m) {
             "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
             "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
             "states"_a.noconvert(), "num_blocks"_a, "state_slots"_a.noconvert().none() = nb::none(),
-            "slots"_a.noconvert().none() = nb::none())
+            "slots"_a.noconvert().none() = nb::none(), "logit_rows"_a.none() = nb::none())
         .def("rows", &E::rows_of_last_step, "value"_a)
         .def(
             "read",

@@ -303,8 +303,7 @@ void Executor::execute(const Batch& batch, char* states, const std::vector<int64
         positions = batch.context_lengths[s] > positions ? batch.context_lengths[s] : positions;
     }
     for (auto& table : rope_tables_) table->extend(positions);
-    last_tokens_ = batch.tokens;
-    last_outputs_ = batch.outputs;
+    last_ = batch;
     const Step step{*this, batch, states, num_blocks, kernels_, *pool_, slots};
     if (!profiling_) {
         for (auto& operation : operations_) operation->run(step);
@@ -325,9 +324,7 @@ std::vector<std::pair<std::string, double>> Executor::profile() {
     return result;
 }
 
-int64_t Executor::rows_of_last_step(int index) const {
-    return value(index).each * (value(index).rows == RowCount::tokens ? last_tokens_ : last_outputs_);
-}
+int64_t Executor::rows_of_last_step(int index) const { return value(index).span().of(last_); }
 
 void Executor::read(int index, float* out) const {
     const Value& from = value(index);

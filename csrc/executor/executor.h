@@ -16,17 +16,16 @@
 
 namespace linnet {
 
-enum class RowCount : int32_t { tokens, outputs };
 enum class ValueType : int32_t { fp32, bf16, fp16, int8, int32 };  // int8: QuantisedRows
 
-// How many rows there are in a step: `each` for every token or output.
+// How many rows there are in a step: `each` for every token, output or row of logits.
 struct RowSpan {
     RowCount rows = RowCount::tokens;
     int64_t each = 1;
 
     RowSpan(RowCount of, int64_t per = 1) : rows(of), each(per) {}
     bool operator==(const RowSpan&) const = default;
-    int64_t of(const Batch& batch) const { return each * (rows == RowCount::tokens ? batch.tokens : batch.outputs); }
+    int64_t of(const Batch& batch) const { return each * batch.count(rows); }
 };
 
 struct Value {
@@ -226,7 +225,7 @@ class Executor {
     int chains_ = 0;
     std::vector<Buffer> scratch_;
     int64_t scratch_bytes_ = 64;
-    int64_t last_tokens_ = 0, last_outputs_ = 0;
+    Batch last_;  // its counts only are still there
     bool profiling_ = false;
     std::vector<double> seconds_;
 };

@@ -97,6 +97,16 @@ Made make_add(Executor& executor, int a, int b, int output) {
     });
 }
 
+Made make_add_row(Executor& executor, int input, int output, const float* row) {
+    expect_map(executor, input, output, "add: input and output are fp32 of one shape");
+    const auto [width, count] = shape(executor, input);
+    return simple(count, width, [=, width = width](const Rows& rows) {
+        const float* x = rows.fp32(input);
+        float* y = rows.fp32(output);
+        for (int64_t i = 0; i < rows.count; ++i) rows.step.kernels.add(x + i * width, row, y + i * width, width);
+    });
+}
+
 Made make_scale(Executor& executor, int input, int output, float factor) {
     expect_map(executor, input, output, "scale: input and output are fp32 of one shape");
     const auto [width, count] = shape(executor, input);
@@ -124,13 +134,35 @@ Made make_hadamard(Executor& executor, int input, int output, int64_t size) {
     });
 }
 
-Made make_gate(Executor& executor, int input, int up, int output, Activation activation) {
+Made make_gate(Executor& executor, int input, int up, int output, const Gating& gating) {
     expect_map(executor, input, output, "gate: inputs and output are fp32 of one shape");
     if (up >= 0) expect_map(executor, up, output, "gate: inputs and output are fp32 of one shape");
     const auto [width, count] = shape(executor, input);
     return simple(count, 8 * width, [=, width = width](const Rows& rows) {
         rows.step.kernels.gate(rows.fp32(input), up >= 0 ? rows.fp32(up) : nullptr, rows.fp32(output),
-                               rows.count * width, activation);
+                               rows.count * width, gating);
+    });
+}
+
+Made make_gate_pairs(Executor& executor, int input, int output, const Gating& gating) {
+    constexpr int64_t RUN = 256;  // pairs that are taken apart at a time
+    const Value& from = expect(executor, input, ValueType::fp32, "gate: input and output are fp32");
+    const Value& to = expect(executor, output, ValueType::fp32, "gate: input and output are fp32");
+    require(from.span() == to.span() && from.width == 2 * to.width, "gate: the input holds pairs, one for an output");
+    return simple(to.span(), 8 * to.width, [=, width = to.width](const Rows& rows) {
+        alignas(64) float gates[RUN], ups[RUN];
+        const float* x = rows.fp32(input);
+        float* y = rows.fp32(output);
+        for (int64_t left = rows.count * width; left > 0; left -= RUN) {
+            const int64_t n = left < RUN ? left : RUN;
+            for (int64_t i = 0; i < n; ++i) {
+                gates[i] = x[2 * i];
+                ups[i] = x[2 * i + 1];
+            }
+            rows.step.kernels.gate(gates, ups, y, n, gating);
+            x += 2 * n;
+            y += n;
+        }
     });
 }
 
@@ -163,6 +195,17 @@ Made make_gather(Executor& executor, int input, int output) {
         for (int64_t i = 0; i < rows.count; ++i) {
             std::memcpy(y + i * width, x + rows.step.batch.output_rows[rows.first + i] * width, size_t(width) * 4);
         }
+    });
+}
+
+Made make_leading(Executor& executor, int input, int output) {
+    const Value& from = expect(executor, input, ValueType::fp32, "leading reads fp32");
+    const Value& to = expect(executor, output, ValueType::fp32, "leading writes fp32");
+    require(from.width == to.width && from.rows == RowCount::outputs && to.rows == RowCount::logits,
+            "leading: of output rows those of the logits are taken");
+    require(from.chain < 0, "leading reads other rows than its own, so no value of its chain");
+    return simple(RowCount::logits, from.width, [=, width = from.width](const Rows& rows) {
+        std::memcpy(rows.fp32(output), rows.step.fp32(input) + rows.first * width, size_t(rows.count * width) * 4);
     });
 }
 

@@ -36,17 +36,23 @@ struct AttentionAttributes {
     int64_t window = 0;                   // 0: none
     float softcap = 0.0f;                 // 0: none
     const float* alibi_slopes = nullptr;  // [heads] or null
+    const float* sinks = nullptr;         // [heads] or null
+    bool full = false;                    // not causal
 };
 
 Made make_embed(Executor& executor, int output, const LinearWeight& table, bool positions = false);
 Made make_norm(Executor& executor, int input, int output, const NormAttributes& attributes);
 Made make_add(Executor& executor, int a, int b, int output);
+Made make_add_row(Executor& executor, int input, int output, const float* row);  // [width], the same for all
 Made make_scale(Executor& executor, int input, int output, float factor);
 Made make_softcap(Executor& executor, int input, int output, float limit);
 Made make_hadamard(Executor& executor, int input, int output, int64_t size);
-Made make_gate(Executor& executor, int input, int up, int output, Activation activation);  // up -1: one input
+Made make_gate(Executor& executor, int input, int up, int output, const Gating& gating);  // up -1: one input
+// Of an input that holds gate and up by turns, twice as wide as the output.
+Made make_gate_pairs(Executor& executor, int input, int output, const Gating& gating);
 Made make_rope(Executor& executor, int input, int output, const RopeAttributes& attributes);
 Made make_gather(Executor& executor, int input, int output);
+Made make_leading(Executor& executor, int input, int output);
 Made make_cast(Executor& executor, int input, int output);
 Made make_quantise(Executor& executor, int input, int output);
 // The codes as the fp32 numbers they stand for.
@@ -63,7 +69,7 @@ Made make_linear(Executor& executor, int input, const std::vector<int>& outputs,
 // Rows of the weights are rows of the output: activation(gate) * up, or activation(up) where there is one weight;
 // rounded to the output's type.
 Made make_gated_linear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
-                       Activation activation);
+                       const Gating& gating);
 Made make_route(Executor& executor, int scores, int ids, int weights, const Routing& routing);
 // Of every row of ids [rows, chosen] the products with those experts' weights: output [rows, chosen, outputs]. The
 // input has a row for each of them or one for all.

@@ -53,6 +53,8 @@ class Attention final : public Operation {
         call_.window = attributes.window;
         call_.softcap = attributes.softcap;
         call_.alibi_slopes = attributes.alibi_slopes;
+        call_.sinks = attributes.sinks;
+        call_.full = attributes.full;
         const Value& q = expect(executor, query, ValueType::fp32, "attention reads fp32");
         const Value& o = expect(executor, output, ValueType::fp32, "attention writes fp32");
         require(q.rows == RowCount::tokens && o.rows == RowCount::tokens, "attention: rows are tokens");
@@ -105,13 +107,14 @@ class Attention final : public Operation {
                 task.ld_query = heads_width;
                 task.rows = row + task_rows_ < end ? task_rows_ : end - row;
                 task.first_position = batch.positions[row];
+                task.context = batch.context_lengths[s];
                 task.output = step.fp32(output_) + row * out_width;
                 task.ld_output = out_width;
                 const int64_t first = call_.window > 0 && task.first_position >= call_.window
                                           ? task.first_position - call_.window + 1
                                           : 0;
                 task.first_partition = first / PARTITION_KEYS;
-                task.last_partition = divide_up(task.first_position + task.rows, PARTITION_KEYS);
+                task.last_partition = divide_up(task.keys_of(call_, task.rows - 1), PARTITION_KEYS);
                 const int64_t heads = heads_of(task.rows, partitions(task), batch.sequences, step.pool.threads());
                 for (task.kv_head = 0; task.kv_head < call_.kv.kv_heads; task.kv_head += heads) {
                     task.kv_heads = std::min(heads, call_.kv.kv_heads - task.kv_head);

@@ -25,6 +25,10 @@ class Route final : public RowOperation {
         require(from.span() == to.span() && from.each == 1, "route: input and outputs have the same rows");
         require(routing.chosen >= 1 && routing.chosen <= routing.experts && routing.experts <= MOST_EXPERTS,
                 "route: chosen is 1 to experts, which are at most 1024");
+        require(routing.groups >= 1 && routing.experts % routing.groups == 0 && routing.groups_chosen >= 1 &&
+                    routing.groups_chosen <= routing.groups &&
+                    routing.experts / routing.groups * routing.groups_chosen >= routing.chosen,
+                "route: groups must tile the experts, and those that are looked at hold as many as are chosen");
     }
 
     void run_rows(const Rows& rows) override {

@@ -19,10 +19,10 @@ int64_t aligned(int64_t bytes) { return divide_up(bytes, 64) * 64; }
 class GatedLinear final : public Operation {
   public:
     GatedLinear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
-                Activation activation)
+                const Gating& gating)
         : input_(input),
           output_(output),
-          activation_(activation),
+          gating_(gating),
           type_(input_type(executor.value(input).type)),
           group_size_(executor.value(input).group_size),
           weights_(weights) {
@@ -75,11 +75,11 @@ class GatedLinear final : public Operation {
         if (to.type == ValueType::fp32) {
             for (int64_t r = 0; r < rows; ++r) {
                 kernels.gate(results[0] + r * width, results[1] ? results[1] + r * width : nullptr,
-                             step.fp32(output_) + first + r * to.width, width, activation_);
+                             step.fp32(output_) + first + r * to.width, width, gating_);
             }
             return;
         }
-        kernels.gate(results[0], results[1], results[0], rows * width, activation_);
+        kernels.gate(results[0], results[1], results[0], rows * width, gating_);
         if (to.type == ValueType::int8) {
             QuantisedRows rounded = step.quantised(output_);
             rounded.codes += row * rounded.row_bytes;
@@ -95,7 +95,7 @@ class GatedLinear final : public Operation {
     }
 
     int input_, output_;
-    Activation activation_;
+    Gating gating_;
     InputType type_;
     int64_t group_size_;  // of the input's codes
     std::vector<LinearWeight> weights_;
@@ -105,8 +105,8 @@ class GatedLinear final : public Operation {
 }  // namespace
 
 Made make_gated_linear(Executor& executor, int input, int output, const std::vector<LinearWeight>& weights,
-                       Activation activation) {
-    return std::make_unique<GatedLinear>(executor, input, output, weights, activation);
+                       const Gating& gating) {
+    return std::make_unique<GatedLinear>(executor, input, output, weights, gating);
 }
 
 }  // namespace linnet

@@ -7,7 +7,7 @@
 
 namespace linnet {
 
-enum class Activation : int32_t { silu, gelu, gelu_tanh, relu };
+enum class Activation : int32_t { silu, gelu, gelu_tanh, gelu_sigmoid, relu, relu_squared };
 enum class RopeStyle : int32_t { half, interleaved };
 
 // Keys of a softmax partial: partitions start at absolute multiples of this, whatever the chunking.
@@ -94,6 +94,8 @@ struct AttentionCall {
     int64_t window = 0;                   // 0: none
     float softcap = 0.0f;                 // 0: none
     const float* alibi_slopes = nullptr;  // [heads] or null
+    const float* sinks = nullptr;         // [heads] or null: of every head a score more, whose value is zero
+    bool full = false;                    // rows see all keys of their sequence, not those up to their own only
 
     // Few query rows are bound by memory, which is fastest read in the order in which it lies: all kv heads of a block
     // before the next block. Blocks of one token store half a pair and are not worth it.
@@ -116,8 +118,13 @@ struct AttentionTask {
     int64_t ld_query = 0;
     int64_t rows = 0;
     int64_t first_position = 0;         // of row 0
+    int64_t context = 0;                // keys of the sequence
     int64_t kv_head = 0, kv_heads = 1;  // more than one only where few(rows)
     int64_t first_partition = 0, last_partition = 0;
+    // How many keys, from the sequence's first on, a row sees at most.
+    int64_t keys_of(const AttentionCall& call, int64_t row) const {
+        return call.full ? context : first_position + row + 1;
+    }
     float* output = nullptr;  // row 0, all heads; written when partials is null
     int64_t ld_output = 0;
     // Else unmerged partials: [kv_heads][rows * group][value_stride + 2]: values, maximum, sum; those of the next
@@ -169,9 +176,17 @@ struct Rounding {
     float scale = 1.0f, zero_point = 0.0f;  // static ones
 };
 
-// How a token's experts are chosen: the `chosen` best of its scores' softmax or sigmoids, ties to the lowest expert.
+// activation(x), or activation(x) * (up + up_offset); a limit above 0 holds x below it, and up within it, first.
+struct Gating {
+    Activation activation = Activation::silu;
+    float limit = 0.0f, up_offset = 0.0f;
+};
+
+// How a token's experts are chosen: the `chosen` best of its scores' softmax or sigmoids, ties to the lowest expert; of
+// the `groups_chosen` groups of neighbours that hold the best ones alone.
 struct Routing {
     int64_t experts = 0, chosen = 0;
+    int64_t groups = 1, groups_chosen = 1;
     bool sigmoid = false;
     bool normalise = false;  // so that a token's weights sum to 1
     float factor = 1.0f;     // of every weight, last
@@ -196,7 +211,7 @@ struct KernelTable {
     // The numbers that the codes stand for.
     void (*round_rows)(const float* x, float* y, int64_t rows, int64_t width, const Rounding& rounding);
     // up is null for one input.
-    void (*gate)(const float* x, const float* up, float* y, int64_t n, Activation activation);
+    void (*gate)(const float* x, const float* up, float* y, int64_t n, const Gating& gating);
     // scores [rows, experts]; ids and weights [rows, chosen], the best first.
     void (*route)(const float* scores, int32_t* ids, float* weights, int64_t rows, const Routing& routing);
     // x [rows, chosen, width], weights [rows, chosen]: y = weights[0] * x[0], then + weights[1] * x[1] and so on.

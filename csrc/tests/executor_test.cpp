@@ -71,12 +71,12 @@ class Model : public SmallModel {
         const LinearWeight gate_weight = weights.fp32(INNER, WIDTH), up_weight = weights.fp32(INNER, WIDTH);
         const int codes = value(INNER, ValueType::int8, 40);
         if (fused) {
-            e.add("gated", make_gated_linear(e, half, codes, {gate_weight, up_weight}, Activation::silu));
+            e.add("gated", make_gated_linear(e, half, codes, {gate_weight, up_weight}, {Activation::silu}));
         } else {
             const int up = value(INNER), act = value(INNER);
             e.add("gate", make_linear(e, half, {gate}, {gate_weight}));
             e.add("up", make_linear(e, half, {up}, {up_weight}));
-            e.add("silu", make_gate(e, gate, up, act, Activation::silu));
+            e.add("silu", make_gate(e, gate, up, act, {Activation::silu}));
             e.add("round", make_quantise(e, act, codes));
         }
         begin("activation");

@@ -49,7 +49,7 @@ class ExpertsModel : public SmallModel {
         e.add("up", make_experts(e, given, ids, up, drawn(inner, width)));
         int middle = gated;
         if (rounded) e.begin_chain("activation");
-        e.add("silu", make_gate(e, gate, up, gated, Activation::silu));
+        e.add("silu", make_gate(e, gate, up, gated, {Activation::silu}));
         if (rounded) {
             middle = each(inner, ValueType::int8, 24);
             e.add("round", make_quantise(e, gated, middle));
@@ -103,7 +103,7 @@ class RecurrentModel : public SmallModel {
         const int state = e.add_slot_state(shape.states * width);
         e.add("scan", make_scan(e, taken, steps, in, out, scanned, state, call));
         const int gated = value(width), y = value(40);
-        e.add("silu", make_gate(e, gate, scanned, gated, Activation::silu));
+        e.add("silu", make_gate(e, gate, scanned, gated, {Activation::silu}));
         e.add("residual", make_add(e, x, linear("output", gated, 40), y));
         head(y, table);
     }

@@ -14,9 +14,14 @@ from linnet.models.families import ALIASES, FAMILIES, MODEL_TYPES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "linnet"
 ALLOWED = {"models/families/", "formats/gguf/architectures.py", "text/gguf_pretokenizers.py"}
-ALLOWED |= {"formats/gguf/architectures_read.py", "formats/gguf/architectures_state_space.py"}
-ALLOWED |= {"api/tools/names.py"}
-"""A folder; ggml's own names for them, which stand in its files; vLLM's names of the forms of calls."""
+ALLOWED |= {
+    "formats/gguf/architectures_read.py",
+    "formats/gguf/architectures_encoders.py",
+    "formats/gguf/architectures_state_space.py",
+}
+ALLOWED |= {"api/tools/names.py", "formats/programs/of_vllm.py"}
+"""A folder; ggml's own names for them, which stand in its files; vLLM's names of the forms of calls, and
+of the one architecture whose MXFP4 it reads."""
 BRANDS = re.compile(
     r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon", re.IGNORECASE
 )

@@ -62,7 +62,7 @@ def test_alone_equals_in_a_batch_whatever_is_done_to_it(policy: Any) -> None:
 
 def test_what_cannot_be_embedded() -> None:
     with LLM(demo.model_directory(), max_model_len=64) as llm:
-        with pytest.raises(ParameterError, match="pooling is 'max'; accepted: last, mean"):
+        with pytest.raises(ParameterError, match="pooling is 'max'; accepted: last, mean, cls"):
             llm.embed("the cat", pooling="max")  # type: ignore[arg-type]
         with pytest.raises(ParameterError, match="the prompt is empty"):
             llm.embed([[]])

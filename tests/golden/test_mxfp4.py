@@ -13,8 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 integration = pytest.importorskip("transformers.integrations.mxfp4")
 
-from safetensors.torch import save_file  # noqa: E402
+import stepping  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from test_families import DECODE, LIMITS, TOLERANCE, backend_named, worst_difference  # noqa: E402
 from test_foreign_mutants import MOST_BYTES, MUTANTS, change_tensor  # noqa: E402
+from tiny_models import TINY_MODELS, reference_logits  # noqa: E402
+from tiny_models import write as write_model  # noqa: E402
 
 from linnet.cli.doctoring import examine  # noqa: E402
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError  # noqa: E402
@@ -77,13 +81,39 @@ def test_in_16_bits_too_where_bf16_reaches(tmp_path: Path) -> None:
         assert np.array_equal(found.dequantize().reshape(EXPERTS, OUTPUTS, -1).transpose(0, 2, 1), wanted.float())
 
 
-def test_the_model_itself_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    path = write(tmp_path / "m", tensors())
-    with pytest.raises(UnsupportedError, match="GptOss"):
-        load_model(path)
-    first = examine(path)[0]
-    assert not first.loads
-    assert "GptOss" in first.why
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_model_runs_on_the_codes_as_they_lie(backend: str, tmp_path: Path) -> None:
+    """Logits are those of the dense model of what the codes mean, and no expert is copied."""
+    tiny = next(tiny for tiny in TINY_MODELS if tiny.name == "gpt-oss")
+    model = write_model(tiny, tmp_path / "dense", 5)
+    saved, packed = load_file(tmp_path / "dense" / "model.safetensors"), {}
+    generator = torch.Generator().manual_seed(5)
+    for name, tensor in saved.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            packed[name] = tensor
+            continue
+        experts, inputs, outputs = tensor.shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+        scales = torch.randint(122, 126, (experts, outputs, inputs // 32), dtype=torch.uint8, generator=generator)
+        packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        meant = integration.convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+        with torch.no_grad():
+            dict(model.named_parameters())[name].copy_(meant)
+    (tmp_path / "packed").mkdir()
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "packed" / "config.json").write_text(json.dumps(config))
+    save_file(packed, tmp_path / "packed" / "model.safetensors", {"format": "pt"})
+    source = load_model(tmp_path / "packed")
+    one = source.checkpoint.linear("model.layers.0.mlp.experts.3.gate_up_proj")
+    assert isinstance(one, PackedWeight)
+    assert not one.arrays["weight_packed"].flags.owndata
+    prompts = [list(range(3, 3 + length)) for length in tiny.lengths]
+    executable = backend_named(backend).prepare(source, "exact", LIMITS)
+    for chunks in (None, DECODE):
+        found = stepping.run(executable, prompts, chunks, 5)
+        assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
+    assert examine(tmp_path / "packed")[0].loads
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ class TinyModel:
     """What makes a repository's own files of those that transformers writes."""
     attention: str = "eager"
     """Which of transformers' implementations is right (Falcon's eager one adds ALiBi twice, 5.24)."""
+    tells: str = "logits"
+    """What is compared: logits, or the last_hidden_state of a model without a head."""
 
 
 def gated(**changes: Any) -> dict[str, Any]:
@@ -210,7 +212,29 @@ EXPERTS = (
         lambda: t.Qwen2MoeConfig(**MIXED, shared_expert_intermediate_size=64, mlp_only_layers=[1]),
     ),
     TinyModel("qwen3-moe", lambda: t.Qwen3MoeConfig(**MIXED, head_dim=16, norm_topk_prob=True)),
+    TinyModel(
+        "gpt-oss",
+        lambda: t.GptOssConfig(
+            **gated(head_dim=16, num_local_experts=4, num_experts_per_tok=2, hidden_size=64, intermediate_size=32),
+            sliding_window=9,
+            swiglu_limit=0.5,
+            rope_parameters=YARN | {"truncate": False},
+        ),
+    ),
     TinyModel("olmoe", lambda: t.OlmoeConfig(**gated(num_experts=6, num_experts_per_tok=2, intermediate_size=32))),
+)
+
+XLM_R = t.XLMRobertaConfig
+HIDDEN = "last_hidden_state"
+ENCODER = plain(intermediate_size=80)
+ENCODERS = (
+    TinyModel("bert", lambda: t.BertConfig(**ENCODER), tells=HIDDEN),
+    TinyModel(
+        "xlm-r",
+        lambda: XLM_R(**ENCODER | {"max_position_embeddings": 66}, pad_token_id=1, type_vocab_size=1),
+        tells=HIDDEN,
+    ),
+    TinyModel("qwen3-embedding", lambda: t.Qwen3Config(**gated(head_dim=16)), tells=HIDDEN),
 )
 
 TINY_MODELS: tuple[TinyModel, ...] = (
@@ -262,6 +286,7 @@ TINY_MODELS: tuple[TinyModel, ...] = (
     *OTHERS,
     *EXPERTS,
     *STATE_SPACES,
+    *ENCODERS,
     TinyModel("gpt-2", lambda: t.GPT2Config(**plain())),
     TinyModel("gpt-2-wide", lambda: t.GPT2Config(**plain(n_inner=80, scale_attn_weights=False))),
 )
@@ -271,7 +296,8 @@ ONE_PER_FAMILY = (
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
     *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups", "granite-hybrid"),
-    *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe"),
+    *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "gpt-oss"),
+    *("bert", "qwen3-embedding"),
 )
 
 
@@ -290,7 +316,9 @@ def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreT
     """Write the checkpoint into ``directory`` and return the model, fp32, eager attention."""
     config = tiny.config()
     config._attn_implementation = tiny.attention
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    kind = transformers.AutoModelForCausalLM if tiny.tells == "logits" else transformers.AutoModel
+    unpooled = {"add_pooling_layer": False} if isinstance(config, transformers.BertConfig | XLM_R) else {}
+    model = kind.from_config(config, dtype=torch.float32, **unpooled).eval()
     randomise(model, seed)
     model.tie_weights()
     if tiny.bare:
@@ -307,5 +335,6 @@ def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreT
 
 @torch.no_grad()
 def reference_logits(model: "transformers.PreTrainedModel", prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Logits fp32 [length, vocabulary] of every prompt, each alone, without cache."""
-    return [model(torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
+    """Logits fp32 [length, vocabulary] of every prompt, each alone, without cache; or what lies before a head."""
+    found = [model(torch.tensor([prompt]), use_cache=False) for prompt in prompts]
+    return [getattr(one, "logits", one[0])[0].float() for one in found]

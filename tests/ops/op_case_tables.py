@@ -62,8 +62,10 @@ def conformance_cases() -> tuple[OpCase, ...]:
     cases.append(OpCase("norm", 3, 195, 195, policy="exact", attributes=a.Norm("layer", 65, 1e-6)))
     for style in ("half", "interleaved"):
         cases.append(OpCase("rope", 21, 256, policy="exact", attributes=a.Rope(128, 64, style, _ROPE)))
-    for activation in ("silu", "gelu", "gelu_tanh", "relu"):
+    for activation in get_args(a.Activation):
         cases.append(OpCase("gate", 3, 100, policy="exact", attributes=a.Gate(activation)))
+    for gate in (a.Gate("gelu_sigmoid", 0.7, 1.0), a.Gate("silu", 0.5), a.Gate("silu", up_offset=-1.0)):
+        cases.append(OpCase("gate", 3, 100, policy="exact", attributes=gate))
     for policy in ("exact", "fast"):
         for attention in (
             a.Attention(4, 2, 64, 0.125),
@@ -73,6 +75,12 @@ def conformance_cases() -> tuple[OpCase, ...]:
         ):
             width = attention.heads * attention.head_size
             cases.append(OpCase("attention", 70, width, policy=policy, attributes=attention))
+        for rows in (3, 70, 600):  # few rows, many, more than a partition of keys
+            cases.append(
+                OpCase("attention", rows, 128, policy=policy, attributes=a.Attention(4, 2, 32, 0.2, full=True))
+            )
+            sunk = a.Attention(4, 2, 32, 0.2, window=40)
+            cases.append(OpCase("attention", rows, 128, 4, policy=policy, attributes=sunk))
     return (*cases, *_row_cases(), *_kv_cases(), *_step_cases())
 
 
@@ -80,6 +88,7 @@ def _row_cases() -> list[OpCase]:
     """The ops that are neither projections nor norms, rope, gates or attention."""
     cases = [OpCase("embed", 9, 96, 12, scheme, policy="exact") for scheme in ("fp32", "bf16", "W8A16", "W4A16-g32")]
     cases += [OpCase(kind, 5, 203, policy="exact", inputs="heavy") for kind in ("add", "gather")]
+    cases.append(OpCase("add", 5, 203, 3, policy="exact"))
     cases.append(OpCase("scale", 5, 203, policy="exact", attributes=a.Scale(0.3)))
     cases.append(OpCase("softcap", 5, 203, policy="exact", attributes=a.Softcap(3.0)))
     for size, width in (

@@ -115,7 +115,8 @@ class OpCase:
     the op has a weight.
 
     ``columns`` is the width of the input (per head times heads), ``outputs`` that of a projection's result or the rows
-    of an embedding, or the gains of a norm whose runs have their own. ``heavy`` inputs have a few columns a hundred
+    of an embedding, or the gains of a norm whose runs have their own, the sinks of attention, the rows of a table whose
+    first is added. ``heavy`` inputs have a few columns a hundred
     times larger, as trained models have.
     ``context``, ``sequences``: see Steps.
     """
@@ -279,7 +280,9 @@ def build(case: OpCase) -> Program:
         paged = (PagedState("kv", 0, attributes.kv_heads, attributes.head_size, attributes.head_size),)
         ops.append(Op("kv_write", "kv_write", (key, value, "kv_slots"), (), a.KVWrite(), states=("kv",)))
         inputs = (x, "positions", "query_start", "context_lengths", "block_tables")
-        op("attention", RESULT, inputs, attributes, case.columns, states=("kv",))
+        sinks = ("sinks",) if case.outputs else ()
+        weights += [Weight(name, WeightRef(name), (case.outputs,), "fp32") for name in sinks]
+        op("attention", RESULT, inputs, attributes, case.columns, sinks, states=("kv",))
     elif case.kind == "norm":
         weights.append(Weight("gain", WeightRef("gain"), (case.outputs or attributes.size,), "fp32"))
         op("norm", RESULT, (x,), attributes, case.columns, ("gain",))
@@ -287,6 +290,9 @@ def build(case: OpCase) -> Program:
         op("gather", RESULT, (x, "output_rows"), a.Gather(), case.columns, rows="outputs")
     elif case.kind == "rope":
         op("rope", RESULT, (x, "positions"), attributes, case.columns)
+    elif case.kind == "add" and case.outputs:
+        weights.append(Weight("rows", WeightRef("rows"), (case.outputs, case.columns), "fp32"))
+        op("add", RESULT, (x,), a.Add(), case.columns, ("rows",))
     else:
         pair = case.kind in ("gate", "add")
         operands = (x, embed("up", case.columns)) if pair else (x,)

@@ -21,6 +21,7 @@ from linnet.scheduler import (
 )
 from linnet.scheduler.prefix_cache import Forgotten
 from linnet.scheduler.residency import Loadable, Residency
+from linnet.scheduler.step import StepBuilder
 from linnet.scheduler.tier import BlockTier
 
 Patch = pytest.MonkeyPatch
@@ -136,8 +137,8 @@ def preempt_without_recompute(patch: Patch) -> None:
 def preempt_who_has_not_progressed(patch: Patch) -> None:
     original = Scheduler._admit_next
 
-    def admit_next(self: Scheduler, now: float, has_time: bool) -> Request | None:
-        request = original(self, now, has_time)
+    def admit_next(self: Scheduler, now: float, step: StepBuilder) -> Request | None:
+        request = original(self, now, step)
         if request is not None:
             request.progressed = True
         return request

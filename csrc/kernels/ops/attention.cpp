@@ -110,7 +110,8 @@ class Worker {
         }
         if (task_.partials) return;
         for (int64_t v = 0; v < shape_.vectors; ++v) {
-            finish(call_, task_, task_.kv_head, v, scratch_.values + v * shape_.stride, scratch_.sum[v]);
+            finish(call_, task_, task_.kv_head, v, scratch_.values + v * shape_.stride, scratch_.maximum[v],
+                   scratch_.sum[v]);
         }
     }
 
@@ -276,7 +277,7 @@ void attention_merge(const AttentionCall& call, const AttentionTask& task) {
             const float* next = values + p * task.ld_partials;
             merge(values, maximum, sum, next, next[shape.stride], next[shape.stride + 1], shape.stride);
         }
-        finish(call, task, task.kv_head, vector, values, sum);
+        finish(call, task, task.kv_head, vector, values, maximum, sum);
     }
 }
 

@@ -94,12 +94,12 @@ class Abreast {
         if (task_.partials) return;
         for (int64_t v = 0; v < vectors; ++v) {
             finish(call_, task_, task_.kv_head + v / shape_.vectors, v % shape_.vectors,
-                   scratch_.values + v * shape_.stride, scratch_.sum[v]);
+                   scratch_.values + v * shape_.stride, scratch_.maximum[v], scratch_.sum[v]);
         }
     }
 
   private:
-    int64_t keys_end() const { return task_.first_position + task_.rows; }
+    int64_t keys_end() const { return task_.keys_of(call_, task_.rows - 1); }
     Element* queries(int64_t head) const {
         return (Element*)scratch_.queries + head * shape_.pairs * BLOCK_VECTORS * 2;
     }

@@ -48,10 +48,11 @@ LINNET_INLINE int64_t first_key(const AttentionCall& call, int64_t position) {
     return call.window > 0 ? larger(0, position - call.window + 1) : 0;
 }
 
-// Which keys of the partition that starts at `start` a row at `position` sees: [begin, end); none if begin >= end.
-LINNET_INLINE void see(const AttentionCall& call, int64_t position, int64_t start, int64_t& begin, int64_t& end) {
-    begin = larger(0, first_key(call, position) - start);
-    end = smaller(PARTITION_KEYS, position + 1 - start);
+// Which keys of the partition that starts at `start` a row of the task sees: [begin, end); none if begin >= end.
+LINNET_INLINE void see(const AttentionCall& call, const AttentionTask& task, int64_t row, int64_t start, int64_t& begin,
+                       int64_t& end) {
+    begin = larger(0, first_key(call, task.first_position + row) - start);
+    end = smaller(PARTITION_KEYS, task.keys_of(call, row) - start);
 }
 
 // The same for vectors [first, first + count) of a kv head. Those that see any key, from the active_from-th to before
@@ -60,7 +61,7 @@ void look(const AttentionCall& call, const AttentionTask& task, const Shape& sha
           int64_t count, int64_t* begin, int64_t* end, int64_t& active_from, int64_t& active_to) {
     active_from = active_to = 0;
     for (int64_t v = 0; v < count; ++v) {
-        see(call, task.first_position + (first + v) / shape.group, start, begin[v], end[v]);
+        see(call, task, (first + v) / shape.group, start, begin[v], end[v]);
         if (begin[v] >= end[v]) continue;
         if (active_to == 0) active_from = v;
         active_to = v + 1;
@@ -79,7 +80,7 @@ void find(const AttentionCall& call, const AttentionTask& task, int64_t step, in
     const KVLayout& kv = call.kv;
     places.start = partition * PARTITION_KEYS;
     places.from = larger(places.start, first_key(call, task.first_position) / step * step);
-    places.to = smaller(places.start + PARTITION_KEYS, task.first_position + task.rows);
+    places.to = smaller(places.start + PARTITION_KEYS, task.keys_of(call, task.rows - 1));
     places.tiles = 0;
     const int64_t tile_bytes = kv.tile_bytes(), row_bytes = kv.value_row_bytes();
     const int64_t key_block = kv.key_block_bytes(), value_block = kv.value_block_bytes(),
@@ -142,11 +143,18 @@ void pack_queries(const AttentionCall& call, const AttentionTask& task, int64_t 
     }
 }
 
+// The weighted values over the sum of the weights, powers of two behind the greatest score, `maximum`.
 void finish(const AttentionCall& call, const AttentionTask& task, int64_t kv_head, int64_t vector, const float* values,
-            float sum) {
+            float maximum, float sum) {
     const int64_t group = call.heads / call.kv.kv_heads, size = call.kv.value_head_size;
+    Floats whole = splat(sum);
+    if (call.sinks) {
+        constexpr float MOST = 126.0f;  // of an exponent: beyond it nothing is left of the values anyway
+        const Floats sink = splat(call.sinks[kv_head * group + vector % group] * LOG2_E - maximum);
+        whole = whole + power_of_two(smallest(splat(MOST), sink));
+    }
     float* to = task.output + vector / group * task.ld_output + (kv_head * group + vector % group) * size;
-    const Floats inverse = splat(1.0f) / splat(sum);
+    const Floats inverse = splat(1.0f) / whole;
     for (int64_t i = 0; i < size; i += LANES) store_first(to + i, size - i, load(values + i) * inverse);
 }
 

@@ -29,11 +29,21 @@ LINNET_INLINE Floats gelu_tanh(Floats x) {
     const Floats inner = splat(0.7978845608028654f) * fma(splat(0.044715f) * x * x, x, x);
     return splat(0.5f) * x * (splat(1.0f) + hyperbolic_tangent(inner));
 }
+LINNET_INLINE Floats gelu_sigmoid(Floats x) { return x / (splat(1.0f) + exponential(splat(-1.702f) * x)); }
 LINNET_INLINE Floats relu(Floats x) { return greatest(splat(0.0f), x); }  // this operand order keeps NaN
 
+LINNET_INLINE Floats within(Floats x, float limit) { return smallest(splat(limit), greatest(splat(-limit), x)); }
+
 template <typename Act>
-LINNET_INLINE void gate_with(const float* x, const float* up, float* y, int64_t n, const Act& act) {
-    if (up) {
+LINNET_INLINE void gate_with(const float* x, const float* up, float* y, int64_t n, const Gating& gating,
+                             const Act& act) {
+    const float limit = gating.limit, offset = gating.up_offset;
+    if (up && (limit > 0.0f || offset != 0.0f)) {
+        const float most = limit > 0.0f ? limit : __builtin_inff();
+        map(x, up, y, n, [&](Floats g, Floats u) __attribute__((always_inline)) {
+            return act(smallest(splat(most), g)) * (within(u, most) + splat(offset));
+        });
+    } else if (up) {
         map(x, up, y, n, [&](Floats g, Floats u) __attribute__((always_inline)) { return act(g) * u; });
     } else {
         map(x, y, n, act);
@@ -56,16 +66,22 @@ void softcap(const float* x, float* y, int64_t n, float limit) {
     map(x, y, n, [l](Floats v) __attribute__((always_inline)) { return l * hyperbolic_tangent(v / l); });
 }
 
-void gate(const float* x, const float* up, float* y, int64_t n, Activation activation) {
-    switch (activation) {
+void gate(const float* x, const float* up, float* y, int64_t n, const Gating& gating) {
+    switch (gating.activation) {
         case Activation::silu:
-            return gate_with(x, up, y, n, [](Floats v) __attribute__((always_inline)) { return silu(v); });
+            return gate_with(x, up, y, n, gating, [](Floats v) __attribute__((always_inline)) { return silu(v); });
         case Activation::gelu:
-            return gate_with(x, up, y, n, [](Floats v) __attribute__((always_inline)) { return gelu(v); });
+            return gate_with(x, up, y, n, gating, [](Floats v) __attribute__((always_inline)) { return gelu(v); });
         case Activation::gelu_tanh:
-            return gate_with(x, up, y, n, [](Floats v) __attribute__((always_inline)) { return gelu_tanh(v); });
+            return gate_with(x, up, y, n, gating, [](Floats v) __attribute__((always_inline)) { return gelu_tanh(v); });
+        case Activation::gelu_sigmoid:
+            return gate_with(x, up, y, n, gating,
+                             [](Floats v) __attribute__((always_inline)) { return gelu_sigmoid(v); });
         case Activation::relu:
-            return gate_with(x, up, y, n, [](Floats v) __attribute__((always_inline)) { return relu(v); });
+            return gate_with(x, up, y, n, gating, [](Floats v) __attribute__((always_inline)) { return relu(v); });
+        case Activation::relu_squared:
+            return gate_with(x, up, y, n, gating,
+                             [](Floats v) __attribute__((always_inline)) { return relu(v) * relu(v); });
     }
 }
 

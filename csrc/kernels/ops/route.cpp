@@ -29,6 +29,29 @@ void softmax(const float* scores, float* probabilities, int64_t experts) {
     for (int64_t i = 0; i < experts; i += LANES) store(probabilities + i, load(probabilities + i) / whole);
 }
 
+// Experts of the groups that hold none of the best ones cannot be taken.
+void bar_groups(const float* probabilities, bool* taken, const Routing& routing) {
+    const int64_t size = routing.experts / routing.groups;
+    float best[MOST_EXPERTS];
+    bool kept[MOST_EXPERTS];
+    for (int64_t group = 0; group < routing.groups; ++group) {
+        kept[group] = false;
+        best[group] = probabilities[group * size];
+        for (int64_t i = 1; i < size; ++i) {
+            const float one = probabilities[group * size + i];
+            best[group] = one > best[group] ? one : best[group];
+        }
+    }
+    for (int64_t rank = 0; rank < routing.groups_chosen; ++rank) {
+        int64_t found = -1;
+        for (int64_t group = 0; group < routing.groups; ++group) {
+            if (!kept[group] && (found < 0 || best[group] > best[found])) found = group;
+        }
+        kept[found] = true;
+    }
+    for (int64_t i = 0; i < routing.experts; ++i) taken[i] = !kept[i / size];
+}
+
 }  // namespace
 
 void route(const float* scores, int32_t* ids, float* weights, int64_t rows, const Routing& routing) {
@@ -38,6 +61,7 @@ void route(const float* scores, int32_t* ids, float* weights, int64_t rows, cons
     for (int64_t row = 0; row < rows; ++row, scores += experts, ids += chosen, weights += chosen) {
         (routing.sigmoid ? sigmoids : softmax)(scores, probabilities, experts);
         for (int64_t i = 0; i < experts; ++i) taken[i] = false;
+        if (routing.groups_chosen < routing.groups) bar_groups(probabilities, taken, routing);
         float sum = 0.0f;
         for (int64_t rank = 0; rank < chosen; ++rank) {
             int64_t best = -1;

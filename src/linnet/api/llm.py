@@ -313,14 +313,15 @@ class LLM(OpenedModel):
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
-        pooling: Pooling = "last",
+        pooling: Pooling | None = None,
         normalize: bool = False,
         progress: Progress | None = None,
     ) -> list[np.ndarray]:
         """What the model holds of each prompt (text or token ids) after its last norm: float32 [hidden size].
 
-        pooling: of the ``last`` token, which has seen all others, or the ``mean`` of all tokens. normalize: to length
-        1. Raises ConfigError as ``generate`` does, and where the model keeps no hidden states.
+        pooling: of the ``last`` token, the ``mean`` of all tokens, or of the first (``cls``); None: what the checkpoint
+        says (``1_Pooling``), else the last where tokens see only what comes before them, and the mean where they see
+        all. normalize: to length 1. Raises ConfigError as ``generate`` does, and where there are no hidden states.
         """
         samples = self.requests.embedding(prepare_prompts(prompts, self.tokenizer), pooling, Terms())
         self._dispatcher.run([[sample] for sample in samples], progress)

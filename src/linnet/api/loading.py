@@ -16,14 +16,15 @@ from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_by
 from linnet.backends.interface import Backend, Executable, KVCache, Limits, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
-from linnet.engine import Engine, Grammars, StorePlace, limits_of
+from linnet.engine import Engine, Grammars, Pooling, StorePlace, limits_of
 from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
+from linnet.models.pooling import read_pooling
 from linnet.plan import KVShape, kv_shape, output_rows, predict, server_growth_bytes
 from linnet.process_memory import Footprint, resident_bytes
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
-from linnet.program.hidden import hidden_value
+from linnet.program.hidden import hidden_value, reads_whole_sequences
 from linnet.program.program import Program
 from linnet.scheduler import SchedulerConfig
 from linnet.settings import BackendSettings, EngineSettings
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Loaded:
     """A model bound to a backend, the scheduler settings it was prepared for, what it will take of memory, and the name
-    of its hidden states."""
+    of its hidden states and what embeddings are made of."""
 
     source: ModelSource
     executable: Executable
@@ -44,6 +45,7 @@ class Loaded:
     config: SchedulerConfig
     footprint: Footprint
     hidden: str | None
+    pooling: Pooling
     swap_place: StorePlace
 
     def open_engine(self, check: bool = False, grammars: Grammars | None = None) -> Engine:
@@ -56,6 +58,7 @@ class Loaded:
             self.config,
             check=check,
             hidden=self.hidden,
+            pooling=self.pooling,
             swap_place=self.swap_place,
             grammars=grammars,
         )
@@ -82,10 +85,15 @@ def load(
         source = source.for_context(engine.max_model_len)
     program = choose_numerics(source.program, policy, kv_cache)
     if program.slot_states:
-        engine = _without_prefixes(engine, source)
+        reason = f"layers of {source.checkpoint.path.name} carry a state from token to token, not keys and values"
+        engine = _without_prefixes(engine, reason, ", and it lies behind the last token only")
+    if whole := reads_whole_sequences(program):
+        engine = _of_whole_prompts(engine, source)
     chosen = choose_backend(wanted, program)
     block_size = engine.block_size
-    rows = output_rows(source.spec.vocabulary_size, engine.token_budget, engine.max_sequences)
+    rows = output_rows(source.spec.output_width, engine.token_budget, engine.max_sequences)
+    if whole:  # a row of hidden states for every token
+        rows = max(engine.token_budget, engine.max_sequences)
     # As long a context as the model has: it adds some hundred kilobytes of block tables.
     longest = -(-source.spec.max_positions // block_size)
     limits = Limits(engine.token_budget, engine.max_sequences, max(rows, engine.max_sequences), block_size, longest)
@@ -112,7 +120,7 @@ def load(
         shape,
         source,
     )
-    config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0)
+    config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0, whole)
     hidden = hidden_value(program)
     kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
     executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
@@ -122,7 +130,8 @@ def load(
     swapped = sum(group.swap_blocks * size for group, size in zip(config.groups, stored, strict=True))
     footprint = replace(ledger.engine_footprint(kv_bytes, started_bytes), swap_bytes=swapped)
     place = StorePlace(engine.kv_swap_dir, _identity(source, executable, config) if engine.kv_swap_keep else None)
-    return Loaded(source, executable, chosen.name, config, footprint, hidden, place)
+    pooling = read_pooling(source.checkpoint, "mean" if whole else "last")
+    return Loaded(source, executable, chosen.name, config, footprint, hidden, pooling, place)
 
 
 def _identity(source: ModelSource, executable: Executable, config: SchedulerConfig) -> str:
@@ -150,7 +159,9 @@ def _check(policy: str, kv_cache: str, engine: EngineSettings) -> None:
     )
 
 
-def _scheduling(engine: EngineSettings, cache: CachePlan, output_rows: int, state_slots: int) -> SchedulerConfig:
+def _scheduling(
+    engine: EngineSettings, cache: CachePlan, output_rows: int, state_slots: int, whole_prompts: bool
+) -> SchedulerConfig:
     """The settings as the scheduler has them; how much is swapped is known when the backend is prepared."""
     first, *more = cache.groups
     return SchedulerConfig(
@@ -173,18 +184,32 @@ def _scheduling(engine: EngineSettings, cache: CachePlan, output_rows: int, stat
         reserve=engine.reserve,  # type: ignore[arg-type]  # checked by SchedulerConfig
         policy=engine.scheduling,  # type: ignore[arg-type]  # checked by SchedulerConfig
         preempt_every=engine.preempt_every,
+        whole_prompts=whole_prompts,
     )
 
 
-def _without_prefixes(engine: EngineSettings, source: ModelSource) -> EngineSettings:
-    """Settings for a model whose layers carry a state: that of a prefix is gone once its sequence has gone on."""
-    reason = f"layers of {source.checkpoint.path.name} carry a state from token to token, not keys and values"
+def _of_whole_prompts(engine: EngineSettings, source: ModelSource) -> EngineSettings:
+    """Settings for a model whose tokens see those behind them: a step must hold the longest prompt."""
+    reason = f"tokens of {source.checkpoint.path.name} see those behind them"
+    longest = min(engine.max_model_len or source.spec.max_positions, source.spec.max_positions)
+    if engine.max_chunk_tokens is not None and engine.max_chunk_tokens < longest:
+        raise ConfigError(
+            f"max_chunk_tokens is {engine.max_chunk_tokens}; accepted is {longest} or more (the context): {reason}",
+            settings=["max_chunk_tokens", "max_model_len"],
+        )
+    engine = _without_prefixes(engine, reason, ", so that a prefix is not the same in front of others")
+    return replace(engine, token_budget=max(engine.token_budget, longest))
+
+
+def _without_prefixes(engine: EngineSettings, reason: str, so: str) -> EngineSettings:
+    """Settings for a model of which no prefix can be kept: for instance, a state is gone once its sequence has gone
+    on."""
     if engine.kv_swap_bytes:
         raise ConfigError(
             f"kv_swap_bytes is {engine.kv_swap_bytes}; accepted is 0: {reason}", settings=["kv_swap_bytes"]
         )
     if engine.prefix_cache:
-        logger.warning("the prefix cache is off: %s, and it lies behind the last token only", reason)
+        logger.warning("the prefix cache is off: %s%s", reason, so)
     return replace(engine, prefix_cache=False)
 
 

@@ -142,8 +142,11 @@ class RequestBuilder:
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))
         return samples
 
-    def embedding(self, prompts: Sequence[PreparedPrompt], pooling: Pooling, terms: Terms) -> list[Sample]:
-        """One sample for each prompt that tells its embedding. Raises ParameterError and ConfigError."""
+    def embedding(self, prompts: Sequence[PreparedPrompt], pooling: Pooling | None, terms: Terms) -> list[Sample]:
+        """One sample for each prompt that tells its embedding; ``pooling`` None: as the model has it.
+
+        Raises ParameterError and ConfigError.
+        """
         params = SamplingParams(temperature=0.0)
         samples = []
         for index, prompt in enumerate(prompts):
@@ -156,7 +159,7 @@ class RequestBuilder:
                 priority=terms.priority,
                 tenant=terms.tenant,
                 cache_salt=terms.cache_salt,
-                embed=pooling,
+                embed=pooling or self.facts.pooling,
             )
             self.facts.validate(submit)
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))

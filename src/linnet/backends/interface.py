@@ -81,6 +81,7 @@ class Limits:
             "sequences_plus_one": self.max_sequences + 1,
             "blocks": self.max_blocks_per_sequence,
             "outputs": self.max_outputs,
+            "logit_rows": self.max_outputs,
         }
 
 
@@ -91,7 +92,9 @@ class Batch:
     Rows of sequence s are ``query_start[s] .. query_start[s + 1]``; their positions are consecutive and the last is
     ``context_lengths[s] - 1``. ``kv_slots`` = block id * block_size + offset, where this row's key and value go.
     A row at position p attends the slots ``block_tables[g, s, j // block_size] * block_size + j % block_size`` for
-    j <= p, after this step's rows are stored. ``output_rows`` name the rows whose logits are wanted.
+    j <= p, after this step's rows are stored (of ``full`` attention: every j, and all rows of the sequence are there).
+    ``output_rows`` name the rows whose logits are wanted: the first ``logit_rows`` of them. The others are wanted for
+    what is kept before the head, and may have no logits.
 
     Slots and tables come for each cache group g of the program (``PagedState.group``), or once for all of them, and
     then the first axis may be left out: all have as many blocks. A block that no row sees through its layer's window is
@@ -106,6 +109,7 @@ class Batch:
     block_tables: np.ndarray  # [groups, sequences, blocks]; unused entries are any valid block id
     output_rows: np.ndarray  # [outputs]
     state_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [sequences], or [0]: none
+    logit_rows: int | None = None  # None: all output rows
 
     def __post_init__(self) -> None:
         if self.kv_slots.ndim == 1:
@@ -264,7 +268,7 @@ class Executable(Protocol):
         """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""
 
     def logits(self) -> np.ndarray:
-        """A copy of the last step's logits, float32 [outputs, vocabulary]; for tests and conformance."""
+        """A copy of the last step's logits, float32 [outputs or logit_rows, vocabulary]; for tests and conformance."""
 
     def tap(self, name: str) -> np.ndarray:
         """A kept value of the last step, float32 [rows, width]; ConfigError if it was not in ``keep``."""

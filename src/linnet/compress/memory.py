@@ -70,7 +70,7 @@ def predict(
     block = statistics = 0
     weights = {weight.name: weight for weight in program.weights}
     base, checkpoint = resident_bytes() + GROWTH_BYTES, model.checkpoint
-    tables = {name for name in (f"{embedding}.weight", f"{spec.head}.weight") if name in checkpoint}
+    tables = {name for name in (f"{embedding}.weight", f"{spec.head or embedding}.weight") if name in checkpoint}
     table = max(checkpoint.info(name).nbytes for name in tables) if tables else 0
     for index, segment in enumerate(program.segments):
         if segment.kind == "block":

@@ -4,7 +4,7 @@
 from linnet.engine.block_store import StorePlace
 from linnet.engine.child import EngineServer
 from linnet.engine.door import Deliver, EngineDoor
-from linnet.engine.engine import Engine, limits_of, vocabulary_of
+from linnet.engine.engine import Engine, limits_of
 from linnet.engine.engine_child import EngineChild
 from linnet.engine.facts import EngineFacts, LengthError
 from linnet.engine.grammar_checker import GrammarChecker
@@ -78,5 +78,4 @@ __all__ = [
     "limits_of",
     "mask_words",
     "refused_frame",
-    "vocabulary_of",
 ]

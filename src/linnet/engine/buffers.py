@@ -4,7 +4,7 @@
 import numpy as np
 
 from linnet.backends.interface import Batch, Limits
-from linnet.scheduler import GIVEN_BACK, StepPlan
+from linnet.scheduler import GIVEN_BACK, Hidden, StepPlan
 
 
 class BatchBuffers:
@@ -23,7 +23,8 @@ class BatchBuffers:
         self._steps = np.arange(limits.max_tokens, dtype=np.int32)
 
     def fill(self, plan: StepPlan) -> Batch:
-        """The plan as a Batch. Sequence s is item s; output rows are in item order, then row order."""
+        """The plan as a Batch. Sequence s is item s; output rows are those that want logits, then those that want
+        hidden states, each in item order, then row order."""
         size = self.limits.block_size
         sequences, groups = len(plan.items), len(plan.items[0].blocks)
         width = max(len(item.blocks[0]) for item in plan.items)
@@ -34,6 +35,7 @@ class BatchBuffers:
         row = 0
         starts, lengths = [0], []
         output_rows: list[int] = []
+        hidden_rows: list[int] = []
         for index, item in enumerate(plan.items):
             start, n = item.start, item.n
             positions = self._positions[row : row + n]
@@ -53,16 +55,17 @@ class BatchBuffers:
                 else:
                     slots_of[group, row : row + n] = table[positions // size] * size + positions % size
             for use in item.uses:
-                output_rows += range(row + use.first, row + use.first + use.rows)
+                wanted = hidden_rows if isinstance(use, Hidden) else output_rows
+                wanted += range(row + use.first, row + use.first + use.rows)
             row += n
             starts.append(row)
             lengths.append(start + n)
         slots = [item.state_slot for item in plan.items if item.state_slot is not None]
         self._state_slots[: len(slots)] = slots
-        outputs = len(output_rows)
+        logit_rows, outputs = len(output_rows), len(output_rows) + len(hidden_rows)
         self._query_start[: sequences + 1] = starts
         self._context_lengths[:sequences] = lengths
-        self._output_rows[:outputs] = output_rows
+        self._output_rows[:outputs] = output_rows + hidden_rows
         return Batch(
             token_ids=self._token_ids[:row],
             positions=self._positions[:row],
@@ -72,4 +75,5 @@ class BatchBuffers:
             block_tables=tables,
             output_rows=self._output_rows[:outputs],
             state_slots=self._state_slots[: len(slots)],
+            logit_rows=logit_rows,
         )

@@ -26,22 +26,16 @@ from linnet.engine.messages import (
     ErrorInfo,
     Finished,
     Keep,
+    Pooling,
     Submit,
 )
 from linnet.engine.moving import MEASURED_BLOCKS, make_moves, measure_copies
 from linnet.engine.participant import Participant, common_config
 from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
+from linnet.program.hidden import makes_logits, vocabulary_of
 from linnet.program.program import Program
 from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, Tokens
-
-
-def vocabulary_of(program: Program) -> int:
-    """Width of the program's ``logits``."""
-    for value in program.values:
-        if value.name == program.outputs[0] and isinstance(value.shape[-1], int):
-            return value.shape[-1]
-    raise ConfigError("the program declares no output with a fixed vocabulary")
 
 
 def _width(program: Program, name: str) -> int:
@@ -72,6 +66,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         check: bool = False,
         hidden: str | None = None,
+        pooling: Pooling = "last",
         swap_place: StorePlace | None = None,
         grammars: Grammars | None = None,
     ) -> None:
@@ -79,7 +74,8 @@ class Engine:
 
         ``others`` take part in the steps of requests that ask to be compared with them. ``swap_place`` is where the
         config's ``swap_blocks`` lie, in memory if it is None; ConfigError and CapacityError where they cannot.
-        ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``).
+        ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``);
+        ``pooling``: what the model makes them of, unless asked for another.
         ``grammars`` makes matchers of requests' grammars; None: a request with one is refused.
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
@@ -87,7 +83,12 @@ class Engine:
         vocabulary = vocabulary_of(executable.program)
         width = 0 if hidden is None else _width(executable.program, hidden)
         self.facts = EngineFacts(
-            vocabulary_size=vocabulary, scheduling=config, compares=bool(others), embedding_size=width
+            vocabulary_size=vocabulary,
+            scheduling=config,
+            compares=bool(others),
+            embedding_size=width,
+            pooling=pooling,
+            generates=makes_logits(executable.program),
         )
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
@@ -220,7 +221,7 @@ class Engine:
             self._matching(submit),
             PromptScoreRows() if scores else None,
             beams,
-            None if submit.embed is None else PooledRows(),
+            None if submit.embed is None else PooledRows(first=submit.embed == "cls"),
         )
 
     def _matching(self, submit: Submit) -> Matching | None:

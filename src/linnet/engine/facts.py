@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linnet.engine.messages import Submit
+from linnet.engine.messages import POOLINGS, Pooling, Submit
 from linnet.engine.sampling_params import ParameterError
 from linnet.errors import ConfigError
 from linnet.scheduler import SchedulerConfig
@@ -38,12 +38,16 @@ class EngineFacts:
     scheduling: the limits that its scheduler keeps.
     compares:   whether a second model runs in lockstep.
     embedding_size: width of an embedding; 0: it makes none.
+    pooling:    what embeddings are made of, unless a request asks for another.
+    generates:  whether it tells next tokens; one that does not makes embeddings only.
     """
 
     vocabulary_size: int
     scheduling: SchedulerConfig
     compares: bool = False
     embedding_size: int = 0
+    pooling: Pooling = "last"
+    generates: bool = True
 
     @property
     def max_model_len(self) -> int:
@@ -89,6 +93,8 @@ class EngineFacts:
             self._check_search(submit)
         if submit.embed is not None:
             self._check_embedding(submit)
+        elif not self.generates:
+            raise ParameterError("model", "this model has no head: it writes and scores no text, it makes embeddings")
         if submit.compare and not self.compares:
             raise ConfigError("this engine has no second model to compare with")
         if not 0 <= submit.seed < 1 << 64:
@@ -103,8 +109,8 @@ class EngineFacts:
             raise ParameterError(
                 "model", "this model keeps no hidden states that could be read; it makes no embeddings"
             )
-        if submit.embed not in ("last", "mean"):
-            raise ParameterError("pooling", f"pooling is {str(submit.embed)[:40]!r}; accepted: last, mean")
+        if submit.embed not in POOLINGS:
+            raise ParameterError("pooling", f"pooling is {str(submit.embed)[:40]!r}; accepted: {', '.join(POOLINGS)}")
         if submit.max_tokens or submit.params.prompt_logprobs is not None or submit.compare:
             raise ConfigError("an embedding comes alone: nothing is generated and nothing is scored with it")
 

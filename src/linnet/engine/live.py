@@ -31,12 +31,13 @@ class PromptScoreRows:
 
 
 class PooledRows:
-    """The embedding of one request, of rows as they come, in order, none twice.
+    """The embedding of one request, of rows as they come, in order, none twice: their mean, or the ``first`` of them.
 
     Sums are fp64 and made row after row, so it does not matter in which pieces the rows come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: bool = False) -> None:
+        self._first = first
         self._sum: np.ndarray | None = None
         self._rows = 0
 
@@ -44,9 +45,9 @@ class PooledRows:
         """float32 [n, width]."""
         if self._sum is None:
             self._sum = np.zeros(rows.shape[1], np.float64)
-        for row in rows:
+        for row in rows[: 1 - self._rows] if self._first else rows:
             np.add(self._sum, row, out=self._sum)
-        self._rows += len(rows)
+            self._rows += 1
 
     def result(self) -> np.ndarray:
         """The mean, float32; of one row the row itself."""

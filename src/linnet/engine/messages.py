@@ -12,6 +12,8 @@ import numpy as np
 
 from linnet.engine.sampling_params import SamplingParams
 from linnet.errors import LinnetError
+from linnet.models.pooling import POOLINGS as POOLINGS
+from linnet.models.pooling import Pooling as Pooling
 from linnet.scheduler import FinishReason, Tokens
 
 
@@ -27,10 +29,6 @@ class EngineLostError(EngineUnavailableError):
     """The engine ended with requests in it, of which any may be the reason: sent again they might end the next one."""
 
     code = "engine_lost"
-
-
-Pooling = Literal["last", "mean"]
-"""Which hidden states of a prompt make its embedding: that of its last token, or the mean of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

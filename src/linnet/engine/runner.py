@@ -62,14 +62,17 @@ class Runner:
         assert self._launched is not None, "collect() follows launch()"
         (plan, live), self._launched = self._launched, None
         output = StepOutput(moved=self._moved)
-        row = 0
+        uses = [use for item in plan.items for use in item.uses]
+        row, hidden_row = 0, sum(use.rows for use in uses if not isinstance(use, Hidden))
         for item in plan.items:
             one = live[item.request_id]
             for use in item.uses:
+                if isinstance(use, Hidden):
+                    self._hidden.want(one, use, hidden_row)
+                    hidden_row += use.rows
+                    continue
                 if isinstance(use, Score):
                     self._scores.want(one, use, row, compared=len(item.participants) > 1)
-                elif isinstance(use, Hidden):
-                    self._hidden.want(one, use, row)
                 else:
                     self._tokens.want(one, use, row, output)
                 row += use.rows

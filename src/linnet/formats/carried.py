@@ -9,6 +9,7 @@ from linnet.formats.manifest import FOLDERS
 _CARRIED = (
     "tokenizer*.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json", "vocab*.json", "vocab*.txt",
     "merges*.txt", "*.model", "*.tiktoken", "tekken.json", "chat_template*", "*.jinja", "generation_config.json",
+    "modules.json", "1_pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
     "license*", "licence*", "copying*", "notice*", "use_policy*",
 )  # fmt: skip
 """In lower case. What else lies in a source directory (training state, indices of other formats, reports about the
@@ -23,6 +24,12 @@ def carried_files(directory: Path) -> list[Path]:
         for place in (directory, *folders)
         for path in place.iterdir()
         if not path.name.startswith(".")
-        and any(fnmatchcase(path.name.lower(), pattern) for pattern in _CARRIED)
+        and any(_matches(path, directory, pattern) for pattern in _CARRIED)
         and path.is_file()
     )
+
+
+def _matches(path: Path, directory: Path, pattern: str) -> bool:
+    """By its name, or, where the pattern says a folder, by its place in the directory."""
+    shown = path.relative_to(directory).as_posix() if "/" in pattern else path.name
+    return fnmatchcase(shown.lower(), pattern)

@@ -27,6 +27,7 @@ from linnet.formats.prescription import Quantization
 from linnet.formats.quantization import form_of, read_quantization, with_telltale
 from linnet.formats.rewritten import Rewrite, Rewritten, RewrittenFiles
 from linnet.formats.spread import spread
+from linnet.formats.stacked import ApartFiles, Stacked
 from linnet.formats.tensor_files import TensorFiles, open_files
 from linnet.formats.verified import file_facts, identity, is_remembered, remember
 from linnet.schemes import LinearScheme, PackedWeight
@@ -128,6 +129,14 @@ class Checkpoint:
         found = self.rewritten(turn, Rewritten(shapes=shapes))
         found._by_outputs = self._by_outputs | turned
         return found
+
+    def apart(self, stacked: tuple[Stacked, ...]) -> "Checkpoint":
+        """This checkpoint with tensors that hold all experts' shown as one for each. It shares the files."""
+        files = ApartFiles(self._files, stacked) if stacked else None
+        if files is None or not files.apart:
+            return self
+        by_outputs = self._by_outputs | files.turned
+        return Checkpoint(self.path, self.config, files, self.manifest, self.quantization, self._form, by_outputs)
 
     def dequantised(self) -> "Checkpoint":
         """This checkpoint as if it were dense: weights are dequantised when they are read, and rounded to the type of

@@ -16,7 +16,7 @@ from linnet.formats.json_file import read_bytes, read_json_object
 MANIFEST_FILE = "linnet_manifest.json"
 MANIFEST_VERSION = 1
 MAX_SMALL_FILE_BYTES = 256 << 20
-FOLDERS = ("additional_chat_templates",)
+FOLDERS = ("additional_chat_templates", "1_Pooling")
 """The folders that a checkpoint may have; every other file lies beside config.json."""
 
 

@@ -275,10 +275,14 @@ def _attention(builder: Builder, attention: AttentionSpec, layer: int, x: str, h
         attention.window,
         attention.softcap,
         attention.alibi_slopes,
+        full=attention.full,
     )
     inputs = (query, "positions", "query_start", "context_lengths", "block_tables")
     width = attention.heads * size
-    context = builder.op("attention", f"{here}.context", inputs, attributes, width, states=(state.name,))
+    sinks: tuple[str, ...] = ()
+    if attention.sinks is not None:
+        sinks = (builder.weight(f"{here}.sinks", attention.sinks.format(layer=layer), (attention.heads,)),)
+    context = builder.op("attention", f"{here}.context", inputs, attributes, width, sinks, (state.name,))
     output = builder.linear(f"{here}.output", context, attention.output, layer)
     return builder.after(here, output, attention.post_norm, attention.multiplier, hidden, layer)
 
@@ -314,6 +318,10 @@ def _embed(builder: Builder, spec: ArchSpec) -> str:
     if spec.narrow is not None:
         x = _through(builder, "embed.inward", x, spec.narrow.inward, (spec.hidden_size, width))
         width = spec.hidden_size
+    if spec.token_types is not None:
+        shape = (spec.token_types.rows, width)
+        table = builder.weight("embed.token_types.weight", f"{spec.token_types.module}.weight", shape)
+        x = builder.op("add", "embed.typed", (x,), a.Add(), width, (table,))
     if spec.positions is not None:
         x = builder.op("add", "embed.sum", (x, _positions(builder, spec.positions, width)), a.Add(), width)
     if spec.embedding_norm is not None:
@@ -334,8 +342,8 @@ def _positions(builder: Builder, table: PositionTable, width: int) -> str:
     return builder.op("embed", "embed.positions", ("positions",), a.Embed(), width, (weight,))
 
 
-def _head(builder: Builder, spec: ArchSpec, x: str) -> None:
-    """Rows that want logits first, so that norm and projection touch only those."""
+def _head(builder: Builder, spec: ArchSpec, x: str) -> str:
+    """Output rows first, so that norm and projection touch only those. Returns the program's output."""
     width, vocabulary = spec.hidden_size, spec.vocabulary_size
     x = builder.op("gather", "head.rows", (x, "output_rows"), a.Gather(), width, rows="outputs")
     if spec.final_norm is not None:
@@ -343,6 +351,8 @@ def _head(builder: Builder, spec: ArchSpec, x: str) -> None:
     if spec.narrow is not None:
         x = _through(builder, "head.outward", x, spec.narrow.outward, (spec.narrow.width, width), "outputs")
         width = spec.narrow.width
+    if spec.head is None:
+        return x
     if spec.tied_head:
         weight = builder.weight("embed.weight", f"{spec.embedding}.weight", (vocabulary, width))
     else:
@@ -359,6 +369,7 @@ def _head(builder: Builder, spec: ArchSpec, x: str) -> None:
         name = "logits" if attributes is steps[-1][2] else name
         x = builder.op(kind, name, (x,), attributes, vocabulary, weights, rows="outputs")
         weights = ()
+    return x
 
 
 def _cache_groups(spec: ArchSpec) -> Mapping[int | None, int]:
@@ -375,7 +386,8 @@ def build_program(
     terms: Mapping[str, Terms] = _NO_TERMS,
     rotations: Mapping[str, int] = _NO_ROTATIONS,
 ) -> Program:
-    """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names.
+    """The program of a model: inputs and the output ``logits`` fp32 [outputs, vocabulary] have fixed names; without
+    a head the output is the hidden states.
 
     ``weight_types`` answers for every checkpoint tensor name the spec leads to; ``kv_types``: one a layer, a
     Scheme where the checkpoint prescribes one for its KV cache. ``terms``: of the linears that are not just their
@@ -391,11 +403,10 @@ def build_program(
         x = _block(builder, block, layer, x, spec.hidden_size)
         ranges.append((f"layers.{layer}", "block", start, len(builder.ops)))
     start = len(builder.ops)
-    _head(builder, spec, x)
+    outputs = (_head(builder, spec, x),)
     ranges.append(("head", "head", start, len(builder.ops)))
 
     ops = tuple(builder.ops)
-    outputs = ("logits",)
     inputs = (*INPUTS, STATE_SLOTS) if builder.slot_states else INPUTS
     given = tuple(value.name for value in inputs)
     crossings = boundaries(ops, [(start, stop) for _, _, start, stop in ranges], given, outputs)

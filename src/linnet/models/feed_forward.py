@@ -33,9 +33,11 @@ def _experts(builder: "Builder", here: str, part: ExpertsSpec, layer: int, norme
     """The sum of what the chosen experts make, and of what the shared one does."""
     routing = a.Route(part.chosen, part.scoring, part.normalise, part.factor)
     ids, weights = _route(builder, here, normed, part.router, layer, routing)
-    inputs = tuple(_of_each(builder, f"{here}.{name}", normed, ids, part, name, layer) for name in ("gate", "up"))
-    each = part.chosen
-    activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(part.activation), part.up.outputs, each=each)
+    names = ("up",) if part.gate is None else ("gate", "up")
+    inputs = tuple(_of_each(builder, f"{here}.{name}", normed, ids, part, name, layer) for name in names)
+    gate = a.Gate(part.activation, part.limit, part.up_offset, pairs=part.gate is None)
+    each, inner = part.chosen, part.down.columns
+    activated = builder.op("gate", f"{here}.activation", inputs, gate, inner, each=each)
     made = _of_each(builder, f"{here}.down", activated, ids, part, "down", layer)
     width, shared = part.down.outputs, part.shared
     shown = f"{here}.output" if shared is None else f"{here}.chosen"
@@ -52,8 +54,10 @@ def _experts(builder: "Builder", here: str, part: ExpertsSpec, layer: int, norme
 def _route(builder: "Builder", here: str, x: str, router: Projection, layer: int, route: a.Route) -> tuple[str, str]:
     """The experts that every token gets, and how much each of them counts."""
     module = router.module.format(layer=layer)
-    weight = builder.weight(f"{here}.router.weight", f"{module}.weight", (router.outputs, router.columns))
-    scores = builder.op("router", f"{here}.router", (x,), a.Router(), router.outputs, (weight,))
+    weights = [builder.weight(f"{here}.router.weight", f"{module}.weight", (router.outputs, router.columns))]
+    if router.bias:
+        weights.append(builder.bias(f"{here}.router", router, layer))
+    scores = builder.op("router", f"{here}.router", (x,), a.Router(), router.outputs, tuple(weights))
     return builder.pair("route", f"{here}.route", (scores,), route, (f"{here}.ids", f"{here}.weights"), route.chosen)
 
 

@@ -80,7 +80,7 @@ def list_linears(spec: ArchSpec, program: Program) -> tuple[LinearInfo, ...]:
                 if tensor.endswith(COMPUTED):
                     continue
                 tap = expert_tap(op.inputs[0], expert) if op.kind == "experts" else op.inputs[0]
-                module = spec.head if head else tensor.removesuffix(".weight")
+                module = spec.head if head and spec.head else tensor.removesuffix(".weight")
                 before = found.get(module)
                 if before is not None and before.tap != tap:
                     raise ValueError(f"parts of {module} read different values: {before.tap} and {tap}")

@@ -195,8 +195,9 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     cannot be true) and ConfigError (context beyond the model).
     """
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(Path(source))
-    names = frozenset(checkpoint.names())
     spec, passed_over = read_spec(checkpoint.config, max_context)
+    checkpoint = checkpoint.apart(spec.stacked)
+    names = frozenset(checkpoint.names())
     spec, settled = settle(spec, checkpoint)
     checkpoint = checkpoint.by_outputs(spec.by_inputs())
     terms = checkpoint.quantization.terms
@@ -285,7 +286,8 @@ def _explain_the_rest(
     A bias of zeros changes nothing and is a warning.
     """
     modules = {name.removesuffix(".weight") for name in required if name.endswith(".weight")}
-    packed = {module for module in (*modules, spec.head) if checkpoint.scheme_of(module) is not None}
+    heads = [] if spec.head is None else [spec.head]
+    packed = {module for module in (*modules, *heads) if checkpoint.scheme_of(module) is not None}
     inside: list[str] = []
     unused: list[str] = []
     scales: list[str] = []
@@ -299,7 +301,7 @@ def _explain_the_rest(
             continue
         elif leaf == "bias" and not np.any(checkpoint.tensor(name)):
             unused.append(f"{name} (all zeros)")
-        elif name.startswith(f"{spec.head}.") or (spec.prefix and name.startswith(spec.prefix)):
+        elif name.startswith(tuple(f"{head}." for head in heads)) or (spec.prefix and name.startswith(spec.prefix)):
             inside.append(name)
         else:
             unused.append(name)

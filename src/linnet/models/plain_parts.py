@@ -30,7 +30,14 @@ class PlainParts:
     """
 
     def __init__(
-        self, config: ConfigReader, block: str, *, tied: bool, biases: bool = True, norm_biases: bool = True
+        self,
+        config: ConfigReader,
+        block: str,
+        *,
+        tied: bool,
+        biases: bool = True,
+        norm_biases: bool = True,
+        epsilon: float = 1e-5,
     ) -> None:
         self.config, self.block, self.biases, self.norm_biases = config, block, biases, norm_biases
         self.vocabulary = config.size("vocab_size")
@@ -39,7 +46,7 @@ class PlainParts:
         self.heads = config.size("num_attention_heads", "n_head", maximum=MAXIMUM_HEADS)
         self.kv_heads = self.heads
         self.head_size = divides(config, "hidden_size", self.hidden, "number of heads", self.heads)
-        self.epsilon = config.number(*EPSILONS, default=1e-5, high=1.0)
+        self.epsilon = config.number(*EPSILONS, default=epsilon, high=1.0)
         self.tied = config.flag("tie_word_embeddings", default=tied)
 
     def read_kv_heads(self) -> None:

@@ -56,7 +56,9 @@ def fit_prefix(spec: ArchSpec, names: Iterable[str]) -> tuple[ArchSpec, list[str
         if rest not in (spec.prefix, "", *INSIDE_A_PAIR):
             continue
         wrapper = prefix.removesuffix(rest)
-        head = wrapper + ("" if rest == spec.prefix else INSIDE_A_PAIR.get(rest, "")) + spec.head
+        head = spec.head
+        if head is not None:
+            head = wrapper + ("" if rest == spec.prefix else INSIDE_A_PAIR.get(rest, "")) + head
         expected = prefix == "" or {prefix, spec.prefix} <= INSIDE_A_PAIR.keys()
         note = f"the names of the tensors begin with {prefix!r} instead of {spec.prefix!r}; it is taken off"
         return replace(with_prefix(spec, prefix), head=head), [] if expected else [note]

@@ -20,7 +20,7 @@ def rotations_of(spec: ArchSpec, checkpoint: Checkpoint) -> dict[str, int]:
     found: dict[str, int] = {}
     for rotation in checkpoint.quantization.rotations:
         where = f"{checkpoint.path}: config.json rotates {', '.join(rotation.targets)[:80]}"
-        if rotation.of == "input" and rotation.takes(spec.head):
+        if rotation.of == "input" and spec.head is not None and rotation.takes(spec.head):
             raise UnsupportedError(f"{where}, of which {spec.head} is one; the head's input cannot be rotated here")
         widths = {module: width for module, width in _widths(spec, rotation).items() if rotation.takes(module)}
         if not widths:

@@ -41,7 +41,7 @@ def _settle_head(spec: ArchSpec, checkpoint: Checkpoint) -> tuple[ArchSpec, list
 
     Both there and equal (once dequantised): tied. Both there and different: not tied. Only the head: it is both.
     """
-    if not spec.tied_head or not checkpoint.holds(spec.head):
+    if not spec.tied_head or spec.head is None or not checkpoint.holds(spec.head):
         return spec, []
     if not checkpoint.holds(spec.embedding):
         return replace(spec, embedding=spec.head), []
@@ -98,6 +98,8 @@ def _duplicates(spec: ArchSpec, checkpoint: Checkpoint) -> list[str]:
     """Embedding or head stored packed and dense: the packed one counts, if the dense one is what it was made of."""
     warnings = []
     for module in dict.fromkeys((spec.embedding, spec.head)):
+        if module is None:
+            continue
         name = f"{module}.weight"
         if name not in checkpoint or checkpoint.info(name).dtype not in DENSE_BITS:
             continue

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from linnet.formats.stacked import Stacked
 from linnet.program.attributes import Activation
 
 RowRanges = tuple[tuple[int, int], ...]
@@ -60,8 +61,9 @@ class AttentionSpec:
     """A mixer that attends. ``scale`` multiplies q.k; ``window``: how many last keys a query sees, None for all.
 
     ``query_norm`` and ``key_norm`` normalise every head by itself, or all of them as one with ``norm_whole``;
-    ``softcap`` and ``alibi_slopes`` as in the op. ``norm`` None: it reads the stream as it is. What ``post_norm`` made
-    of its output, times ``multiplier``, is added to the stream, which ``stream_norm`` then normalises.
+    ``softcap``, ``alibi_slopes`` and ``full`` as in the op, and what the tensor ``sinks`` holds. ``norm`` None: it
+    reads the stream as it is. What ``post_norm`` made of its output, times ``multiplier``, is added to the stream;
+    ``stream_norm`` normalises the sum.
     """
 
     norm: NormSpec | None
@@ -83,6 +85,8 @@ class AttentionSpec:
     norm_whole: bool = False
     multiplier: float | None = None
     stream_norm: NormSpec | None = None
+    full: bool = False
+    sinks: str | None = None
 
     @property
     def projections(self) -> tuple[Projection, ...]:
@@ -175,13 +179,14 @@ class SharedSpec:
 class ExpertsSpec:
     """A feed-forward of many experts, of which every token gets ``chosen``, see ``program.attributes.Route``.
 
-    Modules of ``gate``, ``up`` and ``down`` have an ``{expert}`` placeholder beside ``{layer}``; ``router`` has one
-    output per expert. Its norms and multiplier: as in AttentionSpec.
+    Modules of ``gate``, ``up`` and ``down`` have an ``{expert}`` placeholder beside ``{layer}``; ``gate`` None: outputs
+    of ``up`` are gate and up by turns. ``limit`` and ``up_offset`` as in the op. ``router`` has one output per expert.
+    Its norms and multiplier: as in AttentionSpec.
     """
 
     norm: NormSpec | None
     router: Projection
-    gate: Projection
+    gate: Projection | None
     up: Projection
     down: Projection
     activation: Activation
@@ -190,6 +195,8 @@ class ExpertsSpec:
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     normalise: bool = False
     factor: float = 1.0
+    limit: float | None = None
+    up_offset: float = 0.0
     shared: SharedSpec | None = None
     post_norm: NormSpec | None = None
     multiplier: float | None = None
@@ -202,7 +209,8 @@ class ExpertsSpec:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Its linears, in the order they run; the router and the shared expert's gate are none."""
-        own = [self.of(part, expert) for part in (self.gate, self.up, self.down) for expert in range(self.experts)]
+        parts = [*([] if self.gate is None else [self.gate]), self.up, self.down]
+        own = [self.of(part, expert) for part in parts for expert in range(self.experts)]
         return (*own, *(() if self.shared is None else self.shared.mlp.projections))
 
 
@@ -244,6 +252,14 @@ class PositionTable:
 
 
 @dataclass(frozen=True)
+class TokenTypes:
+    """What kinds of tokens there are, of which the first is that of all: a table of ``rows``."""
+
+    module: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class Narrow:
     """Embedding and head of ``width`` columns around wider blocks: linears without biases lead in and out."""
 
@@ -254,11 +270,14 @@ class Narrow:
 
 @dataclass(frozen=True)
 class ArchSpec:
-    """A decoder-only transformer. Names are checkpoint modules; ``{layer}`` stands for the block's index.
+    """A transformer without a second half that attends to the first. Names are checkpoint modules; ``{layer}`` stands
+    for the block's index.
 
     ``layers`` has one entry per block; blocks that are alike share one. ``prefix`` is the part of the names that a
     checkpoint of the bare model (without the head) leaves out. ``max_positions`` is the longest context this spec
     serves; ``longest_positions`` what the family could reach if it were asked for (they differ for long rope only).
+    ``head`` None: it tells hidden states and no next token. ``token_types``: of a table whose first row is added to
+    every embedding. ``stacked``: published tensors that hold all experts'.
     """
 
     family: str
@@ -270,15 +289,22 @@ class ArchSpec:
     layers: tuple[LayerSpec, ...]
     embedding: str
     final_norm: NormSpec | None
-    head: str
+    head: str | None
     tied_head: bool
     embedding_scale: float | None = None
     embedding_norm: NormSpec | None = None
     positions: PositionTable | None = None
+    token_types: TokenTypes | None = None
     narrow: Narrow | None = None
     head_bias: bool = False
     logits_multiplier: float | None = None
     logits_softcap: float | None = None
+    stacked: tuple[Stacked, ...] = ()
+
+    @property
+    def output_width(self) -> int:
+        """Of an output row: logits, or hidden states where there is no head."""
+        return self.hidden_size if self.head is None else self.vocabulary_size
 
     @property
     def embedding_width(self) -> int:

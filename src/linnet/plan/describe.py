@@ -69,7 +69,7 @@ def describe(
     limits = Limits(
         max_tokens=token_budget,
         max_sequences=sequences,
-        max_outputs=output_rows(spec.vocabulary_size, token_budget, sequences),
+        max_outputs=output_rows(spec.output_width, token_budget, sequences),
         block_size=BLOCK_SIZE,
         max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
     )
@@ -81,7 +81,9 @@ def describe(
         for linear in source.linears()
         if linear.kind == "linear"
     )
-    head = scheme_text(stored_type(source.checkpoint, f"{spec.embedding if spec.tied_head else spec.head}.weight"))
+    head = "none: it makes embeddings"
+    if spec.head is not None:
+        head = scheme_text(stored_type(source.checkpoint, f"{spec.embedding if spec.tied_head else spec.head}.weight"))
     windows = sorted({mixer.window for mixer in mixers if mixer.window is not None})
     facts: dict[str, Any] = {
         "family": spec.family,

@@ -231,9 +231,11 @@ def kv_shape(
     return KVShape(groups, block_size, max_sequences, chunk_tokens)
 
 
-def output_rows(vocabulary: int, token_budget: int, sequences: int) -> int:
-    """Rows whose logits one step may hold: every sequence's, and for scoring as many as LOGITS_BYTES has room for."""
-    room = max(LOGITS_BYTES // (4 * vocabulary), sequences, 1)
+def output_rows(width: int, token_budget: int, sequences: int) -> int:
+    """Rows whose logits one step may hold: every sequence's, and for scoring as many as LOGITS_BYTES has room for.
+
+    ``width``: of such a row."""
+    room = max(LOGITS_BYTES // (4 * width), sequences, 1)
     return min(room, max(token_budget, sequences))
 
 

@@ -5,12 +5,13 @@ Values are two-dimensional ``[rows, width]`` unless said otherwise; heads lie si
 ``[rows, chosen, width]`` every row has ``chosen`` rows of its own, one for each of its experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from linnet.schemes.scheme import Scheme
+from linnet.schemes.scheme import LATER, Scheme
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "gelu_sigmoid", "relu_squared"]
+"""gelu_sigmoid: x * sigmoid(1.702 x); relu_squared: relu(x)^2."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,16 @@ class Route:
     """Scores fp32 [rows, experts] -> (ids int32 [rows, chosen], weights fp32 [rows, chosen]), the best expert first.
 
     Scores become probabilities (their softmax, or the sigmoid of each); the ``chosen`` greatest are taken, ties to the
-    lowest expert; ``normalise`` divides them by their sum; all are multiplied by ``factor``.
+    lowest expert; ``normalise`` divides them by their sum; all are multiplied by ``factor``. Of ``groups`` of
+    neighbours only the ``groups_chosen`` that hold the greatest ones are looked at (ties to the lowest group).
     """
 
     chosen: int
     scoring: Literal["softmax", "sigmoid"]
     normalise: bool = False
     factor: float = 1.0
+    groups: int = field(default=1, metadata=LATER)
+    groups_chosen: int = field(default=1, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Combine:
 
 @dataclass(frozen=True)
 class Add:
-    """a + b, fp32, same shape."""
+    """a + b, fp32, same shape; with one input and a weight (table [n, width]): its first row is
+    added to every row."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ class Attention:
     """Paged attention: a row at position p reads keys 0..p of its sequence (the last ``window`` of them if set).
 
     inputs: (query, positions, query_start, context_lengths, block_tables of the state's cache group); states: (kv,).
+    ``full``: it reads every key of its sequence instead, whose rows must all be in the step.
     score = softcap(scale * q.k) + alibi_slopes[head] * key_position. Output fp32 [tokens, heads * value_head_size].
+    weights: (sinks [heads],) or none: of every head a score more, whose value is zero: it takes a share of the weight.
     arithmetic bf16: the query is rounded to bf16, and so is every weight exp(score - m) (times the scale of a quantised
     value) before it multiplies its value, m being the greatest score among those of the row's keys that lie in the same
     256 absolute positions; the sum that normalises them takes the unrounded weights. Keys and values enter as stored
@@ -168,6 +175,7 @@ class Attention:
     softcap: float | None = None
     alibi_slopes: tuple[float, ...] | None = None
     arithmetic: Literal["fp32", "bf16"] = "fp32"
+    full: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -197,14 +205,24 @@ class Scan:
 
 @dataclass(frozen=True)
 class Gate:
-    """One input: activation(x). Two inputs (gate, up): activation(gate) * up."""
+    """One input: activation(x). Two inputs (gate, up): activation(gate) * (up + up_offset), where ``limit`` holds gate
+    at most there and up between its negative and it, first. ``pairs``: one input that holds both by turns, gate first,
+    twice as wide as the output."""
 
     activation: Activation
+    limit: float | None = field(default=None, metadata=LATER)
+    up_offset: float = field(default=0.0, metadata=LATER)
+    pairs: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)
 class Gather:
     """Rows of x named by an index input: (x, rows int32 [outputs]) -> [outputs, width]."""
+
+
+@dataclass(frozen=True)
+class Leading:
+    """x [outputs, width] -> [logit_rows, width]: the first rows, those whose logits are wanted."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +280,7 @@ ATTRIBUTES: dict[str, type] = {
     "scan": Scan,
     "gate": Gate,
     "gather": Gather,
+    "leading": Leading,
     "order_columns": OrderColumns,
     "hadamard": Hadamard,
     "linears": Linears,
@@ -273,6 +292,6 @@ FUSED_KINDS = ("linears", "gated_linears", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
-    "order_columns", "hadamard", "route", "combine",
+    "order_columns", "hadamard", "route", "combine", "leading",
 )  # fmt: skip
 """Kinds whose output row i needs no other row of a value written in the same chain."""

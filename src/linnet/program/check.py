@@ -15,7 +15,7 @@ from linnet.program.signatures import SLOT_KINDS, check_op, require
 from linnet.program.traverse import boundaries
 from linnet.schemes.scheme import Scheme
 
-SYMBOLS = ("tokens", "sequences", "sequences_plus_one", "blocks", "outputs")
+SYMBOLS = ("tokens", "sequences", "sequences_plus_one", "blocks", "outputs", "logit_rows")
 
 
 def check(program: Program) -> None:

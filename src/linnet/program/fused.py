@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from linnet.program.attributes import FUSED_KINDS, ROW_KINDS
+from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, Gate
 from linnet.program.prescribed import keeps_codes
 from linnet.program.program import Dimension, Op, Value
 from linnet.program.signatures import require
@@ -47,6 +47,8 @@ def is_gated(run: Sequence[Op], declared: Mapping[str, Value]) -> bool:
     linears = [op for op in run if op.kind == "linear"]
     rest = list(run[len(linears) :])
     if not rest or rest[0].kind != "gate" or rest[0].inputs != written(linears) or len(rest) > 2:
+        return False
+    if isinstance(rest[0].attributes, Gate) and rest[0].attributes.pairs:
         return False
     if any(op.kind != "linear" or op.inputs != run[0].inputs for op in run[: len(linears)]):
         return False

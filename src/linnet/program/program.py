@@ -13,7 +13,8 @@ from linnet.schemes.scheme import DENSE_BITS, LATER, DenseType, LinearScheme, Sc
 PROGRAM_VERSION = 2
 
 Dimension = int | str
-"""A fixed size or the name of a symbol: ``tokens``, ``sequences``, ``sequences_plus_one``, ``blocks``, ``outputs``."""
+"""A fixed size or the name of a symbol: ``tokens``, ``sequences``, ``sequences_plus_one``, ``blocks``, ``outputs``,
+``logit_rows`` (the first of the outputs)."""
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,9 @@ def _route(s: _Signature, route: a.Route) -> None:
     experts = s.width(s.inputs[0])
     good = 0 < route.chosen <= experts <= MOST_EXPERTS
     require(good, f"op {s.op.name}: {route.chosen} of {experts} experts; there are at most {MOST_EXPERTS}")
+    grouped = 0 < route.groups_chosen <= route.groups <= experts and experts % route.groups == 0
+    few = experts // max(route.groups, 1) * route.groups_chosen >= route.chosen
+    require(grouped and few, f"op {s.op.name}: {route.groups_chosen} of {route.groups} groups of {experts} experts")
     for output, dtype in zip(s.outputs, ("int32", "fp32"), strict=True):
         s.shape(output, (s.inputs[0].shape[0], route.chosen))
         s.dtype(output, dtype)
@@ -220,6 +223,17 @@ def _elementwise(inputs: int) -> Callable[[_Signature, Any], None]:
             s.matches(value)
 
     return rule
+
+
+def _add(s: _Signature, _: Any) -> None:
+    if len(s.inputs) == 2:
+        _elementwise(2)(s, _)
+        return
+    s.counts(1, weights=(1, 1))
+    s.dtype(s.inputs[0], "fp32")
+    s.matches(s.inputs[0])
+    s.shape(s.weights[0], (s.weights[0].shape[0], s.width(s.inputs[0])))
+    s.dense(*s.weights)
 
 
 def _softcap(s: _Signature, softcap: a.Softcap) -> None:
@@ -273,7 +287,10 @@ def _kv_write(s: _Signature, _: Any) -> None:
 
 
 def _attention(s: _Signature, attention: a.Attention) -> None:
-    s.counts(5, states=1)
+    s.counts(5, weights=(0, 1), states=1)
+    for sinks in s.weights:
+        s.shape(sinks, (attention.heads,))
+        s.dense(sinks)
     state, name = s.states[0], s.op.name
     same = (attention.kv_heads, attention.head_size) == (state.kv_heads, state.head_size)
     require(same, f"op {name}: heads differ from those of state {state.name}")
@@ -284,6 +301,7 @@ def _attention(s: _Signature, attention: a.Attention) -> None:
     capped = attention.softcap is None or attention.softcap > 0
     require(capped, f"op {name}: softcap {attention.softcap}; accepted is more than 0")
     require(attention.window is None or attention.window > 0, f"op {name}: window {attention.window}")
+    require(not attention.full or attention.window is None, f"op {name}: a window, and every key is read")
     s.shape(s.inputs[0], ("tokens", attention.heads * attention.head_size))
     s.dtype(s.inputs[0], "fp32")
     s.index(s.inputs[1], "tokens")
@@ -334,9 +352,21 @@ def _scan(s: _Signature, scan: a.Scan) -> None:
     require(s.states[0].shape == (scan.states, width), f"op {name}: state {s.states[0].name} has another shape")
 
 
-def _gate(s: _Signature, _: Any) -> None:
-    s.count("inputs", 1, 2)
-    _elementwise(len(s.inputs))(s, _)
+def _gate(s: _Signature, gate: a.Gate) -> None:
+    s.count("inputs", 1, 1 if gate.pairs else 2)
+    if gate.pairs:
+        s.counts(1)
+        *rows, width = s.inputs[0].shape
+        require(isinstance(width, int) and width % 2 == 0, f"op {s.op.name}: {width} columns hold no pairs")
+        s.dtype(s.inputs[0], "fp32")
+        s.dtype(s.outputs[0], "fp32")
+        s.shape(s.outputs[0], (*rows, int(width) // 2))
+    else:
+        _elementwise(len(s.inputs))(s, gate)
+    plain = gate.limit is None and gate.up_offset == 0
+    both = gate.pairs or len(s.inputs) == 2
+    require(plain or both, f"op {s.op.name}: a limit or an offset without a second input")
+    require(gate.limit is None or gate.limit > 0, f"op {s.op.name}: limit {gate.limit}; accepted is more than 0")
 
 
 def _gather(s: _Signature, _: Any) -> None:
@@ -344,6 +374,14 @@ def _gather(s: _Signature, _: Any) -> None:
     s.dtype(s.inputs[0], "fp32")
     s.index(s.inputs[1], "outputs")
     s.shape(s.outputs[0], ("outputs", s.width(s.inputs[0])))
+    s.dtype(s.outputs[0], "fp32")
+
+
+def _leading(s: _Signature, _: Any) -> None:
+    s.counts(1)
+    s.dtype(s.inputs[0], "fp32")
+    s.shape(s.inputs[0], ("outputs", s.width(s.inputs[0])))
+    s.shape(s.outputs[0], ("logit_rows", s.width(s.inputs[0])))
     s.dtype(s.outputs[0], "fp32")
 
 
@@ -378,7 +416,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "route": _route,
     "experts": _experts,
     "combine": _combine,
-    "add": _elementwise(2),
+    "add": _add,
     "scale": _elementwise(1),
     "softcap": _softcap,
     "cast": _cast,
@@ -391,6 +429,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "scan": _scan,
     "gate": _gate,
     "gather": _gather,
+    "leading": _leading,
     "order_columns": _order_columns,
     "hadamard": _hadamard,
     "linears": _fused,

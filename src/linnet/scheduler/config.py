@@ -48,6 +48,8 @@ class SchedulerConfig:
                             last ones were) or 'limit' (as long as it is allowed to be).
     reserve:                what admission leaves free for those who run beyond their next tokens: 'none', what their
                             answers are expected to need ('past') or may need ('limit'). See `reservations.py`.
+    whole_prompts:          a request is computed in one step: its tokens see those behind them. Nothing is generated
+                            then, and no prefix is known.
     preempt_every:          a test mode: every that many steps the newest running request that has made progress since
                             its admission is preempted; None: only for lack of blocks.
     """
@@ -70,6 +72,7 @@ class SchedulerConfig:
     predict_length: Lengths = "past"
     reserve: Reserve = "none"
     preempt_every: int | None = None
+    whole_prompts: bool = False
     window: int | None = None
     more_groups: tuple[CacheGroup, ...] = ()
 
@@ -85,6 +88,8 @@ class SchedulerConfig:
                 "prefix are gone once its sequence has gone on",
                 settings=["prefix_cache"],
             )
+        if self.whole_prompts:
+            self._check_whole_prompts()
         if self.swap_blocks and not self.prefix_cache:
             raise ConfigError(
                 f"swap_blocks is {self.swap_blocks} without the prefix cache; accepted is 0, because what was swapped "
@@ -116,6 +121,22 @@ class SchedulerConfig:
             raise unknown_choice("predict_length", self.predict_length, get_args(Lengths))
         if self.reserve not in get_args(Reserve):
             raise unknown_choice("reserve", self.reserve, get_args(Reserve))
+
+    def _check_whole_prompts(self) -> None:
+        """Every prompt that is accepted must fit into a step."""
+        if self.prefix_cache:
+            raise ConfigError(
+                "prefix_cache is on with whole_prompts; accepted is off, because a prefix means something else in "
+                "front of other tokens",
+                settings=["prefix_cache"],
+            )
+        for name, most in (("token_budget", self.chunk_tokens), ("max_output_rows", self.output_rows)):
+            if most < self.max_model_len:
+                raise ConfigError(
+                    f"{name} allows {most} tokens of a request in one step; accepted with whole_prompts is "
+                    f"{self.max_model_len} or more (max_model_len)",
+                    settings=["token_budget", "max_model_len"],
+                )
 
     @property
     def groups(self) -> tuple[CacheGroup, ...]:

@@ -190,7 +190,7 @@ class Scheduler:
                     self._take(step, request, behind=len(self._running) - done)
         # Who was just preempted would be the first to be admitted, and take the blocks away again.
         may_admit = not short_of_blocks
-        while may_admit and step.has_room and (admitted := self._admit_next(now, step.has_time)) is not None:
+        while may_admit and step.has_room and (admitted := self._admit_next(now, step)) is not None:
             self._take(step, admitted, behind=0)
         if not step.items and self._running:  # who loads did so slowly for the sake of those who have been preempted
             step.take_any_time()
@@ -340,7 +340,7 @@ class Scheduler:
             self._waiting.insert(victim)
         return victims
 
-    def _admit_next(self, now: float, has_time: bool) -> Request | None:
+    def _admit_next(self, now: float, step: StepBuilder) -> Request | None:
         """Admit the first waiting request if there is a seat and room for its known tokens; nobody overtakes it. Where
         no time is left, only one whose gang is waiting for it.
 
@@ -356,7 +356,9 @@ class Scheduler:
             return None
         taken = len(self._running) + passed_over
         gang = self._gangs.running(request)
-        if not (has_time or gang) or not self._has_room(request, taken, gang):
+        if not (step.has_time or gang) or not self._has_room(request, taken, gang):
+            return None
+        if self.config.whole_prompts and not step.fits_whole(request):
             return None
         spare = self._spare_blocks(request, gang, passed_over)
         if not self._residency.settle(request, spare, origin=self._origin(request)):

@@ -46,6 +46,13 @@ class StepBuilder:
         """Whether there are seconds left for somebody new."""
         return self._seconds == inf or self._cost.expect(self._work.plus(Work.of(0, 1, 0))) <= self._seconds
 
+    def fits_whole(self, request: Request) -> bool:
+        """Whether all that the request has to compute fits, beside nobody who is still to come."""
+        most = min(self._tokens, self._config.chunk_tokens)
+        return (
+            request.remaining <= most and request.tokens_within_rows(request.remaining, self._rows) == request.remaining
+        )
+
     @property
     def seconds_left(self) -> float:
         """Until the step is as long as it may be, what is reserved counted; may be below 0."""

@@ -24,6 +24,8 @@ def validate(request: Request, config: SchedulerConfig) -> None:
         raise ConfigError(f"{name}: max_new_tokens is {request.max_new_tokens}; accepted is {least} or more")
     if request.hidden and not (request.score_prompt and request.max_new_tokens == 0):
         raise ConfigError(f"{name}: hidden states come with score_prompt and max_new_tokens 0 only")
+    if config.whole_prompts and request.max_new_tokens > 0:
+        raise ConfigError(f"{name}: max_new_tokens is {request.max_new_tokens}; accepted with whole_prompts is 0")
     if not 0 <= request.min_new_tokens <= request.max_new_tokens:
         raise ConfigError(
             f"{name}: min_new_tokens is {request.min_new_tokens}; accepted is 0 to max_new_tokens, "

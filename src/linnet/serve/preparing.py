@@ -283,7 +283,7 @@ class Preparer:
         )
         try:
             if isinstance(request, EmbeddingRequest):
-                return self.facts.requests.embedding(prepared.prompts, request.pooling or "last", terms)
+                return self.facts.requests.embedding(prepared.prompts, request.pooling, terms)
             return self.facts.requests.samples(prepared.prompts, prepared.params, terms)
         except ParameterError as error:
             raise parameter_error(error, parameter_names(request)) from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer that a GGUF file carries in its metadata: vocabulary, merges, special tokens, chat templates.
 
-Two kinds: byte-level BPE, with a rule for cutting text first (``gguf_pretokenizers``), and SentencePiece's BPE with
-bytes for what has no piece. What llama.cpp assumes where a file is silent is assumed here.
+Three kinds: byte-level BPE, with a rule for cutting text first (``gguf_pretokenizers``), SentencePiece's BPE with bytes
+for what has no piece, and BERT's words and their parts. What llama.cpp assumes where a file is silent is assumed here.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,13 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.gguf import GgufModel, Metadata
 from linnet.text.gguf_merges import sentence_piece_merges
-from linnet.text.gguf_pretokenizers import BYTE_LEVEL, ENDS_OF_GENERATION, PRE_TOKENIZERS, SENTENCE_PIECE
+from linnet.text.gguf_pretokenizers import (
+    BYTE_LEVEL,
+    ENDS_OF_GENERATION,
+    PRE_TOKENIZERS,
+    SENTENCE_PIECE,
+    WORD_PIECE,
+)
 from linnet.text.parse import of_library, release_memory, without_collection
 from linnet.text.template import ChatTemplates
 
@@ -36,8 +42,11 @@ _NAMED = {
 }
 """Hugging Face's names -> ggml's keys (its spelling)."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_WORD_PIECE_IDS = {
+    "bos_token_id": 101, "unknown_token_id": 100, "seperator_token_id": 102, "padding_token_id": 0, "mask_token_id": 103
+}  # fmt: skip
 _SENTENCE_PIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
-"""Where a SentencePiece file names none."""
+"""Where a WordPiece and where a SentencePiece file names none."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,18 @@ def read_gguf_tokenizer(path: Path, clock: Callable[[], datetime] = datetime.now
 
 def _read(path: Path, metadata: Metadata, clock: Callable[[], datetime]) -> GgufTokenizer:
     kind = metadata.text("tokenizer.ggml.model")
-    if kind not in (BYTE_LEVEL, SENTENCE_PIECE):
+    builders = {BYTE_LEVEL: _byte_level, SENTENCE_PIECE: _sentence_piece, WORD_PIECE: _word_piece}
+    if kind not in builders:
         if kind is None:
             raise CheckpointError(f"{path}: no tokenizer in the metadata (tokenizer.ggml.model)")
         raise UnsupportedError(
-            f"{path}: tokenizer.ggml.model is {kind[:40]!r}; supported are {BYTE_LEVEL} (byte-level BPE) and "
-            f"{SENTENCE_PIECE} (SentencePiece)"
+            f"{path}: tokenizer.ggml.model is {kind[:40]!r}; supported are {BYTE_LEVEL} (byte-level BPE), "
+            f"{SENTENCE_PIECE} (SentencePiece) and {WORD_PIECE} (WordPiece)"
         )
     vocabulary = _read_vocabulary(metadata)
     templates = ChatTemplates(_templates(metadata), clock=clock, where=str(path))
     try:
-        build = _byte_level if kind == BYTE_LEVEL else _sentence_piece
-        return build(vocabulary, templates)
+        return builders[kind](vocabulary, templates)
     except BaseException as error:
         if not of_library(error) or isinstance(error, CheckpointError | UnsupportedError):
             raise
@@ -180,6 +189,43 @@ def _sentence_piece(vocabulary: _Vocabulary, templates: ChatTemplates) -> GgufTo
     _add_tokens(backend, vocabulary, sorted(set(user_defined) - set(spaces)))
     named = {theirs: vocabulary.id(ours, _SENTENCE_PIECE_IDS.get(ours)) for theirs, ours in _NAMED.items()}
     return _finish(backend, vocabulary, templates, named, adds_bos=True)
+
+
+def _word_piece(vocabulary: _Vocabulary, templates: ChatTemplates) -> GgufTokenizer:
+    """Words are stored with a mark in front and their parts without one; here parts have one and words have none."""
+    controls = set(vocabulary.ids(CONTROL))
+
+    def piece(index: int, token: str) -> str:
+        if token.startswith(_SPACE):
+            return token.removeprefix(_SPACE)
+        bracketed = token.startswith("[") and token.endswith("]")
+        return token if index in controls or bracketed else f"##{token}"
+
+    pieces = [piece(index, token) for index, token in enumerate(vocabulary.tokens)]
+    ids = {token: index for index, token in enumerate(pieces)}
+    if len(ids) != len(pieces):
+        raise CheckpointError(f"{vocabulary.metadata.where}: tokenizer.ggml.tokens has a word or a part of one twice")
+    named = {theirs: vocabulary.id(ours, _WORD_PIECE_IDS.get(ours)) for theirs, ours in _NAMED.items()}
+    first = vocabulary.id("cls_token_id", named["bos_token"])
+    last, unknown = named["sep_token"], named["unk_token"]
+    if first is None or last is None or unknown is None:
+        raise CheckpointError(
+            f"{vocabulary.metadata.where}: tokenizer.ggml names no token for the beginning, the end or what is unknown"
+        )
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab=ids, unk_token=pieces[unknown]))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    others = (index for index in (named["pad_token"], named["mask_token"]) if index is not None)
+    special = {*controls, first, last, unknown, *others}
+    backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in sorted(special)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=[pieces[first], "$A", pieces[last]],
+        pair=[pieces[first], "$A", pieces[last], "$B:1", f"{pieces[last]}:1"],
+        special_tokens=[(pieces[first], first), (pieces[last], last)],
+    )
+    config = {name: pieces[index] for name, index in named.items() if index is not None} | {"cls_token": pieces[first]}
+    return GgufTokenizer(backend, config, frozenset(), templates)
 
 
 def _merges(vocabulary: _Vocabulary, pieces: list[str], spaces: list[int]) -> list[tuple[str, str]]:

@@ -244,7 +244,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "attention.head_count_kv differs by layer (2, 4)",
     ),
     "experts": ("llama", {"expert_count": 8}, "llama.expert_count is 8: mixtures of experts are not supported in this"),
-    "looks ahead": ("qwen2", {"attention.causal": False}, "only models that look back"),
+    "looks ahead": ("qwen2", {"attention.causal": False}, "tokens that see only what is before them"),
     "values of another size": ("qwen3", {"attention.value_length": 64}, "keys and values of one size"),
     "unknown key": ("llama", {"attention.clamp_kqv": np.float32(8)}, "llama.attention.clamp_kqv = 8.0"),
     "no heads": ("llama", {"attention.head_count": None}, "llama.attention.head_count is missing"),

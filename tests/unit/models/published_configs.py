@@ -3,12 +3,14 @@
 
 from typing import Any
 
+from published_encoder_configs import BGE_M3, BGE_SMALL_EN, QWEN_3_EMBEDDING_0_6B
 from published_gated_configs import (
     BAICHUAN_7B,
     CHATGLM_3_6B,
     GEMMA_2B,
     GLM_4_9B,
     GLM_4_9B_0414,
+    GPT_OSS_20B,
     GRANITE_3_1_2B,
     INTERNLM_2_1_8B,
     MIXTRAL_8X7B,
@@ -403,6 +405,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "qwen-1.5-moe-a2.7b": (QWEN_1_5_MOE_A2_7B, 14_315_784_192),
     "qwen-3-30b-a3b": (QWEN_3_30B_A3B, 30_532_122_624),
     "olmoe-1b-7b": (OLMOE_1B_7B, 6_919_161_856),
+    "gpt-oss-20b": (GPT_OSS_20B, 20_914_757_184),
     "gemma-2b": (GEMMA_2B, 2_506_172_416),
     "starcoderbase-1b": (STARCODERBASE_1B, 1_137_207_296),
     "starcoder-2-3b": (STARCODER_2_3B, 3_030_371_328),
@@ -422,5 +425,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "mamba-130m": (MAMBA_130M, 129_135_360),
     "mamba-codestral-7b": (MAMBA_CODESTRAL_7B, 7_285_403_648),
     "granite-4.0-h-micro": (GRANITE_4_H_MICRO, 3_191_396_096),
+    "bge-small-en": (BGE_SMALL_EN, 33_360_000 - 384 * 385),  # without the layer behind the first token
+    "bge-m3": (BGE_M3, 567_754_752 - 1024 * 1025),
+    "qwen-3-embedding-0.6b": (QWEN_3_EMBEDDING_0_6B, 595_776_512),
 }
 """Name -> (config, number of parameters as published)."""

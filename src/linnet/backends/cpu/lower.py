@@ -26,6 +26,18 @@ KV_STORAGES = {
 }
 
 
+ROW_COUNTS = {
+    "tokens": _native.RowCount.tokens,
+    "outputs": _native.RowCount.outputs,
+    "logit_rows": _native.RowCount.logits,
+}
+
+
+def gating(gate: a.Gate) -> Any:
+    """An activation as the native side has it."""
+    return _native.Gating(getattr(_native.Activation, gate.activation), gate.limit or 0.0, gate.up_offset)
+
+
 def value_type(value: Value) -> Any:
     """The native element type of a value."""
     if isinstance(value.dtype, Scheme):  # codes that nobody multiplies as such lie here as the numbers they stand for
@@ -124,7 +136,7 @@ class Lowering:
 
     def _add_value(self, value: Value, offset: int | None) -> int:
         """``offset`` None: a value that lives in the open chain only."""
-        rows = _native.RowCount.tokens if value.shape[0] == "tokens" else _native.RowCount.outputs
+        rows = ROW_COUNTS[str(value.shape[0])]
         described = (rows, int(value.shape[-1]), value_type(value), group_size(value), *self._rounding(value))
         several: dict[str, Any] = {} if each(value) == 1 else {"each": each(value)}
         if offset is None:
@@ -174,7 +186,8 @@ class Lowering:
     def route(self, op: Op, route: a.Route) -> None:
         ids, weights = (self.values[name] for name in op.outputs)
         sigmoid = route.scoring == "sigmoid"
-        self.executor.route(op.name, self._in(op), ids, weights, sigmoid, route.normalise, route.factor)
+        groups = route.groups, route.groups_chosen
+        self.executor.route(op.name, self._in(op), ids, weights, sigmoid, route.normalise, route.factor, *groups)
 
     def combine(self, op: Op, _: a.Combine) -> None:
         self.executor.combine(op.name, self._in(op), self._in(op, 1), self._out(op))
@@ -185,8 +198,7 @@ class Lowering:
         gate = op.expansion[len(linears)].attributes
         assert isinstance(gate, a.Gate)
         weights = [self._linears[part.name][0] for part in linears]
-        activation = getattr(_native.Activation, gate.activation)
-        self.executor.gated_linear(op.name, self._in(op), self._out(op), weights, activation)
+        self.executor.gated_linear(op.name, self._in(op), self._out(op), weights, gating(gate))
         for part, weight in zip(linears, weights, strict=True):
             self.choices[part.name] = _native.linear_name(self._isa, weight, input_type(self._declared[op.inputs[0]]))
         self.choices |= {part.name: f"{part.kind}_{self._isa}" for part in op.expansion[len(linears) :]}
@@ -206,7 +218,11 @@ class Lowering:
         self.executor.sparse_linear(op.name, self._in(op), self._out(op), values, columns)
 
     def add(self, op: Op, _: a.Add) -> None:
-        self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
+        if op.weights:
+            row = self._weights.vector(op.weights[0])[: int(self._declared[op.outputs[0]].shape[-1])]
+            self.executor.add_row(op.name, self._in(op), self._out(op), row)
+        else:
+            self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
 
     def scale(self, op: Op, scale: a.Scale) -> None:
         self.executor.scale(op.name, self._in(op), self._out(op), scale.factor)
@@ -264,6 +280,8 @@ class Lowering:
             attention.window or 0,
             attention.softcap or 0.0,
             slopes,
+            self._weights.vector(op.weights[0]) if op.weights else None,
+            attention.full,
         )
 
     def conv(self, op: Op, conv: a.Conv) -> None:
@@ -299,11 +317,17 @@ class Lowering:
         return self._weights.keep(np.ascontiguousarray(values.reshape(-1, columns).T).reshape(-1))
 
     def gate(self, op: Op, gate: a.Gate) -> None:
+        if gate.pairs:
+            self.executor.gate_pairs(op.name, self._in(op), self._out(op), gating(gate))
+            return
         up = self._in(op, 1) if len(op.inputs) > 1 else -1
-        self.executor.gate(op.name, self._in(op), up, self._out(op), getattr(_native.Activation, gate.activation))
+        self.executor.gate(op.name, self._in(op), up, self._out(op), gating(gate))
 
     def gather(self, op: Op, _: a.Gather) -> None:
         self.executor.gather(op.name, self._in(op), self._out(op))
+
+    def leading(self, op: Op, _: a.Leading) -> None:
+        self.executor.leading(op.name, self._in(op), self._out(op))
 
     def hadamard(self, op: Op, hadamard: a.Hadamard) -> None:
         self.executor.hadamard(op.name, self._in(op), self._out(op), hadamard.size)
@@ -335,6 +359,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "scan": Lowering.scan,
     "gate": Lowering.gate,
     "gather": Lowering.gather,
+    "leading": Lowering.leading,
     "order_columns": Lowering.order_columns,
     "hadamard": Lowering.hadamard,
     "linears": Lowering.linear,

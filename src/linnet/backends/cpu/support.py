@@ -12,7 +12,7 @@ from linnet.schemes.scheme import Scheme
 ATTENTION_INPUTS = ("positions", "query_start", "context_lengths", "block_tables")
 SEQUENCE_INPUTS = ("query_start", "positions", "state_slots")
 MAX_SCAN_STATES = 256
-ROW_SYMBOLS = ("tokens", "outputs")
+ROW_SYMBOLS = ("tokens", "outputs", "logit_rows")
 MAX_HEAD_SIZE = 4096
 KV_ELEMENTS = ("int8", "fp8_e4m3", "int4")
 

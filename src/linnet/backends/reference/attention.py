@@ -190,6 +190,7 @@ def attention(
     memory: Memory,
     state: str,
     attributes: Attention,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """fp32 [tokens, heads * value_head_size]; sequences of equal length and context are computed together."""
     starts, contexts = query_start.tolist(), context_lengths.tolist()
@@ -204,7 +205,7 @@ def attention(
             last += 1
         keys, values = (_stack(part) for part in zip(*pairs, strict=True))
         queries = query[starts[sequence] : starts[last]].reshape(last - sequence, rows, -1)
-        outputs.append(attend(queries, keys, values, context, attributes).flatten(0, 1))
+        outputs.append(attend(queries, keys, values, context, attributes, sinks).flatten(0, 1))
         sequence = last
     return torch.cat(outputs)
 
@@ -215,7 +216,12 @@ def _stack(rows: Sequence[StoredRows]) -> StoredRows:
 
 
 def attend(
-    query: torch.Tensor, key: StoredRows, value: StoredRows, context: int, attributes: Attention
+    query: torch.Tensor,
+    key: StoredRows,
+    value: StoredRows,
+    context: int,
+    attributes: Attention,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[batch, rows, heads * size] over keys [batch, context, kv_heads * size]; the rows are the last positions."""
     batch, rows = query.shape[:2]
@@ -228,7 +234,8 @@ def attend(
     tiles = []
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        seen = slice(context - rows + stop)
+        first, last = context - rows + start, context - rows + stop
+        seen = slice(context if attributes.full else last)
         tiles.append(
             _attend_tile(
                 query[:, :, start:stop],
@@ -236,7 +243,9 @@ def attend(
                 None if key_scales is None else key_scales[:, :, seen],
                 values[:, :, seen],
                 None if value_scales is None else value_scales[:, :, seen],
+                torch.arange(first, last)[:, None],
                 attributes,
+                sinks,
             )
         )
     return torch.cat(tiles, dim=2).transpose(1, 2).reshape(batch, rows, -1)
@@ -248,10 +257,12 @@ def _attend_tile(
     key_scales: torch.Tensor | None,
     values: torch.Tensor,
     value_scales: torch.Tensor | None,
+    row_positions: torch.Tensor,
     attributes: Attention,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """[batch, heads, rows, size] over [batch, heads, context, size]; the rows are the last positions."""
-    rows, context = query.shape[2], keys.shape[2]
+    """[batch, heads, rows, size] over [batch, heads, context, size]; ``row_positions`` [rows, 1]."""
+    context = keys.shape[2]
     scores = (query @ keys.transpose(2, 3)) * attributes.scale
     if key_scales is not None:
         scores = scores * key_scales.transpose(2, 3)
@@ -260,16 +271,19 @@ def _attend_tile(
     key_positions = torch.arange(context)
     if attributes.alibi_slopes is not None:
         scores = scores + torch.tensor(attributes.alibi_slopes)[:, None, None] * key_positions
-    row_positions = torch.arange(context - rows, context)[:, None]
-    hidden = key_positions > row_positions
-    if attributes.window is not None:
-        hidden = hidden | (key_positions <= row_positions - attributes.window)
-    scores = scores.masked_fill(hidden, float("-inf"))
-    weights = torch.softmax(scores, dim=-1)
+    if not attributes.full:
+        hidden = key_positions > row_positions
+        if attributes.window is not None:
+            hidden = hidden | (key_positions <= row_positions - attributes.window)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    share = None
+    if sinks is not None:
+        share = sinks.float()[:, None, None].expand(*scores.shape[:3], 1)
+    weights = torch.softmax(scores if share is None else torch.cat((scores, share), dim=-1), dim=-1)[..., :context]
     if value_scales is not None:
         weights = weights * value_scales.transpose(2, 3)
     if attributes.arithmetic == "bf16":
-        weights = _rounded_weights(weights, scores)
+        weights = _rounded_weights(weights, scores, share)
     return weights @ values
 
 
@@ -279,14 +293,17 @@ def _by_head(x: torch.Tensor, attributes: Attention) -> torch.Tensor:
     return split.repeat_interleave(attributes.heads // attributes.kv_heads, dim=1)
 
 
-def _rounded_weights(weights: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Weights rounded to bf16 as multiples of the greatest softmax weight of their partition of absolute positions."""
+def _rounded_weights(weights: torch.Tensor, scores: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
+    """Weights rounded to bf16 as multiples of the greatest softmax weight of their partition of absolute positions;
+    ``share``: a score whose weight counts in their sum alone."""
     context = weights.shape[-1]
     padding = -context % PARTITION_KEYS
     padded = torch.nn.functional.pad(scores, (0, padding), value=float("-inf"))
     top = padded.reshape(*padded.shape[:-1], -1, PARTITION_KEYS).amax(dim=-1, keepdim=True)
     whole = scores.amax(dim=-1, keepdim=True)
     normaliser = torch.exp(scores - whole).sum(dim=-1, keepdim=True)
+    if share is not None:
+        normaliser = normaliser + torch.exp(share - whole)
     greatest = (torch.exp(top.squeeze(-1) - whole) / normaliser).repeat_interleave(PARTITION_KEYS, dim=-1)[
         ..., :context
     ]

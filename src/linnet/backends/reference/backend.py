@@ -28,6 +28,7 @@ from linnet.backends.reference.interpreter import run_ops
 from linnet.backends.reference.weights import WeightTable
 from linnet.errors import ConfigError, UnsupportedError
 from linnet.program.choose_numerics import choose_numerics, numerics_name
+from linnet.program.hidden import vocabulary_of
 from linnet.program.prescribed import refuse_rounding
 from linnet.program.program import Op, PagedState, Program, Weight, cache_groups
 from linnet.program.traverse import plain_ops
@@ -96,7 +97,7 @@ class ReferenceExecutable(block_memory.BlockCopies):
         )
         self._keep = tuple(keep)
         self._weights = WeightTable(program, source, cache=True)
-        self._vocabulary = next(v.shape[1] for v in program.values if v.name == program.outputs[0])
+        self._vocabulary = vocabulary_of(program)
         for weight in program.weights:
             self._weights.get(weight.name)
         self._taps: dict[str, np.ndarray] = {}
@@ -117,7 +118,7 @@ class ReferenceExecutable(block_memory.BlockCopies):
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute."""
         assert isinstance(states, PagedMemory)
-        check_batch(batch, self.limits, states.num_blocks, int(self._vocabulary))
+        check_batch(batch, self.limits, states.num_blocks, self._vocabulary)
         inputs = {
             name: torch.from_numpy(getattr(batch, name).copy())
             for name in (value.name for value in self.program.inputs)

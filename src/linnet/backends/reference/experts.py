@@ -19,7 +19,14 @@ Expert = Callable[[], tuple[LoadedWeight, torch.Tensor | None]]
 def route(scores: torch.Tensor, attributes: Route) -> tuple[torch.Tensor, torch.Tensor]:
     """See attributes.Route."""
     probabilities = torch.sigmoid(scores) if attributes.scoring == "sigmoid" else torch.softmax(scores, dim=-1)
-    ids = torch.sort(probabilities, dim=-1, descending=True, stable=True).indices[:, : attributes.chosen]
+    candidates = probabilities
+    if attributes.groups_chosen < attributes.groups:
+        grouped = probabilities.reshape(len(scores), attributes.groups, -1)
+        order = torch.sort(grouped.amax(dim=-1), dim=-1, descending=True, stable=True).indices
+        kept = torch.zeros(grouped.shape[:2], dtype=torch.bool)
+        kept.scatter_(1, order[:, : attributes.groups_chosen], True)
+        candidates = torch.where(kept[..., None], grouped, float("-inf")).reshape(scores.shape)
+    ids = torch.sort(candidates, dim=-1, descending=True, stable=True).indices[:, : attributes.chosen]
     weights = probabilities.gather(1, ids)
     if attributes.normalise:
         total = weights[:, 0]

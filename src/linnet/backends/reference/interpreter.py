@@ -202,7 +202,7 @@ def _compute(
         case "sparse_linear":
             return ops.sparse_linear(x[0], weights.dense(op.weights[0]), weights.dense(op.weights[1]))
         case "add":
-            return x[0].float() + x[1].float()
+            return x[0].float() + (x[1].float() if len(x) > 1 else weights.dense(op.weights[0])[:1])
         case "scale":
             return torch.mul(x[0].float(), attributes.factor)
         case "softcap":
@@ -218,7 +218,9 @@ def _compute(
             return None
         case "attention":
             query, _, query_start, context_lengths, block_tables = x
-            return attention(query, query_start, context_lengths, block_tables, memory, op.states[0], attributes)
+            sinks = weights.dense(op.weights[0]) if op.weights else None
+            state = op.states[0]
+            return attention(query, query_start, context_lengths, block_tables, memory, state, attributes, sinks)
         case "conv":
             bias = weights.dense(op.weights[1]) if len(op.weights) > 1 else None
             return recurrent.conv(x[0], weights.dense(op.weights[0]), bias, x[1:], memory, op.states[0])

@@ -169,8 +169,12 @@ def rope(x: torch.Tensor, positions: torch.Tensor, attributes: Rope) -> torch.Te
 
 
 def gate(x: torch.Tensor, up: torch.Tensor | None, attributes: Gate) -> torch.Tensor:
-    """activation(x), times ``up`` if there is one."""
+    """activation(x), times ``up`` if there is one: see Gate."""
     x = x.float()
+    if attributes.pairs:
+        x, up = x[..., ::2], x[..., 1::2]
+    if attributes.limit is not None and up is not None:
+        x, up = x.clamp(max=attributes.limit), up.clamp(-attributes.limit, attributes.limit)
     name = attributes.activation
     if name == "silu":
         activated = x * torch.sigmoid(x)
@@ -178,9 +182,11 @@ def gate(x: torch.Tensor, up: torch.Tensor | None, attributes: Gate) -> torch.Te
         activated = torch.nn.functional.gelu(x)
     elif name == "gelu_tanh":
         activated = torch.nn.functional.gelu(x, approximate="tanh")
+    elif name == "gelu_sigmoid":
+        activated = x * torch.sigmoid(1.702 * x)
     else:
-        activated = torch.relu(x)
-    return activated if up is None else activated * up
+        activated = torch.relu(x) if name == "relu" else torch.relu(x).square()
+    return activated if up is None else activated * (up + attributes.up_offset)
 
 
 def softcap(x: torch.Tensor, limit: float) -> torch.Tensor:

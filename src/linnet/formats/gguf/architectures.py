@@ -73,6 +73,8 @@ class Architecture:
     """Tensors of a layer whose names end otherwise here and there: whole names behind ``blk.N.`` and ``layers`` + N."""
     attends: bool = True
     """Whether there are heads, positions and feed-forwards."""
+    causal: bool = True
+    """Whether tokens see only those before them."""
     variants: Mapping[str, "Architecture"] = field(default_factory=dict)
     """A tensor that only another arrangement has -> that arrangement."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.formats.gguf.architectures import ARCHITECTURES, ATTENTION, GATED, HEAD_NORMS, TWO_NORMS, Architecture
+from linnet.formats.gguf.architectures_encoders import ROWS as ENCODERS
 from linnet.formats.gguf.architectures_state_space import ROWS as STATE_SPACE
 from linnet.formats.gguf.hyperparameters import Hyperparameters
 
@@ -401,6 +402,6 @@ _MIXTURE_OF_THE_FIRST = Architecture(
 )
 _FIRST = replace(ARCHITECTURES["llama"], variants={"blk.0.ffn_gate_inp.weight": _MIXTURE_OF_THE_FIRST})
 
-_ALONE = {row.name: row for row in (*_ROWS, *STATE_SPACE)}
+_ALONE = {row.name: row for row in (*_ROWS, *STATE_SPACE, *ENCODERS)}
 READ: Mapping[str, Architecture] = {**ARCHITECTURES, _FIRST.name: _FIRST, **_ALONE}
 """Every architecture that is read."""

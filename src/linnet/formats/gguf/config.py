@@ -43,7 +43,8 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     parameters = Hyperparameters(model.metadata, architecture.name)
     for key in () if architecture.experts else ("expert_count", "expert_used_count"):
         parameters.require(key, 0, why="mixtures of experts are not supported in this arrangement")
-    parameters.require("attention.causal", True, why="only models that look back are supported")
+    seen = "only what is before them" if architecture.causal else "all others"
+    parameters.require("attention.causal", architecture.causal, why=f"supported are tokens that see {seen}")
     attention = _attention(model, parameters, architecture) if architecture.attends else {}
     config: dict[str, Any] = {
         "architectures": [architecture.family],
@@ -54,6 +55,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
         "max_position_embeddings": parameters.needed_size("context_length"),
         "rms_norm_eps": _needed_number(parameters, architecture.epsilon),
         "tie_word_embeddings": "output.weight" not in model.tensors,
+        "_pooling_type": parameters.size("pooling_type", optional=True),
         **_token_ids(model),
     }
     if architecture.attends:

@@ -13,9 +13,7 @@ from linnet.errors import CheckpointError, UnsupportedError
 from linnet.gguf import Metadata, shown
 
 MAXIMUM = 1 << 30
-_HARMLESS = frozenset(
-    ("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "attention.layer_norm_epsilon", "pooling_type")
-)
+_HARMLESS = frozenset(("vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "attention.layer_norm_epsilon"))
 """Never change what a decoder computes, or repeat what the tensors say."""
 
 

@@ -6,11 +6,12 @@ A family is one function from its config to an ArchSpec, in the module of its ki
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.families import experts, gated, gated_layer_norms, gemma, learned, state_space, ungated
+from linnet.models.families import encoders, experts, gated, gated_layer_norms, gemma, learned, state_space, ungated
 from linnet.models.spec import ArchSpec
 
 FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
@@ -50,6 +51,9 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "MambaForCausalLM": state_space.mamba,
     "Mamba2ForCausalLM": state_space.mamba2,
     "GraniteMoeHybridForCausalLM": state_space.granite_hybrid,
+    "GptOssForCausalLM": experts.gpt_oss,
+    "BertModel": encoders.bert,
+    "RobertaModel": encoders.roberta,
 }
 
 ALIASES = {
@@ -57,7 +61,16 @@ ALIASES = {
     "RWForCausalLM": "FalconForCausalLM",
     "ChatGLMForConditionalGeneration": "ChatGLMModel",
     "StableLMEpochForCausalLM": "StableLmForCausalLM",
+    "XLMRobertaModel": "RobertaModel",
 }
+
+BARE = {
+    "LlamaModel": "LlamaForCausalLM",
+    "MistralModel": "MistralForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+"""Decoders without their head, which tell hidden states: embedding models made of language models."""
 
 MODEL_TYPES = {
     "llama": "LlamaForCausalLM",
@@ -95,13 +108,17 @@ MODEL_TYPES = {
     "mamba": "MambaForCausalLM",
     "mamba2": "Mamba2ForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "RobertaModel",
 }
 """For configs without ``architectures``."""
 
 
 def supported_architectures() -> tuple[str, ...]:
     """Names accepted in a config's ``architectures``."""
-    return tuple(FAMILIES)
+    return (*FAMILIES, *BARE)
 
 
 def architecture(config: Mapping[str, Any]) -> str:
@@ -113,7 +130,7 @@ def architecture(config: Mapping[str, Any]) -> str:
         named = ALIASES.get(listed[0], listed[0])
     else:
         named = repr(listed)
-    if named not in FAMILIES:
+    if named not in FAMILIES and named not in BARE:
         raise UnsupportedError(f"architecture {named} is not supported; supported are:", supported_architectures())
     return named
 
@@ -126,7 +143,10 @@ def read_spec(config: Mapping[str, Any], max_context: int | None = None) -> tupl
     that cannot be true, ConfigError for a context beyond the model's positions.
     """
     reader = ConfigReader(config)
-    spec = FAMILIES[architecture(config)](reader, max_context)
+    named = architecture(config)
+    spec = FAMILIES[BARE.get(named, named)](reader, max_context)
+    if named in BARE:
+        spec = replace(spec, head=None, tied_head=False)
     reader.finish()
     return spec, tuple(reader.warnings)
 

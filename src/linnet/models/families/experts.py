@@ -4,9 +4,10 @@
 from dataclasses import replace
 
 from linnet.errors import CheckpointError
+from linnet.formats.stacked import Stacked
 from linnet.models.config import ConfigReader
 from linnet.models.families.gated import optional_windows
-from linnet.models.parts import GatedParts, Windows, alike, read_windows
+from linnet.models.parts import GatedParts, Windows, alike, read_window, read_windows
 from linnet.models.spec import ArchSpec, AttentionSpec, ExpertsSpec, FeedForward, LayerSpec, MlpSpec, SharedSpec
 from linnet.program.signatures import MOST_EXPERTS
 
@@ -90,6 +91,47 @@ def _mixed(
         key = window, sparse
         layers.append(made.setdefault(key, LayerSpec(replace(attention, window=window), half)))
     return tuple(layers)
+
+
+def gpt_oss(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """gpt-oss: biases everywhere, a sink for every head, windows in every second layer; gate and up by turns in one
+    tensor, held within a limit."""
+    parts = GatedParts(
+        config, max_context, epsilon=1e-5, head_size=64, max_positions=131072, rope={"default_theta": 150000}
+    )
+    config.ignore("initial_context_length", "experts_per_token")
+    config.require("swiglu_alpha", 1.702)
+    bias, block = config.flag("attention_bias", default=True), "model.layers.{layer}.mlp.experts"
+    windows = read_windows(config, parts.layers, read_window(config, 128), lambda layer: layer % 2 == 0)
+    attention = replace(parts.attention(bias, bias), sinks="model.layers.{layer}.self_attn.sinks")
+    experts = _experts(parts, parts.intermediate, normalise=True, chosen=4, experts=128)
+    apart = config.flag("_gate_and_up_apart")
+    gate, up = (
+        parts.projection(f"mlp.experts.{{expert}}.{name}", parts.intermediate, parts.hidden, True)
+        for name in ("gate_proj", "up_proj")
+    )
+    both = parts.projection("mlp.experts.{expert}.gate_up_proj", 2 * parts.intermediate, parts.hidden, True)
+    experts = replace(
+        experts,
+        router=parts.projection("mlp.router", experts.experts, parts.hidden, True),
+        gate=gate if apart else None,
+        up=up if apart else both,
+        down=replace(experts.down, bias=True),
+        activation="gelu_sigmoid",
+        limit=config.number("swiglu_limit", default=7.0),
+        up_offset=1.0,
+    )
+    stacked = [
+        rule
+        for name in ("gate_up_proj", "down_proj")
+        for rule in (
+            Stacked(f"{block}.{name}", f"{block}.{{expert}}.{name}.weight", by_inputs=True),
+            Stacked(f"{block}.{name}_bias", f"{block}.{{expert}}.{name}.bias"),
+            Stacked(f"{block}.{name}_blocks", f"{block}.{{expert}}.{name}_blocks", keeps_axis=True),
+            Stacked(f"{block}.{name}_scales", f"{block}.{{expert}}.{name}_scales", keeps_axis=True),
+        )
+    ]
+    return replace(parts.spec("GptOssForCausalLM", alike(attention, experts, windows)), stacked=tuple(stacked))
 
 
 def qwen2_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:

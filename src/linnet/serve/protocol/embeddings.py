@@ -21,7 +21,7 @@ class EmbeddingRequest(Record):
     dimensions: Integer | None = Field(default=None, ge=1)
 
     # Linnet's own, and as in vLLM.
-    pooling: Literal["last", "mean"] | None = None
+    pooling: Literal["last", "mean", "cls"] | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = Field(default=None, max_length=1024)
     priority: Integer | None = Field(default=None, ge=-(1 << 31), le=(1 << 31) - 1)

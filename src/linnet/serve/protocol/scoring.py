@@ -15,7 +15,7 @@ class ScoreRequest(Record):
     model: str = Field(max_length=4096)
     text_1: str | list[str]
     text_2: str | list[str]
-    pooling: Literal["last", "mean"] | None = None
+    pooling: Literal["last", "mean", "cls"] | None = None
     cache_salt: str | None = Field(default=None, max_length=1024)
     timeout_s: float | None = None
     user: str | None = None
@@ -29,7 +29,7 @@ class RerankRequest(Record):
     documents: list[str | dict[str, Any]] = Field(min_length=1)
     top_n: Integer | None = Field(default=None, ge=0)
     return_documents: bool | None = None
-    pooling: Literal["last", "mean"] | None = None
+    pooling: Literal["last", "mean", "cls"] | None = None
     cache_salt: str | None = Field(default=None, max_length=1024)
     timeout_s: float | None = None
     user: str | None = None
