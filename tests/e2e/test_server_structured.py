@@ -60,7 +60,9 @@ SPELLINGS: list[tuple[dict[str, Any], Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fields", "is_right"), SPELLINGS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("fields", "is_right"), SPELLINGS, ids=lambda value: str(value)[:60] if isinstance(value, dict) else "answer"
+)
 def test_every_spelling(client: openai.OpenAI, fields: dict[str, Any], is_right: Any) -> None:
     given = {"model": NAME, "messages": MESSAGES, "max_tokens": 400, "seed": 1, "n": 2, "extra_body": fields}
     whole = client.chat.completions.create(**given)

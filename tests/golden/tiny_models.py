@@ -297,7 +297,7 @@ ONE_PER_FAMILY = (
     *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
     *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups", "granite-hybrid"),
     *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "gpt-oss"),
-    *("bert", "qwen3-embedding"),
+    *("bert", "xlm-r", "qwen3-embedding"),
 )
 
 

@@ -86,7 +86,7 @@ def rows() -> Iterator[Row]:
         yield Row("bitsandbytes", name, scheme, bits_per_weight(scheme, shape))
     yield from hqq_and_quanto()
     experts = LinearScheme(Scheme("fp4_e2m1", "group", 32, scale_dtype="bf16"))
-    yield Row("gpt-oss (its experts alone: the family is not built)", "MXFP4", experts, 4.25)
+    yield Row("gpt-oss (its experts)", "MXFP4", experts, 4.25)
     for name, layout in GGUF_LAYOUTS.items():
         yield Row("GGUF", name, layout.scheme, layout.kind.bits_per_weight)
 
