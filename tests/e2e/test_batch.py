@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,26 @@ def test_every_line_is_answered_as_by_a_server_and_in_its_place(llm: LLM, direct
             assert lasting(one["response"]["body"]) == lasting(answer.json())
     assert (counts.bad, counts.refused, counts.done) == (len(BAD), 2, counts.total)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    asked = tmp_path / "in.jsonl"
+    with asked.open("wb") as file:
+        file.truncate(48 << 20)  # one line
+        file.seek(0, 2)
+        file.write(b"\n{}\r\n")
+    tracemalloc.start()
+    lines = list(Requests(asked, 1000).lines("model"))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(one.number, one.content) for one in lines] == [(1, None), (2, b"{}\r\n")]
+    assert most_bytes < 8 << 20
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    asked = tmp_path / "in.jsonl"
+    asked.write_bytes(b"\xef\xbb\xbf{}\n{}")
+    assert [one.content for one in Requests(asked, 1000).lines("model")] == [b"{}\n", b"{}"]
 
 
 def test_more_samples_than_the_queue_has_room_for_wait(llm: LLM, tmp_path: Path) -> None:

@@ -163,6 +163,25 @@ def test_other_servers_streams_are_read_and_their_troubles_said() -> None:
             models(where)
 
 
+ODD = ["5", "null", "[]", '"x"', '{"choices": 5}', '{"choices": {"a": 1}}', '{"choices": [5]}', '{"choices": [null]}',
+       '{"choices": [{"delta": 5}]}', '{"choices": [{"delta": {"content": [1]}}]}', '{"choices": [], "error": null}',
+       "[" * 100_000, "x" * (3 << 20)]  # fmt: skip
+
+
+def test_a_server_may_send_anything() -> None:
+    odd = "".join(f"data: {one}\n\n" for one in ODD).encode() + EVENT + b"data: [DONE]\n\n"
+    with fake(lambda link: link.sendall(HEAD + chunk(odd) + b"0\r\n\r\n")) as where:
+        assert answer_of(where) == ["one"]
+    for body in (*ODD, '{"data": 5}', '{"data": [5]}', '{"data": [{}]}'):
+        length = f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        with fake(lambda link, sent=length: link.sendall(b"HTTP/1.1 200 OK\r\n" + sent)) as where:  # type: ignore[misc]
+            with pytest.raises(CapacityError, match="does not answer as a server"):
+                models(where)
+        with fake(lambda link, sent=length: link.sendall(b"HTTP/1.1 400 No\r\n" + sent)) as where:  # type: ignore[misc]
+            with pytest.raises(ConfigError, match="the server says 400: nothing more"):
+                answer_of(where)
+
+
 def test_nobody_there_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 
@@ -19,6 +20,8 @@ CONNECT_S = 10.0
 DONE = b"data: [DONE]"
 LOOK_S = 0.1
 """How often Ctrl-C is looked for while nothing comes."""
+MOST_BYTES = 1 << 20
+"""Of a line, and of an answer that is no stream: what a server sends is not kept without end."""
 
 
 class RemotePartner:
@@ -45,8 +48,9 @@ def models(address: Address) -> list[str]:
     """Names that the server has. Raises LinnetError."""
     connection = _connected(address)
     try:
-        return [str(one["id"]) for one in json.loads(_asked(connection, address, "/v1/models", None).read())["data"]]
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        answer = json.loads(_asked(connection, address, "/v1/models", None).read(MOST_BYTES))
+        return [str(one["id"]) for one in answer["data"]]
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError):
         raise CapacityError(f"{address} does not answer as a server of OpenAI's API") from None
     finally:
         connection.close()
@@ -100,7 +104,7 @@ def _streamed(address: Address, path: str, body: dict[str, Any], cancelled: Call
 
     def read() -> None:
         try:
-            for line in _asked(connection, address, path, body):
+            for line in iter(partial(_asked(connection, address, path, body).readline, MOST_BYTES), b""):
                 news.put(line)
             news.put(None)
         except LinnetError as error:
@@ -136,15 +140,16 @@ def _said(line: bytes) -> Said | None:
         return None
     try:
         event = json.loads(line[5:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if "error" in event:
+    if _member(event, "error"):
         raise LinnetError(f"the server says: {_message(event)}")
-    choice = next(iter(event.get("choices") or ()), None)
-    if choice is None:
+    choices = _member(event, "choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
         return None
-    text = (choice.get("delta") or {}).get("content") or ""
-    reason = choice.get("finish_reason")
+    content = _member(choice.get("delta"), "content")
+    text, reason = content if isinstance(content, str) else "", choice.get("finish_reason")
     if reason is None:
         return Said(text) if text else None
     return Said(text, "the answer was ended: its length is bounded (--max-tokens), or the context is full"
@@ -154,21 +159,25 @@ def _said(line: bytes) -> Said | None:
 def _refusal(response: HTTPResponse) -> LinnetError:
     """Why a server did not answer, for people."""
     try:
-        value = json.loads(response.read(1 << 20))
-    except (OSError, ValueError, HTTPException):
+        value = json.loads(response.read(MOST_BYTES))
+    except (OSError, ValueError, HTTPException, RecursionError):
         value = None
     message = _message(value)
     if response.status in (401, 403):
         hint = "a key comes from --api-key-file or LINNET_API_KEY"
         return ConfigError(f"the server says {response.status}: {message}; {hint}")
-    error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, dict) and error.get("code") == "context_length_exceeded":
+    if _member(_member(value, "error"), "code") == "context_length_exceeded":
         return ConfigError(f"{message}: {BEGIN_AGAIN}")
     kind = ConfigError if response.status < 500 else CapacityError
     return kind(f"the server says {response.status}: {message}")
 
 
 def _message(value: Any) -> str:
-    error = value.get("error") if isinstance(value, dict) else None
-    text = error.get("message") if isinstance(error, dict) else error
+    error = _member(value, "error")
+    text = _member(error, "message") if isinstance(error, dict) else error
     return str(text)[:500] if text else "nothing more"
+
+
+def _member(value: Any, name: str) -> Any:
+    """Of an object; None of what is none: another's server may send anything."""
+    return value.get(name) if isinstance(value, dict) else None

@@ -11,9 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,7 +45,7 @@ class Requests:
             if path.is_dir():
                 raise ConfigError(f"{path} is a folder; accepted is a file with one request a line")
             with path.open("rb") as file:
-                empty = not any(line.strip() for line in file)
+                empty = not any(part.strip() for part in iter(partial(file.read, _CHUNK_BYTES), b""))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
         if empty:
@@ -55,6 +57,8 @@ class Requests:
             number = 0
             while content := file.readline(self._most + 1):
                 number += 1
+                if number == 1:
+                    content = content.removeprefix(BOM_UTF8)
                 digest = hashlib.sha256(f"{model}\n{number}\n".encode())
                 digest.update(content.rstrip(b"\r\n"))
                 whole = len(content) <= self._most

@@ -67,7 +67,7 @@ class CallShape:
             return call
         arguments = function.get("arguments")
         if self.arguments == "object" and isinstance(arguments, str):
-            arguments = _object(arguments, f"{place}.function.arguments")
+            arguments = arguments_object(arguments, f"{place}.function.arguments")
         elif self.arguments == "text" and not isinstance(arguments, str):
             arguments = json.dumps(arguments or {}, ensure_ascii=False)
         changed = {**call, "function": {**function, "arguments": arguments}}
@@ -140,11 +140,14 @@ def _tool() -> dict[str, Any]:
     return {"type": "function", "function": {"name": NAME, "description": "x", "parameters": schema}}
 
 
-def _object(text: str, place: str) -> dict[str, Any]:
+def arguments_object(text: str, place: str) -> dict[str, Any]:
+    """A call's arguments, none where the text is blank. Raises ConfigError naming their ``place``."""
     try:
         found = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"{place} must be the JSON text of an object: the chat template shows arguments one by one")
+        raise ConfigError(
+            f"{place} must be the JSON text of an object, nested not too deeply: the model is shown its members"
+        )
     return found

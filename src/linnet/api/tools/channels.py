@@ -10,7 +10,7 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, attempt, literal, until
+from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, literal, until
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -46,9 +46,9 @@ class Channels:
 
     def read(self, source: Source, out: Out, tools: Mapping[str, Tool]) -> Steps[None]:
         """See CallForm."""
-        out.trims = True
+        out.said.trims = True
         while True:
-            head, _ = yield from attempt(source, self._head(source))
+            head = yield from attempt(source, self._head(source))
             if head is not None:
                 yield from self._message(source, out, head)
             elif (yield from literal(source, END, CALL, RETURN)) is None:
@@ -64,8 +64,10 @@ class Channels:
         if begin is None:
             return None
         read: list[str] = [begin]
-        end = yield from until(source, (MESSAGE, END, CALL, RETURN), read.append)
-        return "" if end is None else "".join(read) if end == MESSAGE else None
+        end = yield from until(source, (MESSAGE, END, CALL, RETURN), read.append, MOST_STRING)
+        if end is None:
+            return None if source.unread else ""
+        return "".join(read) if end == MESSAGE else None
 
     def _message(self, source: Source, out: Out, head: str) -> Steps[None]:
         _, to, recipient = head.partition("to=" + NAMESPACE)

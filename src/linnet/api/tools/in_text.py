@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linnet.api.tools.interface import CallForm
-from linnet.api.tools.objects import dumps, loads
-from linnet.text.call_form import CallShape
+from linnet.api.tools.objects import dumps
+from linnet.text.call_form import CallShape, arguments_object
 
 Message = Mapping[str, Any]
 
@@ -22,10 +22,13 @@ To call one, write its name and its arguments like this, and nothing else after 
 def in_text(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], form: CallForm, shape: CallShape
 ) -> tuple[list[Message], Sequence[Mapping[str, Any]] | None]:
-    """The messages with everything in them as text that the template does not show, and the tools that it does."""
+    """The messages with everything in them as text that the template does not show, and the tools that it does.
+
+    Raises ConfigError for arguments that are no JSON.
+    """
     chat = list(messages)
     if shape.shown is None:
-        chat = [_called(message, form) for message in chat]
+        chat = [_called(message, form, f"messages[{place}]") for place, message in enumerate(chat)]
     if not shape.results:
         chat = _joined([_answered(message) for message in chat])
     if not tools:
@@ -37,16 +40,17 @@ def in_text(
     return _introduced(chat, text, "system" if shape.system else "user"), None
 
 
-def _called(message: Message, form: CallForm) -> Message:
+def _called(message: Message, form: CallForm, place: str) -> Message:
     """Calls as the assistant's text."""
     calls = message.get("tool_calls")
     if not calls:
         return message
     written = []
-    for call in calls:
-        arguments = call["function"].get("arguments")
-        found = loads(arguments) if isinstance(arguments, str) else arguments
-        written.append(form.written(call["function"]["name"], found if isinstance(found, Mapping) else {}))
+    for index, call in enumerate(calls):
+        arguments = call["function"].get("arguments") or {}
+        if isinstance(arguments, str):
+            arguments = arguments_object(arguments, f"{place}.tool_calls[{index}].function.arguments")
+        written.append(form.written(call["function"]["name"], arguments))
     rest = {name: value for name, value in message.items() if name not in ("tool_calls", "content")}
     return {**rest, "content": "\n".join(part for part in (_text(message.get("content")), *written) if part)}
 

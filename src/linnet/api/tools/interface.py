@@ -48,46 +48,67 @@ class Delta:
         return bool(self.content or self.reasoning or self.calls)
 
 
-class Out:
-    """Where readers put what they find.
+class Trimmed:
+    """A text as it comes, its last white space held back: before a call and at the end of thoughts it means nothing.
 
-    White space at the end of the text is held back: before a call and at the end of thoughts it means nothing.
+    ``trims``: white space at its beginning means nothing either.
     """
+
+    def __init__(self, trims: bool) -> None:
+        self.trims = trims
+        self.any = False  # letters have come
+        self._known: list[str] = []
+        self._held: list[str] = []
+
+    def add(self, text: str) -> None:
+        """More of it."""
+        if self.trims and not self.any:
+            text = text.lstrip(WHITE)
+            self._held.clear()
+        kept = text.rstrip(WHITE)
+        if kept:
+            self._known += [*self._held, kept]
+            self._held.clear()
+            self.any = True
+        self._held.append(text[len(kept) :])
+
+    def hold(self, text: str = "") -> None:
+        """Forget the white space that is held back, for the ``text``, which is some."""
+        self._held = [text]
+
+    def end(self) -> None:
+        """What is held back belongs to it."""
+        self._known += self._held
+        self._held = []
+
+    def take(self) -> str:
+        """What has become known since the last time."""
+        known, self._known = "".join(self._known), []
+        return known
+
+
+class Out:
+    """Where readers put what they find."""
 
     def __init__(self, names: frozenset[str]) -> None:
         """``names``: the functions that may be called."""
         self.calls = 0
         self.thinking = False
-        self.thought = self.said = False  # anything at all
-        self.trims = False  # what is said begins where white space ends: thoughts stood before
+        self.said, self.thought = Trimmed(trims=False), Trimmed(trims=True)
         self._names = names
-        self._content = self._reasoning = ""
-        self._held = self._held_thought = ""
         self._pieces: list[CallPiece] = []
 
     def content(self, text: str) -> None:
         """More of the text."""
-        text = self._held + text
-        kept = text.rstrip(WHITE)
-        if self.trims and not self.said:
-            kept, text = kept.lstrip(WHITE), text.lstrip(WHITE) if kept else ""
-        self._held = text[len(kept) :]
-        self._content += kept
-        self.said |= bool(kept)
+        self.said.add(text)
 
     def reasoning(self, text: str) -> None:
         """More of the thoughts."""
-        text = self._held_thought + text
-        kept = text.rstrip(WHITE)
-        if not self.thought:
-            kept, text = kept.lstrip(WHITE), text.lstrip(WHITE) if kept else ""
-        self._held_thought = text[len(kept) :]
-        self._reasoning += kept
-        self.thought |= bool(kept)
+        self.thought.add(text)
 
     def new_thought(self) -> None:
         """Another one follows the last."""
-        self._held_thought = "\n" if self.thought else ""
+        self.thought.hold("\n" if self.thought.any else "")
 
     def knows(self, name: str) -> bool:
         """Whether there is such a function."""
@@ -95,7 +116,7 @@ class Out:
 
     def call(self, name: str) -> None:
         """A call begins, of a function that there is."""
-        self._held = ""
+        self.said.hold()
         self._pieces.append(CallPiece(self.calls, name))
         self.calls += 1
 
@@ -112,13 +133,11 @@ class Out:
     def end(self) -> None:
         """Nothing follows."""
         if not self.calls:
-            self._content += self._held
-        self._held = ""
+            self.said.end()
 
     def take(self) -> Delta:
         """What has come since the last time."""
-        delta = Delta(self._content, self._reasoning, tuple(self._pieces))
-        self._content = self._reasoning = ""
+        delta = Delta(self.said.take(), self.thought.take(), tuple(self._pieces))
         self._pieces = []
         return delta
 

@@ -8,7 +8,19 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import WHITE, Source, Steps, attempt, literal, until, value, white
+from linnet.api.tools.source import (
+    MOST_STRING,
+    WHITE,
+    Source,
+    Steps,
+    attempt,
+    literal,
+    nothing,
+    peek,
+    until,
+    value,
+    white,
+)
 
 OPENING, IDENTITY, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _NAME_ENDS = WHITE + "[{"
@@ -44,7 +56,7 @@ class ListedCalls:
                 if not (yield from _list(source, out)):
                     out.content(f"{OPENING}{lead}[{inner}")
                 continue
-            name, _ = yield from attempt(source, _head(source, out))
+            name = yield from attempt(source, _head(source, out))
             if name is None:
                 out.content(OPENING + lead)
                 continue
@@ -89,26 +101,13 @@ def _head(source: Source, out: Out) -> Steps[str | None]:
     """The name, what stands between it and the arguments read."""
     name = ""
     while len(name) <= _MOST_NAME:
-        while not source.rest:
-            if source.ended:
-                return None
-            yield
-        if source.rest[0] in _NAME_ENDS:
+        letter = yield from peek(source)
+        if letter in _NAME_ENDS:  # or there is none
             break
         name += source.take(1)
     marked = yield from literal(source, IDENTITY, ARGUMENTS)
-    if marked == IDENTITY:
-        while not source.rest or source.rest[0].isalnum():
-            if source.ended and not source.rest:
-                return None
-            if source.rest:
-                source.take(1)
-            else:
-                yield
-        yield from literal(source, ARGUMENTS)
+    if marked == IDENTITY and (yield from until(source, (ARGUMENTS, "{"), nothing, MOST_STRING)) == "{":
+        source.at -= 1
     yield from white(source)
-    while not source.rest:
-        if source.ended:
-            return None
-        yield
-    return name if source.rest[0] == "{" and out.knows(name) else None
+    opens = (yield from peek(source)) == "{"
+    return name if opens and out.knows(name) else None

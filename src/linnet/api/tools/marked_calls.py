@@ -10,7 +10,7 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, attempt, closing, literal, until, value, white
+from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, closing, literal, peek, until, value, white
 
 OPENING, CLOSING = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 BEGIN, BETWEEN, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -49,7 +49,7 @@ class MarkedCalls:
             lead, found = OPENING, False
             while True:
                 lead += yield from white(source)
-                name, _ = yield from attempt(source, _head(source, out))
+                name = yield from attempt(source, _head(source, out))
                 if name is None:
                     break
                 lead, found = "", True
@@ -79,12 +79,12 @@ def _head(source: Source, out: Out) -> Steps[str | None]:
     if (yield from literal(source, BEGIN)) is None:
         return None
     first: list[str] = []
-    if (yield from until(source, (BETWEEN,), first.append)) is None:
+    if (yield from until(source, (BETWEEN,), first.append, MOST_STRING)) is None:
         return None
     name = "".join(first)
     if name == "function" and (yield from literal(source, "{")) is None:
         then: list[str] = []
-        if (yield from until(source, ("\n",), then.append)) is None:
+        if (yield from until(source, ("\n",), then.append, MOST_STRING)) is None:
             return None
         name = "".join(then)
         if (yield from literal(source, FENCE)) is None:
@@ -92,8 +92,5 @@ def _head(source: Source, out: Out) -> Steps[str | None]:
     elif name == "function":
         source.at -= 1
     yield from white(source)
-    while not source.rest:
-        if source.ended:
-            return None
-        yield
-    return name if source.rest[0] == "{" and out.knows(name) else None
+    opens = (yield from peek(source)) == "{"
+    return name if opens and out.knows(name) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from linnet.api.tools.grammar import Rules
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, attempt, literal, nothing, string, value, white
+from linnet.api.tools.source import Source, Steps, attempt, literal, nothing, peek, string, value, white
 
 ARGUMENTS = ('"arguments"', '"parameters"')
 
@@ -26,16 +26,13 @@ def head(source: Source, out: Out) -> Steps[str | None]:
         return None
     if (yield from literal(source, *ARGUMENTS)) is None or (yield from _between(source, ":")) is None:
         return None
-    while not source.rest:
-        if source.ended:
-            return None
-        yield
-    return name if source.rest[0] == "{" and out.knows(name) else None
+    opens = (yield from peek(source)) == "{"
+    return name if opens and out.knows(name) else None
 
 
 def call(source: Source, out: Out) -> Steps[bool]:
     """One call whose name comes first, read to its end; False, and nothing read, where there is none."""
-    name, _ = yield from attempt(source, head(source, out))
+    name = yield from attempt(source, head(source, out))
     if name is None:
         return False
     out.call(name)

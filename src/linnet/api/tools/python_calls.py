@@ -11,7 +11,7 @@ from typing import Any
 
 from linnet.api.tools.grammar import Rules
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, closing, literal, until, white
+from linnet.api.tools.source import Source, Steps, closing, literal, peek, until, white
 from linnet.api.tools.tagged_values import properties
 from linnet.text.call_form import ARGUMENT, NAME
 
@@ -84,11 +84,10 @@ def _list(source: Source, read: list[str]) -> Steps[None]:
     """The text up to the bracket that closes the list, as far as there is one."""
     opened, quote, escaped, count = ["]"], "", False, 0
     while opened and count < MOST_CHARACTERS and len(opened) <= MOST_DEPTH:
-        while not source.rest:
-            if source.ended:
-                return
-            yield
-        letter = source.take(1)
+        letter = yield from peek(source)
+        if not letter:
+            return
+        source.take(1)
         read.append(letter)
         count += 1
         if quote:

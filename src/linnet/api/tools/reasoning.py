@@ -45,7 +45,7 @@ class Thoughts:
         if begun:
             out.thinking = True
             yield from until(source, (self.closing,), out.reasoning)
-            out.thinking, out.trims = False, True
+            out.thinking, out.said.trims = False, True
         elif lead:
             out.content(lead)
         yield from rest()

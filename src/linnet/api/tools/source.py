@@ -6,7 +6,9 @@ decided, whatever may still come, so what is read depends on the text alone and 
 """
 
 import json
+import re
 from collections.abc import Callable, Generator, Sequence
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,7 +17,7 @@ Emit = Callable[[str], object]
 
 WHITE = " \t\r\n"
 MOST_STRING = 512
-"""Characters of a name: longer ones are none."""
+"""Characters of a name and what stands around it: longer ones are none."""
 
 
 class Source:
@@ -38,9 +40,13 @@ class Source:
         self.text += text
 
     @property
-    def rest(self) -> str:
-        """What has come and is unread."""
-        return self.text[self.at :]
+    def unread(self) -> int:
+        """How many characters have come and are unread."""
+        return len(self.text) - self.at
+
+    def ahead(self, count: int) -> str:
+        """At most so many of them; to copy all of them again and again would take quadratic time."""
+        return self.text[self.at : self.at + count]
 
     def take(self, count: int) -> str:
         """The next so many characters, which have come."""
@@ -53,36 +59,42 @@ def nothing(text: str) -> None:
     """Emits nowhere."""
 
 
-def attempt(source: Source, steps: Steps[T | None]) -> Steps[tuple[T | None, str]]:
-    """What ``steps`` found and the text they read; where they found nothing, nothing is read."""
+def attempt(source: Source, steps: Steps[T | None]) -> Steps[T | None]:
+    """What ``steps`` found; where that is nothing, nothing is read. ``steps`` must bound what they read."""
     assert source.kept_from is None, "one attempt at a time"
     source.kept_from = source.at
     try:
         found = yield from steps
-        begin = source.kept_from
-        read = source.text[begin : source.at]
         if found is None:
-            source.at = begin
+            source.at = source.kept_from
     finally:
         source.kept_from = None
-    return found, read
+    return found
+
+
+def peek(source: Source) -> Steps[str]:
+    """The next character, which stays unread; empty at the end of the text."""
+    while not source.unread and not source.ended:
+        yield
+    return source.ahead(1)
 
 
 def white(source: Source) -> Steps[str]:
     """White space, as much as there is."""
-    read = ""
-    while True:
-        rest = source.rest
-        read += source.take(len(rest) - len(rest.lstrip(WHITE)))
-        if source.rest or source.ended:
-            return read
-        yield
+    read: list[str] = []
+    while (yield from peek(source)):
+        space = _SPACE.match(source.text, source.at)
+        if space is None:
+            break
+        read.append(source.take(len(space[0])))
+    return "".join(read)
 
 
 def literal(source: Source, *options: str) -> Steps[str | None]:
     """Which of the texts comes next, read; None, and nothing read, for another text. None begins another one."""
+    longest = max(map(len, options))
     while True:
-        rest = source.rest
+        rest = source.ahead(longest)
         for option in options:
             if rest.startswith(option):
                 return source.take(len(option))
@@ -93,22 +105,31 @@ def literal(source: Source, *options: str) -> Steps[str | None]:
 
 def closing(source: Source, marker: str) -> Steps[None]:
     """Read the marker if it comes next, or as much of it as there is at the end of the text."""
-    if (yield from literal(source, marker)) is None and source.ended and marker.startswith(source.rest):
-        source.take(len(source.rest))
+    if (yield from literal(source, marker)) is None and source.ended and marker.startswith(source.ahead(len(marker))):
+        source.take(source.unread)
 
 
-def until(source: Source, markers: Sequence[str], emit: Emit) -> Steps[str | None]:
-    """Emit what stands before the first of the markers; which it was, read. None at the end of the text."""
+def until(source: Source, markers: Sequence[str], emit: Emit, most: int | None = None) -> Steps[str | None]:
+    """Emit what stands before the first of the markers; which it was, read. None at the end of the text.
+
+    ``most``: None too, and something left unread, where more characters than that come without a marker.
+    """
+    pattern, longest = _any_of(tuple(markers)), max(map(len, markers), default=0)
     while True:
-        rest = source.rest
-        found = min(((at, marker) for marker in markers if (at := rest.find(marker)) >= 0), default=None)
+        end = len(source.text) if most is None else min(len(source.text), source.at + most + longest)
+        found = pattern.search(source.text, source.at, end)
+        count = found.start() - source.at if found is not None else source.unread
+        if found is None and not source.ended:
+            count -= max((_overlap(source, marker) for marker in markers), default=0)
+        if most is not None:
+            if count > most:
+                return None
+            most -= count
+        _emit(source.take(count), emit)
         if found is not None:
-            _emit(source.take(found[0]), emit)
-            return source.take(len(found[1]))
+            return source.take(len(found[0]))
         if source.ended:
-            _emit(source.take(len(rest)), emit)
             return None
-        _emit(source.take(len(rest) - max((_overlap(rest, marker) for marker in markers), default=0)), emit)
         yield
 
 
@@ -118,18 +139,15 @@ def string(source: Source) -> Steps[str | None]:
         return None
     text = '"'
     while len(text) <= MOST_STRING:
-        while not source.rest:
-            if source.ended:
-                return None
-            yield
-        text += source.take(1)
-        if text[-1] == "\\":
-            while not source.rest:
-                if source.ended:
-                    return None
-                yield
-            text += source.take(1)
-        elif text[-1] == '"':
+        letter = yield from peek(source)
+        if letter == "\\":
+            source.take(1)
+            letter += yield from peek(source)
+        if letter in ("", "\\"):
+            return None
+        source.take(1)
+        text += letter
+        if letter == '"':
             try:
                 return str(json.loads(text))
             except ValueError:
@@ -180,15 +198,22 @@ def value(source: Source, emit: Emit, inside: str = "") -> Steps[bool]:
     ``inside``: brackets that have been read already; it ends where the first of them is closed.
     """
     scanner = JsonScanner(inside)
-    while True:
-        _emit(source.take(scanner.scan(source.rest)), emit)
-        if scanner.whole or scanner.broken or source.ended:
-            return scanner.whole
-        yield
+    while (yield from peek(source)):
+        _emit(source.take(scanner.scan(source.ahead(_WINDOW))), emit)
+        if scanner.whole or scanner.broken:
+            break
+    return scanner.whole
 
 
 _CLOSING = {"{": "}", "[": "]"}
 _PLAIN = frozenset(WHITE + ",:+-.")
+_SPACE = re.compile(f"[{WHITE}]+")
+_WINDOW = 4096
+
+
+@cache
+def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, markers)) or r"(?!)")
 
 
 def _emit(text: str, emit: Emit) -> None:
@@ -196,7 +221,7 @@ def _emit(text: str, emit: Emit) -> None:
         emit(text)
 
 
-def _overlap(text: str, marker: str) -> int:
-    """How much of the end of the text may be the beginning of the marker."""
-    longest = min(len(text), len(marker) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(marker[:size])), 0)
+def _overlap(source: Source, marker: str) -> int:
+    """How much of the end of what is unread may be the beginning of the marker."""
+    longest = min(source.unread, len(marker) - 1)
+    return next((size for size in range(longest, 0, -1) if source.text.endswith(marker[:size])), 0)

@@ -12,7 +12,7 @@ from linnet.api.structured import literal as quoted
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, attempt, closing, literal, until, white
+from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, closing, literal, until, white
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -80,7 +80,7 @@ class PairedValues:
     def read(self, source: Source, out: Out, tools: Mapping[str, Tool]) -> Steps[None]:
         """See CallForm."""
         while (yield from until(source, (OPENING,), out.content)) is not None:
-            name, _ = yield from attempt(source, self._name(source, out))
+            name = yield from attempt(source, self._name(source, out))
             if name is None:
                 out.content(OPENING)
                 continue
@@ -92,7 +92,7 @@ class PairedValues:
         if self.after_opening and (yield from literal(source, self.after_opening)) is None:
             return None
         read: list[str] = []
-        end = yield from until(source, self.name_ends, read.append)
+        end = yield from until(source, self.name_ends, read.append, MOST_STRING)
         name = "".join(read).strip()
         if end is None or not out.knows(name):
             return None

@@ -99,6 +99,13 @@ def test_arguments_that_are_no_object_are_one_sentence() -> None:
     broken = {**CALL, "function": {"name": "get_weather", "arguments": '{"city": '}}
     with pytest.raises(ConfigError, match=r"messages\[1\].tool_calls\[0\].function.arguments must be the JSON text"):
         templates.render([USER, {"role": "assistant", "content": "", "tool_calls": [broken]}])
+    plain, _ = forms_of(PLAIN)
+    for text in ('{"city": ', "5", "[" * 100_000):
+        broken = {**CALL, "function": {"name": "get_weather", "arguments": text}}
+        with pytest.raises(
+            ConfigError, match=r"messages\[1\].tool_calls\[0\].function.arguments must be the JSON text"
+        ):
+            plain.shown([USER, {"role": "assistant", "content": "", "tool_calls": [broken]}], USE)
 
 
 def test_thoughts_are_found_and_where_they_begin() -> None:

@@ -3,6 +3,7 @@
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -157,3 +158,26 @@ def test_thoughts() -> None:
     assert reader.thinking
     reader.feed("Hm</think>")
     assert not reader.thinking
+
+
+def seconds(name: str, unit: str) -> float:
+    """The least of three, of reading so many of the unit in small pieces."""
+    text, best = unit * (60_000 // len(unit)), float("inf")
+    for _ in range(3):
+        reader, began = form_of(name).reader(), time.thread_time()
+        for at in range(0, len(text), 4):
+            reader.feed(text[at : at + 4])
+        reader.finish()
+        best = min(best, time.thread_time() - began)
+    return best
+
+
+@pytest.mark.parametrize(("name", "unit"), [("hermes", "\n"), ("openai", "<|start|>")])
+def test_no_text_takes_more_than_linear_time(name: str, unit: str) -> None:
+    assert seconds(name, unit) < 20 * seconds(name, "x")
+
+
+def test_a_name_that_does_not_end_is_none() -> None:
+    """Where what stands before a call's arguments is too long, what comes after it is read like any other text."""
+    read = form_of("openai").read(f"<|channel|>{'x' * 1000}{CALL_FORMS['openai'].written('now', {})}")
+    assert read == Answer("x" * 1000, calls=(("now", "{}"),))
