@@ -35,6 +35,7 @@ def test_an_engine_and_its_scheduler_have_the_same_defaults() -> None:
     ours = {one.name: one.default for one in fields(EngineSettings)}
     ours["policy"] = ours["scheduling"]
     derived = {"num_blocks", "max_model_len", "max_output_rows", "swap_blocks", "state_slots", "window", "more_groups"}
+    derived |= {"whole_prompts"}
     theirs = {one.name: one.default for one in fields(SchedulerConfig) if one.name not in derived}
     assert {name: ours[name] for name in theirs} == theirs
 

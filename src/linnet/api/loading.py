@@ -97,7 +97,9 @@ def load(
     # As long a context as the model has: it adds some hundred kilobytes of block tables.
     longest = -(-source.spec.max_positions // block_size)
     limits = Limits(engine.token_budget, engine.max_sequences, max(rows, engine.max_sequences), block_size, longest)
-    ledger = predict(source, limits, policy, chosen, kv_cache, program, tokenizer_bytes=0)
+    hidden = hidden_value(program)
+    kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
+    ledger = predict(source, limits, policy, chosen, kv_cache, program, tokenizer_bytes=0, keep=kept)
 
     def beside_bytes() -> int:
         """What is still to come: neither the interpreter, which is there, nor the KV cache."""
@@ -121,8 +123,6 @@ def load(
         source,
     )
     config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0, whole)
-    hidden = hidden_value(program)
-    kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
     executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
     stored, num_blocks = executable.stored_bytes_per_block, [group.num_blocks for group in config.groups]
     config = config.with_swap_blocks(swap_blocks(engine.kv_swap_bytes, stored, num_blocks))

@@ -7,7 +7,7 @@ and the tokenizer: those numbers are measured, not derived.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,6 +19,7 @@ from linnet.program.attributes import Attention, Experts
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
 from linnet.program.gather_early import gather_early
+from linnet.program.head_apart import head_apart
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
 from linnet.program.program import Dimension, PagedState, Program, group_windows
 from linnet.program.traverse import declarations
@@ -167,15 +168,17 @@ def predict(
     kv_cache: KVCache = "auto",
     chosen: Program | None = None,
     tokenizer_bytes: int | None = None,
+    keep: Sequence[str] = (),
 ) -> Ledger:
-    """What ``backend.prepare(source, policy, limits, kv_cache=kv_cache)`` and a full KV pool will take.
+    """What ``backend.prepare(source, policy, limits, keep, kv_cache)`` and a full KV pool will take.
 
     Without a backend the KV is what the program declares, and weights lie as stored; backends may pad the one and put
     zeros back into the other. ``chosen``: what choose_numerics made of the source's program, where the caller has it;
     ``tokenizer_bytes``: of tokenizer.json, where the caller knows.
     """
-    program = gather_early(choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen)
-    fused, bounds = fuse(program), limits.symbols()
+    declared = choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen
+    program = head_apart(gather_early(declared, keep), keep)
+    fused, bounds, least = fuse(program, keep), limits.symbols(), limits.max_sequences
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)
     stored, parts = _weigh(source, program, backend)
@@ -188,8 +191,8 @@ def predict(
         embedding_bytes=parts["embed"],
         block_bytes=parts["block"],
         head_bytes=parts["head"],
-        arena_bytes=plan_buffers(fused, bounds).arena_bytes,
-        step_arena_bytes=plan_buffers(fused, bounds | {"outputs": limits.max_sequences}).arena_bytes,
+        arena_bytes=plan_buffers(fused, bounds, keep).arena_bytes,
+        step_arena_bytes=plan_buffers(fused, bounds | {"outputs": least, "logit_rows": least}, keep).arena_bytes,
         logits_bytes=rows * vocabulary * 4,
         operations=len(program.ops),
         tokenizer_bytes=tokenizer_json_bytes(source.checkpoint.path) if tokenizer_bytes is None else tokenizer_bytes,

@@ -142,10 +142,10 @@ def test_describe_reaches_as_far_as_the_family_can(tmp_path: Path) -> None:
 
 
 def test_output_rows() -> None:
-    assert output_rows(vocabulary=512, token_budget=512, sequences=64) == 512
-    assert output_rows(vocabulary=151_936, token_budget=512, sequences=64) == 110
-    assert output_rows(vocabulary=151_936, token_budget=512, sequences=256) == 256
-    assert output_rows(vocabulary=1 << 24, token_budget=512, sequences=1) == 1
+    assert output_rows(width=512, token_budget=512, sequences=64) == 512
+    assert output_rows(width=151_936, token_budget=512, sequences=64) == 110
+    assert output_rows(width=151_936, token_budget=512, sequences=256) == 256
+    assert output_rows(width=1 << 24, token_budget=512, sequences=1) == 1
 
 
 def test_describe_refuses_what_cannot_be(tmp_path: Path) -> None:
