@@ -28,7 +28,7 @@ class ExpertsModel : public SmallModel {
         if (rounded) e.end_chain();
         const int scores = linear("router", x, experts), ids = value(chosen, ValueType::int32);
         const int shares = value(chosen);
-        e.add("route", make_route(e, scores, ids, shares, {experts, chosen, !rounded, true, 1.5f}));
+        e.add("route", make_route(e, scores, ids, shares, {experts, chosen, 1, 1, !rounded, true, 1.5f}));
         int given = x;
         if (rounded) {
             given = value(width, ValueType::int8, 24);
@@ -61,7 +61,7 @@ class ExpertsModel : public SmallModel {
         const int common = linear("shared", x, width), score = linear("shared_score", x, 1);
         const int first = value(1, ValueType::int32), share = value(1);
         if (rounded) e.begin_chain("shared");
-        e.add("shared_route", make_route(e, score, first, share, {1, 1, true, false, 1.0f}));
+        e.add("shared_route", make_route(e, score, first, share, {1, 1, 1, 1, true, false, 1.0f}));
         e.add("weigh", make_combine(e, common, share, shared));
         e.add("add", make_add(e, mixed, shared, sum));
         e.add("residual", make_add(e, x, sum, y));
@@ -199,7 +199,10 @@ void test_refusals() {
     weight.rows = weight.columns = weight.group_size = 8;
     weight.codes = eight;
     weight.code_row_bytes = 32;
-    throws("more experts chosen than there are", [&] { make_route(e, scores, ids, two, {1, 2, false, false, 1.0f}); });
+    throws("more experts chosen than there are",
+           [&] { make_route(e, scores, ids, two, {1, 2, 1, 1, false, false, 1.0f}); });
+    throws("groups that do not tile the experts", [&] { make_route(e, scores, ids, two, {4, 2, 3, 1}); });
+    throws("groups that hold fewer than are chosen", [&] { make_route(e, scores, ids, two, {4, 2, 4, 1}); });
     throws("routes whose ids are no whole numbers", [&] { make_route(e, scores, two, two, {4, 2}); });
     throws("fewer experts than are chosen", [&] { make_experts(e, x, ids, pair, {weight}); });
     throws("experts with a row for all choices", [&] { make_experts(e, x, ids, y, {weight, weight}); });

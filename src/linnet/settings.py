@@ -8,13 +8,16 @@ are said once. Standard library only: ``linnet --help`` reads this. Nothing here
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from linnet.errors import ConfigError, unknown_choice
 
 ENGINES = ("process", "thread")
 ENGINE_MODULE = "linnet.api.engine_child"
 """What a child process runs to become an engine (``start_child``)."""
+Pooling = Literal["last", "mean", "cls"]
+"""Which hidden states of a text make its embedding: that of its last token, the mean of all, or that of the first."""
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 
 from linnet.engine.sampling_params import SamplingParams
 from linnet.errors import LinnetError
-from linnet.models.pooling import POOLINGS as POOLINGS
-from linnet.models.pooling import Pooling as Pooling
 from linnet.scheduler import FinishReason, Tokens
+from linnet.settings import POOLINGS as POOLINGS
+from linnet.settings import Pooling as Pooling
 
 
 class EngineUnavailableError(LinnetError):

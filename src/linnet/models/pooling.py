@@ -4,15 +4,12 @@ pooling, as sentence-transformers writes them, or the metadata of a GGUF file.""
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.formats.json_file import MAX_JSON_BYTES, read_bytes, read_json_object
-
-Pooling = Literal["last", "mean", "cls"]
-"""Which hidden states of a text make its embedding: that of its last token, the mean of all, or that of the first."""
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+from linnet.settings import Pooling
 
 MODULES = "modules.json"
 MODES: dict[str, Pooling] = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}
