@@ -7,12 +7,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from linnet.formats.header import TensorInfo
 from linnet.formats.prescription import Rotation
-from linnet.formats.tensor_files import TensorFiles
+from linnet.formats.tensor_files import FilesOverOthers, TensorFiles
 
 Array = npt.NDArray[Any]
 Rewrite = Callable[[str, Callable[[str], Array]], Array | None]
@@ -33,7 +32,7 @@ class Rewritten:
     rotations: tuple[Rotation, ...] = ()
 
 
-class RewrittenFiles:
+class RewrittenFiles(FilesOverOthers):
     """Implements ``TensorFiles`` over others; ``raw``, ``mapped`` and hashes are still of what is stored."""
 
     def __init__(self, files: TensorFiles, rewrite: Rewrite, other: Rewritten) -> None:
@@ -68,18 +67,6 @@ class RewrittenFiles:
     def raw(self, name: str) -> memoryview:
         """See TensorFiles."""
         return self._files.raw(self._other.copies.get(name, name))
-
-    def paths(self) -> tuple[Path, ...]:
-        """See TensorFiles."""
-        return self._files.paths()
-
-    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
-        """See TensorFiles."""
-        return self._files.mapped()
-
-    def close(self) -> None:
-        """See TensorFiles."""
-        self._files.close()
 
 
 def _with_shape(info: TensorInfo, shape: tuple[int, ...]) -> TensorInfo:

@@ -4,21 +4,19 @@
 from collections.abc import Mapping
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from linnet.formats.forms.base import Spread
 from linnet.formats.header import TensorInfo
-from linnet.formats.tensor_files import TensorFiles
+from linnet.formats.tensor_files import FilesOverOthers, TensorFiles
 
 Array = npt.NDArray[Any]
 FP32_BYTES = 4
 
 
-class SpreadFiles:
+class SpreadFiles(FilesOverOthers):
     """Implements ``TensorFiles`` over others: of such a module there is ``weight``, fp32, computed each time it is
     read, and a bias. ``raw`` of it, ``mapped`` and hashes are of what is stored. CheckpointError: sizes that cannot
     be."""
@@ -62,18 +60,6 @@ class SpreadFiles:
         module = name.removesuffix(".weight")
         spread = module in self._shapes and module != name
         return self._files.raw(self._codes(module) if spread else name)
-
-    def paths(self) -> tuple[Path, ...]:
-        """See TensorFiles."""
-        return self._files.paths()
-
-    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
-        """See TensorFiles."""
-        return self._files.mapped()
-
-    def close(self) -> None:
-        """See TensorFiles."""
-        self._files.close()
 
     def _codes(self, module: str) -> str:
         """The tensor that holds a module's codes."""

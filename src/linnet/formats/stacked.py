@@ -4,14 +4,13 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.formats.header import TensorInfo
-from linnet.formats.tensor_files import TensorFiles
+from linnet.formats.tensor_files import FilesOverOthers, TensorFiles
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +27,7 @@ class Stacked:
     keeps_axis: bool = False
 
 
-class ApartFiles:
+class ApartFiles(FilesOverOthers):
     """Other files with their stacked tensors taken apart: views, but for those that lie by inputs. Implements
     ``TensorFiles``."""
 
@@ -78,18 +77,6 @@ class ApartFiles:
             return self._files.raw(name)
         (whole, expert, _), size = self._own[name], self.tensors[name].nbytes
         return self._files.raw(whole)[expert * size : (expert + 1) * size]
-
-    def paths(self) -> tuple[Path, ...]:
-        """See TensorFiles.paths."""
-        return self._files.paths()
-
-    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
-        """See TensorFiles.mapped."""
-        return self._files.mapped()
-
-    def close(self) -> None:
-        """See TensorFiles.close."""
-        self._files.close()
 
 
 def _pattern(published: str) -> re.Pattern[str]:

@@ -58,6 +58,24 @@ class TensorFiles(Protocol):
         """Unmap; views still alive stay valid until they die."""
 
 
+class FilesOverOthers:
+    """Half of a ``TensorFiles`` that shows ``_files`` otherwise than they are stored: what it leaves to them."""
+
+    _files: TensorFiles
+
+    def paths(self) -> tuple[Path, ...]:
+        """See TensorFiles."""
+        return self._files.paths()
+
+    def mapped(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """See TensorFiles: what is stored."""
+        return self._files.mapped()
+
+    def close(self) -> None:
+        """See TensorFiles."""
+        self._files.close()
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """A directory's config.json as it is meant: undisguised, with a quantisation record that lies beside it."""
     return with_loose_record(undisguise(read_json_object(directory / CONFIG_FILE, MAX_CONFIG_BYTES)), directory)
