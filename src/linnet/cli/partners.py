@@ -23,7 +23,7 @@ class Said:
 
 
 class Partner(Protocol):
-    """See the module."""
+    """Whom a conversation is held with: each message is answered with all that was said before it."""
 
     def answer(self, messages: Sequence[Message], cancelled: Callable[[], bool]) -> Iterator[Said]:
         """The answer to a conversation, in pieces; it stops soon after ``cancelled`` says so. Raises ConfigError before

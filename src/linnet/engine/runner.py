@@ -40,7 +40,7 @@ class Runner:
         self._tokens, self._scores, self._hidden = TokenRows(vocabulary), ScoreRows(), HiddenRows(hidden)
         self._check = check
         self._moved = Moved()
-        self._launched: tuple[StepPlan, Mapping[int, LiveRequest]] | None = None
+        self._launched: tuple[StepPlan, Mapping[int, LiveRequest], int] | None = None
 
     def close(self) -> None:
         """Let go of the executables and their states."""
@@ -55,15 +55,15 @@ class Runner:
         self._moved = make_moves(computing, plan.moves) if plan.moves else Moved()
         for participant in computing:
             participant.executable.execute(batch, participant.states)
-        self._launched = (plan, live)
+        assert batch.logit_rows is not None
+        self._launched = (plan, live, batch.logit_rows)
 
     def collect(self) -> StepOutput:
         """Sample, verify and score what ``launch`` computed."""
         assert self._launched is not None, "collect() follows launch()"
-        (plan, live), self._launched = self._launched, None
+        (plan, live, hidden_row), self._launched = self._launched, None  # rows of hidden states follow those of logits
         output = StepOutput(moved=self._moved)
-        uses = [use for item in plan.items for use in item.uses]
-        row, hidden_row = 0, sum(use.rows for use in uses if not isinstance(use, Hidden))
+        row = 0
         for item in plan.items:
             one = live[item.request_id]
             for use in item.uses:

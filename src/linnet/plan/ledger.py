@@ -18,11 +18,10 @@ from linnet.process_memory import Footprint
 from linnet.program.attributes import Attention, Experts
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
-from linnet.program.gather_early import gather_early
-from linnet.program.head_apart import head_apart
 from linnet.program.plan_buffers import plan_buffers, resolve_shape
 from linnet.program.program import Dimension, PagedState, Program, group_windows
 from linnet.program.traverse import declarations
+from linnet.program.wanted_rows import wanted_rows
 from linnet.text.files import tokenizer_json_bytes
 
 LOGITS_BYTES = 64 << 20
@@ -177,7 +176,7 @@ def predict(
     ``tokenizer_bytes``: of tokenizer.json, where the caller knows.
     """
     declared = choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen
-    program = head_apart(gather_early(declared, keep), keep)
+    program = wanted_rows(declared, keep)
     fused, bounds, least = fuse(program, keep), limits.symbols(), limits.max_sequences
     logits = declarations(program)[program.outputs[0]]
     rows, vocabulary = resolve_shape(logits, bounds)

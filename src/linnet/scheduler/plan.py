@@ -83,7 +83,7 @@ class StepPlan:
 
     @property
     def total_output_rows(self) -> int:
-        """Rows with logits over all items."""
+        """Rows with logits or hidden states, over all items."""
         return sum(use.rows for item in self.items for use in item.uses)
 
     @property

@@ -116,78 +116,77 @@ class ResponsesShape:
         return {}
 
     @property
-    def _items(self) -> int:
-        """How many there are."""
-        return len(self._calls) + (self._message is not None) + (self._thoughts is not None)
+    def _items(self) -> list[_Item]:
+        """In the order in which they began."""
+        begun = (self._thoughts, self._message, *self._calls.values())
+        return sorted((item for item in begun if item is not None), key=lambda item: item.index)
 
     def _more_thoughts(self, text: str) -> Iterator[dict[str, Any]]:
         if self._thoughts is None:
-            self._thoughts = _Item(self._items, self._thoughts_item(self._items))
-            yield self._event("response.output_item.added", output_index=self._thoughts.index, item=self._thoughts.item)
+            index = len(self._items)
+            self._thoughts = _Item(index, self._thoughts_item(index))
+            yield self._added(self._thoughts)
         self._thoughts.text += text
-        yield self._of_thoughts("response.reasoning_text.delta", delta=text)
+        yield self._of_part(self._thoughts, "response.reasoning_text.delta", delta=text)
 
     def _more_text(self, text: str, logprobs: list[Any]) -> Iterator[dict[str, Any]]:
         if self._message is None:
-            index = self._items
+            index = len(self._items)
             self._message = _Item(index, self._message_item(index))
-            yield self._event("response.output_item.added", output_index=index, item=self._message.item)
-            yield self._of_text("response.content_part.added", part=_text_part("", []))
+            yield self._added(self._message)
+            yield self._of_part(self._message, "response.content_part.added", part=_text_part("", []))
         self._message.text += text
         self._message.logprobs += logprobs
-        yield self._of_text("response.output_text.delta", delta=text, logprobs=logprobs)
+        yield self._of_part(self._message, "response.output_text.delta", delta=text, logprobs=logprobs)
 
     def _more_call(self, call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         at = call.get("index", 0)
         if at not in self._calls:
-            index = self._items
+            index = len(self._items)
             self._calls[at] = _Item(index, self._call_item(call, index) | {"arguments": ""})
-            yield self._event("response.output_item.added", output_index=index, item=self._calls[at].item)
+            yield self._added(self._calls[at])
         one = self._calls[at]
         arguments = (call.get("function") or {}).get("arguments") or ""
         if arguments:
             one.text += arguments
-            yield self._of_call(one, "response.function_call_arguments.delta", delta=arguments)
+            yield self._of(one, "response.function_call_arguments.delta", delta=arguments)
 
     def _end(self, reason: str, usage: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if self._message is None and not self._calls:
             yield from self._more_text("", [])
-        output: dict[int, dict[str, Any]] = {}
         if (thoughts := self._thoughts) is not None:
-            yield self._of_thoughts("response.reasoning_text.done", text=thoughts.text)
-            content = [_thought_part(thoughts.text)]
-            output[thoughts.index] = {**thoughts.item, "status": "completed", "content": content}
-            yield self._event("response.output_item.done", output_index=thoughts.index, item=output[thoughts.index])
+            yield self._of_part(thoughts, "response.reasoning_text.done", text=thoughts.text)
+            yield self._done(thoughts, content=[_thought_part(thoughts.text)])
         if (message := self._message) is not None:
             part = _text_part(message.text, message.logprobs)
-            yield self._of_text("response.output_text.done", text=message.text, logprobs=message.logprobs)
-            yield self._of_text("response.content_part.done", part=part)
-            output[message.index] = {**message.item, "status": "completed", "content": [part]}
-            yield self._event("response.output_item.done", output_index=message.index, item=output[message.index])
+            yield self._of_part(message, "response.output_text.done", text=message.text, logprobs=message.logprobs)
+            yield self._of_part(message, "response.content_part.done", part=part)
+            yield self._done(message, content=[part])
         for call in self._calls.values():
             name = call.item["name"]
-            yield self._of_call(call, "response.function_call_arguments.done", arguments=call.text, name=name)
-            output[call.index] = {**call.item, "arguments": call.text, "status": "completed"}
-            yield self._event("response.output_item.done", output_index=call.index, item=output[call.index])
-        response = self._response([output[index] for index in sorted(output)], reason, usage)
+            yield self._of(call, "response.function_call_arguments.done", arguments=call.text, name=name)
+            yield self._done(call, arguments=call.text)
+        response = self._response([item.item for item in self._items], reason, usage)
         yield self._event(f"response.{response['status']}", response=response)
+
+    def _added(self, item: _Item) -> dict[str, Any]:
+        return self._event("response.output_item.added", output_index=item.index, item=item.item)
+
+    def _done(self, item: _Item, **fields: Any) -> dict[str, Any]:
+        """It is complete, with these fields."""
+        item.item = {**item.item, **fields, "status": "completed"}
+        return self._event("response.output_item.done", output_index=item.index, item=item.item)
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         self._sequence += 1
         return {"type": kind, "sequence_number": self._sequence, **fields}
 
-    def _of_text(self, kind: str, **fields: Any) -> dict[str, Any]:
-        assert self._message is not None
-        item = self._message
-        return self._event(kind, item_id=item.item["id"], output_index=item.index, content_index=0, **fields)
+    def _of(self, item: _Item, kind: str, **fields: Any) -> dict[str, Any]:
+        return self._event(kind, item_id=item.item["id"], output_index=item.index, **fields)
 
-    def _of_thoughts(self, kind: str, **fields: Any) -> dict[str, Any]:
-        assert self._thoughts is not None
-        item = self._thoughts
-        return self._event(kind, item_id=item.item["id"], output_index=item.index, content_index=0, **fields)
-
-    def _of_call(self, call: _Item, kind: str, **fields: Any) -> dict[str, Any]:
-        return self._event(kind, item_id=call.item["id"], output_index=call.index, **fields)
+    def _of_part(self, item: _Item, kind: str, **fields: Any) -> dict[str, Any]:
+        """Of its only part."""
+        return self._of(item, kind, content_index=0, **fields)
 
     def _message_item(self, index: int) -> dict[str, Any]:
         identity = f"msg_{self._id}-{index}"

@@ -4,7 +4,6 @@
 from typing import Any
 
 BGE_SMALL_EN: dict[str, Any] = {
-    "_name_or_path": "/root/.cache/torch/sentence_transformers/BAAI_bge-small-en/",
     "architectures": ["BertModel"],
     "attention_probs_dropout_prob": 0.1,
     "classifier_dropout": None,

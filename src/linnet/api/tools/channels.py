@@ -10,7 +10,7 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, literal, until
+from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, literal, text_until, until
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -63,11 +63,10 @@ class Channels:
         begin = yield from literal(source, CHANNEL, START, " to=", "to=")
         if begin is None:
             return None
-        read: list[str] = [begin]
-        end = yield from until(source, (MESSAGE, END, CALL, RETURN), read.append, MOST_STRING)
+        text, end = yield from text_until(source, (MESSAGE, END, CALL, RETURN), MOST_STRING)
         if end is None:
             return None if source.unread else ""
-        return "".join(read) if end == MESSAGE else None
+        return begin + text if end == MESSAGE else None
 
     def _message(self, source: Source, out: Out, head: str) -> Steps[None]:
         _, to, recipient = head.partition("to=" + NAMESPACE)

@@ -109,5 +109,4 @@ def _head(source: Source, out: Out) -> Steps[str | None]:
     if marked == IDENTITY and (yield from until(source, (ARGUMENTS, "{"), nothing, MOST_STRING)) == "{":
         source.at -= 1
     yield from white(source)
-    opens = (yield from peek(source)) == "{"
-    return name if opens and out.knows(name) else None
+    return (yield from objects.called(source, out, name))

@@ -10,7 +10,18 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, closing, literal, peek, until, value, white
+from linnet.api.tools.source import (
+    MOST_STRING,
+    Source,
+    Steps,
+    attempt,
+    closing,
+    literal,
+    text_until,
+    until,
+    value,
+    white,
+)
 
 OPENING, CLOSING = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 BEGIN, BETWEEN, END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -78,19 +89,16 @@ def _head(source: Source, out: Out) -> Steps[str | None]:
     """The name, everything before the arguments read."""
     if (yield from literal(source, BEGIN)) is None:
         return None
-    first: list[str] = []
-    if (yield from until(source, (BETWEEN,), first.append, MOST_STRING)) is None:
+    name, end = yield from text_until(source, (BETWEEN,), MOST_STRING)
+    if end is None:
         return None
-    name = "".join(first)
     if name == "function" and (yield from literal(source, "{")) is None:
-        then: list[str] = []
-        if (yield from until(source, ("\n",), then.append, MOST_STRING)) is None:
+        name, end = yield from text_until(source, ("\n",), MOST_STRING)
+        if end is None:
             return None
-        name = "".join(then)
         if (yield from literal(source, FENCE)) is None:
             return None
     elif name == "function":
         source.at -= 1
     yield from white(source)
-    opens = (yield from peek(source)) == "{"
-    return name if opens and out.knows(name) else None
+    return (yield from objects.called(source, out, name))

@@ -26,6 +26,11 @@ def head(source: Source, out: Out) -> Steps[str | None]:
         return None
     if (yield from literal(source, *ARGUMENTS)) is None or (yield from _between(source, ":")) is None:
         return None
+    return (yield from called(source, out, name))
+
+
+def called(source: Source, out: Out, name: str) -> Steps[str | None]:
+    """The name, where an object follows and there is such a function; else None."""
     opens = (yield from peek(source)) == "{"
     return name if opens and out.knows(name) else None
 

@@ -133,6 +133,13 @@ def until(source: Source, markers: Sequence[str], emit: Emit, most: int | None =
         yield
 
 
+def text_until(source: Source, markers: Sequence[str], most: int | None = None) -> Steps[tuple[str, str | None]]:
+    """What stands before the first of the markers, read, and which it was; see ``until``."""
+    read: list[str] = []
+    end = yield from until(source, markers, read.append, most)
+    return "".join(read), end
+
+
 def string(source: Source) -> Steps[str | None]:
     """A JSON string, read and decoded; None for anything else."""
     if (yield from literal(source, '"')) is None:

@@ -7,7 +7,7 @@ from typing import Any
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import Source, Steps, closing, until, white
+from linnet.api.tools.source import Source, Steps, closing, text_until, until, white
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -43,7 +43,6 @@ class TaggedObjects:
                 yield from white(source)
                 yield from closing(source, CLOSING)
                 continue
-            held: list[str] = []
-            end = yield from until(source, (CLOSING,), held.append)
-            if not objects.whole_call("".join(held), out):
-                out.content(f"{OPENING}{lead}{''.join(held)}{end or ''}")
+            held, end = yield from text_until(source, (CLOSING,))
+            if not objects.whole_call(held, out):
+                out.content(f"{OPENING}{lead}{held}{end or ''}")

@@ -12,7 +12,7 @@ from linnet.api.structured import literal as quoted
 from linnet.api.tools import objects
 from linnet.api.tools.grammar import Rules, called
 from linnet.api.tools.interface import Out, Tool
-from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, closing, literal, until, white
+from linnet.api.tools.source import MOST_STRING, Source, Steps, attempt, closing, literal, text_until, until, white
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -91,9 +91,8 @@ class PairedValues:
         yield from white(source)
         if self.after_opening and (yield from literal(source, self.after_opening)) is None:
             return None
-        read: list[str] = []
-        end = yield from until(source, self.name_ends, read.append, MOST_STRING)
-        name = "".join(read).strip()
+        read, end = yield from text_until(source, self.name_ends, MOST_STRING)
+        name = read.strip()
         if end is None or not out.knows(name):
             return None
         if end in (self.before_key, self.after_values):
@@ -107,10 +106,10 @@ class PairedValues:
             yield from white(source)
             if (yield from literal(source, self.before_key)) is None:
                 break
-            read: list[str] = []
-            if (yield from until(source, (self.key_ends,), read.append)) is None:
+            key, end = yield from text_until(source, (self.key_ends,))
+            if end is None:
                 return
-            key = "".join(read).strip()
+            key = key.strip()
             if self.value_begins:
                 yield from white(source)
                 yield from literal(source, self.value_begins)
@@ -145,10 +144,10 @@ class PairedValues:
         return True
 
     def _json(self, source: Source, out: Out) -> Steps[bool]:
-        read: list[str] = []
-        if (yield from until(source, (self.after_value,), read.append)) is None:
+        text, end = yield from text_until(source, (self.after_value,))
+        if end is None:
             return False
-        text = "".join(read).removesuffix(self.edge)
+        text = text.removesuffix(self.edge)
         found = objects.loads(text)
         out.arguments(objects.dumps(text if found is None and text.strip() != "null" else found))
         return True

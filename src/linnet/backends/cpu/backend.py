@@ -37,10 +37,9 @@ from linnet.backends.interface import (
 from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.choose_numerics import choose_numerics, numerics_name
 from linnet.program.fuse import fuse
-from linnet.program.gather_early import gather_early
-from linnet.program.head_apart import head_apart
 from linnet.program.program import Op, PagedState, Program, Weight, cache_groups
 from linnet.program.traverse import declarations, multiplied
+from linnet.program.wanted_rows import wanted_rows
 from linnet.schemes.scheme import LinearScheme
 
 logger = logging.getLogger(__name__)
@@ -189,7 +188,7 @@ class CpuExecutable(block_memory.BlockCopies):
         tiles = self._attach_tiles(backend, source, program, linears, refused)
         self._weights.forget_tiled()
         widened = widen_inputs(program, refused)
-        self.program = fuse(head_apart(gather_early(widened, keep), keep), keep)
+        self.program = fuse(wanted_rows(widened, keep), keep)
         buffers = plan(self.program, limits, keep, self.isa)
         self._output = self.program.outputs[0]
         declared = declarations(self.program)

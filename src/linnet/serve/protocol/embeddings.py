@@ -7,6 +7,7 @@ from pydantic import Field
 
 from linnet.serve.protocol.common import Integer
 from linnet.serve.protocol.record import Record
+from linnet.settings import Pooling
 
 
 class EmbeddingRequest(Record):
@@ -21,7 +22,7 @@ class EmbeddingRequest(Record):
     dimensions: Integer | None = Field(default=None, ge=1)
 
     # Linnet's own, and as in vLLM.
-    pooling: Literal["last", "mean", "cls"] | None = None
+    pooling: Pooling | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = Field(default=None, max_length=1024)
     priority: Integer | None = Field(default=None, ge=-(1 << 31), le=(1 << 31) - 1)
