@@ -13,7 +13,6 @@ from linnet.backends.interface import Batch, Limits
 from linnet.errors import UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
-from linnet.program.gather_early import gather_early
 
 BLOCKS, BLOCK_SIZE = 8, 16
 LIMITS = Limits(96, 3, 96, BLOCK_SIZE, BLOCKS)
@@ -71,7 +70,7 @@ def prepared(pool: CpuBackend, source, policy: str, keep: tuple[str, ...] = ()) 
     """The executable as it is, and one that executes the program before it was fused."""
     fused = pool.prepare(source, policy, LIMITS, keep)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("fuse", "gather_early"):
+        for name in ("fuse", "wanted_rows"):
             patch.setattr(cpu_backend, name, lambda program, keep: program)
         plain = pool.prepare(source, policy, LIMITS, keep)
     assert len(fused.program.ops) < len(plain.program.ops)
@@ -125,7 +124,7 @@ def test_every_weight_keeps_its_kernel_name(random_model):
     pool = backend(ISAS[-1], threads=1)
     for storage in ("W4A16-g32", "bf16", "NF4-g32"):
         fused, plain = prepared(pool, random_model("llama", storage, 0), "fast")
-        assert {op.name for op in gather_early(plain.program).ops} == fused.choices.keys()
+        assert {op.name for op in wanted_rows(plain.program).ops} == fused.choices.keys()
         gathers = {name for model in (fused, plain) for name, kernel in model.choices.items() if "gather" in kernel}
         chosen = [{name: model.choices[name] for name in model.choices.keys() - gathers} for model in (fused, plain)]
         assert chosen[0] == chosen[1]
@@ -149,7 +148,7 @@ def test_the_reference_agrees_with_itself(random_model, family):
             source = random_model(family, storage, 1)
             program = choose_numerics(source.program, policy)
             plain = ReferenceExecutable(program, source, policy, LIMITS, TAPS)
-            fused = ReferenceExecutable(fuse(gather_early(program, TAPS), TAPS), source, policy, LIMITS, TAPS)
+            fused = ReferenceExecutable(fuse(wanted_rows(program, TAPS), TAPS), source, policy, LIMITS, TAPS)
             for one, other in zip(bits(fused, TAPS), bits(plain, TAPS), strict=True):
                 assert np.array_equal(one, other), f"{storage}, {policy}"
             assert all(ReferenceBackend().supports(op, fused.program) is None for op in fused.program.ops)
