@@ -46,8 +46,9 @@ def compress(
       linnet compress ./my-model -o ./my-model-w8a8 --recipe smooth-w8a8
       linnet compress ./my-model -o ./my-model-90 --budget 90MB
     """
-    from linnet.cli.terminal import output, peak_memory_bytes, stages
+    from linnet.cli.terminal import output, stages
     from linnet.formats import resolve_model
+    from linnet.process_memory import peak_bytes
 
     started, max_memory = time.monotonic(), given["max_memory"]
     with stages() as progress:
@@ -75,7 +76,7 @@ def compress(
     if result.nothing_done:
         output().print(f"[bold]{result.path}[/] is already there, made by this very command: nothing done")
         return
-    tell_result(result, model, time.monotonic() - started, peak_memory_bytes())
+    tell_result(result, model, time.monotonic() - started, peak_bytes())
 
 
 def _mixed(directory: Path, out: Path, recipe: "Recipe", given: Given, shared: dict[str, Any]) -> "Recipe":

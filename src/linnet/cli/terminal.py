@@ -4,7 +4,6 @@
 Results go to standard output; progress, warnings and errors to standard error, so that output can be piped.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.text import Text
 
 from linnet.cli.numbers import human_bytes, human_duration
+from linnet.process_memory import peak_bytes
 
 PLAIN_INTERVAL_S = 10.0
 _SHORTEST_S, _SMALLEST_SHARE = 0.2, 0.005
@@ -33,14 +33,9 @@ def notices() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 class _PeakMemoryColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"peak {human_bytes(peak_memory_bytes())}", style="dim")
+        return Text(f"peak {human_bytes(peak_bytes())}", style="dim")
 
 
 class Stages:
@@ -119,7 +114,7 @@ class Stages:
             share = f"{100 * done / total:.0f} %" if total else "done"
             about = f", about {eta} left" if eta else ""
             print(
-                f"{name}: {share} {detail}{about}, peak memory {human_bytes(peak_memory_bytes())}",
+                f"{name}: {share} {detail}{about}, peak memory {human_bytes(peak_bytes())}",
                 file=sys.stderr,
                 flush=True,
             )

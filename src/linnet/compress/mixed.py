@@ -30,7 +30,6 @@ from linnet.compress.progress import (
     Observer,
     ProgressEvent,
     cancel_on_signals,
-    peak_memory_bytes,
 )
 from linnet.compress.recipe import Recipe, Rule
 from linnet.compress.resolve import resolve_schemes
@@ -40,6 +39,7 @@ from linnet.errors import ConfigError, UnsupportedError
 from linnet.formats import Checkpoint, resolve_model
 from linnet.models.inventory import LinearInfo
 from linnet.models.load import ModelSource, load_model
+from linnet.process_memory import peak_bytes
 from linnet.schemes.layouts import stored_bytes
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
@@ -284,9 +284,7 @@ def _measure(
     def told(fraction: float) -> None:
         done[0] += fraction
         if observer is not None and fraction:
-            observer(
-                ProgressEvent("weigh", "sensitivity of every layer", min(done[0], 1.0), 1.0, None, peak_memory_bytes())
-            )
+            observer(ProgressEvent("weigh", "sensitivity of every layer", min(done[0], 1.0), 1.0, None, peak_bytes()))
         if token.cancelled:
             raise Interrupted(f"stopped by {token.reason} while bits were shared out; nothing was written")
 

@@ -20,12 +20,12 @@ from linnet.compress.heap import give_back
 from linnet.compress.job import Job
 from linnet.compress.memory import GROWTH_BYTES, Prediction
 from linnet.compress.opened import opened
-from linnet.compress.progress import CancelToken, Interrupted, Meter, peak_memory_bytes
+from linnet.compress.progress import CancelToken, Interrupted, Meter
 from linnet.compress.running import RowRunner
 from linnet.compress.site import Site
 from linnet.compress.work import segment_work, total_work
 from linnet.errors import CapacityError
-from linnet.process_memory import resident_bytes
+from linnet.process_memory import peak_bytes, resident_bytes
 
 LONGEST_S = 20.0
 """A block that takes longer is broken off: its speed is known by then."""
@@ -63,7 +63,7 @@ class _Deadline(CancelToken):
 def estimate(job: Job, cancel: CancelToken) -> Estimate:
     """Do one block. Interrupted if ``cancel`` was set by somebody."""
     index = _largest_block(job)
-    before, peak_before = resident_bytes(), peak_memory_bytes()
+    before, peak_before = resident_bytes(), peak_bytes()
     few = _with_one_chunk(job)
     meter = Meter(None, _Deadline(cancel, LONGEST_S), total_work(few), "nothing had been done yet")
     complete = True
@@ -75,7 +75,7 @@ def estimate(job: Job, cancel: CancelToken) -> Estimate:
             raise
         complete = False
     give_back()
-    peak = peak_memory_bytes()
+    peak = peak_bytes()
     seconds = meter.seconds_of(total_work(job))
     memory = _memory(job.prediction, before, peak if complete and peak > peak_before else None)
     return Estimate(max(memory, peak if peak > peak_before else 0), disk_need(job).total, seconds)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress, cancellation and signals of a long run, passed in as arguments."""
 
-import resource
 import signal
 import threading
 import time
@@ -12,7 +11,7 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from linnet.errors import CapacityError, LinnetError
-from linnet.process_memory import resident_bytes
+from linnet.process_memory import peak_bytes, resident_bytes
 
 Stage = Literal["check", "weigh", "calibrate", "compress", "publish"]
 
@@ -86,11 +85,6 @@ def cancel_on_signals(token: CancelToken) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def peak_memory_bytes() -> int:
-    """The greatest resident size of this process so far (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 class Meter:
     """Turns finished units of work into events with an ETA; raises Interrupted when the token is set.
 
@@ -140,7 +134,7 @@ class Meter:
             self._last = now
         if self._observer is not None:
             done = self._total - sum(max(left, 0.0) for left in self._left.values())
-            self._observer(ProgressEvent(stage, layer, done, self._total, self._eta_s(), peak_memory_bytes()))
+            self._observer(ProgressEvent(stage, layer, done, self._total, self._eta_s(), peak_bytes()))
         self.check(layer)
 
     def _eta_s(self) -> float | None:

@@ -24,7 +24,6 @@ from linnet.compress.progress import (
     Observer,
     ProgressEvent,
     cancel_on_signals,
-    peak_memory_bytes,
 )
 from linnet.compress.reading import recipe_from
 from linnet.compress.recipe import Recipe
@@ -39,6 +38,7 @@ from linnet.formats.manifest import read_manifest, tensor_bytes
 from linnet.formats.partial import PARTIAL_NAMES, partial_of
 from linnet.formats.spool import JOURNAL_FILE, read_journal
 from linnet.formats.target import check_apart, check_partial, check_replaceable, real_target
+from linnet.process_memory import peak_bytes
 from linnet.text.gguf_directory import tokenizer_files
 
 RECORD_VERSION = 2
@@ -184,7 +184,7 @@ def _foresee(
 def _tell(observer: Observer | None, doing: str) -> None:
     """Something is to be seen before the work can be counted."""
     if observer is not None:
-        observer(ProgressEvent("check", doing, 0.0, 1.0, None, peak_memory_bytes()))
+        observer(ProgressEvent("check", doing, 0.0, 1.0, None, peak_bytes()))
 
 
 def _name_of(source: str | Path) -> str:

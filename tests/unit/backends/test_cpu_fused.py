@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The law of fuse and gather_early: the same bits before and after, on every tier of the cpu backend and on the
+"""The law of fuse and wanted_rows: the same bits before and after, on every tier of the cpu backend and on the
 reference, taps included; kernels stay named per weight; the numerics id does not change."""
 
 import numpy as np
@@ -13,6 +13,7 @@ from linnet.backends.interface import Batch, Limits
 from linnet.errors import UnsupportedError
 from linnet.program.choose_numerics import choose_numerics
 from linnet.program.fuse import fuse
+from linnet.program.wanted_rows import wanted_rows
 
 BLOCKS, BLOCK_SIZE = 8, 16
 LIMITS = Limits(96, 3, 96, BLOCK_SIZE, BLOCKS)
