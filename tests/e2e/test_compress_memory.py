@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_llama import write_tiny_llama
 
 from linnet import demo
 
@@ -36,6 +39,8 @@ def status(key):
 def told(estimate):
     found["predicted"] = estimate.memory_bytes
 recipe = make_recipe("W4A16-g32", "gptq", calibration_rows=8, calibration_length=512)
+if sys.argv[4] == "table":
+    recipe = make_recipe("W4A16-head8", "rtn")
 try:
     compress(source, target, recipe, estimated=told, memory_ceiling_bytes=ceiling)
 except LinnetError as error:
@@ -44,9 +49,10 @@ print(json.dumps(found | {"peak": status("VmHWM")}))
 """
 
 
-def run(target: Path, ceiling: int | None = None) -> dict:
+def run(target: Path, ceiling: int | None = None, table: Path | None = None) -> dict:
+    """Of the bundled model, or of one that is almost only its ``table``."""
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    arguments = [str(demo.model_directory()), str(target), str(ceiling or "none")]
+    arguments = [str(table or demo.model_directory()), str(target), str(ceiling or "none"), "table" if table else ""]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -64,6 +70,24 @@ def test_the_run_stays_under_what_was_predicted(tmp_path):
     assert "error" not in held
     assert held["peak"] <= ceiling
     assert (tmp_path / "held").is_dir()
+
+
+def test_a_table_larger_than_every_block_is_foreseen(tmp_path):
+    """An embedding that is rounded: its pages, its codes and no copy in fp32, in the prediction and in the run."""
+    (tmp_path / "model").mkdir()
+    model = write_tiny_llama(tmp_path / "model", dtype="bfloat16")
+    rows, hidden = 3 << 20, 32
+    tensors = load_file(model / "model.safetensors")
+    del tensors["lm_head.weight"]
+    tensors["model.embed_tokens.weight"] = np.tile(tensors["model.embed_tokens.weight"], (rows // 100, 1))[:rows]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((model / "config.json").read_text()) | {"vocab_size": rows, "tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config))
+    found = run(tmp_path / "out", table=model)
+    assert "error" not in found
+    taken = found["peak"] - run(tmp_path / "small", table=demo.model_directory())["peak"]
+    assert 2 * rows * hidden < taken < 6 * rows * hidden, "its two bytes, three of codes, and slices"
+    assert found["predicted"] / 1.4 < found["peak"] < 1.1 * found["predicted"]
 
 
 def test_the_impossible_is_refused_at_once(tmp_path):

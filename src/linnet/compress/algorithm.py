@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from linnet.backends.reference.weights import to_torch
 from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import LinearScheme
@@ -108,8 +109,11 @@ class BlockFit(Protocol):
         """As Fit's, of one linear."""
 
 
-def squared_errors(packed: PackedWeight, weight: torch.Tensor) -> tuple[float, float]:
-    """(|Q - W|^2, |W|^2), a slice of rows at a time so that no second copy of a large weight is made."""
+def squared_errors(packed: PackedWeight, weight: torch.Tensor | np.ndarray) -> tuple[float, float]:
+    """(|Q - W|^2, |W|^2), a slice of rows at a time so that no second copy of a large weight is made.
+
+    ``weight``: of any float type.
+    """
     rows, columns = packed.shape
     block = packed.scheme.weight.block
     height = 1 if block is None else block[0]
@@ -117,7 +121,7 @@ def squared_errors(packed: PackedWeight, weight: torch.Tensor) -> tuple[float, f
     error = norm = 0.0
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        part = weight[start:stop]
+        part = to_torch(weight[start:stop]) if isinstance(weight, np.ndarray) else weight[start:stop]
         difference = torch.from_numpy(packed.take_rows([(start, stop)]).dequantize()).sub_(part)
         error += float(difference.square_().sum(dtype=torch.float64))
         norm += float(part.square().sum(dtype=torch.float64))

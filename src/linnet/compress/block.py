@@ -197,6 +197,11 @@ class Block:
         changed = self._changed.get(name)
         return self._source.checkpoint.tensor(name) if changed is None else self._as_stored(name, changed)
 
+    def unpacked(self, name: str) -> np.ndarray:
+        """A tensor as it was before packing, in a type that holds it exactly: of a large one, no copy in fp32."""
+        changed = self._changed.get(name)
+        return self._source.checkpoint.tensor(name) if changed is None else changed.numpy()
+
     def _weight(self, weight: Weight) -> torch.Tensor:
         """The one place that maps the program's weights, with their row ranges, to the Block's tensors."""
         name, rows = weight.ref.checkpoint_name, weight.ref.rows

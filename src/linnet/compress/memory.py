@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from linnet.compress.steps import Steps
     from linnet.models.load import ModelSource
 
+ROUNDED_BYTES = 3
+"""Of a weight that is rounded to nearest: its code, without a sign, and packed."""
+
 GROWTH_BYTES = 64 << 20
 """What the process grows by beside what is counted: pages of torch, thread stacks, holes in the heap."""
 
@@ -26,7 +29,7 @@ GROWTH_BYTES = 64 << 20
 class Prediction:
     """Bytes. ``base``: what the process has before the work; ``block``: fp32 weights of the largest block and its
     source pages; ``statistics``: of its taps; ``fit``: the most expensive fit; ``activations``: one chunk through a
-    block; ``table``: the largest tensor outside the blocks, as it is copied."""
+    block; ``table``: the dearest tensor outside the blocks, as it is copied, rounded or fitted."""
 
     base: int
     block: int
@@ -61,17 +64,15 @@ def predict(
     chunk_tokens: int,
 ) -> Prediction:
     """``length`` of the calibration rows in tokens, 0 if there are none."""
-    program, spec = model.program, model.spec
-    chosen = [info for info in linears if steps.changes(info.module)]
-    fit = _fit_bytes(steps, chosen)
-    fit = max(fit, _smoothing_bytes(steps, chosen))
-    if embedding in schemes:
-        fit = max(fit, (4 + 3) * spec.vocabulary_size * spec.hidden_size)
+    program = model.program
+    changed = [info for info in linears if steps.changes(info.module)]
+    chosen = [info for info in changed if program.segments[info.segment].kind == "block"]
+    fit = max(_fit_bytes(steps, chosen), _smoothing_bytes(steps, chosen))
     block = statistics = 0
     weights = {weight.name: weight for weight in program.weights}
-    base, checkpoint = resident_bytes() + GROWTH_BYTES, model.checkpoint
-    tables = {name for name in (f"{embedding}.weight", f"{spec.head or embedding}.weight") if name in checkpoint}
-    table = max(checkpoint.info(name).nbytes for name in tables) if tables else 0
+    base = resident_bytes() + GROWTH_BYTES
+    outside = [info for info in changed if program.segments[info.segment].kind != "block"]
+    table = _table_bytes(model, steps, embedding, embedding in schemes, outside)
     for index, segment in enumerate(program.segments):
         if segment.kind == "block":
             names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
@@ -88,6 +89,23 @@ def predict(
     activations = 2 * arena + scores
     # a fit of a whole block runs it, once and once more for the gradients
     return Prediction(base, block, statistics, fit + 2 * activations * steps.fits_blocks, activations, table)
+
+
+def _table_bytes(
+    model: "ModelSource", steps: "Steps", embedding: str, rounded: bool, linears: Sequence[LinearInfo]
+) -> int:
+    """Of the embedding and the head: pages of the source and what is made of them. ``rounded``: the embedding is, in
+    the type of the source, into codes that are packed."""
+    checkpoint, found = model.checkpoint, [0]
+    for module in {embedding, model.spec.head or embedding}:
+        if f"{module}.weight" in checkpoint:
+            info = checkpoint.info(f"{module}.weight")
+            codes = prod(info.shape) * ROUNDED_BYTES if rounded and module == embedding else 0
+            found.append(info.nbytes + codes)
+    for linear in linears:
+        fitted = steps.fit_bytes(linear.module, linear.shape) + _statistics_bytes(steps, [linear])
+        found.append(prod(linear.shape) * 6 + fitted)
+    return max(found)
 
 
 def _fit_bytes(steps: "Steps", infos: Sequence[LinearInfo]) -> int:

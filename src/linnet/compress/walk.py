@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from linnet.compress.algorithms.rtn import Rtn, RtnOptions
+from linnet.compress.algorithm import Fitted, ratio, squared_errors
 from linnet.compress.block import Block
 from linnet.compress.block_error import BlockErrors
 from linnet.compress.fitting import compress_block
@@ -23,7 +23,7 @@ from linnet.compress.work import segment_work
 from linnet.errors import CheckpointError
 from linnet.formats import CheckpointWriter
 from linnet.formats.durable import START_AFRESH
-from linnet.schemes.packed_weight import without_zeros
+from linnet.schemes.packed_weight import quantize_weight, without_zeros
 
 
 class Walk:
@@ -101,9 +101,11 @@ class Walk:
     def _fit_embedding(self, site: Site) -> None:
         """An embedding has no input rows: it is rounded to nearest whatever the algorithm."""
         module = self._job.embedding
-        weight = site.block.dense(f"{module}.weight")
-        fitted = Rtn(RtnOptions()).fit(module, weight, self._job.schemes[module], {}, lambda _: site.check(module))
-        site.pack(module, fitted, "rtn", (weight.shape[0], weight.shape[1]))
+        weight = site.block.unpacked(f"{module}.weight")
+        packed = quantize_weight(weight, self._job.schemes[module])
+        site.check(module)
+        fitted = Fitted(packed, ratio(*squared_errors(packed, weight)))
+        site.pack(module, fitted, "rtn", packed.shape)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

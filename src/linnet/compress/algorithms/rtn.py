@@ -8,6 +8,7 @@ import msgspec
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
+from linnet.compress.memory import ROUNDED_BYTES
 from linnet.compress.scales import scales_of
 from linnet.compress.statistic import Statistic, StatisticKind
 from linnet.compress.units import ROUNDED_S
@@ -50,7 +51,7 @@ class Rtn:
 
     def fit_bytes(self, shape: tuple[int, int]) -> int:
         """Codes, unsigned codes and packed codes; scales and slices are small."""
-        return shape[0] * shape[1] * 3
+        return shape[0] * shape[1] * ROUNDED_BYTES
 
     def work(self, shape: tuple[int, int]) -> float:
         """Every element once."""
