@@ -86,7 +86,7 @@ def test_a_table_larger_than_every_block_is_foreseen(tmp_path):
     found = run(tmp_path / "out", table=model)
     assert "error" not in found
     taken = found["peak"] - run(tmp_path / "small", table=demo.model_directory())["peak"]
-    assert 2 * rows * hidden < taken < 6 * rows * hidden, "its two bytes, three of codes, and slices"
+    assert 2 * rows * hidden < taken < 6 * rows * hidden, "its two bytes, two or three of codes, and slices"
     assert found["predicted"] / 1.4 < found["peak"] < 1.1 * found["predicted"]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from linnet.models.load import ModelSource
 
 ROUNDED_BYTES = 3
-"""Of a weight that is rounded to nearest: its code, without a sign, and packed."""
+"""At most, of a weight that is rounded to nearest: its code, without a sign, and packed, which eight bits are by then."""
 
 GROWTH_BYTES = 64 << 20
 """What the process grows by beside what is counted: pages of torch, thread stacks, holes in the heap."""
@@ -72,7 +72,7 @@ def predict(
     weights = {weight.name: weight for weight in program.weights}
     base = resident_bytes() + GROWTH_BYTES
     outside = [info for info in changed if program.segments[info.segment].kind != "block"]
-    table = _table_bytes(model, steps, embedding, embedding in schemes, outside)
+    table = _table_bytes(model, steps, embedding, schemes.get(embedding), outside)
     for index, segment in enumerate(program.segments):
         if segment.kind == "block":
             names = {name for op in program.ops[segment.start : segment.stop] for name in op.weights}
@@ -92,16 +92,16 @@ def predict(
 
 
 def _table_bytes(
-    model: "ModelSource", steps: "Steps", embedding: str, rounded: bool, linears: Sequence[LinearInfo]
+    model: "ModelSource", steps: "Steps", embedding: str, scheme: LinearScheme | None, linears: Sequence[LinearInfo]
 ) -> int:
-    """Of the embedding and the head: pages of the source and what is made of them. ``rounded``: the embedding is, in
-    the type of the source, into codes that are packed."""
+    """Of the embedding and the head: pages of the source and what is made of them. ``scheme``: into which the embedding
+    is rounded, from the type of the source."""
     checkpoint, found = model.checkpoint, [0]
     for module in {embedding, model.spec.head or embedding}:
         if f"{module}.weight" in checkpoint:
             info = checkpoint.info(f"{module}.weight")
-            codes = prod(info.shape) * ROUNDED_BYTES if rounded and module == embedding else 0
-            found.append(info.nbytes + codes)
+            each = 0 if scheme is None or module != embedding else ROUNDED_BYTES - (scheme.weight.bits == 8)
+            found.append(info.nbytes + each * prod(info.shape))
     for linear in linears:
         fitted = steps.fit_bytes(linear.module, linear.shape) + _statistics_bytes(steps, [linear])
         found.append(prod(linear.shape) * 6 + fitted)
