@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from linnet.models.load import ModelSource
 
 ROUNDED_BYTES = 3
-"""At most, of a weight that is rounded to nearest: its code, without a sign, and packed, which eight bits are by then."""
+"""At most, of a weight rounded to nearest: its code, without a sign, and packed (of eight bits that is no other)."""
 
 GROWTH_BYTES = 64 << 20
 """What the process grows by beside what is counted: pages of torch, thread stacks, holes in the heap."""
