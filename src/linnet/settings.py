@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from linnet.errors import ConfigError, unknown_choice
 
@@ -147,6 +148,8 @@ class ServeConfig:
     prompt_modules:   names and texts that prompts may begin with.
     ui:               whether there is a page for people at /.
     price_per_hour:   what the machine costs, in any currency, so that the price of tokens can be told; None: not known.
+    otlp_traces_endpoint: a collector's URL, which gets a span of every request (OTLP over HTTP); None: nobody does.
+    log_json:         lines for machines, one of every request among them, instead of sentences.
     tool_parser, reasoning_parser: the forms of calls and thoughts (docs/tools.md); 'auto': found from the template.
     """
 
@@ -177,6 +180,7 @@ class ServeConfig:
     price_per_hour: float | None = None
     tool_parser: str = "auto"
     reasoning_parser: str = "auto"
+    otlp_traces_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if self.engine_runs_in not in ENGINES:
@@ -197,6 +201,7 @@ class ServeConfig:
             raise ConfigError(
                 f"price_per_hour is {self.price_per_hour}; accepted is 0 to 1e9", settings=["price_per_hour"]
             )
+        _check_collector(self.otlp_traces_endpoint)
         for name, value in (
             ("queue_prompt_tokens", self.queue_prompt_tokens),
             ("queue_body_bytes", self.queue_body_bytes),
@@ -209,6 +214,24 @@ class ServeConfig:
             raise ConfigError(
                 "an API key is too short or has odd characters; accepted are 8 or more printable ASCII characters"
             )
+
+
+def _check_collector(url: str | None) -> None:
+    """Raises ConfigError for what is no address, or has a password in it, which would stand in the process list."""
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        name = "otlp_traces_endpoint"
+        raise ConfigError(
+            f"{name} is {url.rpartition('@')[2][:200]!r}; accepted is http://HOST:PORT or https://HOST:PORT, "
+            "with a path or without, and a password only as OTEL_EXPORTER_OTLP_HEADERS in the environment",
+            settings=[name],
+        )
 
 
 def with_fields(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.api.embedding import embedding_of
 from linnet.api.generation import Dispatcher, Sample
 from linnet.api.moderation import Moderate, ModerationError, Verdict, failure
-from linnet.api.opening import LOG_FORMAT, Opening
+from linnet.api.opening import Opening
 from linnet.api.output import Completion, Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt, prepare_prompt, prepare_prompts
 from linnet.api.requests import RequestBuilder, Terms
@@ -36,7 +36,6 @@ __all__ = [
     "ENGINE_MODULE",
     "GRAMMAR",
     "LLM",
-    "LOG_FORMAT",
     "BackendSettings",
     "Comparison",
     "Completion",

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from linnet.api.loading import load
-from linnet.api.opening import LOG_FORMAT, Opening
+from linnet.api.opening import Opening
 from linnet.api.warming import Warming
 from linnet.engine import (
     Channel,
@@ -27,11 +27,12 @@ from linnet.engine import (
     refused_frame,
 )
 from linnet.errors import LinnetError, defect, machine_sentence
+from linnet.logs import begin_log, write_json
 
 
 def main(connection: socket.socket) -> None:
     """Serve one engine over ``connection``; never returns."""
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    begin_log()
     try:
         status = _serve(Channel(connection))
     except BaseException as error:
@@ -46,6 +47,8 @@ def _serve(channel: Channel) -> int:
         told = channel.receive(msgspec.msgpack.Decoder(dict[str, Any]))
         if told is None:
             return 0
+        if told["log_json"]:
+            write_json()
         opening = Opening.of_plain(told)
     except (FrameError, TypeError, KeyError) as error:
         logging.getLogger(__name__).error("the engine was told to open nothing: %s", type(error).__name__)

@@ -8,9 +8,6 @@ from typing import Any
 from linnet.backends.interface import KVCache, Policy
 from linnet.settings import BackendSettings, EngineSettings
 
-LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
-"""Of the logs of a server and of its engine, which share standard error."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:

@@ -44,10 +44,10 @@ class ServedModel(OpenedModel):
     environment: Mapping[str, str] | None = None
 
 
-def begin_opening(opening: Opening, process: ChildProcess) -> EngineChild:
-    """Tell ``process`` (a child that runs ENGINE_MODULE) what to open. Returns at once."""
+def begin_opening(opening: Opening, process: ChildProcess, *, log_json: bool = False) -> EngineChild:
+    """Tell ``process`` (a child that runs ENGINE_MODULE) what to open, and how to write its log. Returns at once."""
     child = EngineChild(process)
-    child.tell(opening.plain())
+    child.tell({**opening.plain(), "log_json": log_json})
     return child
 
 
@@ -59,13 +59,14 @@ def open_in_process(
     most_restarts: int = 3,
     most_step_s: float | None = None,
     moderate: Moderate | None = None,
+    log_json: bool = False,
     clock: Callable[[], datetime] = datetime.now,
 ) -> ServedModel:
     """A model that ``child`` has begun to open; its tokenizer is read here meanwhile.
 
     ``most_restarts``: how often within ten minutes an engine that ends unasked is started again, with the same context
     and KV cache. ``most_step_s``: one that computes a step for longer, or says nothing, hangs and is killed; None: none
-    does. Raises CheckpointError, UnsupportedError, ConfigError,
+    does. ``log_json``: how such an engine writes its log. Raises CheckpointError, UnsupportedError, ConfigError,
     CapacityError as ``LLM`` does, and EngineUnavailableError if the process dies; then it has ended.
     """
     try:
@@ -85,7 +86,8 @@ def open_in_process(
     pinned = _pinned(opening, ready)
 
     def again() -> EngineChild:
-        return begin_opening(pinned, start_child(ENGINE_MODULE, child.process.environment))
+        process = start_child(ENGINE_MODULE, child.process.environment)
+        return begin_opening(pinned, process, log_json=log_json)
 
     requests = RequestBuilder(tokenizer, ready.facts, lambda: secrets.randbits(64), moderate)
     return ServedModel(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linnet batch``: a file of requests in OpenAI's batch form, answered without a server."""
 
-import logging
 import os
 import time
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from linnet.cli.declaring import Given, offers
 from linnet.cli.serve_options import BATCH
 from linnet.cli.serving import open_served, served_names
 from linnet.errors import ConfigError
+from linnet.logs import begin_log
 from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig
 
 
@@ -46,11 +46,11 @@ def batch(
       linnet batch ./my-model IN.jsonl -o OUT.jsonl
       linnet batch ./my-model IN.jsonl -o OUT.jsonl --served-model-name gpt-4o-mini --max-num-seqs 128
     """
-    from linnet.api import LOG_FORMAT, begin_opening
+    from linnet.api import begin_opening
     from linnet.formats import resolve_model
     from linnet.serve import Answers, BatchCounts, BatchInterrupted, Requests, run_batch
 
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    begin_log()
     config = given.make(
         ServeConfig,
         names=given["names"] or served_names(model),

@@ -18,6 +18,7 @@ from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import SERVING
 from linnet.errors import ConfigError
+from linnet.logs import begin_log, json_line
 from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig, SessionLimits
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def serve(model: options.Model, *, given: Given) -> None:
 
 def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess | None, stack: ExitStack) -> int:
     """Open, serve to the end; returns the exit status. ``process`` becomes the engine, if there is one."""
-    from linnet.api import LOG_FORMAT, begin_opening
+    from linnet.api import begin_opening
     from linnet.formats import resolve_model
 
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    begin_log(config.log_json)
     if config.connections < ServeConfig.connections:
         logging.getLogger(__name__).warning(
             "at most %d connections instead of %d: this process may open no more files (ulimit -Hn)",
@@ -75,9 +76,11 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
         )
     directory = resolve_model(model, given["revision"])
     opening = options.opening(given, directory, given["policy"], given["kv_cache"], large_pages=True)
-    child = None if process is None else begin_opening(opening, process)
-    from linnet.serve import address_of, bind, release, run  # a good part of a second, in which the engine opens
+    child = None if process is None else begin_opening(opening, process, log_json=config.log_json)
+    # A good part of a second, in which the engine opens.
+    from linnet.serve import address_of, bind, check_traces, release, run
 
+    check_traces(config)
     listener = bind(config)
     try:
         served = open_served(opening, given, config, child, stack)
@@ -113,6 +116,7 @@ def open_served(  # type: ignore[no-untyped-def]
             most_restarts=config.engine_restarts,
             most_step_s=config.engine_timeout_s or None,
             moderate=given.get("moderation"),
+            log_json=config.log_json,
         )
     from linnet.api import LLM
 
@@ -131,14 +135,12 @@ def _close(llm) -> None:  # type: ignore[no-untyped-def]
 
 def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped-def]
     """Model, where to connect, numerics, and what the KV cache has room for (it is touched only as it fills)."""
-    import json
-
     tokens, memory = served.facts.kv_tokens, served.footprint
     recommended = str(served.sampling_defaults)
     if config.log_json:
-        return json.dumps(
+        return json_line(
+            "ready",
             {
-                "event": "ready",
                 "model": config.names[0],
                 "numerics": served.numerics_id,
                 "kv_tokens": tokens,
@@ -146,7 +148,7 @@ def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped
                 "predicted_memory": memory.parts(),
                 "sampling_defaults": recommended,
                 "url": address,
-            }
+            },
         )
     sequences = served.facts.scheduling.max_sequences
     return (

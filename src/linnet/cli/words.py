@@ -6,6 +6,7 @@ here. What the command-line parser refuses is said in the same way.
 """
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from linnet.cli.recipes import decided_by
 from linnet.cli.serve_options import SERVING
 from linnet.errors import LinnetError
+from linnet.logs import json_line
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises for an option, argument or command that it cannot take."""
@@ -79,12 +81,16 @@ class Command(TyperCommand):
         return super().parse_args(ctx, positional(args, [name for name in names if name in SPELLINGS], taking))
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; a LinnetError leaves with its parameters spelled as this command's options."""
+        """Run it; a LinnetError leaves with its parameters spelled as this command's options, or is a line of the log
+        where that is for machines."""
         try:
             return super().invoke(ctx)
         except LinnetError as error:
             error.args = (spelled(str(error), error.settings, ctx), *error.args[1:])
-            raise
+            if ctx.params.get("log_format") != "json":
+                raise
+            print(json_line("error", {"code": error.code, "message": str(error)}), file=sys.stderr, flush=True)
+            raise typer.Exit(error.exit_status) from None
 
 
 def positional(args: list[str], names: list[str], taking: Collection[str] = ()) -> list[str]:

@@ -5,6 +5,7 @@ from linnet.serve.app import Server, build_server
 from linnet.serve.batch import BatchCounts, BatchInterrupted, run_batch
 from linnet.serve.batch_files import Answers, Requests
 from linnet.serve.run import address_of, bind, release, run
+from linnet.serve.watching import check_traces
 from linnet.settings import RequestLimits, ServeConfig
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "address_of",
     "bind",
     "build_server",
+    "check_traces",
     "release",
     "run",
     "run_batch",

@@ -53,6 +53,8 @@ class Job:
         self.samples = tuple(samples)
         self.arrival_s = arrival_s
         self.left = False  # the client is gone
+        self.queued_s: float | None = None  # until the first of the samples was in a step
+        self.first_token_s: float | None = None  # of any sample, after the arrival
         self._bridge = bridge
         self._ticket = ticket
         self._pieces: deque[Piece] = deque()
@@ -110,6 +112,10 @@ class Job:
         """The handler is done with this job."""
         self.abort()
         self._ticket.leave()
+
+    def began(self, queued_s: float) -> None:
+        """For the bridge: how long a sample that has ended had waited."""
+        self.queued_s = queued_s if self.queued_s is None else min(self.queued_s, queued_s)
 
     def put(self, sample: Sample, piece: Piece) -> None:
         """For the bridge: news of a sample."""
@@ -246,6 +252,7 @@ class Bridge:
                 self._metrics().prompt_tokens.inc(len(sample.submit.prompt_token_ids))
             if event.queued_s is not None:
                 self._metrics().queued_s.observe(event.queued_s)
+                one.job.began(event.queued_s)
             self._end(one, now_s)
         one.job.put(sample, piece)
 
@@ -261,7 +268,9 @@ class Bridge:
         metrics = self._metrics()
         metrics.count_generated(tokens)
         if one.last_token_s is None:
-            metrics.first_token_s.observe(now_s - one.job.arrival_s)
+            waited_s = now_s - one.job.arrival_s
+            metrics.first_token_s.observe(waited_s)
+            one.job.first_token_s = waited_s if one.job.first_token_s is None else one.job.first_token_s
             metrics.prompt_tokens.inc(len(one.sample.submit.prompt_token_ids))
         else:
             metrics.next_token_s.observe(now_s - one.last_token_s)

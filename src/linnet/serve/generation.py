@@ -127,6 +127,7 @@ class Generation:
             asked_s = min_of(asked_s, _field_timeout(prepared))
             job = await self._submit(request, prepared, ticket, arrival_s, asked_s)
             stack.callback(job.close)
+            request.state.record.sent(prepared, job)
             departure.on_leave = job.leave
             if departure.left:
                 job.leave()

@@ -23,6 +23,8 @@ NEXT_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 
 REQUEST_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 SAMPLES = (1, 2, 5, 10, 20, 50, 100)
+LEFT = 499
+"""The status of a request whose client left before there was one, as nginx has it."""
 
 
 class Metrics:
@@ -90,10 +92,9 @@ class Metrics:
         """A request was refused by the bounded queue."""
         self._rejected.labels(**self._label, reason=reason.replace(" ", "_")).inc()
 
-    def answered(self, route: Any, status: int) -> None:
+    def answered(self, route: str | None, status: int) -> None:
         """A response went out (status 0: the client left first). Unknown routes share one label."""
-        path = getattr(route, "path", None) or "other"
-        self._http.labels(**self._label, route=path, status=str(status or 499)).inc()
+        self._http.labels(**self._label, route=route or "other", status=str(status or LEFT)).inc()
 
 
 class _EngineState:

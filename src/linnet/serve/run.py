@@ -8,7 +8,6 @@ starts before the first connection is accepted, and ends after the last answer i
 import asyncio
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
@@ -20,11 +19,13 @@ import uvicorn
 
 from linnet.api import ServedModel
 from linnet.errors import ConfigError
+from linnet.logs import json_line
 from linnet.serve.app import Server, build_server
 from linnet.serve.bridge import STOP_S
 from linnet.serve.connection import Connection
 from linnet.serve.security import check_bind
 from linnet.serve.status import report_status
+from linnet.serve.watching import watchers
 from linnet.settings import ServeConfig
 
 LEAVE_S = 5.0
@@ -126,8 +127,23 @@ async def _run(
     ready: Callable[[Server], None],
     live: Callable[[str], None] | None,
 ) -> int:
+    async with watchers(config, say) as told:
+        server = build_server(model, config)
+        server.app.watchers = told
+        await _serve(server, listener, config, say, ready, live)
+        return server.lifecycle.exit_status
+
+
+async def _serve(
+    server: Server,
+    listener: socket.socket,
+    config: ServeConfig,
+    say: Callable[[str], None],
+    ready: Callable[[Server], None],
+    live: Callable[[str], None] | None,
+) -> None:
+    """From the first connection to the last answer; ``lifecycle.exit_status`` says how it went."""
     loop = asyncio.get_running_loop()
-    server = build_server(model, config)
     lifecycle = server.lifecycle
     http = _Http(_http_config(server, config), lambda: ready(server))
     lifecycle.stop_listening = http.leave
@@ -159,7 +175,6 @@ async def _run(
             except TimeoutError:  # a step that never ends; nothing can be saved
                 lifecycle.exit_status = 1
             release(listener, config)
-    return lifecycle.exit_status
 
 
 def _look(server: Server) -> None:
@@ -174,8 +189,7 @@ def _last_line(server: Server, config: ServeConfig) -> str:
     if not config.log_json:
         return "; ".join(filter(None, (memory.sentence(), costs.sentence())))
     most, predicted = memory.peak_bytes(), memory.predicted.total_bytes
-    ended = {"event": "ended", "peak_memory_bytes": most, "predicted_memory_bytes": predicted}
-    return json.dumps(ended | costs.facts())
+    return json_line("ended", {"peak_memory_bytes": most, "predicted_memory_bytes": predicted} | costs.facts())
 
 
 def _http_config(server: Server, config: ServeConfig) -> uvicorn.Config:

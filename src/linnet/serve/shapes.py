@@ -19,6 +19,7 @@ from linnet.serve.logprobs import (
 )
 from linnet.serve.preparing import ModelFacts, Prepared
 from linnet.serve.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
+from linnet.serve.records import Usage
 from linnet.text import Tokenizer
 
 REASONS = {"policy": "content_filter"}
@@ -74,10 +75,8 @@ class _Envelope:
         return {**self._fields, "object": self._chunk_kind, "choices": [], "usage": self._usage(samples)}
 
     def _usage(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        generated = sum(len(sample.stream.token_ids) for sample in samples)
-        firsts = [sample for sample in samples if sample.index % self._prepared.params.n == 0]
-        cached = sum(one.stream.cached_tokens for one in firsts)
-        return {**self._tokens(generated), "prompt_tokens_details": {"cached_tokens": cached}}
+        usage = Usage.of(self._prepared, samples)
+        return {**self._tokens(usage.generated), "prompt_tokens_details": {"cached_tokens": usage.cached}}
 
     def _tokens(self, generated: int) -> dict[str, Any]:
         prompt = self._prepared.prompt_tokens

@@ -2,10 +2,10 @@
 """The status line: what happened since the last one, printed while there is traffic."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 
+from linnet.logs import json_line
 from linnet.scheduler import SchedulerCounters
 
 
@@ -52,5 +52,5 @@ async def report_status(
         look()
         if idle or now.steps != before.steps or now.running_requests or now.waiting_requests:
             facts = summary(before, now, tokens_now - tokens, max(at - since, 1e-9))
-            say(json.dumps({"event": "status", **facts}) if as_json else sentence(facts))
+            say(json_line("status", facts) if as_json else sentence(facts))
         before, tokens, since = now, tokens_now, at

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines for machines: whatever is logged is one JSON object on one line, without what an exception says."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from linnet.api import ENGINE_MODULE
+from linnet.child_process import start_child
+from linnet.engine import EngineChild
+from linnet.logs import JsonFormatter, json_line
+
+
+def record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("linnet.serve", logging.ERROR, "file.py", 1, message, arguments, info)
+
+
+def test_a_line_says_what_and_when_first() -> None:
+    at = datetime(2026, 2, 3, 4, 5, 6, 789_999, tzinfo=UTC)
+    assert json_line("ready", {"url": "é\n\u2028"}, at) == (
+        '{"event": "ready", "time": "2026-02-03T04:05:06.789Z", "url": "é\\n\u2028"}'
+    )
+    now = datetime.fromisoformat(json.loads(json_line("x", {}))["time"])
+    assert abs(now - datetime.now(timezone(timedelta(hours=2)))) < timedelta(minutes=1)
+
+
+def test_a_record_is_one_line_and_an_exception_its_type_and_places() -> None:
+    try:
+        raise ValueError("sentinel-8271-prompt")
+    except ValueError as error:
+        line = JsonFormatter().format(record('%s said "no"\nTraceback', "it", error=error))
+    assert "\n" not in line
+    assert "sentinel-8271" not in line
+    told = json.loads(line)
+    assert {name: told[name] for name in ("event", "level", "logger", "message")} == {
+        "event": "log", "level": "error", "logger": "linnet.serve", "message": 'it said "no"\nTraceback',
+    }  # fmt: skip
+    assert told["error"].startswith("ValueError in test_a_record_is_one_line")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="engines of their own run on Linux")
+def test_an_engine_of_its_own_writes_as_it_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    child = EngineChild(start_child(ENGINE_MODULE))
+    child.tell({"log_json": True, "nothing": "else"})
+    assert child.receive() is None
+    child.end()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "the engine was told to open nothing: KeyError"
