@@ -6,16 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import openai
 import pytest
-from serving import NAME, Running, SlowDigest, digest_model
+from serving import NAME, Running
+from speaking import MESSAGES, say, speaking
 from tool_templates import BEGUN, PLAIN, TAGGED_OBJECTS, THINKING
 
-from linnet.backends.interface import Batch
-from linnet.text import ChatTemplates
-
-MESSAGES: Any = [{"role": "user", "content": "x"}]
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"enum": ["Bern", "Rome"]}, "days": {"type": "integer", "minimum": 0, "maximum": 9}},
@@ -29,39 +25,6 @@ CALLS = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bern"}}\n</tool_call>\n'
     '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 )
-
-
-class Speaking(SlowDigest):
-    """Says ``script`` after a prompt of ``prompt_tokens``, then ends."""
-
-    script: tuple[int, ...] = ()
-    prompt_tokens = 0
-
-    def execute(self, batch: Batch, states: list[np.ndarray]) -> None:
-        super().execute(batch, states)
-        for output, row in enumerate(batch.output_rows):
-            place = int(batch.positions[row]) + 1 - self.prompt_tokens
-            if self.script and 0 <= place < len(self.script):
-                self._logits[output, self.script[place]] += 1000.0
-
-
-def speaking(template: str) -> Any:
-    model = digest_model(max_model_len=2048, num_blocks=4096)
-    model.tokenizer.templates = ChatTemplates({"default": template})
-    model.executable.__class__ = Speaking
-    return model
-
-
-def say(running: Running, text: str, **request: Any) -> dict[str, Any]:
-    """Have the model answer a chat request with the text; the arguments of the request."""
-    given: dict[str, Any] = {"model": NAME, "messages": MESSAGES, **request}
-    shown = {name: given[name] for name in ("messages", "tools") if name in given}
-    asked = running.http.post("/tokenize", json={"model": NAME, **shown})
-    model = running.llm
-    model.executable.prompt_tokens = asked.json()["count"]
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
-    model.executable.script = (*ids, model.tokenizer.eos_token_ids[0])
-    return {"max_tokens": len(ids) + 8, "temperature": 0, **given}
 
 
 @pytest.fixture(scope="module")

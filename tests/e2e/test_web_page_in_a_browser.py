@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from serving import LONG, NAME, Running, digest_model, eventually
+from speaking import say, speaking
+from tool_templates import THINKING
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 expect = sync_api.expect
@@ -179,6 +181,89 @@ def test_every_letter_of_an_answer_shows_its_token(page: Any) -> None:
     expect(page.locator("#news")).to_contain_text(re.compile(r", [\d.]+ %$"))
 
 
+@pytest.fixture(scope="module")
+def thinking(chromium: Any) -> Iterator[tuple[Any, Running]]:
+    """The page of a model that thinks before it speaks."""
+    with Running(speaking(THINKING)) as server, chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(server.url)
+        expect(page.locator("#model-name")).to_contain_text(NAME)
+        yield page, server
+
+
+def begin(page: Any, server: Running, answer: str, *before: dict[str, str], pace_s: float = 0.0) -> Any:
+    """A conversation's next answer will be this one."""
+    if not before:
+        page.get_by_role("button", name="New conversation").click()
+    say(server, answer, messages=[*before, {"role": "user", "content": "the rain"}])
+    server.llm.executable.delay_s = pace_s
+    return ask(page, "the rain", temperature=0)
+
+
+THOUGHT, SAID = "It *rains*; the hat\nis in.", "A **hat**, in the rain."
+WHOLE = f"<think>\n{THOUGHT}\n</think>\n\n{SAID}"
+
+
+def test_thoughts_are_open_until_the_answer_begins(thinking: tuple[Any, Running]) -> None:
+    page, server = thinking
+    answer = begin(page, server, WHOLE, pace_s=0.05)
+    thoughts = answer.locator("details.thoughts")
+    expect(thoughts.locator("summary")).to_have_text("Thinking …")
+    expect(thoughts).to_have_attribute("open", "")
+    expect(page.locator("#news")).to_have_text("The model is thinking.")
+    expect(thoughts.locator("summary")).to_have_text("Thoughts")
+    assert answer.get_attribute("aria-busy") == "true"  # it speaks
+    expect(thoughts).not_to_have_attribute("open", "")
+    complete(answer)
+    said = answer.locator(".body:not(.thought)")
+    assert (said.inner_text(), said.locator("strong").inner_text()) == ("A hat, in the rain.", "hat")
+    thoughts.locator("summary").focus()
+    page.keyboard.press("Enter")
+    group = page.get_by_role("group", name="Thoughts", exact=True).last
+    expect(group).to_be_visible()
+    assert group.inner_text() == "It rains; the hat is in."
+    assert group.get_attribute("aria-live") == "off"
+    expect(answer.locator(".foot")).to_contain_text(re.compile(r"^\d+ tokens, \d+ of them thoughts · "))
+
+
+def test_thoughts_that_somebody_has_opened_or_closed_stay_so(thinking: tuple[Any, Running]) -> None:
+    page, server = thinking
+    answer = begin(page, server, WHOLE, pace_s=0.05)
+    summary = answer.locator("details.thoughts summary")
+    expect(summary).to_have_text("Thinking …")
+    summary.press("Enter")
+    summary.press("Enter")
+    complete(answer)
+    expect(answer.locator("details.thoughts")).to_have_attribute("open", "")
+
+
+def test_letters_of_thoughts_show_their_tokens_and_are_sent_back(thinking: tuple[Any, Running]) -> None:
+    page, server = thinking
+    sent: list[Any] = []
+    page.on("request", lambda request: request.method == "POST" and sent.append(json.loads(request.post_data)))
+    answer = begin(page, server, WHOLE)
+    complete(answer)
+    spans = answer.evaluate(
+        "one => one.answer.tokens.spans.map(span => one.answer.source.all.slice(span.begin, span.end))"
+    )
+    assert "".join(spans) == THOUGHT + SAID
+    for name, text in ((".body:not(.thought)", "A hat, in the rain."), (".thought", "It rains; the hat\nis in.")):
+        letters = answer.locator(name).locator(".token").all_text_contents()
+        assert "".join(letters) == text
+    turn = {"role": "assistant", "content": SAID, "reasoning_content": THOUGHT}
+    complete(begin(page, server, WHOLE, {"role": "user", "content": "the rain"}, turn))
+    assert sent[1]["messages"][1] == turn
+
+
+def test_an_answer_that_ends_in_thoughts_is_an_answer(thinking: tuple[Any, Running]) -> None:
+    page, server = thinking
+    answer = begin(page, server, f"<think>\n{THOUGHT}")
+    complete(answer)
+    expect(answer.locator("details.thoughts summary")).to_have_text("Thoughts")
+    assert page.evaluate("document.querySelector('#message').value") == ""
+    assert answer.locator(".body:not(.thought)").inner_text() == ""
+
+
 TOKENS = {  # bytes of each token, the text -> [letters, tokens of them]
     "whole letters": ([b"a", b" b\xc3\xa9"], "a b\xe9", [["a", [0]], [" b\xe9", [1]]]),
     "a letter of two": ([b"\xc3", b"\xa9", b"c"], "\xe9c", [["\xe9", [0, 1]], ["c", [2]]]),
@@ -186,6 +271,7 @@ TOKENS = {  # bytes of each token, the text -> [letters, tokens of them]
     "one token in two letters": ([b"a\xcf", b"\xa3"], "a\u03e3", [["a", [0]], ["\u03e3", [0, 1]]]),
     "a special token that is not shown": ([b"a", b"<|end|>", b"b"], "ab and more", [["a", [0]], ["b", [2]]]),
     "a space that the text leaves out": ([b" a", b" b"], "a b", [["a", [0]], [" b", [1]]]),
+    "white space where thoughts end": ([b"a", b" .\n", b"\n", b"b"], "a .b", [["a", [0]], [" .", [1]], ["b", [3]]]),
     "an end within a letter": ([b"a", b"\xe2\x82"], "a\ufffd", [["a", [0]], ["\ufffd", [1]]]),
 }
 

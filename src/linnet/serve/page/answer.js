@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One message on the page: its text as it grows, its tokens, what it took.
+// One message on the page: its text as it grows, its thoughts, its tokens, what it took.
 
+import { Source } from "./source.js";
+import { Thoughts } from "./thoughts.js";
 import { Tokens } from "./tokens.js";
 import { render } from "./markdown.js";
 
@@ -33,7 +35,8 @@ export class Question extends Message {
 export class Answer extends Message {
   constructor(name) {
     super("assistant", name);
-    this.text = "";
+    this.source = new Source();
+    this.thoughts = null;
     this.tokens = new Tokens();
     this.chunks = 0;
     this.began = performance.now();
@@ -47,6 +50,14 @@ export class Answer extends Message {
     this.node.answer = this;
   }
 
+  get text() {
+    return this.source.text("content");
+  }
+
+  get thought() {
+    return this.source.text("reasoning_content");
+  }
+
   /** A chunk of the stream. */
   take(chunk) {
     if (chunk.usage) this.usage = chunk.usage;
@@ -54,13 +65,28 @@ export class Answer extends Message {
     if (!choice) return;
     if (choice.logprobs?.content) this.tokens.add(choice.logprobs.content);
     if (choice.finish_reason) this.reason = choice.finish_reason;
-    const fresh = choice.delta.content ?? "";
-    if (!fresh && !choice.logprobs) return;
+    const { content, reasoning_content: thought } = choice.delta;
+    if (!content && !thought && !choice.logprobs) return;
     this.last = performance.now();
     this.first ??= this.last;
     this.chunks += 1;
-    this.text += fresh;
+    if (thought) this.think(thought);
+    if (content) this.speak(content);
     this.redraw();
+  }
+
+  think(fresh) {
+    if (!this.thoughts) {
+      this.thoughts = new Thoughts();
+      this.body.before(this.thoughts.node);
+      this.node.dispatchEvent(new Event("thinking", { bubbles: true }));
+    }
+    this.source.add("reasoning_content", fresh);
+  }
+
+  speak(fresh) {
+    if (!this.text) this.thoughts?.end();
+    this.source.add("content", fresh);
   }
 
   redraw() {
@@ -71,20 +97,22 @@ export class Answer extends Message {
 
   draw() {
     this.drawn = false;
-    this.tokens.follow(this.text);
-    render(this.body, this.text, (placed) => this.leaf(placed));
+    this.tokens.follow(this.source.all);
+    render(this.body, this.text, (placed) => this.leaf("content", placed));
+    if (this.thoughts) render(this.thoughts.body, this.thought, (placed) => this.leaf("reasoning_content", placed));
     this.foot.textContent = this.measures();
     this.node.dispatchEvent(new Event("grown", { bubbles: true }));
   }
 
-  /** Nodes of plain text, cut where tokens meet. */
-  leaf(placed) {
+  /** Nodes of plain text of one of its texts, cut where tokens meet. */
+  leaf(name, placed) {
+    const token = (letter) => this.tokens.at(this.source.place(name, placed.at[letter]));
     const nodes = [];
     let begin = 0;
     while (begin < placed.text.length) {
-      const index = this.tokens.at(placed.at[begin]);
+      const index = token(begin);
       let end = begin + 1;
-      while (end < placed.text.length && this.tokens.at(placed.at[end]) === index) end += 1;
+      while (end < placed.text.length && token(end) === index) end += 1;
       const text = placed.text.slice(begin, end);
       nodes.push(index < 0 ? document.createTextNode(text) : this.span(index, text));
       begin = end;
@@ -103,7 +131,8 @@ export class Answer extends Message {
 
   measures() {
     const count = this.usage?.completion_tokens ?? (this.tokens.count || this.chunks);
-    const facts = [`${count} token${count === 1 ? "" : "s"}`];
+    const thought = this.usage?.completion_tokens_details?.reasoning_tokens;
+    const facts = [`${count} token${count === 1 ? "" : "s"}${thought ? `, ${thought} of them thoughts` : ""}`];
     if (count > 1 && this.last > this.first) {
       facts.push(`${((1000 * (count - 1)) / (this.last - this.first)).toFixed(1)} tokens/s`);
     }
@@ -116,9 +145,16 @@ export class Answer extends Message {
     return facts.join(" · ");
   }
 
+  /** As it is sent back with the next message. */
+  turn() {
+    const thought = this.thought ? { reasoning_content: this.thought } : {};
+    return { role: "assistant", content: this.text, ...thought };
+  }
+
   /** Nothing more comes. `problem`: a sentence, where that was no proper end. */
   end(problem) {
     this.node.setAttribute("aria-busy", "false");
+    this.thoughts?.end();
     this.tokens.end();
     this.draw();
     if (!problem) return;

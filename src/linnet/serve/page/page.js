@@ -70,9 +70,11 @@ async function send(text) {
   conversation.append(question.node, answer.node);
   toEnd();
   await fill(answer);
-  if (answer.text) turns.push({ role: "assistant", content: answer.text });
-  else turns.pop(); // a message without an answer is taken back
-  if (!answer.text && !message.value) message.value = text;
+  if (answer.text || answer.thought) turns.push(answer.turn());
+  else {
+    turns.pop(); // a message without an answer is taken back
+    message.value ||= text;
+  }
 }
 
 async function fill(answer) {
@@ -111,6 +113,7 @@ function toEnd() {
 conversation.addEventListener("grown", () => {
   if (following) conversation.scrollTop = conversation.scrollHeight;
 });
+conversation.addEventListener("thinking", () => (field("news").textContent = "The model is thinking."));
 conversation.addEventListener("scroll", () => {
   following = conversation.scrollHeight - conversation.scrollTop - conversation.clientHeight < 40;
 }, { passive: true });

@@ -35,6 +35,7 @@ export class Tokens {
     this.owners = []; // the token of each of them
     this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     this.place = 0;
+    this.ended = false;
   }
 
   /** More tokens, as `logprobs.content` has them. */
@@ -52,6 +53,7 @@ export class Tokens {
   /** No more tokens come: a letter that is not whole is shown as what it is. */
   end() {
     this.release(this.bytes.length);
+    this.ended = true;
   }
 
   /** The first `count` bytes are text. */
@@ -65,13 +67,21 @@ export class Tokens {
   follow(source) {
     while (this.waiting.length) {
       const { text, chosen } = this.waiting[0];
-      const shown = [text, text.trimStart()].find((one) => one && source.startsWith(one, this.place));
-      if (shown === undefined && source.length - this.place < text.length) return; // the text is still to come
+      let shown = this.find([text, text.trimStart()], source);
+      if (shown === undefined) {
+        if (!this.ended && source.length - this.place < text.length) return; // the text is still to come
+        shown = this.find([text.trimEnd(), text.trim()], source); // white space where thoughts end means nothing
+      }
       this.waiting.shift();
       if (shown === undefined) continue;
       this.spans.push(new Span(this.place, this.place + shown.length, chosen));
       this.place += shown.length;
     }
+  }
+
+  /** The first of some texts that stands where the next token would. */
+  find(texts, source) {
+    return texts.find((one) => one && source.startsWith(one, this.place));
   }
 
   /** The index of the span that has this letter, or -1. */
