@@ -76,7 +76,7 @@ void make(Case& c) {
     c.row.top_ids = c.top_ids.data();
     c.row.top_values = c.top_values.data();
     c.row.token = &c.token;
-    c.row.logprob = &c.logprob;
+    c.row.logprob = c.row.top_logprobs == 0 && pick(0, 1) == 0 ? nullptr : &c.logprob;
 }
 
 void check(const std::string& tier, int trial, const Case& c) {

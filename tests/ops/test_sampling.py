@@ -90,6 +90,23 @@ def test_random_batches_draw_the_reference_tokens(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_without_log_probabilities_the_same_tokens_are_drawn(isa: str) -> None:
+    for trial in range(8):
+        rng = np.random.default_rng(trial)
+        vocabulary = int(rng.choice([1, 33, 5003]))
+        logits = (rng.normal(size=(5, vocabulary)) * 3).astype(np.float32)
+        logits[trial % 5, 0] = np.nan
+        batch = random_batch(rng, 24, 5, vocabulary)
+        told = native(isa, logits, batch)[0]
+        batch.top_logprobs = None
+        tokens, logprobs, top_ids, top_logprobs = native(isa, logits, batch)
+        expected = reference.sample(logits, batch)
+        np.testing.assert_array_equal(tokens, told, err_msg=f"seed {trial}")
+        assert np.isnan(logprobs).all() and np.isnan(expected.logprobs).all()
+        assert top_ids.shape == top_logprobs.shape == expected.top_ids.shape == (24, 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_flat_distributions_over_a_large_vocabulary(isa: str) -> None:
     """A share of a mass that tens of thousands of tokens hold, with and without ties and rare tokens cut off."""
     rng = np.random.default_rng(11)

@@ -150,6 +150,10 @@ static int32_t choose(const SampleRow& row, const float* logits, const Greatest&
 
 // ---- log-probabilities of the raw distribution
 
+static double normaliser_of(const SampleRow& row, float peak) {
+    return double(peak) + natural_log(exponential_sum(row.logits, row.vocabulary, peak));
+}
+
 static void sample(const SampleRow& row, void* scratch) {
     const int64_t stride = padded(row.vocabulary);
     float* area = (float*)scratch;
@@ -159,14 +163,14 @@ static void sample(const SampleRow& row, void* scratch) {
     const Greatest peak = greatest_of(row.logits, row.vocabulary);
     if (peak.index < 0) {
         *row.token = -1;
-        *row.logprob = __builtin_nanf("");
+        if (row.logprob != nullptr) *row.logprob = __builtin_nanf("");
         for (int32_t i = 0; i < row.top_logprobs; ++i) {
             row.top_ids[i] = 0;
             row.top_values[i] = __builtin_nanf("");
         }
         return;
     }
-    const double normaliser = double(peak.value) + natural_log(exponential_sum(row.logits, row.vocabulary, peak.value));
+    const double normaliser = row.logprob != nullptr ? normaliser_of(row, peak.value) : 0.0;
     if (row.top_logprobs > 0) {
         const Candidates raw = {row.vocabulary, nullptr, const_cast<float*>(row.logits), nullptr};
         Candidates best = {0, gathered.ids, gathered.keys, nullptr};
@@ -185,6 +189,7 @@ static void sample(const SampleRow& row, void* scratch) {
     } else {
         *row.token = choose(row, row.logits, peak, full, gathered);
     }
+    if (row.logprob == nullptr) return;
     *row.logprob = *row.token < 0 ? __builtin_nanf("") : float(double(row.logits[*row.token]) - normaliser);
 }
 

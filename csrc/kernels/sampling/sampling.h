@@ -34,7 +34,7 @@ struct SampleRow {
     int32_t top_logprobs = 0;           // <= vocabulary
 
     int32_t* token = nullptr;    // -1: no usable distribution
-    float* logprob = nullptr;    // of the raw distribution
+    float* logprob = nullptr;    // of the raw distribution; null: not wanted, nor are any top_logprobs then
     int32_t* top_ids = nullptr;  // [top_logprobs], greatest first, ties to the lowest id
     float* top_values = nullptr;
 };

@@ -146,7 +146,7 @@ class SamplingBatch:
     bias_offsets: np.ndarray  # int64 [n + 1]
     bias_ids: np.ndarray  # int32, no id twice within an entry
     bias_values: np.ndarray  # float32
-    top_logprobs: int = 0  # how many alternatives to return for every entry
+    top_logprobs: int | None = 0  # how many alternatives to return for every entry; None: no log-probabilities at all
     allowed: np.ndarray | None = None  # uint32 [n, ceil(vocabulary / 32)]; bit id % 32 of word id // 32 set = allowed
 
     @staticmethod
@@ -176,7 +176,7 @@ class SamplingBatch:
 
 @dataclass
 class SampleResult:
-    """Logprobs are of the raw distribution (before mask, bias, penalties and temperature).
+    """Logprobs are of the raw distribution (before mask, bias, penalties and temperature); NaN where none was wanted.
 
     A row without a usable distribution (NaN among its logits, or no allowed token) gets token id -1; the other rows of
     the batch are unaffected.

@@ -16,7 +16,7 @@ LEAST_TEMPERATURE = 1e-5
 @dataclass(frozen=True, slots=True)
 class SamplingEntry:
     """One row to sample. ``known`` is prompt and generated tokens; ``allowed`` the matcher's words or None;
-    ``alternatives``: how many of the likeliest tokens are to be told."""
+    ``alternatives``: how many of the likeliest tokens are to be told beside the drawn one; None: no log-probability."""
 
     row: int
     params: SamplingParams
@@ -25,7 +25,7 @@ class SamplingEntry:
     prompt_tokens: int
     stop_token_ids: frozenset[int]
     allowed: np.ndarray | None = None
-    alternatives: int = 0
+    alternatives: int | None = None
 
     @property
     def position(self) -> int:
@@ -112,7 +112,7 @@ def sampling_batch(entries: Sequence[SamplingEntry], words: int) -> SamplingBatc
         bias_offsets=np.array(bias_sizes, np.int64),
         bias_ids=np.array(bias_ids, np.int32),
         bias_values=np.array(bias_values, np.float32),
-        top_logprobs=max((entry.alternatives for entry in entries), default=0),
+        top_logprobs=max((entry.alternatives for entry in entries if entry.alternatives is not None), default=None),
         allowed=_allowed(entries, words),
     )
 

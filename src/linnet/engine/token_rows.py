@@ -108,7 +108,7 @@ class TokenRows:
             prompt_tokens=one.request.prompt_tokens,
             stop_token_ids=one.submit.stop_token_ids,
             allowed=allowed,
-            alternatives=one.beams.alternatives if one.beams is not None else one.submit.params.logprobs or 0,
+            alternatives=one.beams.alternatives if one.beams is not None else one.submit.params.logprobs,
         )
 
 

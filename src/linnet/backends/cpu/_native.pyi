@@ -317,7 +317,7 @@ class Sampler:
         bias_offsets: NDArray[np.int64],
         bias_ids: NDArray[np.int32],
         bias_values: NDArray[np.float32],
-        top_logprobs: int,
+        top_logprobs: int | None,
         allowed: NDArray[np.uint32] | None,
         purpose: int = 0,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]: ...

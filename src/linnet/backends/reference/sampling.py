@@ -44,7 +44,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def sample(logits: np.ndarray, sampling: SamplingBatch) -> SampleResult:
     """One token per entry from fp32 logits [outputs, vocabulary]."""
     n, vocabulary = len(sampling.rows), logits.shape[1]
-    k = sampling.top_logprobs
+    k = sampling.top_logprobs or 0
     if not 0 <= k <= vocabulary:
         raise ConfigError(f"top_logprobs must lie in 0 .. {vocabulary}, not {k}")
     result = SampleResult(
@@ -63,7 +63,7 @@ def sample(logits: np.ndarray, sampling: SamplingBatch) -> SampleResult:
         result.top_ids[entry], result.top_logprobs[entry] = order, logprobs[order]
         token = _draw(adjust(raw, sampling, entry), sampling, entry)
         result.token_ids[entry] = token
-        if token >= 0:
+        if token >= 0 and sampling.top_logprobs is not None:
             result.logprobs[entry] = logprobs[token]
     return result
 
