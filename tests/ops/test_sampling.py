@@ -102,7 +102,8 @@ def test_without_log_probabilities_the_same_tokens_are_drawn(isa: str) -> None:
         tokens, logprobs, top_ids, top_logprobs = native(isa, logits, batch)
         expected = reference.sample(logits, batch)
         np.testing.assert_array_equal(tokens, told, err_msg=f"seed {trial}")
-        assert np.isnan(logprobs).all() and np.isnan(expected.logprobs).all()
+        assert np.isnan(logprobs).all()
+        assert np.isnan(expected.logprobs).all()
         assert top_ids.shape == top_logprobs.shape == expected.top_ids.shape == (24, 0)
 
 
