@@ -6,8 +6,9 @@ them all.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from linnet.api.output import Piece, RequestOutput, SampleStream
 from linnet.api.prompts import PreparedPrompt
@@ -156,15 +157,20 @@ def _together(submit: Submit) -> int:
     return submit.params.n if submit.gang == submit.request_id else 0
 
 
-def request_output(prompt: PreparedPrompt, samples: Sequence[Sample]) -> RequestOutput:
-    """The record of a finished request. Raises LinnetError when the engine ended a sample with an error."""
+def request_output(
+    prompt: PreparedPrompt, samples: Sequence[Sample], message: Callable[[Sample], Mapping[str, Any]] | None
+) -> RequestOutput:
+    """The record of a finished request; ``message``: what a sample comes to, in a conversation.
+
+    Raises LinnetError when the engine ended a sample with an error.
+    """
     for sample in samples:
         sample.raise_error()
     first = samples[0].stream
     return RequestOutput(
         prompt=prompt.text,
         prompt_token_ids=prompt.token_ids,
-        outputs=tuple(sample.stream.completion() for sample in samples),
+        outputs=tuple(sample.stream.completion(message and message(sample)) for sample in samples),
         prompt_logprobs=first.prompt_scores,
         cached_tokens=first.cached_tokens,
     )

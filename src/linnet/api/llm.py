@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet.api.chats import Answering, answering
 from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
 from linnet.api.embedding import embedding_of
 from linnet.api.generation import Dispatcher, Progress, TokensDone, request_output
@@ -36,6 +37,8 @@ from linnet.api.scoring import Comparison, score_rows
 from linnet.api.served import ServedModel
 from linnet.api.sessions import Content, Sessions, Turn, check_answered, check_single, form_of
 from linnet.api.structured import StructuredOutput
+from linnet.api.tools import ModelForms
+from linnet.api.tools.asked import linked, tool_use
 from linnet.api.warming import Warming
 from linnet.backends.interface import KVCache, Policy
 from linnet.engine import (
@@ -170,6 +173,12 @@ class LLM(OpenedModel):
         """What the numbers were measured on, for Reports."""
         return {**machine_record(), "backend": self.backend_name, "numerics": self.numerics_id}
 
+    @cached_property
+    def forms(self) -> ModelForms:
+        """How it writes calls and thoughts, found from its chat template. Others may be put in their place:
+        ``llm.forms = ModelForms(llm.tokenizer, "hermes")``."""
+        return ModelForms(self.tokenizer)
+
     # Its engine.
 
     def served(self) -> ServedModel:
@@ -256,6 +265,8 @@ class LLM(OpenedModel):
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
         template: str | None = None,
@@ -271,19 +282,25 @@ class LLM(OpenedModel):
         Without ``params`` as in ``generate``. Where no max_tokens is given an answer ends after what the checkpoint
         recommends, else after CHAT_MAX_TOKENS, or where the context is full.
 
+        ``message`` of each completion is what the answer comes to: what is said, thought and called, told apart as the
+        server does it (``forms``), to be appended to the messages. ``tools``: functions as OpenAI's API describes them,
+        that the model may call under ``tool_choice`` (``"auto"``, ``"required"``, ``"none"``, or a function's name as
+        an object); arguments fit their schemas. The results follow as messages of the role ``tool``.
         ``session``: the messages go on from all that the session holds (``self.sessions``; a new id begins one), and
         are its next turn if they are answered. ``prompt_modules``: names of texts (``add_prompt_module``) that form the
         system message, before one that is given; in a session, of its first turn. ``structured`` as in ``generate``.
         """
+        use = tool_use(tools, tool_choice, parallel_tool_calls)
         conversations = [messages] if is_conversation(messages) or not messages else messages
         if session is not None:
             check_answered(add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message)
 
         def encoded(conversation: Content) -> PreparedPrompt:
+            shown, described = self.forms.shown(linked(conversation), use)  # type: ignore[arg-type]
             text = self.tokenizer.apply_chat_template(
-                conversation,  # type: ignore[arg-type]
+                shown,
                 add_generation_prompt=add_generation_prompt,
-                tools=tools,
+                tools=described,
                 documents=documents,
                 template_arguments=template_arguments,
                 template=template,
@@ -296,8 +313,12 @@ class LLM(OpenedModel):
             chosen = prepare_params(params, len(prompts), self._recommended)
             bounded = any(one.max_tokens is None for one in chosen)
             most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
-            terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
-            return self._complete(prompts, chosen, progress, terms, turn=turn)
+            terms = Terms(default_max_tokens=most, timeout_s=timeout_s)
+            answers = [
+                answering(self.forms, prompt.text or "", use, structured, self._check, continue_final_message)
+                for prompt in prompts
+            ]
+            return self._complete(prompts, chosen, progress, terms, turn=turn, answers=answers)
 
     def add_prompt_module(self, name: str, text: str) -> None:
         """Name a text that prompts may begin with (``prompt_modules=[name, …]`` of ``generate`` and ``chat``).
@@ -412,8 +433,11 @@ class LLM(OpenedModel):
         if structured is None:
             return None
         grammar = structured.description()
-        self._grammars.matcher(grammar).result()
+        self._check(grammar)
         return grammar
+
+    def _check(self, grammar: str) -> None:
+        self._grammars.matcher(grammar).result()
 
     def _complete(
         self,
@@ -423,11 +447,19 @@ class LLM(OpenedModel):
         terms: Terms,
         tokens_done: TokensDone | None = None,
         turn: Turn | None = None,
+        answers: Sequence[Answering] = (),
     ) -> list[RequestOutput]:
+        """``answers``: of each prompt of a chat."""
         if turn is not None:
             check_single(params[0].n)
-        requests = [self.requests.samples([prompt], one, terms) for prompt, one in zip(prompts, params, strict=True)]
+        own = [replace(terms, grammar=one.grammar, shown=one.shown) for one in answers] or [terms] * len(prompts)
+        requests = [
+            self.requests.samples([prompt], one, under) for prompt, one, under in zip(prompts, params, own, strict=True)
+        ]
         self._dispatcher.run(requests, progress, tokens_done)
         if turn is not None:
-            turn.take(requests[0][0])
-        return [request_output(prompt, samples) for prompt, samples in zip(prompts, requests, strict=True)]
+            turn.take(requests[0][0], answers[0].message(requests[0][0]) if answers else None)
+        return [
+            request_output(prompt, samples, answers[index].message if answers else None)
+            for index, (prompt, samples) in enumerate(zip(prompts, requests, strict=True))
+        ]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From engine events to text: one SampleStream per sample, and the records that ``LLM`` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,9 @@ class Completion:
     """One sample. ``stop_reason``: the stop string or stop token id that ended it, None for any other end.
 
     ``token_ids`` hold every sampled token, a stop token and the tokens of a stop string included; ``text`` does not
-    show them unless include_stop_str. ``logprobs`` (one entry per token) is None unless asked for.
+    show them unless include_stop_str. ``logprobs`` (one entry per token) is None unless asked for. ``message``: of a
+    chat's answer, as the conversation has it: what is said (``content``), what is thought (``reasoning_content``) and
+    what is called (``tool_calls``), where there are such.
     """
 
     index: int
@@ -41,6 +43,7 @@ class Completion:
     finish_reason: FinishReason
     stop_reason: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    message: Mapping[str, Any] | None = None
 
     @property
     def cumulative_logprob(self) -> float | None:
@@ -160,8 +163,8 @@ class SampleStream:
         self.cached_tokens = finished.cached_tokens
         return self._piece(text, (), (), self.finish_reason)
 
-    def completion(self) -> Completion:
-        """The record of a finished sample."""
+    def completion(self, message: Mapping[str, Any] | None = None) -> Completion:
+        """The record of a finished sample; ``message``: see there."""
         assert self.finish_reason is not None, "completion() follows finish()"
         return Completion(
             index=self.index,
@@ -170,6 +173,7 @@ class SampleStream:
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason if self.finish_reason == "stop" else None,
             logprobs=tuple(self.logprobs) if self._params.logprobs is not None else None,
+            message=message,
         )
 
     def _may_show(self, text: str) -> bool:

@@ -250,9 +250,7 @@ class Generation:
 def answered(prepared: Prepared, sample: Sample, request_id: str) -> dict[str, Any] | None:
     """The message that a finished answer comes to; None where that is its text."""
     form = prepared.answer
-    if form is None:
-        return None
-    return form.read(sample.stream.text).message(partial(form.identity, request_id, sample.index))
+    return None if form is None else form.message(sample.stream.text, request_id, sample.index)
 
 
 def _step_back() -> None:

@@ -2,6 +2,7 @@
 """Tools and thoughts in answers: found, enforced and read. See interface."""
 
 from linnet.api.tools.answer import Answer, AnswerForm, AnswerReader
+from linnet.api.tools.asked import ToolsError
 from linnet.api.tools.choosing import Enforced, ModelForms, ToolUse, check_parsers
 from linnet.api.tools.interface import NO_PARAMETERS, CallPiece, Delta, Tool
 
@@ -16,5 +17,6 @@ __all__ = [
     "ModelForms",
     "Tool",
     "ToolUse",
+    "ToolsError",
     "check_parsers",
 ]

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -39,6 +40,10 @@ class AnswerForm:
         """A whole answer."""
         reader = self.reader()
         return Answer.of([reader.feed(text), reader.finish()])
+
+    def message(self, text: str, request_id: str, sample: int) -> dict[str, Any]:
+        """A whole answer as a client would send it back."""
+        return self.read(text).message(partial(self.identity, request_id, sample))
 
 
 @dataclass(frozen=True, slots=True)
