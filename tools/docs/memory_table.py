@@ -11,7 +11,6 @@ models' published config.json files; their published parameter counts are checke
 
 import argparse
 import json
-import math
 import os
 import re
 import struct
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linnet.backends.interface import KVCache, Limits
+from linnet.backends.interface import KVCache
 from linnet.backends.select import choose_backend
 from linnet.cli.numbers import human_bytes
 from linnet.formats import Checkpoint
@@ -29,7 +28,8 @@ from linnet.formats.forms.canonical_written import quantization_record
 from linnet.models.families import arch_spec
 from linnet.models.inventory import required_tensors
 from linnet.models.load import ModelSource, load_model
-from linnet.plan import Ledger, output_rows, predict
+from linnet.plan import Ledger, predict, step_needs
+from linnet.program.choose_numerics import choose_numerics
 from linnet.schemes.layouts import StoredTensor, stored_tensors
 from linnet.schemes.presets import parse_scheme
 from linnet.schemes.scheme import LinearScheme
@@ -131,14 +131,16 @@ def _write_hollow(path: Path, tensors: dict[str, StoredTensor], values: dict[str
 
 def ledger_of(source: ModelSource, kv_cache: KVCache = "auto") -> Ledger:
     """One sequence of CONTEXT_TOKENS, arithmetic `fast`, native kernels."""
-    limits = Limits(
+    program = choose_numerics(source.program, "fast", kv_cache)
+    needs = step_needs(
+        program,
+        output_width=source.spec.output_width,
         max_tokens=STEP_TOKENS,
         max_sequences=1,
-        max_outputs=output_rows(source.spec.vocabulary_size, STEP_TOKENS, 1),
         block_size=16,
-        max_blocks_per_sequence=math.ceil(CONTEXT_TOKENS / 16),
+        positions=CONTEXT_TOKENS,
     )
-    return predict(source, limits, "fast", choose_backend("cpu"), kv_cache)
+    return predict(source, needs.limits, "fast", choose_backend("cpu"), kv_cache, program, keep=needs.kept)
 
 
 def measure(shape: Shape, scheme: str, kv_caches: Iterable[KVCache] = ("auto",)) -> list[Ledger]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import linnet
 from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_bytes, plan_cache, swap_blocks
-from linnet.backends.interface import Backend, Executable, KVCache, Limits, Policy
+from linnet.backends.interface import Backend, Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
 from linnet.engine import Engine, Grammars, Pooling, StorePlace, limits_of
@@ -21,10 +21,10 @@ from linnet.errors import ConfigError, unknown_choice
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
 from linnet.models.pooling import read_pooling
-from linnet.plan import KVShape, kv_shape, output_rows, predict, server_growth_bytes
+from linnet.plan import KVShape, kv_shape, least_step_tokens, predict, server_growth_bytes, step_needs
 from linnet.process_memory import Footprint, resident_bytes
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
-from linnet.program.hidden import hidden_value, reads_whole_sequences
+from linnet.program.hidden import reads_whole_sequences
 from linnet.program.program import Program
 from linnet.scheduler import SchedulerConfig
 from linnet.settings import BackendSettings, EngineSettings
@@ -88,18 +88,18 @@ def load(
         reason = f"layers of {source.checkpoint.path.name} carry a state from token to token, not keys and values"
         engine = _without_prefixes(engine, reason, ", and it lies behind the last token only")
     if whole := reads_whole_sequences(program):
-        engine = _of_whole_prompts(engine, source)
+        engine = _of_whole_prompts(engine, source, program)
     chosen = choose_backend(wanted, program)
-    block_size = engine.block_size
-    rows = output_rows(source.spec.output_width, engine.token_budget, engine.max_sequences)
-    if whole:  # a row of hidden states for every token
-        rows = max(engine.token_budget, engine.max_sequences)
-    # As long a context as the model has: it adds some hundred kilobytes of block tables.
-    longest = -(-source.spec.max_positions // block_size)
-    limits = Limits(engine.token_budget, engine.max_sequences, max(rows, engine.max_sequences), block_size, longest)
-    hidden = hidden_value(program)
-    kept = tuple(dict.fromkeys([*keep, *([] if hidden is None else [hidden])]))
-    ledger = predict(source, limits, policy, chosen, kv_cache, program, tokenizer_bytes=0, keep=kept)
+    needs = step_needs(
+        program,
+        output_width=source.spec.output_width,
+        max_tokens=engine.token_budget,
+        max_sequences=engine.max_sequences,
+        block_size=engine.block_size,
+        positions=source.spec.max_positions,  # all that the model has: it adds some hundred kilobytes of block tables
+        keep=keep,
+    )
+    ledger = predict(source, needs.limits, policy, chosen, kv_cache, program, tokenizer_bytes=0, keep=needs.kept)
 
     def beside_bytes() -> int:
         """What is still to come: neither the interpreter, which is there, nor the KV cache."""
@@ -122,8 +122,10 @@ def load(
         shape,
         source,
     )
-    config = _scheduling(engine, cache, rows, engine.max_sequences if program.slot_states else 0, whole)
-    executable = chosen.prepare(source, policy, limits_of(config), kept, kv_cache, program)
+    config = _scheduling(
+        engine, cache, needs.limits.max_outputs, engine.max_sequences if program.slot_states else 0, whole
+    )
+    executable = chosen.prepare(source, policy, limits_of(config), needs.kept, kv_cache, program)
     stored, num_blocks = executable.stored_bytes_per_block, [group.num_blocks for group in config.groups]
     config = config.with_swap_blocks(swap_blocks(engine.kv_swap_bytes, stored, num_blocks))
     kv_bytes = sum(map(mul, num_blocks, executable.kv_bytes_per_block))
@@ -131,7 +133,7 @@ def load(
     footprint = replace(ledger.engine_footprint(kv_bytes, started_bytes), swap_bytes=swapped)
     place = StorePlace(engine.kv_swap_dir, _identity(source, executable, config) if engine.kv_swap_keep else None)
     pooling = read_pooling(source.checkpoint, "mean" if whole else "last")
-    return Loaded(source, executable, chosen.name, config, footprint, hidden, pooling, place)
+    return Loaded(source, executable, chosen.name, config, footprint, needs.hidden, pooling, place)
 
 
 def _identity(source: ModelSource, executable: Executable, config: SchedulerConfig) -> str:
@@ -188,7 +190,7 @@ def _scheduling(
     )
 
 
-def _of_whole_prompts(engine: EngineSettings, source: ModelSource) -> EngineSettings:
+def _of_whole_prompts(engine: EngineSettings, source: ModelSource, program: Program) -> EngineSettings:
     """Settings for a model whose tokens see those behind them: a step must hold the longest prompt."""
     reason = f"tokens of {source.checkpoint.path.name} see those behind them"
     longest = min(engine.max_model_len or source.spec.max_positions, source.spec.max_positions)
@@ -198,7 +200,7 @@ def _of_whole_prompts(engine: EngineSettings, source: ModelSource) -> EngineSett
             settings=["max_chunk_tokens", "max_model_len"],
         )
     engine = _without_prefixes(engine, reason, ", so that a prefix is not the same in front of others")
-    return replace(engine, token_budget=max(engine.token_budget, longest))
+    return replace(engine, token_budget=max(engine.token_budget, least_step_tokens(program, longest)))
 
 
 def _without_prefixes(engine: EngineSettings, reason: str, so: str) -> EngineSettings:

@@ -11,6 +11,7 @@ from linnet.plan.ledger import (
     predict,
     server_growth_bytes,
 )
+from linnet.plan.needs import StepNeeds, least_step_tokens, step_needs
 from linnet.plan.roofline import Bound, Roofline, roofline
 
 __all__ = [
@@ -20,10 +21,13 @@ __all__ = [
     "KVShape",
     "Ledger",
     "Roofline",
+    "StepNeeds",
     "describe",
     "kv_shape",
+    "least_step_tokens",
     "output_rows",
     "predict",
     "roofline",
     "server_growth_bytes",
+    "step_needs",
 ]

@@ -4,12 +4,14 @@
 from collections import Counter
 from typing import Any
 
-from linnet.backends.interface import Backend, Limits, Policy
+from linnet.backends.interface import Backend, Policy
 from linnet.backends.select import choose_backend
 from linnet.errors import ConfigError, LinnetError
 from linnet.models.load import ModelSource, stored_type
 from linnet.models.spec import StateSpaceSpec
-from linnet.plan.ledger import output_rows, predict
+from linnet.plan.ledger import predict
+from linnet.plan.needs import least_step_tokens, step_needs
+from linnet.program.choose_numerics import choose_numerics
 from linnet.schemes.scheme import LinearScheme, Scheme
 
 BLOCK_SIZE = 16
@@ -66,14 +68,16 @@ def describe(
         if not 1 <= value <= MOST_AT_ONCE:
             raise ConfigError(f"{name} is {value}; accepted is 1 to {MOST_AT_ONCE}", settings=[name])
     tokens = context or spec.max_positions
-    limits = Limits(
-        max_tokens=token_budget,
+    program = choose_numerics(source.program, policy, "auto")
+    needs = step_needs(
+        program,
+        output_width=spec.output_width,
+        max_tokens=max(token_budget, least_step_tokens(program, tokens)),
         max_sequences=sequences,
-        max_outputs=output_rows(spec.output_width, token_budget, sequences),
         block_size=BLOCK_SIZE,
-        max_blocks_per_sequence=-(-tokens // BLOCK_SIZE),
+        positions=tokens,
     )
-    ledger = predict(source, limits, policy, _native_backend())
+    ledger = predict(source, needs.limits, policy, _native_backend(), chosen=program, keep=needs.kept)
     mixers = list(spec.attentions.values())
     heads = dict.fromkeys(f"{mixer.heads} (KV {mixer.kv_heads}) of size {mixer.head_size}" for mixer in mixers)
     schemes = Counter(
