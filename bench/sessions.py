@@ -4,10 +4,11 @@
     python bench/sessions.py MODEL [--turns 10] [--new 64] [--memory 96MiB] [--strangers 4] [--restart]
 
 Three ways, turn by turn beside each other in one server: 'whole' sends everything and is held by the prefix cache like
-any other, 'session' sends the new message only and has its keys and values kept, and 'cold' is the whole conversation
-under a salt of its own, which nobody has computed before: what a turn costs without any cache. Strangers between two
-turns fill the KV cache, which holds two conversations. With --restart the server ends before the last turn and is
-started again, with a file for its blocks (--swap-keep) and a folder of sessions.
+any other (under a salt of its own, so that what the session has computed is not found), 'session' sends the new message
+only and has its keys and values kept, and 'cold' is the whole conversation under a new salt each turn: what it costs
+without any cache. Each is asked first in turn. Strangers between two turns fill the KV cache, which holds two
+conversations. With --restart the server ends before the last turn and is started again, with a file for its blocks
+(--swap-keep) and a folder of sessions.
 """
 
 import argparse
@@ -28,6 +29,9 @@ import httpx
 from server import free_port
 
 SAID = "Tell me more about the river, the people who live beside it and what they do when the water rises in spring. "
+
+
+Conversation = list[dict[str, str]]
 
 
 @contextmanager
@@ -53,7 +57,7 @@ def served(model: Path, folder: str, memory: str) -> Iterator[httpx.Client]:
         process.wait(60)
 
 
-def ask(http: httpx.Client, messages: list[dict[str, str]], new: int, **more: Any) -> dict[str, Any]:
+def ask(http: httpx.Client, messages: Conversation, new: int, **more: Any) -> dict[str, Any]:
     """A greedy chat request, streamed: bytes of its body, seconds to the first token, tokens found, the answer."""
     settings = {"model": "m", "max_tokens": new, "temperature": 0, "stream": True, "ignore_eos": True}
     usage = {"stream_options": {"include_usage": True}}
@@ -85,7 +89,7 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="of the server before the last turn")
     options = parser.parse_args()
     print("| turn | way | bytes sent | first token (ms) | prompt tokens found |\n|---|---|---|---|---|")
-    conversation: list[dict[str, str]] = []
+    conversation: Conversation = []
     done = 0
     with tempfile.TemporaryDirectory() as folder:
         for until in (options.turns - 1, options.turns) if options.restart else (options.turns,):
@@ -94,10 +98,14 @@ def main() -> None:
                 while done < until:
                     done += 1
                     new = {"role": "user", "content": f"{done}. {SAID}"}
+                    asked: list[tuple[str, Conversation, dict[str, str]]] = [
+                        ("session", [new], {"session": "talk"}),
+                        ("whole", [*conversation, new], {"cache_salt": "whole"}),
+                        ("cold", [*conversation, new], {"cache_salt": f"turn {done}"}),
+                    ]
+                    first = done % len(asked)  # each way is first in turn
                     ways = {
-                        "session": ask(http, [new], options.new, session="talk"),
-                        "whole": ask(http, [*conversation, new], options.new),
-                        "cold": ask(http, [*conversation, new], options.new, cache_salt=f"turn {done}"),
+                        way: ask(http, said, options.new, **own) for way, said, own in asked[first:] + asked[:first]
                     }
                     assert len({one["text"] for one in ways.values()}) == 1, "one answer, however it was asked for"
                     conversation += [new, {"role": "assistant", "content": ways["whole"]["text"]}]
