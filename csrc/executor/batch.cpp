@@ -15,11 +15,11 @@ void check_size(const char* what, int64_t size, int64_t bound) {
     refuse(std::to_string(size) + " " + what + "; this executable was prepared for at most " + std::to_string(bound));
 }
 
-void check_range(const char* field, const int32_t* values, int64_t n, int64_t bound) {
+void check_range(const char* field, const int32_t* values, int64_t n, int64_t bound, int64_t least = 0) {
     for (int64_t i = 0; i < n; ++i) {
-        if (values[i] >= 0 && values[i] < bound) continue;
-        refuse(std::string(field) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) +
-               "; accepted are 0 to " + std::to_string(bound - 1));
+        if (values[i] >= least && values[i] < bound) continue;
+        refuse(std::string(field) + "[" + std::to_string(i) + "] is " + std::to_string(values[i]) + "; accepted are " +
+               std::to_string(least) + " to " + std::to_string(bound - 1));
     }
 }
 
@@ -55,6 +55,7 @@ void validate(const Batch& batch, const Limits& limits, const std::vector<int64_
                std::to_string(batch.outputs));
     }
     check_range("output_rows", batch.output_rows, batch.outputs, batch.tokens);
+    if (batch.adapters) check_range("adapters", batch.adapters, batch.tokens, limits.adapters, -1);
     if (batch.state_slots) check_slots(batch, limits.max_sequences);
     if (batch.query_start[0] != 0 || batch.query_start[batch.sequences] != batch.tokens) {
         refuse("query_start must rise from 0 to the number of tokens, " + std::to_string(batch.tokens));

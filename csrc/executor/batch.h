@@ -10,7 +10,8 @@ namespace linnet {
 struct Limits {
     int64_t max_tokens = 0, max_sequences = 0, max_outputs = 0, block_size = 0, max_blocks_per_sequence = 0;
     int64_t vocabulary = 0;
-    int64_t longest = 0;  // tokens of a sequence, where the program has a row for each; 0: whatever its blocks hold
+    int64_t longest = 0;   // tokens of a sequence, where the program has a row for each; 0: whatever its blocks hold
+    int64_t adapters = 0;  // that are known
     int64_t positions() const { return max_blocks_per_sequence * block_size; }
 };
 
@@ -26,8 +27,9 @@ struct Batch {
     const int32_t* output_rows = nullptr;      // [outputs]
     const int32_t* state_slots = nullptr;      // [sequences], below max_sequences, no two alike; null: none are needed
     int64_t tokens = 0, sequences = 0, outputs = 0, blocks = 0;
-    int64_t logits = 0;  // of the outputs, the first ones, whose logits are wanted
-    int64_t groups = 1;  // of states, each with slots and tables of its own; 1: all states have the same
+    int64_t logits = 0;                 // of the outputs, the first ones, whose logits are wanted
+    int64_t groups = 1;                 // of states, each with slots and tables of its own; 1: all states have the same
+    const int32_t* adapters = nullptr;  // [tokens], of each row, -1: none; null: none at all
 
     int64_t count(RowCount rows) const {
         return rows == RowCount::tokens ? tokens : rows == RowCount::outputs ? outputs : logits;

@@ -13,7 +13,7 @@
 #include <stdexcept>
 
 #include "kernels/isa.h"
-#include "operations.h"
+#include "low_rank.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -86,6 +86,13 @@ LinearWeight make_weight(Storage storage, int32_t bits, int64_t rows, int64_t co
     require((weight.codebook != nullptr) == (storage == Storage::codebook),
             "a codebook weight comes with its codebook");
     return weight;
+}
+
+NarrowWeight make_narrow(const char* what, const Bytes& panels, bool bf16, int64_t outputs, int64_t columns) {
+    require(outputs >= 1 && columns >= 1, "a matrix of a term has rows and columns");
+    const int64_t padded = (outputs + NarrowWeight::PANEL - 1) / NarrowWeight::PANEL * NarrowWeight::PANEL;
+    require_size(what, int64_t(panels.size()), padded * columns * (bf16 ? 2 : 4));
+    return {panels.data(), bf16, outputs, columns};
 }
 
 // A weight that is nothing but its tiles, which fill_tiles makes a run of rows at a time.
@@ -440,6 +447,23 @@ void bind_executor(nb::module_& m) {
                 const Gating& gating) {
                  e.add(std::move(name), make_gated_linear(e, input, output, weights, gating));
              })
+        .def("low_rank_adds", &E::add_low_rank, "name"_a, "x"_a, "inputs"_a, "outputs"_a)
+        .def(
+            "set_adapter",
+            [](E& e, int low_rank, int64_t site, int64_t adapter, const Bytes& down, const Bytes& up, bool bf16,
+               int64_t rank, int64_t columns, int64_t outputs, float factor) {
+                const LowRankTerm term{make_narrow("down", down, bf16, rank, columns),
+                                       make_narrow("up", up, bf16, outputs, rank), factor};
+                e.set_adapter(low_rank, site, adapter, &term);
+            },
+            "low_rank"_a, "site"_a, "adapter"_a, "down"_a.noconvert(), "up"_a.noconvert(), "bf16"_a, "rank"_a,
+            "columns"_a, "outputs"_a, "factor"_a,
+            "What rows of an adapter get from a site from now on; panels as NarrowWeight has them, which must outlive "
+            "it.")
+        .def(
+            "clear_adapter",
+            [](E& e, int low_rank, int64_t site, int64_t adapter) { e.set_adapter(low_rank, site, adapter, nullptr); },
+            "low_rank"_a, "site"_a, "adapter"_a)
         .def(
             "route",
             [](E& e, std::string name, int scores, int ids, int weights, bool sigmoid, bool normalise, float factor,
@@ -503,7 +527,7 @@ void bind_executor(nb::module_& m) {
                const Integers& query_start, const Integers& context_lengths, const Tables& block_tables,
                const Integers& output_rows, const WritableBytes& states, const std::vector<int64_t>& num_blocks,
                const std::optional<Integers>& state_slots, const std::optional<WritableBytes>& slots,
-               std::optional<int64_t> logit_rows) {
+               std::optional<int64_t> logit_rows, const std::optional<Integers>& adapters) {
                 Batch batch =
                     make_batch(token_ids, positions, kv_slots, query_start, context_lengths, block_tables, output_rows);
                 require_size("states", int64_t(states.size()), e.kv_bytes(num_blocks));
@@ -513,6 +537,10 @@ void bind_executor(nb::module_& m) {
                     require_size("slots", int64_t(slots->size()), e.limits().max_sequences * e.slot_bytes());
                     batch.state_slots = state_slots->data();
                 }
+                if (adapters) {
+                    require_size("adapters", int64_t(adapters->size()), batch.tokens);
+                    batch.adapters = adapters->data();
+                }
                 nb::gil_scoped_release release;
                 e.execute(batch, reinterpret_cast<char*>(states.data()), num_blocks,
                           slots ? reinterpret_cast<char*>(slots->data()) : nullptr);
@@ -520,7 +548,8 @@ void bind_executor(nb::module_& m) {
             "token_ids"_a.noconvert(), "positions"_a.noconvert(), "kv_slots"_a.noconvert(), "query_start"_a.noconvert(),
             "context_lengths"_a.noconvert(), "block_tables"_a.noconvert(), "output_rows"_a.noconvert(),
             "states"_a.noconvert(), "num_blocks"_a, "state_slots"_a.noconvert().none() = nb::none(),
-            "slots"_a.noconvert().none() = nb::none(), "logit_rows"_a.none() = nb::none())
+            "slots"_a.noconvert().none() = nb::none(), "logit_rows"_a.none() = nb::none(),
+            "adapters"_a.noconvert().none() = nb::none())
         .def("rows", &E::rows_of_last_step, "value"_a)
         .def(
             "read",

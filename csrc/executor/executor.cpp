@@ -6,6 +6,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "low_rank.h"
+
 namespace linnet {
 
 namespace {
@@ -227,6 +229,18 @@ void Executor::add(std::string name, std::unique_ptr<Operation> operation) {
     operations_.push_back(std::move(operation));
 }
 
+int Executor::add_low_rank(std::string name, int x, const std::vector<int>& inputs, const std::vector<int>& outputs) {
+    auto operation = std::make_unique<LowRankAdds>(*this, x, inputs, outputs);
+    low_ranks_.push_back(operation.get());
+    add(std::move(name), std::move(operation));
+    return int(low_ranks_.size()) - 1;
+}
+
+void Executor::set_adapter(int low_rank, int64_t site, int64_t adapter, const LowRankTerm* term) {
+    low_ranks_.at(size_t(low_rank))->set(site, adapter, term ? std::optional<LowRankTerm>(*term) : std::nullopt);
+    limits_.adapters = std::max(limits_.adapters, adapter + 1);
+}
+
 void Executor::begin_chain(std::string name) {
     if (chain_) throw std::invalid_argument("chain " + chain_->name + " has not ended yet");
     chain_ = std::make_unique<RowChain>();
@@ -304,6 +318,13 @@ void Executor::execute(const Batch& batch, char* states, const std::vector<int64
     }
     for (auto& table : rope_tables_) table->extend(positions);
     last_ = batch;
+    for (const RowCount kind : {RowCount::tokens, RowCount::outputs}) {
+        AdapterRows& sorted = adapter_rows_[size_t(kind)];
+        if (batch.adapters)
+            sorted.sort(batch, kind);
+        else
+            sorted.rows.clear(), sorted.runs.clear();
+    }
     const Step step{*this, batch, states, num_blocks, kernels_, *pool_, slots};
     if (!profiling_) {
         for (auto& operation : operations_) operation->run(step);

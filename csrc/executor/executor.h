@@ -141,6 +141,21 @@ class RowChain final : public Operation {
     int64_t local_bytes_ = 0, cost_ = 0, neighbours_ = 1;
 };
 
+// The rows of a step that have an adapter, those of one together and in their own order.
+struct AdapterRows {
+    struct Run {
+        int32_t adapter;
+        int64_t first, rows;  // of the sorted rows
+    };
+    std::vector<int32_t> rows;
+    std::vector<Run> runs;
+
+    void sort(const Batch& batch, RowCount kind);
+};
+
+class LowRankAdds;
+struct LowRankTerm;
+
 // cos and sin per position, made in double when a position is first seen, then rounded.
 class RopeTable {
   public:
@@ -168,6 +183,11 @@ class Executor {
     int add_slot_state(int64_t numbers);
     int add_rope_table(std::vector<double> inverse_frequencies, double factor);
     void add(std::string name, std::unique_ptr<Operation> operation);
+    // Returns what set_adapter calls the operation. Sites: see LowRankAdds.
+    int add_low_rank(std::string name, int x, const std::vector<int>& inputs, const std::vector<int>& outputs);
+    // What rows of an adapter get from a site from the next step on; borrowed; null: nothing.
+    void set_adapter(int low_rank, int64_t site, int64_t adapter, const LowRankTerm* term);
+    const AdapterRows& adapter_rows(RowCount kind) const { return adapter_rows_[size_t(kind)]; }
     // Row operations added from here to end_chain() become one operation. A local value is written and read by them
     // only: it has rows in a worker's scratch and no place in the arena.
     void begin_chain(std::string name);
@@ -221,6 +241,8 @@ class Executor {
     std::vector<int64_t> slot_states_;  // numbers of each
     std::vector<std::unique_ptr<RopeTable>> rope_tables_;
     std::vector<std::unique_ptr<Operation>> operations_;
+    std::vector<LowRankAdds*> low_ranks_;
+    AdapterRows adapter_rows_[2];      // of the step that runs, by RowCount
     std::unique_ptr<RowChain> chain_;  // being added
     int chains_ = 0;
     std::vector<Buffer> scratch_;

@@ -193,6 +193,28 @@ struct Routing {
 };
 constexpr int64_t MOST_EXPERTS = 1024;
 
+// A matrix with one narrow side as kernels read it: [outputs / PANEL, rounded up][columns][PANEL], zeros past the last
+// output; fp32 or bf16.
+struct NarrowWeight {
+    static constexpr int64_t PANEL = 16;
+    const void* panels = nullptr;
+    bool bf16 = false;
+    int64_t outputs = 0, columns = 0;
+};
+
+// Some rows times such a matrix: y = factor * sum, or y + sum where it adds.
+struct LowRankCall {
+    NarrowWeight weight;
+    const float* x = nullptr;
+    int64_t ldx = 0;
+    const int32_t* x_rows = nullptr;  // which rows of x; null: one after the other
+    float* y = nullptr;
+    int64_t ldy = 0;
+    const int32_t* y_rows = nullptr;
+    float factor = 1.0f;
+    bool adds = false;
+};
+
 struct KernelTable {
     const char* isa;
     const LinearKernels* linear;
@@ -216,6 +238,8 @@ struct KernelTable {
     void (*route)(const float* scores, int32_t* ids, float* weights, int64_t rows, const Routing& routing);
     // x [rows, chosen, width], weights [rows, chosen]: y = weights[0] * x[0], then + weights[1] * x[1] and so on.
     void (*combine)(const float* x, const float* weights, float* y, int64_t rows, int64_t chosen, int64_t width);
+    // Rows [begin, end) of the call, outputs of panels [first, last). A row's bits depend on no other row.
+    void (*low_rank)(const LowRankCall& call, int64_t begin, int64_t end, int64_t first, int64_t last);
     // tables: cosine and sine [positions, rotary_size / 2]. Elements from rotary_size on are copied.
     void (*rope)(const float* x, float* y, int64_t rows, int64_t width, int64_t head_size, int64_t rotary_size,
                  RopeStyle style, const int32_t* positions, const float* cosine, const float* sine);

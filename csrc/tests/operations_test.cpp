@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the model of executor_test.cpp has not: learned positions, experts, layers that carry a state. Odd widths,
-// prompts and single tokens, one and three threads, every tier this machine has; refusals. Meant to run under
+// What the model of executor_test.cpp has not: learned positions, experts, layers that carry a state, adapters. Odd
+// widths, prompts and single tokens, one and three threads, every tier this machine has; refusals. Meant to run under
 // sanitizers.
 #include <cmath>
 
+#include "executor/low_rank.h"
 #include "small_model.h"
 
 using namespace linnet;
@@ -183,6 +184,94 @@ void test_formulas(const std::string& tier) {
     check(largest < 1e-4, tier + ": a scan is what its formula says");
 }
 
+// Two linears of one input, one result added to in its place and one copied first, and what adapters of several ranks
+// add: against the sums in double, and alone against in company.
+class AdaptersModel : public SmallModel {
+  public:
+    static constexpr int64_t WIDTH = 37, FIRST = 23, SECOND = 61, ADAPTERS = 3;
+
+    AdaptersModel(const KernelTable& kernels, int threads) : SmallModel(kernels, threads) {
+        Executor& e = executor;
+        const LinearWeight table = weights.fp32(VOCABULARY, WIDTH);
+        const int x = value(WIDTH);
+        e.add("embed", make_embed(e, x, table));
+        const int first = linear("first", x, FIRST), second = linear("second", x, SECOND), added = value(FIRST);
+        low_rank_ = e.add_low_rank("adapters", x, {first, second}, {added, second});
+        const int rows = value(SECOND, ValueType::fp32, 0, RowCount::outputs);
+        logits = value(VOCABULARY, ValueType::fp32, 0, RowCount::outputs);
+        e.add("gather", make_gather(e, second, rows));
+        e.add("copy", make_scale(e, rows, logits, 1.0f));
+        first_ = added;
+        for (int64_t adapter = 0; adapter < ADAPTERS; ++adapter) {
+            const int64_t rank = 1 + 16 * adapter;
+            const LowRankTerm one{narrow(rank, WIDTH, false), narrow(FIRST, rank, false), 0.5f};
+            const LowRankTerm two{narrow(rank, WIDTH, true), narrow(SECOND, rank, true), 0.5f};
+            if (adapter != 1) e.set_adapter(low_rank_, 0, adapter, &one);
+            e.set_adapter(low_rank_, 1, adapter, &two);
+        }
+    }
+
+    // Rows of one sequence, with their adapters; both results, one row after the other.
+    std::vector<float> step(const std::vector<int32_t>& ids, const std::vector<int32_t>& adapters) {
+        const int64_t count = int64_t(ids.size());
+        std::vector<int32_t> rows(ids.size()), tables;
+        for (int64_t i = 0; i < count; ++i) rows[size_t(i)] = int32_t(i);
+        for (int64_t b = 0; b * BLOCK < count; ++b) tables.push_back(int32_t(b));
+        const int32_t starts[2] = {0, int32_t(count)}, contexts[1] = {int32_t(count)};
+        Batch batch{ids.data(),  rows.data(), rows.data(), starts, contexts, tables.data(),
+                    rows.data(), nullptr,     count,       1,      count,    int64_t(tables.size())};
+        batch.adapters = adapters.empty() ? nullptr : adapters.data();
+        executor.execute(batch, nullptr, {BLOCKS});
+        std::vector<float> one(ids.size() * FIRST), two(ids.size() * SECOND), both;
+        executor.read(first_, one.data());
+        executor.read(logits, two.data());
+        for (size_t i = 0; i < ids.size(); ++i) {
+            both.insert(both.end(), &one[i * FIRST], &one[i * FIRST] + FIRST);
+            both.insert(both.end(), &two[i * SECOND], &two[i * SECOND] + SECOND);
+        }
+        return both;
+    }
+
+    void forget(int64_t adapter) { executor.set_adapter(low_rank_, 1, adapter, nullptr); }
+
+  private:
+    NarrowWeight narrow(int64_t outputs, int64_t columns, bool bf16) {
+        const int64_t size = (outputs + 15) / 16 * 16 * columns;
+        const float* numbers = weights.floats(size, 0.2f);
+        if (!bf16) return {numbers, false, outputs, columns};
+        uint8_t* halves = const_cast<uint8_t*>(weights.codes(size * 2));
+        executor.kernels().linear->cast_bf16(numbers, reinterpret_cast<uint16_t*>(halves), size);
+        return {halves, true, outputs, columns};
+    }
+
+    int first_ = 0, low_rank_ = 0;
+};
+
+void test_adapters(const std::string& tier) {
+    constexpr int64_t both = AdaptersModel::FIRST + AdaptersModel::SECOND;
+    AdaptersModel one(kernel_table(tier), 1), three(kernel_table(tier), 3);
+    std::mt19937 random(3);
+    std::vector<int32_t> ids, adapters;
+    for (int i = 0; i < 150; ++i) {
+        ids.push_back(int32_t(random() % AdaptersModel::VOCABULARY));
+        adapters.push_back(int32_t(random() % 4) - 1);
+    }
+    const std::vector<float> together = three.step(ids, adapters), plain = one.step(ids, {});
+    bool same = true, differ = true;
+    for (size_t i = 0; i < ids.size(); ++i) {
+        const std::vector<float> alone = one.step({ids[i]}, {adapters[i]});
+        same = same && std::memcmp(alone.data(), &together[i * both], both * 4) == 0;
+        const bool equal = std::memcmp(&plain[i * both], &together[i * both], both * 4) == 0;
+        differ = differ && equal == (adapters[i] < 0);
+    }
+    check(same, tier + ", adapters: alone on one thread equals in company on three");
+    check(differ, tier + ", adapters: rows without one are what they are without any, the others are not");
+    one.forget(0);
+    check(one.step({5}, {1}) == three.step({5}, {1}), tier + ", adapters: one that is forgotten changes no other");
+    throws(tier + ", an adapter that is not known", [&] { one.step({5}, {7}); });
+    throws(tier + ", a number that is no adapter", [&] { one.step({5}, {-2}); });
+}
+
 void test_refusals() {
     Executor e(kernel_table("portable"), std::make_shared<ThreadPool>(1), Limits{4, 2, 2, 16, 1, 8}, 1 << 16);
     int64_t offset = 0;
@@ -242,6 +331,7 @@ int main() {
         test_formulas(tier);
         test_experts(tier);
         test_states(tier);
+        test_adapters(tier);
     }
     std::printf(failures ? "%d failures\n" : "operations: all tests passed\n", failures);
     return failures ? 1 : 0;

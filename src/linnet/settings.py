@@ -63,6 +63,9 @@ class EngineSettings:
     predict_length:       how long 'shortest' takes answers to be: 'past' (the tenant's) or 'limit' (max_tokens).
     reserve:              what must be left free for those who run when another is admitted: 'none' but their next
                           tokens, what answers are expected to need ('past') or may need ('limit').
+    max_adapters:         LoRA adapters that may be loaded at a time, those on their way out included; None: as many as
+                          are given when the model is opened. Memory for all of them is counted.
+    max_adapter_rank:     of each; None: the greatest of those given, 16 at the least.
     preempt_every, check: test modes: forced preemption, invariants proved in every step.
     """
 
@@ -84,6 +87,8 @@ class EngineSettings:
     ageing_s: float | None = None
     predict_length: str = "past"
     reserve: str = "none"
+    max_adapters: int | None = None
+    max_adapter_rank: int | None = None
     preempt_every: int | None = None
     check: bool = False
 
@@ -145,6 +150,8 @@ class ServeConfig:
                       killed and started again; 0: never.
     sessions:         conversations that are kept between their turns.
     session_dir:      a folder where they outlive the server; None: they end with it.
+    adapters:         LoRA adapters (PEFT directories) by the model names that requests go through them with.
+    adapters_from:    a folder whose adapters may be loaded while the server runs, with an API key; None: none may.
     prompt_modules:   names and texts that prompts may begin with.
     ui:               whether there is a page for people at /.
     price_per_hour:   what the machine costs, in any currency, so that the price of tokens can be told; None: not known.
@@ -175,6 +182,8 @@ class ServeConfig:
     engine_timeout_s: float = 300.0
     sessions: SessionLimits = field(default_factory=SessionLimits)
     session_dir: Path | None = None
+    adapters: tuple[tuple[str, Path], ...] = ()
+    adapters_from: Path | None = None
     prompt_modules: tuple[tuple[str, str], ...] = ()
     ui: bool = True
     price_per_hour: float | None = None

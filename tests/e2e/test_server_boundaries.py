@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from serving import NAME, Running, tiny_directory
 from test_server_bad_requests import JSON
+from tiny_adapter import linears_of, write_adapter
 
 from linnet.api import LLM
 from linnet.serve.openapi import BODIES
@@ -29,6 +30,8 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": "x"},
     "/v1/score": {"text_1": "x", "text_2": "y"},
     "/v1/rerank": {"query": "x", "documents": ["x", "y"]},
+    "/v1/load_lora_adapter": {"lora_name": "1", "lora_path": "1"},
+    "/v1/unload_lora_adapter": {"lora_name": "1"},
     "/tokenize": {"prompt": "x"},
     "/detokenize": {"tokens": [5]},
 }
@@ -53,24 +56,35 @@ ACCEPTED: dict[str, set[str]] = {
     "guided_regex": WORD, "cache_salt": WORD, "session": WORD, "user": WORD, "service_tier": WORD,
     "safety_identifier": WORD, "prompt_cache_key": WORD, "prompt_cache_retention": WORD, "instructions": WORD,
     "prompt": WORD, "input": WORD, "query": WORD, "text_1": WORD, "text_2": WORD,
+    "lora_name": WORD, "lora_path": WORD,
 }  # fmt: skip
 ELSEWHERE: dict[tuple[str, str], set[str]] = {
     ("/v1/chat/completions", "logprobs"): SWITCH,
     ("/v1/responses", "tool_choice"): {"text", "{}"},  # nothing is chosen among: there are no tools
+    ("/v1/unload_lora_adapter", "lora_int_id"): {*WHOLE, "2^31", "2^63"},  # the name says which
 }
-REQUIRED = {"model", "prompt", "messages", "input", "text_1", "text_2", "query", "documents", "tokens"}
+REQUIRED = {
+    "model", "prompt", "messages", "input", "text_1", "text_2", "query", "documents", "tokens", "lora_name",
+    "lora_path",
+}  # fmt: skip
+HEADERS = JSON | {"Authorization": "Bearer a-secret-key"}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with LLM(tiny_directory(), kv_bytes=4 << 20) as llm, Running(llm) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    model, folder = tiny_directory(), tmp_path_factory.mktemp("adapters")
+    write_adapter(folder / "1", linears_of(model))
+    with (
+        LLM(model, kv_bytes=4 << 20, max_adapters=1) as llm,
+        Running(llm, adapters_from=folder, keys=("a-secret-key",)) as running,
+    ):
         yield running
         running.wait_settled()
 
 
 def asked(route: str, field: str, value: str) -> bytes:
     """A good body with one field replaced."""
-    body = {"model": NAME, **BASES[route]}
+    body = ({"model": NAME} if "model" in BODIES[route].model_fields else {}) | BASES[route]
     body.pop(field, None)
     if field == "stream_options":
         body["stream"] = True
@@ -79,6 +93,14 @@ def asked(route: str, field: str, value: str) -> bytes:
     if (route, field) == ("/tokenize", "messages"):
         del body["prompt"]
     return f'{{"{field}": {value}, {json.dumps(body)[1:]}'.encode()
+
+
+def prepare(server: Running, route: str) -> None:
+    """What a good request unloads is loaded before it, and what one loads is not."""
+    turns = ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]
+    if route in turns:
+        other = turns[1 - turns.index(route)]
+        server.http.post(other, json=BASES[other], headers=HEADERS)
 
 
 def optional(route: str, field: str) -> bool:
@@ -96,7 +118,8 @@ def test_every_field_takes_what_the_table_says_and_names_itself_otherwise(server
             {"null": "null"} if optional(route, field) and (route, field) != ("/tokenize", "messages") else {}
         )
         for kind, value in kinds.items():
-            answer = server.http.post(route, content=asked(route, field, value), headers=JSON)
+            prepare(server, route)
+            answer = server.http.post(route, content=asked(route, field, value), headers=HEADERS)
             good = kind in accepted or kind == "null"
             if good:
                 fine = answer.status_code == 200 or (field == "timeout_s" and answer.status_code == 504)
@@ -107,7 +130,7 @@ def test_every_field_takes_what_the_table_says_and_names_itself_otherwise(server
             if not fine:
                 wrong.append(f"{field} {kind}: {answer.status_code} {answer.text[:120]}")
             if field == "session":
-                server.http.delete("/v1/sessions/1")
+                server.http.delete("/v1/sessions/1", headers=HEADERS)
     assert wrong == []
 
 

@@ -27,7 +27,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def process(
-    directory: Path, *options: str, environment: dict[str, str] | None = None
+    directory: Path, *options: str, environment: dict[str, str] | None = None, name: str = "tiny-llama"
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A started server and its address; killed at the end whatever happened."""
     command = [sys.executable, "-m", "linnet.cli.main", "serve", str(directory), "--kv-cache-memory", "1MiB"]
@@ -42,7 +42,7 @@ def process(
     try:
         assert started.stderr is not None
         line = ""
-        while "tiny-llama on " not in line:
+        while f"{name} on " not in line:
             line = started.stderr.readline()
             assert line, "the server did not start"
         timer.cancel()

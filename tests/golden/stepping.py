@@ -13,9 +13,13 @@ BLOCKS_PER_SEQUENCE = 16
 
 
 def batch_of(
-    prompts: Sequence[Sequence[int]], tables: Sequence[Sequence[int]], items: Sequence[tuple[int, int, int]]
+    prompts: Sequence[Sequence[int]],
+    tables: Sequence[Sequence[int]],
+    items: Sequence[tuple[int, int, int]],
+    adapters: Sequence[int] = (),
 ) -> Batch:
-    """A step computing tokens [start, start + n) of each (prompt index, start, n); every row is an output row."""
+    """A step computing tokens [start, start + n) of each (prompt index, start, n); every row is an output row.
+    ``adapters``: of each prompt."""
     token_ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -39,11 +43,16 @@ def batch_of(
         block_tables=integers([tables[index] for index, _, _ in items]),
         output_rows=integers(range(len(token_ids))),
         state_slots=integers([index for index, _, _ in items]),
+        adapters=integers([adapters[index] for index, _, count in items for _ in range(count)] if adapters else []),
     )
 
 
 def run(
-    executable: Executable, prompts: Sequence[Sequence[int]], chunks: Sequence[int] | None, seed: int = 0
+    executable: Executable,
+    prompts: Sequence[Sequence[int]],
+    chunks: Sequence[int] | None,
+    seed: int = 0,
+    adapters: Sequence[int] = (),
 ) -> list[np.ndarray]:
     """Logits [length, vocabulary] per prompt. ``chunks``: tokens per step and sequence, the last one for all the
     rest; None computes whole prompts in one step."""
@@ -62,7 +71,7 @@ def run(
             count = left if last else min(left, chunks[step])
             if count:
                 items.append((index, done[index], count))
-        executable.execute(batch_of(prompts, tables, items), states)
+        executable.execute(batch_of(prompts, tables, items, adapters), states)
         logits = executable.logits()
         row = 0
         for index, _, count in items:

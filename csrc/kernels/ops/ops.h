@@ -17,6 +17,7 @@ void round_rows(const float*, float*, int64_t, int64_t, const Rounding&);
 void route(const float*, int32_t*, float*, int64_t, const Routing&);
 void combine(const float*, const float*, float*, int64_t, int64_t, int64_t);
 void gate(const float*, const float*, float*, int64_t, const Gating&);
+void low_rank(const LowRankCall&, int64_t, int64_t, int64_t, int64_t);
 void rope(const float*, float*, int64_t, int64_t, int64_t, int64_t, RopeStyle, const int32_t*, const float*,
           const float*);
 void kv_write(const KVLayout&, const KVMemory&, const float*, const float*, const int32_t*, int64_t);

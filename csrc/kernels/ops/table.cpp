@@ -21,6 +21,7 @@ const KernelTable& kernel_table() {
         .gate = gate,
         .route = route,
         .combine = combine,
+        .low_rank = low_rank,
         .rope = rope,
         .kv_write = kv_write,
         .attention_scratch_bytes = attention_scratch_bytes,

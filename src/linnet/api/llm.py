@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet.api.adapters import Adapters, with_room
 from linnet.api.chats import Answering, answering
 from linnet.api.describe import machine_record, scheme_name, warn_of_tokenizer
 from linnet.api.embedding import embedding_of
@@ -75,6 +76,7 @@ class LLM(OpenedModel):
         clock: Callable[[], datetime] = datetime.now,
         seed_source: Callable[[], int] = lambda: secrets.randbits(64),
         moderate: Moderate | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
         **settings: Any,
     ) -> None:
         """Open a model directory.
@@ -90,6 +92,8 @@ class LLM(OpenedModel):
         keep:            values to be read after a step (``Executable.tap``).
         clock:           what strftime_now shows to chat templates; seed_source: seeds of unseeded requests.
         moderate:        sees every text before it is returned and may end it (``api.moderation``).
+        adapters:        LoRA adapters (PEFT directories) by the names that calls give them (``self.adapters`` loads and
+                         unloads more, where max_adapters leaves room).
         settings:        single fields of the two records, for short calls: ``LLM(path, max_model_len=256, threads=2)``.
 
         Raises CheckpointError, UnsupportedError, ConfigError, CapacityError.
@@ -97,6 +101,8 @@ class LLM(OpenedModel):
         self.path = Path(path)
         named = BackendSettings(name=backend) if isinstance(backend, str) else backend
         own, engine = with_fields(named, engine or EngineSettings(), settings)
+        given = {name: Path(path) for name, path in (adapters or {}).items()}
+        engine = with_room(engine, given.values())
         loaded = load(
             self.path, policy=policy, kv_cache=kv_cache, quantize=quantize, keep=keep, backend=own, engine=engine
         )
@@ -121,6 +127,14 @@ class LLM(OpenedModel):
         """Named texts that prompts may begin with; their keys and values are kept."""
         self.sessions = Sessions(SessionLimits(), tell=self._engine.handle)
         """Conversations that go on."""
+        self.adapters = Adapters(self._engine.facts.adapters, self._engine.handle, lambda: self._engine.adapters.in_use)
+        """LoRA adapters, by the names that ``generate`` and others take."""
+        try:
+            for name, path in given.items():
+                self.adapters.load(name, path)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "LLM":
         return self
@@ -214,6 +228,7 @@ class LLM(OpenedModel):
         session: str | None = None,
         prompt_modules: Sequence[str] = (),
         structured: StructuredOutput | None = None,
+        adapter: str | Sequence[str | None] | None = None,
         progress: Progress | None = None,
         tokens_done: TokensDone | None = None,
         timeout_s: float | None = None,
@@ -223,15 +238,18 @@ class LLM(OpenedModel):
         Without ``params`` the checkpoint's recommendations hold (``sampling_defaults``); given ones hold as they are.
         ``session``: one prompt, which goes on from all that the session holds (``self.sessions``; a new id begins one).
         ``prompt_modules``: names of texts (``add_prompt_module``) that stand before each prompt. ``structured``: what
-        every answer is to look like.
+        every answer is to look like. ``adapter``: name of the adapter that the prompts go through, or one for each.
         Raises ConfigError for a prompt or parameter that can never run here, before anything has been computed, and
         LinnetError when the model gives no usable distribution. ``progress`` and ``tokens_done`` may raise to cancel.
         """
         most = self.sampling_defaults.max_tokens if params is None else None
-        with self._conversing(plain_prompts(prompts), session, prompt_modules, self._encoded) as (prepared, turn):
+        news = plain_prompts(prompts)
+        through = self._through(adapter, len(news))
+        with self._conversing(news, session, prompt_modules, self._encoded, through) as (prepared, turn):
             chosen = prepare_params(params, len(prepared), self._recommended)
-            terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
-            return self._complete(prepared, chosen, progress, terms, tokens_done, turn)
+            grammar = self._grammar(structured)
+            terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=grammar)
+            return self._complete(prepared, chosen, through, progress, terms, tokens_done, turn)
 
     def stream(
         self,
@@ -239,6 +257,7 @@ class LLM(OpenedModel):
         params: SamplingParams | None = None,
         *,
         structured: StructuredOutput | None = None,
+        adapter: str | None = None,
         timeout_s: float | None = None,
         default_max_tokens: int | None = None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -254,7 +273,8 @@ class LLM(OpenedModel):
             raise ParameterError("prompt", f"one prompt can be streamed at a time; {len(prepared)} were given")
         most = self.sampling_defaults.max_tokens if params is None else default_max_tokens
         chosen = self._recommended() if params is None else params
-        terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=self._grammar(structured))
+        grammar, through = self._grammar(structured), self.adapters.number(adapter)
+        terms = Terms(default_max_tokens=most, timeout_s=timeout_s, grammar=grammar, adapter=through)
         samples = self.requests.samples(prepared, chosen, terms)
         return self._dispatcher.stream(samples, cancelled)
 
@@ -274,6 +294,7 @@ class LLM(OpenedModel):
         session: str | None = None,
         prompt_modules: Sequence[str] = (),
         structured: StructuredOutput | None = None,
+        adapter: str | Sequence[str | None] | None = None,
         progress: Progress | None = None,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]:
@@ -288,7 +309,8 @@ class LLM(OpenedModel):
         an object); arguments fit their schemas. The results follow as messages of the role ``tool``.
         ``session``: the messages go on from all that the session holds (``self.sessions``; a new id begins one), and
         are its next turn if they are answered. ``prompt_modules``: names of texts (``add_prompt_module``) that form the
-        system message, before one that is given; in a session, of its first turn. ``structured`` as in ``generate``.
+        system message, before one that is given; in a session, of its first turn. ``structured`` and ``adapter`` as in
+        ``generate``.
         """
         use = tool_use(tools, tool_choice, parallel_tool_calls)
         conversations = [messages] if is_conversation(messages) or not messages else messages
@@ -309,7 +331,8 @@ class LLM(OpenedModel):
             return PreparedPrompt(text, tuple(self.tokenizer.encode_chat(text)))
 
         news: list[Content] = [tuple(conversation) for conversation in conversations]  # type: ignore[misc]
-        with self._conversing(news, session, prompt_modules, encoded) as (prompts, turn):
+        through = self._through(adapter, len(news))
+        with self._conversing(news, session, prompt_modules, encoded, through) as (prompts, turn):
             chosen = prepare_params(params, len(prompts), self._recommended)
             bounded = any(one.max_tokens is None for one in chosen)
             most = (self.sampling_defaults.max_tokens or CHAT_MAX_TOKENS) if bounded else None
@@ -318,7 +341,7 @@ class LLM(OpenedModel):
                 answering(self.forms, prompt.text or "", use, structured, self._check, continue_final_message)
                 for prompt in prompts
             ]
-            return self._complete(prompts, chosen, progress, terms, turn=turn, answers=answers)
+            return self._complete(prompts, chosen, through, progress, terms, turn=turn, answers=answers)
 
     def add_prompt_module(self, name: str, text: str) -> None:
         """Name a text that prompts may begin with (``prompt_modules=[name, …]`` of ``generate`` and ``chat``).
@@ -336,6 +359,7 @@ class LLM(OpenedModel):
         *,
         pooling: Pooling | None = None,
         normalize: bool = False,
+        adapter: str | None = None,
         progress: Progress | None = None,
     ) -> list[np.ndarray]:
         """What the model holds of each prompt (text or token ids) after its last norm: float32 [hidden size].
@@ -344,7 +368,8 @@ class LLM(OpenedModel):
         says (``1_Pooling``), else the last where tokens see only what comes before them, and the mean where they see
         all. normalize: to length 1. Raises ConfigError as ``generate`` does, and where there are no hidden states.
         """
-        samples = self.requests.embedding(prepare_prompts(prompts, self.tokenizer), pooling, Terms())
+        terms = Terms(adapter=self.adapters.number(adapter))
+        samples = self.requests.embedding(prepare_prompts(prompts, self.tokenizer), pooling, terms)
         self._dispatcher.run([[sample] for sample in samples], progress)
         return [embedding_of(sample, normalize) for sample in samples]
 
@@ -402,6 +427,13 @@ class LLM(OpenedModel):
     def _recommended(self) -> SamplingParams:
         return self.sampling_defaults.params({})
 
+    def _through(self, adapter: str | Sequence[str | None] | None, prompts: int) -> list[int | None]:
+        """The adapter of each prompt. Raises UnknownAdapterError, and ConfigError for another number of them."""
+        names = [adapter] * prompts if adapter is None or isinstance(adapter, str) else list(adapter)
+        if len(names) != prompts:
+            raise ConfigError(f"{len(names)} adapters were given for {prompts} prompts; give one for all or for each")
+        return [self.adapters.number(name) for name in names]
+
     def _encoded(self, content: Content) -> PreparedPrompt:
         return prepare_prompt(content, self.tokenizer)  # type: ignore[arg-type]
 
@@ -412,6 +444,7 @@ class LLM(OpenedModel):
         session: str | None,
         prompt_modules: Sequence[str],
         encoded: Callable[[Content], PreparedPrompt],
+        through: Sequence[int | None],
     ) -> Iterator[tuple[list[PreparedPrompt], Turn | None]]:
         """The prompts of whole conversations, each of a session's content or modules and what is new; and the turn."""
         if session is not None and len(news) != 1:
@@ -419,12 +452,12 @@ class LLM(OpenedModel):
         with closing(self.sessions.visit(b"")) as visit:
             prompts: list[PreparedPrompt] = []
             turn: Turn | None = None
-            for new in news:
+            for new, adapter in zip(news, through, strict=True):
                 form = form_of(new)
                 whole = self.modules.whole(visit, form, new, session, prompt_modules)
                 prompts.append(self.modules.mark(encoded(whole), form, visit.modules))
                 if visit.modules:
-                    self._engine.handle(self.modules.kept(prompts[-1], form, visit.modules, b""))
+                    self._engine.handle(self.modules.kept(prompts[-1], form, visit.modules, b"", adapter))
                 turn = None if session is None else Turn(visit, form, whole)
             yield prompts, turn
 
@@ -443,6 +476,7 @@ class LLM(OpenedModel):
         self,
         prompts: Sequence[PreparedPrompt],
         params: Sequence[SamplingParams],
+        through: Sequence[int | None],
         progress: Progress | None,
         terms: Terms,
         tokens_done: TokensDone | None = None,
@@ -454,7 +488,8 @@ class LLM(OpenedModel):
             check_single(params[0].n)
         own = [replace(terms, grammar=one.grammar, shown=one.shown) for one in answers] or [terms] * len(prompts)
         requests = [
-            self.requests.samples([prompt], one, under) for prompt, one, under in zip(prompts, params, own, strict=True)
+            self.requests.samples([prompt], one, replace(under, adapter=adapter))
+            for prompt, one, under, adapter in zip(prompts, params, own, through, strict=True)
         ]
         self._dispatcher.run(requests, progress, tokens_done)
         if turn is not None:

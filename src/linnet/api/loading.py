@@ -12,17 +12,20 @@ from operator import mul
 from pathlib import Path
 
 import linnet
+from linnet.api.adapters import DEFAULT_RANK
 from linnet.api.memory import CachePlan, available_bytes, check_swap, machine_bytes, plan_cache, swap_blocks
 from linnet.backends.interface import Backend, Executable, KVCache, Policy
 from linnet.backends.select import choose_backend
 from linnet.backends.settings import candidates
-from linnet.engine import Engine, Grammars, Pooling, StorePlace, limits_of
+from linnet.engine import AdapterFacts, Engine, Grammars, Pooling, StorePlace, limits_of
 from linnet.errors import ConfigError, unknown_choice
+from linnet.formats.peft import MOST_RANK
 from linnet.models import ModelSource, load_model
 from linnet.models.at_load import quantised_at_load
 from linnet.models.pooling import read_pooling
 from linnet.plan import KVShape, kv_shape, least_step_tokens, predict, server_growth_bytes, step_needs
 from linnet.process_memory import Footprint, resident_bytes
+from linnet.program.adapters import adapter_bytes, adapter_sites, add_adapters
 from linnet.program.choose_numerics import KV_CACHES, POLICIES, choose_numerics
 from linnet.program.hidden import reads_whole_sequences
 from linnet.program.program import Program
@@ -32,6 +35,8 @@ from linnet.text.files import tokenizer_json_bytes
 from linnet.user_cache import TILES, user_cache_directory
 
 logger = logging.getLogger(__name__)
+
+MOST_ADAPTERS = 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Loaded:
     hidden: str | None
     pooling: Pooling
     swap_place: StorePlace
+    adapters: AdapterFacts | None = None
 
     def open_engine(self, check: bool = False, grammars: Grammars | None = None) -> Engine:
         """An engine for it; without ``grammars`` it takes no structured output.
@@ -61,6 +67,7 @@ class Loaded:
             pooling=self.pooling,
             swap_place=self.swap_place,
             grammars=grammars,
+            adapters=self.adapters,
         )
 
 
@@ -83,6 +90,9 @@ def load(
         source = quantised_at_load(source, quantize)
     if engine.max_model_len is not None:
         source = source.for_context(engine.max_model_len)
+    adapters = _adapters(engine, source)
+    if adapters is not None:
+        source = replace(source, program=add_adapters(source.program))
     program = choose_numerics(source.program, policy, kv_cache)
     if program.slot_states:
         reason = f"layers of {source.checkpoint.path.name} carry a state from token to token, not keys and values"
@@ -99,7 +109,17 @@ def load(
         positions=source.spec.max_positions,  # all that the model has: it adds some hundred kilobytes of block tables
         keep=keep,
     )
-    ledger = predict(source, needs.limits, policy, chosen, kv_cache, program, tokenizer_bytes=0, keep=needs.kept)
+    ledger = predict(
+        source,
+        needs.limits,
+        policy,
+        chosen,
+        kv_cache,
+        program,
+        tokenizer_bytes=0,
+        keep=needs.kept,
+        adapter_bytes=0 if adapters is None else adapters.most * adapter_bytes(adapters.sites, adapters.rank),
+    )
 
     def beside_bytes() -> int:
         """What is still to come: neither the interpreter, which is there, nor the KV cache."""
@@ -133,7 +153,26 @@ def load(
     footprint = replace(ledger.engine_footprint(kv_bytes, started_bytes), swap_bytes=swapped)
     place = StorePlace(engine.kv_swap_dir, _identity(source, executable, config) if engine.kv_swap_keep else None)
     pooling = read_pooling(source.checkpoint, "mean" if whole else "last")
-    return Loaded(source, executable, chosen.name, config, footprint, needs.hidden, pooling, place)
+    return Loaded(source, executable, chosen.name, config, footprint, needs.hidden, pooling, place, adapters)
+
+
+def _adapters(engine: EngineSettings, source: ModelSource) -> AdapterFacts | None:
+    """Bounds of the adapters that may be loaded; None where there are to be none. Raises ConfigError."""
+    most, rank = engine.max_adapters, engine.max_adapter_rank
+    for name, value, least, greatest in (
+        ("max_adapters", most, 0, MOST_ADAPTERS),
+        ("max_adapter_rank", rank, 1, MOST_RANK),
+    ):
+        if value is not None and (type(value) is not int or not least <= value <= greatest):
+            raise ConfigError(f"{name} is {value!r}; accepted is {least} to {greatest}", settings=[name])
+    if not most:
+        return None
+    sites = adapter_sites(source.program)
+    if not sites:
+        raise ConfigError(
+            f"{source.checkpoint.path.name} has no linear that adapters could add to", settings=["max_adapters"]
+        )
+    return AdapterFacts(most=most, rank=rank or DEFAULT_RANK, sites=sites)
 
 
 def _identity(source: ModelSource, executable: Executable, config: SchedulerConfig) -> str:

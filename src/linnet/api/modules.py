@@ -122,18 +122,22 @@ class PromptModules:
             return prompt
         return replace(prompt, shared_tokens=_common(self._head(form, names[:1]), prompt.token_ids))
 
-    def kept(self, prompt: PreparedPrompt, form: Form, names: tuple[str, ...], salt: bytes) -> Keep:
-        """What the engine is to keep of a prompt that begins with modules. One module is kept for everybody, and
-        lasts; what follows it, for this salt."""
+    def kept(
+        self, prompt: PreparedPrompt, form: Form, names: tuple[str, ...], salt: bytes, adapter: int | None = None
+    ) -> Keep:
+        """What the engine is to keep of a prompt that begins with modules. One module is kept for everybody (who uses
+        that adapter), and lasts; what follows it, for this salt."""
         alone = len(names) == 1
         count = prompt.shared_tokens if alone else _common(self._head(form, names), prompt.token_ids)
-        place = blake2b("\0".join((form, *names)).encode(), key=b"" if alone else blake2b(salt).digest())
+        through = () if adapter is None else (str(adapter),)
+        place = blake2b("\0".join((form, *names, *through)).encode(), key=b"" if alone else blake2b(salt).digest())
         return Keep(
             owner=place.digest(),
             token_ids=prompt.token_ids[:count],
             cache_salt=salt,
             shared_tokens=prompt.shared_tokens,
             lasting=alone,
+            adapter=adapter,
         )
 
     def alone(self, form: Form, name: str) -> PreparedPrompt | None:

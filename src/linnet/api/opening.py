@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which model to open and how, as a record that can be sent to another process."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from linnet.api.adapters import with_room
 from linnet.backends.interface import KVCache, Policy
 from linnet.settings import BackendSettings, EngineSettings
 
@@ -19,6 +21,10 @@ class Opening:
     quantize: str | None = None
     backend: BackendSettings = field(default_factory=BackendSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+
+    def with_room(self, adapters: Iterable[Path], more: int = 0) -> "Opening":
+        """The same with room for these adapters, and for so many more; see ``api.adapters.with_room``."""
+        return replace(self, engine=with_room(self.engine, adapters, more))
 
     def plain(self) -> dict[str, Any]:
         """Of plain values only; ``of_plain`` makes the same record of it."""

@@ -27,7 +27,7 @@ class Terms:
 
     default_max_tokens: bounds the answer where the parameters name no max_tokens, as far as there is room; None: the
                         room alone does.
-    timeout_s, priority, tenant, cache_salt, grammar: see ``Submit``.
+    timeout_s, priority, tenant, cache_salt, grammar, adapter: see ``Submit``.
     shown:              special tokens that stand in the text all the same.
     """
 
@@ -38,6 +38,7 @@ class Terms:
     cache_salt: bytes = b""
     grammar: str | None = None
     shown: frozenset[int] = frozenset()
+    adapter: int | None = None
 
 
 class RequestBuilder:
@@ -102,6 +103,7 @@ class RequestBuilder:
                     grammar=terms.grammar,
                     fork_of=samples[-index].submit.request_id if index else None,
                     shared_tokens=prompt.shared_tokens,
+                    adapter=terms.adapter,
                 )
                 if index == 0:  # the others differ in nothing that could be refused
                     self.facts.validate(submit)
@@ -160,6 +162,7 @@ class RequestBuilder:
                 tenant=terms.tenant,
                 cache_salt=terms.cache_salt,
                 embed=pooling or self.facts.pooling,
+                adapter=terms.adapter,
             )
             self.facts.validate(submit)
             samples.append(Sample(submit, SampleStream(self.tokenizer, params, index=index), index))

@@ -355,6 +355,7 @@ class Turn:
             token_ids=(*submit.prompt_token_ids, *stream.token_ids),
             cache_salt=submit.cache_salt,
             shared_tokens=submit.shared_tokens,
+            adapter=submit.adapter,
         )
         answer = answer_of(self.form, sample) if message is None else (message,)
         return self.visit.commit(joined(self.content, answer), keep)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from linnet.errors import ConfigError
+from linnet.program.adapters import LowRank as LowRank
 from linnet.program.choose_numerics import KVCache as KVCache
 from linnet.program.choose_numerics import Policy as Policy
 from linnet.program.program import Op, PagedState, Program, Weight, WeightRef, cache_groups
 from linnet.program.serialise import digest
+from linnet.program.traverse import declarations, plain_ops
 
 if TYPE_CHECKING:
     from linnet.schemes.packed_weight import PackedWeight
@@ -98,7 +100,7 @@ class Batch:
 
     Slots and tables come for each cache group g of the program (``PagedState.group``), or once for all of them, and
     then the first axis may be left out: all have as many blocks. A block that no row sees through its layer's window is
-    not read.
+    not read. Rows that go through an adapter name it (``Executable.set_adapter``), the others have -1.
     """
 
     token_ids: np.ndarray  # [tokens]
@@ -110,6 +112,7 @@ class Batch:
     output_rows: np.ndarray  # [outputs]
     state_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [sequences], or [0]: none
     logit_rows: int | None = None  # None: all output rows
+    adapters: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # [tokens], or [0]: none
 
     def __post_init__(self) -> None:
         if self.kv_slots.ndim == 1:
@@ -264,6 +267,10 @@ class Executable(Protocol):
     ) -> None:
         """Copy rows of a store back, as they were stored, into as many blocks. Writes these blocks only."""
 
+    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+        """What rows of an adapter get from the next step on, by name of a low_rank_add; None: it is unknown from now
+        on. ConfigError for a name or a shape that the program has not."""
+
     def execute(self, batch: Batch, states: object) -> None:
         """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""
 
@@ -355,6 +362,9 @@ def check_batch(batch: Batch, limits: Limits, num_blocks: Sequence[int], vocabul
         _in_range("state_slots", slots, limits.max_sequences)
         if len(np.unique(slots)) < sequences:
             raise ConfigError("batch.state_slots names a slot twice")
+    adapters = batch.adapters
+    if adapters.size and (adapters.dtype != np.int32 or adapters.shape != (tokens,) or int(adapters.min()) < -1):
+        raise ConfigError(f"batch.adapters must be int32 [{tokens}] of at least -1, not {adapters.shape}")
     starts = batch.query_start
     if starts[0] != 0 or starts[-1] != tokens or (np.diff(starts) < 1).any():
         raise ConfigError(f"batch.query_start must rise from 0 to {tokens} with at least one row per sequence")
@@ -379,3 +389,19 @@ def check_groups(program: Program, num_blocks: Sequence[int]) -> None:
 def _in_range(name: str, array: np.ndarray, bound: int) -> None:
     if array.size and (int(array.min()) < 0 or int(array.max()) >= bound):
         raise ConfigError(f"batch.{name} must lie in [0, {bound}), found {int(array.min())} .. {int(array.max())}")
+
+
+def check_terms(program: Program, terms: Mapping[str, LowRank]) -> None:
+    """Refuse what an adapter cannot add there; ConfigError names the op."""
+    shapes = {
+        op.name: (declared[op.inputs[0]].shape[-1], declared[op.inputs[1]].shape[-1])
+        for declared in [declarations(program)]
+        for op in plain_ops(program)
+        if op.kind == "low_rank_add"
+    }
+    for name, term in terms.items():
+        if name not in shapes:
+            raise ConfigError(f"an adapter adds to {name}; this program adds nothing there")
+        found, wanted = (term.up.shape[0], term.down.shape[1]), shapes[name]
+        if found != wanted or term.up.shape[1] != term.rank:
+            raise ConfigError(f"an adapter's term of {name} is {list(found)}; there it must be {list(wanted)}")

@@ -2,6 +2,7 @@
 """``linnet generate``: text in, text out, streamed as it comes."""
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,10 @@ from linnet.cli.declaring import Given, offers
 
 MAX_TOKENS = 128
 """Where a text ends when neither the user nor the checkpoint says it."""
+
+
+ADAPTER = "adapter"
+"""What the one adapter of the command is called within it."""
 
 
 @offers(
@@ -29,6 +34,10 @@ def generate(
     chat: Annotated[
         bool, options.option("--chat", help="Send the prompt as a user's message through the chat template.")
     ] = False,
+    adapter: Annotated[
+        Path | None,
+        options.option(metavar="DIR", help="A LoRA adapter (PEFT directory) to go through.", show_default=False),
+    ] = None,
     opening: Given,
     stats: Annotated[
         bool, options.option("--stats/--no-stats", help="Print token counts and speed at the end.")
@@ -42,6 +51,7 @@ def generate(
 
       linnet generate ./my-model "Once upon a time" --max-tokens 64
       linnet generate ./my-model "Who are you?" --chat --temperature 0.7 --seed 1
+      linnet generate ./my-model "Once upon a time" --adapter ./poet-lora
       cat letter.txt | linnet generate ./my-model -
     """
     from linnet.api import read_sampling_defaults
@@ -52,7 +62,8 @@ def generate(
     directory = resolve_model(model, opening["revision"])
     recommended = read_sampling_defaults(directory, opening["generation_config"])
     parameters = options.sampling(recommended, asked, stop=tuple(stop or ()), seed=seed)
-    open_model = options.opener(opening, max_sequences=1)
+    adapters = {} if adapter is None else {ADAPTER: adapter}
+    open_model = options.opener(opening, adapters, max_sequences=1)
     with open_model(directory, opening["policy"], opening["kv_cache"]) as llm:
         if chat:
             rendered = llm.tokenizer.apply_chat_template(
@@ -63,7 +74,9 @@ def generate(
             prompt_ids = llm.tokenizer.encode(text)
         started = first = time.perf_counter()
         count = 0
-        pieces = llm.stream(prompt_ids, parameters, default_max_tokens=recommended.max_tokens or MAX_TOKENS)
+        most = recommended.max_tokens or MAX_TOKENS
+        through = None if adapter is None else ADAPTER
+        pieces = llm.stream(prompt_ids, parameters, default_max_tokens=most, adapter=through)
         if not chat:  # only now, so that a refusal stands alone
             print(text, end="", flush=True)
         for piece in pieces:

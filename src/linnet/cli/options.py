@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that several commands share, so that they read the same everywhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,15 +201,15 @@ def opening(
     )
 
 
-def opener(given: Given, **engine: Any) -> "Callable[..., LLM]":
+def opener(given: Given, adapters: Mapping[str, Path] | None = None, **engine: Any) -> "Callable[..., LLM]":
     """(directory, policy, KV cache type) -> LLM with these settings; the way every command opens a model.
 
-    ``engine``: fields of EngineSettings that the command decides.
+    ``engine``: fields of EngineSettings that the command decides. ``adapters``: see ``LLM``.
     """
     from linnet.api import LLM
 
     def open_model(path: Path, policy: str, kv_cache: str = "auto") -> "LLM":
         what = opening(given, path, policy, kv_cache, **engine)
-        return LLM(generation_config=given.get("generation_config", "auto"), **vars(what))
+        return LLM(generation_config=given.get("generation_config", "auto"), adapters=adapters, **vars(what))
 
     return open_model

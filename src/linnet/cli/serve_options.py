@@ -68,6 +68,24 @@ def _modules(given: list[str] | None) -> tuple[tuple[str, str], ...]:
     return tuple(modules.items())
 
 
+def named_adapters(given: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """Names and directories of NAME=DIR."""
+    adapters: dict[str, Path] = {}
+    for one in given or ():
+        name, equals, directory = one.partition("=")
+        if not equals or not name or not directory:
+            raise ConfigError(f"--adapter is {one[:80]!r}; accepted is NAME=DIR")
+        if name in adapters:
+            raise ConfigError(f"--adapter names {name[:80]!r} twice; give each adapter its own name")
+        adapters[name] = Path(directory)
+    return tuple(adapters.items())
+
+
+def _spelt(*names: str, **words: Any) -> Any:
+    """An option of several spellings."""
+    return options.option(*names, **words)
+
+
 def _of(
     record: type,
     name: str,
@@ -233,6 +251,59 @@ ENGINE = (
         field="max_waiting_requests",
         min=0,
         metavar="N",
+    ),
+)
+
+ADAPTERS = (
+    Setting(
+        name="adapter",
+        record=ServeConfig,
+        field="adapters",
+        kind=list[str] | None,
+        default=None,
+        convert=named_adapters,
+        option=_spelt(
+            "--adapter",
+            "--lora-modules",
+            rich_help_panel=REPORTS,
+            metavar="NAME=DIR",
+            help="A LoRA adapter (PEFT directory) that requests for this model name go through; may be given again.",
+            show_default=False,
+        ),
+    ),
+    _of(
+        ServeConfig,
+        "adapters_from",
+        REPORTS,
+        "Folder whose adapters may be loaded while the server runs, with an API key.",
+        metavar="DIR",
+        show_default=False,
+    ),
+    Setting(
+        name="max_adapters",
+        record=EngineSettings,
+        option=_spelt(
+            "--max-adapters",
+            "--max-loras",
+            rich_help_panel=LIMITS,
+            min=0,
+            metavar="N",
+            help="Adapters at a time; memory for all of them is counted.",
+            show_default="those given, and 4 more with --adapters-from",
+        ),
+    ),
+    Setting(
+        name="max_adapter_rank",
+        record=EngineSettings,
+        option=_spelt(
+            "--max-adapter-rank",
+            "--max-lora-rank",
+            rich_help_panel=LIMITS,
+            min=1,
+            metavar="N",
+            help="Rank of an adapter.",
+            show_default="the greatest of those given, at least 16",
+        ),
     ),
 )
 
@@ -441,6 +512,7 @@ BEHAVIOUR = (
 SERVING = (
     *WHERE,
     *ENGINE,
+    *ADAPTERS,
     *BOUNDS,
     *BEHAVIOUR,
     options.POLICY,

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from linnet.api import Opening
     from linnet.engine import EngineChild
 
+MORE_ADAPTERS = 4
+"""Room for so many beside those that a server starts with, where others may be loaded and nobody says how many."""
+
 
 @offers(given=SERVING)
 def serve(model: options.Model, *, given: Given) -> None:
@@ -35,6 +38,7 @@ def serve(model: options.Model, *, given: Given) -> None:
     [dim]Examples[/]
 
       linnet serve ./my-model
+      linnet serve ./my-model --adapter poet=./poet-lora --adapter lawyer=./lawyer-lora
       linnet serve ./my-model-w4 --port 9000 --served-model-name small --max-model-len 8k
       LINNET_API_KEY=$(cat key) linnet serve org/model --host 0.0.0.0 --allowed-host llm.example.org
       curl localhost:8000/v1/completions -H 'Content-Type: application/json' -d '{"model": "my-model", "prompt": "Hi"}'
@@ -76,6 +80,8 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
         )
     directory = resolve_model(model, given["revision"])
     opening = options.opening(given, directory, given["policy"], given["kv_cache"], large_pages=True)
+    more = 0 if config.adapters_from is None else MORE_ADAPTERS
+    opening = opening.with_room([path for _, path in config.adapters], more)
     child = None if process is None else begin_opening(opening, process, log_json=config.log_json)
     # A good part of a second, in which the engine opens.
     from linnet.serve import address_of, bind, check_traces, release, run

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a prepared model: batches, KV storage, sampling, the step loop and its typed messages. Token ids only."""
 
+from linnet.engine.adapters import AdapterFacts, UnknownAdapterError, open_adapter
 from linnet.engine.block_store import StorePlace
 from linnet.engine.child import EngineServer
 from linnet.engine.door import Deliver, EngineDoor
@@ -20,9 +21,11 @@ from linnet.engine.messages import (
     ErrorInfo,
     Finished,
     Keep,
+    LoadAdapter,
     Pooling,
     PromptScores,
     Submit,
+    UnloadAdapter,
     error_info,
 )
 from linnet.engine.participant import Participant
@@ -37,6 +40,7 @@ from linnet.scheduler import TokenLogprob, Tokens
 __all__ = [
     "GRAMMAR",
     "Abort",
+    "AdapterFacts",
     "Channel",
     "CompiledGrammars",
     "Control",
@@ -60,6 +64,7 @@ __all__ = [
     "Grammars",
     "Keep",
     "LengthError",
+    "LoadAdapter",
     "Matcher",
     "ParameterError",
     "Participant",
@@ -72,10 +77,13 @@ __all__ = [
     "Submit",
     "TokenLogprob",
     "Tokens",
+    "UnknownAdapterError",
+    "UnloadAdapter",
     "Vocabulary",
     "derive_seed",
     "error_info",
     "limits_of",
     "mask_words",
+    "open_adapter",
     "refused_frame",
 ]

@@ -78,7 +78,8 @@ class BeamGroup:
 
     def may_join(self, submit: Submit) -> bool:
         """Whether a request is another beam of this search: of the same prompt, with the same ends."""
-        first, same = self._first, ("prompt_token_ids", "cache_salt", "shared_tokens", "max_tokens", "stop_token_ids")
+        first = self._first
+        same = "prompt_token_ids", "cache_salt", "shared_tokens", "max_tokens", "stop_token_ids", "adapter"
         return submit.fork_of == first.request_id and all(
             getattr(submit, name) == getattr(first, name) for name in same
         )

@@ -20,6 +20,7 @@ class BatchBuffers:
         self._block_tables = np.zeros(groups * limits.max_sequences * limits.max_blocks_per_sequence, np.int32)
         self._output_rows = np.zeros(limits.max_outputs, np.int32)
         self._state_slots = np.zeros(limits.max_sequences, np.int32)
+        self._adapters = np.zeros(limits.max_tokens, np.int32)
         self._steps = np.arange(limits.max_tokens, dtype=np.int32)
 
     def fill(self, plan: StepPlan) -> Batch:
@@ -76,4 +77,15 @@ class BatchBuffers:
             output_rows=self._output_rows[:outputs],
             state_slots=self._state_slots[: len(slots)],
             logit_rows=logit_rows,
+            adapters=self._adapters_of(plan),
         )
+
+    def _adapters_of(self, plan: StepPlan) -> np.ndarray:
+        """Of each row; none where no item has one."""
+        if all(item.adapter is None for item in plan.items):
+            return self._adapters[:0]
+        row = 0
+        for item in plan.items:
+            self._adapters[row : row + item.n] = -1 if item.adapter is None else item.adapter
+            row += item.n
+        return self._adapters[:row]

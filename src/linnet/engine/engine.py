@@ -11,6 +11,7 @@ from concurrent.futures import wait
 from dataclasses import replace
 
 from linnet.backends.interface import Executable, Limits
+from linnet.engine.adapters import AdapterFacts, EngineAdapters
 from linnet.engine.beams import BeamGroup
 from linnet.engine.block_store import BlockStore, StorePlace
 from linnet.engine.facts import EngineFacts
@@ -26,8 +27,10 @@ from linnet.engine.messages import (
     ErrorInfo,
     Finished,
     Keep,
+    LoadAdapter,
     Pooling,
     Submit,
+    UnloadAdapter,
 )
 from linnet.engine.moving import MEASURED_BLOCKS, make_moves, measure_copies
 from linnet.engine.participant import Participant, common_config
@@ -69,6 +72,7 @@ class Engine:
         pooling: Pooling = "last",
         swap_place: StorePlace | None = None,
         grammars: Grammars | None = None,
+        adapters: AdapterFacts | None = None,
     ) -> None:
         """``executable`` was prepared with ``limits_of(config)`` or wider limits. ``states`` are allocated if None.
 
@@ -76,7 +80,8 @@ class Engine:
         config's ``swap_blocks`` lie, in memory if it is None; ConfigError and CapacityError where they cannot.
         ``hidden``: the value that the executable keeps for embeddings, if it does (``program.hidden_value``);
         ``pooling``: what the model makes them of, unless asked for another.
-        ``grammars`` makes matchers of requests' grammars; None: a request with one is refused.
+        ``grammars`` makes matchers of requests' grammars; None: a request with one is refused. ``adapters``: bounds of
+        those that may be loaded, where the executable's program has places for them.
         ``check`` proves scheduler invariants and batch bounds in every step (tests; a few per cent of a step).
         """
         self.executable = executable
@@ -89,7 +94,9 @@ class Engine:
             embedding_size=width,
             pooling=pooling,
             generates=makes_logits(executable.program),
+            adapters=adapters,
         )
+        self.adapters = EngineAdapters(executable, adapters)
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
         num_blocks = [group.num_blocks for group in config.groups]
@@ -152,15 +159,24 @@ class Engine:
         return self.scheduler.counters()
 
     def handle(self, message: EngineMessage, arrival_s: float | None = None) -> None:
-        """Submit, Abort, Keep or Control. Raises as ``submit`` does."""
+        """Any message. Raises as ``submit`` does."""
         if isinstance(message, Submit):
             self.submit(message, arrival_s)
         elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, Keep):
             self.scheduler.keep(
-                message.owner, message.token_ids, message.cache_salt, message.shared_tokens, message.lasting
+                message.owner,
+                message.token_ids,
+                message.cache_salt,
+                message.shared_tokens,
+                message.lasting,
+                self.adapters.digest(message.adapter),
             )
+        elif isinstance(message, LoadAdapter):
+            self.adapters.load(message)
+        elif isinstance(message, UnloadAdapter):
+            self.adapters.unload(message.adapter)
         elif isinstance(message, Control):
             self._control(message)
         else:
@@ -187,6 +203,9 @@ class Engine:
             prompt = origin.request.prompt_token_ids  # the same object, so that nobody compares them again
         scores = submit.params.prompt_logprobs is not None or submit.compare
         arrival_s = self.clock() if arrival_s is None else arrival_s
+        if submit.grammar is not None and self._grammars is None:
+            raise ConfigError("this engine has no compiler of grammars")
+        adapter, namespace = self.adapters.hold(submit.adapter)
         request = Request(
             request_id=submit.request_id,
             prompt_token_ids=prompt,
@@ -204,15 +223,19 @@ class Engine:
             fork_of=submit.fork_of,
             gang=submit.gang,
             participants=(0, 1) if submit.compare else (0,),
+            adapter=adapter,
+            namespace=namespace,
         )
         if scores:
             # Rows before score_start - 1 need no logits: they count as delivered from the start.
             request.scored = min(submit.score_start, len(submit.prompt_token_ids)) - 1
         elif submit.embed == "last":
             request.scored = len(prompt) - 1
-        if submit.grammar is not None and self._grammars is None:
-            raise ConfigError("this engine has no compiler of grammars")
-        self.scheduler.add(request)
+        try:
+            self.scheduler.add(request)
+        except BaseException:
+            self.adapters.let_go(submit.adapter)
+            raise
         if beams is not None:
             beams.join(request)
         self._live[submit.request_id] = LiveRequest(
@@ -348,6 +371,7 @@ class Engine:
         for event in events:
             if isinstance(event, Ended):
                 one = self._live.pop(event.request_id)
+                self.adapters.let_go(one.submit.adapter)
                 if one.beams is not None:
                     told += self._searched(one.beams, event)
                 told.append(self._finished(one, event))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linnet.engine.adapters import AdapterFacts
 from linnet.engine.messages import POOLINGS, Pooling, Submit
 from linnet.engine.sampling_params import ParameterError
 from linnet.errors import ConfigError
@@ -40,6 +41,7 @@ class EngineFacts:
     embedding_size: width of an embedding; 0: it makes none.
     pooling:    what embeddings are made of, unless a request asks for another.
     generates:  whether it tells next tokens; one that does not makes embeddings only.
+    adapters:   bounds of its adapters; None: it takes none.
     """
 
     vocabulary_size: int
@@ -48,6 +50,7 @@ class EngineFacts:
     embedding_size: int = 0
     pooling: Pooling = "last"
     generates: bool = True
+    adapters: AdapterFacts | None = None
 
     @property
     def max_model_len(self) -> int:
@@ -95,6 +98,8 @@ class EngineFacts:
             self._check_embedding(submit)
         elif not self.generates:
             raise ParameterError("model", "this model has no head: it writes and scores no text, it makes embeddings")
+        if submit.adapter is not None and (self.adapters is None or submit.compare):
+            raise ConfigError("this engine takes no adapters, or none in a comparison", settings=["max_adapters"])
         if submit.compare and not self.compares:
             raise ConfigError("this engine has no second model to compare with")
         if not 0 <= submit.seed < 1 << 64:

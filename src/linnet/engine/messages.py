@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels to and from an engine: Submit, Abort, Keep and Control down, Tokens and Finished up.
+"""What travels to and from an engine: Submit, Abort, Keep, adapters and Control down, Tokens and Finished up.
 
 Frozen plain values, so that a thread today and a process later speak the same. Every Submit is answered by any number
 of Tokens and exactly one Finished, which is the last word about its request id.
@@ -49,6 +49,7 @@ class Submit:
     embed:          tell the prompt's embedding; nothing is generated and nothing scored.
     fork_of:        another request with the same prompt and salt, sent before: its keys and values may be copied.
     score_start:    the first prompt position whose token is scored, where scores are asked for.
+    adapter:        number of the adapter that its rows go through (``LoadAdapter``); None: the model alone.
     """
 
     request_id: int
@@ -67,6 +68,7 @@ class Submit:
     fork_of: int | None = None
     shared_tokens: int = 0
     embed: Pooling | None = None
+    adapter: int | None = None
 
     @property
     def gang(self) -> int | None:
@@ -91,7 +93,7 @@ class Keep:
 
     owner:          a conversation or a prompt module; what it kept before is kept no longer.
     token_ids:      the sequence; none: nothing is kept any more. cache_salt, shared_tokens: as in its Submit.
-    lasting:        a module, which gives way to modules only.
+    lasting:        a module, which gives way to modules only. adapter: as in its Submit.
     """
 
     owner: bytes
@@ -99,6 +101,27 @@ class Keep:
     cache_salt: bytes = b""
     shared_tokens: int = 0
     lasting: bool = False
+    adapter: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadAdapter:
+    """Make an adapter known. What it cannot be loaded for is told to the requests that name it.
+
+    adapter:        its number, which no other adapter of this engine has or had.
+    path:           the directory. digest: of what the sender read there.
+    """
+
+    adapter: int
+    path: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadAdapter:
+    """Forget an adapter; requests that use it are finished with it."""
+
+    adapter: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +131,7 @@ class Control:
     action: Literal["drain", "abort_all", "forget_prefixes"]
 
 
-EngineMessage = Submit | Abort | Keep | Control
+EngineMessage = Submit | Abort | Keep | LoadAdapter | UnloadAdapter | Control
 
 
 @dataclass(frozen=True, slots=True)

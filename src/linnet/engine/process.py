@@ -24,7 +24,9 @@ from linnet.engine.messages import (
     EngineMessage,
     EngineUnavailableError,
     Finished,
+    LoadAdapter,
     Submit,
+    UnloadAdapter,
     error_info,
 )
 from linnet.engine.vocabulary import Vocabulary
@@ -69,6 +71,7 @@ class EngineProcess:
         self._most_restarts, self._most_step_s = most_restarts, most_step_s
         self._restarted_s: deque[float] = deque()
         self._unfinished: set[int] = set()
+        self._adapters: dict[int, LoadAdapter] = {}  # that are loaded, whichever process it is
         self._changed = threading.Condition()
         self._outbox: SimpleQueue[tuple[EngineChild, bytearray | None] | None] = SimpleQueue()
         self._recovering = self._closed = self._stopping = self._draining = False
@@ -107,7 +110,8 @@ class EngineProcess:
         return None if child is None else child.process.pid
 
     def send(self, message: EngineMessage) -> None:
-        """Pass a message on, without waiting. Raises EngineUnavailableError when nobody would read it."""
+        """Pass a message on, without waiting; of adapters also to a process that is on its way. Raises
+        EngineUnavailableError when nobody would read it."""
         frame = down(message)
         with self._changed:
             if isinstance(message, Control) and message.action == "drain":
@@ -115,6 +119,10 @@ class EngineProcess:
             if self._closed:
                 raise EngineUnavailableError("the engine is not running") from self.error
             child = self._child
+            if isinstance(message, LoadAdapter | UnloadAdapter):
+                self._remember(message)
+                if child is None:
+                    return
             if child is None:
                 raise EngineUnavailableError("the engine has ended and is being started again")
             if isinstance(message, Submit) and self._draining:
@@ -125,6 +133,13 @@ class EngineProcess:
             if isinstance(message, Submit):
                 self._unfinished.add(message.request_id)
             self._outbox.put((child, encoded))
+
+    def _remember(self, message: LoadAdapter | UnloadAdapter) -> None:
+        """For the next process, which is told of all adapters before anything else."""
+        if isinstance(message, LoadAdapter):
+            self._adapters[message.adapter] = message
+        else:
+            self._adapters.pop(message.adapter, None)
 
     def _tell_vocabulary(self, child: EngineChild) -> None:
         if self._vocabulary is None:
@@ -275,6 +290,8 @@ class EngineProcess:
         with self._changed:
             self._coming = None
             if same and not self._stopping:
+                for message in self._adapters.values():
+                    self._outbox.put((child, child.channel.encode(down(message))))
                 self._child, self._recovering = child, False
                 self.restarts += 1
                 self.last_step_s = self._clock()

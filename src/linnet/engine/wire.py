@@ -13,7 +13,17 @@ import msgspec
 import numpy as np
 
 from linnet.engine.facts import EngineFacts
-from linnet.engine.messages import Abort, Control, EngineEvent, EngineMessage, Finished, Keep, Submit
+from linnet.engine.messages import (
+    Abort,
+    Control,
+    EngineEvent,
+    EngineMessage,
+    Finished,
+    Keep,
+    LoadAdapter,
+    Submit,
+    UnloadAdapter,
+)
 from linnet.engine.vocabulary import Vocabulary
 from linnet.errors import LinnetError
 from linnet.process_memory import Footprint
@@ -52,6 +62,18 @@ class KeepFrame(_Frame, frozen=True, tag="keep"):
     message: Keep
 
 
+class LoadAdapterFrame(_Frame, frozen=True, tag="load_adapter"):
+    """Down: what is to be loaded."""
+
+    message: LoadAdapter
+
+
+class UnloadAdapterFrame(_Frame, frozen=True, tag="unload_adapter"):
+    """Down."""
+
+    adapter: int
+
+
 class ControlFrame(_Frame, frozen=True, tag="control"):
     """Down."""
 
@@ -64,7 +86,9 @@ class VocabularyFrame(_Frame, frozen=True, tag="vocabulary"):
     vocabulary: Vocabulary
 
 
-Down = SubmitFrame | AbortFrame | KeepFrame | ControlFrame | VocabularyFrame
+MessageFrame = SubmitFrame | AbortFrame | KeepFrame | LoadAdapterFrame | UnloadAdapterFrame | ControlFrame
+"""What a message travels in."""
+Down = MessageFrame | VocabularyFrame
 
 
 class ReadyFrame(_Frame, frozen=True, tag="ready"):
@@ -118,7 +142,7 @@ class BeatFrame(_Frame, frozen=True, tag="beat"):
 Up = ReadyFrame | RefusedFrame | StepFrame | BeatFrame
 
 
-def down(message: EngineMessage) -> Down:
+def down(message: EngineMessage) -> MessageFrame:
     """The frame of a message."""
     if isinstance(message, Submit):
         return SubmitFrame(message)
@@ -126,13 +150,19 @@ def down(message: EngineMessage) -> Down:
         return AbortFrame(message.request_id)
     if isinstance(message, Keep):
         return KeepFrame(message)
+    if isinstance(message, LoadAdapter):
+        return LoadAdapterFrame(message)
+    if isinstance(message, UnloadAdapter):
+        return UnloadAdapterFrame(message.adapter)
     return ControlFrame(message.action)
 
 
-def message_of(frame: SubmitFrame | AbortFrame | KeepFrame | ControlFrame) -> EngineMessage:
+def message_of(frame: MessageFrame) -> EngineMessage:
     """The message in a frame."""
-    if isinstance(frame, SubmitFrame | KeepFrame):
+    if isinstance(frame, SubmitFrame | KeepFrame | LoadAdapterFrame):
         return frame.message
+    if isinstance(frame, UnloadAdapterFrame):
+        return UnloadAdapter(frame.adapter)
     return Abort(frame.request_id) if isinstance(frame, AbortFrame) else Control(frame.action)
 
 

@@ -191,8 +191,8 @@ def _models_inside(entries: list[Path]) -> list[Path]:
 def _adapter(directory: Path) -> LinnetError:
     base = _text(directory / "adapter_config.json", "base_model_name_or_path")
     return UnsupportedError(
-        f"{directory}: a PEFT adapter (such as LoRA){f' of {base}' if base else ''}, not a whole model; merge it into "
-        "its base first (peft: merge_and_unload, save_pretrained) and give that directory"
+        f"{directory}: a PEFT adapter (such as LoRA){f' of {base}' if base else ''}, not a whole model; open its "
+        "base with it (generate --adapter DIR, serve --adapter NAME=DIR), or merge the two (peft: merge_and_unload)"
     )
 
 

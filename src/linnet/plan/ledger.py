@@ -58,7 +58,7 @@ class Ledger:
     of the weights: all but the embedding table, unless the head is tied to it, and of experts those that a token gets.
     ``multiplications``: of weights with one row (one token); ``prompt_multiplications``: with a row whose logits nobody
     asks for, as nearly all of a prompt's. ``slot_bytes_per_sequence``: what a sequence carries, however
-    long it is.
+    long it is. ``adapter_bytes``: of all adapters that may be loaded.
     """
 
     policy: Policy
@@ -77,6 +77,7 @@ class Ledger:
     prompt_multiplications: int
     attention_width: int
     slot_bytes_per_sequence: int = 0
+    adapter_bytes: int = 0
 
     @property
     def slot_bytes(self) -> int:
@@ -114,7 +115,8 @@ class Ledger:
         """Of an engine in a process that had ``started_bytes`` before it opened the model, with such a KV cache."""
         around = started_bytes + ENGINE_GROWTH_BYTES + OP_BYTES * self.operations
         step_bytes = self.arena_bytes + self.slot_bytes
-        return Footprint(weight_bytes=self.weight_bytes, step_bytes=step_bytes, kv_bytes=kv_bytes, engine_bytes=around)
+        weight_bytes = self.weight_bytes + self.adapter_bytes
+        return Footprint(weight_bytes=weight_bytes, step_bytes=step_bytes, kv_bytes=kv_bytes, engine_bytes=around)
 
     @property
     def server_bytes(self) -> int:
@@ -123,13 +125,14 @@ class Ledger:
 
     @property
     def total_bytes(self) -> int:
-        """Weights, arena, KV pool and what sequences carry beside it."""
-        return self.weight_bytes + self.arena_bytes + self.kv_bytes + self.slot_bytes
+        """Weights, adapters, arena, KV pool and what sequences carry beside it."""
+        return self.weight_bytes + self.adapter_bytes + self.arena_bytes + self.kv_bytes + self.slot_bytes
 
     @property
     def resident_bytes(self) -> int:
         """The process at its largest, every sequence at the longest context: what the system will show as resident."""
-        return self.weight_bytes + self.step_arena_bytes + self.kv_bytes + self.slot_bytes + self.process_bytes
+        weights = self.weight_bytes + self.adapter_bytes
+        return weights + self.step_arena_bytes + self.kv_bytes + self.slot_bytes + self.process_bytes
 
     def kv_bytes_read(self, context_tokens: int) -> int:
         """Keys and values one token's step reads at a context, windows respected."""
@@ -146,6 +149,7 @@ class Ledger:
             ("weights: embedding", self.embedding_bytes),
             ("weights: blocks", self.block_bytes),
             ("weights: head", self.head_bytes),
+            *([("adapters", self.adapter_bytes)] if self.adapter_bytes else []),
             (f"activations of {limits.max_tokens} tokens, {limits.max_outputs} output rows", self.arena_bytes),
             (f"KV of {limits.max_sequences} x {context} tokens", self.kv_bytes),
             *([(f"states of {limits.max_sequences} sequences", self.slot_bytes)] if self.slot_bytes else []),
@@ -168,12 +172,13 @@ def predict(
     chosen: Program | None = None,
     tokenizer_bytes: int | None = None,
     keep: Sequence[str] = (),
+    adapter_bytes: int = 0,
 ) -> Ledger:
     """What ``backend.prepare(source, policy, limits, keep, kv_cache)`` and a full KV pool will take.
 
     Without a backend the KV is what the program declares, and weights lie as stored; backends may pad the one and put
     zeros back into the other. ``chosen``: what choose_numerics made of the source's program, where the caller has it;
-    ``tokenizer_bytes``: of tokenizer.json, where the caller knows.
+    ``tokenizer_bytes``: of tokenizer.json, where the caller knows. ``adapter_bytes``: what adapters may take beside it.
     """
     declared = choose_numerics(source.program, policy, kv_cache) if chosen is None else chosen
     program = wanted_rows(declared, keep)
@@ -201,6 +206,7 @@ def predict(
         prompt_multiplications=multiplications["tokens"],
         attention_width=sum(attention.heads * attention.head_size for attention in _attentions(program).values()),
         slot_bytes_per_sequence=program.slot_bytes,
+        adapter_bytes=adapter_bytes,
     )
 
 

@@ -95,6 +95,18 @@ class Add:
 
 
 @dataclass(frozen=True)
+class LowRankAdd:
+    """What each row's adapter adds to a linear's result (LoRA, Hu et al. 2021, section 4.1): fp32 (y [rows, outputs],
+    x [rows, columns], adapters int32 [tokens], and output_rows int32 [outputs] where rows are not tokens) ->
+    y + up @ (factor * (down @ x)).
+
+    down [rank, columns], up [outputs, rank] and factor are what the executable was given under the op's name for the
+    row's adapter (``Executable.set_adapter``). Rows of adapter -1, and of one that was given nothing under that name,
+    are y, bit for bit.
+    """
+
+
+@dataclass(frozen=True)
 class Scale:
     """x * factor."""
 
@@ -253,6 +265,11 @@ class GatedLinears:
 
 
 @dataclass(frozen=True)
+class LowRankAdds:
+    """Several low_rank_adds of one x as one op."""
+
+
+@dataclass(frozen=True)
 class RowChain:
     """Ops of ROW_KINDS whose row i reads only row i of what the chain itself writes: done row by row in one pass."""
 
@@ -268,6 +285,7 @@ ATTRIBUTES: dict[str, type] = {
     "experts": Experts,
     "combine": Combine,
     "add": Add,
+    "low_rank_add": LowRankAdd,
     "scale": Scale,
     "softcap": Softcap,
     "cast": Cast,
@@ -285,10 +303,11 @@ ATTRIBUTES: dict[str, type] = {
     "hadamard": Hadamard,
     "linears": Linears,
     "gated_linears": GatedLinears,
+    "low_rank_adds": LowRankAdds,
     "row_chain": RowChain,
 }
 
-FUSED_KINDS = ("linears", "gated_linears", "row_chain")
+FUSED_KINDS = ("linears", "gated_linears", "low_rank_adds", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",

@@ -5,6 +5,8 @@
 ``row_chain``: runs of row-wise ops (residual + norm + quantise; rope + rope + kv_write; activation + quantise), done
 row by row while the row is in cache; a value that nobody else reads never reaches the arena.
 
+``low_rank_adds``: what adapters add to linears of one value, rows brought together once.
+
 ``gated_linears``: gate and up, their activation and its rounding, a range of outputs at a time: no projection's result
 is ever written to memory.
 
@@ -16,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from linnet.errors import ConfigError
-from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, GatedLinears, Linears, RowChain
+from linnet.program.attributes import FUSED_KINDS, ROW_KINDS, GatedLinears, Linears, LowRankAdds, RowChain
 from linnet.program.fused import external_reads, fused_name, is_gated, row_symbol, written
 from linnet.program.program import Op, Program
 from linnet.program.traverse import declarations, rebuilt
@@ -39,6 +41,8 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
             return Op("gated_linears", name, reads, outputs[-1:], GatedLinears(), weights, expansion=tuple(run))
         if run[0].kind == "linear":
             return Op("linears", name, reads, outputs, Linears(), weights, expansion=tuple(run))
+        if run[0].kind == "low_rank_add":
+            return Op("low_rank_adds", name, reads, outputs, LowRankAdds(), expansion=tuple(run))
         inside = Counter(name for op in run for name in op.inputs)
         outputs = tuple(name for name in outputs if name in visible or readers[name] > inside[name])
         states = tuple(dict.fromkeys(name for op in run for name in op.states))
@@ -48,6 +52,8 @@ def fuse(program: Program, keep: Iterable[str] = ()) -> Program:
         first = run[0]
         if first.kind == "linear":
             return op.kind == "linear" and op.inputs == first.inputs
+        if first.kind == "low_rank_add":
+            return op.kind == "low_rank_add" and op.inputs[1:] == first.inputs[1:]
         chain = first.kind in ROW_KINDS and op.kind in ROW_KINDS
         # A gather reads other rows than its own, so what it reads must have been written before the chain.
         foreign = op.kind == "gather" and op.inputs[0] in written(run)

@@ -83,6 +83,11 @@ def check_fused(op: Op, declared: Mapping[str, Value]) -> None:
         require(good, f"op {op.name} (linears) holds something else than linears of one input")
         require(op.outputs == inside, f"op {op.name} (linears) writes {op.outputs}, its expansion {inside}")
         return
+    if op.kind == "low_rank_adds":
+        good = all(inner.kind == "low_rank_add" and inner.inputs[1:] == run[0].inputs[1:] for inner in run)
+        require(good, f"op {op.name} (low_rank_adds) holds something else than low_rank_adds of one input")
+        require(op.outputs == inside, f"op {op.name} (low_rank_adds) writes {op.outputs}, its expansion {inside}")
+        return
     kinds = sorted({inner.kind for inner in run} - set(ROW_KINDS))
     require(not kinds, f"op {op.name} (row_chain) holds {', '.join(kinds)}, which do not work row by row")
     symbols = {row_symbol(inner, declared) for inner in run}

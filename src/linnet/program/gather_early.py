@@ -31,6 +31,7 @@ ROW_WISE = frozenset(
         "route",
         "experts",
         "combine",
+        "low_rank_add",
     }
 )
 """Kinds that read their own rows only: rope reads positions beside them, and kv_write is for every token."""
@@ -52,6 +53,7 @@ def gather_early(program: Program, keep: Iterable[str] = ()) -> Program:
     if not moved:
         return program
     declared = declarations(program)
+    given = {value.name for value in program.inputs}
     rows = declared[dropped].shape[0]
     values: dict[str, Value] = {}
 
@@ -66,13 +68,15 @@ def gather_early(program: Program, keep: Iterable[str] = ()) -> Program:
             if op.name not in moved:
                 found.append(replace(op, inputs=tuple(source if name == dropped else name for name in op.inputs)))
                 continue
-            inputs = tuple(name if name in values else f"{name}.rows" for name in op.inputs)
+            inputs = tuple(name if name in values or name in given else f"{name}.rows" for name in op.inputs)
             for name, own in zip(op.inputs, inputs, strict=True):
-                if own not in values:
+                if own not in values and own not in given:
                     narrow(own, name)
                     found.append(Op("gather", own, (name, chosen), (own,), Gather()))
             for name in op.outputs:
                 narrow(name, name)
+            if op.kind == "low_rank_add":  # it asks of each row which token it is
+                inputs = (*inputs, chosen)
             found.append(replace(op, inputs=inputs))
         return found
 
@@ -87,6 +91,7 @@ def _only_for(gather: Op, program: Program, visible: set[str]) -> set[str]:
     What they read must be made by them or be fp32: rows of rounded values cannot be gathered.
     """
     declared = declarations(program)
+    given = {value.name for value in program.inputs}
     readers: dict[str, set[str]] = defaultdict(set)
     for op in program.ops:
         for name in op.inputs:
@@ -101,7 +106,7 @@ def _only_for(gather: Op, program: Program, visible: set[str]) -> set[str]:
             if op.kind in ROW_WISE and alone and op.name not in barred:
                 found.add(op.name)
         moved = [op for op in before if op.name in found]
-        made = {name for op in moved for name in op.outputs}
+        made = {name for op in moved for name in op.outputs} | given
         stuck = {op.name for op in moved for name in op.inputs if name not in made and declared[name].dtype != "fp32"}
         if not stuck:
             return found - {gather.name}

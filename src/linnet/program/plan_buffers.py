@@ -2,8 +2,8 @@
 """plan_buffers: give every value a place in one arena, from liveness alone, before anything is allocated.
 
 A value lives from the op that writes it to the last op that reads it, both inclusive: an op's outputs never overlap
-its inputs. Program outputs and kept values (taps) live to the end. Program inputs belong to the caller and have no
-place here.
+its inputs, but for what adapters add to: a result that nobody else reads is added to in its place. Program outputs and
+kept values (taps) live to the end. Program inputs belong to the caller and have no place here.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from linnet.errors import ConfigError
 from linnet.program.prescribed import keeps_codes
-from linnet.program.program import Program, Value
+from linnet.program.program import Op, Program, Value
 from linnet.program.traverse import declarations, last_reads
 from linnet.schemes.scheme import DENSE_BITS, Scheme
 
@@ -98,8 +98,15 @@ def plan_buffers(
     arena = 0
     for index, op in enumerate(program.ops):
         live = [place for place in live if place[2] >= index]
+        onto = _added_to(op)
         for name in op.outputs:
             size = value_bytes(declared[name], bounds)
+            until = dies.get(name, last.get(name, index))
+            if name in onto and onto[name] not in dies and last[onto[name]] == index:
+                start = offsets[name] = offsets[onto[name]]
+                sizes[name] = size
+                live = [(*place[:2], until) if place[0] == start else place for place in live]
+                continue
             needed = max(align(size), ALIGNMENT_BYTES)
             offset = 0
             for start, stop, _ in live:
@@ -108,6 +115,11 @@ def plan_buffers(
                 offset = max(offset, stop)
             offsets[name], sizes[name] = offset, size
             arena = max(arena, offset + needed)
-            live.append((offset, offset + needed, dies.get(name, last.get(name, index))))
+            live.append((offset, offset + needed, until))
             live.sort()
     return BufferPlan(arena, MappingProxyType(offsets), MappingProxyType(sizes))
+
+
+def _added_to(op: Op) -> dict[str, str]:
+    """Of what a low_rank_add writes, the value of the same shape that it adds to."""
+    return {one.outputs[0]: one.inputs[0] for one in op.expansion or (op,) if one.kind == "low_rank_add"}

@@ -236,6 +236,20 @@ def _add(s: _Signature, _: Any) -> None:
     s.dense(*s.weights)
 
 
+def _low_rank_add(s: _Signature, _: Any) -> None:
+    rows = s.outputs[0].shape[0]
+    s.counts(3 if rows == "tokens" else 4)
+    y, x, adapters, *rest = s.inputs
+    for value in (y, x):
+        s.dtype(value, "fp32")
+    s.shape(x, (rows, s.width(x)))
+    s.index(adapters, "tokens")
+    for value in rest:
+        s.index(value, "outputs")
+    s.width(y)
+    s.matches(y)
+
+
 def _softcap(s: _Signature, softcap: a.Softcap) -> None:
     _elementwise(1)(s, softcap)
     require(softcap.limit > 0, f"op {s.op.name}: limit {softcap.limit}; accepted is more than 0")
@@ -417,6 +431,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "experts": _experts,
     "combine": _combine,
     "add": _add,
+    "low_rank_add": _low_rank_add,
     "scale": _elementwise(1),
     "softcap": _softcap,
     "cast": _cast,
@@ -434,5 +449,6 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "hadamard": _hadamard,
     "linears": _fused,
     "gated_linears": _fused,
+    "low_rank_adds": _fused,
     "row_chain": _fused,
 }

@@ -22,6 +22,7 @@ class StepItem:
                    item, or of a later one, reads them.
     uses:          what rows are for, see `uses.py`; none for a piece of a prompt.
     state_slot:    where the sequence keeps what it carries from token to token; None: it carries nothing.
+    adapter:       the place of the adapter that the rows go through; None: none.
     participants:  which of the engine's models compute the rows, each with its own keys and values in these blocks.
 
     Rows stand at consecutive positions and see all before them; a tree of guesses would say its positions here.

@@ -45,6 +45,8 @@ class Request:
                      again, if it runs when this one is admitted. Unknown and finished ids are ignored.
     gang:            id of the first of those that get tokens only when all of them are computed in one step, itself for
                      that one: they are ordered as it is, one after the other, and preempted together.
+    adapter:         place of the adapter that its rows go through; None: none.
+    namespace:       what computes it besides the models: requests share cached blocks only under the same.
     draft_token_ids: guesses at what follows `known`, which the caller may set between steps. They cost time and change
                      no token; a step that takes them uses them up.
 
@@ -82,6 +84,8 @@ class Request:
     participants: tuple[int, ...] = (0,)
     fork_of: int | None = None
     gang: int | None = None
+    adapter: int | None = None
+    namespace: bytes = b""
     draft_token_ids: tuple[int, ...] = ()
 
     known: list[int] = field(init=False)
@@ -143,6 +147,7 @@ class Request:
             origin.state is RequestState.RUNNING
             and self.has_prompt_of(origin)
             and origin.cache_salt == self.cache_salt
+            and origin.namespace == self.namespace
             and origin.shared_tokens == self.shared_tokens
             and origin.participants == self.participants
         )

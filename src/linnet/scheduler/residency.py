@@ -292,7 +292,13 @@ class Residency:
             pool.give_up(request.digests)
 
     def keep(
-        self, owner: bytes, token_ids: Sequence[int], salt: bytes, shared_tokens: int = 0, lasting: bool = False
+        self,
+        owner: bytes,
+        token_ids: Sequence[int],
+        salt: bytes,
+        shared_tokens: int = 0,
+        lasting: bool = False,
+        namespace: bytes = b"",
     ) -> None:
         """Forget the blocks of this sequence after all others, instead of what the owner kept before; see `Pins`. Where
         there is a window, those of the last one."""
@@ -300,7 +306,7 @@ class Residency:
         if self.prefix_cache:
             size = self.pools.block_size
             full = min([len(token_ids) // size, *self.pools.most_whole_pins])
-            extend_digests(digests, token_ids, salt, size, full, shared_tokens)
+            extend_digests(digests, token_ids, salt, size, full, shared_tokens, namespace)
         for pool, first in zip(self.pools, self._first_blocks_at(len(digests)), strict=True):
             pool.pins.keep(owner, digests[first:], lasting)
 
@@ -425,5 +431,5 @@ class Residency:
 
     def _digests(self, request: Request, full_blocks: int) -> Sequence[bytes]:
         size, shared = self.pools.block_size, request.shared_tokens
-        extend_digests(request.digests, request.known, request.cache_salt, size, full_blocks, shared)
+        extend_digests(request.digests, request.known, request.cache_salt, size, full_blocks, shared, request.namespace)
         return request.digests[:full_blocks]

@@ -137,7 +137,13 @@ class Scheduler:
         return True
 
     def keep(
-        self, owner: bytes, token_ids: Sequence[int], salt: bytes, shared_tokens: int = 0, lasting: bool = False
+        self,
+        owner: bytes,
+        token_ids: Sequence[int],
+        salt: bytes,
+        shared_tokens: int = 0,
+        lasting: bool = False,
+        namespace: bytes = b"",
     ) -> None:
         """Keep the blocks of a sequence, those it has and those it will have, for whoever goes on from it.
 
@@ -145,7 +151,7 @@ class Scheduler:
         last it named; no tokens: none. `kept_share` of the pool is the most that is kept; then the owners that were
         heard of least recently keep theirs no longer, those that are not `lasting` first. Mutates the eviction order.
         """
-        self._residency.keep(owner, token_ids, salt, shared_tokens, lasting)
+        self._residency.keep(owner, token_ids, salt, shared_tokens, lasting, namespace)
 
     def take_events(self) -> tuple[Event, ...]:
         """Events of aborts and deadlines since the last call or commit(), which hands them out too. Forgets them."""
@@ -459,6 +465,8 @@ class Scheduler:
     def _may_branch(self, request: Request, origin_id: int, ends: Mapping[int, int]) -> bool:
         origin = self._in_flight.get(origin_id)
         if origin is None or not request.has_prompt_of(origin) or origin.cache_salt != request.cache_salt:
+            return False
+        if origin.namespace != request.namespace:
             return False
         return all(ends[one.request_id] == len(one.known) for one in (request, origin))
 

@@ -95,6 +95,7 @@ class StepBuilder:
             uses=uses,
             participants=request.participants,
             state_slot=request.state_slot,
+            adapter=request.adapter,
         )
         self.items.append(item)
         self._tokens -= item.n

@@ -14,8 +14,10 @@ from starlette.responses import Response
 
 import linnet
 from linnet.api import CHAT_MAX_TOKENS, GrammarChecker, ServedModel
+from linnet.api.adapters import Adapters
 from linnet.api.tools import ModelForms
 from linnet.errors import LinnetError
+from linnet.serve.adapters import AdapterRoutes, adapters_of
 from linnet.serve.admission import Admission
 from linnet.serve.answers import JsonAnswer, encode, error_answer
 from linnet.serve.bridge import Bridge
@@ -23,7 +25,7 @@ from linnet.serve.config import QueueLimits
 from linnet.serve.conversations import Conversations
 from linnet.serve.costs import Costs
 from linnet.serve.embeddings import EmbeddingShape
-from linnet.serve.errors import ApiError, from_exception, internal, model_not_found, not_found
+from linnet.serve.errors import ApiError, from_exception, internal, not_found
 from linnet.serve.gate import Gate
 from linnet.serve.generation import Generation
 from linnet.serve.lifecycle import Lifecycle
@@ -70,7 +72,7 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     metrics.registry.register(conversations.metrics(config.metrics_prefix, config.names[0]))
     costs = Costs(config.price_per_hour, metrics.generated, config.metrics_prefix, config.names[0])
     metrics.registry.register(costs)
-    facts = model_facts(model, config)
+    facts = model_facts(model, config, adapters_of(model, bridge, config))
     lifecycle = Lifecycle(bridge, admission, config)
     preparer = Preparer(facts, config.limits, conversations.modules)
     grammars = GrammarChecker(
@@ -81,6 +83,8 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     _add_error_answers(inner)
     _add_operator_routes(inner, lifecycle, metrics)
     _add_model_routes(inner, generation, facts)
+    if config.adapters_from is not None:
+        AdapterRoutes(generation, facts, config.adapters_from, config.keys).add_to(inner, _card)
     _add_session_routes(inner, conversations)
     add_state(inner, facts, model.facts.scheduling.block_size, bridge, metrics, memory, lifecycle)
     open_paths = PUBLIC_ROUTES | (add_page(inner) if config.ui else frozenset())
@@ -90,7 +94,7 @@ def build_server(model: ServedModel, config: ServeConfig) -> Server:
     return Server(app, bridge, admission, lifecycle, metrics, generation, conversations, facts, memory, costs)
 
 
-def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:
+def model_facts(model: ServedModel, config: ServeConfig, adapters: Adapters) -> ModelFacts:
     """What serving needs to know of a model."""
     return ModelFacts(
         names=config.names,
@@ -101,6 +105,7 @@ def model_facts(model: ServedModel, config: ServeConfig) -> ModelFacts:
         defaults=model.sampling_defaults,
         default_max_tokens=config.default_max_tokens or model.sampling_defaults.max_tokens or CHAT_MAX_TOKENS,
         forms=ModelForms(model.tokenizer, config.tool_parser, config.reasoning_parser),
+        adapters=adapters,
     )
 
 
@@ -193,12 +198,12 @@ def _add_model_routes(app: FastAPI, generation: Generation, facts: ModelFacts) -
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JsonAnswer({"object": "list", "data": [_card(facts, name) for name in facts.names]})
+        names = (*facts.names, *facts.adapters.names)
+        return JsonAnswer({"object": "list", "data": [_card(facts, name) for name in names]})
 
     @app.get("/v1/models/{name:path}")
     async def card(name: str) -> Response:
-        if name not in facts.names:
-            raise model_not_found(name, facts.names)
+        facts.adapter_of(name)
         return JsonAnswer(_card(facts, name))
 
 
@@ -233,12 +238,13 @@ def _add_session_routes(app: FastAPI, conversations: Conversations) -> None:
 
 
 def _card(facts: ModelFacts, name: str) -> dict[str, Any]:
+    """Of the model, or of an adapter, whose parent it is."""
     return {
         "id": name,
         "object": "model",
         "created": facts.created_s,
         "owned_by": "linnet",
-        "root": facts.names[0],
-        "parent": None,
+        "root": facts.names[0] if name in facts.names else name,
+        "parent": None if name in facts.names else facts.names[0],
         "max_model_len": facts.max_model_len,
     }

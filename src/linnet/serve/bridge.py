@@ -157,6 +157,11 @@ class Bridge:
         """Samples the engine has not finished."""
         return len(self._open)
 
+    @property
+    def adapters_in_use(self) -> frozenset[int | None]:
+        """Numbers of the adapters that they go through; asked from any thread."""
+        return frozenset(one.sample.submit.adapter for one in tuple(self._open.values()))
+
     def stalled_s(self) -> float:
         """How long there has been work and no step."""
         if not self._open:

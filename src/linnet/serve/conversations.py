@@ -12,7 +12,7 @@ from linnet.api import SamplingParams, ServedModel, Terms
 from linnet.api.modules import PromptModules
 from linnet.api.session_files import SessionFiles
 from linnet.api.sessions import Form, Session, Sessions
-from linnet.engine import EngineUnavailableError, Keep
+from linnet.engine import EngineUnavailableError, Keep, Submit
 from linnet.errors import ConfigError
 from linnet.serve.admission import Admission
 from linnet.serve.bridge import Bridge
@@ -56,10 +56,11 @@ class Conversations:
         except EngineUnavailableError:
             logger.debug("there is no engine to keep anything")
 
-    def keep_modules(self, prepared: Prepared, salt: bytes) -> None:
+    def keep_modules(self, prepared: Prepared, submit: Submit) -> None:
         """What a request begins with is kept from now on (an engine that was started again does not know it)."""
         if prepared.modules:
-            self.tell(self.modules.kept(prepared.prompts[0], prepared.form, prepared.modules, salt))
+            prompt, salt = prepared.prompts[0], submit.cache_salt
+            self.tell(self.modules.kept(prompt, prepared.form, prepared.modules, salt, submit.adapter))
 
     async def compute_modules(self, admission: Admission) -> None:
         """Compute and keep every module ahead of the first request for it, as a request of the server's own."""

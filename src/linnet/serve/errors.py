@@ -84,11 +84,11 @@ def not_found() -> ApiError:
     return ApiError(404, "invalid_request_error", "there is nothing at this address", code="not_found")
 
 
-def model_not_found(name: str, names: tuple[str, ...]) -> ApiError:
-    """404: ``model`` is not one of the served names."""
+def model_not_found(name: str, names: tuple[str, ...], param: str = "model") -> ApiError:
+    """404: what ``param`` says is not one of the served names."""
     shown = name if len(name) <= 64 else name[:61] + "..."
     message = f"the model {shown!r} does not exist here; served is {', '.join(names)}"
-    return ApiError(404, "invalid_request_error", message, code="model_not_found", param="model")
+    return ApiError(404, "invalid_request_error", message, code="model_not_found", param=param)
 
 
 def too_large(most: int) -> ApiError:

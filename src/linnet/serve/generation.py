@@ -206,7 +206,7 @@ class Generation:
             self._left_s(arrival_s, asked_s),
         )
         ticket.take(count, prepared.prompt_tokens)
-        self._conversations.keep_modules(prepared, samples[0].submit.cache_salt)
+        self._conversations.keep_modules(prepared, samples[0].submit)
         try:
             return self._bridge.submit(samples, ticket, arrival_s)
         except EngineUnavailableError as error:

@@ -17,6 +17,7 @@ from linnet.serve.protocol import (
     EmbeddingRequest,
     TokenizeRequest,
 )
+from linnet.serve.protocol.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from linnet.serve.protocol.record import Record
 from linnet.serve.protocol.responses import ResponsesRequest
 from linnet.serve.protocol.scoring import RerankRequest, ScoreRequest
@@ -28,6 +29,8 @@ BODIES: Mapping[str, type[Record]] = {
     "/v1/embeddings": EmbeddingRequest,
     "/v1/score": ScoreRequest,
     "/v1/rerank": RerankRequest,
+    "/v1/load_lora_adapter": LoadAdapterRequest,
+    "/v1/unload_lora_adapter": UnloadAdapterRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -66,7 +69,8 @@ def document(app: FastAPI, keys_required: bool) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Duplicate Operation ID")  # they get ours
         found = get_openapi(title="Linnet", version=linnet.__version__, routes=app.routes)
-    names, schemas = models_json_schema([(record, "validation") for record in set(BODIES.values())],
+    records = {record for path, record in BODIES.items() if path in found["paths"]}
+    names, schemas = models_json_schema([(record, "validation") for record in records],
                                         ref_template="#/components/schemas/{model}")  # fmt: skip
     components = {"schemas": {**schemas.get("$defs", {}), "Error": ERROR}}
     if keys_required:

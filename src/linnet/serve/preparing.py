@@ -18,6 +18,7 @@ from linnet.api import (
     SamplingParams,
     Terms,
 )
+from linnet.api.adapters import Adapters
 from linnet.api.modules import PromptModules
 from linnet.api.opened import KnownModel
 from linnet.api.sessions import Form, Turn, Visit, check_answered, check_single, form_of
@@ -49,7 +50,7 @@ NOTHING_NEW = SamplingParams(max_tokens=0, prompt_logprobs=0)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts(KnownModel):
-    """What the server knows of the model; ``requests`` makes its engine's messages.
+    """What the server knows of the model; ``requests`` makes its engine's messages, ``adapters`` are served beside it.
 
     ``defaults`` hold where a request says nothing; ``default_max_tokens`` ends a chat answer that names no number.
     """
@@ -62,6 +63,17 @@ class ModelFacts(KnownModel):
     defaults: SamplingDefaults
     default_max_tokens: int
     forms: ModelForms
+    adapters: Adapters
+
+    def adapter_of(self, model: str | None) -> int | None:
+        """The adapter that a request's ``model`` names; None: the model alone. An exact match with a served name, and
+        nothing else: never a path. Raises ApiError 404."""
+        if model is None or model in self.names:
+            return None
+        found = self.adapters.get(model)
+        if found is None:
+            raise model_not_found(model, (*self.names, *self.adapters.names))
+        return found.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +224,8 @@ class Preparer:
         return self._checked(Prepared(request, NOTHING_NEW, prompts, form_of(given[0][0])))
 
     def check_model(self, name: str | None) -> None:
-        """An exact match with a served name, and nothing else: never a path."""
-        if name is not None and name not in self.facts.names:
-            raise model_not_found(name, self.facts.names)
+        """See ModelFacts.adapter_of."""
+        self.facts.adapter_of(name)
 
     def render(
         self,
@@ -280,6 +291,7 @@ class Preparer:
             cache_salt=narrower_salt(salt, request.cache_salt),
             grammar=prepared.grammar,
             shown=frozenset() if prepared.answer is None else prepared.answer.shown,
+            adapter=self.facts.adapter_of(request.model),
         )
         try:
             if isinstance(request, EmbeddingRequest):

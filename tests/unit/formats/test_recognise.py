@@ -121,7 +121,7 @@ FORMS: dict[str, tuple[Callable[[Path], Path], type[LinnetError], str]] = {
     "adapter": (
         lambda p: folder(p, adapter_config_dot_json={"base_model_name_or_path": "owner/base"}),
         UnsupportedError,
-        r"a PEFT adapter \(such as LoRA\) of owner/base, not a whole model; merge it",
+        r"a PEFT adapter \(such as LoRA\) of owner/base, not a whole model; open its base with it",
     ),
     "adapter beside a config": (
         lambda p: folder(p, config_dot_json={"model_type": "llama"}, adapter_config_dot_json={}),

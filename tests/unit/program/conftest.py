@@ -4,4 +4,5 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]
+tests = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(tests / "unit" / "models"), str(tests / "e2e")]

@@ -4,7 +4,7 @@
 import contextlib
 import logging
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linnet.backends import block_memory
-from linnet.backends.cpu import _native, tiles
+from linnet.backends.cpu import _native, adapters, tiles
 from linnet.backends.cpu.lower import Lowering, group_size, input_type, kv_layout, kv_piece_bytes, plan
 from linnet.backends.cpu.passes import widen_inputs
 from linnet.backends.cpu.sampling import Sampler
@@ -24,6 +24,7 @@ from linnet.backends.interface import (
     Executable,
     KVCache,
     Limits,
+    LowRank,
     MappedSource,
     Numerics,
     Policy,
@@ -33,6 +34,7 @@ from linnet.backends.interface import (
     Source,
     StampedSource,
     check_groups,
+    check_terms,
 )
 from linnet.errors import ConfigError, UnsupportedError, unknown_choice
 from linnet.program.choose_numerics import choose_numerics, numerics_name
@@ -197,6 +199,7 @@ class CpuExecutable(block_memory.BlockCopies):
             self.program, self._weights, linears, limits, buffers, self.isa, backend.pool, self.vocabulary
         )
         self._native, self._values = lowering.executor, lowering.values
+        self._adapters = adapters.AdapterTable(lowering.executor, lowering.low_ranks)
         self._widths = {name: int(value.shape[-1]) for name, value in declared.items() if name in self._values}
         self.choices: dict[str, str] = lowering.choices
         self.arena_bytes: int = buffers.arena_bytes
@@ -295,6 +298,11 @@ class CpuExecutable(block_memory.BlockCopies):
         layers = self._layers() if len(num_blocks) > 1 else [replace(layer, group=0) for layer in self._layers()]
         return States(num_blocks, layers, self.limits.max_sequences * self._native.slot_bytes)
 
+    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+        """See Executable.set_adapter."""
+        check_terms(self.program, terms or {})
+        self._adapters.set(adapter, terms)
+
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""
         assert isinstance(states, States)
@@ -312,6 +320,7 @@ class CpuExecutable(block_memory.BlockCopies):
                 batch.state_slots if batch.state_slots.size else None,
                 states.slots,
                 batch.logit_rows,
+                self._adapters.of_rows(batch.adapters),
             )
         except ValueError as error:
             raise ConfigError(str(error)) from None
@@ -390,7 +399,7 @@ def _wrong_types(batch: Batch) -> str:
     """Which field of a batch is not a C-contiguous int32 array of the right rank."""
     fields = (
         "token_ids", "positions", "kv_slots", "query_start", "context_lengths", "block_tables", "output_rows",
-        "state_slots",
+        "state_slots", "adapters",
     )  # fmt: skip
     ranks = {"kv_slots": 2, "block_tables": 3}
     for name in fields:

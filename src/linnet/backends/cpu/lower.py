@@ -85,7 +85,8 @@ def kv_piece_bytes(state: PagedState, block_size: int) -> list[int]:
 
 
 class Lowering:
-    """Builds the native executor of one program. ``values`` maps value names to native indices."""
+    """Builds the native executor of one program. ``values`` maps value names to native indices, ``low_ranks`` what
+    adapters add to: op name -> native operation and site."""
 
     def __init__(
         self,
@@ -126,6 +127,7 @@ class Lowering:
         }
         self._rope_tables: dict[tuple[tuple[float, ...], float], int] = {}
         self.choices: dict[str, str] = {}
+        self.low_ranks: dict[str, tuple[int, int]] = {}
         for op in program.ops:
             self._lower(op)
 
@@ -223,6 +225,15 @@ class Lowering:
             self.executor.add_row(op.name, self._in(op), self._out(op), row)
         else:
             self.executor.add(op.name, self._in(op, 0), self._in(op, 1), self._out(op))
+
+    def low_rank_add(self, op: Op, _: a.LowRankAdd | a.LowRankAdds) -> None:
+        """One site, or several of one input, which are numbered in the order of the expansion."""
+        parts = op.expansion or (op,)
+        inputs, outputs = [self._in(part) for part in parts], [self._out(part) for part in parts]
+        index = int(self.executor.low_rank_adds(op.name, self._in(parts[0], 1), inputs, outputs))
+        for site, part in enumerate(parts):
+            self.low_ranks[part.name] = index, site
+            self.choices[part.name] = f"low_rank_add_{self._isa}"
 
     def scale(self, op: Op, scale: a.Scale) -> None:
         self.executor.scale(op.name, self._in(op), self._out(op), scale.factor)
@@ -347,6 +358,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "combine": Lowering.combine,
     "sparse_linear": Lowering.sparse_linear,
     "add": Lowering.add,
+    "low_rank_add": Lowering.low_rank_add,
     "scale": Lowering.scale,
     "softcap": Lowering.softcap,
     "cast": Lowering.cast,
@@ -364,6 +376,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "hadamard": Lowering.hadamard,
     "linears": Lowering.linear,
     "gated_linears": Lowering.gated_linears,
+    "low_rank_adds": Lowering.low_rank_add,
     "row_chain": Lowering.row_chain,
 }
 

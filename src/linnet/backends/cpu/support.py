@@ -50,6 +50,7 @@ def _refuse_inputs(op: Op) -> str | None:
         "kv_write": (2, ("kv_slots",)),
         "attention": (1, ATTENTION_INPUTS),
         "gather": (1, ("output_rows",)),
+        "low_rank_add": (2, ("adapters", "output_rows")),
         "conv": (1, SEQUENCE_INPUTS),
         "scan": (4, SEQUENCE_INPUTS),
     }
@@ -57,7 +58,7 @@ def _refuse_inputs(op: Op) -> str | None:
         return f"embed reads the program inputs token_ids or positions, not {', '.join(op.inputs)}"
     if op.kind in wanted:
         start, names = wanted[op.kind]
-        if op.inputs[start:] != names:
+        if op.inputs[start:] != names[: len(op.inputs) - start]:
             return f"{op.kind} reads the program inputs {', '.join(names)}, not {', '.join(op.inputs[start:])}"
     return None
 

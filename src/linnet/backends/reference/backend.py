@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference backend behind the common door: every op in torch, slow and plain; the others are compared with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from linnet.backends.interface import (
     Executable,
     KVCache,
     Limits,
+    LowRank,
     Numerics,
     Policy,
     SampleResult,
@@ -21,6 +22,7 @@ from linnet.backends.interface import (
     Source,
     check_batch,
     check_groups,
+    check_terms,
 )
 from linnet.backends.reference import sampling as sampler
 from linnet.backends.reference.attention import PagedMemory, refuse_state
@@ -100,6 +102,7 @@ class ReferenceExecutable(block_memory.BlockCopies):
         self._vocabulary = vocabulary_of(program)
         for weight in program.weights:
             self._weights.get(weight.name)
+        self._adapters: dict[int, Mapping[str, LowRank]] = {}
         self._taps: dict[str, np.ndarray] = {}
         self._logits: np.ndarray | None = None
 
@@ -114,6 +117,13 @@ class ReferenceExecutable(block_memory.BlockCopies):
         one_of_each = self.allocate_states(*[1] * cache_groups(self.program))
         return tuple(map(block_memory.bytes_per_block, one_of_each.parts))
 
+    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+        """See Executable.set_adapter."""
+        self._adapters.pop(adapter, None)
+        if terms is not None:
+            check_terms(self.program, terms)
+            self._adapters[adapter] = terms
+
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute."""
@@ -123,6 +133,12 @@ class ReferenceExecutable(block_memory.BlockCopies):
             name: torch.from_numpy(getattr(batch, name).copy())
             for name in (value.name for value in self.program.inputs)
         }
+        if "adapters" in inputs:
+            if not batch.adapters.size:
+                inputs["adapters"] = torch.full(batch.token_ids.shape, -1, dtype=torch.int32)
+            unknown = set(batch.adapters.tolist()) - self._adapters.keys() - {-1}
+            if unknown:
+                raise ConfigError(f"batch.adapters names {min(unknown)}, which was not given")
         self._taps = {}
 
         def on_tap(name: str, value: torch.Tensor, _: torch.Tensor | None = None) -> None:
@@ -131,7 +147,16 @@ class ReferenceExecutable(block_memory.BlockCopies):
         ops = self.program.ops
         output = self.program.outputs[0]
         result = run_ops(
-            self.program, 0, len(ops), inputs, (output,), self._weights, states, taps=self._keep, on_tap=on_tap
+            self.program,
+            0,
+            len(ops),
+            inputs,
+            (output,),
+            self._weights,
+            states,
+            taps=self._keep,
+            on_tap=on_tap,
+            adapters=self._adapters,
         )
         self._logits = result[output].numpy()  # type: ignore[union-attr]
 

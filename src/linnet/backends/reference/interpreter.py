@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
@@ -12,6 +13,7 @@ from linnet.backends.reference import experts, ops, recurrent
 from linnet.backends.reference.attention import FunctionalMemory, Memory, attention
 from linnet.backends.reference.weights import LoadedWeight, WeightTable
 from linnet.errors import ConfigError, UnsupportedError
+from linnet.program.adapters import LowRank
 from linnet.program.program import Op, Program, Segment
 from linnet.program.traverse import expert_of, multiplied, sent, tapped
 from linnet.schemes.scheme import DenseType, Scheme
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind", torch.Tensor, ops.QuantisedValue)
 RuntimeValue = torch.Tensor | ops.QuantisedValue
+
+
+Adapters = Mapping[int, Mapping[str, LowRank]]
+"""What each adapter adds, by the name of the op that adds it."""
+_NO_ADAPTERS: Adapters = MappingProxyType({})
 
 
 class Tap(Protocol):
@@ -40,6 +47,7 @@ def run_ops(
     memory: Memory,
     taps: Iterable[str] = (),
     on_tap: Tap | None = None,
+    adapters: Adapters = _NO_ADAPTERS,
 ) -> dict[str, RuntimeValue]:
     """Execute ops [start, stop) given the values that cross into the range; returns ``outputs``.
 
@@ -56,7 +64,10 @@ def run_ops(
     for index in range(start, stop):
         whole = program.ops[index]
         for op in whole.expansion or (whole,):
-            _execute(op, values, dtypes, weights, memory)
+            if op.kind == "low_rank_add":
+                values[op.outputs[0]] = _adapted(op, values, adapters)
+            else:
+                _execute(op, values, dtypes, weights, memory)
         for name in whole.outputs:
             if name in asked:
                 _emit(name, values[name], on_tap)
@@ -160,6 +171,11 @@ def _execute(
         values.update(zip(op.outputs, result, strict=True))
     elif result is not None:
         values[op.outputs[0]] = result
+
+
+def _adapted(op: Op, values: Mapping[str, RuntimeValue], adapters: Adapters) -> torch.Tensor:
+    y, x, own, *rows = [_of_kind(torch.Tensor, values[name], op) for name in op.inputs]
+    return ops.low_rank_add(y, x, own[rows[0].long()] if rows else own, op.name, adapters)
 
 
 def _of_kind(kind: type[Kind], value: RuntimeValue, op: Op) -> Kind:

@@ -5,12 +5,14 @@ Everything is fp32 unless the op is a rounding (cast, quantise). Differentiable 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from linnet.backends.reference.weights import LoadedWeight, QuantisedWeight
+from linnet.backends.reference.weights import LoadedWeight, QuantisedWeight, to_torch
 from linnet.errors import UnsupportedError
+from linnet.program.adapters import LowRank
 from linnet.program.attributes import Gate, Norm, Rope
 from linnet.program.prescribed import keeps_codes, refuse_rounding
 from linnet.schemes.codecs import code_range
@@ -48,6 +50,20 @@ def norm(x: torch.Tensor, attributes: Norm, gain: torch.Tensor, bias: torch.Tens
     if bias is not None:
         runs = runs + bias.view(-1, attributes.size)
     return runs.reshape(x.shape)
+
+
+def low_rank_add(
+    y: torch.Tensor, x: torch.Tensor, own: torch.Tensor, name: str, adapters: Mapping[int, Mapping[str, LowRank]]
+) -> torch.Tensor:
+    """y plus up @ (factor * (down @ x)) of each row's adapter ``own`` int32 [rows]; -1 and what adds nothing: y."""
+    result = y.float().clone()
+    for adapter in sorted(set(own.tolist()) - {-1}):
+        term = adapters[adapter].get(name)
+        if term is not None:
+            rows = torch.nonzero(own == adapter)[:, 0]
+            narrow = x[rows].float() @ to_torch(term.down).T * term.factor
+            result[rows] += narrow @ to_torch(term.up).T
+    return result
 
 
 def linear(x: torch.Tensor | QuantisedValue, weight: LoadedWeight, bias: torch.Tensor | None) -> torch.Tensor:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LoRA adapter as PEFT writes it: adapter_config.json and adapter_model.safetensors of one directory.
+
+Which linears it changes is what its tensors say. What would change the result otherwise than y + factor * B (A x) is
+refused in words, and so is what this reader has never heard of: nothing is left out silently.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.finite import check_finite
+from linnet.formats.json_file import read_json_object
+from linnet.formats.mapped_file import MappedFile
+
+Array = npt.NDArray[Any]
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+MOST_RANK = 1024
+
+HARMLESS = frozenset({
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
+    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "use_rslora",
+})  # fmt: skip
+"""Keys that say where an adapter comes from, how it was trained, or what is looked at here."""
+REFUSED = {
+    "use_dora": "DoRA, whose magnitudes are no low-rank term",
+    "use_qalora": "QA-LoRA, which pools its inputs",
+    "lora_bias": "biases beside its matrices",
+    "modules_to_save": "whole modules of its own (modules_to_save)",
+    "trainable_token_indices": "embeddings of its own (trainable_token_indices)",
+    "target_parameters": "parameters that are no linear's weight (target_parameters)",
+    "layer_replication": "layers that are repeated (layer_replication)",
+    "megatron_config": "layers split over machines (megatron_config)",
+    "alora_invocation_tokens": "activation from a token on (aLoRA)",
+    "arrow_config": "a choice among other adapters (Arrow)",
+}
+TASKS = ("CAUSAL_LM", "FEATURE_EXTRACTION")
+BEGINNINGS = (True, False, None, "gaussian", "eva", "mica", "orthogonal")
+"""Ways to begin an adapter that leave the base's weights as they are; others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
+change them too, and without that the adapter means something else."""
+
+MOST_MODULE_CHARACTERS = 256
+_COSTLY = re.compile(r"\)[*+?{]|([*+{].*){3}")
+"""In a pattern: a group that is repeated, or three repetitions; matching could take for ever."""
+_TENSOR = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight$")
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterLinear:
+    """What an adapter adds to one linear: factor * B (A x). ``down``: A [rank, columns]; ``up``: B [rows, rank]; fp32
+    or bf16, in memory of their own."""
+
+    down: Array
+    up: Array
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class PeftAdapter:
+    """A whole adapter. ``linears``: by the module's name as PEFT has it. ``digest``: of everything that its result
+    depends on. ``base``: what it says it was trained on."""
+
+    path: Path
+    linears: Mapping[str, AdapterLinear]
+    digest: bytes
+    base: str | None
+
+    @property
+    def rank(self) -> int:
+        """The greatest of its linears."""
+        return max(int(linear.down.shape[0]) for linear in self.linears.values())
+
+
+def read_peft_config(directory: Path) -> dict[str, Any]:
+    """The checked adapter_config.json. Raises CheckpointError and UnsupportedError with one sentence."""
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory}: no such directory; an adapter is one with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
+    if not (directory / CONFIG_FILE).exists():
+        raise CheckpointError(f"{directory}: no {CONFIG_FILE}, so not a PEFT adapter")
+    config = read_json_object(directory / CONFIG_FILE, MAX_CONFIG_BYTES)
+    where = f"{directory / CONFIG_FILE}"
+    if config.get("peft_type", "LORA") != "LORA":
+        raise UnsupportedError(f"{where}: peft_type is {str(config['peft_type'])[:40]!r}; supported is LORA")
+    if config.get("task_type") not in (None, *TASKS):
+        given = str(config["task_type"])[:40]
+        raise UnsupportedError(f"{where}: task_type is {given!r}; supported are {' and '.join(TASKS)}")
+    for key, what in REFUSED.items():
+        if config.get(key):
+            raise UnsupportedError(f"{where}: the adapter has {what}; supported is LoRA on linears of the layers")
+    if config.get("bias", "none") != "none":
+        raise UnsupportedError(f"{where}: bias is {str(config['bias'])[:40]!r}; supported is none")
+    begun = config.get("init_lora_weights")
+    if begun not in BEGINNINGS:
+        raise UnsupportedError(
+            f"{where}: init_lora_weights is {str(begun)[:40]!r}, which may change the base model too; convert it to a "
+            "plain LoRA first (peft: save_pretrained with path_initial_model_for_weight_conversion)"
+        )
+    unknown = sorted(key for key, value in config.items() if key not in HARMLESS and key not in REFUSED and value)
+    if unknown:
+        raise UnsupportedError(
+            f"{where}: {unknown[0][:80]} is set, which is not known here; it might change the result"
+        )
+    targets = config.get("target_modules")
+    if not (isinstance(targets, str) or (isinstance(targets, list) and all(isinstance(one, str) for one in targets))):
+        raise CheckpointError(f"{where}: target_modules must be a list of names, a regular expression or all-linear")
+    _count(config, "r", where)
+    _number(config.get("lora_alpha"), "lora_alpha", where)
+    return config
+
+
+def peft_rank(config: Mapping[str, Any]) -> int:
+    """The greatest rank that a checked config names."""
+    return max([int(config["r"]), *(int(rank) for rank in _pattern(config, "rank_pattern", "").values())])
+
+
+def read_peft(directory: Path, most_bytes: int | None = None) -> PeftAdapter:
+    """The whole adapter, read once. Raises CheckpointError and UnsupportedError with one sentence, before anything is
+    copied also for matrices of more than ``most_bytes``."""
+    config = read_peft_config(directory)
+    path = directory / WEIGHTS_FILE
+    if not path.exists():
+        pickled = (directory / "adapter_model.bin").exists()
+        reason = "only a pickle; Linnet never unpickles, save it as safetensors first" if pickled else "no such file"
+        raise CheckpointError(f"{path}: {reason}")
+    file = MappedFile(path)
+    size = sum(info.nbytes for info in file.tensors.values())
+    if most_bytes is not None and size > most_bytes:
+        largest = max(file.tensors, key=lambda name: file.tensors[name].nbytes)
+        raise CheckpointError(
+            f"{path}: matrices of {size} bytes, {largest[:120]!r} the largest; with that rank those of this model's "
+            f"linears have at most {most_bytes}"
+        )
+    pairs: dict[str, dict[str, Array]] = {}
+    for name, info in file.tensors.items():
+        found = _TENSOR.match(name)
+        if found is None:
+            raise UnsupportedError(
+                f"{path}: tensor {name[:120]!r} is no lora_A or lora_B of a linear; supported is LoRA on linears of "
+                "the layers"
+            )
+        if info.dtype not in ("fp32", "bf16", "fp16") or len(info.shape) != 2 or 0 in info.shape:
+            raise UnsupportedError(
+                f"{path}: tensor {name[:120]!r} is {info.dtype} {list(info.shape)}; supported are matrices of float32, "
+                "bfloat16 and float16"
+            )
+        check_finite(file.raw(info), 0, info, f"{path}: tensor {name[:120]!r}")
+        sides = pairs.setdefault(found["module"], {})
+        if found["side"] in sides:
+            raise CheckpointError(f"{path}: {found['module'][:120]} has lora_{found['side']} twice")
+        sides[found["side"]] = _own(file.view(info))
+    if not pairs:
+        raise CheckpointError(f"{path}: an adapter without tensors")
+    linears = {module: _linear(module, sides, config, directory) for module, sides in sorted(pairs.items())}
+    file.close()
+    base = config.get("base_model_name_or_path")
+    return PeftAdapter(directory, linears, _digest(linears), base if isinstance(base, str) else None)
+
+
+def _own(array: Array) -> Array:
+    """A copy that no file has to stay mapped for; fp16 as fp32."""
+    return np.array(array, dtype=array.dtype if array.dtype == ml_dtypes.bfloat16 else np.float32, order="C")
+
+
+def _linear(module: str, sides: Mapping[str, Array], config: Mapping[str, Any], directory: Path) -> AdapterLinear:
+    where = f"{directory}: {module[:120]}"
+    if len(sides) != 2:
+        raise CheckpointError(f"{where} has lora_{next(iter(sides))} alone; lora_A and lora_B are needed")
+    down, up = sides["A"], sides["B"]
+    rank = int(_own_value(module, config, "rank_pattern", "r", str(directory)))
+    alpha = float(_own_value(module, config, "alpha_pattern", "lora_alpha", str(directory)))
+    if down.shape[0] != rank or up.shape[1] != rank:
+        raise CheckpointError(
+            f"{where} has matrices of rank {down.shape[0]} and {up.shape[1]}; {CONFIG_FILE} says {rank}"
+        )
+    factor = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return AdapterLinear(down, up, factor)
+
+
+def _own_value(module: str, config: Mapping[str, Any], patterns: str, default: str, where: str) -> float:
+    """Of the first pattern that the module's name ends with, whole parts of it, as PEFT looks it up."""
+    for pattern, value in _pattern(config, patterns, where).items():
+        if _COSTLY.search(pattern) or len(module) > MOST_MODULE_CHARACTERS:
+            raise UnsupportedError(f"{where}: {patterns} has {pattern[:80]!r}; supported are names and simple patterns")
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error:
+            raise CheckpointError(f"{where}: {patterns} has {pattern[:80]!r}, which is no regular expression") from None
+    return _number(config[default], default, where)
+
+
+def _pattern(config: Mapping[str, Any], name: str, where: str) -> dict[str, float]:
+    found = config.get(name) or {}
+    if not isinstance(found, dict) or len(found) > 4096 or any(len(key) > 200 for key in found):
+        raise CheckpointError(f"{where}: {name} must map names of modules to numbers")
+    return {key: _number(value, name, where) for key, value in found.items()}
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise CheckpointError(f"{where}: {name} is {str(value)[:40]}; accepted is a number above 0")
+    return value
+
+
+def _count(config: Mapping[str, Any], name: str, where: str) -> None:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RANK:
+        raise CheckpointError(f"{where}: {name} is {str(value)[:40]}; accepted is 1 to {MOST_RANK}")
+
+
+def _digest(linears: Mapping[str, AdapterLinear]) -> bytes:
+    digest = hashlib.blake2b(digest_size=32, person=b"linnet-adapter")
+    for module, linear in linears.items():
+        for part in (linear.down, linear.up):
+            digest.update(f"{module}\0{part.dtype}\0{part.shape}\0{linear.factor!r}\n".encode())
+            digest.update(part.reshape(-1).view(np.uint8).data)
+    return digest.digest()
