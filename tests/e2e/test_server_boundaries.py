@@ -31,7 +31,7 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/score": {"text_1": "x", "text_2": "y"},
     "/v1/rerank": {"query": "x", "documents": ["x", "y"]},
     "/v1/load_lora_adapter": {"lora_name": "1", "lora_path": "1"},
-    "/v1/unload_lora_adapter": {"lora_name": "1"},
+    "/v1/unload_lora_adapter": {"lora_name": "1", "lora_int_id": 1},
     "/tokenize": {"prompt": "x"},
     "/detokenize": {"tokens": [5]},
 }
