@@ -264,6 +264,50 @@ def test_an_answer_that_ends_in_thoughts_is_an_answer(thinking: tuple[Any, Runni
     assert answer.locator(".body:not(.thought)").inner_text() == ""
 
 
+CALLS = "\n".join(
+    f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+    for name, arguments in (("get_weather", '{"city": "Bern"}'), ("now", "{}"))
+)
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    for name in ("get_weather", "now")
+]
+
+
+def test_calls_are_shown_and_their_results_written(thinking: tuple[Any, Running]) -> None:
+    page, server = thinking
+    sent: list[Any] = []
+    page.on("request", lambda request: request.method == "POST" and sent.append(json.loads(request.post_data)))
+    page.get_by_role("button", name="New conversation").click()
+    page.locator("#tools").fill("[{")
+    problem = ask(page, "the rain", temperature=0)
+    expect(problem.get_by_role("alert")).to_have_text("the tools are no list as JSON")
+    page.locator("#tools").fill(json.dumps(TOOLS))
+    say(server, f"Well.\n{CALLS}", messages=[{"role": "user", "content": "the rain"}], tools=TOOLS)
+    answer = ask(page, "the rain")
+    complete(answer)
+    assert answer.locator(".body").inner_text() == "Well."
+    shown = [answer.get_by_role("group", name=f"Call of {name}") for name in ("get_weather", "now")]
+    assert [one.locator("code").inner_text() for one in shown] == ['{"city": "Bern"}', "{}"]
+    for name, result in (("get_weather", "21 degrees"), ("now", "noon")):
+        box = page.get_by_role("textbox", name=f"Result of {name}", exact=True)
+        expect(box).to_have_attribute("placeholder", f"Result of {name}")
+        box.fill(result)
+        box.press("Enter")
+    complete(page.locator("article.assistant").last)
+    said = sent[-1]["messages"]
+    assert [one["role"] for one in said] == ["user", "assistant", "tool", "tool"]
+    calls = said[1]["tool_calls"]
+    assert [one["function"] for one in calls] == [
+        {"name": "get_weather", "arguments": '{"city": "Bern"}'}, {"name": "now", "arguments": "{}"}
+    ]  # fmt: skip
+    assert [(one["tool_call_id"], one["content"]) for one in said[2:]] == [
+        (calls[0]["id"], "21 degrees"), (calls[1]["id"], "noon")
+    ]  # fmt: skip
+    expect(page.get_by_role("textbox", name="Message", exact=True)).to_be_visible()
+    page.locator("#tools").fill("")
+
+
 TOKENS = {  # bytes of each token, the text -> [letters, tokens of them]
     "whole letters": ([b"a", b" b\xc3\xa9"], "a b\xe9", [["a", [0]], [" b\xe9", [1]]]),
     "a letter of two": ([b"\xc3", b"\xa9", b"c"], "\xe9c", [["\xe9", [0, 1]], ["c", [2]]]),

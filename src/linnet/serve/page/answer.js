@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One message on the page: its text as it grows, its thoughts, its tokens, what it took.
 
+import { Calls } from "./calls.js";
 import { Source } from "./source.js";
 import { Thoughts } from "./thoughts.js";
 import { Tokens } from "./tokens.js";
@@ -24,10 +25,10 @@ export class Message {
   }
 }
 
-/** What a person wrote: as it is. */
+/** What a person wrote: as it is. `name`: who, or what it is. */
 export class Question extends Message {
-  constructor(text) {
-    super("user", "You");
+  constructor(text, name = "You") {
+    super("user", name);
     this.body.textContent = text;
   }
 }
@@ -37,6 +38,7 @@ export class Answer extends Message {
     super("assistant", name);
     this.source = new Source();
     this.thoughts = null;
+    this.calls = new Calls();
     this.tokens = new Tokens();
     this.chunks = 0;
     this.began = performance.now();
@@ -44,7 +46,7 @@ export class Answer extends Message {
     this.last = null;
     this.drawn = false;
     this.foot = part("p", "foot faint");
-    this.node.append(this.foot);
+    this.node.append(this.calls.node, this.foot);
     this.node.setAttribute("aria-busy", "true");
     this.body.tabIndex = 0;
     this.node.answer = this;
@@ -58,6 +60,16 @@ export class Answer extends Message {
     return this.source.text("reasoning_content");
   }
 
+  /** Whether there is anything to send back. */
+  get any() {
+    return Boolean(this.text || this.thought || this.called.length);
+  }
+
+  /** Calls that are whole. */
+  get called() {
+    return this.reason === "tool_calls" ? this.calls.list : [];
+  }
+
   /** A chunk of the stream. */
   take(chunk) {
     if (chunk.usage) this.usage = chunk.usage;
@@ -65,13 +77,14 @@ export class Answer extends Message {
     if (!choice) return;
     if (choice.logprobs?.content) this.tokens.add(choice.logprobs.content);
     if (choice.finish_reason) this.reason = choice.finish_reason;
-    const { content, reasoning_content: thought } = choice.delta;
-    if (!content && !thought && !choice.logprobs) return;
+    const { content, reasoning_content: thought, tool_calls: calls } = choice.delta;
+    if (!content && !thought && !calls && !choice.logprobs) return;
     this.last = performance.now();
     this.first ??= this.last;
     this.chunks += 1;
     if (thought) this.think(thought);
     if (content) this.speak(content);
+    if (calls) this.call(calls);
     this.redraw();
   }
 
@@ -87,6 +100,11 @@ export class Answer extends Message {
   speak(fresh) {
     if (!this.text) this.thoughts?.end();
     this.source.add("content", fresh);
+  }
+
+  call(news) {
+    if (!this.calls.list.length) this.thoughts?.end();
+    this.calls.add(news);
   }
 
   redraw() {
@@ -148,7 +166,8 @@ export class Answer extends Message {
   /** As it is sent back with the next message. */
   turn() {
     const thought = this.thought ? { reasoning_content: this.thought } : {};
-    return { role: "assistant", content: this.text, ...thought };
+    const calls = this.called.length ? { tool_calls: this.called } : {};
+    return { role: "assistant", content: this.text, ...thought, ...calls };
   }
 
   /** Nothing more comes. `problem`: a sentence, where that was no proper end. */

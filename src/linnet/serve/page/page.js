@@ -14,6 +14,7 @@ const NARROW = "(max-width: 60rem)";
 const conversation = field("conversation");
 const message = field("message");
 const turns = []; // {role, content}, without the system text
+const open = []; // calls whose results are to be written
 let running = null; // AbortController of the answer that comes
 
 // --- the key
@@ -54,6 +55,8 @@ function body() {
     stream: true,
     stream_options: { include_usage: true },
   };
+  const tools = field("tools").value.trim();
+  if (tools) request.tools = json(tools, "the tools are no list as JSON");
   for (const name of NUMBERS) {
     const input = field(name);
     if (input.value !== "") request[name] = Number(input.value);
@@ -62,19 +65,48 @@ function body() {
   return request;
 }
 
+function json(text, problem) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Refusal(400, problem);
+  }
+}
+
+/** A message, or the result of the first call that has none. */
 async function send(text) {
   field("welcome")?.remove();
-  turns.push({ role: "user", content: text });
-  const question = new Question(text);
-  const answer = new Answer(field("model").value);
-  conversation.append(question.node, answer.node);
-  toEnd();
-  await fill(answer);
-  if (answer.text || answer.thought) turns.push(answer.turn());
-  else {
+  const call = open.shift();
+  turns.push(call ? { role: "tool", tool_call_id: call.id, content: text } : { role: "user", content: text });
+  conversation.append(new Question(text, call ? resultOf(call) : undefined).node);
+  if (!open.length && !(await answered())) {
     turns.pop(); // a message without an answer is taken back
+    if (call) open.unshift(call);
     message.value ||= text;
   }
+  want();
+  toEnd();
+}
+
+/** Whether there was an answer. */
+async function answered() {
+  const answer = new Answer(field("model").value);
+  conversation.append(answer.node);
+  toEnd();
+  await fill(answer);
+  if (!answer.any) return false;
+  turns.push(answer.turn());
+  open.push(...answer.called);
+  return true;
+}
+
+const resultOf = (call) => `Result of ${call.function.name}`;
+
+/** Say what is to be written next. */
+function want() {
+  const wanted = open.length ? resultOf(open[0]) : "Message";
+  field("wanted").textContent = wanted;
+  message.placeholder = wanted;
 }
 
 async function fill(answer) {
@@ -144,6 +176,8 @@ field("stop").addEventListener("click", () => {
 field("new").addEventListener("click", () => {
   running?.abort();
   turns.length = 0;
+  open.length = 0;
+  want();
   conversation.replaceChildren();
   field("news").textContent = "The conversation is forgotten.";
   message.focus();
