@@ -52,7 +52,8 @@ void make(Case& c) {
         c.bias_values.push_back(3.0f);
     }
     if (pick(0, 2) == 0)
-        for (int64_t i = 0; i < (vocabulary + 31) / 32; ++i) c.allowed.push_back(uint32_t(randomness()));
+        for (int64_t i = 0; i < (vocabulary + 31) / 32; ++i)
+            c.allowed.push_back(pick(0, 2) == 0 ? uint32_t(randomness()) : pick(0, 1) == 0 ? 0 : ~0u);
     c.row.logits = c.logits.data();
     c.row.vocabulary = vocabulary;
     c.row.temperature = pick(0, 3) == 0 ? 0.0f : 0.1f + 2.0f * uniform();

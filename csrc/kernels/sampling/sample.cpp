@@ -22,12 +22,34 @@ static bool adjusted(const SampleRow& row) {
            ((row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f) && row.generated_count > 0);
 }
 
-static void adjust(const SampleRow& row, float* logits, int32_t* marks) {
-    std::memcpy(logits, row.logits, size_t(row.vocabulary) * 4);
-    if (row.allowed != nullptr) {
-        for (int64_t id = 0; id < row.vocabulary; ++id)
-            if (((row.allowed[id / 32] >> (id % 32)) & 1) == 0) logits[id] = MINUS_INFINITY;
+// The lanes whose bits are set in the low half of `word`.
+LINNET_INLINE Mask lanes_of(uint32_t word) {
+    alignas(64) static constexpr int32_t BITS[16] = {1 << 0,  1 << 1,  1 << 2,  1 << 3, 1 << 4,  1 << 5,
+                                                     1 << 6,  1 << 7,  1 << 8,  1 << 9, 1 << 10, 1 << 11,
+                                                     1 << 12, 1 << 13, 1 << 14, 1 << 15};
+    const Ints bits = load_ints(BITS);
+    return equal(splat_int(int32_t(word)) & bits, bits);
+}
+
+// The logits of what is allowed, and minus infinity for what is not.
+static void copy_allowed(const SampleRow& row, float* logits) {
+    const Floats none = splat(MINUS_INFINITY);
+    const int64_t whole = row.vocabulary / 32;
+    for (int64_t word = 0; word < whole; ++word) {
+        const float* from = row.logits + 32 * word;
+        float* to = logits + 32 * word;
+        store(to, select(lanes_of(row.allowed[word]), load(from), none));
+        store(to + 16, select(lanes_of(row.allowed[word] >> 16), load(from + 16), none));
     }
+    for (int64_t id = 32 * whole; id < row.vocabulary; ++id)
+        logits[id] = (row.allowed[whole] >> (id % 32) & 1) != 0 ? row.logits[id] : MINUS_INFINITY;
+}
+
+static void adjust(const SampleRow& row, float* logits, int32_t* marks) {
+    if (row.allowed != nullptr)
+        copy_allowed(row, logits);
+    else
+        std::memcpy(logits, row.logits, size_t(row.vocabulary) * 4);
     for (int64_t i = 0; i < row.bias_count; ++i) logits[row.bias_ids[i]] += row.bias_values[i];
     if (row.repetition_penalty != 1.0f) {
         for (int64_t i = 0; i < row.history_count; ++i) marks[row.history[i]] = 0;

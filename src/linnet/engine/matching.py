@@ -2,7 +2,7 @@
 """One request's grammar, from the time its matcher is being made: masks for its rows, and guesses at what must come."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Matching:
         """``ends``: the tokens that may end the text where it is whole."""
         self._coming, self._ends = coming, ends
         self._matcher: Matcher | None = None
+        self._begun: Future[list[np.ndarray]] | None = None
 
     @property
     def ready(self) -> bool:
@@ -27,12 +28,20 @@ class Matching:
             self._matcher = self._coming.result()
         return self._matcher is not None
 
+    def begin(self, drafts: Sequence[int], words: int, beside: Executor) -> None:
+        """Let ``beside`` work out the masks of these drafts, which the next call asks for: of ``masks``, no other."""
+        self._begun = beside.submit(self._filled, drafts, words)
+
     def masks(self, drafts: Sequence[int], words: int) -> list[np.ndarray]:
         """What may come next, and after each of the drafts in turn, as far as the grammar goes along with them.
 
         uint32 [words] each; as many as one more than the drafts it allows, none where the text has ended. The matcher
         is where it was before.
         """
+        begun, self._begun = self._begun, None
+        return self._filled(drafts, words) if begun is None else begun.result()
+
+    def _filled(self, drafts: Sequence[int], words: int) -> list[np.ndarray]:
         assert self._matcher is not None
         masks: list[np.ndarray] = []
         ahead = 0

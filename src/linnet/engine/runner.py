@@ -2,7 +2,7 @@
 """Executes a StepPlan: ``launch`` builds the batch and runs the program, ``collect`` reads what its rows are for.
 
 Owns the persistent buffers and the participants' KV states. Order of side effects: launch writes the buffers, then the
-states of each participant in order; collect appends scores, then advances matchers.
+states of each participant in order, while masks are filled beside; collect appends scores, then advances matchers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,7 @@ class Runner:
     def close(self) -> None:
         """Let go of the executables and their states."""
         self._participants, self._launched = (), None
+        self._tokens.close()
 
     def launch(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
         """Make the plan's moves, then run the program on its rows. ``live`` has every request of the plan."""
@@ -53,6 +54,7 @@ class Runner:
             check_batch(batch, self._limits, self._num_blocks, self._vocabulary)
         computing = [self._participants[index] for index in plan.participants]
         self._moved = make_moves(computing, plan.moves) if plan.moves else Moved()
+        self._tokens.foresee(plan, live)
         for participant in computing:
             participant.executable.execute(batch, participant.states)
         assert batch.logit_rows is not None

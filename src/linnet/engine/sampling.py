@@ -34,10 +34,10 @@ class SamplingEntry:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but row and position changes from one of its steps to the next."""
+        """Whether nothing but row, position and mask changes from one of its steps to the next."""
         params = self.params
         neutral = params.repetition_penalty == 1.0 and params.presence_penalty == 0.0 == params.frequency_penalty
-        return neutral and not params.logit_bias and not params.min_tokens and self.allowed is None
+        return neutral and not params.logit_bias and not params.min_tokens
 
     def biases(self) -> dict[int, float]:
         """logit_bias, and -inf for what would end the request before min_tokens."""
@@ -65,11 +65,12 @@ class SamplingBatches:
             return batch
         self._batch.rows = np.array([entry.row for entry in entries], np.int32)
         self._batch.position = np.array([entry.position for entry in entries], np.int64)
+        self._batch.allowed = _allowed(entries, self._words)
         return self._batch
 
     def _stays(self, entries: Sequence[SamplingEntry]) -> bool:
         return len(entries) == len(self._known) and all(
-            entry.params is params and entry.seed == seed and entry.allowed is None
+            entry.params is params and entry.seed == seed
             for entry, (params, seed) in zip(entries, self._known, strict=True)
         )
 
@@ -124,6 +125,8 @@ def _temperature(params: SamplingParams) -> float:
 def _allowed(entries: Sequence[SamplingEntry], words: int) -> np.ndarray | None:
     if all(entry.allowed is None for entry in entries):
         return None
+    if len(entries) == 1:
+        return entries[0].allowed[None]  # type: ignore[index]
     mask = np.full((len(entries), words), 0xFFFFFFFF, np.uint32)
     for row, entry in enumerate(entries):
         if entry.allowed is not None:

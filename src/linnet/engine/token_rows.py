@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows that yield tokens: what `Sample` and `Verify` of a plan ask the backend for, and what becomes of the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +15,7 @@ from linnet.engine.matcher import mask_words
 from linnet.engine.messages import ErrorInfo, error_info
 from linnet.engine.moving import Moved
 from linnet.engine.sampling import SamplingBatches, SamplingEntry
-from linnet.scheduler import Sample, StepResult, TokenLogprob, Tokens, Verify
+from linnet.scheduler import Sample, StepPlan, StepResult, TokenLogprob, Tokens, Verify
 
 NO_DISTRIBUTION = ErrorInfo(
     "no_distribution", "no token could be sampled: the model gave NaN, or the grammar and biases allow no token", 500
@@ -39,20 +41,44 @@ class StepOutput:
 
 
 class TokenRows:
-    """The rows of one step that yield tokens: ``want`` each use, then ``read`` them all."""
+    """The rows of one step that yield tokens: ``foresee`` the step, ``want`` each use, then ``read`` them all."""
 
     def __init__(self, vocabulary: int) -> None:
         self._words = mask_words(vocabulary)
         self._batches = SamplingBatches(self._words)
         self._wanted: list[tuple[LiveRequest, tuple[int, ...]]] = []
         self._entries: list[SamplingEntry] = []
+        self._beside: Executor | None = None
+
+    def close(self) -> None:
+        """End the thread of the masks, if there is one."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=False)
+
+    def foresee(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
+        """Begin to fill the masks that the step will ask for, in a thread of their own: kernels hold no lock of
+        Python's. Grammars that cannot be asked, now or ever, are left to ``want``."""
+        for item in plan.items:
+            one = live[item.request_id]
+            if one.matching is None:
+                continue
+            for use in item.uses:
+                if isinstance(use, Sample | Verify):
+                    with suppress(Exception):
+                        if one.matching.ready:
+                            one.matching.begin(_drafts(one, use), self._words, self._thread())
+
+    def _thread(self) -> Executor:
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, "linnet-masks")
+        return self._beside
 
     def want(self, one: LiveRequest, use: Sample | Verify, row: int, output: StepOutput) -> None:
         """Draw at output rows ``row`` ...; a grammar that fails, or has ended, ends its request in ``output``.
 
         Nothing is drawn for a request whose grammar is still being made.
         """
-        drafts = use.draft_token_ids if isinstance(use, Verify) and one.beams is None else ()
+        drafts = _drafts(one, use)
         masks: Sequence[np.ndarray | None] = [None] * (1 + len(drafts))
         if one.matching is not None:
             try:
@@ -110,6 +136,11 @@ class TokenRows:
             allowed=allowed,
             alternatives=one.beams.alternatives if one.beams is not None else one.submit.params.logprobs,
         )
+
+
+def _drafts(one: LiveRequest, use: Sample | Verify) -> tuple[int, ...]:
+    """The guesses that are looked at; a search draws nothing that could confirm one."""
+    return use.draft_token_ids if isinstance(use, Verify) and one.beams is None else ()
 
 
 def accepted(drafts: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:
