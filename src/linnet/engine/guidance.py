@@ -28,6 +28,10 @@ MOST_FORCED_BYTES = 64
 _LEXER_FUEL, _LEXER_STATES = 400_000, 50_000
 """Of one grammar, in the library's units: fuel is about 20 ns, a state some kilobytes."""
 
+_MASK_ITEMS = 500_000
+"""Of the parser while one mask is filled, about 80 ns each: ten times what a large schema needs where tokens go on
+from the end of one of its strings into the next key."""
+
 
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 """A mask is to hold every token with which the text can go on, in whatever pieces the model likes to write it, not only
@@ -75,7 +79,10 @@ class Compiler:
             self._kept.move_to_end(name)
             return found[0]
         limits = llguidance.LLParserLimits(
-            initial_lexer_fuel=_LEXER_FUEL, max_lexer_states=_LEXER_STATES, verbose_errors=False
+            initial_lexer_fuel=_LEXER_FUEL,
+            max_lexer_states=_LEXER_STATES,
+            step_max_items=_MASK_ITEMS,
+            verbose_errors=False,
         )
         made = llguidance.LLMatcher(self.tokenizer, _in_lark(grammar), log_level=0, limits=limits)
         if made.is_error():
