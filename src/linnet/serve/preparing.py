@@ -31,6 +31,7 @@ from linnet.serve.protocol import (
     CompletionRequest,
     EmbeddingRequest,
     GenerationRequest,
+    R,
     read_request,
 )
 from linnet.serve.protocol.chat import plain_messages
@@ -159,7 +160,7 @@ class Preparer:
 
     def chat(self, body: bytes, visit: Visit) -> Prepared:
         """As ``completion``."""
-        request = read_request(ChatRequest, parse_object(body))
+        request = self.read_turns(ChatRequest, body, "messages")
         self.check_model(request.model)
         params = self._without_bad_words(request, sampling_params(request, self.limits, self.facts.defaults))
         self._check_priority(request.priority)
@@ -197,6 +198,15 @@ class Preparer:
             answer,
         )
         return self._checked(prepared)
+
+    def read_turns(self, kind: type[R], body: bytes, name: str) -> R:
+        """As ``read_request``; the parameter ``name`` is a conversation, whose turns are counted before each is read:
+        that takes long, and all the while nobody else in this process gets to do anything. Raises ApiError 400."""
+        value = parse_object(body)
+        turns = value.get(name)
+        if isinstance(turns, list) and len(turns) > self.limits.messages:
+            raise invalid(f"{name} has {len(turns)} entries; this server accepts at most {self.limits.messages}", name)
+        return read_request(kind, value)
 
     def _answer(
         self, request: ChatRequest, prompt: str, use: ToolUse | None, goes_on: bool

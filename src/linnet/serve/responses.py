@@ -11,10 +11,8 @@ from typing import Any
 from linnet.api import Piece, Sample
 from linnet.api.sessions import Visit
 from linnet.serve.answers import encode
-from linnet.serve.body import parse_object
 from linnet.serve.errors import ApiError
 from linnet.serve.preparing import ModelFacts, Prepared, Preparer
-from linnet.serve.protocol import read_request
 from linnet.serve.protocol.responses import NAMES, ResponsesRequest, as_chat
 from linnet.serve.shapes import ChatShape
 
@@ -30,7 +28,7 @@ class ResponsesExchange:
 
     def prepare(self, body: bytes, visit: Visit) -> Prepared:
         """As ``Preparer.chat``, with the names of this request's parameters in errors."""
-        self._request = read_request(ResponsesRequest, parse_object(body))
+        self._request = self._preparer.read_turns(ResponsesRequest, body, "input")
         try:
             return self._preparer.chat(encode(as_chat(self._request)), visit)
         except ApiError as error:

@@ -13,7 +13,7 @@ from linnet.serve.protocol.tools import linked, tool_use
 
 def tokenize(preparer: Preparer, body: bytes) -> dict[str, Any]:
     """``count``, ``max_model_len``, ``tokens`` and, if asked for, ``token_strs``. Raises ApiError 400 or 404."""
-    request = read_request(TokenizeRequest, parse_object(body))
+    request = preparer.read_turns(TokenizeRequest, body, "messages")
     preparer.check_model(request.model)
     if (request.prompt is None) == (request.messages is None):
         raise invalid("give either prompt or messages", "prompt", "missing_required_parameter")

@@ -2,7 +2,7 @@
 """What clients may send: one frozen record per endpoint, unknown parameters refused by name."""
 
 from linnet.serve.protocol.chat import ChatRequest, Message
-from linnet.serve.protocol.common import GenerationRequest, read_request
+from linnet.serve.protocol.common import GenerationRequest, R, read_request
 from linnet.serve.protocol.completions import CompletionRequest
 from linnet.serve.protocol.embeddings import EmbeddingRequest
 from linnet.serve.protocol.tokens import DetokenizeRequest, TokenizeRequest
@@ -14,6 +14,7 @@ __all__ = [
     "EmbeddingRequest",
     "GenerationRequest",
     "Message",
+    "R",
     "TokenizeRequest",
     "read_request",
 ]
