@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's rows of the reliability contract, at the size of a release: one after the other, a table at the end.
+"""The rows of the reliability contract, at the size of a release: one after the other, a table at the end.
 
-    python bench/soak.py [--rows R6 R9] [--quick] [--alone] [--plan] [--json FILE]
+    python bench/soak.py [--rows R6 R9] [--quick] [--part 0.1] [--alone] [--plan] [--json FILE]
 
 A row is the tests that prove it, with their counts raised by environment variables (``--quick``: as `make test` runs
 them), or a bench. Each is a process of its own; what it says on the way goes to standard error, when it is done. Rows
 that look at a clock run one after the other, and beside them, one after the other too, those that do not (``--alone``:
-nothing beside anything). ``--plan`` says what each row is and runs nothing. Status 1 if one fails.
+nothing beside anything). ``--part`` runs such a share of each size that can be counted, and says so in the table.
+``--plan`` says what each row is and runs nothing. Status 1 if one fails.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -146,7 +148,45 @@ ROWS = (
         ("tests/e2e/test_server_schema.py",),
         set={"LINNET_SCHEMA_CASES": "20000"},
     ),
+    Row(
+        "R2",
+        "damaged exchanges over HTTP, and slow clients",
+        "20,000 exchanges, 200 slow connections",
+        ("tests/e2e/test_server_wire.py",),
+        "mutated or slow_connections",
+        {"LINNET_WIRE_CASES": "20000"},
+    ),
+    Row(
+        "R3",
+        "requests that broke other servers, and what clients really send",
+        "the corpus",
+        ("tests/e2e/test_server_bad_requests.py", "tests/e2e/test_server_leniency.py"),
+    ),
     Row("R4", "every field beside every odd value", "the matrix", ("tests/e2e/test_server_boundaries.py",)),
+    Row(
+        "R10",
+        "/health while what takes long is judged, and under floods of framing",
+        "10 seconds of each kind",
+        ("tests/e2e/test_server_liveness.py", "tests/e2e/test_server_wire.py"),
+        "liveness or at_once",
+        {"LINNET_LIVENESS_S": "10"},
+        clock=True,
+    ),
+    Row(
+        "R11",
+        "MaskBench: nothing wrong is accepted, grammars are compiled and masks filled in time",
+        "every file that lies beside the checkout",
+        ("tests/unit/engine/test_grammar_suites.py",),
+        "world",
+        {"LINNET_SCHEMA_FILES": "0"},
+    ),
+    Row(
+        "R12",
+        "the JSON Schema test suite, draft 2020-12",
+        "the suite",
+        ("tests/unit/engine/test_grammar_suites.py", "tests/e2e/test_server_structured.py"),
+        "specification or refused_by_name",
+    ),
     Row(
         "R17",
         "log-likelihoods over HTTP are those of transformers",
@@ -155,6 +195,13 @@ ROWS = (
         set={"LINNET_PARITY_SAMPLES": "2000"},
     ),
     Row("R23", "every route, method and spelling without a key", "the matrix", ("tests/e2e/test_server_security.py",)),
+    Row(
+        "R24",
+        "what a web page could send: hosts, origins, preflights, other media types; addresses that need a key",
+        "the matrix",
+        ("tests/e2e/test_server_security.py", "tests/e2e/test_server_bad_requests.py"),
+        "origins or public_address or media_types",
+    ),
     Row(
         "R25",
         "nothing runs, connects or opens what it should not",
@@ -169,6 +216,13 @@ ROWS = (
         set={"LINNET_TENANT_TRIALS": "500"},
         clock=True,
     ),
+    Row(
+        "R27",
+        "prompts, keys, paths and defects in logs, metrics and errors",
+        "every place",
+        ("tests/e2e/test_server_security.py", "tests/e2e/test_server_life.py", "tests/e2e/test_server_bad_requests.py"),
+        "reach_no or nothing_else or does_not_compile",
+    ),
 )
 
 
@@ -181,19 +235,19 @@ def worst(line: str) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if isinstance(value, (int, float)))
 
 
-def run(row: Row, quick: bool) -> dict[str, str | float]:
-    """One row: what came of it and how long it took."""
+def run(row: Row, part: float) -> dict[str, str | float]:
+    """One row: what came of it and how long it took. ``part``: of its size; 0: as `make test` runs it."""
     began_s = time.monotonic()
-    variables = {} if quick else row.set
+    variables = {name: str(math.ceil(int(value) * part)) for name, value in row.set.items()} if part else {}
     done = subprocess.run(
-        row.command(quick), cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=False
+        row.command(not part), cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=False
     )
     seconds = time.monotonic() - began_s
     sys.stderr.write(done.stdout)
     lines = done.stdout.strip().splitlines() or ["nothing was said"]
     counted = re.search(r"(?:(\d+) failed, )?(\d+) passed", lines[-1])
     found = f"{counted[2]} tests passed, {counted[1] or 0} failed" if counted else worst(lines[-1])
-    size = "as make test runs it" if quick else row.size
+    size = "as make test runs it" if not part else row.size if part == 1 or not row.set else f"{part:g} x {row.size}"
     good = "holds" if done.returncode == 0 else f"BROKEN (status {done.returncode})"
     return {"row": row.name, "what": row.what, "size": size, "result": good, "found": found, "seconds": round(seconds)}
 
@@ -202,7 +256,8 @@ def main() -> int:
     """Run the rows, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", dest="part", action="store_const", const=0.0, default=1.0)
+    parser.add_argument("--part", type=float)
     parser.add_argument("--json", type=Path, help="append a line a row to this file")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--plan", action="store_true")
@@ -213,7 +268,7 @@ def main() -> int:
         print("\n".join(f"{row.name:4} {row.size}: {row.what}" for row in rows))
         return 0
     with ThreadPoolExecutor(len(lanes)) as pool:
-        ran = [one for lane in pool.map(lambda lane: [run(row, options.quick) for row in lane], lanes) for one in lane]
+        ran = [one for lane in pool.map(lambda lane: [run(row, options.part) for row in lane], lanes) for one in lane]
     names = [row.name for row in rows]
     found = sorted(ran, key=lambda one: names.index(str(one["row"])))
     for one in found:

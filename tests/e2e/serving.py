@@ -4,6 +4,7 @@
 import atexit
 import functools
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -27,7 +28,8 @@ from linnet.serve import RequestLimits, ServeConfig, Server, address_of, bind, r
 from linnet.text import Tokenizer
 
 NAME = "tiny"
-PATIENCE_S = 20.0
+PATIENCE_S = float(os.environ.get("LINNET_PATIENCE_S", "20"))
+"""How long an answer is waited for; more where the tests' own process may be stopped meanwhile."""
 LONG = {"model": NAME, "prompt": "the rain", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
 """A request that runs until it is stopped."""
 
@@ -167,6 +169,38 @@ class Running:
         eventually(self.settled, within_s)
         if hasattr(self.llm, "_engine"):  # it runs here
             self.llm._engine.scheduler.check()
+
+
+class Awake:
+    """``with Awake() as awake``: ``awake.seconds`` go on only while this process can run. Whoever is stopped, or on a
+    machine that sleeps, cannot tell by another clock who keeps it waiting."""
+
+    TICK_S = 0.05
+
+    def __init__(self) -> None:
+        self._lost_s = 0.0
+        self._last_s = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "Awake":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def seconds(self) -> float:
+        """Without the time by which ticks were late."""
+        return self._last_s - self._lost_s
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self.TICK_S):
+            now_s = time.monotonic()
+            self._lost_s += max(now_s - self._last_s - 1.0, 0.0)  # less is a busy machine, which is no excuse
+            self._last_s = now_s
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:
