@@ -428,6 +428,10 @@ void bind_executor(nb::module_& m) {
                  require_size("order", int64_t(order.size()), e.value(input).width);
                  e.add(std::move(name), make_order_columns(e, input, output, order.data()));
              })
+        .def("join_heads",
+             [](E& e, std::string name, int a, int b, int output, int64_t heads, bool shared) {
+                 e.add(std::move(name), make_join_heads(e, a, b, output, heads, shared));
+             })
         .def("sparse_linear",
              [](E& e, std::string name, int input, int output, const Floats& values, const Integers& columns) {
                  const int64_t outputs = e.value(output).width, n = int64_t(values.size()) / outputs;
@@ -467,13 +471,15 @@ void bind_executor(nb::module_& m) {
         .def(
             "route",
             [](E& e, std::string name, int scores, int ids, int weights, bool sigmoid, bool normalise, float factor,
-               int64_t groups, int64_t groups_chosen) {
-                const Routing routing{
+               int64_t groups, int64_t groups_chosen, int64_t group_best, const std::optional<Floats>& correction) {
+                Routing routing{
                     e.value(scores).width, e.value(ids).width, groups, groups_chosen, sigmoid, normalise, factor};
+                routing.group_best = group_best;
+                routing.correction = floats("correction", correction, routing.experts);
                 e.add(std::move(name), make_route(e, scores, ids, weights, routing));
             },
             "name"_a, "scores"_a, "ids"_a, "weights"_a, "sigmoid"_a, "normalise"_a, "factor"_a,
-            "groups"_a = 1, "groups_chosen"_a = 1)
+            "groups"_a = 1, "groups_chosen"_a = 1, "group_best"_a = 1, "correction"_a = nb::none())
         .def("experts",
              [](E& e, std::string name, int input, int ids, int output, const std::vector<LinearWeight>& weights) {
                  e.add(std::move(name), make_experts(e, input, ids, output, weights));

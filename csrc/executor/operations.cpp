@@ -264,6 +264,29 @@ Made make_order_columns(Executor& executor, int input, int output, const int32_t
     });
 }
 
+Made make_join_heads(Executor& executor, int a, int b, int output, int64_t heads, bool shared) {
+    const Value& first = expect(executor, a, ValueType::fp32, "join_heads reads fp32");
+    const Value& second = expect(executor, b, ValueType::fp32, "join_heads reads fp32");
+    const Value& to = expect(executor, output, ValueType::fp32, "join_heads writes fp32");
+    require(first.span() == to.span() && second.span() == to.span(),
+            "join_heads: inputs and output have the same rows");
+    require(heads > 0 && second.width % heads == 0 && (shared || first.width % heads == 0),
+            "join_heads: the parts of all heads are equally wide");
+    const int64_t head = shared ? first.width : first.width / heads, tail = second.width / heads;
+    require(to.width == heads * (head + tail), "join_heads: the output is as wide as what is joined");
+    return simple(to.span(), to.width, [=, width = first.width](const Rows& rows) {
+        const float* x = rows.fp32(a);
+        const float* own = rows.fp32(b);
+        float* y = rows.fp32(output);
+        for (int64_t row = 0; row < rows.count; ++row, x += width) {
+            for (int64_t h = 0; h < heads; ++h, own += tail, y += head + tail) {
+                std::memcpy(y, shared ? x : x + h * head, size_t(head) * 4);
+                std::memcpy(y + head, own, size_t(tail) * 4);
+            }
+        }
+    });
+}
+
 Made make_sparse_linear(Executor& executor, int input, int output, const float* values, const int32_t* columns,
                         int64_t n) {
     const Value& from = expect(executor, input, ValueType::fp32, "sparse_linear reads fp32");

@@ -59,6 +59,8 @@ Made make_quantise(Executor& executor, int input, int output);
 Made make_round(Executor& executor, int input, int output, const Rounding& rounding);
 // Column c of the output is column order[c] of the input; order [width] is borrowed.
 Made make_order_columns(Executor& executor, int input, int output, const int32_t* order);
+// Of every head what is a's, then what is b's; `shared`: a is the same for all heads.
+Made make_join_heads(Executor& executor, int a, int b, int output, int64_t heads, bool shared);
 // y[o] = sum over j of values[o * n + j] * x[columns[o * n + j]], in the order of j; both borrowed.
 Made make_sparse_linear(Executor& executor, int input, int output, const float* values, const int32_t* columns,
                         int64_t n);

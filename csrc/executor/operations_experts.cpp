@@ -29,6 +29,8 @@ class Route final : public RowOperation {
                     routing.groups_chosen <= routing.groups &&
                     routing.experts / routing.groups * routing.groups_chosen >= routing.chosen,
                 "route: groups must tile the experts, and those that are looked at hold as many as are chosen");
+        require(routing.group_best >= 1 && routing.group_best <= routing.experts / routing.groups,
+                "route: a group ranks by 1 of its experts to all of them");
     }
 
     void run_rows(const Rows& rows) override {

@@ -188,8 +188,10 @@ struct Routing {
     int64_t experts = 0, chosen = 0;
     int64_t groups = 1, groups_chosen = 1;
     bool sigmoid = false;
-    bool normalise = false;  // so that a token's weights sum to 1
-    float factor = 1.0f;     // of every weight, last
+    bool normalise = false;             // so that a token's weights sum to 1
+    float factor = 1.0f;                // of every weight, last
+    int64_t group_best = 1;             // a group ranks by the sum of so many of its greatest
+    const float* correction = nullptr;  // [experts] or null: added for the choice, not for the weights
 };
 constexpr int64_t MOST_EXPERTS = 1024;
 

@@ -13,23 +13,34 @@ namespace {
 
 constexpr int64_t TOKENS = SmallModel::TOKENS;
 
-// A feed-forward of five experts, two for each token, beside a shared one that a score of its own weighs.
+// A feed-forward of six experts, two for each token (or three of those of the best groups), beside a shared one that a
+// score of its own weighs. What it reads is put together head by head.
 class ExpertsModel : public SmallModel {
+    static constexpr float CORRECTIONS[6] = {0.0f, 0.25f, -0.5f, 0.125f, 0.0f, 0.5f};
+
   public:
     // rounded: experts of int4 codes that read int8 ones, a softmax and chains; else fp32, sigmoids and odd widths.
     ExpertsModel(const KernelTable& kernels, int threads, bool rounded) : SmallModel(kernels, threads) {
         Executor& e = executor;
-        const int64_t width = 72, inner = rounded ? 48 : 37, experts = 5, chosen = rounded ? 2 : 3;
+        const int64_t width = 72, inner = rounded ? 48 : 37, experts = 6, chosen = rounded ? 2 : 3;
         const LinearWeight table = weights.fp32(VOCABULARY, width), places = weights.fp32(TOKENS, width);
-        const int token = value(width), place = value(width), x = value(width);
+        const int token = value(width), place = value(width), whole = value(width), x = value(width);
         if (rounded) e.begin_chain("in");
         e.add("embed", make_embed(e, token, table));
         e.add("positions", make_embed(e, place, places, true));
-        e.add("sum", make_add(e, token, place, x));
+        e.add("sum", make_add(e, token, place, whole));
         if (rounded) e.end_chain();
+        const int first_parts = linear("first_parts", whole, rounded ? 4 : 24), rest = linear("rest", whole, 48);
+        e.add("join", make_join_heads(e, first_parts, rest, x, 6, rounded));
         const int scores = linear("router", x, experts), ids = value(chosen, ValueType::int32);
         const int shares = value(chosen);
-        e.add("route", make_route(e, scores, ids, shares, {experts, chosen, 1, 1, !rounded, true, 1.5f}));
+        Routing routing{experts, chosen, 1, 1, !rounded, true, 1.5f};
+        if (!rounded) {
+            routing.groups = 3;
+            routing.groups_chosen = routing.group_best = 2;
+            routing.correction = CORRECTIONS;
+        }
+        e.add("route", make_route(e, scores, ids, shares, routing));
         int given = x;
         if (rounded) {
             given = value(width, ValueType::int8, 24);
@@ -292,6 +303,10 @@ void test_refusals() {
            [&] { make_route(e, scores, ids, two, {1, 2, 1, 1, false, false, 1.0f}); });
     throws("groups that do not tile the experts", [&] { make_route(e, scores, ids, two, {4, 2, 3, 1}); });
     throws("groups that hold fewer than are chosen", [&] { make_route(e, scores, ids, two, {4, 2, 4, 1}); });
+    throws("groups that rank by more experts than they have",
+           [&] { make_route(e, scores, ids, two, {4, 2, 2, 1, false, false, 1.0f, 3}); });
+    throws("heads that two do not tile", [&] { make_join_heads(e, two, x, y, 3, false); });
+    throws("heads that are wider than what is joined", [&] { make_join_heads(e, two, scores, y, 2, false); });
     throws("routes whose ids are no whole numbers", [&] { make_route(e, scores, two, two, {4, 2}); });
     throws("fewer experts than are chosen", [&] { make_experts(e, x, ids, pair, {weight}); });
     throws("experts with a row for all choices", [&] { make_experts(e, x, ids, y, {weight, weight}); });

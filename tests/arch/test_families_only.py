@@ -17,13 +17,14 @@ ALLOWED = {"models/families/", "formats/gguf/architectures.py", "text/gguf_preto
 ALLOWED |= {
     "formats/gguf/architectures_read.py",
     "formats/gguf/architectures_encoders.py",
+    "formats/gguf/architectures_latent.py",
     "formats/gguf/architectures_state_space.py",
 }
-ALLOWED |= {"api/tools/names.py", "formats/programs/of_vllm.py"}
+ALLOWED |= {"api/tools/names.py", "formats/programs/of_vllm.py", "formats/recognise.py"}
 """A folder; ggml's own names for them, which stand in its files; vLLM's names of the forms of calls, and
-of the one architecture whose MXFP4 it reads."""
+of the one architecture whose MXFP4 it reads; methods of quantising, of which one is called as its family is."""
 BRANDS = re.compile(
-    r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon", re.IGNORECASE
+    r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon|deepseek", re.IGNORECASE
 )
 
 

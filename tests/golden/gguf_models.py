@@ -31,6 +31,7 @@ FAMILIES = {
     "PhiForCausalLM": "phi2",
     "StableLmForCausalLM": "stablelm",
     "CohereForCausalLM": "command-r",
+    "Exaone4ForCausalLM": "exaone4",
     "Cohere2ForCausalLM": "cohere2",
     "GemmaForCausalLM": "gemma",
     "Olmo2ForCausalLM": "olmo2",
@@ -42,6 +43,8 @@ FAMILIES = {
     "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe",
     "OlmoeForCausalLM": "olmoe",
+    "DeepseekV2ForCausalLM": "deepseek2",
+    "DeepseekV3ForCausalLM": "deepseek2",
     "MambaForCausalLM": "mamba",
     "Mamba2ForCausalLM": "mamba2",
 }
@@ -123,7 +126,9 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     size = _head_size(config)
-    if getattr(config, "head_dim", None) and architecture != "falcon":
+    if architecture == "deepseek2":
+        _latent_keys(writer, config)
+    elif getattr(config, "head_dim", None) and architecture != "falcon":
         writer.add_key_length(size)
         writer.add_value_length(size)
     if architecture in UNTURNED:
@@ -139,6 +144,8 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
             f"{architecture}.attention.sliding_window_pattern",
             [kind == "sliding_attention" for kind in config.layer_types],
         )
+    if architecture == "exaone4" and config.sliding_window:
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config.layer_types])
     if full["rope_type"] in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(full["rope_type"]))
         writer.add_rope_scaling_factor(full["factor"])
@@ -156,6 +163,27 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, key, None):
             writer.add_float32(f"{architecture}.{key}", getattr(config, key))
+
+
+def _latent_keys(writer: Any, config: Any) -> None:
+    """DeepseekV2Model, before llama.cpp took the narrow vectors themselves for keys and values."""
+    writer.add_key_length(config.qk_nope_head_dim + config.qk_rope_head_dim)
+    writer.add_value_length(config.v_head_dim)
+    writer.add_rope_dimension_count(config.qk_rope_head_dim)
+    writer.add_kv_lora_rank(config.kv_lora_rank)
+    if config.q_lora_rank is not None:
+        writer.add_q_lora_rank(config.q_lora_rank)
+    writer.add_leading_dense_block_count(config.first_k_dense_replace)
+    writer.add_expert_shared_count(config.n_shared_experts)
+    writer.add_expert_weights_scale(config.routed_scaling_factor)
+    sigmoid = type(config).__name__ == "DeepseekV3Config"
+    writer.add_expert_weights_norm(sigmoid)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
+    if config.n_group is not None:
+        writer.add_expert_group_count(config.n_group)
+        writer.add_expert_group_used_count(config.topk_group)
+    if "mscale_all_dim" in config.rope_parameters:
+        writer.add_rope_scaling_yarn_log_mul(0.1 * config.rope_parameters["mscale_all_dim"])
 
 
 INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner")
@@ -185,7 +213,7 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     result: dict[str, np.ndarray] = {}
-    for name, tensor in _stacked(tensors or model.state_dict()).items():
+    for name, tensor in _heads_together(_stacked(tensors or model.state_dict())).items():
         if "rotary_pos_emb" in name:
             continue
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -201,6 +229,8 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
             array = array.T
         if architecture in ("falcon", "bloom", "gptneox") and ".query_key_value." in name:
             array = _ungrouped(array, config, architecture)
+        if name.endswith("e_score_correction_bias"):
+            name = name.replace("_bias", ".bias")
         if architecture in ("bloom", "chatglm"):
             name = name.removeprefix("transformer.")
         if ".mixer." in name:
@@ -233,6 +263,19 @@ def _of_a_mixer(name: str, array: np.ndarray, config: Any) -> tuple[str, np.ndar
     if name.endswith("mixer.norm.weight"):
         return name, array.reshape(groups, -1)
     return name.replace("dt_bias", "dt.bias"), array
+
+
+def _heads_together(tensors: dict[str, Any]) -> dict[str, Any]:
+    """What StableLMModel does to norms of heads: those of a layer in one tensor."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        stem, norms, number = name.partition(".norms.")
+        if not norms:
+            found[name] = tensor
+        elif number == "0.weight":
+            count = sum(key.startswith(f"{stem}.norms.") for key in tensors)
+            found[f"{stem}.weight"] = torch.stack([tensors[f"{stem}.norms.{head}.weight"] for head in range(count)])
+    return found
 
 
 def _stacked(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,13 @@ def baichuan(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[st
     return found, {**own, "architectures": ["BaiChuanForCausalLM"], "model_type": "baichuan"}
 
 
+def baichuan_alibi(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """The 13B of the same repository: what its positions are called, and that they are ALiBi's."""
+    found, own = baichuan(tensors, config)
+    own["model_max_length"] = own.pop("max_position_embeddings")
+    return found, own | {"architectures": ["BaichuanForCausalLM"]}
+
+
 def chatglm(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
     """GLM as ChatGLM2, ChatGLM3 and the first GLM-4 files have it."""
     layers = config["num_hidden_layers"]

@@ -18,7 +18,7 @@ pytest.importorskip("torch", reason="golden logits need PyTorch")
 pytest.importorskip("transformers", reason="golden logits need transformers")
 
 import stepping
-from tiny_models import TINY_MODELS, VOCABULARY, TinyModel, reference_logits, write
+from tiny_models import TINY_MODELS, VOCABULARY, TinyModel, reference_logits, stored_buffers, write
 
 from linnet.backends.interface import Backend, Limits
 from linnet.backends.select import choose_backend
@@ -26,7 +26,7 @@ from linnet.backends.settings import CpuSettings
 from linnet.models.build import build_program
 from linnet.models.load import ModelSource, load_model, stored_type
 from linnet.models.rope import plain_rope
-from linnet.models.spec import ArchSpec, AttentionSpec
+from linnet.models.spec import ArchSpec, AttentionSpec, ExpertsSpec
 from linnet.program.check import check
 from linnet.program.hidden import reads_whole_sequences
 
@@ -74,8 +74,8 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TinyModel], Go
         model = write(tiny, path, SEED)
         generator = random.Random(SEED)
         prompts = [[generator.randrange(VOCABULARY) for _ in range(length)] for length in tiny.lengths]
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        return Golden(path, parameters, prompts, reference_logits(model, prompts))
+        parameters = sum(each.numel() for each in (*model.parameters(), *stored_buffers(model)))
+        return Golden(path, parameters, prompts, reference_logits(model, prompts, tiny))
 
     return make
 
@@ -119,6 +119,25 @@ def _mlp(**changes: Any) -> Any:
         return replace(spec, layers=tuple(layers))
 
     return wrong
+
+
+def _experts(**changes: Any) -> Any:
+    """Of the layers that have any."""
+
+    def wrong(spec: ArchSpec) -> ArchSpec:
+        halves = [layer.feed_forward for layer in spec.layers]
+        changed = [replace(half, **changes) if isinstance(half, ExpertsSpec) else half for half in halves]
+        layers = zip(spec.layers, changed, strict=True)
+        return replace(spec, layers=tuple(replace(layer, feed_forward=half) for layer, half in layers))
+
+    return wrong
+
+
+def _unnormalised(mixer: AttentionSpec) -> AttentionSpec:
+    """A norm that is none: of so large an epsilon that it only scales."""
+    assert mixer.kv_narrow is not None
+    norm = replace(mixer.kv_narrow.norm, epsilon=1.0)
+    return replace(mixer, kv_narrow=replace(mixer.kv_narrow, norm=norm))
 
 
 def _no_offset(spec: ArchSpec) -> ArchSpec:
@@ -210,6 +229,18 @@ WRONG: tuple[tuple[str, str, Any], ...] = (
     ("mixtral", "weights that do not sum to one", _mlp(normalise=False)),
     ("qwen3-moe", "one expert fewer", _mlp(chosen=2)),
     ("olmoe", "experts twice as loud", _mlp(factor=2.0)),
+    ("deepseek-v2-lite", "halves of a head turn", _rope(style="half")),
+    ("deepseek-v2-lite", "scores that are not warmed", _attention(scale=18**-0.5)),
+    ("deepseek-v2-lite", "no norm of what is narrow", _mixers(_unnormalised)),
+    ("deepseek-v2", "groups that rank by two", _experts(group_best=2)),
+    ("deepseek-v2", "experts of any group", _experts(groups=1, groups_chosen=1)),
+    ("deepseek-v3", "no correction", _experts(correction=None)),
+    ("deepseek-v3", "groups that rank by one", _experts(group_best=1)),
+    ("stablelm-12b", "no norm of queries", _attention(query_norm=None)),
+    ("exaone-4", "a rope in every layer", _one_rope),
+    ("bitnet", "no norm before the output", _attention(output_norm=None)),
+    ("bitnet", "no norm before the last linear", _mlp(inner_norm=None)),
+    ("baichuan-13b", "no alibi", _attention(alibi_slopes=None)),
     ("gpt-oss", "no sinks", _attention(sinks=None)),
     ("gpt-oss", "window off by one", _windows),
     ("gpt-oss", "nothing held within a limit", _mlp(limit=None)),

@@ -24,13 +24,17 @@ from tiny_models import (  # noqa: E402
     GEMMA3_KINDS,
     GEMMA3_ROPES,
     GROUPED,
+    LATENT,
     MIXED,
     TINY_MODELS,
     VOCABULARY,
+    WARM,
     TinyModel,
+    alibi_instead_of_a_rope,
     gated,
     plain,
     reference_logits,
+    stored_buffers,
     write,
 )
 
@@ -69,11 +73,17 @@ MODELS = (
         for name in (
             *("gpt-2", "gpt-bigcode", "falcon-7b", "falcon-40b", "falcon-11b", "gpt-neox"),
             *("gpt-neox-sequential", "phi-2", "stablelm", "stablelm-parallel", "cohere", "cohere-2", "gemma"),
+            *("stablelm-12b", "command-r-plus", "exaone-4", "exaone-4-full"),
             *("olmo-2", "granite", "smollm-3", "glm", "glm-4", "bloom"),
         )
     ),
     *(NAMED[name] for name in ("mixtral", "qwen3-moe", "olmoe", "mamba", "mamba-2", "mamba-2-groups")),
     TinyModel("qwen2-moe", lambda: transformers.Qwen2MoeConfig(**MIXED, shared_expert_intermediate_size=64)),
+    TinyModel(
+        "deepseek-v2-lite",
+        lambda: transformers.DeepseekV2Config(**LATENT, q_lora_rank=None, rope_parameters=WARM),
+    ),
+    NAMED["deepseek-v3"],
     TinyModel("starcoder-2", lambda: transformers.Starcoder2Config(**GROUPED)),
 )
 READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
@@ -95,7 +105,7 @@ def test_logits_equal_those_of_the_model_it_was_made_from(tiny: TinyModel, backe
     saved = load_file(tmp_path / "directory" / "model.safetensors")
     tensors = saved if any(".experts." in name for name in saved) else None  # transformers stacks them otherwise
     source = load_model(write_gguf(model, tmp_path / "m.gguf", tensors=tensors), tiny.max_context)
-    assert source.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert source.parameters == sum(each.numel() for each in (*model.parameters(), *stored_buffers(model)))
     executable = backend_named(backend).prepare(source, "exact", LIMITS)
     for chunks in (None, DECODE):
         worst = worst_difference(stepping.run(executable, prompts, chunks, SEED), expected)
@@ -128,16 +138,24 @@ def test_experts_of_codes_lie_one_after_the_other_in_a_tensor(kind: str, tmp_pat
     assert worst_difference(found, [torch.from_numpy(one) for one in expected]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["internlm-2", "baichuan"])
-def test_what_llama_cpp_takes_for_llama(name: str, tmp_path: Path) -> None:
+DEEP = TinyModel(
+    "baichuan",
+    lambda: transformers.LlamaConfig(**gated(num_key_value_heads=6, num_hidden_layers=40)),
+    (9, 3),
+    given=alibi_instead_of_a_rope,
+)
+"""Of as many layers as the member that has ALiBi."""
+
+
+@pytest.mark.parametrize("tiny", [NAMED["internlm-2"], NAMED["baichuan"], DEEP], ids=["internlm-2", "7b", "13b"])
+def test_what_llama_cpp_takes_for_llama(tiny: TinyModel, tmp_path: Path) -> None:
     """Their converters take the fused tensor apart and pair the rows of queries and keys."""
-    tiny = NAMED[name]
     model = write(tiny, tmp_path / "directory", SEED)
-    path = write_gguf(model, tmp_path / "m.gguf", architecture=name.replace("-", ""))
+    path = write_gguf(model, tmp_path / "m.gguf", architecture=tiny.name.replace("-", ""))
     executable = backend_named("reference").prepare(load_model(path), "exact", LIMITS)
     prompts = prompts_of(tiny)
     found = stepping.run(executable, prompts, None, SEED)
-    assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
+    assert worst_difference(found, reference_logits(model, prompts, tiny)) <= TOLERANCE
 
 
 def test_fused_rows_under_names_of_their_own(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny random checkpoints of every family, written by transformers, with weights large enough that nothing can hide."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from own_names import Arrange, baichuan, chatglm, internlm2, rearrange
+from own_names import Arrange, baichuan, baichuan_alibi, chatglm, internlm2, rearrange
 
 VOCABULARY = 97
 DEFAULT_LENGTHS = (29, 3, 17, 1, 8)
@@ -28,6 +29,8 @@ class TinyModel:
     """What makes a repository's own files of those that transformers writes."""
     attention: str = "eager"
     """Which of transformers' implementations is right (Falcon's eager one adds ALiBi twice, 5.24)."""
+    given: Callable[[Any, int], dict[str, torch.Tensor]] | None = None
+    """(config, length) -> what transformers' model is told beside the ids, so that it computes another one."""
     tells: str = "logits"
     """What is compared: logits, or the last_hidden_state of a model without a head."""
 
@@ -61,6 +64,17 @@ def plain(**changes: Any) -> dict[str, Any]:
         "eos_token_id": 2,
     }
     return sizes | changes
+
+
+def alibi_instead_of_a_rope(config: Any, length: int) -> dict[str, torch.Tensor]:
+    """Everything stands at position 0, where nothing turns, and Press et al.'s slopes are in the mask."""
+    heads, keys = config.num_attention_heads, torch.arange(length)
+    few = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * (n + 1) / few) for n in range(few)]
+    slopes += [2.0 ** (-4 * (2 * n + 1) / few) for n in range(heads - few)]
+    distances = torch.tensor(slopes)[:, None, None] * (keys - keys[:, None])
+    hidden = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+    return {"attention_mask": (distances + hidden)[None], "position_ids": torch.zeros(1, length, dtype=torch.long)}
 
 
 def rope(kind: str = "default", theta: float = 10000.0, **more: Any) -> dict[str, Any]:
@@ -136,6 +150,22 @@ OTHERS = (
         "stablelm-parallel", lambda: t.StableLmConfig(**GROUPED, use_parallel_residual=True, rope_parameters=QUARTER)
     ),
     TinyModel(
+        "stablelm-12b",
+        lambda: t.StableLmConfig(**GROUPED, use_parallel_residual=True, qk_layernorm=True, rope_parameters=QUARTER),
+    ),
+    TinyModel("command-r-plus", lambda: t.CohereConfig(**GROUPED, use_qk_norm=True, logit_scale=3.0)),
+    TinyModel("exaone-4", lambda: t.Exaone4Config(**gated(num_hidden_layers=5, sliding_window=8))),
+    TinyModel(
+        "exaone-4-full", lambda: t.Exaone4Config(**gated(sliding_window=None, layer_types=["full_attention"] * 3))
+    ),
+    TinyModel("bitnet", lambda: t.BitNetConfig(**gated())),
+    TinyModel(
+        "baichuan-13b",
+        lambda: t.LlamaConfig(**gated(num_key_value_heads=6)),
+        arrange=baichuan_alibi,
+        given=alibi_instead_of_a_rope,
+    ),
+    TinyModel(
         "granite",
         lambda: t.GraniteConfig(
             **gated(embedding_multiplier=3.0, logits_scaling=0.7, residual_multiplier=0.22, attention_multiplier=0.2)
@@ -203,8 +233,22 @@ STATE_SPACES = (
         lambda: t.GraniteMoeHybridConfig(**HYBRID, mamba_n_groups=1, position_embedding_type="rope"),
     ),
 )
+HYBRID_EXPERTS = HYBRID | {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32}
 
 MIXED = gated(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=32)
+LATENT = gated(
+    num_key_value_heads=6,
+    kv_lora_rank=32,
+    qk_nope_head_dim=12,
+    qk_rope_head_dim=6,
+    v_head_dim=16,
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    n_shared_experts=2,
+    moe_intermediate_size=32,
+    first_k_dense_replace=1,
+)
+WARM = YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}
 EXPERTS = (
     TinyModel("mixtral", lambda: t.MixtralConfig(**gated(num_local_experts=4, num_experts_per_tok=2))),
     TinyModel(
@@ -221,6 +265,29 @@ EXPERTS = (
             rope_parameters=YARN | {"truncate": False},
         ),
     ),
+    TinyModel(
+        "deepseek-v2-lite",
+        lambda: t.DeepseekV2Config(**LATENT, q_lora_rank=None, rope_parameters=WARM | {"mscale": 1.3}),
+    ),
+    TinyModel(
+        "deepseek-v2",
+        lambda: t.DeepseekV2Config(
+            **LATENT,
+            q_lora_rank=32,
+            topk_method="group_limited_greedy",
+            n_group=3,
+            topk_group=1,
+            routed_scaling_factor=1.7,
+            attention_bias=True,
+        ),
+    ),
+    TinyModel(
+        "deepseek-v3",
+        lambda: t.DeepseekV3Config(
+            **LATENT, q_lora_rank=32, n_group=3, topk_group=2, routed_scaling_factor=2.5, rope_parameters=WARM
+        ),
+    ),
+    TinyModel("granite-hybrid-experts", lambda: t.GraniteMoeHybridConfig(**HYBRID_EXPERTS, mamba_n_groups=2)),
     TinyModel("olmoe", lambda: t.OlmoeConfig(**gated(num_experts=6, num_experts_per_tok=2, intermediate_size=32))),
 )
 
@@ -294,9 +361,24 @@ TINY_MODELS: tuple[TinyModel, ...] = (
 ONE_PER_FAMILY = (
     *("llama-2-biases", "mistral", "qwen2", "qwen3", "gemma-2", "gemma-3", "phi-3", "gpt-neox", "bloom", "gpt-2"),
     *("gpt-j", "falcon-7b", "falcon-40b", "falcon-rw", "olmo-2", "gemma", "gpt-bigcode", "starcoder-2", "phi-2"),
-    *("stablelm", "granite", "cohere", "cohere-2", "smollm-3", "glm", "glm-4", "opt", "opt-350m"),
-    *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups", "granite-hybrid"),
-    *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "gpt-oss"),
+    *(
+        "stablelm",
+        "stablelm-12b",
+        "command-r-plus",
+        "exaone-4",
+        "bitnet",
+        "baichuan-13b",
+        "granite",
+        "cohere",
+        "cohere-2",
+        "smollm-3",
+        "glm",
+        "glm-4",
+        "opt",
+        "opt-350m",
+    ),
+    *("internlm-2", "baichuan", "chatglm", "mamba", "mamba-2-groups", "granite-hybrid", "granite-hybrid-experts"),
+    *("mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "gpt-oss", "deepseek-v2-lite", "deepseek-v3"),
     *("bert", "xlm-r", "qwen3-embedding"),
 )
 
@@ -310,6 +392,14 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             norm = parameter.ndim == 1 and name.endswith("weight")
             centre = 1.0 if norm and float(parameter.abs().max()) > 0 else 0.0
             parameter.copy_(centre + (0.3 if norm else 0.2) * noise)
+        for buffer in stored_buffers(model):
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+
+
+def stored_buffers(model: torch.nn.Module) -> list[torch.Tensor]:
+    """What is learned and stored, and no parameter: DeepSeek-V3's corrections."""
+    stored = model.state_dict().keys()
+    return [each for name, each in sorted(model.named_buffers()) if name in stored and each.is_floating_point()]
 
 
 def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreTrainedModel":
@@ -334,7 +424,12 @@ def write(tiny: TinyModel, directory: Path, seed: int = 0) -> "transformers.PreT
 
 
 @torch.no_grad()
-def reference_logits(model: "transformers.PreTrainedModel", prompts: list[list[int]]) -> list[torch.Tensor]:
+def reference_logits(
+    model: "transformers.PreTrainedModel", prompts: list[list[int]], tiny: TinyModel | None = None
+) -> list[torch.Tensor]:
     """Logits fp32 [length, vocabulary] of every prompt, each alone, without cache; or what lies before a head."""
-    found = [model(torch.tensor([prompt]), use_cache=False) for prompt in prompts]
+    more = [{} if tiny is None or tiny.given is None else tiny.given(model.config, len(prompt)) for prompt in prompts]
+    found = [
+        model(torch.tensor([prompt]), use_cache=False, **given) for prompt, given in zip(prompts, more, strict=True)
+    ]
     return [getattr(one, "logits", one[0])[0].float() for one in found]

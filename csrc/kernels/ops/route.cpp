@@ -29,18 +29,29 @@ void softmax(const float* scores, float* probabilities, int64_t experts) {
     for (int64_t i = 0; i < experts; i += LANES) store(probabilities + i, load(probabilities + i) / whole);
 }
 
+// The sum of the `count` greatest, from the greatest on.
+float sum_of_greatest(const float* from, int64_t size, int64_t count) {
+    bool used[MOST_EXPERTS] = {};
+    float sum = 0.0f;
+    for (int64_t rank = 0; rank < count; ++rank) {
+        int64_t found = -1;
+        for (int64_t i = 0; i < size; ++i) {
+            if (!used[i] && (found < 0 || from[i] > from[found])) found = i;
+        }
+        used[found] = true;
+        sum += from[found];
+    }
+    return sum;
+}
+
 // Experts of the groups that hold none of the best ones cannot be taken.
-void bar_groups(const float* probabilities, bool* taken, const Routing& routing) {
+void bar_groups(const float* ranks, bool* taken, const Routing& routing) {
     const int64_t size = routing.experts / routing.groups;
     float best[MOST_EXPERTS];
     bool kept[MOST_EXPERTS];
     for (int64_t group = 0; group < routing.groups; ++group) {
         kept[group] = false;
-        best[group] = probabilities[group * size];
-        for (int64_t i = 1; i < size; ++i) {
-            const float one = probabilities[group * size + i];
-            best[group] = one > best[group] ? one : best[group];
-        }
+        best[group] = sum_of_greatest(ranks + group * size, size, routing.group_best);
     }
     for (int64_t rank = 0; rank < routing.groups_chosen; ++rank) {
         int64_t found = -1;
@@ -56,17 +67,22 @@ void bar_groups(const float* probabilities, bool* taken, const Routing& routing)
 
 void route(const float* scores, int32_t* ids, float* weights, int64_t rows, const Routing& routing) {
     alignas(64) float probabilities[MOST_EXPERTS];
+    float corrected[MOST_EXPERTS];
     bool taken[MOST_EXPERTS];
+    const float* ranks = routing.correction ? corrected : probabilities;
     const int64_t experts = routing.experts, chosen = routing.chosen;
     for (int64_t row = 0; row < rows; ++row, scores += experts, ids += chosen, weights += chosen) {
         (routing.sigmoid ? sigmoids : softmax)(scores, probabilities, experts);
         for (int64_t i = 0; i < experts; ++i) taken[i] = false;
-        if (routing.groups_chosen < routing.groups) bar_groups(probabilities, taken, routing);
+        for (int64_t i = 0; routing.correction && i < experts; ++i) {
+            corrected[i] = probabilities[i] + routing.correction[i];
+        }
+        if (routing.groups_chosen < routing.groups) bar_groups(ranks, taken, routing);
         float sum = 0.0f;
         for (int64_t rank = 0; rank < chosen; ++rank) {
             int64_t best = -1;
             for (int64_t i = 0; i < experts; ++i) {
-                if (!taken[i] && (best < 0 || probabilities[i] > probabilities[best])) best = i;
+                if (!taken[i] && (best < 0 || ranks[i] > ranks[best])) best = i;
             }
             taken[best] = true;
             ids[rank] = int32_t(best);

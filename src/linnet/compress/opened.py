@@ -16,8 +16,8 @@ def opened(job: Job) -> Iterator[ModelSource]:
     with Checkpoint.open(job.directory, verify=False) as stored:
         if job.codes and stored.lacks_shapes:
             load_model(stored)  # tells it what shapes the config leads to
-        apart = stored.apart(job.source.spec.stacked)
-        shown = apart.dequantised() if job.codes else apart
+        arranged = stored.arranged(job.source.spec.arranged)
+        shown = arranged.dequantised() if job.codes else arranged
         source = replace(job.source, checkpoint=shown.by_outputs(job.source.by_inputs))
         for transform in job.steps.model_transforms:
             source = transform.apply(source, job.schemes, job.recipe.seed)

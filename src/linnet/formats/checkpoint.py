@@ -21,6 +21,7 @@ from linnet.formats.finite import check_finite
 from linnet.formats.forms import Form, Shapeless
 from linnet.formats.hashing import Seen, combined_digest, pieces, sha256_all
 from linnet.formats.header import TensorInfo
+from linnet.formats.joined import Joined, JoinedFiles
 from linnet.formats.large_pages import read_in_large_pages
 from linnet.formats.manifest import MANIFEST_FILE, check_structure, lost_manifest, read_manifest, verify
 from linnet.formats.prescription import Quantization
@@ -130,12 +131,19 @@ class Checkpoint:
         found._by_outputs = self._by_outputs | turned
         return found
 
-    def apart(self, stacked: tuple[Stacked, ...]) -> "Checkpoint":
-        """This checkpoint with tensors that hold all experts' shown as one for each. It shares the files."""
-        files = ApartFiles(self._files, stacked) if stacked else None
-        if files is None or not files.apart:
+    def arranged(self, rules: tuple[Stacked | Joined, ...]) -> "Checkpoint":
+        """This checkpoint with tensors that hold all experts' shown as one for each, and parts as what they are parts
+        of. It shares the files."""
+        stacked = tuple(rule for rule in rules if isinstance(rule, Stacked))
+        joined = tuple(rule for rule in rules if isinstance(rule, Joined))
+        files, by_outputs = self._files, self._by_outputs
+        if stacked:
+            files = taken = ApartFiles(files, stacked)
+            by_outputs |= taken.turned
+        if joined:
+            files = JoinedFiles(files, joined)
+        if files.tensors.keys() == self._files.tensors.keys():
             return self
-        by_outputs = self._by_outputs | files.turned
         return Checkpoint(self.path, self.config, files, self.manifest, self.quantization, self._form, by_outputs)
 
     def dequantised(self) -> "Checkpoint":

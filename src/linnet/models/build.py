@@ -8,10 +8,10 @@ residual streams before and after it. Rounding is not decided here: see ``progra
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from linnet.models.attention import attention
 from linnet.models.feed_forward import feed_forward
 from linnet.models.spec import (
     ArchSpec,
-    AttentionSpec,
     LayerSpec,
     NormSpec,
     PositionTable,
@@ -88,11 +88,18 @@ class Builder:
         return name
 
     def pair(
-        self, kind: str, name: str, inputs: tuple[str, ...], attributes: object, outputs: tuple[str, str], width: int
+        self,
+        kind: str,
+        name: str,
+        inputs: tuple[str, ...],
+        attributes: object,
+        outputs: tuple[str, str],
+        width: int,
+        weights: tuple[str, ...] = (),
     ) -> tuple[str, str]:
         """An op that writes whole numbers and, beside them, fp32."""
         self.values += [Value(outputs[0], ("tokens", width), "int32"), Value(outputs[1], ("tokens", width), "fp32")]
-        self.ops.append(Op(kind, name, inputs, outputs, attributes))
+        self.ops.append(Op(kind, name, inputs, outputs, attributes, weights))
         return outputs
 
     def norm(
@@ -107,10 +114,11 @@ class Builder:
     ) -> str:
         """Normalise runs of ``size`` elements (all of the row by default)."""
         size = size or width
-        module, gains = spec.module.format(layer=layer), width if spec.apart else size
-        weights = [self.weight(f"{name}.weight", f"{module}.weight", (gains,))]
+        module = spec.module.format(layer=layer)
+        gains = (width // size, size) if spec.by_run else (width if spec.apart else size,)
+        weights = [self.weight(f"{name}.weight", f"{module}.weight", gains)]
         if spec.bias:
-            weights.append(self.weight(f"{name}.bias", f"{module}.bias", (gains,)))
+            weights.append(self.weight(f"{name}.bias", f"{module}.bias", gains))
         attributes = a.Norm(spec.flavour, size, spec.epsilon, spec.offset)
         return self.op("norm", name, (x,), attributes, width, tuple(weights), rows=rows)
 
@@ -243,57 +251,13 @@ class Builder:
         return self.op("rope", name, (x, "positions"), attributes, width)
 
 
-def _attention(builder: Builder, attention: AttentionSpec, layer: int, x: str, hidden: int) -> str:
-    """Norm, q/k/v, positions, cache, attention, output projection; the result is not yet added to the stream."""
-    here = f"layers.{layer}.attention"
-    heads, size = attention.kv_heads, attention.head_size
-    kv_type = "fp32" if builder.kv_types is None else builder.kv_types[layer]
-    state = PagedState(f"layers.{layer}.kv", builder.groups[attention.window], heads, size, size, kv_type)
-    builder.states.append(state)
-    normed = builder.before(f"{here}.norm", x, attention.norm, hidden, layer)
-    wanted = {f"{here}.query": attention.query, f"{here}.key": attention.key, f"{here}.value": attention.value}
-    query, key, value = builder.linears(normed, layer, wanted)
-    queries, keys = attention.query.outputs, attention.key.outputs
-    run = None if attention.norm_whole else size
-    if attention.query_norm is not None:
-        query = builder.norm(f"{here}.query_norm", query, attention.query_norm, queries, layer, run)
-    if attention.key_norm is not None:
-        key = builder.norm(f"{here}.key_norm", key, attention.key_norm, keys, layer, run)
-    if attention.rope is not None:
-        query = builder.rope(f"{here}.query_rope", query, attention.rope, size, queries)
-        key = builder.rope(f"{here}.key_rope", key, attention.rope, size, keys)
-    rotated = builder.rotations.get(attention.module(layer))
-    query = builder.rotated(f"{here}.query_rotated", query, rotated, queries)
-    key = builder.rotated(f"{here}.key_rotated", key, rotated, keys)
-    written = (key, value, "kv_slots")
-    builder.ops.append(Op("kv_write", f"{here}.kv_write", written, (), a.KVWrite(), states=(state.name,)))
-    attributes = a.Attention(
-        attention.heads,
-        attention.kv_heads,
-        size,
-        attention.scale,
-        attention.window,
-        attention.softcap,
-        attention.alibi_slopes,
-        full=attention.full,
-    )
-    inputs = (query, "positions", "query_start", "context_lengths", "block_tables")
-    width = attention.heads * size
-    sinks: tuple[str, ...] = ()
-    if attention.sinks is not None:
-        sinks = (builder.weight(f"{here}.sinks", attention.sinks.format(layer=layer), (attention.heads,)),)
-    context = builder.op("attention", f"{here}.context", inputs, attributes, width, sinks, (state.name,))
-    output = builder.linear(f"{here}.output", context, attention.output, layer)
-    return builder.after(here, output, attention.post_norm, attention.multiplier, hidden, layer)
-
-
 def _block(builder: Builder, spec: LayerSpec, layer: int, x: str, hidden: int) -> str:
     """Both halves with their residual sums."""
     mixer = spec.mixer
     if isinstance(mixer, StateSpaceSpec):
         here, mixed = f"layers.{layer}.state_space", state_space(builder, mixer, layer, x, hidden)
     else:
-        here, mixed = f"layers.{layer}.attention", _attention(builder, mixer, layer, x, hidden)
+        here, mixed = f"layers.{layer}.attention", attention(builder, mixer, layer, x, hidden)
     residual = _add(builder, here, x, mixed, mixer.stream_norm, layer, hidden)
     if spec.feed_forward is None:
         return residual

@@ -26,13 +26,16 @@ def _gated(builder: "Builder", here: str, mlp: MlpSpec, layer: int, normed: str)
     wanted = ({} if mlp.gate is None else {f"{here}.gate": mlp.gate}) | {f"{here}.up": mlp.up}
     inputs = builder.linears(normed, layer, wanted)
     activated = builder.op("gate", f"{here}.activation", inputs, a.Gate(mlp.activation), mlp.up.outputs)
+    if mlp.inner_norm is not None:
+        activated = builder.norm(f"{here}.inner_norm", activated, mlp.inner_norm, mlp.up.outputs, layer)
     return builder.linear(f"{here}.down", activated, mlp.down, layer)
 
 
 def _experts(builder: "Builder", here: str, part: ExpertsSpec, layer: int, normed: str) -> str:
     """The sum of what the chosen experts make, and of what the shared one does."""
-    routing = a.Route(part.chosen, part.scoring, part.normalise, part.factor)
-    ids, weights = _route(builder, here, normed, part.router, layer, routing)
+    groups = part.groups, part.groups_chosen, part.group_best
+    routing = a.Route(part.chosen, part.scoring, part.normalise, part.factor, *groups)
+    ids, weights = _route(builder, here, normed, part.router, layer, routing, part.correction)
     names = ("up",) if part.gate is None else ("gate", "up")
     inputs = tuple(_of_each(builder, f"{here}.{name}", normed, ids, part, name, layer) for name in names)
     gate = a.Gate(part.activation, part.limit, part.up_offset, pairs=part.gate is None)
@@ -51,14 +54,26 @@ def _experts(builder: "Builder", here: str, part: ExpertsSpec, layer: int, norme
     return builder.op("add", f"{here}.output", (output, common), a.Add(), width)
 
 
-def _route(builder: "Builder", here: str, x: str, router: Projection, layer: int, route: a.Route) -> tuple[str, str]:
+def _route(
+    builder: "Builder",
+    here: str,
+    x: str,
+    router: Projection,
+    layer: int,
+    route: a.Route,
+    correction: str | None = None,
+) -> tuple[str, str]:
     """The experts that every token gets, and how much each of them counts."""
     module = router.module.format(layer=layer)
     weights = [builder.weight(f"{here}.router.weight", f"{module}.weight", (router.outputs, router.columns))]
     if router.bias:
         weights.append(builder.bias(f"{here}.router", router, layer))
     scores = builder.op("router", f"{here}.router", (x,), a.Router(), router.outputs, tuple(weights))
-    return builder.pair("route", f"{here}.route", (scores,), route, (f"{here}.ids", f"{here}.weights"), route.chosen)
+    added: tuple[str, ...] = ()
+    if correction is not None:
+        added = (builder.weight(f"{here}.correction", correction.format(layer=layer), (router.outputs,)),)
+    outputs = f"{here}.ids", f"{here}.weights"
+    return builder.pair("route", f"{here}.route", (scores,), route, outputs, route.chosen, added)
 
 
 def _of_each(builder: "Builder", name: str, x: str, ids: str, part: ExpertsSpec, which: str, layer: int) -> str:

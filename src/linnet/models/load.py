@@ -196,7 +196,7 @@ def load_model(source: "str | Path | Checkpoint", max_context: int | None = None
     """
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(Path(source))
     spec, passed_over = read_spec(checkpoint.config, max_context)
-    checkpoint = checkpoint.apart(spec.stacked)
+    checkpoint = checkpoint.arranged(spec.arranged)
     names = frozenset(checkpoint.names())
     spec, settled = settle(spec, checkpoint)
     checkpoint = checkpoint.by_outputs(spec.by_inputs())

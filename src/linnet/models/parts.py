@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_python_tanh": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu_squared",
 }
 
 MAXIMUM_HEADS = 1 << 16

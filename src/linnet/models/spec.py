@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from linnet.formats.joined import Joined
 from linnet.formats.stacked import Stacked
 from linnet.program.attributes import Activation
 
@@ -14,7 +15,7 @@ RowRanges = tuple[tuple[int, int], ...]
 @dataclass(frozen=True)
 class NormSpec:
     """One norm: the checkpoint module of its gain and its rule, see ``program.attributes.Norm``. ``apart``: where
-    runs of a value are normalised by themselves, each has gains of its own."""
+    runs of a value are normalised by themselves, each has gains of its own; ``by_run``: these lie [runs, size]."""
 
     module: str
     flavour: Literal["rms", "layer"]
@@ -22,6 +23,7 @@ class NormSpec:
     offset: float = 0.0
     bias: bool = False
     apart: bool = False
+    by_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,26 @@ class Projection:
 
 
 @dataclass(frozen=True)
+class Narrowed:
+    """What some linears read in the stream's stead: ``down`` of the stream, normalised by ``norm``."""
+
+    down: Projection
+    norm: NormSpec
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """A mixer that attends. ``scale`` multiplies q.k; ``window``: how many last keys a query sees, None for all.
 
     ``query_norm`` and ``key_norm`` normalise every head by itself, or all of them as one with ``norm_whole``;
     ``softcap``, ``alibi_slopes`` and ``full`` as in the op, and what the tensor ``sinks`` holds. ``norm`` None: it
-    reads the stream as it is. What ``post_norm`` made of its output, times ``multiplier``, is added to the stream;
-    ``stream_norm`` normalises the sum.
+    reads the stream as it is. ``output_norm`` normalises what ``output`` reads. What ``post_norm`` made of its output,
+    times ``multiplier``, is added to the stream; ``stream_norm`` normalises the sum.
+
+    ``query`` may read ``query_narrow``, ``key`` and ``value`` ``kv_narrow`` (latent attention, DeepSeek-AI 2024,
+    section 2.1). ``shared_key``: what it makes of the stream turns as a whole and stands first in the key of every
+    head, so that ``key`` makes the rest alone; a query has its rotary elements first too. ``value_head_size`` None: of
+    values as of keys.
     """
 
     norm: NormSpec | None
@@ -87,11 +102,23 @@ class AttentionSpec:
     stream_norm: NormSpec | None = None
     full: bool = False
     sinks: str | None = None
+    output_norm: NormSpec | None = None
+    query_narrow: Narrowed | None = None
+    kv_narrow: Narrowed | None = None
+    shared_key: Projection | None = None
+    value_head_size: int | None = None
+
+    @property
+    def value_size(self) -> int:
+        """Elements of a value of one head."""
+        return self.head_size if self.value_head_size is None else self.value_head_size
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """Its linears, in the order they run."""
-        return (self.query, self.key, self.value, self.output)
+        """Its linears: those that lead to others first."""
+        narrow = tuple(part.down for part in (self.query_narrow, self.kv_narrow) if part is not None)
+        shared = () if self.shared_key is None else (self.shared_key,)
+        return (*narrow, *shared, self.query, self.key, self.value, self.output)
 
     def module(self, layer: int) -> str:
         """The checkpoint module that holds a block's keys and values: what its projections have in common."""
@@ -149,13 +176,14 @@ Mixer = AttentionSpec | StateSpaceSpec
 class MlpSpec:
     """A dense feed-forward: ``down(activation(gate) * up)``, or ``down(activation(up))`` without a gate.
 
-    Its norms and multiplier: as in AttentionSpec."""
+    ``inner_norm`` normalises what ``down`` reads. Its norms and multiplier: as in AttentionSpec."""
 
     norm: NormSpec | None
     gate: Projection | None
     up: Projection
     down: Projection
     activation: Activation
+    inner_norm: NormSpec | None = None
     post_norm: NormSpec | None = None
     multiplier: float | None = None
     stream_norm: NormSpec | None = None
@@ -180,8 +208,8 @@ class ExpertsSpec:
     """A feed-forward of many experts, of which every token gets ``chosen``, see ``program.attributes.Route``.
 
     Modules of ``gate``, ``up`` and ``down`` have an ``{expert}`` placeholder beside ``{layer}``; ``gate`` None: outputs
-    of ``up`` are gate and up by turns. ``limit`` and ``up_offset`` as in the op. ``router`` has one output per expert.
-    Its norms and multiplier: as in AttentionSpec.
+    of ``up`` are gate and up by turns. ``limit``, ``up_offset`` and what is said of groups as in the ops, and what the
+    tensor ``correction`` holds. ``router`` has one output per expert. Its norms and multiplier: as in AttentionSpec.
     """
 
     norm: NormSpec | None
@@ -195,6 +223,10 @@ class ExpertsSpec:
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     normalise: bool = False
     factor: float = 1.0
+    groups: int = 1
+    groups_chosen: int = 1
+    group_best: int = 1
+    correction: str | None = None
     limit: float | None = None
     up_offset: float = 0.0
     shared: SharedSpec | None = None
@@ -277,7 +309,7 @@ class ArchSpec:
     checkpoint of the bare model (without the head) leaves out. ``max_positions`` is the longest context this spec
     serves; ``longest_positions`` what the family could reach if it were asked for (they differ for long rope only).
     ``head`` None: it tells hidden states and no next token. ``token_types``: of a table whose first row is added to
-    every embedding. ``stacked``: published tensors that hold all experts'.
+    every embedding. ``arranged``: published tensors that hold several, or of which several are one.
     """
 
     family: str
@@ -299,7 +331,7 @@ class ArchSpec:
     head_bias: bool = False
     logits_multiplier: float | None = None
     logits_softcap: float | None = None
-    stacked: tuple[Stacked, ...] = ()
+    arranged: tuple[Stacked | Joined, ...] = ()
 
     @property
     def output_width(self) -> int:

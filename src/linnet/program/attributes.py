@@ -22,7 +22,7 @@ class Embed:
 @dataclass(frozen=True)
 class Norm:
     """Normalise each run of ``size`` elements of a row. weights: (gain, optional bias), each [size] for all runs or
-    [width], of every element its own.
+    [width] or [width / size, size], of every element its own.
 
     rms: x / sqrt(mean(x^2) + epsilon) * (gain + offset); layer: (x - mean) / sqrt(var + epsilon) * gain + bias.
     """
@@ -60,7 +60,9 @@ class Route:
 
     Scores become probabilities (their softmax, or the sigmoid of each); the ``chosen`` greatest are taken, ties to the
     lowest expert; ``normalise`` divides them by their sum; all are multiplied by ``factor``. Of ``groups`` of
-    neighbours only the ``groups_chosen`` that hold the greatest ones are looked at (ties to the lowest group).
+    neighbours only the ``groups_chosen`` that hold the greatest ones are looked at (ties to the lowest group): a group
+    ranks by the sum of its ``group_best`` greatest, from the greatest on. weights: (correction [experts],) or none:
+    added to the probabilities while experts and groups are chosen, not to what counts.
     """
 
     chosen: int
@@ -69,6 +71,7 @@ class Route:
     factor: float = 1.0
     groups: int = field(default=1, metadata=LATER)
     groups_chosen: int = field(default=1, metadata=LATER)
+    group_best: int = field(default=1, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,15 @@ class OrderColumns:
 
 
 @dataclass(frozen=True)
+class JoinHeads:
+    """(a [rows, heads * m], b [rows, heads * n]) -> [rows, heads * (m + n)]: of every head what is a's, then what is
+    b's. ``shared``: a is [rows, m], the same for all heads."""
+
+    heads: int
+    shared: bool = False
+
+
+@dataclass(frozen=True)
 class Hadamard:
     """Each run of ``size`` neighbours of a row times the Walsh-Hadamard matrix of that order (a power of two from 2 on,
     Sylvester's), divided by sqrt(size): orthogonal, symmetric, its own inverse.
@@ -300,6 +312,7 @@ ATTRIBUTES: dict[str, type] = {
     "gather": Gather,
     "leading": Leading,
     "order_columns": OrderColumns,
+    "join_heads": JoinHeads,
     "hadamard": Hadamard,
     "linears": Linears,
     "gated_linears": GatedLinears,
@@ -311,6 +324,6 @@ FUSED_KINDS = ("linears", "gated_linears", "low_rank_adds", "row_chain")
 
 ROW_KINDS = (
     "embed", "norm", "add", "scale", "softcap", "cast", "quantise", "dequantise", "rope", "kv_write", "gate", "gather",
-    "order_columns", "hadamard", "route", "combine", "leading",
+    "order_columns", "hadamard", "route", "combine", "leading", "join_heads",
 )  # fmt: skip
 """Kinds whose output row i needs no other row of a value written in the same chain."""

@@ -136,8 +136,11 @@ def _norm(s: _Signature, norm: a.Norm) -> None:
     good = norm.size > 0 and s.width(s.inputs[0]) % norm.size == 0
     require(norm.epsilon > 0, f"op {s.op.name}: epsilon {norm.epsilon}; accepted is more than 0")
     require(good, f"op {s.op.name}: runs of {norm.size} do not tile a width of {s.inputs[0].shape[-1]}")
+    width = s.width(s.inputs[0])
+    shapes: tuple[Shape, ...] = ((norm.size,), (width,), (width // norm.size, norm.size))
+    shape = next((shape for shape in shapes if tuple(s.weights[0].shape) == shape), shapes[0])
     for weight in s.weights:
-        s.shape(weight, (norm.size,) if s.weights[0].shape[0] == norm.size else (s.width(s.inputs[0]),))
+        s.shape(weight, shape)
     s.dense(*s.weights)
     s.matches(s.inputs[0])
 
@@ -173,14 +176,19 @@ def _router(s: _Signature, _: Any) -> None:
 
 
 def _route(s: _Signature, route: a.Route) -> None:
-    s.counts(1, outputs=2)
+    s.counts(1, weights=(0, 1), outputs=2)
     s.dtype(s.inputs[0], "fp32")
     experts = s.width(s.inputs[0])
+    for correction in s.weights:
+        s.shape(correction, (experts,))
+        s.dense(correction)
     good = 0 < route.chosen <= experts <= MOST_EXPERTS
     require(good, f"op {s.op.name}: {route.chosen} of {experts} experts; there are at most {MOST_EXPERTS}")
     grouped = 0 < route.groups_chosen <= route.groups <= experts and experts % route.groups == 0
     few = experts // max(route.groups, 1) * route.groups_chosen >= route.chosen
     require(grouped and few, f"op {s.op.name}: {route.groups_chosen} of {route.groups} groups of {experts} experts")
+    ranks = 0 < route.group_best <= experts // route.groups
+    require(ranks, f"op {s.op.name}: {route.group_best} of {experts // route.groups} experts of a group")
     for output, dtype in zip(s.outputs, ("int32", "fp32"), strict=True):
         s.shape(output, (s.inputs[0].shape[0], route.chosen))
         s.dtype(output, dtype)
@@ -408,6 +416,18 @@ def _order_columns(s: _Signature, _: Any) -> None:
     s.matches(s.inputs[0])
 
 
+def _join_heads(s: _Signature, join: a.JoinHeads) -> None:
+    s.counts(2)
+    for value in (*s.inputs, s.outputs[0]):
+        s.dtype(value, "fp32")
+    first, second = (s.width(value) for value in s.inputs)
+    rows, parts = s.inputs[1].shape[0], 1 if join.shared else join.heads
+    tiled = join.heads > 0 and first % parts == 0 and second % join.heads == 0
+    require(tiled, f"op {s.op.name}: widths of {first} and {second} are not of {join.heads} heads")
+    s.shape(s.inputs[0], (rows, first))
+    s.shape(s.outputs[0], (rows, first // parts * join.heads + second))
+
+
 def _hadamard(s: _Signature, hadamard: a.Hadamard) -> None:
     _elementwise(1)(s, hadamard)
     power = hadamard.size > 1 and hadamard.size & (hadamard.size - 1) == 0
@@ -446,6 +466,7 @@ _RULES: dict[str, Callable[[_Signature, Any], None]] = {
     "gather": _gather,
     "leading": _leading,
     "order_columns": _order_columns,
+    "join_heads": _join_heads,
     "hadamard": _hadamard,
     "linears": _fused,
     "gated_linears": _fused,

@@ -66,7 +66,7 @@ def logits_of(backend, source, policy: str, lengths: tuple[int, ...] = SHORT) ->
     return np.concatenate(out)
 
 
-@pytest.mark.parametrize("family", ["llama", "window", "qwen3", "gemma2", "neox", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "window", "qwen3", "gemma2", "neox", "bloom", "latent"])
 def test_exact_policy_agrees_with_torch(random_model, family):
     source = random_model(family, "fp32", 11)
     expected = logits_of(ReferenceBackend(), source, "exact", LONG)
@@ -315,7 +315,7 @@ def test_a_broken_token_breaks_those_who_see_it_and_nobody_else(kv_cache, isa):
 
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("kind", ["qwen3", "neox"])
+@pytest.mark.parametrize("kind", ["qwen3", "neox", "latent"])
 def test_blocks_come_back_from_a_store_as_they_were(random_model, kind: str, backend: str, kv_cache):
     """Stored, overwritten, and loaded into other blocks of another cache: the sequence goes on with the same bits."""
     model = (cpu() if backend == "cpu" else ReferenceBackend()).prepare(

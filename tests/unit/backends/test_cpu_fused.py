@@ -17,7 +17,7 @@ from linnet.program.wanted_rows import wanted_rows
 
 BLOCKS, BLOCK_SIZE = 8, 16
 LIMITS = Limits(96, 3, 96, BLOCK_SIZE, BLOCKS)
-FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom")
+FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom", "latent")
 STORAGES = ("bf16", "fp16", "W4A16-g32", "W8A8", "W3A16", "NF4-g32")
 TAPS = (
     "layers.0.attention.norm",

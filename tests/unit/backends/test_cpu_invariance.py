@@ -21,7 +21,7 @@ from linnet.schemes.terms import Terms
 
 TRIALS = int(os.environ.get("LINNET_FUZZ_TRIALS", "4"))
 FIRST_SEED = int(os.environ.get("LINNET_FUZZ_SEED", "0"))
-FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom")
+FAMILIES = ("llama", "window", "qwen3", "gemma2", "neox", "bloom", "latent")
 TERMS = (None, None, Terms(rank=3), Terms(whole=False, rank=9), Terms(rank=2, outliers=(0, 7, 30)))
 STORAGES = (
     "fp32",

@@ -4,6 +4,7 @@
 from typing import Any
 
 from published_encoder_configs import BGE_M3, BGE_SMALL_EN, QWEN_3_EMBEDDING_0_6B
+from published_further_configs import BAICHUAN_13B, BITNET_2B_4T, EXAONE_4_1_2B, STABLELM_2_12B
 from published_gated_configs import (
     BAICHUAN_7B,
     CHATGLM_3_6B,
@@ -20,6 +21,7 @@ from published_gated_configs import (
     QWEN_3_30B_A3B,
     SMOLLM_3_3B,
 )
+from published_latent_configs import DEEPSEEK_V2_LITE, DEEPSEEK_V3
 from published_plain_configs import (
     COMMAND_R,
     COMMAND_R7B,
@@ -35,7 +37,7 @@ from published_plain_configs import (
     STARCODER_2_3B,
     STARCODERBASE_1B,
 )
-from published_state_space_configs import GRANITE_4_H_MICRO, MAMBA_130M, MAMBA_CODESTRAL_7B
+from published_state_space_configs import GRANITE_4_H_MICRO, GRANITE_4_H_TINY, MAMBA_130M, MAMBA_CODESTRAL_7B
 
 LLAMA_3_2_1B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -406,6 +408,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "qwen-3-30b-a3b": (QWEN_3_30B_A3B, 30_532_122_624),
     "olmoe-1b-7b": (OLMOE_1B_7B, 6_919_161_856),
     "gpt-oss-20b": (GPT_OSS_20B, 20_914_757_184),
+    "stablelm-2-12b": (STABLELM_2_12B, 12_143_185_920),
+    "baichuan-13b": (BAICHUAN_13B, 13_264_901_120),
+    "exaone-4.0-1.2b": (EXAONE_4_1_2B, 1_279_391_488),
+    "bitnet-b1.58-2b-4t": (BITNET_2B_4T, 2_412_820_480),
+    "deepseek-v2-lite": (DEEPSEEK_V2_LITE, 15_706_484_224),
+    "deepseek-v3": (DEEPSEEK_V3, 671_026_419_200),
     "gemma-2b": (GEMMA_2B, 2_506_172_416),
     "starcoderbase-1b": (STARCODERBASE_1B, 1_137_207_296),
     "starcoder-2-3b": (STARCODER_2_3B, 3_030_371_328),
@@ -425,6 +433,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
     "mamba-130m": (MAMBA_130M, 129_135_360),
     "mamba-codestral-7b": (MAMBA_CODESTRAL_7B, 7_285_403_648),
     "granite-4.0-h-micro": (GRANITE_4_H_MICRO, 3_191_396_096),
+    "granite-4.0-h-tiny": (GRANITE_4_H_TINY, 6_939_037_248),
     "bge-small-en": (BGE_SMALL_EN, 33_360_000 - 384 * 385),  # without the layer behind the first token
     "bge-m3": (BGE_M3, 567_754_752 - 1024 * 1025),
     "qwen-3-embedding-0.6b": (QWEN_3_EMBEDDING_0_6B, 595_776_512),

@@ -128,3 +128,16 @@ GRANITE_4_H_MICRO: dict[str, Any] = {
     "use_cache": True,
     "vocab_size": 100352,
 }
+
+GRANITE_4_H_TINY: dict[str, Any] = GRANITE_4_H_MICRO | {
+    "attention_multiplier": 0.0078125,
+    "hidden_size": 1536,
+    "intermediate_size": 512,
+    "logits_scaling": 6,
+    "mamba_n_heads": 48,
+    "num_attention_heads": 12,
+    "num_experts_per_tok": 6,
+    "num_key_value_heads": 4,
+    "num_local_experts": 64,
+    "shared_intermediate_size": 1024,
+}

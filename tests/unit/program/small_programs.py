@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from published_configs import BLOOM_560M, GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
+from published_configs import BLOOM_560M, DEEPSEEK_V2_LITE, GEMMA_2_2B, LLAMA_2_7B, PHI_3_MINI_4K, PYTHIA_70M
 
 from linnet.models import arch_spec
 from linnet.models.build import build_program
@@ -22,6 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fused": PHI_3_MINI_4K | SMALL,
     "parallel": PYTHIA_70M | SMALL,
     "alibi": BLOOM_560M | SMALL | {"n_layer": 2},
+    "latent": DEEPSEEK_V2_LITE | SMALL | {"n_routed_experts": 8},
 }
 
 

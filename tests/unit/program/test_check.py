@@ -158,6 +158,13 @@ def test_runs_of_hadamard_are_powers_of_two_that_tile_the_width(size: int, named
         check(change_attributes(f"{down}.rotated", size=size)(rotated))
 
 
+def test_joined_heads_are_as_wide_as_their_parts() -> None:
+    made = program("latent")
+    for changes, named in (({"heads": 15}, "not of 15 heads"), ({"shared": False}, "expected")):
+        with pytest.raises(ProgramError, match=named):
+            check(change_attributes("layers.0.attention.key_joined", **changes)(made))
+
+
 @pytest.mark.parametrize(
     "attributes",
     [

@@ -188,8 +188,11 @@ class Lowering:
     def route(self, op: Op, route: a.Route) -> None:
         ids, weights = (self.values[name] for name in op.outputs)
         sigmoid = route.scoring == "sigmoid"
-        groups = route.groups, route.groups_chosen
-        self.executor.route(op.name, self._in(op), ids, weights, sigmoid, route.normalise, route.factor, *groups)
+        groups = route.groups, route.groups_chosen, route.group_best
+        correction = self._weights.vector(op.weights[0]) if op.weights else None
+        self.executor.route(
+            op.name, self._in(op), ids, weights, sigmoid, route.normalise, route.factor, *groups, correction
+        )
 
     def combine(self, op: Op, _: a.Combine) -> None:
         self.executor.combine(op.name, self._in(op), self._in(op, 1), self._out(op))
@@ -343,6 +346,9 @@ class Lowering:
     def hadamard(self, op: Op, hadamard: a.Hadamard) -> None:
         self.executor.hadamard(op.name, self._in(op), self._out(op), hadamard.size)
 
+    def join_heads(self, op: Op, join: a.JoinHeads) -> None:
+        self.executor.join_heads(op.name, self._in(op), self._in(op, 1), self._out(op), join.heads, join.shared)
+
     def order_columns(self, op: Op, _: a.OrderColumns) -> None:
         self.executor.order_columns(op.name, self._in(op), self._out(op), self._weights.order(op.weights[0]))
 
@@ -373,6 +379,7 @@ KINDS: dict[str, Callable[[Lowering, Op, Any], None]] = {
     "gather": Lowering.gather,
     "leading": Lowering.leading,
     "order_columns": Lowering.order_columns,
+    "join_heads": Lowering.join_heads,
     "hadamard": Lowering.hadamard,
     "linears": Lowering.linear,
     "gated_linears": Lowering.gated_linears,

@@ -16,13 +16,16 @@ Expert = Callable[[], tuple[LoadedWeight, torch.Tensor | None]]
 """Loads an expert's weight and bias: those that no row asks for stay where they are."""
 
 
-def route(scores: torch.Tensor, attributes: Route) -> tuple[torch.Tensor, torch.Tensor]:
+def route(
+    scores: torch.Tensor, attributes: Route, correction: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """See attributes.Route."""
     probabilities = torch.sigmoid(scores) if attributes.scoring == "sigmoid" else torch.softmax(scores, dim=-1)
-    candidates = probabilities
+    candidates = probabilities if correction is None else probabilities + correction.float()
     if attributes.groups_chosen < attributes.groups:
-        grouped = probabilities.reshape(len(scores), attributes.groups, -1)
-        order = torch.sort(grouped.amax(dim=-1), dim=-1, descending=True, stable=True).indices
+        grouped = candidates.reshape(len(scores), attributes.groups, -1)
+        greatest = grouped.topk(attributes.group_best, dim=-1).values.sum(dim=-1)
+        order = torch.sort(greatest, dim=-1, descending=True, stable=True).indices
         kept = torch.zeros(grouped.shape[:2], dtype=torch.bool)
         kept.scatter_(1, order[:, : attributes.groups_chosen], True)
         candidates = torch.where(kept[..., None], grouped, float("-inf")).reshape(scores.shape)

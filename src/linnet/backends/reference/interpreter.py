@@ -247,11 +247,13 @@ def _compute(
         case "gather":
             return x[0][x[1].long()]
         case "route":
-            return experts.route(x[0].float(), attributes)
+            return experts.route(x[0].float(), attributes, weights.dense(op.weights[0]) if op.weights else None)
         case "combine":
             return experts.combine(x[0], x[1])
         case "hadamard":
             return ops.hadamard(x[0].float(), attributes.size)
+        case "join_heads":
+            return ops.join_heads(x[0].float(), x[1].float(), attributes)
         case "order_columns":
             return x[0][:, weights.dense(op.weights[0]).long()]
         case _:

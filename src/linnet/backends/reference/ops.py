@@ -13,7 +13,7 @@ import torch
 from linnet.backends.reference.weights import LoadedWeight, QuantisedWeight, to_torch
 from linnet.errors import UnsupportedError
 from linnet.program.adapters import LowRank
-from linnet.program.attributes import Gate, Norm, Rope
+from linnet.program.attributes import Gate, JoinHeads, Norm, Rope
 from linnet.program.prescribed import keeps_codes, refuse_rounding
 from linnet.schemes.codecs import code_range
 from linnet.schemes.scheme import Scheme
@@ -208,6 +208,14 @@ def gate(x: torch.Tensor, up: torch.Tensor | None, attributes: Gate) -> torch.Te
 def softcap(x: torch.Tensor, limit: float) -> torch.Tensor:
     """limit * tanh(x / limit)."""
     return limit * torch.tanh(x / limit)
+
+
+def join_heads(first: torch.Tensor, second: torch.Tensor, attributes: JoinHeads) -> torch.Tensor:
+    """See attributes.JoinHeads."""
+    rows, heads = second.shape[0], attributes.heads
+    own = second.reshape(rows, heads, -1)
+    before = first.reshape(rows, 1 if attributes.shared else heads, -1)
+    return torch.cat((before.expand(-1, heads, -1), own), dim=2).reshape(rows, -1)
 
 
 def hadamard(x: torch.Tensor, size: int) -> torch.Tensor:

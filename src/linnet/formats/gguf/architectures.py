@@ -52,6 +52,8 @@ class Architecture:
     norms_plus_one: bool = False
     optional_biases: bool = False
     own_head_size: bool = False
+    own_value_size: bool = False
+    """Whether values may have another size than keys."""
     also: tuple[str, ...] = ()
     """Model types that are written as this architecture too, told apart by their settings."""
     settings: Settings = field(default=_no_settings)

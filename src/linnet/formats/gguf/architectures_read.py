@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from linnet.errors import UnsupportedError
 from linnet.formats.gguf.architectures import ARCHITECTURES, ATTENTION, GATED, HEAD_NORMS, TWO_NORMS, Architecture
 from linnet.formats.gguf.architectures_encoders import ROWS as ENCODERS
+from linnet.formats.gguf.architectures_latent import ROWS as LATENT
 from linnet.formats.gguf.architectures_state_space import ROWS as STATE_SPACE
 from linnet.formats.gguf.hyperparameters import Hyperparameters
 
@@ -84,13 +84,29 @@ def _multipliers(parameters: Hyperparameters) -> dict[str, Any]:
     }
 
 
-def _turning(parameters: Hyperparameters) -> dict[str, Any]:
+def _baichuan(parameters: Hyperparameters) -> dict[str, Any]:
     """llama.cpp knows the larger member, which has ALiBi, by its layers."""
-    if parameters.needed_size("block_count") == 40:
-        raise UnsupportedError(
-            f"{parameters.metadata.where}: of this architecture, models of 40 layers have ALiBi, which is not supported"
-        )
-    return {}
+    if parameters.needed_size("block_count") != 40:
+        return {}
+    return {"architectures": ["BaichuanForCausalLM"], "model_type": "baichuan", "_query_key_value_apart": True}
+
+
+def _sliding_of_four(parameters: Hyperparameters) -> dict[str, Any]:
+    layers = parameters.needed_size("block_count")
+    window = parameters.size("attention.sliding_window", optional=True)
+    types = parameters.layer_flags("attention.sliding_window_pattern", layers, every=4)
+    sliding = [each and window is not None for each in types]
+    kinds = ["sliding_attention" if each else "full_attention" for each in sliding]
+    return {"sliding_window": window, "layer_types": kinds}
+
+
+def _with_head_norms(row: Architecture, ours: str, flag: str) -> Architecture:
+    """The row, which in its larger members normalises every head with gains of its own."""
+    block = {f"attn_{letter}_norm": f"self_attn.{letter}_{ours}" for letter in "qk"}
+    larger = replace(
+        row, block={**row.block, **block}, settings=lambda parameters: {**row.settings(parameters), flag: True}
+    )
+    return replace(row, variants={"blk.0.attn_q_norm.weight": larger})
 
 
 def _mixture(parameters: Hyperparameters) -> dict[str, Any]:
@@ -261,25 +277,33 @@ _ROWS = (
         epsilon=_LAYER_NORM,
         partial=True,
     ),
-    Architecture(
-        "stablelm",
-        "StableLmForCausalLM",
-        "stablelm",
-        {**ATTENTION, **TWO_NORMS, **GATED},
-        optional_biases=True,
-        settings=_parallel,
-        fields=_EPS | {"attention_bias": "use_qkv_bias", "mlp_bias": None},
-        epsilon=_LAYER_NORM,
-        partial=True,
+    _with_head_norms(
+        Architecture(
+            "stablelm",
+            "StableLmForCausalLM",
+            "stablelm",
+            {**ATTENTION, **TWO_NORMS, **GATED},
+            optional_biases=True,
+            settings=_parallel,
+            fields=_EPS | {"attention_bias": "use_qkv_bias", "mlp_bias": None},
+            epsilon=_LAYER_NORM,
+            partial=True,
+        ),
+        "layernorm",
+        "qk_layernorm",
     ),
-    Architecture(
-        "command-r",
-        "CohereForCausalLM",
-        "cohere",
-        {**ATTENTION, **GATED},
-        settings=_logit_scale,
-        fields=_EPS,
-        epsilon=_LAYER_NORM,
+    _with_head_norms(
+        Architecture(
+            "command-r",
+            "CohereForCausalLM",
+            "cohere",
+            {**ATTENTION, **GATED},
+            settings=_logit_scale,
+            fields=_EPS,
+            epsilon=_LAYER_NORM,
+        ),
+        "norm",
+        "use_qk_norm",
     ),
     Architecture(
         "cohere2",
@@ -303,6 +327,13 @@ _ROWS = (
         "Olmo2ForCausalLM",
         "olmo2",
         {key: value for key, value in ATTENTION.items() if key != "attn_norm"} | HEAD_NORMS | _BEHIND | GATED,
+    ),
+    Architecture(
+        "exaone4",
+        "Exaone4ForCausalLM",
+        "exaone4",
+        {key: value for key, value in ATTENTION.items() if key != "attn_norm"} | HEAD_NORMS | _BEHIND | GATED,
+        settings=_sliding_of_four,
     ),
     Architecture(
         "granite",
@@ -358,7 +389,7 @@ _ROWS = (
         "llama",
         {**ATTENTION, **TWO_NORMS, **GATED},
         paired_rows=True,
-        settings=_turning,
+        settings=_baichuan,
     ),
     Architecture(
         "qwen2moe",
@@ -402,6 +433,6 @@ _MIXTURE_OF_THE_FIRST = Architecture(
 )
 _FIRST = replace(ARCHITECTURES["llama"], variants={"blk.0.ffn_gate_inp.weight": _MIXTURE_OF_THE_FIRST})
 
-_ALONE = {row.name: row for row in (*_ROWS, *STATE_SPACE, *ENCODERS)}
+_ALONE = {row.name: row for row in (*_ROWS, *LATENT, *STATE_SPACE, *ENCODERS)}
 READ: Mapping[str, Architecture] = {**ARCHITECTURES, _FIRST.name: _FIRST, **_ALONE}
 """Every architecture that is read."""

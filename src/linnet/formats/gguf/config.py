@@ -71,7 +71,8 @@ def _attention(model: GgufModel, parameters: Hyperparameters, architecture: Arch
     """Heads, their size, widths and biases of blocks that attend."""
     heads = parameters.needed_size("attention.head_count")
     head_size = parameters.size("attention.key_length", optional=True)
-    parameters.require("attention.value_length", head_size, 0, why="keys and values of one size are supported")
+    if not architecture.own_value_size:
+        parameters.require("attention.value_length", head_size, 0, why="keys and values of one size are supported")
     config: dict[str, Any] = {
         "intermediate_size": parameters.needed_size("feed_forward_length"),
         "num_attention_heads": heads,
@@ -129,6 +130,9 @@ def _rope(model: GgufModel, parameters: Hyperparameters, config: dict[str, Any],
         "beta_slow": parameters.number("rope.scaling.yarn_beta_slow", None),
         "attention_factor": parameters.number("rope.scaling.yarn_attn_factor", None),
     }
+    warmth_of_scores = parameters.number("rope.scaling.yarn_log_multiplier", None)
+    if warmth_of_scores:  # a tenth of both, whose quotient is what cosines and sines are multiplied by
+        yarn |= dict.fromkeys(("mscale", "mscale_all_dim"), round(10 * warmth_of_scores, 6))
     tables = _factors(model, turned // 2)
     if tables and kind in ("none", "longrope"):
         own = original if original and "rope_factors_short.weight" in model.tensors else longest

@@ -11,7 +11,17 @@ from typing import Any
 
 from linnet.errors import UnsupportedError
 from linnet.models.config import ConfigReader
-from linnet.models.families import encoders, experts, gated, gated_layer_norms, gemma, learned, state_space, ungated
+from linnet.models.families import (
+    encoders,
+    experts,
+    gated,
+    gated_layer_norms,
+    gemma,
+    latent,
+    learned,
+    state_space,
+    ungated,
+)
 from linnet.models.spec import ArchSpec
 
 FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
@@ -44,6 +54,9 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "OPTForCausalLM": learned.opt,
     "InternLM2ForCausalLM": gated.internlm2,
     "BaiChuanForCausalLM": gated.baichuan,
+    "BaichuanForCausalLM": gated.baichuan_alibi,
+    "Exaone4ForCausalLM": gated.exaone4,
+    "BitNetForCausalLM": gated.bitnet,
     "MixtralForCausalLM": experts.mixtral,
     "Qwen2MoeForCausalLM": experts.qwen2_moe,
     "Qwen3MoeForCausalLM": experts.qwen3_moe,
@@ -52,6 +65,8 @@ FAMILIES: dict[str, Callable[[ConfigReader, int | None], ArchSpec]] = {
     "Mamba2ForCausalLM": state_space.mamba2,
     "GraniteMoeHybridForCausalLM": state_space.granite_hybrid,
     "GptOssForCausalLM": experts.gpt_oss,
+    "DeepseekV2ForCausalLM": latent.deepseek_v2,
+    "DeepseekV3ForCausalLM": latent.deepseek_v3,
     "BertModel": encoders.bert,
     "RobertaModel": encoders.roberta,
 }
@@ -62,6 +77,7 @@ ALIASES = {
     "ChatGLMForConditionalGeneration": "ChatGLMModel",
     "StableLMEpochForCausalLM": "StableLmForCausalLM",
     "XLMRobertaModel": "RobertaModel",
+    "BitnetForCausalLM": "BitNetForCausalLM",
 }
 
 BARE = {
@@ -101,6 +117,8 @@ MODEL_TYPES = {
     "chatglm": "ChatGLMModel",
     "opt": "OPTForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
+    "bitnet": "BitNetForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
@@ -109,6 +127,8 @@ MODEL_TYPES = {
     "mamba2": "Mamba2ForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
     "bert": "BertModel",
     "roberta": "RobertaModel",
     "xlm-roberta": "RobertaModel",

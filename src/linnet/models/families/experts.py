@@ -15,7 +15,7 @@ TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise
 """What of a router matters while it is trained."""
 
 
-def _experts(
+def routed(
     parts: GatedParts,
     width: int,
     *,
@@ -25,9 +25,9 @@ def _experts(
     chosen: int,
     experts: int | None = None,
 ) -> ExpertsSpec:
-    """``width``: of one expert; ``names``: its gate, up and down."""
+    """The experts of a block. ``width``: of one; ``names``: its gate, up and down."""
     config = parts.config
-    count = config.size("num_experts", "num_local_experts", default=experts, maximum=MOST_EXPERTS)
+    count = config.size("num_experts", "num_local_experts", "n_routed_experts", default=experts, maximum=MOST_EXPERTS)
     taken = config.size("num_experts_per_tok", default=chosen)
     if taken > count:
         raise CheckpointError(f"{config.where}: num_experts_per_tok is {taken} of {count} experts")
@@ -49,7 +49,7 @@ def _experts(
 def mixtral(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Mixtral: two of eight experts, their weights made to sum to one."""
     parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=4096 * 32)
-    experts = _experts(
+    experts = routed(
         parts,
         parts.intermediate,
         normalise=True,
@@ -69,7 +69,7 @@ def olmoe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     bias = config.flag("attention_bias")
     attention = replace(parts.with_head_norms(parts.attention(bias, bias)), norm_whole=True)
     normalise = config.flag("norm_topk_prob")
-    experts = _experts(parts, parts.intermediate, normalise=normalise, chosen=8, experts=64)
+    experts = routed(parts, parts.intermediate, normalise=normalise, chosen=8, experts=64)
     return parts.spec("OlmoeForCausalLM", alike(attention, experts, (None,) * parts.layers))
 
 
@@ -104,7 +104,7 @@ def gpt_oss(config: ConfigReader, max_context: int | None) -> ArchSpec:
     bias, block = config.flag("attention_bias", default=True), "model.layers.{layer}.mlp.experts"
     windows = read_windows(config, parts.layers, read_window(config, 128), lambda layer: layer % 2 == 0)
     attention = replace(parts.attention(bias, bias), sinks="model.layers.{layer}.self_attn.sinks")
-    experts = _experts(parts, parts.intermediate, normalise=True, chosen=4, experts=128)
+    experts = routed(parts, parts.intermediate, normalise=True, chosen=4, experts=128)
     apart = config.flag("_gate_and_up_apart")
     gate, up = (
         parts.projection(f"mlp.experts.{{expert}}.{name}", parts.intermediate, parts.hidden, True)
@@ -131,7 +131,7 @@ def gpt_oss(config: ConfigReader, max_context: int | None) -> ArchSpec:
             Stacked(f"{block}.{name}_scales", f"{block}.{{expert}}.{name}_scales", keeps_axis=True),
         )
     ]
-    return replace(parts.spec("GptOssForCausalLM", alike(attention, experts, windows)), stacked=tuple(stacked))
+    return replace(parts.spec("GptOssForCausalLM", alike(attention, experts, windows)), arranged=tuple(stacked))
 
 
 def qwen2_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
@@ -139,7 +139,7 @@ def qwen2_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts = GatedParts(config, max_context, max_positions=32768)
     width = config.size("moe_intermediate_size", default=1408)
     shared = config.size("shared_expert_intermediate_size", default=5632)
-    experts = _experts(parts, width, normalise=config.flag("norm_topk_prob"), chosen=4, experts=60)
+    experts = routed(parts, width, normalise=config.flag("norm_topk_prob"), chosen=4, experts=60)
     common = MlpSpec(
         norm=None,
         gate=parts.projection("mlp.shared_expert.gate_proj", shared, parts.hidden),
@@ -160,6 +160,6 @@ def qwen3_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     bias = config.flag("attention_bias")
     attention = parts.with_head_norms(parts.attention(bias, bias))
     width = config.size("moe_intermediate_size", default=768)
-    experts = _experts(parts, width, normalise=config.flag("norm_topk_prob"), chosen=8, experts=128)
+    experts = routed(parts, width, normalise=config.flag("norm_topk_prob"), chosen=8, experts=128)
     layers = _mixed(parts, attention, experts, optional_windows(config, parts.layers))
     return parts.spec("Qwen3MoeForCausalLM", layers)

@@ -3,12 +3,13 @@
 
 from dataclasses import replace
 
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, UnsupportedError
 from linnet.models.config import MAXIMUM_POSITIONS, ConfigReader
 from linnet.models.parts import (
     MAXIMUM_HEADS,
     GatedParts,
     Windows,
+    alibi_slopes,
     alike,
     consecutive,
     divides,
@@ -249,7 +250,66 @@ def internlm2(config: ConfigReader, max_context: int | None) -> ArchSpec:
 def baichuan(config: ConfigReader, max_context: int | None) -> ArchSpec:
     """Baichuan 7B by the names of its own repository: query, key and value in one tensor."""
     parts = GatedParts(config, max_context, max_positions=4096)
+    return parts.spec("BaiChuanForCausalLM", alike(_packed(parts), parts.mlp(), (None,) * parts.layers))
+
+
+def baichuan_alibi(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """Baichuan 13B: ALiBi. Baichuan 2, which is called the same, has another vocabulary and a head that is normalised
+    when it is used; its 7B turns."""
+    fields = {"max_position_embeddings": config.size("model_max_length", "max_position_embeddings", default=4096)}
+    own = ConfigReader({**fields, **config.fields}, config.where, config.warnings)
+    own.ignore("model_max_length", "gradient_checkpointing")
+    if own.size("vocab_size") == _BAICHUAN_2:
+        raise UnsupportedError(f"{own.where}: vocab_size {_BAICHUAN_2} is Baichuan 2's, whose head is not supported")
+    parts = GatedParts(own, max_context, max_positions=4096)
+    attention = parts.attention() if own.flag("_query_key_value_apart") else _packed(parts)
+    attention = replace(attention, rope=None, alibi_slopes=alibi_slopes(parts.heads))
+    config.understood |= own.understood
+    return parts.spec("BaichuanForCausalLM", alike(attention, parts.mlp(), (None,) * parts.layers))
+
+
+_BAICHUAN_2 = 125696
+
+
+def _packed(parts: GatedParts) -> AttentionSpec:
     fused = parts.projection("self_attn.W_pack", 3 * parts.hidden, parts.hidden)
     query, key, value = consecutive(fused, parts.hidden, parts.hidden, parts.hidden)
-    attention = replace(parts.attention(), query=query, key=key, value=value)
-    return parts.spec("BaiChuanForCausalLM", alike(attention, parts.mlp(), (None,) * parts.layers))
+    return replace(parts.attention(), query=query, key=key, value=value)
+
+
+def exaone4(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """EXAONE 4: norms behind both halves only and of every query and key head; where some layers slide, those that see
+    everything have no positions, and where none does all have."""
+    parts = GatedParts(config, max_context, epsilon=1e-5, max_positions=2048)
+    window = read_window(config, 4096)
+    _, pattern = config.find(("sliding_window_pattern",))
+    each = len(pattern) if isinstance(pattern, str) else pattern or 4  # LLLG: three of four slide
+    windows = read_windows(config, parts.layers, window, lambda layer: (layer + 1) % each > 0)
+    attention = replace(
+        parts.with_head_norms(parts.attention()),
+        norm=None,
+        post_norm=parts.block_norm("post_attention_layernorm"),
+    )
+    mlp = replace(parts.mlp(), norm=None, post_norm=parts.block_norm("post_feedforward_layernorm"))
+    turned, still = (alike(mixer, mlp, windows) for mixer in (attention, replace(attention, rope=None)))
+    layers = tuple(
+        one if sliding is not None or not any(windows) else other
+        for one, other, sliding in zip(turned, still, windows, strict=True)
+    )
+    return parts.spec("Exaone4ForCausalLM", layers)
+
+
+def bitnet(config: ConfigReader, max_context: int | None) -> ArchSpec:
+    """BitNet b1.58 2B 4T: a norm in front of the last linear of both halves, squares of a ReLU."""
+    parts = GatedParts(
+        config,
+        max_context,
+        epsilon=1e-5,
+        activation=(("hidden_act",), "relu2"),
+        max_positions=2048,
+        rope={"default_theta": 500000.0},
+    )
+    bias = config.flag("attention_bias")
+    attention = replace(parts.attention(bias, bias), output_norm=parts.block_norm("self_attn.attn_sub_norm"))
+    mlp = replace(parts.mlp(), inner_norm=parts.block_norm("mlp.ffn_sub_norm"))
+    return parts.spec("BitNetForCausalLM", alike(attention, mlp, (None,) * parts.layers))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from linnet.errors import CheckpointError
+from linnet.formats.joined import Joined
 from linnet.models.config import ConfigReader
 from linnet.models.parts import alike, read_windows
 from linnet.models.plain_parts import MODEL, PlainParts
@@ -18,11 +19,17 @@ def _mlp(parts: PlainParts, mlp: MlpSpec) -> MlpSpec:
     return replace(mlp, gate=gate, up=replace(mlp.up, bias=False), down=replace(mlp.down, bias=False))
 
 
+def _with_head_norms(parts: PlainParts, attention: AttentionSpec, name: str) -> AttentionSpec:
+    """The same with queries and keys normalised before the rope, every head with gains of its own."""
+    query, key = (replace(parts.block_norm(f"self_attn.{letter}_{name}"), bias=False, by_run=True) for letter in "qk")
+    return replace(attention, query_norm=query, key_norm=key)
+
+
 def stablelm(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """StableLM 3B and 2 1.6B: a quarter of each head turns; perhaps biases on query, key and value."""
+    """StableLM 3B, 2 1.6B and 2 12B: a quarter of each head turns; perhaps biases on query, key and value, perhaps
+    norms of every head with gains of its own."""
     parts = PlainParts(config, "model.layers.{layer}", tied=False, biases=False)
     parts.read_kv_heads()
-    config.require_off("qk_layernorm")
     longest, fraction = parts.longest(4096), ("partial_rotary_factor", "rope_pct")
     reach = read_rope(config, parts.head_size, longest, max_context, fraction_names=fraction, default_fraction=0.25)
     qkv = parts.apart("self_attn.*_proj", bias=config.flag("use_qkv_bias"))
@@ -31,8 +38,13 @@ def stablelm(config: ConfigReader, max_context: int | None) -> ArchSpec:
     second = norm if parallel else parts.block_norm("post_attention_layernorm")
     width, activation = parts.intermediate("intermediate_size"), parts.activation("hidden_act", default="silu")
     mlp = _mlp(parts, parts.mlp(second, "mlp.up_proj", "mlp.down_proj", width, activation))
-    layers = alike(parts.attention(norm, qkv, output, reach.rope), mlp, (None,) * parts.layers, parallel)
-    return parts.spec("StableLmForCausalLM", layers, reach, **MODEL, final_norm=parts.norm("model.norm"))
+    attention = parts.attention(norm, qkv, output, reach.rope)
+    if config.flag("qk_layernorm"):
+        attention = _with_head_norms(parts, attention, "layernorm")
+    layers = alike(attention, mlp, (None,) * parts.layers, parallel)
+    spec = parts.spec("StableLmForCausalLM", layers, reach, **MODEL, final_norm=parts.norm("model.norm"))
+    norms = [f"{parts.block}.self_attn.{letter}_layernorm" for letter in "qk"]
+    return replace(spec, arranged=tuple(Joined(f"{norm}.norms.{{part}}.weight", f"{norm}.weight") for norm in norms))
 
 
 def _cohere_halves(
@@ -59,9 +71,10 @@ def _cohere_ends(parts: PlainParts) -> dict[str, Any]:
 
 
 def cohere(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """Command-R."""
+    """Command-R and R+; the latter normalises every head, with gains of its own."""
     parts, reach, attention, mlp = _cohere_halves(config, max_context)
-    config.require_off("use_qk_norm")
+    if config.flag("use_qk_norm"):
+        attention = _with_head_norms(parts, attention, "norm")
     layers = alike(attention, mlp, (None,) * parts.layers, parallel_residual=True)
     return parts.spec("CohereForCausalLM", layers, reach, **_cohere_ends(parts))
 

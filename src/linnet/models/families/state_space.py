@@ -6,9 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.stacked import Stacked
 from linnet.models.config import ConfigReader
+from linnet.models.families.experts import routed
 from linnet.models.parts import ACTIVATIONS, MAXIMUM_HEADS, GatedParts, consecutive, divides, read_layers
-from linnet.models.spec import ArchSpec, LayerSpec, NormSpec, Projection, StateSpaceSpec
+from linnet.models.spec import (
+    ArchSpec,
+    FeedForward,
+    LayerSpec,
+    MlpSpec,
+    NormSpec,
+    Projection,
+    SharedSpec,
+    StateSpaceSpec,
+)
 
 USUAL_POSITIONS, MOST_POSITIONS = 32768, 1 << 20
 """Nothing in these models ends with a position: the context that is served unless a longer one is asked for, in tokens,
@@ -163,10 +174,9 @@ def mamba2(config: ConfigReader, max_context: int | None) -> ArchSpec:
 
 
 def granite_hybrid(config: ConfigReader, max_context: int | None) -> ArchSpec:
-    """Granite 4.0: layers of Mamba-2 and a few that attend, most without positions; multipliers as in Granite 3."""
+    """Granite 4.0: layers of Mamba-2 and a few that attend, most without positions; multipliers as in Granite 3. The
+    larger ones have experts beside the feed-forward that all have."""
     parts = GatedParts(config, max_context, max_positions=2048)
-    for name in ("num_local_experts", "num_experts_per_tok"):
-        config.require(name, 0)
     config.ignore("init_method", "mamba_chunk_size", "output_router_logits", "router_aux_loss_coef")
     config.require("normalization_function", "rmsnorm")
     config.require("time_step_limit", *NO_LIMIT)
@@ -203,8 +213,8 @@ def granite_hybrid(config: ConfigReader, max_context: int | None) -> ArchSpec:
     shared = config.size("shared_intermediate_size", default=1024)
     gate, up = consecutive(parts.projection("shared_mlp.input_linear", 2 * shared, parts.hidden), shared, shared)
     down = parts.projection("shared_mlp.output_linear", parts.hidden, shared)
-    mlp = replace(parts.mlp(), gate=gate, up=up, down=down, multiplier=multiplier)
-    kinds = {"mamba": LayerSpec(state_space, mlp), "attention": LayerSpec(attention, mlp)}
+    half, stacked = _with_experts(parts, replace(parts.mlp(), gate=gate, up=up, down=down, multiplier=multiplier))
+    kinds = {"mamba": LayerSpec(state_space, half), "attention": LayerSpec(attention, half)}
     kinds |= {"linear_attention": kinds["mamba"], "full_attention": kinds["attention"]}
     listed = config.words("layer_types", parts.layers) or ("mamba",) * parts.layers
     unknown = sorted(set(listed) - set(kinds))
@@ -214,4 +224,31 @@ def granite_hybrid(config: ConfigReader, max_context: int | None) -> ArchSpec:
         parts.spec("GraniteMoeHybridForCausalLM", tuple(kinds[kind] for kind in listed)),
         embedding_scale=config.number("embedding_multiplier", default=1.0),
         logits_multiplier=1 / config.number("logits_scaling", default=1.0),
+        arranged=stacked,
     )
+
+
+def _with_experts(parts: GatedParts, common: MlpSpec) -> tuple[FeedForward, tuple[Stacked, ...]]:
+    """``common`` alone, or beside experts where the config has any; those of a layer lie in one tensor, with gate and
+    up one after the other."""
+    config, block = parts.config, "block_sparse_moe"
+    _, count = config.find(("num_local_experts",))
+    if count in (None, 0):
+        config.require("num_experts_per_tok", 0)
+        return common, ()
+    width = parts.intermediate
+    experts = routed(parts, width, normalise=True, block=block, chosen=8)
+    both = parts.projection(f"{block}.{{expert}}.input_linear", 2 * width, parts.hidden)
+    gate, up = consecutive(both, width, width)
+    half = replace(
+        experts,
+        router=replace(experts.router, module=f"model.layers.{{layer}}.{block}.router.layer"),
+        gate=gate,
+        up=up,
+        down=parts.projection(f"{block}.{{expert}}.output_linear", parts.hidden, width),
+        shared=SharedSpec(replace(common, norm=None, multiplier=None), None),
+        multiplier=common.multiplier,
+    )
+    here = f"model.layers.{{layer}}.{block}"
+    names = ("input_linear", "output_linear")
+    return half, tuple(Stacked(f"{here}.{name}.weight", f"{here}.{{expert}}.{name}.weight") for name in names)
