@@ -218,10 +218,16 @@ ROWS = (
     ),
     Row(
         "R27",
-        "prompts, keys, paths and defects in logs, metrics and errors",
+        "prompts, keys, paths and defects in logs, metrics, traces and errors",
         "every place",
-        ("tests/e2e/test_server_security.py", "tests/e2e/test_server_life.py", "tests/e2e/test_server_bad_requests.py"),
-        "reach_no or nothing_else or does_not_compile",
+        (
+            "tests/e2e/test_server_security.py",
+            "tests/e2e/test_server_logs.py",
+            "tests/e2e/test_server_traces.py",
+            "tests/e2e/test_server_life.py",
+            "tests/e2e/test_server_bad_requests.py",
+        ),
+        "reach_no or in_no_span or in_no_line or nothing_else or does_not_compile",
     ),
 )
 
