@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from published_configs import (
+    BAICHUAN_13B,
     BLOOM_560M,
+    DEEPSEEK_V2_LITE,
     GEMMA_2_2B,
     GEMMA_3_4B,
     GEMMA_3_270M,
@@ -188,6 +190,11 @@ def test_model_type_stands_in_for_a_missing_architecture() -> None:
         (PHI_3_MINI_4K, {"attention_bias": True}, "attention_bias"),
         (BLOOM_560M, {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
         (BLOOM_560M, {"n_inner": 2048}, "n_inner"),
+        (DEEPSEEK_V2_LITE, {"norm_topk_prob": True}, "norm_topk_prob"),
+        (DEEPSEEK_V2_LITE, {"topk_method": "noaux_tc"}, "noaux_tc"),
+        (DEEPSEEK_V2_LITE, {"moe_layer_freq": 2}, "moe_layer_freq"),
+        (DEEPSEEK_V2_LITE, {"num_key_value_heads": 4}, "num_key_value_heads"),
+        (BAICHUAN_13B, {"vocab_size": 125696}, "125696"),
     ],
 )
 def test_what_would_change_the_mathematics_is_refused_by_name(
