@@ -4,7 +4,8 @@
     python bench/adapters.py MODEL [--adapters 4] [--rank 16] [--sequences 16] [--new 64] [--rounds 5]
 
 'plain' is the model opened without room for adapters; 'unused' the same model with them loaded and no request that
-names one; 'mixed' gives every sequence one of them, in turn; 'half' every second one. Adapters are random, on all
+names one; 'one' gives all sequences the same adapter; 'mixed' gives every sequence one of them, in turn; 'half' every
+second one. Adapters are random, on all
 linears of the layers. Ratios to 'plain' of the same round, their median and extremes.
 """
 
@@ -71,6 +72,7 @@ def main() -> None:
             ways: dict[str, tuple[LLM, list[str | None]]] = {
                 "plain": (plain, [None] * count),
                 "unused": (adapted, [None] * count),
+                "one": (adapted, [names[0]] * count),
                 "half": (adapted, [names[index // 2 % len(names)] if index % 2 else None for index in range(count)]),
                 "mixed": (adapted, [names[index % len(names)] for index in range(count)]),
             }
