@@ -179,6 +179,7 @@ def sentence(error: str) -> str:
 
 
 _SAID = (
+    (r"(intersection) stack level exceeded", "the keyword allOf is not supported where it merges schemas so deeply"),
     (r"(min/maxProperties) only", "the keyword {!r} is supported only where every key in properties is required"),
     (r"Unknown format: (\S+)", "the keyword format is not supported with the value {!r}"),
     (r"Resource '([^']*)' is not present", "the keyword $ref is supported within the schema only; it names {!r}"),
