@@ -126,6 +126,21 @@ ROWS = (
         {"LINNET_TEXT_TRIALS": "5000"},
     ),
     Row(
+        "R20",
+        "damaged files in every form that is read: one sentence, or what was there; little memory",
+        "1,000 mutants a form",
+        (
+            "tests/unit/gguf/test_hostile_gguf.py",
+            "tests/e2e/test_hostile_gguf_models.py",
+            "tests/unit/formats/test_hostile_files.py",
+            "tests/unit/formats/test_lying_directories.py",
+            "tests/golden/test_foreign_mutants.py",
+            "tests/golden/test_mxfp4.py",
+        ),
+        "mutants",
+        {"LINNET_MUTANTS": "1000"},
+    ),
+    Row(
         "R21",
         "the engine is killed under load, and stops",
         "100 kills",

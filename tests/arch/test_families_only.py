@@ -21,8 +21,10 @@ ALLOWED |= {
     "formats/gguf/architectures_state_space.py",
 }
 ALLOWED |= {"api/tools/names.py", "formats/programs/of_vllm.py", "formats/recognise.py"}
-"""A folder; ggml's own names for them, which stand in its files; vLLM's names of the forms of calls, and
-of the one architecture whose MXFP4 it reads; methods of quantising, of which one is called as its family is."""
+ALLOWED |= {"formats/programs/of_llama_cpp.py"}
+"""A folder; ggml's own names for them, which stand in its files, and which of them llama.cpp knows; vLLM's names of the
+forms of calls, and of the one architecture whose MXFP4 it reads; methods of quantising, of which one is called as its
+family is."""
 BRANDS = re.compile(
     r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon|deepseek", re.IGNORECASE
 )

@@ -61,14 +61,20 @@ def write_gguf(
     types: dict[str, str] | None = None,
     architecture: str | None = None,
     tensors: dict[str, Any] | None = None,
+    tokenizer: bool = False,
 ) -> Path:
     """``types``: end of a ggml name -> type it is stored as; everything else is F32. ``architecture``: of models that
-    transformers has no code for, as if they were the one it has; ``tensors``: theirs under names of their own."""
+    transformers has no code for, as if they were the one it has; ``tensors``: theirs under names of their own;
+    ``tokenizer``: whether the file says how its tokens come about, without which llama.cpp reads none."""
     config = model.config
     architecture = architecture or FAMILIES[type(model).__name__]
     writer = gguf.GGUFWriter(path, architecture)
     _keys(writer, config, architecture)
     writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
+    if tokenizer:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_merges(["t 0"])
     for name, tensor in _tensors(model, architecture, tensors).items():
         kind = next((kind for end, kind in (types or {}).items() if name.endswith(end)), "F32")
         number = gguf.GGMLQuantizationType[kind]

@@ -98,6 +98,32 @@ def in_activation_order(bits: int, packed: bool) -> Any:
     return encode
 
 
+def with_zero_points(module: str, weight: "torch.Tensor") -> Any:
+    """Packed codes of 4 bits in groups of 32, with packed zero points."""
+    groups = weight.unflatten(1, (-1, 32))
+    least = groups.amin(2).clamp(max=0)
+    scales = (groups.amax(2).clamp(min=0) - least) / 15
+    zeros = torch.round(-8 - least / scales)
+    codes = (torch.round(groups / scales[..., None]) + zeros[..., None]).clamp(-8, 7)
+    leaves = {
+        "weight_packed": pack_to_int32(codes.flatten(1).to(torch.int8), 4),
+        "weight_zero_point": pack_to_int32(zeros.to(torch.int8), 4, packed_dim=0).contiguous(),
+        "weight_scale": scales,
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return leaves, ((codes - zeros[..., None]) * scales[..., None]).flatten(1)
+
+
+ASYMMETRIC = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": False}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_packed_zero_points(backend: str, tmp_path: Path) -> None:
+    if backend == "cpu":
+        pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
+    check_pair(write_pair(llama(), tmp_path, record("pack-quantized", ASYMMETRIC), with_zero_points), backend)
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize(("bits", "packed"), [(4, True), (8, False)])
 def test_activation_order(bits: int, packed: bool, backend: str, tmp_path: Path) -> None:

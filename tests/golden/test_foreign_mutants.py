@@ -16,9 +16,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+pytest.importorskip("compressed_tensors")
 
 import test_awq  # noqa: E402
 import test_bitsandbytes  # noqa: E402
+import test_compressed_tensors_forms as test_ct  # noqa: E402
 import test_fp8  # noqa: E402
 import test_gptq  # noqa: E402
 import test_hqq  # noqa: E402
@@ -38,6 +40,8 @@ VALUES: tuple[Any, ...] = (
     [2**62, 2**62], {"(a+)+$": {}},
 )  # fmt: skip
 
+IN_ORDER = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "actorder": "group"}
+FLOAT8 = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
 FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "gptq": (test_gptq.record(4, 32, False, True, False), test_gptq.encoder(4, 32, False, True, False)),
     "gptq3": (test_gptq.record(3, 32, True, False, True), test_gptq.encoder(3, 32, True, False, True)),
@@ -45,6 +49,7 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "awq-gemv": (test_awq.record(32, True, True), test_awq.encoder(32, True, True)),
     "fp8": test_fp8.FORMS["blocks"],
     "fp8-static": test_fp8.FORMS["tensors, static"],
+    "fbgemm": test_fp8.FORMS["rows"],
     "bitsandbytes": (test_bitsandbytes.record("nf4", True), test_bitsandbytes.encoder("nf4", True)),
     "bitsandbytes-int8": (test_bitsandbytes.EIGHT, test_bitsandbytes.int8_encoder),
     "hqq": (test_hqq.record(4), test_hqq.encoder(4)),
@@ -53,6 +58,15 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "quanto": (test_quanto.record("int4"), test_quanto.bits_encoder(4, torch.float16)),
     "quanto-zeros": (test_quanto.record("int2"), test_quanto.bits_encoder(2, torch.bfloat16, zero_points=True)),
     "quanto-int8": (test_quanto.record("int8"), test_quanto.bytes_encoder(torch.int8, torch.float16)),
+    "packed": (test_ct.record("pack-quantized", test_ct.ASYMMETRIC), test_ct.with_zero_points),
+    "packed-in-order": (test_ct.record("pack-quantized", IN_ORDER), test_ct.in_activation_order(4, packed=True)),
+    "int8-in-order": (
+        test_ct.record("int-quantized", IN_ORDER | {"num_bits": 8}),
+        test_ct.in_activation_order(8, packed=False),
+    ),
+    "float8": (test_ct.record("float-quantized", FLOAT8, kv_cache_scheme=FLOAT8), test_fp8.row_encoder),
+    "nvfp4": (test_ct.record("nvfp4-pack-quantized", test_ct.NV), test_ct.four_bit_floats(True)),
+    "mxfp4-packed": (test_ct.record("mxfp4-pack-quantized", test_ct.MX), test_ct.four_bit_floats(False)),
     "sparse-24": test_sparse_24.FORMS["bf16"],
     "sparse-24-int8": test_sparse_24.FORMS["int8"],
 }
@@ -60,9 +74,13 @@ TYPES = (torch.uint8, torch.int8, torch.int32, torch.int64, torch.float16, torch
 
 
 def change_record(record: dict[str, Any], generator: random.Random) -> None:
+    """One value of it, or of a record inside it."""
     others = ("dynamic", "checkpoint_format", "modules_to_not_convert", "weight_block_size", "sparsity_config")
     key = generator.choice([*record, *others])
-    if key != "quant_method":
+    inner = record.get(key)
+    if isinstance(inner, dict) and inner and generator.random() < 0.8:
+        change_record(inner, generator)
+    elif key != "quant_method":
         record[key] = generator.choice(VALUES)
 
 

@@ -18,7 +18,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 from linnet import demo
 from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
-from linnet.formats.programs.of_transformers import LOSES, METHODS
+from linnet.formats.programs.of_transformers import LOSES, METHODS, UNCHECKED
 
 
 @pytest.mark.parametrize("scheme", ["W4A16-g32", "W3A16-g32", "W8A8", "W4A16-g32-asym", "NF4", "W4A16-g32-head8"])
@@ -47,7 +47,7 @@ def test_its_methods_are_known() -> None:
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     known = {name.split("_4bit")[0].split("_8bit")[0] for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
-    assert {*METHODS, *LOSES} <= known | {"bitsandbytes"}
+    assert {*METHODS, *LOSES, *UNCHECKED} <= known | {"bitsandbytes"}
 
 
 @pytest.mark.parametrize("method", LOSES)

@@ -2,16 +2,20 @@
 """``linnet doctor``: which programs read a model, why not, and what to type instead."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from linnet.cli import options
-from linnet.errors import LinnetError
+from linnet.errors import CheckpointError, LinnetError
 
 if TYPE_CHECKING:
     from linnet.formats import Checkpoint
     from linnet.formats.programs import Verdict
+    from linnet.schemes import LinearScheme
+
+ANSWERS = {True: "[green]yes[/]", False: "[red]no[/]", None: "[yellow]unchecked[/]"}
 
 
 def doctor(
@@ -44,8 +48,7 @@ def doctor(
     )
     for verdict in found:
         remedy = f"\ninstead: {verdict.instead}" if verdict.instead else ""
-        answer = "[green]yes[/]" if verdict.loads else "[red]no[/]"
-        table.add_row(verdict.program, answer, escape(f"{verdict.why}{remedy}"))
+        table.add_row(verdict.program, ANSWERS[verdict.loads], escape(f"{verdict.why}{remedy}"))
     output().print(table)
 
 
@@ -56,28 +59,30 @@ def examine(path: Path) -> "list[Verdict]":
 
     refused: LinnetError | None = None
     config: dict[str, Any] | None = None
+    schemes: Mapping[str, LinearScheme] = {}
+    why = ""
     try:
         with Checkpoint.open(path, verify=False) as checkpoint:
             config = checkpoint.config
-            loads, why = _linnet(checkpoint)
+            try:
+                why = f"the {_backend(checkpoint)} backend runs it as it lies"
+            except LinnetError as error:
+                refused = error
             schemes = checkpoint.schemes()
     except LinnetError as error:
-        refused, loads, why, schemes = error, False, str(error), {}
-    model = identify(path, schemes, config)
+        refused = error
+    model = identify(path, schemes, config, damaged=isinstance(refused, CheckpointError))
     if model is None:
         assert refused is not None
         raise refused
-    return [Verdict("Linnet", loads, why), *verdicts(model, str(path))]
+    linnet = Verdict("Linnet", refused is None, why if refused is None else str(refused))
+    return [linnet, *verdicts(model, str(path))]
 
 
-def _linnet(checkpoint: "Checkpoint") -> tuple[bool, str]:
-    """Whether it runs here, and why or why not."""
+def _backend(checkpoint: "Checkpoint") -> str:
+    """The name of the one that runs it. Raises what says why none does."""
     from linnet.backends.select import choose_backend
     from linnet.models import load_model
     from linnet.program.choose_numerics import choose_numerics
 
-    try:
-        backend = choose_backend(program=choose_numerics(load_model(checkpoint).program, "fast"))
-    except LinnetError as error:
-        return False, str(error)
-    return True, f"the {backend.name} backend runs it as it lies"
+    return choose_backend(program=choose_numerics(load_model(checkpoint).program, "fast")).name

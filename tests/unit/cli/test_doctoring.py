@@ -2,6 +2,7 @@
 """Ten things a person may have on a disk: who reads them, why not, and what to type instead."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from linnet.errors import LinnetError
 from linnet.formats import Checkpoint
 from linnet.formats.convert import parse_target, to_directory
 from linnet.formats.programs import Model, identify, verdicts
+from linnet.formats.programs.described import GgufFacts
 from linnet.schemes import parse_scheme
 
 PROGRAMS = ["Linnet", "transformers", "vLLM", "llama.cpp"]
@@ -101,9 +103,48 @@ def test_what_is_no_model_is_said_as_everywhere(tmp_path: Path) -> None:
         examine(tmp_path / "model.bin")
 
 
+FILE = GgufFacts(tokenizer="gpt2", tokens=True, merges=True, cut="gpt-2", types=frozenset({"F32", "Q4_K"}))
+
+
 def test_gguf_is_llama_cpps_own() -> None:
-    found = verdicts(Model("gguf", "gguf", "llama", {}), "m.gguf")
+    found = verdicts(Model("gguf", "gguf", "llama", {}, file=FILE), "m.gguf")
     assert [verdict.loads for verdict in found] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "words"),
+    [
+        ("llama", {"first": "m-00001-of-00002.gguf"}, "m-00001-of-00002.gguf"),
+        ("nobodys", {}, "no architecture 'nobodys'"),
+        ("llama", {"types": frozenset({"F32", "I8"})}, "I8"),
+        ("llama", {"tokenizer": None}, "without a tokenizer"),
+        ("llama", {"tokenizer": "nobodys"}, "tokenizer.ggml.model 'nobodys'"),
+        ("llama", {"tokens": False}, "no tokenizer.ggml.tokens"),
+        ("llama", {"merges": False}, "no tokenizer.ggml.merges"),
+        ("llama", {"cut": "nobodys"}, "tokenizer.ggml.pre 'nobodys'"),
+        (
+            "olmoe",
+            {"shapes": {"token_embd.weight": (9, 48), "blk.0.attn_k_norm.weight": (16,)}},
+            "blk.0.attn_k_norm.weight to be [48], not [16]",
+        ),
+        ("gptneox", {"shapes": {"token_embd.weight": (9, 48)}}, "blk.0.attn_qkv.bias in every layer"),
+    ],
+)
+def test_files_that_llama_cpp_does_not_open(architecture: str, changes: dict[str, Any], words: str) -> None:
+    llama_cpp = verdicts(Model("gguf", "gguf", architecture, {}, file=replace(FILE, **changes)), "m.gguf")[-1]
+    assert llama_cpp.loads is False
+    assert words in llama_cpp.why
+
+
+def test_what_was_not_checked_is_said() -> None:
+    damaged = verdicts(Model("gguf", "gguf", "llama", {}, file=FILE, damaged=True), "m.gguf")[-1]
+    gpt_oss = verdicts(Model("directory", "mxfp4", "gpt_oss", {}), "m")[1]
+    modelopt = verdicts(Model("directory", "modelopt", "llama", {}), "m")[1]
+    torchao = verdicts(Model("directory", "torchao", "llama", {}), "m")
+    for verdict in (damaged, gpt_oss, modelopt, *torchao[:2]):
+        assert verdict.loads is None
+        assert "not checked" in verdict.why
+        assert verdict.instead is None
 
 
 def test_rotations_at_run_time_are_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from model_files import CONFIG, raw_file, refusal, write_model, write_plain
+from model_files import CONFIG, raw_file, refusal, use, write_model, write_plain
 
 from linnet.errors import CheckpointError, LinnetError, UnsupportedError
 from linnet.formats import Checkpoint
 from linnet.formats.manifest import MANIFEST_FILE
+
+MUTANTS = int(os.environ.get("LINNET_MUTANTS", "100"))
+"""Of a directory of shards; 1,000 before a release."""
 
 
 def test_quantised_parts_that_lie(tmp_path: Path) -> None:
@@ -71,6 +75,69 @@ def test_quantised_parts_that_lie(tmp_path: Path) -> None:
     assert f"{module}.weight_packed is float32" in damaged(
         lambda arrays: arrays.update({f"{module}.weight_packed": np.ones((48, 8), dtype=np.float32)})
     )
+
+
+def _damage_index(path: Path, generator: random.Random) -> None:
+    """A place of a tensor that is none, or bytes that are no index."""
+    if generator.random() < 0.5:
+        data = bytearray(path.read_bytes())
+        data[generator.randrange(len(data))] = generator.randrange(256)
+        path.write_bytes(data)
+        return
+    index = json.loads(path.read_text())
+    name = generator.choice(list(index["weight_map"]))
+    odd = ("../model.safetensors", "/etc/passwd", "", "a" * 300, "\0", 3, None, [], generator.choice(list(index)))
+    if generator.random() < 0.2:
+        index["weight_map"] = generator.choice((None, [], {}, 7, {"a": "b"}))
+    else:
+        index["weight_map"][name] = generator.choice((*odd, *index["weight_map"].values()))
+    path.write_text(json.dumps(index))
+
+
+def _damage_shard(path: Path, generator: random.Random) -> None:
+    """Gone, cut, longer, or a byte of its header, its length first of all."""
+    data = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    kind = generator.randrange(6)
+    if kind == 0:
+        path.unlink()
+        return
+    if kind == 1:
+        del data[generator.randrange(len(data)) :]
+    elif kind == 2:
+        data += bytes(generator.randrange(1, 99))
+    elif kind == 3:
+        data[:8] = generator.choice((0, 1, header, 2**31, 2**63, 2**64 - 1)).to_bytes(8, "little")
+    else:
+        data[generator.randrange(header)] = generator.randrange(256)
+    path.write_bytes(data)
+
+
+def test_mutants_of_shards_are_read_or_refused(tmp_path: Path) -> None:
+    """What is read must be what was there: the manifest, which has the hashes, is left as it is."""
+    source = write_model(tmp_path / "good", shard_bytes=6000)
+    expected = use(source)
+    seed = random.randrange(1 << 30)
+    generator = random.Random(seed)
+    read = refused = 0
+    for number in range(MUTANTS):
+        bad = tmp_path / f"bad-{number}"
+        shutil.copytree(source, bad)
+        if generator.random() < 0.5:
+            _damage_index(bad / "model.safetensors.index.json", generator)
+        else:
+            _damage_shard(generator.choice(sorted(bad.glob("*.safetensors"))), generator)
+        try:
+            read += 1
+            assert use(bad) == expected, f"mutant {number} of seed {seed}"
+        except LinnetError as error:
+            refused += "\n" not in str(error)
+            read -= 1
+        except Exception as error:
+            raise AssertionError(f"mutant {number} of seed {seed}") from error
+        shutil.rmtree(bad)
+    assert read + refused == MUTANTS, f"a refusal of more than one line; seed {seed}"
+    assert refused > MUTANTS // 4
 
 
 def test_shards_missing_swapped_or_misdescribed(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from linnet.formats.gguf.architectures import ARCHITECTURES
 from linnet.formats.programs import of_transformers, of_vllm
 from linnet.formats.programs.described import AGAIN, Model, Verdict, identify, last_name
+from linnet.formats.programs.of_llama_cpp import NAME as GGUF_READER
+from linnet.formats.programs.of_llama_cpp import reads_file
 from linnet.schemes import LinearScheme
 
 NO_LONGER_READ = "weights stored without the zeros of 2:4 are read up to compressed-tensors 0.14 only"
@@ -50,9 +52,9 @@ def _with_zeros(model: Model, path: str) -> str:
 
 
 def _gguf_reader(model: Model, path: str) -> Verdict:
-    name = "llama.cpp"
-    if model.kind == "gguf":
-        return Verdict(name, True, "GGUF is its own form")
+    name = GGUF_READER
+    if model.file is not None:
+        return reads_file(model, model.file)
     if model.own_words:
         return Verdict(name, False, f"it reads GGUF files only, which have no word for {model.own_words}", AGAIN)
     if model.architecture not in WRITTEN_AS_GGUF:

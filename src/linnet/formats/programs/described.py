@@ -20,6 +20,21 @@ AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 
 
 @dataclass(frozen=True)
+class GgufFacts:
+    """What a GGUF file says of itself. ``first``: the file of its set that has to be named, where it is another;
+    ``tokenizer`` and ``cut``: ``tokenizer.ggml.model`` and ``.pre``; ``types``: of its matrices; ``shapes``: of its
+    embedding and of the first layer's tensors, rows first, by ggml's names."""
+
+    first: str | None = None
+    tokenizer: str | None = None
+    tokens: bool = False
+    merges: bool = False
+    cut: str | None = None
+    types: frozenset[str] = frozenset()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Model:
     """What the rules look at. ``method``: a config's ``quant_method``, or ``dense``; ``schemes``: of its modules, where
     Linnet reads them; ``architecture``: as the file calls it; ``record``: the config's ``quantization_config``."""
@@ -31,27 +46,37 @@ class Model:
     own_words: str = ""
     """What it has that Linnet's own layout alone has a word for: sums of terms, rotations at run time; or empty."""
     record: Mapping[str, Any] = field(default_factory=dict)
+    file: GgufFacts | None = None
+    damaged: bool = False
+    """Whether Linnet misses something in it, or found it lying; what others look at is another matter."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``instead``: what to type for a form that the program reads, or reads on more machines; None where nothing is to
-    be gained or nothing helps."""
+    """``loads``: None where that was not checked. ``instead``: what to type for a form that the program reads, or reads
+    on more machines; None where nothing is to be gained or nothing helps."""
 
     program: str
-    loads: bool
+    loads: bool | None
     why: str
     instead: str | None = None
 
 
-def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[str, Any] | None = None) -> Model | None:
+def identify(
+    path: Path,
+    schemes: Mapping[str, LinearScheme],
+    opened: Mapping[str, Any] | None = None,
+    *,
+    damaged: bool = False,
+) -> Model | None:
     """What a path says it is, whoever can read it; None where nothing says so. ``opened``: its config, where Linnet
-    could open it, which says more than the file does."""
+    could open it, which says more than the file does. ``damaged``: whether it was refused for what it is."""
     file = gguf_of(path)
     if file is not None:
         try:
             with GgufModel(file) as model:
-                return Model("gguf", "gguf", model.metadata.text("general.architecture") or "unnamed", schemes)
+                architecture = model.metadata.text("general.architecture") or "unnamed"
+                return Model("gguf", "gguf", architecture, schemes, file=_facts(model), damaged=damaged)
         except LinnetError:
             return None
     try:
@@ -67,6 +92,20 @@ def identify(path: Path, schemes: Mapping[str, LinearScheme], opened: Mapping[st
     }
     own_words = " and ".join(kind for kind, there in kinds.items() if there)
     return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, own_words, record)
+
+
+def _facts(model: GgufModel) -> GgufFacts:
+    """Raises CheckpointError for keys of another type."""
+    first, said = model.parts[0].path, model.metadata
+    return GgufFacts(
+        first.name if first.name != model.path.name else None,
+        said.text("tokenizer.ggml.model"),
+        "tokenizer.ggml.tokens" in said,
+        "tokenizer.ggml.merges" in said,
+        said.text("tokenizer.ggml.pre"),
+        frozenset(tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1),
+        {name: tensor.shape for name, tensor in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))},
+    )
 
 
 def last_name(path: str) -> str:

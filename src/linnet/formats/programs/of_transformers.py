@@ -16,9 +16,10 @@ METHODS: Mapping[str, str] = {
     "fp8": "a GPU",
     "fbgemm_fp8": "a GPU",
     "mxfp4": "kernels for it, or it dequantises",
-    "torchao": "torchao",
 }
 """``quant_method`` -> what transformers needs beside itself."""
+UNCHECKED = ("torchao",)
+"""Values of ``quant_method`` that it takes, and nothing here writes."""
 LOSES: Mapping[str, str] = {
     "hqq": "version 5 draws random weights in its place (4 reads it, with hqq)",
     "quanto": "it draws random weights in its place; optimum-quanto's QuantizedModelForCausalLM reads it",
@@ -40,6 +41,8 @@ def transformers(model: Model) -> Verdict:
         return Verdict(NAME, True, "with CompressedTensorsConfig(dequantize=True), because of the zero points")
     if model.method in LOSES:
         return Verdict(NAME, False, LOSES[model.method], AGAIN)
+    if model.method in UNCHECKED:
+        return Verdict(NAME, None, f"{model.method} is one of its forms; what it takes of it is not checked")
     needs = METHODS.get(model.method)
     if needs is None:
         return Verdict(NAME, False, f"it has no reader for quant_method {model.method!r}", AGAIN)

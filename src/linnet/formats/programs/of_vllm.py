@@ -33,9 +33,9 @@ GPU_ONLY = "on a GPU only"
 
 @dataclass(frozen=True)
 class _Found:
-    """Whether it reads a model, and why or why not."""
+    """Whether it reads a model (None: not checked), and why or why not."""
 
-    loads: bool
+    loads: bool | None
     why: str
 
 
@@ -44,13 +44,13 @@ def vllm(model: Model) -> Verdict:
     if model.method in PLUGINS:
         package, version = PLUGINS[model.method]
         return Verdict(NAME, True, f"with {package}, from version {version} on")
+    if model.method not in METHODS:
+        return Verdict(NAME, False, f"it has no reader for quant_method {model.method!r}", AGAIN)
     rule = RULES.get(model.method)
     if rule is None:
-        known = model.method in METHODS
-        why = f"{model.method} is one of its forms" if known else f"it has no reader for quant_method {model.method!r}"
-        return Verdict(NAME, known, why, None if known else AGAIN)
+        return Verdict(NAME, None, f"{model.method} is one of its forms; what it takes of it is not checked")
     found = rule(model)
-    return Verdict(NAME, found.loads, found.why, None if found.loads else AGAIN)
+    return Verdict(NAME, found.loads, found.why, AGAIN if found.loads is False else None)
 
 
 def form_instead(schemes: Mapping[str, LinearScheme]) -> str | None:
@@ -153,7 +153,7 @@ def _fp8(model: Model) -> _Found:
 def _mxfp4(model: Model) -> _Found:
     if model.architecture != "gpt_oss":
         return _Found(False, f"it reads mxfp4 of gpt-oss alone, not of {model.architecture}")
-    return _Found(True, "mxfp4 of gpt-oss is one of its forms; kernels depend on the machine")
+    return _Found(None, "mxfp4 of gpt-oss is one of its forms; which machines have its kernels is not checked")
 
 
 def _fbgemm(model: Model) -> _Found:
