@@ -134,9 +134,9 @@ def flooded(url: str, bodies: list[tuple[str, bytes]]) -> Seen:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_health_answers_while_what_takes_long_is_judged(url: str, kind: str) -> None:
-    """What a kind of request makes the server do, it does each time: the best of three floods is judged."""
+    """What a kind of request makes the server do, it does each time: the best of five floods is judged."""
     short, *long = [(route, json.dumps(body).encode()) for route, body in (SHORT, *map(KINDS[kind], range(8)))]
-    for _ in range(3):
+    for _ in range(5):
         neighbour, seen = flooded(url, [short]), flooded(url, long)
         print(f"{kind}: {seen}; of short ones: {neighbour}")
         assert seen.statuses

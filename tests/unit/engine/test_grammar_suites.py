@@ -128,6 +128,7 @@ def test_own_cases(compiler: Compiler) -> None:
     assert found == {"passed": len(OWN)}
 
 
+@pytest.mark.alone
 def test_schemas_of_the_world(compiler: Compiler) -> None:
     found, seconds = judged(compiler, maskbench())
     print(f"MaskBench: {dict(found)}; compiled in {spread(seconds)}")
@@ -155,6 +156,7 @@ def spread(seconds: list[float]) -> str:
     return f"p50 {p50:.3f} ms, p99 {p99:.3f} ms, at most {most:.1f} ms ({len(seconds)})"
 
 
+@pytest.mark.alone
 def test_masks_along_the_documents_of_the_world() -> None:
     """With the longest tokens there are, at most 300 of a document. Processor time: others may work beside."""
     compiler = Compiler(words_of(maskbench()))
