@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""config.json of further published models. DeepSeek's and Baichuan's (of a model tuned from it) are compared with public
-files; the others are written from memory, and checked by the numbers of parameters that their makers publish."""
+"""config.json of further published models. Baichuan's, of a model tuned from it, is compared with a public file; the
+others are written from memory, and checked by the numbers of parameters that their makers publish."""
 
 from typing import Any
 
