@@ -178,6 +178,16 @@ class GatedParts:
             activation=self.activation,
         )
 
+    def shared_expert(self, prefix: str, width: int) -> MlpSpec:
+        """What all tokens go through beside the experts that are chosen for them; it reads what these read."""
+        return MlpSpec(
+            norm=None,
+            gate=self.projection(f"{prefix}.gate_proj", width, self.hidden),
+            up=self.projection(f"{prefix}.up_proj", width, self.hidden),
+            down=self.projection(f"{prefix}.down_proj", self.hidden, width),
+            activation=self.activation,
+        )
+
     def between_norms(self, attention: AttentionSpec, mlp: MlpSpec) -> tuple[AttentionSpec, MlpSpec]:
         """Both halves with a norm before and one after, the names shifted as the files have them."""
         middle = self.block_norm("post_attention_layernorm")

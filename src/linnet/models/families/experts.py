@@ -8,7 +8,7 @@ from linnet.formats.stacked import Stacked
 from linnet.models.config import ConfigReader
 from linnet.models.families.gated import optional_windows
 from linnet.models.parts import GatedParts, Windows, alike, read_window, read_windows
-from linnet.models.spec import ArchSpec, AttentionSpec, ExpertsSpec, FeedForward, LayerSpec, MlpSpec, SharedSpec
+from linnet.models.spec import ArchSpec, AttentionSpec, ExpertsSpec, FeedForward, LayerSpec, SharedSpec
 from linnet.program.signatures import MOST_EXPERTS
 
 TRAINING = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "num_experts_shared")
@@ -140,13 +140,7 @@ def qwen2_moe(config: ConfigReader, max_context: int | None) -> ArchSpec:
     width = config.size("moe_intermediate_size", default=1408)
     shared = config.size("shared_expert_intermediate_size", default=5632)
     experts = routed(parts, width, normalise=config.flag("norm_topk_prob"), chosen=4, experts=60)
-    common = MlpSpec(
-        norm=None,
-        gate=parts.projection("mlp.shared_expert.gate_proj", shared, parts.hidden),
-        up=parts.projection("mlp.shared_expert.up_proj", shared, parts.hidden),
-        down=parts.projection("mlp.shared_expert.down_proj", parts.hidden, shared),
-        activation=parts.activation,
-    )
+    common = parts.shared_expert("mlp.shared_expert", shared)
     gate = parts.projection("mlp.shared_expert_gate", 1, parts.hidden)
     experts = replace(experts, shared=SharedSpec(common, gate))
     attention = parts.attention(qkv_bias=config.flag("qkv_bias", default=True))

@@ -18,7 +18,6 @@ from linnet.models.spec import (
     AttentionSpec,
     ExpertsSpec,
     LayerSpec,
-    MlpSpec,
     Narrowed,
     Projection,
     RowRanges,
@@ -91,14 +90,7 @@ def _parts(config: ConfigReader, max_context: int | None) -> tuple[GatedParts, A
     config.ignore(*TRAINING)
     config.require("moe_layer_freq", 1)
     width, count = config.size("moe_intermediate_size"), config.size("n_shared_experts")
-    inner = count * width
-    common = MlpSpec(
-        norm=None,
-        gate=parts.projection("mlp.shared_experts.gate_proj", inner, parts.hidden),
-        up=parts.projection("mlp.shared_experts.up_proj", inner, parts.hidden),
-        down=parts.projection("mlp.shared_experts.down_proj", parts.hidden, inner),
-        activation=parts.activation,
-    )
+    common = parts.shared_expert("mlp.shared_experts", count * width)
     experts = replace(
         routed(parts, width, normalise=False, chosen=8),
         factor=config.number("routed_scaling_factor", default=1.0),
