@@ -49,14 +49,12 @@ class JoinedFiles(FilesOverOthers):
         self.tensors: Mapping[str, TensorInfo] = dict(sorted(tensors.items()))
 
     def _in_order(self, whole: str, named: dict[int, str]) -> tuple[str, ...]:
-        names = [named.get(part) for part in range(max(named) + 1)]
-        infos = [self._files.tensors[name] for name in names if name is not None]
-        if len(infos) < len(names) or len({(info.dtype, info.shape) for info in infos}) > 1:
+        count, infos = max(named) + 1, [self._files.tensors[name] for name in named.values()]
+        kinds = {(info.dtype, info.shape) for info in infos}
+        if count > len(named) or len(kinds) > 1:
             where = self.described_by.parent
-            raise CheckpointError(
-                f"{where}: of the {len(names)} parts of {whole} some are missing or unlike the others"
-            )
-        return tuple(name for name in names if name is not None)
+            raise CheckpointError(f"{where}: of the {count} parts of {whole} some are missing or unlike the others")
+        return tuple(named[part] for part in range(count))
 
     def view(self, name: str) -> Array:
         """See TensorFiles.view; of a tensor in parts a new array."""
@@ -72,6 +70,6 @@ class JoinedFiles(FilesOverOthers):
 
 
 def _pattern(rule: Joined) -> re.Pattern[str]:
-    number = "(0|[1-9][0-9]*)"
+    number = "(0|[1-9][0-9]{0,8})"
     pattern = re.escape(rule.published).replace(r"\{layer\}", f"(?P<layer>{number})")
     return re.compile(pattern.replace(r"\{part\}", f"(?P<part>{number})"))

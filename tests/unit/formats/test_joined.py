@@ -33,6 +33,7 @@ def test_parts_lie_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
+        {0: np.ones(3, np.float32), 999_999_999: np.ones(3, np.float32)},
         {0: np.zeros(3, np.float32), 2: np.zeros(3, np.float32)},
         {0: np.zeros(3, np.float32), 1: np.zeros(4, np.float32)},
     ],
