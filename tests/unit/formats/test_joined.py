@@ -37,7 +37,7 @@ def test_parts_lie_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         {0: np.zeros(3, np.float32), 2: np.zeros(3, np.float32)},
         {0: np.zeros(3, np.float32), 1: np.zeros(4, np.float32)},
     ],
-    ids=["one is missing", "one is longer"],
+    ids=["most are missing", "one is missing", "one is longer"],
 )
 def test_parts_that_do_not_make_a_whole_are_refused(parts: dict[int, np.ndarray], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"parts of model\.layers\.0\.norm\.weight"):
