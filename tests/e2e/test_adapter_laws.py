@@ -251,3 +251,37 @@ def test_what_cannot_be_loaded_is_not_there_and_the_log_says_why(
         engine.submit(submit)
     assert "rank 17" in caplog.messages[-1]
     assert not engine.has_work
+
+
+def test_no_memory_for_an_adapter_is_not_the_end(
+    machines: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = machines("exact dense")
+    engine = Engine(machine.executable, WIDEST, check=True, adapters=machine.facts)
+    real = machine.executable.set_adapter
+
+    def full(place: int, terms: Any) -> None:
+        if terms is not None:
+            raise MemoryError
+        real(place, None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine.executable, "set_adapter", full)
+        engine.handle(machine.load(0))
+    assert "not enough memory" in caplog.text
+    submit = Submit(
+        request_id=1, prompt_token_ids=(1, 2, 3), params=SamplingParams(temperature=0.0), max_tokens=2, adapter=0
+    )
+    with pytest.raises(UnknownAdapterError):
+        engine.submit(submit)
+    engine.handle(machine.load(0))
+    engine.submit(submit)
+    while engine.has_work:
+        engine.step()
+
+
+def test_a_closed_engine_lets_go_of_its_model(machines: Any) -> None:
+    engine = machines("exact dense").engine(WIDEST)
+    engine.close()
+    assert engine.executable is None
+    assert engine.adapters.executable is None

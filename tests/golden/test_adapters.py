@@ -31,7 +31,8 @@ from linnet.models.load import load_model
 from linnet.program.adapters import adapter_sites, add_adapters
 
 SEED = 11
-FAMILIES = ("llama-2-biases", "gemma-2", "phi-3", "gpt-neox", "falcon-40b", "gpt-2", "qwen2-moe", "granite-hybrid")
+FAMILIES = ("llama-2-biases", "gemma-2", "phi-3", "gpt-neox", "falcon-40b", "gpt-2", "qwen2-moe", "granite-hybrid",
+            "mamba")  # fmt: skip
 
 
 def shapes_of(model: Any) -> dict[str, tuple[int, int]]:

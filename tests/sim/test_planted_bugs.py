@@ -48,14 +48,14 @@ def hit_the_whole_prompt(patch: Patch) -> None:
 
 
 def ignore_the_salt(patch: Patch) -> None:
-    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, size: int, blocks: int, _: int) -> None:
+    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, size: int, blocks: int, *_: object) -> None:
         extend_digests(digests, token_ids, b"", size, blocks)
 
     patch.setattr(residency, "extend_digests", extend)
 
 
 def hash_blocks_without_their_prefix(patch: Patch) -> None:
-    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, size: int, blocks: int, _: int) -> None:
+    def extend(digests: list[bytes], token_ids: Sequence[int], salt: bytes, size: int, blocks: int, *_: object) -> None:
         for index in range(len(digests), blocks):
             digests.append(salt + bytes(token_ids[index * size : (index + 1) * size]))
 

@@ -71,7 +71,10 @@ def examine(path: Path) -> "list[Verdict]":
             schemes = checkpoint.schemes()
     except LinnetError as error:
         refused = error
-    model = identify(path, schemes, config, damaged=isinstance(refused, CheckpointError))
+    try:
+        model = identify(path, schemes, config, damaged=isinstance(refused, CheckpointError))
+    except LinnetError as error:
+        raise refused or error from None
     if model is None:
         assert refused is not None
         raise refused

@@ -85,7 +85,11 @@ class EngineAdapters:
             raise CheckpointError(f"{message.path}: the adapter has changed since it was first read")
         taken = {one.place for one in self._loaded.values()}
         place = min(set(range(len(taken) + 1)) - taken)
-        self.executable.set_adapter(place, adapter.terms)
+        try:
+            self.executable.set_adapter(place, adapter.terms)
+        except MemoryError as error:
+            self.executable.set_adapter(place, None)
+            raise CheckpointError(f"{message.path}: {machine_sentence(error)}") from None
         self._loaded[message.adapter] = _Loaded(place, adapter.digest)
 
     def unload(self, number: int) -> None:
@@ -100,10 +104,12 @@ class EngineAdapters:
         """Numbers of those that unfinished requests have."""
         return tuple(number for number, one in self._loaded.items() if one.users)
 
-    def digest(self, number: int | None) -> bytes:
-        """What keys and values depend on besides the model; b"": nothing."""
-        one = None if number is None else self._loaded.get(number)
-        return b"" if one is None else one.digest
+    def digest(self, number: int | None) -> bytes | None:
+        """What keys and values depend on besides the model; b"": nothing; None: the adapter is not there any more."""
+        if number is None:
+            return b""
+        one = self._loaded.get(number)
+        return None if one is None else one.digest
 
     def hold(self, number: int | None) -> tuple[int | None, bytes]:
         """Another request uses it: its place and digest. Raises UnknownAdapterError."""

@@ -7,7 +7,7 @@ at a time; see ``thread.EngineThread`` for the one that owns an engine in a serv
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from linnet.backends.interface import Executable, Limits
@@ -165,14 +165,16 @@ class Engine:
         elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, Keep):
-            self.scheduler.keep(
-                message.owner,
-                message.token_ids,
-                message.cache_salt,
-                message.shared_tokens,
-                message.lasting,
-                self.adapters.digest(message.adapter),
-            )
+            namespace = self.adapters.digest(message.adapter)
+            if namespace is not None:
+                self.scheduler.keep(
+                    message.owner,
+                    message.token_ids,
+                    message.cache_salt,
+                    message.shared_tokens,
+                    message.lasting,
+                    namespace,
+                )
         elif isinstance(message, LoadAdapter):
             self.adapters.load(message)
         elif isinstance(message, UnloadAdapter):
@@ -251,7 +253,11 @@ class Engine:
         """Asked for when the request has been taken, so that nobody compiles for one that is refused."""
         if submit.grammar is None or self._grammars is None:
             return None
-        coming = self._grammars.matcher(submit.grammar)
+        try:
+            coming = self._grammars.matcher(submit.grammar)
+        except Exception as error:  # the request is in: its end is the first mask that it asks for
+            coming = Future()
+            coming.set_exception(error)
         if self.facts.scheduling.state_slots:  # what a row did to a state stays: none is computed in vain
             wait([coming])
         return Matching(coming, submit.stop_token_ids)
@@ -307,7 +313,7 @@ class Engine:
         for store in self._stores:
             store.close()
         self._stores = []
-        self.executable = self.states = None  # type: ignore[assignment]
+        self.executable = self.states = self.adapters.executable = None  # type: ignore[assignment]
 
     def _keep_blocks(self) -> None:
         """Leave what is cached, here and in the tiers, to the next engine; what is wanted most has a place first."""

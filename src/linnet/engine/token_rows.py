@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +11,7 @@ from linnet.backends.interface import Executable, SampleResult
 from linnet.engine.beams import BeamGroup
 from linnet.engine.live import LiveRequest
 from linnet.engine.matcher import mask_words
+from linnet.engine.matching import Matching
 from linnet.engine.messages import ErrorInfo, error_info
 from linnet.engine.moving import Moved
 from linnet.engine.sampling import SamplingBatches, SamplingEntry
@@ -53,7 +53,8 @@ class TokenRows:
     def close(self) -> None:
         """End the thread of the masks, if there is one."""
         if self._beside is not None:
-            self._beside.shutdown(wait=False)
+            self._beside.shutdown(wait=False, cancel_futures=True)
+        self._beside = None
 
     def foresee(self, plan: StepPlan, live: Mapping[int, LiveRequest]) -> None:
         """Begin to fill the masks that the step will ask for, in a thread of their own: kernels hold no lock of
@@ -63,10 +64,11 @@ class TokenRows:
             if one.matching is None:
                 continue
             for use in item.uses:
-                if isinstance(use, Sample | Verify):
-                    with suppress(Exception):
-                        if one.matching.ready:
-                            one.matching.begin(_drafts(one, use), self._words, self._thread())
+                if isinstance(use, Sample | Verify) and _can_be_asked(one.matching):
+                    try:
+                        one.matching.begin(_drafts(one, use), self._words, self._thread())
+                    except RuntimeError:  # there can be no thread: what waits for it must not run beside ``want``
+                        self.close()
 
     def _thread(self) -> Executor:
         if self._beside is None:
@@ -141,6 +143,13 @@ class TokenRows:
 def _drafts(one: LiveRequest, use: Sample | Verify) -> tuple[int, ...]:
     """The guesses that are looked at; a search draws nothing that could confirm one."""
     return use.draft_token_ids if isinstance(use, Verify) and one.beams is None else ()
+
+
+def _can_be_asked(matching: Matching) -> bool:
+    try:
+        return matching.ready
+    except Exception:  # ``want`` says what became of it
+        return False
 
 
 def accepted(drafts: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:

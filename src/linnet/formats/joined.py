@@ -49,6 +49,8 @@ class JoinedFiles(FilesOverOthers):
         self.tensors: Mapping[str, TensorInfo] = dict(sorted(tensors.items()))
 
     def _in_order(self, whole: str, named: dict[int, str]) -> tuple[str, ...]:
+        if whole in self._files.tensors:
+            raise CheckpointError(f"{self.described_by.parent}: {whole} is there in parts and as a whole")
         count, infos = max(named) + 1, [self._files.tensors[name] for name in named.values()]
         kinds = {(info.dtype, info.shape) for info in infos}
         if count > len(named) or len(kinds) > 1:

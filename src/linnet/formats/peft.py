@@ -53,9 +53,9 @@ BEGINNINGS = (True, False, None, "gaussian", "eva", "mica", "orthogonal")
 """Ways to begin an adapter that leave the base's weights as they are; others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
 change them too, and without that the adapter means something else."""
 
-MOST_MODULE_CHARACTERS = 256
-_COSTLY = re.compile(r"\)[*+?{]|([*+{].*){3}")
-"""In a pattern: a group that is repeated, or three repetitions; matching could take for ever."""
+_NAME = re.compile(r"\^?(?:[\w-]|\\?\.)+")
+"""Of the regular expressions that PEFT looks modules up by: names, whole from the beginning (^) or their last parts.
+Anything more may take for ever to match, and nobody writes it."""
 _TENSOR = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight$")
 
 
@@ -119,14 +119,14 @@ def read_peft_config(directory: Path) -> dict[str, Any]:
     targets = config.get("target_modules")
     if not (isinstance(targets, str) or (isinstance(targets, list) and all(isinstance(one, str) for one in targets))):
         raise CheckpointError(f"{where}: target_modules must be a list of names, a regular expression or all-linear")
-    _count(config, "r", where)
+    _count(config.get("r"), "r", where)
     _number(config.get("lora_alpha"), "lora_alpha", where)
     return config
 
 
 def peft_rank(config: Mapping[str, Any]) -> int:
     """The greatest rank that a checked config names."""
-    return max([int(config["r"]), *(int(rank) for rank in _pattern(config, "rank_pattern", "").values())])
+    return max([int(config["r"]), *(int(rank) for _, rank in _named(config, "rank_pattern", CONFIG_FILE).values())])
 
 
 def read_peft(directory: Path, most_bytes: int | None = None) -> PeftAdapter:
@@ -166,7 +166,17 @@ def read_peft(directory: Path, most_bytes: int | None = None) -> PeftAdapter:
         sides[found["side"]] = _own(file.view(info))
     if not pairs:
         raise CheckpointError(f"{path}: an adapter without tensors")
-    linears = {module: _linear(module, sides, config, directory) for module, sides in sorted(pairs.items())}
+    ranks, alphas = (_named(config, name, str(directory / CONFIG_FILE)) for name in ("rank_pattern", "alpha_pattern"))
+    linears = {
+        module: _linear(
+            f"{directory}: {module[:120]}",
+            sides,
+            int(_value_of(module, ranks, config["r"])),
+            float(_value_of(module, alphas, config["lora_alpha"])),
+            bool(config.get("use_rslora")),
+        )
+        for module, sides in sorted(pairs.items())
+    }
     file.close()
     base = config.get("base_model_name_or_path")
     return PeftAdapter(directory, linears, _digest(linears), base if isinstance(base, str) else None)
@@ -177,39 +187,41 @@ def _own(array: Array) -> Array:
     return np.array(array, dtype=array.dtype if array.dtype == ml_dtypes.bfloat16 else np.float32, order="C")
 
 
-def _linear(module: str, sides: Mapping[str, Array], config: Mapping[str, Any], directory: Path) -> AdapterLinear:
-    where = f"{directory}: {module[:120]}"
+def _linear(where: str, sides: Mapping[str, Array], rank: int, alpha: float, stabilised: bool) -> AdapterLinear:
+    """``stabilised``: rank-stabilised LoRA, which divides by the root of the rank."""
     if len(sides) != 2:
         raise CheckpointError(f"{where} has lora_{next(iter(sides))} alone; lora_A and lora_B are needed")
     down, up = sides["A"], sides["B"]
-    rank = int(_own_value(module, config, "rank_pattern", "r", str(directory)))
-    alpha = float(_own_value(module, config, "alpha_pattern", "lora_alpha", str(directory)))
     if down.shape[0] != rank or up.shape[1] != rank:
         raise CheckpointError(
             f"{where} has matrices of rank {down.shape[0]} and {up.shape[1]}; {CONFIG_FILE} says {rank}"
         )
-    factor = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return AdapterLinear(down, up, factor)
+    return AdapterLinear(down, up, alpha / (math.sqrt(rank) if stabilised else rank))
 
 
-def _own_value(module: str, config: Mapping[str, Any], patterns: str, default: str, where: str) -> float:
-    """Of the first pattern that the module's name ends with, whole parts of it, as PEFT looks it up."""
-    for pattern, value in _pattern(config, patterns, where).items():
-        if _COSTLY.search(pattern) or len(module) > MOST_MODULE_CHARACTERS:
-            raise UnsupportedError(f"{where}: {patterns} has {pattern[:80]!r}; supported are names and simple patterns")
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            raise CheckpointError(f"{where}: {patterns} has {pattern[:80]!r}, which is no regular expression") from None
-    return _number(config[default], default, where)
+Named = Mapping[str, tuple[int, float]]
+"""Last parts of modules' names, or whole ones behind a ^, with their place among the config's and a value."""
 
 
-def _pattern(config: Mapping[str, Any], name: str, where: str) -> dict[str, float]:
-    found = config.get(name) or {}
+def _named(config: Mapping[str, Any], patterns: str, where: str) -> Named:
+    found = config.get(patterns) or {}
     if not isinstance(found, dict) or len(found) > 4096 or any(len(key) > 200 for key in found):
-        raise CheckpointError(f"{where}: {name} must map names of modules to numbers")
-    return {key: _number(value, name, where) for key, value in found.items()}
+        raise CheckpointError(f"{where}: {patterns} must map names of modules to numbers")
+    named: dict[str, tuple[int, float]] = {}
+    for place, (pattern, value) in enumerate(found.items()):
+        if not _NAME.fullmatch(pattern):
+            raise UnsupportedError(f"{where}: {patterns} has {pattern[:80]!r}; supported are names of modules")
+        checked = _count(value, patterns, where) if patterns == "rank_pattern" else _number(value, patterns, where)
+        named.setdefault(pattern.replace("\\.", "."), (place, checked))
+    return named
+
+
+def _value_of(module: str, named: Named, default: float) -> float:
+    """That of the first pattern that is the module's name or whole parts at its end, as PEFT looks it up."""
+    parts = module.split(".")
+    ends = [".".join(parts[start:]) for start in range(len(parts))]
+    found = [named[name] for name in (f"^{module}", *ends) if name in named]
+    return min(found)[1] if found else default
 
 
 def _number(value: Any, name: str, where: str) -> float:
@@ -218,10 +230,10 @@ def _number(value: Any, name: str, where: str) -> float:
     return value
 
 
-def _count(config: Mapping[str, Any], name: str, where: str) -> None:
-    value = config.get(name)
+def _count(value: Any, name: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RANK:
         raise CheckpointError(f"{where}: {name} is {str(value)[:40]}; accepted is 1 to {MOST_RANK}")
+    return value
 
 
 def _digest(linears: Mapping[str, AdapterLinear]) -> bytes:

@@ -125,7 +125,7 @@ def add_adapters(program: Program) -> Program:
 
         def put() -> None:
             for site in waiting:
-                inputs = (site.output, site.input, ADAPTERS.name)
+                inputs = (site.output, done.get(site.input, site.input), ADAPTERS.name)
                 made.append(Op("low_rank_add", site.name, inputs, (site.name,), LowRankAdd()))
                 done[site.output] = site.name
             waiting.clear()

@@ -21,7 +21,7 @@ from linnet.formats.peft import CONFIG_FILE
 from linnet.serve.answers import JsonAnswer
 from linnet.serve.body import parse_object
 from linnet.serve.bridge import Bridge
-from linnet.serve.errors import invalid, model_not_found, unavailable
+from linnet.serve.errors import invalid, model_not_found, queue_full, unavailable
 from linnet.serve.generation import Generation
 from linnet.serve.preparing import ModelFacts
 from linnet.serve.protocol import read_request
@@ -52,6 +52,7 @@ class AdapterRoutes:
                 settings=["adapters_from", "keys"],
             )
         self._generation, self._facts, self._folder = generation, facts, folder
+        self._changing = asyncio.Lock()
 
     def add_to(self, app: FastAPI, card: Card) -> None:
         """Add the routes; loading answers with the adapter's card."""
@@ -59,17 +60,24 @@ class AdapterRoutes:
         @app.post("/v1/load_lora_adapter")
         async def load(request: Request) -> Response:
             wanted = await self._read(request, LoadAdapterRequest)
-            await asyncio.to_thread(self._load, wanted)
+            await self._alone(self._load, wanted)
             return JsonAnswer(card(self._facts, wanted.lora_name))
 
         @app.post("/v1/unload_lora_adapter")
         async def unload(request: Request) -> Response:
             wanted = await self._read(request, UnloadAdapterRequest)
-            await asyncio.to_thread(self._unload, wanted.lora_name)
+            await self._alone(self._unload, wanted.lora_name)
             return JsonAnswer({"id": wanted.lora_name, "object": "model", "deleted": True})
 
     async def _read(self, request: Request, kind: Any) -> Any:
         return await self._generation.with_body(request, lambda body: read_request(kind, parse_object(body)))
+
+    async def _alone(self, work: Callable[[Any], None], wanted: Any) -> None:
+        """In a worker thread; changes never take more than one. Raises ApiError: 429 while there is another."""
+        if self._changing.locked():
+            raise queue_full("another adapter is being loaded", 1)
+        async with self._changing:
+            await asyncio.to_thread(work, wanted)
 
     def _load(self, wanted: LoadAdapterRequest) -> None:
         path = self._path(wanted.lora_path)
@@ -82,11 +90,13 @@ class AdapterRoutes:
             raise invalid(str(error).replace(str(path), wanted.lora_path), param, error.code) from None
 
     def _path(self, asked: str) -> Path:
-        """Below the operator's folder; what is elsewhere and what is not there are one answer."""
-        root = self._folder.resolve()
+        """Below the operator's folder; what is elsewhere and what is not there are one answer. What does not begin with
+        the folder, or leads upwards, is not looked at: whether it led back would tell what there is elsewhere."""
+        root, wanted = self._folder.resolve(), Path(asked)
         try:
-            path = (root / asked).resolve()
-            if path.is_relative_to(root) and (path / CONFIG_FILE).is_file():
+            below = wanted.relative_to(self._folder.absolute()) if wanted.is_absolute() else wanted
+            path = (root / below).resolve()
+            if ".." not in below.parts and path.is_relative_to(root) and (path / CONFIG_FILE).is_file():
                 return path
         except (OSError, ValueError, RuntimeError):  # a name that no file can have; a circle of links
             pass

@@ -269,6 +269,16 @@ def test_a_grammar_that_cannot_be_made_ends_its_request_only() -> None:
     assert result[1].token_ids == oracle((1, 2), 4)
 
 
+def test_a_compiler_that_fails_at_once_ends_that_request_only() -> None:
+    def matcher(grammar: str) -> Future[Matcher]:
+        raise RuntimeError("can't start new thread")
+
+    engine, _, _ = make(grammars=SimpleNamespace(matcher=matcher))
+    result = run(engine, [ask(0, (1, 2), 4, grammar="any"), ask(1, (1, 2), 4)])
+    assert result[0].reason == "error"
+    assert result[1].token_ids == oracle((1, 2), 4)
+
+
 @pytest.mark.parametrize("most_tokens", [3, 9])
 def test_an_answer_that_is_whole_stops(most_tokens: int) -> None:
     """Also where the last token that it may have is its last one."""

@@ -75,8 +75,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[LinnetError], str]] = {
     "no alpha": ({"lora_alpha": None}, CheckpointError, "lora_alpha is None"),
     "no targets": ({"target_modules": None}, CheckpointError, "target_modules"),
     "another rank": ({"r": 5}, CheckpointError, "rank 4 and 4"),
-    "a costly pattern": ({"alpha_pattern": {"(a+)+$": 3}}, UnsupportedError, "simple patterns"),
-    "no pattern": ({"alpha_pattern": {"(": 3}}, CheckpointError, "no regular expression"),
+    "a costly pattern": ({"alpha_pattern": {"(a+)+$": 3}}, UnsupportedError, "names of modules"),
+    "no pattern": ({"alpha_pattern": {"(": 3}}, UnsupportedError, "names of modules"),
+    "a pattern of choices": ({"rank_pattern": {"a?" * 60 + "b": 3}}, UnsupportedError, "names of modules"),
+    "a rank without end": (
+        {"rank_pattern": {"q_proj": 999_999}},
+        CheckpointError,
+        "rank_pattern is 999999; accepted is 1 to 1024",
+    ),
     "no numbers": ({"rank_pattern": {"q_proj": "many"}}, CheckpointError, "rank_pattern is many"),
 }
 

@@ -11,6 +11,7 @@ from published_configs import (
     BAICHUAN_13B,
     BLOOM_560M,
     DEEPSEEK_V2_LITE,
+    DEEPSEEK_V3,
     GEMMA_2_2B,
     GEMMA_3_4B,
     GEMMA_3_270M,
@@ -202,6 +203,12 @@ def test_what_would_change_the_mathematics_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedError, match=named):
         arch_spec(base | change)
+
+
+@pytest.mark.parametrize("missing", ["n_group", "topk_group", "routed_scaling_factor"])
+def test_what_no_default_is_known_for_has_to_be_there(missing: str) -> None:
+    with pytest.raises(CheckpointError, match=missing):
+        arch_spec({key: value for key, value in DEEPSEEK_V3.items() if key != missing})
 
 
 def test_harmless_fields_of_the_wild() -> None:

@@ -121,7 +121,7 @@ def test_linears_that_read_one_value_share_one_rounding(name: str) -> None:
     built = program(name)
     chosen = choose_numerics(built, "fast")
     added = [op for op in chosen.ops if op.kind in ("cast", "quantise")]
-    read = {op.inputs[0] for op in built.ops if op.kind in ("linear", "logits")}
+    read = {op.inputs[0] for op in built.ops if op.kind in ("linear", "experts", "logits")}
     assert sorted(op.inputs[0] for op in added) == sorted(read)
 
 

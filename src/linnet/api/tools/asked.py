@@ -49,7 +49,7 @@ def tool_use(tools: Any, choice: Any, parallel: bool | None) -> ToolUse | None:
 def _tools(tools: Any) -> dict[str, Tool]:
     if tools is None:
         return {}
-    if not isinstance(tools, list):
+    if not isinstance(tools, list | tuple):
         raise ToolsError("tools must be a list of objects", "tools", "invalid_type")
     if len(tools) > MOST_TOOLS:
         raise ToolsError(f"tools has {len(tools)} entries; accepted are at most {MOST_TOOLS}", "tools")
@@ -133,7 +133,7 @@ def linked(messages: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
     whole: list[Mapping[str, Any]] = []
     for index, message in enumerate(messages):
         for call in message.get("tool_calls") or ():
-            if "id" in call:
+            if "id" in call and "name" in call.get("function", {}):
                 names[call["id"]] = call["function"]["name"]
         identity = message.get("tool_call_id")
         if message.get("role") == "tool" and identity is not None:

@@ -75,8 +75,7 @@ class Hyperparameters:
 
     def require(self, key: str, *accepted: Any, why: str) -> None:
         """Refuse any value of a key but the accepted ones (or none)."""
-        self._understood.add(key)
-        value = self.metadata.get(self._prefix + key)
+        value = self._one_value(key)
         if value is not None and value not in accepted:
             raise UnsupportedError(f"{self.metadata.where}: {self._prefix}{key} is {shown(value)}: {why}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from linnet.errors import CheckpointError, LinnetError
+from linnet.errors import CheckpointError
 from linnet.formats.tensor_files import read_config
 from linnet.formats.terms_record import TERMS_KEY
 from linnet.formats.transform_record import TRANSFORMS_KEY, rotates
@@ -70,15 +70,15 @@ def identify(
     damaged: bool = False,
 ) -> Model | None:
     """What a path says it is, whoever can read it; None where nothing says so. ``opened``: its config, where Linnet
-    could open it, which says more than the file does. ``damaged``: whether it was refused for what it is."""
+    could open it, which says more than the file does. ``damaged``: whether it was refused for what it is.
+
+    Raises LinnetError: a GGUF file that cannot be read as far as that.
+    """
     file = gguf_of(path)
     if file is not None:
-        try:
-            with GgufModel(file) as model:
-                architecture = model.metadata.text("general.architecture") or "unnamed"
-                return Model("gguf", "gguf", architecture, schemes, file=_facts(model), damaged=damaged)
-        except LinnetError:
-            return None
+        with GgufModel(file) as model:
+            architecture = model.metadata.text("general.architecture") or "unnamed"
+            return Model("gguf", "gguf", architecture, schemes, file=_facts(model), damaged=damaged)
     try:
         config = read_config(path) if opened is None else opened
     except (CheckpointError, OSError):

@@ -135,6 +135,8 @@ def deepseek_v3(config: ConfigReader, max_context: int | None) -> ArchSpec:
     parts, attention, experts = _parts(config, max_context)
     config.require("scoring_func", "sigmoid")
     config.require("topk_method", "noaux_tc")
+    for key in ("n_group", "topk_group", "routed_scaling_factor"):
+        config.number(key)  # transformers' own defaults are those of one model
     grouped = _grouped(config, experts)
     experts = replace(
         grouped,

@@ -15,6 +15,7 @@ const conversation = field("conversation");
 const message = field("message");
 const turns = []; // {role, content}, without the system text
 const open = []; // calls whose results are to be written
+let talk = 0; // the number of the conversation; what an earlier one was waiting for is no part of this one
 let running = null; // AbortController of the answer that comes
 
 // --- the key
@@ -79,7 +80,10 @@ async function send(text) {
   const call = open.shift();
   turns.push(call ? { role: "tool", tool_call_id: call.id, content: text } : { role: "user", content: text });
   conversation.append(new Question(text, call ? resultOf(call) : undefined).node);
-  if (!open.length && !(await answered())) {
+  const mine = talk;
+  const unanswered = !open.length && !(await answered());
+  if (mine !== talk) return;
+  if (unanswered) {
     turns.pop(); // a message without an answer is taken back
     if (call) open.unshift(call);
     message.value ||= text;
@@ -91,10 +95,11 @@ async function send(text) {
 /** Whether there was an answer. */
 async function answered() {
   const answer = new Answer(field("model").value);
+  const mine = talk;
   conversation.append(answer.node);
   toEnd();
   await fill(answer);
-  if (!answer.any) return false;
+  if (mine !== talk || !answer.any) return false;
   turns.push(answer.turn());
   open.push(...answer.called);
   return true;
@@ -175,6 +180,7 @@ field("stop").addEventListener("click", () => {
 
 field("new").addEventListener("click", () => {
   running?.abort();
+  talk += 1;
   turns.length = 0;
   open.length = 0;
   want();
