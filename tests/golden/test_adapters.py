@@ -24,9 +24,9 @@ from test_families import DECODE, LIMITS, MODELS, TOLERANCE, backend_named, wors
 from tiny_adapter import deltas, write_adapter
 from tiny_models import VOCABULARY, reference_logits, write
 
+from linnet.engine.adapter_terms import fit_adapter
 from linnet.errors import CheckpointError
 from linnet.formats.peft import read_peft
-from linnet.models.adapters import fit_adapter
 from linnet.models.load import load_model
 from linnet.program.adapters import adapter_sites, add_adapters
 

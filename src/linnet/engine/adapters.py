@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnet.backends.interface import Executable
+from linnet.engine.adapter_terms import Adapter, fit_adapter
 from linnet.engine.messages import LoadAdapter
 from linnet.errors import CapacityError, CheckpointError, ConfigError, LinnetError, machine_sentence
 from linnet.formats.peft import peft_rank, read_peft, read_peft_config
-from linnet.models.adapters import Adapter, fit_adapter
 from linnet.program.adapters import AdapterSite, adapter_bytes
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from linnet.errors import LinnetError
 DATA = Path(__file__).parents[4] / "shared" / "data" / "json_schema"
 MASKBENCH = DATA / "maskbench_sample.jsonl.xz"
 SUITE = DATA / "draft2020-12"
+TOKENIZER = DATA.parent / "tokenizers" / "gpt2"
 FILES = int(os.environ.get("LINNET_SCHEMA_FILES", "500"))
 END = 256
 WORDS = 32_768
-WORD = re.compile(rb" ?[A-Za-z]+|\s+|[0-9]{1,3}|[^A-Za-z0-9\s]{1,4}")
 NAMED = re.compile(
     r"the keyword \S+|for '\w+'|satisf|nothing matches|no text matches|bytes|deeper|too large|disjoint|[Rr]egex"
 )
@@ -137,18 +137,16 @@ def test_schemas_of_the_world(compiler: Compiler) -> None:
     assert max(seconds) < 1.0
 
 
-def words_of(cases: Iterator[tuple[str, Any, list[Any]]]) -> Vocabulary:
-    """Bytes, and what occurs most often in the schemas and their instances: words, and two in a row."""
-    counts: Counter[bytes] = Counter()
-    for _, schema, tests in cases:
-        for value in (schema, *(test["data"] for test in tests)):
-            words = WORD.findall(json.dumps(value, ensure_ascii=False).encode())
-            counts.update(words)
-            counts.update(one + other for one, other in pairwise(words))
-    longer = sorted((word for word in counts if 1 < len(word) <= 24), key=lambda word: (-counts[word], word))
-    tokens = [*(bytes([byte]) for byte in range(256)), b"end", *longer][:WORDS]
+def gpt2() -> Vocabulary:
+    """The first of GPT-2's tokens, which are those that its training merged first; the last one ends the text."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+    ids: dict[str, int] = json.loads((TOKENIZER / "encoder.json").read_text(encoding="utf-8"))
+    words = sorted(ids, key=ids.__getitem__)[: WORDS - 1]
+    tokens = [*(bytes(byte_of[letter] for letter in word) for word in words), b"end"]
     lengths = np.array([len(token) for token in tokens], np.int32)
-    return Vocabulary(text=b"".join(tokens), lengths=lengths, special_ids=(END,), eos_ids=(END,))
+    return Vocabulary(text=b"".join(tokens), lengths=lengths, special_ids=(WORDS - 1,), eos_ids=(WORDS - 1,))
 
 
 def spread(seconds: list[float]) -> str:
@@ -156,14 +154,13 @@ def spread(seconds: list[float]) -> str:
     return f"p50 {p50:.3f} ms, p99 {p99:.3f} ms, at most {most:.1f} ms ({len(seconds)})"
 
 
-@pytest.mark.alone
-def test_masks_along_the_documents_of_the_world() -> None:
-    """With the longest tokens there are, at most 300 of a document. Processor time: others may work beside."""
-    compiler = Compiler(words_of(maskbench()))
-    size = compiler.tokenizer.vocab_size
-    mask = np.zeros(mask_words(size), np.uint32)
+def mask_seconds(words: Vocabulary) -> list[float]:
+    """Of every mask along the documents of every third file, with a compiler that has seen nothing. Processor time:
+    others may work beside."""
+    compiler = Compiler(words)
+    mask = np.zeros(mask_words(compiler.tokenizer.vocab_size), np.uint32)
     seconds: list[float] = []
-    for _, schema, tests in maskbench():
+    for _, schema, tests in islice(maskbench(), 0, None, 3):
         try:
             matcher = compiler.matcher(StructuredOutput("json_schema", schema).description())
         except GrammarError:
@@ -177,7 +174,18 @@ def test_masks_along_the_documents_of_the_world() -> None:
                 if not mask[token_id // 32] >> np.uint32(token_id % 32) & np.uint32(1):
                     break  # an order of keys that cannot be written
                 matcher.accept(token_id)
-    print(f"masks over {size} tokens filled in {spread(seconds)}")
+    return seconds
+
+
+@pytest.mark.alone
+def test_masks_along_the_documents_of_the_world() -> None:
+    """With the longest tokens there are, at most 300 of a document. The work is the same each time and a neighbour only
+    adds to it, so of three times the least one counts."""
+    if not TOKENIZER.is_dir():
+        pytest.skip("GPT-2's vocabulary does not lie beside the checkout")
+    words = gpt2()
+    seconds = np.min([mask_seconds(words) for _ in range(3)], axis=0)
+    print(f"masks over {WORDS} tokens filled in {spread(seconds.tolist())}")
     assert len(seconds) > 1000
     assert np.percentile(seconds, 99) < 0.001
 
