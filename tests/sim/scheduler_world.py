@@ -9,7 +9,7 @@ from typing import get_args
 
 from digest_model import VOCABULARY, DigestModel, PoisoningPools, expected_tokens
 
-from linnet.scheduler import CacheGroup, Ended, Event, Request, Scheduler, SchedulerConfig, StepPlan
+from linnet.scheduler import CacheGroup, Ended, Event, Kept, Request, Scheduler, SchedulerConfig, StepPlan
 from linnet.scheduler.config import Policy, Reserve
 from linnet.scheduler.groups import most_blocks
 
@@ -207,7 +207,7 @@ def simulate(
             scheduler.add(request)
             if config.kept_share:  # conversations come and go
                 owner, lasting = bytes([request.request_id % 3]), request.request_id % 2 == 0
-                scheduler.keep(owner, request.prompt_token_ids, request.cache_salt, lasting=lasting)
+                scheduler.keep(Kept(owner, request.prompt_token_ids, request.cache_salt, lasting=lasting))
         abort("before")
         if guesses is not None:
             guess(run, guesses)

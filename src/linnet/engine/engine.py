@@ -38,7 +38,7 @@ from linnet.engine.runner import Runner
 from linnet.errors import ConfigError
 from linnet.program.hidden import makes_logits, vocabulary_of
 from linnet.program.program import Program
-from linnet.scheduler import Ended, Event, Request, Scheduler, SchedulerConfig, SchedulerCounters, Tokens
+from linnet.scheduler import Ended, Event, Kept, Request, Scheduler, SchedulerConfig, SchedulerCounters, Tokens
 
 
 def _width(program: Program, name: str) -> int:
@@ -168,12 +168,14 @@ class Engine:
             namespace = self.adapters.digest(message.adapter)
             if namespace is not None:
                 self.scheduler.keep(
-                    message.owner,
-                    message.token_ids,
-                    message.cache_salt,
-                    message.shared_tokens,
-                    message.lasting,
-                    namespace,
+                    Kept(
+                        message.owner,
+                        message.token_ids,
+                        message.cache_salt,
+                        message.shared_tokens,
+                        message.lasting,
+                        namespace,
+                    )
                 )
         elif isinstance(message, LoadAdapter):
             self.adapters.load(message)

@@ -14,6 +14,7 @@ from .plan import BlockMove, Ended, Event, StepItem, StepPlan, StepResult, Token
 from .pools import BlockPools
 from .prefix import extend_digests
 from .request import FinishReason, Request, RequestState
+from .residency import Kept
 from .scheduler import Scheduler
 from .swapping import CopyPrice
 from .uses import Hidden, RowUse, Sample, Score, Verify
@@ -30,6 +31,7 @@ __all__ = [
     "FinishReason",
     "Hidden",
     "InvariantError",
+    "Kept",
     "Request",
     "RequestState",
     "RowUse",

@@ -52,6 +52,21 @@ class Loadable(NamedTuple):
         return self.in_pool.count(False)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A sequence whose blocks are forgotten after all others, instead of what the owner kept before (see ``Pins``).
+
+    salt, shared_tokens, namespace: of the requests that are to find them. lasting: gives way after those that are not.
+    """
+
+    owner: bytes
+    token_ids: Sequence[int]
+    salt: bytes
+    shared_tokens: int = 0
+    lasting: bool = False
+    namespace: bytes = b""
+
+
 class Residency:
     """Requests on one side, the pools on the other; counts what the prefix tables gave."""
 
@@ -291,24 +306,16 @@ class Residency:
         for pool in self.pools:
             pool.give_up(request.digests)
 
-    def keep(
-        self,
-        owner: bytes,
-        token_ids: Sequence[int],
-        salt: bytes,
-        shared_tokens: int = 0,
-        lasting: bool = False,
-        namespace: bytes = b"",
-    ) -> None:
+    def keep(self, kept: Kept) -> None:
         """Forget the blocks of this sequence after all others, instead of what the owner kept before; see `Pins`. Where
         there is a window, those of the last one."""
         digests: list[bytes] = []
         if self.prefix_cache:
             size = self.pools.block_size
-            full = min([len(token_ids) // size, *self.pools.most_whole_pins])
-            extend_digests(digests, token_ids, salt, size, full, shared_tokens, namespace)
+            full = min([len(kept.token_ids) // size, *self.pools.most_whole_pins])
+            extend_digests(digests, kept.token_ids, kept.salt, size, full, kept.shared_tokens, kept.namespace)
         for pool, first in zip(self.pools, self._first_blocks_at(len(digests)), strict=True):
-            pool.pins.keep(owner, digests[first:], lasting)
+            pool.pins.keep(kept.owner, digests[first:], kept.lasting)
 
     def check(self, request: Request) -> None:
         """Prove that a running request holds, once each, the blocks of what it computes and of what that reads, and no

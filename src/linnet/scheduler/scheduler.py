@@ -28,7 +28,7 @@ from .policy import Key, OrderedRequests
 from .pools import BlockPools, total
 from .request import FinishReason, Request, RequestState
 from .reservations import Reservations
-from .residency import Residency
+from .residency import Kept, Residency
 from .step import StepBuilder
 from .swapping import Swapping
 from .validation import validate
@@ -136,22 +136,14 @@ class Scheduler:
         self._finish(request, reason)
         return True
 
-    def keep(
-        self,
-        owner: bytes,
-        token_ids: Sequence[int],
-        salt: bytes,
-        shared_tokens: int = 0,
-        lasting: bool = False,
-        namespace: bytes = b"",
-    ) -> None:
+    def keep(self, kept: Kept) -> None:
         """Keep the blocks of a sequence, those it has and those it will have, for whoever goes on from it.
 
         They are forgotten after all others, so nobody who runs is ever short for them. An owner keeps one sequence, the
         last it named; no tokens: none. `kept_share` of the pool is the most that is kept; then the owners that were
         heard of least recently keep theirs no longer, those that are not `lasting` first. Mutates the eviction order.
         """
-        self._residency.keep(owner, token_ids, salt, shared_tokens, lasting, namespace)
+        self._residency.keep(kept)
 
     def take_events(self) -> tuple[Event, ...]:
         """Events of aborts and deadlines since the last call or commit(), which hands them out too. Forgets them."""

@@ -8,6 +8,7 @@ import pytest
 from linnet.scheduler import (
     BlockPool,
     InvariantError,
+    Kept,
     Request,
     Scheduler,
     SchedulerConfig,
@@ -239,7 +240,7 @@ def test_the_scheduler_keeps_a_share_for_a_conversation() -> None:
 
         talk = tuple(range(100, 112))
         serve(0, talk, b"mine")
-        scheduler.keep(b"talk", talk, b"mine")
+        scheduler.keep(Kept(b"talk", talk, b"mine"))
         assert scheduler.counters().kept_blocks == min(6, int(16 * share))
         for request_id in range(1, 10):
             serve(request_id, tuple(range(request_id * 1000, request_id * 1000 + 16)), b"theirs")
