@@ -23,6 +23,7 @@ import pytest
 from digest_executable import DigestExecutable
 from engine_workload import Result, random_submits, renamed, run
 from letters import GRAMMARS, letters
+from tiny_latent import write_tiny_latent
 from tiny_llama import CONTEXT, write_tiny_llama
 
 from linnet.backends.select import choose_backend
@@ -265,7 +266,11 @@ def build(name: str, directory: Path) -> Machine:
     weights, _, form = weights.partition("+")
     dtype = "float32" if policy == "exact" else "bfloat16"
     layers = LAYER_WINDOWS.get(form, ())
-    dense = write_tiny_llama(directory / "dense", dtype=dtype, experts=5 if form == "experts" else 0, windows=layers)
+    if form == "latent":
+        dense = write_tiny_latent(directory / "dense", dtype=dtype)
+    else:
+        experts = 5 if form == "experts" else 0
+        dense = write_tiny_llama(directory / "dense", dtype=dtype, experts=experts, windows=layers)
     path = dense if weights == "dense" else quantised(dense, directory / weights, weights)
     source = load_model(path)
     limits = limits_of(WIDEST)
@@ -284,6 +289,11 @@ EXPERT_CASES = (
     "cpu exact dense+experts", "cpu fast dense+experts", "cpu fast W4A16-g32+experts", "cpu fast W8A16+experts",
 )  # fmt: skip
 """Of a mixture of experts: a row must not tell whom it shares its experts with."""
+LATENT_CASES = (
+    "cpu exact dense+latent", "cpu fast W4A16-g32+latent", "cpu fast dense+latent int8", "cpu fast W8A16+latent",
+    "cpu exact dense+latent fp8", "cpu fast W4A16-g32+latent int4",
+)  # fmt: skip
+"""Of keys and values that are made of one narrow vector of each token."""
 
 
 DIGEST_WINDOWS: dict[str, Sequence[int | None]] = {
@@ -512,6 +522,16 @@ def test_pairs_of_features_on_layers_with_windows(
         cases = digests if number % 4 else WINDOW_CASES
         name = cases[(number + PAIRS.index(pair)) % len(cases)]
         world = machine(name, machines, tmp_path_factory.mktemp("windows"))
+        assert trial(world, pair, seed_of(pair, name, number))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "+".join(feature.__name__ for feature in pair))
+def test_pairs_of_features_on_latent_attention(
+    pair: tuple[Callable[[Setting], None], ...], machines: dict[str, Machine], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for number in range(max(TRIALS // 20, 1)):
+        name = LATENT_CASES[(number + PAIRS.index(pair)) % len(LATENT_CASES)]
+        world = machine(name, machines, tmp_path_factory.mktemp("latent"))
         assert trial(world, pair, seed_of(pair, name, number))
 
 
