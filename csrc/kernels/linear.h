@@ -76,7 +76,7 @@ struct QuantisedRows {
     int64_t columns = 0;
     int64_t groups = 0;
     int64_t group_size = 0;     // the last group may be shorter
-    float half_range = 127.5f;  // codes are -(half_range + 1/2) to half_range - 1/2; of 4 bits: 7.5
+    float half_range = 127.5f;  // codes are -n - 1 to n, its whole part; 127 in a narrow range, of 4 bits 7.5
     float static_scale = 0.0f;  // of every group; 0: max|x| / half_range
 };
 

@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 
 import test_awq  # noqa: E402
+import test_bitnet  # noqa: E402
 import test_bitsandbytes  # noqa: E402
 import test_compressed_tensors_forms as test_ct  # noqa: E402
 import test_fp8  # noqa: E402
@@ -55,6 +56,8 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "hqq": (test_hqq.record(4), test_hqq.encoder(4)),
     "hqq-rows": (test_hqq.record(4, axis=0), test_hqq.down_the_rows(4)),
     "hqq3": (test_hqq.record(3), test_hqq.encoder(3)),
+    "bitnet": test_bitnet.FORMS["autobitlinear"],
+    "bitnet-online": test_bitnet.FORMS["online"],
     "quanto": (test_quanto.record("int4"), test_quanto.bits_encoder(4, torch.float16)),
     "quanto-zeros": (test_quanto.record("int2"), test_quanto.bits_encoder(2, torch.bfloat16, zero_points=True)),
     "quanto-int8": (test_quanto.record("int8"), test_quanto.bytes_encoder(torch.int8, torch.float16)),

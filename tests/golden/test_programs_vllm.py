@@ -23,6 +23,7 @@ pytest.importorskip("compressed_tensors", reason="needs the dev extra")
 
 import foreign_forms
 import test_awq
+import test_bitnet
 import test_bitsandbytes
 import test_compressed_tensors
 import test_compressed_tensors_forms as test_ct
@@ -173,6 +174,7 @@ CASES: dict[str, Make] = {
     "fp8 tensors": foreign(*test_fp8.FORMS["tensors"]),
     "fp8 static": foreign(*test_fp8.FORMS["tensors, static"]),
     "fp8 rows": foreign(test_fp8.FORMS["rows"][0] | {"modules_to_not_convert": ["lm_head"]}, test_fp8.row_encoder),
+    "bitnet": foreign(*test_bitnet.FORMS["autobitlinear"]),
     "hqq": of(test_hqq, 4),
     "hqq without a record": foreign(None, test_hqq.encoder(4)),
     "quanto": foreign(test_quanto.record("int8"), test_quanto.FORMS["qint8"][0]),

@@ -85,6 +85,8 @@ def rows() -> Iterator[Row]:
         scheme = LinearScheme(Scheme(_element(element), "group", 64, scale_dtype="fp32"))
         yield Row("bitsandbytes", name, scheme, bits_per_weight(scheme, shape))
     yield from hqq_and_quanto()
+    ternary = LinearScheme(Scheme("ternary", "tensor"), Scheme("int8", "token", dynamic=True, narrow_range=True))
+    yield Row("BitNet", "packed codes", ternary, 2.0)
     experts = LinearScheme(Scheme("fp4_e2m1", "group", 32, scale_dtype="bf16"))
     yield Row("gpt-oss (its experts)", "MXFP4", experts, 4.25)
     for name, layout in GGUF_LAYOUTS.items():

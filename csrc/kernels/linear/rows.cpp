@@ -84,7 +84,8 @@ static void quantise_row(const float* x, const QuantisedRows& out, int64_t row, 
                          int64_t last_group) {
     int8_t* codes = out.codes + row * out.row_bytes;
     const int64_t stride = round_up(out.group_size, 8);
-    const Floats least_code = splat(-out.half_range - 0.5f), most_code = splat(out.half_range - 0.5f);
+    const float largest = float(int32_t(out.half_range));
+    const Floats least_code = splat(-largest - 1.0f), most_code = splat(largest);
     for (int64_t group = first_group; group < last_group; ++group, x += out.group_size) {
         const int64_t size = smaller(out.group_size, out.columns - group * out.group_size);
         Ints peak = splat_int(0);  // as bits, where NaN is greater than infinity and so reaches the scale

@@ -77,7 +77,7 @@ class Magnitudes:
         counts, values = self._counts[heard].double(), (self._sums[heard] / self._counts[heard]).float()
 
         def error(end: float) -> float:
-            scale = end / scheme.numbers.half_range
+            scale = end / scheme.half_range
             if scale <= 0:
                 return 0.0
             largest = number_range(scheme)[1] * scale

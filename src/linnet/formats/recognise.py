@@ -34,7 +34,6 @@ _METHODS = {
     "aqlm": "AQLM",
     "eetq": "EETQ",
     "torchao": "torchao",
-    "bitnet": "BitNet",
     "vptq": "VPTQ",
     "quip": "QuIP#",
     "spqr": "SpQR",
@@ -45,7 +44,7 @@ _METHODS = {
     "quark": "Quark",
 }
 """``quant_method`` -> what people call it."""
-_READ = ("compressed-tensors", "GGUF", "GPTQ", "AWQ", "FP8", "bitsandbytes", "HQQ", "Quanto", "MXFP4")
+_READ = ("compressed-tensors", "GGUF", "GPTQ", "AWQ", "FP8", "bitsandbytes", "HQQ", "Quanto", "MXFP4", "BitNet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 

@@ -30,6 +30,7 @@ def scheme_text(dtype: str | LinearScheme) -> str:
         words += [str(scheme.group_size)] if scheme.group_size else []
         words += ["x".join(map(str, scheme.block))] if scheme.block else []
         words += [] if scheme.symmetric else ["asymmetric"]
+        words += ["narrow"] if scheme.narrow_range else []
         words += [] if scheme.sparsity is None else [scheme.sparsity]
         return " ".join(words + (["dynamic"] if scheme.dynamic else []))
 

@@ -133,7 +133,8 @@ class Quantise:
     """fp32 [rows, width] -> codes + scales as one value whose dtype is ``scheme``: int8, int4 or
     fp8_e4m3.
 
-    Dynamic (per token or group): scale = max|x| / 127.5 (int8), / 7.5 (int4), / 448 (fp8); asymmetric:
+    Dynamic (per token or group): scale = max|x| / 127.5 (int8; 127 in a narrow range), / 7.5 (int4), / 448 (fp8);
+    asymmetric:
     (max - min) / 255 over values that include 0, zero point = clamp(round(-128 - min / scale)). Static (per tensor):
     weights are (scale [1], and if asymmetric zero point [1]). code = clamp(round(x / scale + zero point)), to nearest
     even.

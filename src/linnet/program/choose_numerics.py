@@ -97,11 +97,13 @@ OWN_KV: dict[Policy, Literal["fp32", "bf16"]] = {"exact": "fp32", "fast": "bf16"
 
 
 def rounded_name(name: str, target: DenseType | Scheme) -> str:
-    """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``, ``x.int8_token_asym``."""
+    """Name of the rounded copy of a value: ``x.bf16``, ``x.int8_token``, ``x.int8_g128``, ``x.int8_token_asym``,
+    ``x.int8_token_narrow``."""
     if not isinstance(target, Scheme):
         return f"{name}.{target}"
     shared = f"g{target.group_size}" if target.group_size else target.granularity
-    return f"{name}.{target.element}_{shared}{'' if target.symmetric else '_asym'}"
+    kind = "_narrow" if target.narrow_range else "" if target.symmetric else "_asym"
+    return f"{name}.{target.element}_{shared}{kind}"
 
 
 def kv_scheme(policy: Policy, kv_cache: KVCache) -> DenseType | Scheme:

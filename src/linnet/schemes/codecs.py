@@ -75,9 +75,9 @@ def per_weight(parameter: Array, scheme: Scheme, shape: tuple[int, int]) -> Arra
 def compute_scales(weight: Array, scheme: Scheme) -> tuple[Array, Array | None]:
     """Min-max scale (dtype ``scheme.scale_dtype``) and int8 zero point (None if symmetric) of a weight.
 
-    symmetric: scale = max|w| / ((largest code - smallest code) / 2); asymmetric: the range always holds 0; codebooks:
-    max|w|. Ternary and binary have no use for the extremes: their scale is the one with the least squared error
-    (ternary.py).
+    symmetric: scale = max|w| / ((largest code - smallest code) / 2), in a narrow range / largest code; asymmetric: the
+    range always holds 0; codebooks: max|w|. Ternary and binary have no use for the extremes: their scale is the one
+    with the least squared error (ternary.py).
     A zero scale becomes the epsilon of its dtype. CheckpointError if the weight holds NaN or infinity.
     """
     if scheme.numbers.learned:
@@ -93,7 +93,7 @@ def scales_of_range(low: Array, high: Array, scheme: Scheme) -> tuple[Array, Arr
     smallest, largest = code_range(scheme)
     zero_point: Array | None = None
     if scheme.symmetric:
-        scale = np.maximum(-low, high) / np.float32(scheme.numbers.half_range)
+        scale = np.maximum(-low, high) / np.float32(scheme.half_range)
     else:
         scale = (high - low) / np.float32(largest - smallest)
         with np.errstate(divide="ignore", invalid="ignore"):

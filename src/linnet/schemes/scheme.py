@@ -31,6 +31,8 @@ class Scheme:
     ``scale_bits``: scales (and minimums) are codes of so many bits themselves, and ``super_group_size`` columns share
     one scale of scales, which then is what ``scale_dtype`` speaks of.
     ``sparsity``: ``2:4`` where two of every four neighbouring columns are zero, and are left out where the weight lies.
+    ``narrow_range``: of symmetric integers, the greatest magnitude becomes the largest code (127 of int8), so that no
+    code is clamped and the smallest (-128) is never used; without it, half the range (127.5).
     """
 
     element: ElementName
@@ -44,6 +46,7 @@ class Scheme:
     scale_bits: int | None = field(default=None, metadata=LATER)
     super_group_size: int | None = field(default=None, metadata=LATER)
     sparsity: str | None = field(default=None, metadata=LATER)
+    narrow_range: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.element not in ELEMENTS:
@@ -66,6 +69,8 @@ class Scheme:
             raise ConfigError(f"element type {self.element} has a table per row, so groups and blocks have no place")
         if self.minimum and (self.symmetric or self.group_size is None):
             raise ConfigError("a minimum needs an asymmetric scheme with groups")
+        if self.narrow_range and not (self.symmetric and self.numbers.integer):
+            raise ConfigError(f"a narrow range is for symmetric integers, not for {self.element}")
         self._check_super_groups()
         self._check_sparsity()
 
@@ -93,6 +98,11 @@ class Scheme:
     def bits(self) -> int:
         """Bits of one code, scales not counted."""
         return self.numbers.bits
+
+    @property
+    def half_range(self) -> float:
+        """What the greatest magnitude is divided by to make a symmetric scale."""
+        return self.numbers.largest if self.narrow_range else self.numbers.half_range
 
     @property
     def leaves_out_zeros(self) -> bool:

@@ -150,9 +150,9 @@ class Lowering:
         if not isinstance(value.dtype, Scheme) or not keeps_codes(value.dtype):
             return ()
         static = self._static.get(value.name)
-        if value.dtype.element == "int8" and static is None:
+        if value.dtype.element == "int8" and static is None and not value.dtype.narrow_range:
             return ()
-        return value.dtype.numbers.half_range, 0.0 if static is None else float(static[0])
+        return value.dtype.half_range, 0.0 if static is None else float(static[0])
 
     def _in(self, op: Op, index: int = 0) -> int:
         return self.values[op.inputs[index]]

@@ -138,7 +138,7 @@ def quantise(
             scales = torch.where(greatest.isfinite(), scales, greatest)
         zero_points = None if zero_point is None else zero_point.float().reshape(1, 1).expand(rows, groups)
     elif scheme.symmetric:
-        scales = padded.abs().amax(dim=-1) / torch.tensor((largest - smallest) / 2)
+        scales = padded.abs().amax(dim=-1) / torch.tensor(scheme.half_range)
     else:
         low, high = padded.amin(dim=-1).clamp(max=0), padded.amax(dim=-1).clamp(min=0)
         scales = (high - low) / torch.tensor(largest - smallest)

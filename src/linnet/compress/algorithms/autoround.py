@@ -173,7 +173,7 @@ class LearnedRounding:
         stored_scale, stored_zero = self._stored_range()
         smallest, largest = codecs.code_range(self._scheme)
         if self._scheme.symmetric:
-            scale = torch.maximum(-low, high) / self._scheme.numbers.half_range * torch.from_numpy(self._sign)
+            scale = torch.maximum(-low, high) / self._scheme.half_range * torch.from_numpy(self._sign)
             zero = None
         else:
             scale = (high - low) / (largest - smallest)

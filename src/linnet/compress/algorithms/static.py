@@ -57,7 +57,7 @@ class Static:
             end = heard.least_squares(scheme)
         else:
             end = heard.greatest
-        scale = end / scheme.numbers.half_range
+        scale = end / scheme.half_range
         if not scale < float("inf"):
             raise CheckpointError(f"the activations of {where} are too large for a scale on the calibration rows")
         return scale if scale > 0 else 1.0

@@ -54,7 +54,7 @@ class ScaleSearch:
 
 def _as_rounded(values: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     """Activations as they will be rounded; a scale that is yet to be calibrated is the one of these rows."""
-    scale = None if scheme.dynamic else (values.abs().amax() / scheme.numbers.half_range).clamp_min(1e-30)
+    scale = None if scheme.dynamic else (values.abs().amax() / scheme.half_range).clamp_min(1e-30)
     return dequantise(quantise(values, scheme, scale))
 
 

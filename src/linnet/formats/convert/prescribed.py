@@ -40,7 +40,7 @@ def dropped(
 def _shown(scheme: Scheme) -> str:
     """``dynamic int8 per token``."""
     shared = f"group of {scheme.group_size}" if scheme.group_size else scheme.granularity
-    zero = "" if scheme.symmetric else " with zero points"
+    zero = " in a narrow range" if scheme.narrow_range else "" if scheme.symmetric else " with zero points"
     return f"{'dynamic' if scheme.dynamic else 'static'} {scheme.element} per {shared}{zero}"
 
 

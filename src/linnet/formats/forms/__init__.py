@@ -8,6 +8,7 @@ from types import MappingProxyType
 from linnet.formats.forms.awq import Awq
 from linnet.formats.forms.awq_written import AwqWritten
 from linnet.formats.forms.base import Form, Shapeless
+from linnet.formats.forms.bitnet import BitNet
 from linnet.formats.forms.bitsandbytes import BitsAndBytes
 from linnet.formats.forms.bitsandbytes_written import BitsAndBytesWritten
 from linnet.formats.forms.canonical_written import Canonical
@@ -34,6 +35,7 @@ FORMS: tuple[Form, ...] = (
     Hqq(),
     Quanto(),
     Mxfp4(),
+    BitNet(),
 )
 """The first is also who looks at tensors where a config says nothing."""
 

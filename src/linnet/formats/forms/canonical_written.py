@@ -44,6 +44,7 @@ class Canonical:
 
     def held(self, scheme: LinearScheme) -> LinearScheme | None:
         """See WrittenForm.held."""
+        scheme = _with_its_words(scheme)
         weight, numbers = scheme.weight, scheme.weight.numbers
         if weight.minimum or numbers.own or numbers.plain or (numbers.integer and numbers.bits not in PACKABLE_BITS):
             return None
@@ -60,7 +61,7 @@ class Canonical:
             weight = Scheme("int4", "group", group, symmetric=False, scale_dtype="fp16")
         else:
             weight = Scheme("int8", "group", group, scale_dtype="fp16")
-        return LinearScheme(weight, scheme.input)
+        return LinearScheme(weight, _with_its_words(scheme).input)
 
     def lowest_zero_point(self, scheme: Scheme) -> int:
         """See WrittenForm.lowest_zero_point."""
@@ -91,6 +92,17 @@ class Canonical:
 
 
 CANONICAL = Canonical()
+
+
+def _with_its_words(scheme: LinearScheme) -> LinearScheme:
+    """The scheme in words of compressed-tensors where it has some: two bits hold two and three values, and inputs lose
+    their narrow range."""
+    weight, inputs = scheme.weight, scheme.input
+    if weight.numbers.few:
+        weight = replace(weight, element="int2")
+    if inputs is not None:
+        inputs = replace(inputs, narrow_range=False)
+    return replace(scheme, weight=weight, input=inputs)
 
 
 def quantization_record(modules: Mapping[str, LinearScheme], dense_modules: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ METHODS: Mapping[str, str] = {
     "bitsandbytes": "bitsandbytes",
     "fp8": "a GPU",
     "fbgemm_fp8": "a GPU",
+    "bitnet": "accelerate",
     "mxfp4": "kernels for it, or it dequantises",
 }
 """``quant_method`` -> what transformers needs beside itself."""
