@@ -43,6 +43,7 @@ FAMILIES = {
     "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe",
     "OlmoeForCausalLM": "olmoe",
+    "GptOssForCausalLM": "gpt-oss",
     "DeepseekV2ForCausalLM": "deepseek2",
     "DeepseekV3ForCausalLM": "deepseek2",
     "MambaForCausalLM": "mamba",
@@ -199,6 +200,8 @@ def _own_keys(writer: Any, config: Any, architecture: str) -> None:
     if hasattr(config, "num_experts_per_tok"):
         writer.add_expert_count(getattr(config, "num_local_experts", None) or config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
+    if architecture == "gpt-oss":
+        writer.add_expert_feed_forward_length(config.intermediate_size)
     if hasattr(config, "moe_intermediate_size"):
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if hasattr(config, "shared_expert_intermediate_size"):
@@ -219,7 +222,8 @@ def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> d
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     result: dict[str, np.ndarray] = {}
-    for name, tensor in _heads_together(_stacked(tensors or model.state_dict())).items():
+    tensors = model.state_dict() if architecture == "gpt-oss" else tensors or model.state_dict()
+    for name, tensor in _gates_apart(_heads_together(_stacked(tensors))).items():
         if "rotary_pos_emb" in name:
             continue
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -269,6 +273,20 @@ def _of_a_mixer(name: str, array: np.ndarray, config: Any) -> tuple[str, np.ndar
     if name.endswith("mixer.norm.weight"):
         return name, array.reshape(groups, -1)
     return name.replace("dt_bias", "dt.bias"), array
+
+
+def _gates_apart(tensors: dict[str, Any]) -> dict[str, Any]:
+    """What GptOssModel does to experts that are stacks: [experts, outputs, inputs], gate and up in two."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts\.)(gate_up|down)_proj(_bias)?", name)
+        if match is None:
+            found[name.replace("self_attn.sinks", "self_attn.sinks.weight")] = tensor
+            continue
+        kind, rows = ("bias", tensor) if match[3] else ("weight", tensor.transpose(1, 2))
+        parts = {"gate": rows[:, ::2], "up": rows[:, 1::2]} if match[2] == "gate_up" else {"down": rows}
+        found |= {f"{match[1]}{part}_proj.{kind}": values for part, values in parts.items()}
+    return found
 
 
 def _heads_together(tensors: dict[str, Any]) -> dict[str, Any]:

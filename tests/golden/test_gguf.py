@@ -44,6 +44,11 @@ from linnet.schemes.packed_weight import PackedWeight  # noqa: E402
 SEED = 11
 SCALED = {"query_pre_attn_scalar": 16}
 """What a GGUF file does not say: llama.cpp takes the head's size for it."""
+PUBLISHED_YARN = {
+    "rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+    "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+}  # fmt: skip
+"""gpt-oss' own: llama.cpp takes these two bounds whatever its keys say."""
 NAMED = {tiny.name: tiny for tiny in TINY_MODELS}
 MODELS = (
     *(
@@ -84,6 +89,14 @@ MODELS = (
         lambda: transformers.DeepseekV2Config(**LATENT, q_lora_rank=None, rope_parameters=WARM),
     ),
     NAMED["deepseek-v3"],
+    TinyModel(
+        "gpt-oss",
+        lambda: transformers.GptOssConfig(
+            **gated(head_dim=64, num_local_experts=4, num_experts_per_tok=2, hidden_size=64, intermediate_size=32),
+            sliding_window=9,
+            rope_parameters=PUBLISHED_YARN,
+        ),
+    ),
     TinyModel("starcoder-2", lambda: transformers.Starcoder2Config(**GROUPED)),
 )
 READ_BY_TRANSFORMERS = ("llama-1", "qwen2")
@@ -136,6 +149,35 @@ def test_experts_of_codes_lie_one_after_the_other_in_a_tensor(kind: str, tmp_pat
     runs = [backend_named(name).prepare(source, "exact", LIMITS) for name in ("reference", "cpu")]
     expected, found = (stepping.run(executable, prompts_of(tiny), None, SEED) for executable in runs)
     assert worst_difference(found, [torch.from_numpy(one) for one in expected]) <= TOLERANCE
+
+
+def test_experts_of_four_bit_floats_have_biases_and_sinks_beside_them(tmp_path: Path) -> None:
+    """gpt-oss as it is published: the model with what the blocks mean says the same."""
+    tiny = next(tiny for tiny in MODELS if tiny.name == "gpt-oss")
+    model = write(tiny, tmp_path / "directory", SEED)
+    path = write_gguf(model, tmp_path / "m.gguf", {"_exps.weight": "MXFP4"})
+    source = load_model(path)
+    stacks = {"gate": ("gate_up_proj", slice(0, None, 2)), "up": ("gate_up_proj", slice(1, None, 2))}
+    stacks["down"] = ("down_proj", slice(None))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for linear in source.linears():
+            if ".experts." not in linear.module:
+                continue
+            packed = source.checkpoint.linear(linear.module)
+            assert isinstance(packed, PackedWeight)
+            before, _, rest = linear.module.partition(".experts.")
+            expert, _, name = rest.partition(".")
+            stack, columns = stacks[name.removesuffix("_proj")]
+            dense = parameters[f"{before}.experts.{stack}"][int(expert)][:, columns]
+            assert 0 < float((dense - torch.from_numpy(packed.dequantize()).T).abs().max()) < 0.2
+            dense.copy_(torch.from_numpy(packed.dequantize()).T)
+    prompts = prompts_of(tiny)
+    for backend in ("reference", "cpu"):
+        found = stepping.run(backend_named(backend).prepare(source, "exact", LIMITS), prompts, DECODE, SEED)
+        worst = worst_difference(found, reference_logits(model, prompts))
+        print(f"{backend}: max abs difference {worst:.1e}")
+        assert worst <= TOLERANCE
 
 
 DEEP = TinyModel(

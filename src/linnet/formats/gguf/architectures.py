@@ -60,6 +60,8 @@ class Architecture:
     outer: Mapping[str, str] = field(default_factory=lambda: _OUTER)
     """The tensors outside the layers."""
     layers: str = "model.layers."
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    """What the family's yarn is besides what keys of the metadata say."""
     fields: Mapping[str, str | None] = field(default_factory=dict)
     """What the config calls a setting instead; None: it has no such."""
     epsilon: str = "attention.layer_norm_rms_epsilon"

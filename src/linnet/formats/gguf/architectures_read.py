@@ -7,6 +7,8 @@ from typing import Any
 
 from linnet.formats.gguf.architectures import ARCHITECTURES, ATTENTION, GATED, HEAD_NORMS, TWO_NORMS, Architecture
 from linnet.formats.gguf.architectures_encoders import ROWS as ENCODERS
+from linnet.formats.gguf.architectures_experts import MIXTURE_OF_THE_FIRST
+from linnet.formats.gguf.architectures_experts import ROWS as EXPERTS
 from linnet.formats.gguf.architectures_latent import ROWS as LATENT
 from linnet.formats.gguf.architectures_state_space import ROWS as STATE_SPACE
 from linnet.formats.gguf.hyperparameters import Hyperparameters
@@ -107,37 +109,6 @@ def _with_head_norms(row: Architecture, ours: str, flag: str) -> Architecture:
         row, block={**row.block, **block}, settings=lambda parameters: {**row.settings(parameters), flag: True}
     )
     return replace(row, variants={"blk.0.attn_q_norm.weight": larger})
-
-
-def _mixture(parameters: Hyperparameters) -> dict[str, Any]:
-    return {
-        "num_experts": parameters.needed_size("expert_count"),
-        "num_experts_per_tok": parameters.needed_size("expert_used_count"),
-    }
-
-
-def _narrow_mixture(parameters: Hyperparameters) -> dict[str, Any]:
-    narrow = {"moe_intermediate_size": parameters.needed_size("expert_feed_forward_length")}
-    return _mixture(parameters) | narrow | {"norm_topk_prob": True}
-
-
-def _shared_mixture(parameters: Hyperparameters) -> dict[str, Any]:
-    shared = parameters.needed_size("expert_shared_feed_forward_length")
-    return _narrow_mixture(parameters) | {"shared_expert_intermediate_size": shared, "norm_topk_prob": False}
-
-
-def _stacked(gate: str, up: str, down: str, router: str, experts: str) -> dict[str, str]:
-    names = {"ffn_gate_exps": gate, "ffn_up_exps": up, "ffn_down_exps": down}
-    return {"ffn_gate_inp": router} | {theirs: f"{experts}.{{expert}}.{ours}" for theirs, ours in names.items()}
-
-
-_EXPERTS = _stacked("gate_proj", "up_proj", "down_proj", "mlp.gate", "mlp.experts")
-_SHARED = {
-    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}
 
 
 def _names_of_its_own() -> Architecture:
@@ -391,48 +362,9 @@ _ROWS = (
         paired_rows=True,
         settings=_baichuan,
     ),
-    Architecture(
-        "qwen2moe",
-        "Qwen2MoeForCausalLM",
-        "qwen2_moe",
-        {**ATTENTION, **TWO_NORMS, **_EXPERTS, **_SHARED},
-        experts=True,
-        settings=_shared_mixture,
-    ),
-    Architecture(
-        "qwen3moe",
-        "Qwen3MoeForCausalLM",
-        "qwen3_moe",
-        {**ATTENTION, **HEAD_NORMS, **TWO_NORMS, **_EXPERTS},
-        experts=True,
-        optional_biases=True,
-        own_head_size=True,
-        settings=_narrow_mixture,
-    ),
-    Architecture(
-        "olmoe",
-        "OlmoeForCausalLM",
-        "olmoe",
-        {**ATTENTION, **HEAD_NORMS, **TWO_NORMS, **_EXPERTS},
-        experts=True,
-        settings=_mixture,
-    ),
 )
-_MIXTURE_OF_THE_FIRST = Architecture(
-    "llama",
-    "MixtralForCausalLM",
-    "mixtral",
-    {
-        **ATTENTION,
-        **TWO_NORMS,
-        **_stacked("w1", "w3", "w2", "block_sparse_moe.gate", "block_sparse_moe.experts"),
-    },
-    paired_rows=True,
-    experts=True,
-    settings=_mixture,
-)
-_FIRST = replace(ARCHITECTURES["llama"], variants={"blk.0.ffn_gate_inp.weight": _MIXTURE_OF_THE_FIRST})
+_FIRST = replace(ARCHITECTURES["llama"], variants={"blk.0.ffn_gate_inp.weight": MIXTURE_OF_THE_FIRST})
 
-_ALONE = {row.name: row for row in (*_ROWS, *LATENT, *STATE_SPACE, *ENCODERS)}
+_ALONE = {row.name: row for row in (*_ROWS, *EXPERTS, *LATENT, *STATE_SPACE, *ENCODERS)}
 READ: Mapping[str, Architecture] = {**ARCHITECTURES, _FIRST.name: _FIRST, **_ALONE}
 """Every architecture that is read."""

@@ -60,7 +60,7 @@ def config_of(model: GgufModel) -> dict[str, Any]:
     }
     if architecture.attends:
         config.update(attention)
-        config.update(_rope(model, parameters, config, architecture.partial))
+        config.update(_rope(model, parameters, config, architecture))
     config.update(architecture.settings(parameters))
     parameters.finish()
     named = {architecture.fields.get(name, name): value for name, value in config.items() if value is not None}
@@ -113,13 +113,15 @@ def _token_ids(model: GgufModel) -> dict[str, int | None]:
     return {theirs: model.metadata.integer(f"tokenizer.ggml.{ours}_token_id") for ours, theirs in names.items()}
 
 
-def _rope(model: GgufModel, parameters: Hyperparameters, config: dict[str, Any], partial: bool) -> dict[str, Any]:
+def _rope(
+    model: GgufModel, parameters: Hyperparameters, config: dict[str, Any], architecture: Architecture
+) -> dict[str, Any]:
     """rope_theta, rope_scaling, and the fraction of a head that turns where it is not the whole head."""
     longest = config["max_position_embeddings"]
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     turned = parameters.size("rope.dimension_count", optional=True) or head_size
     result: dict[str, Any] = {"rope_theta": parameters.number("rope.freq_base", 10000.0)}
-    if turned != head_size or partial:
+    if turned != head_size or architecture.partial:
         result["partial_rotary_factor"] = turned / head_size
     kind = parameters.text("rope.scaling.type") or "none"
     factor = parameters.number("rope.scaling.factor", None) or parameters.number("rope.scale_linear", None) or 1.0
@@ -148,7 +150,7 @@ def _rope(model: GgufModel, parameters: Hyperparameters, config: dict[str, Any],
     if kind == "yarn":
         if warmth not in (None, 1.0):
             raise UnsupportedError(f"{model.path}: rope.scaling.attn_factor is {warmth}; with yarn only 1 is supported")
-        scaling = {"rope_type": "yarn", "factor": factor, **yarn}
+        scaling = {"rope_type": "yarn", "factor": factor, **yarn, **architecture.scaling}
         if original is not None:
             scaling["original_max_position_embeddings"] = original
         return {**result, "rope_scaling": _without_none(scaling)}

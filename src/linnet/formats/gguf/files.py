@@ -53,8 +53,9 @@ class GgufFiles:
                 self._named[named.name], self._theirs[named.name] = named, theirs
                 tensors[named.name] = self._info(named, tensor)
                 continue
-            if len(tensor.shape) != 3:
-                raise CheckpointError(f"{self.model.path}: tensor {theirs!r} is not [experts, rows, columns]")
+            wanted = ("experts", "rows") if theirs.endswith(".bias") else ("experts", "rows", "columns")
+            if len(tensor.shape) != len(wanted):
+                raise CheckpointError(f"{self.model.path}: tensor {theirs!r} is not [{', '.join(wanted)}]")
             size = tensor.nbytes // tensor.shape[0]
             for expert in range(tensor.shape[0]):
                 own = Named(named.name.replace("{expert}", str(expert)), named.change)
