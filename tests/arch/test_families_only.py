@@ -17,10 +17,16 @@ ALLOWED = {"models/families/", "formats/gguf/architectures.py", "text/gguf_preto
 ALLOWED |= {
     "formats/gguf/architectures_read.py",
     "formats/gguf/architectures_encoders.py",
+    "formats/gguf/architectures_experts.py",
     "formats/gguf/architectures_latent.py",
     "formats/gguf/architectures_state_space.py",
 }
-ALLOWED |= {"api/tools/names.py", "formats/programs/of_vllm.py", "formats/recognise.py"}
+ALLOWED |= {
+    "api/tools/names.py",
+    "formats/programs/of_vllm.py",
+    "formats/programs/of_transformers.py",
+    "formats/forms/bitnet.py",
+}
 ALLOWED |= {"formats/programs/of_llama_cpp.py"}
 """A folder; ggml's own names for them, which stand in its files, and which of them llama.cpp knows; vLLM's names of the
 forms of calls, and of the one architecture whose MXFP4 it reads; methods of quantising, of which one is called as its

@@ -4,6 +4,7 @@ they refuse."""
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from safetensors.numpy import load_file
 from serving import NAME, Running
 from tiny_encoder import (
     BERT_SPECIALS,
+    UNIGRAM_PIECES,
+    UNIGRAM_SPECIALS,
     word_piece_tokenizer,
     write_pooling,
     write_tiny_bert,
     write_tiny_qwen3_embedding,
+    write_tiny_xlm_r,
 )
 from tiny_llama import write_tiny_llama
 
@@ -167,18 +171,8 @@ GGML_NAMES = {
 }
 
 
-def write_gguf_bert(directory: Path, path: Path, pooling: gguf.PoolingType) -> Path:
-    """As llama.cpp's converter writes it: words with a mark in front, parts of words without one."""
-    config = json.loads((directory / "config.json").read_text())
-    writer = gguf.GGUFWriter(path, "bert")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_layer_norm_eps(config["layer_norm_eps"])
-    writer.add_causal_attention(False)
-    writer.add_pooling_type(pooling)
+def word_pieces(writer: gguf.GGUFWriter) -> None:
+    """Words with a mark in front, parts of words without one."""
     writer.add_tokenizer_model("bert")
     writer.add_token_type_count(2)
     pieces = [token for token, _ in sorted(word_piece_tokenizer().get_vocab().items(), key=lambda item: item[1])]
@@ -191,8 +185,46 @@ def write_gguf_bert(directory: Path, path: Path, pooling: gguf.PoolingType) -> P
     writer.add_token_types([gguf.TokenType.CONTROL if control else gguf.TokenType.NORMAL for control in controls])
     for key, token in (("unk", "[UNK]"), ("sep", "[SEP]"), ("pad", "[PAD]"), ("mask", "[MASK]"), ("bos", "[CLS]")):
         getattr(writer, f"add_{key}_token_id")(pieces.index(token))
+
+
+def unigram_pieces(writer: gguf.GGUFWriter) -> None:
+    """With their scores; without a table of characters."""
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_type_count(1)
+    pieces = [piece for piece, _ in UNIGRAM_PIECES]
+    kinds = dict.fromkeys((*UNIGRAM_SPECIALS, "<mask>"), gguf.TokenType.CONTROL) | {"<unk>": gguf.TokenType.UNKNOWN}
+    writer.add_token_list(pieces)
+    writer.add_token_scores([score for _, score in UNIGRAM_PIECES])
+    writer.add_token_types([kinds.get(piece, gguf.TokenType.NORMAL) for piece in pieces])
+    for key, token in (("bos", "<s>"), ("pad", "<pad>"), ("eos", "</s>"), ("sep", "</s>"), ("unk", "<unk>")):
+        getattr(writer, f"add_{key}_token_id")(pieces.index(token))
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+
+
+def write_gguf_bert(
+    directory: Path,
+    path: Path,
+    pooling: gguf.PoolingType,
+    tokenizer: Callable[[gguf.GGUFWriter], None] = word_pieces,
+    unused: int = 0,
+) -> Path:
+    """As llama.cpp's converters write it. ``unused``: positions that no token has, of which it leaves the rows out."""
+    config = json.loads((directory / "config.json").read_text())
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(config["max_position_embeddings"] - unused)
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(pooling)
+    tokenizer(writer)
     for name, tensor in load_file(directory / "model.safetensors").items():
-        stem, _, kind = name.rpartition(".")
+        stem, _, kind = name.removeprefix("roberta.").rpartition(".")
+        tensor = tensor[unused:] if stem.endswith("position_embeddings") else tensor
         block = stem.startswith("encoder.layer.")
         layer, _, inner = stem.removeprefix("encoder.layer.").partition(".") if block else ("", "", stem)
         writer.add_tensor(f"{f'blk.{layer}.' if block else ''}{GGML_NAMES[inner]}.{kind}", tensor)
@@ -212,3 +244,13 @@ def test_a_gguf_file_says_the_same(bert: Path, tmp_path: Path) -> None:
                 assert file.tokenizer.encode(text) == directory.tokenizer.encode(text)
             wanted = directory.embed(TEXTS, pooling=named)  # type: ignore[arg-type]
             assert all(map(np.array_equal, file.embed(TEXTS), wanted))
+
+
+def test_a_gguf_file_of_xlm_r_says_the_same(tmp_path: Path) -> None:
+    model = write_tiny_xlm_r(tmp_path / "model")
+    path = write_gguf_bert(model, tmp_path / "m.gguf", gguf.PoolingType.CLS, unigram_pieces, unused=2)
+    with LLM(model) as directory, LLM(path) as file:
+        for text in (*TEXTS, " rains,  <mask> cab zzz!", ""):
+            assert file.tokenizer.encode(text) == directory.tokenizer.encode(text)
+        assert len(file.tokenizer.encode(TEXTS[1])) > 5
+        assert all(map(np.array_equal, file.embed(TEXTS), directory.embed(TEXTS)))

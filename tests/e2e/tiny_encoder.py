@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random embedding models on disk, as sentence-transformers lays them out: a BERT, a Qwen3 without its head."""
+"""Tiny random embedding models on disk, as sentence-transformers lays them out: a BERT, an XLM-R, a Qwen3 without its
+head."""
 
 import json
 from pathlib import Path
@@ -51,6 +52,27 @@ def word_piece_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+UNIGRAM_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+UNIGRAM_PIECES = (
+    *((token, 0.0) for token in UNIGRAM_SPECIALS), ("\u2581", -2.0), ("\u2581the", -3.0), ("\u2581rain", -4.0),
+    ("at", -4.5), ("in", -5.0), *((letter, -6.0 - place / 8) for place, letter in enumerate("abcdehinorst!")),
+    ("<mask>", 0.0),
+)  # fmt: skip
+"""XLM-R's: pieces with the logarithms of their probabilities."""
+
+
+def unigram_tokenizer() -> Tokenizer:
+    """What XLM-R's tokenizer.json holds: words, the likeliest pieces of each, <s> in front and </s> behind."""
+    tokenizer = Tokenizer(models.Unigram(vocab=list(UNIGRAM_PIECES), unk_id=3, byte_fallback=False))
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.add_special_tokens([*UNIGRAM_SPECIALS, "<mask>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
 def write_pooling(directory: Path, pooling: str) -> None:
     """modules.json and the pooling's folder."""
     modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
@@ -82,6 +104,20 @@ def write_tiny_bert(directory: Path, pooling: str = "mean", seed: int = 0) -> Pa
         "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64, "layer_norm_eps": 1e-12,
         "vocab_size": tokenizer.get_vocab_size(), "type_vocab_size": 2, "hidden_act": "gelu",
+    }  # fmt: skip
+    _write_model(directory, config, seed)
+    write_pooling(directory, pooling)
+    return directory
+
+
+def write_tiny_xlm_r(directory: Path, pooling: str = "cls", seed: int = 0) -> Path:
+    """Hidden 32, 2 layers, 4 heads, 64 positions behind the two that no token has."""
+    tokenizer = unigram_tokenizer()
+    write_tokenizer(directory, json.loads(tokenizer.to_str()), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    config = {
+        "architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 66, "layer_norm_eps": 1e-5,
+        "vocab_size": tokenizer.get_vocab_size(), "type_vocab_size": 1, "hidden_act": "gelu", "pad_token_id": 1,
     }  # fmt: skip
     _write_model(directory, config, seed)
     write_pooling(directory, pooling)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 BYTE_LEVEL = "gpt2"
 SENTENCE_PIECE = "llama"
 WORD_PIECE = "bert"
+UNIGRAM = "t5"
 """``tokenizer.ggml.model`` of byte-level BPE and of SentencePiece's BPE."""
 
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer that a GGUF file carries in its metadata: vocabulary, merges, special tokens, chat templates.
 
-Three kinds: byte-level BPE, with a rule for cutting text first (``gguf_pretokenizers``), SentencePiece's BPE with bytes
-for what has no piece, and BERT's words and their parts. What llama.cpp assumes where a file is silent is assumed here.
+Four kinds: byte-level BPE, with a rule for cutting text first (``gguf_pretokenizers``), SentencePiece's BPE with bytes
+for what has no piece, its unigram model (Kudo 2018; T5, XLM-R), and BERT's words and their parts. What llama.cpp
+assumes where a file is silent is assumed here.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from linnet.text.gguf_pretokenizers import (
     ENDS_OF_GENERATION,
     PRE_TOKENIZERS,
     SENTENCE_PIECE,
+    UNIGRAM,
     WORD_PIECE,
 )
 from linnet.text.parse import of_library, release_memory, without_collection
@@ -46,7 +48,8 @@ _WORD_PIECE_IDS = {
     "bos_token_id": 101, "unknown_token_id": 100, "seperator_token_id": 102, "padding_token_id": 0, "mask_token_id": 103
 }  # fmt: skip
 _SENTENCE_PIECE_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
-"""Where a WordPiece and where a SentencePiece file names none."""
+_UNIGRAM_IDS = {"eos_token_id": 1, "unknown_token_id": 2, "padding_token_id": 0}
+"""Where a file of WordPiece, of SentencePiece, of its unigram model names none."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,15 @@ def read_gguf_tokenizer(path: Path, clock: Callable[[], datetime] = datetime.now
 
 def _read(path: Path, metadata: Metadata, clock: Callable[[], datetime]) -> GgufTokenizer:
     kind = metadata.text("tokenizer.ggml.model")
-    builders = {BYTE_LEVEL: _byte_level, SENTENCE_PIECE: _sentence_piece, WORD_PIECE: _word_piece}
+    builders = {
+        BYTE_LEVEL: _byte_level, SENTENCE_PIECE: _sentence_piece, UNIGRAM: _unigram, WORD_PIECE: _word_piece
+    }  # fmt: skip
     if kind not in builders:
         if kind is None:
             raise CheckpointError(f"{path}: no tokenizer in the metadata (tokenizer.ggml.model)")
         raise UnsupportedError(
             f"{path}: tokenizer.ggml.model is {kind[:40]!r}; supported are {BYTE_LEVEL} (byte-level BPE), "
-            f"{SENTENCE_PIECE} (SentencePiece) and {WORD_PIECE} (WordPiece)"
+            f"{SENTENCE_PIECE} (SentencePiece), {UNIGRAM} (its unigram model) and {WORD_PIECE} (WordPiece)"
         )
     vocabulary = _read_vocabulary(metadata)
     templates = ChatTemplates(_templates(metadata), clock=clock, where=str(path))
@@ -191,6 +196,36 @@ def _sentence_piece(vocabulary: _Vocabulary, templates: ChatTemplates) -> GgufTo
     return _finish(backend, vocabulary, templates, named, adds_bos=True)
 
 
+def _unigram(vocabulary: _Vocabulary, templates: ChatTemplates) -> GgufTokenizer:
+    """Pieces with the logarithms of their probabilities; text is rewritten by the file's own table of characters."""
+    metadata, tokens = vocabulary.metadata, vocabulary.tokens
+    unknown = vocabulary.id("unknown_token_id", _UNIGRAM_IDS["unknown_token_id"])
+    backend = tokenizers.Tokenizer(
+        models.Unigram(
+            vocab=list(zip(tokens, _scores(vocabulary).tolist(), strict=True)),
+            unk_id=unknown,
+            byte_fallback=bool(vocabulary.ids(BYTE)),
+        )
+    )
+    table = metadata.numbers("tokenizer.ggml.precompiled_charsmap")
+    if table is not None and table.size:
+        backend.normalizer = normalizers.Precompiled(table.astype(np.uint8).tobytes())
+    scheme = "always" if metadata.flag("tokenizer.ggml.add_space_prefix", True) else "never"
+    alone = metadata.flag("tokenizer.ggml.remove_extra_whitespaces", True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *([pre_tokenizers.WhitespaceSplit()] if alone else []),
+            pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
+    named = {theirs: vocabulary.id(ours, _UNIGRAM_IDS.get(ours)) for theirs, ours in _NAMED.items()}
+    _add_tokens(backend, vocabulary, vocabulary.ids(USER_DEFINED))
+    if unknown is not None:
+        backend.add_special_tokens([AddedToken(tokens[unknown], normalized=False, special=True)])
+    return _finish(backend, vocabulary, templates, named, adds_bos=False, adds_eos=True)
+
+
 def _word_piece(vocabulary: _Vocabulary, templates: ChatTemplates) -> GgufTokenizer:
     """Words are stored with a mark in front and their parts without one; here parts have one and words have none."""
     controls = set(vocabulary.ids(CONTROL))
@@ -233,17 +268,23 @@ def _merges(vocabulary: _Vocabulary, pieces: list[str], spaces: list[int]) -> li
     listed = vocabulary.metadata.texts("tokenizer.ggml.merges")
     if listed is not None:
         return [_pair(merge, vocabulary.metadata.where) for merge in listed]
-    scores = vocabulary.metadata.numbers("tokenizer.ggml.scores")
-    if scores is None or scores.shape != (len(pieces),) or not np.isfinite(scores).all():
-        raise CheckpointError(
-            f"{vocabulary.metadata.where}: tokenizer.ggml.scores must be a list of {len(pieces)} finite numbers"
-        )
+    scores = _scores(vocabulary)
     rank = np.full(len(pieces), -1, np.int64)
     normal = np.asarray(vocabulary.ids(NORMAL), np.int64)
     _, place = np.unique(-scores[normal].astype(np.float64), return_inverse=True)
     rank[normal] = place + len(spaces)
     rank[spaces] = np.arange(len(spaces))
     return sentence_piece_merges(pieces, rank)
+
+
+def _scores(vocabulary: _Vocabulary) -> npt.NDArray[Any]:
+    """One for every token."""
+    scores, count = vocabulary.metadata.numbers("tokenizer.ggml.scores"), len(vocabulary.tokens)
+    if scores is None or scores.shape != (count,) or not np.isfinite(scores).all():
+        raise CheckpointError(
+            f"{vocabulary.metadata.where}: tokenizer.ggml.scores must be a list of {count} finite numbers"
+        )
+    return scores
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabulary, user_defined: Iterable[int]) -> None:
@@ -260,10 +301,11 @@ def _finish(
     templates: ChatTemplates,
     named: dict[str, int | None],
     adds_bos: bool,
+    adds_eos: bool = False,
 ) -> GgufTokenizer:
     metadata, tokens = vocabulary.metadata, vocabulary.tokens
     begins = named["bos_token"] if metadata.flag("tokenizer.ggml.add_bos_token", adds_bos) else None
-    ends = named["eos_token"] if metadata.flag("tokenizer.ggml.add_eos_token", False) else None
+    ends = named["eos_token"] if metadata.flag("tokenizer.ggml.add_eos_token", adds_eos) else None
     around = [*([] if begins is None else [tokens[begins]]), "$A", *([] if ends is None else [tokens[ends]])]
     backend.post_processor = processors.TemplateProcessing(
         single=around,

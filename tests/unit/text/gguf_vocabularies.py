@@ -99,3 +99,55 @@ def _finish(writer: gguf.GGUFWriter, keys: dict[str, Any] | None) -> Path:
     writer.write_kv_data_to_file()
     writer.close()
     return Path(writer.path)
+
+
+def unigram_vocabulary(size: int = 300) -> list[tuple[str, float]]:
+    """Pieces of XLM-R's form with the logarithms of their probabilities, special ones first."""
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="\u2581")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    trainer = trainers.UnigramTrainer(vocab_size=size, show_progress=False, unk_token="<unk>", special_tokens=["<unk>"])
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    learnt = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
+    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    return [*special, *learnt, ("<mask>", 0.0)]
+
+
+def character_table(rules: dict[str, str]) -> bytes:
+    """What SentencePiece compiles rules for characters to: a double array of 32-bit units, where every node has 256
+    places of its own, in front of the texts that characters become."""
+    texts, units = bytearray(), [0] * 256
+    nodes: dict[bytes, int] = {b"": 0}
+    for source, target in rules.items():
+        key, at = source.encode(), 0
+        for end in range(1, len(key) + 1):
+            if key[:end] not in nodes:
+                nodes[key[:end]] = len(units)
+                units.extend([0] * 256)
+            place, base = at + key[end - 1], nodes[key[:end]]
+            leaf = units[place] & 1 << 8 or (1 << 8 if end == len(key) else 0)
+            units[place] = key[end - 1] | leaf | (place ^ base) << 10
+            at = base
+        units[at] = len(texts) | 1 << 31
+        texts += target.encode() + b"\0"
+    array = b"".join(unit.to_bytes(4, "little") for unit in units)
+    return len(array).to_bytes(4, "little") + array + bytes(texts)
+
+
+def write_unigram(
+    path: Path, vocabulary: list[tuple[str, float]], table: bytes, keys: dict[str, Any] | None = None
+) -> Path:
+    """As the converter of XLM-R writes it, but for what ``keys`` say."""
+    special = {"<s>": CONTROL, "<pad>": CONTROL, "</s>": CONTROL, "<unk>": UNKNOWN, "<mask>": CONTROL}
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece for piece, _ in vocabulary])
+    writer.add_token_types([special.get(piece, NORMAL) for piece, _ in vocabulary])
+    ids = {"bos": 0, "padding": 1, "eos": 2, "seperator": 2, "unknown": 3, "mask": len(vocabulary) - 1}
+    said: dict[str, Any] = {f"tokenizer.ggml.{name}_token_id": place for name, place in ids.items()}
+    said |= {f"tokenizer.ggml.add_{name}": True for name in ("bos_token", "eos_token", "space_prefix")}
+    said["tokenizer.ggml.remove_extra_whitespaces"] = True
+    said["tokenizer.ggml.scores"] = [score for _, score in vocabulary]
+    said["tokenizer.ggml.precompiled_charsmap"] = table
+    return _finish(writer, {key: value for key, value in (said | (keys or {})).items() if value not in (b"", None)})

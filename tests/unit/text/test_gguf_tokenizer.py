@@ -275,7 +275,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "tokenizer.ggml.model is 't5'; supported are gpt2" in refusal(model="t5")
+    assert "tokenizer.ggml.model is 'rwkv'; supported are gpt2" in refusal(model="rwkv")
     assert "no tokenizer in the metadata" in refusal(model=None)
     assert "tokenizer.ggml.pre is 'klingon'" in refusal(pre="klingon")
     assert "tokenizer.ggml.tokens is missing or empty" in refusal(tokens=None)
