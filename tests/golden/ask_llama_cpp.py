@@ -6,7 +6,9 @@ for each file.
 
 A question is {"path": ..., "ids": [...]}. An answer is {"stage": "loaded", "logits": [one list per id]}, or the stage
 that failed (``load``: opening the file; ``context``: making room for a sequence; ``run``: computing) and why, in
-llama.cpp's own words. Each file has a process of its own: llama.cpp ends its process where it did not expect a file.
+llama.cpp's own words. Keys and values are kept in F32 and attention is not fused, which would round them to F16: then
+the choice of an expert can turn. Each file has a process of its own: llama.cpp ends its process where it did not expect
+a file.
 """
 
 import ctypes
@@ -59,6 +61,8 @@ def answer(question, pipe):
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = parameters.n_batch = 32
         parameters.n_threads = parameters.n_threads_batch = 1
+        parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+        parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         context = llama_cpp.llama_init_from_model(model, parameters)
         if context:
             stage = "run"

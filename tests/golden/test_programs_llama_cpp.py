@@ -41,7 +41,7 @@ from linnet.errors import LinnetError  # noqa: E402
 from linnet.formats import Checkpoint  # noqa: E402
 from linnet.formats.convert import to_gguf  # noqa: E402
 from linnet.formats.programs import Verdict  # noqa: E402
-from linnet.formats.programs.of_llama_cpp import ARCHITECTURES, CUTS  # noqa: E402
+from linnet.formats.programs.of_llama_cpp import ARCHITECTURES, CUTS, ELSE  # noqa: E402
 from linnet.gguf import NAMED_TYPES  # noqa: E402
 from linnet.models import load_model  # noqa: E402
 from linnet.schemes.gguf_blocks import BLOCK_TYPES  # noqa: E402
@@ -208,6 +208,9 @@ CASES: dict[str, Make] = {
 }
 
 
+ALIKE = {"family": 1e-3, "type": 0.1, "written": 0.1, "first": 1e-3, "no": 1e-3, "longer": 1e-3}
+"""By how much, relative, the logits of one computation may be off: weights in F32 meet F32 (1e-6; 4e-4 where a GELU is
+looked up in a table of F16), others meet inputs that are rounded to 8 bits or to BF16."""
 UNCHECKED = ("no layers' number", "no context", "no epsilon", "no heads", "a tensor gone")
 """Files that are not whole, of which it is not said what llama.cpp misses."""
 
@@ -267,8 +270,11 @@ def said(path: Path) -> list[Verdict] | LinnetError:
 
 
 def off(path: Path, logits: list[list[float]]) -> float:
-    """The norm of what llama.cpp's logits are off by, relative to Linnet's own."""
-    executable = backend_named("reference").prepare(load_model(path), "exact", LIMITS)
+    """The norm of what llama.cpp's logits are off by, relative to Linnet's own in the longest context: llama.cpp
+    rounds a context up to 256 tokens, by which its ropes of two tables choose."""
+    with Checkpoint.open(path) as checkpoint:
+        longest = checkpoint.config.get("max_position_embeddings")
+    executable = backend_named("reference").prepare(load_model(path, longest), "exact", LIMITS)
     [right] = stepping.run(executable, [IDS], None)
     return float(np.linalg.norm(np.array(logits) - right) / np.linalg.norm(right))
 
@@ -287,11 +293,12 @@ def test_llama_cpp_does_as_it_is_said_to(name: str, asked: tuple[dict[str, Path]
         assert name in UNCHECKED
         assert not loaded
         return
-    assert llama_cpp.loads == loaded
+    differs = llama_cpp.why.endswith(ELSE)
+    assert llama_cpp.loads == (loaded and not differs)
     if loaded and linnet.loads:
         error = off(path, answer["logits"])
         print(f"off by {error:.2g}")
-        assert error < 0.1, "more than rounded inputs and routes make; wrong weights are off by about 1"
+        assert (error < ALIKE[name.partition(" ")[0]]) != differs
 
 
 def test_its_architectures_are_known(tmp_path: Path) -> None:

@@ -128,12 +128,31 @@ def test_gguf_is_llama_cpps_own() -> None:
             "blk.0.attn_k_norm.weight to be [48], not [16]",
         ),
         ("gptneox", {"shapes": {"token_embd.weight": (9, 48)}}, "blk.0.attn_qkv.bias in every layer"),
+        ("exaone4", {"layers": 30, "keys": frozenset({"exaone4.attention.sliding_window"})}, "64 layers alone, not 30"),
+        ("command-r", {"layers": 40, "shapes": {"blk.0.attn_q_norm.weight": (8, 6)}}, "from 64 layers on"),
+        ("command-r", {"layers": 64}, "from 64 layers on"),
+        ("deepseek2", {"layers": 30}, "at 26 or 27 layers alone, not 30"),
     ],
 )
 def test_files_that_llama_cpp_does_not_open(architecture: str, changes: dict[str, Any], words: str) -> None:
     llama_cpp = verdicts(Model("gguf", "gguf", architecture, {}, file=replace(FILE, **changes)), "m.gguf")[-1]
     assert llama_cpp.loads is False
     assert words in llama_cpp.why
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "key"),
+    [
+        ("exaone4", 64, "attention.sliding_window"),
+        ("exaone4", 30, "context_length"),
+        ("command-r", 40, "context_length"),
+        ("deepseek2", 27, "context_length"),
+        ("deepseek2", 61, "attention.q_lora_rank"),
+    ],
+)
+def test_members_that_llama_cpp_tells_by_their_layers(architecture: str, layers: int, key: str) -> None:
+    file = replace(FILE, layers=layers, keys=frozenset({f"{architecture}.{key}"}))
+    assert verdicts(Model("gguf", "gguf", architecture, {}, file=file), "m.gguf")[-1].loads
 
 
 def test_what_was_not_checked_is_said() -> None:

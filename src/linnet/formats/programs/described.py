@@ -23,7 +23,8 @@ AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 class GgufFacts:
     """What a GGUF file says of itself. ``first``: the file of its set that has to be named, where it is another;
     ``tokenizer`` and ``cut``: ``tokenizer.ggml.model`` and ``.pre``; ``types``: of its matrices; ``shapes``: of its
-    embedding and of the first layer's tensors, rows first, by ggml's names."""
+    embedding and of the first layer's tensors, rows first, by ggml's names; ``keys``: of its metadata; ``layers``: how
+    many it says it has, if it does."""
 
     first: str | None = None
     tokenizer: str | None = None
@@ -32,6 +33,8 @@ class GgufFacts:
     cut: str | None = None
     types: frozenset[str] = frozenset()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def _facts(model: GgufModel) -> GgufFacts:
         said.text("tokenizer.ggml.pre"),
         frozenset(tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1),
         {name: tensor.shape for name, tensor in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))},
+        frozenset(said),
+        said.integer(f"{said.text('general.architecture')}.block_count"),
     )
 
 

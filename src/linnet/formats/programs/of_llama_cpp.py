@@ -48,17 +48,27 @@ WANTED: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 """Architecture -> a tensor that it wants in every layer, and of what shape, in widths of the embedding; () is any.
 Other readers have no such limit: a bias that may be missing, a size of heads of its own, fewer heads of keys."""
+ELSE = "and so computes something else"
+"""How the reason ends where it opens a file and is wrong."""
+DEEP_WITH_WINDOWS = 64
+DEEP_WITH_NORMS = 64
+WITHOUT_QUERY_RANK = (26, 27)
+"""It tells members of a family by their number of layers: EXAONE 4 with windows, Command R with norms of heads,
+DeepSeek V2 whose queries have no rank."""
 UNMULTIPLIED = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K")
 """Types of tensors that no weight may have: it ends its process at the first product."""
 
 
 def reads_file(model: Model, file: GgufFacts) -> Verdict:
     """The verdict of a GGUF file; ``loads`` is None where Linnet found it damaged: others may look at less."""
-    refused = _refused(model.architecture, file) or _tokenizer_refused(file) or _shape_refused(model.architecture, file)
+    name = model.architecture
+    refused = (
+        _refused(name, file) or _tokenizer_refused(file) or _shape_refused(name, file) or _depth_refused(name, file)
+    )
     if refused is not None:
         return Verdict(NAME, False, refused)
     if model.damaged:
-        why = f"it knows the architecture {model.architecture}; whether it misses what Linnet misses is not checked"
+        why = f"it knows the architecture {name}; whether it misses what Linnet misses is not checked"
         return Verdict(NAME, None, why)
     return Verdict(NAME, True, "GGUF is its own form")
 
@@ -102,3 +112,19 @@ def _shape_refused(architecture: str, file: GgufFacts) -> str | None:
     if found is None:
         return f"its {architecture} wants {name} in every layer, which is not there"
     return f"its {architecture} wants {name} to be {wanted}, not {[*found]}" if wanted and [*found] != wanted else None
+
+
+def _depth_refused(architecture: str, file: GgufFacts) -> str | None:
+    """Why a model of so many layers is none that it knows."""
+    layers = file.layers
+    if layers is None:
+        return None
+    if architecture == "exaone4" and layers != DEEP_WITH_WINDOWS and "exaone4.attention.sliding_window" in file.keys:
+        return f"its exaone4 sees windows where there are {DEEP_WITH_WINDOWS} layers alone, not {layers}, {ELSE}"
+    if architecture == "command-r" and (layers >= DEEP_WITH_NORMS) != ("blk.0.attn_q_norm.weight" in file.shapes):
+        return f"its command-r has norms of heads from {DEEP_WITH_NORMS} layers on and not before; here are {layers}"
+    ranked = "deepseek2.attention.q_lora_rank" in file.keys
+    if architecture == "deepseek2" and not ranked and layers not in WITHOUT_QUERY_RANK:
+        shown = " or ".join(map(str, WITHOUT_QUERY_RANK))
+        return f"its deepseek2 has queries without a rank (attention.q_lora_rank) at {shown} layers alone, not {layers}"
+    return None
