@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linnet generate`` as a user starts it: process start to first token, the tokenizer's load and its work included.
 
-    python bench/startup.py MODEL [--rounds 5] [--cold]
+    python bench/startup.py MODEL [--rounds 5] [--cold] [--llama-completion BINARY --gguf FILE]
 
---cold asks the kernel to forget the checkpoint's pages first, so the disk's speed is part of the number.
+--cold asks the kernel to forget the checkpoint's pages first, so the disk's speed is part of the number. With
+llama.cpp's program for one completion and a file of the same shape, both programs are run in turns from their start to
+their end with one new token, and the ratio of neighbours is printed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import time
 from pathlib import Path
 
 from linnet.user_cache import user_cache_directory
+from process import THREADS
 from samples import summarise
 
 PROMPT_TOKENS = 32
@@ -67,14 +70,45 @@ def forget_pages(model: Path) -> None:
             os.close(descriptor)
 
 
+def whole_s(command: list[str]) -> float:
+    """From the start of a program to its end."""
+    began_s = time.perf_counter()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    spent = time.perf_counter() - began_s
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with status {done.returncode}: {done.stderr.decode()[-500:]}")
+    return spent
+
+
+def beside_llama_cpp(model: Path, text: str, binary: Path, gguf: Path, rounds: int) -> None:
+    """Print one line a program and the ratio; each is run once before what counts. llama.cpp does not warm up."""
+    arguments = ["-m", gguf, "-p", text, "-n", 1, "-t", THREADS, "--temp", 0, "-no-cnv", "--no-warmup"]
+    programs = {"linnet": command(model, text), "llama.cpp": [str(binary), *(str(one) for one in arguments)]}
+    found: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, line in programs.items():
+            spent = whole_s(line)
+            if number:
+                found[name].append(spent)
+    for name, times in found.items():
+        print(f"{name}: process start to its end, one new token: {summarise(times).show()} s")
+    ratios = [theirs / our for our, theirs in zip(found["linnet"], found["llama.cpp"], strict=True)]
+    print(f"llama.cpp's time over linnet's: {summarise(ratios).show()}")
+
+
 def main() -> None:
-    """Print one line."""
+    """Print one line, or three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--llama-completion", type=Path, metavar="BINARY")
+    parser.add_argument("--gguf", type=Path, metavar="FILE")
     options = parser.parse_args()
     text = prompt_text(options.model)
+    if options.llama_completion and options.gguf:
+        beside_llama_cpp(options.model, text, options.llama_completion, options.gguf, options.rounds)
+        return
     found = []
     for _ in range(options.rounds):
         if options.cold:
