@@ -33,6 +33,8 @@ SUITE = DATA / "draft2020-12"
 TOKENIZER = DATA.parent / "tokenizers" / "gpt2"
 FILES = int(os.environ.get("LINNET_SCHEMA_FILES", "500"))
 END = 256
+PASSED = 0.85 if FILES == 500 else 8_900 / 11_306
+"""The share of files that must pass: what the first 500 had when this was written; else the contract's, of all."""
 WORDS = 32_768
 NAMED = re.compile(
     r"the keyword \S+|for '\w+'|satisf|nothing matches|no text matches|bytes|deeper|too large|disjoint|[Rr]egex"
@@ -132,7 +134,7 @@ def test_own_cases(compiler: Compiler) -> None:
 def test_schemas_of_the_world(compiler: Compiler) -> None:
     found, seconds = judged(compiler, maskbench())
     print(f"MaskBench: {dict(found)}; compiled in {spread(seconds)}")
-    assert found["passed"] >= 0.85 * sum(found.values()), found
+    assert found["passed"] >= PASSED * sum(found.values()), found
     assert np.percentile(seconds, 99) < 0.05
     assert max(seconds) < 1.0
 
