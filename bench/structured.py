@@ -22,7 +22,7 @@ from linnet.api import LLM, SamplingParams, StructuredOutput
 from linnet.engine import Vocabulary, mask_words
 from linnet.engine.guidance import Compiler
 
-STRINGS = {"type": "array", "items": {"type": "string", "minLength": 2000}}
+STRINGS = {"type": "array", "items": {"type": "string", "minLength": 2000}, "minItems": 1}
 ROW = {
     "type": "object",
     "properties": {name: {"type": "integer"} for name in ("number_of_the_order", "postal_code", "temperature_celsius")},
