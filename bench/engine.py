@@ -5,7 +5,7 @@
 
 Makes (once, in --work) a random-weight checkpoint of a real shape and compresses it. Then: `linnet generate` from
 process start to first token; decode, prefill and 8 and 16 sequences in a process that opens the model as `linnet
-serve` does, read bandwidth and int8 peak probed around every sample; where a step goes at 1 and at 32 sequences; where
+serve` does, read bandwidth and int8 peak probed around every sample; where a step goes at 1, 32 and 64 sequences; where
 it goes behind a long context. A sample taken while other processes used more than a tenth of a core, or while a limit
 moved by more than 15 %, is repeated.
 Prints tables and, as the last line, one JSON object.
@@ -35,7 +35,7 @@ from process import EngineProcess
 from samples import METRICS, significant, summarise
 
 HERE = Path(__file__).resolve().parent
-BATCHES = (1, 32)
+BATCHES = (1, 32, 64)
 PARTS = ("matrix kernels", "attention", "other ops", "call", "sampling", "scheduling", "copying", "detokenising")
 """Of a step, in the order shown. The first three are the model itself; all else is overhead."""
 
