@@ -103,12 +103,63 @@ def test_what_is_no_model_is_said_as_everywhere(tmp_path: Path) -> None:
         examine(tmp_path / "model.bin")
 
 
-FILE = GgufFacts(tokenizer="gpt2", tokens=True, merges=True, cut="gpt-2", types=frozenset({"F32", "Q4_K"}))
+FILE = GgufFacts(
+    tokenizer="gpt2",
+    tokens=True,
+    merges=True,
+    cut="gpt-2",
+    vocabulary=9,
+    types=frozenset({"F32", "Q4_K"}),
+    keys=frozenset({"llama.attention.head_count_kv"}),
+)
+ASSUMED_IN = {
+    "head_dim": 128,
+    "query_pre_attn_scalar": 256,
+    "rope_local_base_freq": 10000.0,
+    "new_decoder_architecture": False,
+    "num_kv_heads": 1,
+    "ffn_hidden_size": 192,
+}
+"""What some families' classes take without reading it."""
+CONFIG = {"vocab_size": 9, "hidden_size": 48, "num_hidden_layers": 2, "attention_bias": False, "rope_theta": 10000.0}
 
 
 def test_gguf_is_llama_cpps_own() -> None:
-    found = verdicts(Model("gguf", "gguf", "llama", {}, file=FILE), "m.gguf")
+    found = verdicts(Model("gguf", "gguf", "llama", {}, file=FILE, config=CONFIG), "m.gguf")
     assert [verdict.loads for verdict in found] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "config", "words"),
+    [
+        ("olmo2", {}, {}, "the architecture 'olmo2'"),
+        ("llama", {"parts": 3}, {}, "one file of a set"),
+        ("llama", {"types": frozenset({"Q8_K"})}, {}, "the type Q8_K"),
+        ("llama", {"vocabulary": 8}, {}, "says 8; the embedding has 9 rows"),
+        ("llama", {"vocabulary": None}, {}, "says nothing of it"),
+        ("llama", {"keys": frozenset()}, {}, "ggml's order"),
+        ("llama", {}, {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling from a GGUF file: yarn here, none there"),
+        ("llama", {}, {"attention_bias": True}, "attention_bias"),
+        ("phi3", {}, {}, "padding_token_id"),
+        ("qwen3", {}, {"head_dim": 64}, "64 here, 128 there"),
+        ("gemma3", {}, {"layer_types": ["full_attention"] * 2}, "one order of layers here"),
+        ("falcon", {}, {"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_files_that_transformers_reads_another_way(
+    architecture: str, changes: dict[str, Any], config: dict[str, Any], words: str
+) -> None:
+    model = Model("gguf", "gguf", architecture, {}, file=replace(FILE, **changes), config=CONFIG | ASSUMED_IN | config)
+    found = verdicts(model, "a/m.gguf")[0]
+    assert found.loads is False
+    assert words in found.why
+    assert found.instead == "linnet convert a/m.gguf m-dense --to dense"
+
+
+def test_whether_transformers_reads_all_is_not_checked_of_what_linnet_does_not_read() -> None:
+    found = verdicts(Model("gguf", "gguf", "lfm2", {}, file=FILE), "m.gguf")[0]
+    assert found.loads is None
+    assert found.instead is None
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ def _directory_reader(rules: Callable[[Model], Verdict], form_instead: FormInste
     name = found.program
     if model.kind == "directory" and model.method == "dense":
         return Verdict(name, True, "dense safetensors are its own form")
+    if model.file is not None:
+        return found if found.instead is None else replace(found, instead=_as_directory(model, path))
     form = None if model.own_words else form_instead(model.schemes)
     another = AGAIN if form is None else f"linnet convert {path} {last_name(path)}-{form} --to {form}"
     if model.method == "linnet":
@@ -42,6 +44,13 @@ def _directory_reader(rules: Callable[[Model], Verdict], form_instead: FormInste
     if any(scheme.weight.sparsity is not None for scheme in model.schemes.values()):
         return Verdict(name, False, NO_LONGER_READ, _with_zeros(model, path))
     return found if found.instead is None else replace(found, instead=another)
+
+
+def _as_directory(model: Model, path: str) -> str | None:
+    """The command that makes a directory of a GGUF file, if Linnet reads the file."""
+    if model.config is None or model.damaged:
+        return None
+    return f"linnet convert {path} {last_name(path).removesuffix('.gguf')}-dense --to dense"
 
 
 def _with_zeros(model: Model, path: str) -> str:

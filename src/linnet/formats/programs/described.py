@@ -21,16 +21,19 @@ AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 
 @dataclass(frozen=True)
 class GgufFacts:
-    """What a GGUF file says of itself. ``first``: the file of its set that has to be named, where it is another;
-    ``tokenizer`` and ``cut``: ``tokenizer.ggml.model`` and ``.pre``; ``types``: of its matrices; ``shapes``: of its
-    embedding and of the first layer's tensors, rows first, by ggml's names; ``keys``: of its metadata; ``layers``: how
-    many it says it has, if it does."""
+    """What a GGUF file says of itself. ``parts``: files of its set; ``first``: that which has to be named, where it is
+    another; ``tokenizer`` and ``cut``: ``tokenizer.ggml.model`` and ``.pre``; ``vocabulary``: the size that the
+    metadata has, as a number or a list of tokens; ``types``: of its matrices; ``shapes``: of its embedding and of the
+    first layer's tensors, rows first, by ggml's names; ``keys``: of its metadata; ``layers``: how many it says it has,
+    if it does."""
 
+    parts: int = 1
     first: str | None = None
     tokenizer: str | None = None
     tokens: bool = False
     merges: bool = False
     cut: str | None = None
+    vocabulary: int | None = None
     types: frozenset[str] = frozenset()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
@@ -40,7 +43,8 @@ class GgufFacts:
 @dataclass(frozen=True)
 class Model:
     """What the rules look at. ``method``: a config's ``quant_method``, or ``dense``; ``schemes``: of its modules, where
-    Linnet reads them; ``architecture``: as the file calls it; ``record``: the config's ``quantization_config``."""
+    Linnet reads them; ``architecture``: as the file calls it; ``record``: the config's ``quantization_config``;
+    ``config``: what a GGUF file means as a config, where Linnet could open it."""
 
     kind: Kind
     method: str
@@ -50,6 +54,7 @@ class Model:
     """What it has that Linnet's own layout alone has a word for: sums of terms, rotations at run time; or empty."""
     record: Mapping[str, Any] = field(default_factory=dict)
     file: GgufFacts | None = None
+    config: Mapping[str, Any] | None = None
     damaged: bool = False
     """Whether Linnet misses something in it, or found it lying; what others look at is another matter."""
 
@@ -81,7 +86,7 @@ def identify(
     if file is not None:
         with GgufModel(file) as model:
             architecture = model.metadata.text("general.architecture") or "unnamed"
-            return Model("gguf", "gguf", architecture, schemes, file=_facts(model), damaged=damaged)
+            return Model("gguf", "gguf", architecture, schemes, file=_facts(model), config=opened, damaged=damaged)
     try:
         config = read_config(path) if opened is None else opened
     except (CheckpointError, OSError):
@@ -100,16 +105,19 @@ def identify(
 def _facts(model: GgufModel) -> GgufFacts:
     """Raises CheckpointError for keys of another type."""
     first, said = model.parts[0].path, model.metadata
+    name, tokens = said.text("general.architecture"), said.get("tokenizer.ggml.tokens")
     return GgufFacts(
-        first.name if first.name != model.path.name else None,
-        said.text("tokenizer.ggml.model"),
-        "tokenizer.ggml.tokens" in said,
-        "tokenizer.ggml.merges" in said,
-        said.text("tokenizer.ggml.pre"),
-        frozenset(tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1),
-        {name: tensor.shape for name, tensor in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))},
-        frozenset(said),
-        said.integer(f"{said.text('general.architecture')}.block_count"),
+        parts=len(model.parts),
+        first=first.name if first.name != model.path.name else None,
+        tokenizer=said.text("tokenizer.ggml.model"),
+        tokens=tokens is not None,
+        merges="tokenizer.ggml.merges" in said,
+        cut=said.text("tokenizer.ggml.pre"),
+        vocabulary=said.integer(f"{name}.vocab_size", None if tokens is None else len(tokens)),
+        types=frozenset(tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1),
+        shapes={name: one.shape for name, one in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))},
+        keys=frozenset(said),
+        layers=said.integer(f"{name}.block_count"),
     )
 
 

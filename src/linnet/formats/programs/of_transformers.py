@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What transformers reads; tested with transformers itself (tests/golden/test_programs.py)."""
+"""What transformers reads of directories; tested with transformers itself (tests/golden/test_programs.py)."""
 
 from collections.abc import Mapping
 
 from linnet.formats.forms import WRITTEN_FORMS
 from linnet.formats.forms.written import is_inner
 from linnet.formats.programs.described import AGAIN, Model, Verdict
+from linnet.formats.programs.gguf_of_transformers import reads_file
 from linnet.schemes import LinearScheme
 
 NAME = "transformers"
@@ -32,8 +33,8 @@ FORMS = ("gptq", "bitsandbytes")
 
 def transformers(model: Model) -> Verdict:
     """The verdict; ``instead`` is AGAIN, or None where it reads the model."""
-    if model.kind == "gguf":
-        return Verdict(NAME, True, "with gguf installed it dequantises the file to 16 or 32 bits when it loads it")
+    if model.file is not None:
+        return reads_file(model, model.file)
     if model.method == "compressed-tensors":
         if model.own_words:
             return Verdict(NAME, False, "it reads past transform_config, and so computes something else", AGAIN)
