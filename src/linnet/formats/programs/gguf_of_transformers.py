@@ -21,6 +21,8 @@ _ARCHITECTURES = """
 """
 ARCHITECTURES = frozenset(_ARCHITECTURES.split())
 """The values of ``general.architecture``."""
+WITHOUT_EXPERTS = ("gpt-oss",)
+"""Those of them whose experts' tensors it finds no names for."""
 NOT_DECODED = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
 """Types of tensors that it has no numbers for."""
 Config = Mapping[str, Any]
@@ -109,6 +111,8 @@ def _refused(architecture: str, file: GgufFacts) -> str | None:
         return "it reads one file of a set, and draws random weights for what the others hold"
     if architecture not in ARCHITECTURES:
         return f"it reads no GGUF files of the architecture {architecture!r} (version {VERSION})"
+    if architecture in WITHOUT_EXPERTS:
+        return f"it does not find the experts of {architecture}'s files, and draws random weights in their place"
     found = [name for name in NOT_DECODED if name in file.types]
     return f"it has no numbers for the type {' or '.join(found)}" if found else None
 
