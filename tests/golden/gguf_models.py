@@ -63,20 +63,22 @@ def write_gguf(
     architecture: str | None = None,
     tensors: dict[str, Any] | None = None,
     tokenizer: bool = False,
+    narrow: bool = False,
 ) -> Path:
     """``types``: end of a ggml name -> type it is stored as; everything else is F32. ``architecture``: of models that
     transformers has no code for, as if they were the one it has; ``tensors``: theirs under names of their own;
-    ``tokenizer``: whether the file says how its tokens come about, without which llama.cpp reads none."""
+    ``tokenizer``: whether the file says how its tokens come about, without which llama.cpp reads none; ``narrow``: of
+    latent attention as llama.cpp has it by now, see ``_narrow_keys``."""
     config = model.config
     architecture = architecture or FAMILIES[type(model).__name__]
     writer = gguf.GGUFWriter(path, architecture)
-    _keys(writer, config, architecture)
+    _keys(writer, config, architecture, narrow)
     writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
     if tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("gpt-2")
         writer.add_token_merges(["t 0"])
-    for name, tensor in _tensors(model, architecture, tensors).items():
+    for name, tensor in _tensors(model, architecture, tensors, narrow).items():
         kind = next((kind for end, kind in (types or {}).items() if name.endswith(end)), "F32")
         number = gguf.GGMLQuantizationType[kind]
         if kind == "F32":
@@ -108,7 +110,7 @@ def _state_space_keys(writer: Any, config: Any, architecture: str) -> None:
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
 
 
-def _keys(writer: Any, config: Any, architecture: str) -> None:
+def _keys(writer: Any, config: Any, architecture: str, narrow: bool = False) -> None:
     if architecture.startswith("mamba"):
         _state_space_keys(writer, config, architecture)
         return
@@ -120,7 +122,7 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
     writer.add_head_count(config.num_attention_heads)
     if architecture == "falcon":
         writer.add_head_count_kv(config.num_kv_heads if config.new_decoder_architecture else 1)
-    elif architecture == "starcoder":
+    elif architecture == "starcoder" or narrow:
         writer.add_head_count_kv(1)
     elif architecture not in ("gpt2", "gptneox"):
         writer.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
@@ -135,6 +137,7 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
     size = _head_size(config)
     if architecture == "deepseek2":
         _latent_keys(writer, config)
+        _narrow_keys(writer, config) if narrow else _wide_keys(writer, config)
     elif getattr(config, "head_dim", None) and architecture != "falcon":
         writer.add_key_length(size)
         writer.add_value_length(size)
@@ -172,10 +175,35 @@ def _keys(writer: Any, config: Any, architecture: str) -> None:
             writer.add_float32(f"{architecture}.{key}", getattr(config, key))
 
 
-def _latent_keys(writer: Any, config: Any) -> None:
+def _wide_keys(writer: Any, config: Any) -> None:
     """DeepseekV2Model, before llama.cpp took the narrow vectors themselves for keys and values."""
     writer.add_key_length(config.qk_nope_head_dim + config.qk_rope_head_dim)
     writer.add_value_length(config.v_head_dim)
+
+
+def _narrow_keys(writer: Any, config: Any) -> None:
+    """DeepseekV2Model since then: attention of one head, and a matrix of every head in front of it and behind it."""
+    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim)
+    writer.add_value_length(config.kv_lora_rank)
+    writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
+    writer.add_value_length_mla(config.v_head_dim)
+
+
+def _keys_and_values_apart(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Of every head its keys' matrix [inputs, outputs], and its values' [outputs, inputs]."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if not name.endswith("kv_b_proj.weight"):
+            found[name] = tensor
+            continue
+        both = tensor.unflatten(0, (config.num_attention_heads, -1))
+        keys, values = both.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+        found[name.replace("kv_b_proj", "k_b_proj")] = keys.transpose(1, 2)
+        found[name.replace("kv_b_proj", "v_b_proj")] = values
+    return found
+
+
+def _latent_keys(writer: Any, config: Any) -> None:
     writer.add_rope_dimension_count(config.qk_rope_head_dim)
     writer.add_kv_lora_rank(config.kv_lora_rank)
     if config.q_lora_rank is not None:
@@ -217,12 +245,16 @@ def _own_keys(writer: Any, config: Any, architecture: str) -> None:
         writer.add_logit_scale(config.logits_scaling)
 
 
-def _tensors(model: Any, architecture: str, tensors: dict[str, Any] | None) -> dict[str, np.ndarray]:
+def _tensors(
+    model: Any, architecture: str, tensors: dict[str, Any] | None, narrow: bool = False
+) -> dict[str, np.ndarray]:
     config = model.config
     number = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     result: dict[str, np.ndarray] = {}
     tensors = model.state_dict() if architecture == "gpt-oss" else tensors or model.state_dict()
+    if narrow:
+        tensors = _keys_and_values_apart(tensors, config)
     for name, tensor in _gates_apart(_heads_together(_stacked(tensors))).items():
         if "rotary_pos_emb" in name:
             continue

@@ -36,6 +36,7 @@ IDS = [5, 17, 3, 40]
 Make = Callable[[Path], Path]
 """A folder -> a file in it."""
 LLAMA = next(tiny for tiny in test_gguf.MODELS if tiny.name == "llama-1")
+NARROW = next(tiny for tiny in test_gguf.MODELS if tiny.name == "deepseek-v3")
 WIDE = TinyModel(
     "wide",
     lambda: transformers.LlamaConfig(
@@ -45,14 +46,14 @@ WIDE = TinyModel(
 """Of whole blocks."""
 
 
-def family(tiny: TinyModel) -> Make:
-    """As llama.cpp's converters write it."""
+def family(tiny: TinyModel, narrow: bool = False) -> Make:
+    """As llama.cpp's converters write it (``narrow``: see write_gguf)."""
 
     def make(folder: Path) -> Path:
         model = write(tiny, folder / "directory")
         saved = load_file(folder / "directory" / "model.safetensors")
         tensors = saved if any(".experts." in name for name in saved) else None
-        return write_gguf(model, folder / "m.gguf", tensors=tensors, tokenizer=True)
+        return write_gguf(model, folder / "m.gguf", tensors=tensors, tokenizer=True, narrow=narrow)
 
     return make
 
@@ -164,6 +165,7 @@ def patched(change: Callable[[bytes], bytes]) -> Make:
 
 CASES: dict[str, Make] = {
     **{f"family {tiny.name}": family(tiny) for tiny in test_gguf.MODELS},
+    "family deepseek-v3, narrow": family(NARROW, narrow=True),
     **{f"written {name}": written(name) for name in (*test_gguf_written.WRITTEN, "gemma-2", "gemma-3")},
     **{f"type {name}": of_type(name) for name in NAMED_TYPES if name != "Q8_1"},  # its size is another in gguf-py,
     "first of a set": split(0),

@@ -180,6 +180,44 @@ def test_experts_of_four_bit_floats_have_biases_and_sinks_beside_them(tmp_path: 
         assert worst <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["deepseek-v2-lite", "deepseek-v3"])
+def test_matrices_of_heads_around_a_narrow_vector(name: str, tmp_path: Path) -> None:
+    """Files that have no keys and values but the narrow vector, and what makes those of heads in two parts."""
+    tiny = next(tiny for tiny in MODELS if tiny.name == name)
+    model = write(tiny, tmp_path / "directory", SEED)
+    saved = load_file(tmp_path / "directory" / "model.safetensors")
+    source = load_model(write_gguf(model, tmp_path / "m.gguf", tensors=saved, narrow=True))
+    assert source.parameters == sum(each.numel() for each in (*model.parameters(), *stored_buffers(model)))
+    prompts = prompts_of(tiny)
+    for backend in ("reference", "cpu"):
+        found = stepping.run(backend_named(backend).prepare(source, "exact", LIMITS), prompts, DECODE, SEED)
+        worst = worst_difference(found, reference_logits(model, prompts))
+        print(f"{name} {backend}: max abs difference {worst:.1e}")
+        assert worst <= TOLERANCE
+
+
+def test_turned_matrices_of_codes_are_numbers(tmp_path: Path) -> None:
+    """Codes lie along what becomes the rows; values stay codes."""
+    wide = LATENT | {"qk_nope_head_dim": 32}
+    tiny = TinyModel("latent", lambda: transformers.DeepseekV2Config(**wide, q_lora_rank=None))
+    model = write(tiny, tmp_path / "directory", SEED)
+    saved = load_file(tmp_path / "directory" / "model.safetensors")
+    kinds = {"attn_k_b.weight": "Q8_0", "attn_v_b.weight": "Q4_0"}
+    path = write_gguf(model, tmp_path / "m.gguf", kinds, tensors=saved, narrow=True)
+    source = load_model(path)
+    meant = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in gguf.GGUFReader(path).tensors}
+    keys = source.checkpoint.linear("model.layers.1.self_attn.k_b_proj")
+    values = source.checkpoint.linear("model.layers.1.self_attn.v_b_proj")
+    assert isinstance(keys, np.ndarray)
+    assert isinstance(values, PackedWeight)
+    assert np.array_equal(keys.reshape(6, 32, 32), meant["blk.1.attn_k_b.weight"].swapaxes(1, 2))
+    assert np.array_equal(values.dequantize().reshape(6, 16, 32), meant["blk.1.attn_v_b.weight"])
+    assert np.abs(keys).max() > 0.1
+    runs = [backend_named(name).prepare(source, "exact", LIMITS) for name in ("reference", "cpu")]
+    expected, found = (stepping.run(executable, prompts_of(tiny), None, SEED) for executable in runs)
+    assert worst_difference(found, [torch.from_numpy(one) for one in expected]) <= TOLERANCE
+
+
 DEEP = TinyModel(
     "baichuan",
     lambda: transformers.LlamaConfig(**gated(num_key_value_heads=6, num_hidden_layers=40)),

@@ -259,3 +259,13 @@ def test_records_that_vllm_refuses_are_said() -> None:
         verdict = verdicts(Model("directory", method, "llama", schemes, record=record), "m")[1]
         assert not verdict.loads, method
         assert verdict.instead
+
+
+def test_what_lies_as_in_a_gguf_file_is_read_here_alone() -> None:
+    """Its tensors have names that the family has nowhere else."""
+    model = identify(demo.model_directory(), {}, {"model_type": "deepseek_v2", "_keys_and_values_apart": True})
+    assert model is not None
+    for verdict in verdicts(model, "DIR")[:2]:
+        assert not verdict.loads
+        assert "as in the GGUF file that it was made of (_keys_and_values_apart)" in verdict.why
+        assert verdict.instead is not None

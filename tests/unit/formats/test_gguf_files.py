@@ -296,3 +296,36 @@ def test_an_unknown_architecture_hears_what_is_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architextura"))
     with pytest.raises(CheckpointError, match=r"general\.architecture is missing"):
         GgufFiles(path)
+
+
+NARROW = {
+    "attention.head_count_kv": 1, "attention.key_length": 40, "attention.value_length": 32,
+    "attention.key_length_mla": 24, "attention.value_length_mla": 16, "attention.kv_lora_rank": 32,
+    "rope.dimension_count": 8, "expert_count": 4, "expert_used_count": 2, "expert_shared_count": 1,
+    "expert_feed_forward_length": 32,
+}  # fmt: skip
+"""Of latent attention whose keys and values are the narrow vector."""
+
+
+def test_matrices_of_heads(tmp_path: Path) -> None:
+    path, names = tmp_path / "m.gguf", ("blk.0.attn_k_b.weight", "blk.0.attn_v_b.weight")
+    rng = np.random.default_rng(0)
+    keys, values = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 32, 16), (4, 16, 32)))
+    embedding = tensors_of("llama")["token_embd.weight"]
+
+    def files(changes: dict[str, object], *tensors: np.ndarray) -> GgufFiles:
+        given = {"token_embd.weight": embedding} | dict(zip(names, tensors, strict=False))
+        return GgufFiles(write_gguf(path, "deepseek2", NARROW | changes, given))
+
+    found = files({}, keys, values)
+    shown = [found.view(f"model.layers.0.self_attn.{name}_b_proj.weight") for name in "kv"]
+    assert np.array_equal(shown[0], np.concatenate([head.T for head in keys]))
+    assert np.array_equal(shown[1], np.concatenate(values))
+    assert found.config["qk_head_dim"] == 24
+    assert (found.config["qk_nope_head_dim"], found.config["v_head_dim"]) == (16, 16)
+    assert (found.config["num_key_value_heads"], found.config["_keys_and_values_apart"]) == (4, True)
+    with pytest.raises(CheckpointError, match=r"attn_k_b\.weight' has 2 dimensions; a matrix for every head is needed"):
+        files({}, keys[0])
+    for key, value in (("key_length", 48), ("value_length", 16), ("head_count_kv", 2)):
+        with pytest.raises(UnsupportedError, match=f"deepseek2.attention.{key} is {value}"):
+            files({f"attention.{key}": value})

@@ -29,7 +29,10 @@ _FOUR_NORMS = {
 TWO_NORMS = {"ffn_norm": "post_attention_layernorm"}
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
-Change = Literal["", "paired rows", "plus one", "turned", "in groups", "one row", "decay", "flat", "channels"]
+Change = Literal[
+    "", "paired rows", "plus one", "turned", "in groups", "one row", "decay", "flat", "channels", "heads",
+    "turned heads",
+]  # fmt: skip
 """What converters do to a tensor, see ``names.Named``."""
 Settings = Callable[[Hyperparameters], dict[str, Any]]
 

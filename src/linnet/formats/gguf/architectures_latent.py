@@ -32,15 +32,16 @@ _SIGMOID = 2
 
 
 def _latent(parameters: Hyperparameters) -> dict[str, Any]:
-    """Which of the two families it is, its router says. Files of newer converters, whose keys and values are those of
-    the narrow vector, hold its matrix in two parts, one of them turned."""
-    if parameters.size("attention.key_length_mla", optional=True) is not None:
-        raise UnsupportedError(
-            f"{parameters.metadata.where}: attention.key_length_mla is set, so that attn_kv_b lies in two parts, "
-            "attn_k_b and attn_v_b; supported are files that hold it whole"
-        )
-    turning = parameters.needed_size("rope.dimension_count")
-    size = parameters.needed_size("attention.key_length")
+    """Which of the two families it is, its router says. In files of newer converters keys and values are the narrow
+    vector itself, and what makes those of every head of it lies in two parts."""
+    turning, rank = parameters.needed_size("rope.dimension_count"), parameters.needed_size("attention.kv_lora_rank")
+    size, value = parameters.needed_size("attention.key_length"), parameters.needed_size("attention.value_length")
+    whole = parameters.size("attention.key_length_mla", optional=True)
+    if whole is not None:
+        parameters.require("attention.key_length", rank + turning, why=f"of a vector of {rank} and {turning}")
+        parameters.require("attention.value_length", rank, why=f"of a vector of {rank}")
+        parameters.require("attention.head_count_kv", 1, why="all heads share one narrow vector")
+        size, value = whole, parameters.needed_size("attention.value_length_mla")
     if turning >= size:
         raise UnsupportedError(
             f"{parameters.metadata.where}: rope.dimension_count is {turning}; of keys of {size} a part must not turn"
@@ -54,10 +55,13 @@ def _latent(parameters: Hyperparameters) -> dict[str, Any]:
         "architectures": [family],
         "model_type": kind,
         "q_lora_rank": parameters.size("attention.q_lora_rank", optional=True),
-        "kv_lora_rank": parameters.needed_size("attention.kv_lora_rank"),
+        "kv_lora_rank": rank,
+        "head_dim": size,
+        "num_key_value_heads": parameters.needed_size("attention.head_count"),
+        "_keys_and_values_apart": whole is not None,
         "qk_rope_head_dim": turning,
         "qk_nope_head_dim": size - turning,
-        "v_head_dim": parameters.needed_size("attention.value_length"),
+        "v_head_dim": value,
         "first_k_dense_replace": parameters.size("leading_dense_block_count", optional=True),
         "n_routed_experts": parameters.needed_size("expert_count"),
         "num_experts_per_tok": parameters.needed_size("expert_used_count"),
@@ -84,6 +88,10 @@ ROWS = (
         fields={"head_dim": "qk_head_dim", "partial_rotary_factor": None},
         experts=True,
         own_value_size=True,
-        parameters={"exp_probs_b.bias": ("mlp.gate.e_score_correction_bias", "")},
+        parameters={
+            "exp_probs_b.bias": ("mlp.gate.e_score_correction_bias", ""),
+            "attn_k_b.weight": ("self_attn.k_b_proj.weight", "turned heads"),
+            "attn_v_b.weight": ("self_attn.v_b_proj.weight", "heads"),
+        },
     ),
 )

@@ -22,6 +22,8 @@ from linnet.formats.gguf.config import ROPE_TENSORS, architecture_of, config_of
 from linnet.formats.gguf.names import Named, grouped_rows, halved_rows, to_hugging_face
 from linnet.formats.header import TensorInfo
 from linnet.gguf import PLAIN_DTYPES, GgufModel, GgufTensor
+from linnet.schemes import PackedWeight
+from linnet.schemes.layouts.gguf import BLOCKS, GGUF_LAYOUTS
 
 Array = npt.NDArray[Any]
 
@@ -82,6 +84,10 @@ class GgufFiles:
             array = array.astype(np.float32) - np.float32(1)
         elif change == "decay":
             array = np.log(-array.astype(np.float32)).reshape(self.tensors[name].shape)
+        elif change == "heads":
+            array = array.reshape(-1, array.shape[-1])
+        elif change == "turned heads":
+            array = turned_heads(array, self.model.tensors[self._theirs[name]], f"{self.model.path}: {name}")
         elif change in ("flat", "channels"):
             array = array.reshape(self.tensors[name].shape)
         array.setflags(write=False)
@@ -124,6 +130,8 @@ class GgufFiles:
             heads = self._heads(named.name)
             if tensor.shape[0] % (2 * heads):
                 raise CheckpointError(f"{label}: {tensor.shape[0]} rows are not {heads} heads of an even size")
+        elif named.change in ("heads", "turned heads"):
+            return _of_heads(named, tensor, dtype, label)
         elif named.change in ("plus one", "decay", "flat", "channels") and not plain:
             raise UnsupportedError(f"{label}: stored as {tensor.type.name}; of these, plain numbers are supported")
         elif named.change == "plus one":
@@ -145,3 +153,28 @@ class GgufFiles:
             if heads % groups or tensor.shape[0] % (heads + 2 * groups):
                 raise CheckpointError(f"{label}: {tensor.shape[0]} rows are not {heads} queries and {groups} keys")
         return TensorInfo(dtype, tensor.shape, nbytes, tensor.file, tensor.offset)
+
+
+def _of_heads(named: Named, tensor: GgufTensor, dtype: str, label: str) -> TensorInfo:
+    """Of a matrix for every head: [heads * outputs, inputs]."""
+    if len(tensor.shape) != 3:
+        raise CheckpointError(f"{label} has {len(tensor.shape)} dimensions; a matrix for every head is needed")
+    heads, outputs, inputs = tensor.shape
+    if named.change == "heads":
+        return TensorInfo(dtype, (heads * outputs, inputs), tensor.nbytes, tensor.file, tensor.offset)
+    if not tensor.type.plain and tensor.type.name not in GGUF_LAYOUTS:
+        raise UnsupportedError(f"{label}: stored as {tensor.type.name}, which nothing here decodes")
+    dtype, nbytes = (dtype, tensor.nbytes) if tensor.type.plain else ("fp32", 4 * math.prod(tensor.shape))
+    return TensorInfo(dtype, (heads * inputs, outputs), nbytes, tensor.file, tensor.offset)
+
+
+def turned_heads(array: Array, tensor: GgufTensor, where: str) -> Array:
+    """[heads, inputs, outputs], as numbers or blocks of them -> [heads * outputs, inputs], blocks as fp32."""
+    heads, inputs, outputs = tensor.shape
+    if not tensor.type.plain:
+        layout = GGUF_LAYOUTS[tensor.type.name]
+        rows = {BLOCKS: array.reshape(heads * inputs, -1)}
+        packed = PackedWeight(layout.scheme, (heads * inputs, outputs), layout, rows)
+        packed.check(where)
+        array = packed.dequantize().reshape(tensor.shape)
+    return np.ascontiguousarray(array.swapaxes(1, 2)).reshape(heads * outputs, inputs)

@@ -19,7 +19,8 @@ class Named:
     """A tensor's name in the other world and what lies between: its rows in pairs (``paired_rows``), 1 added, what is
     published [inputs, outputs] turned (numbers only: codes lie by outputs in both), rows of query, key and value one
     after the other instead of in groups, one row alone; of what carries a state the decays instead of the logarithms of
-    their amounts, vectors that were given a second dimension, taps of channels without the middle one. The name of a
+    their amounts, vectors that were given a second dimension, taps of channels without the middle one; a matrix of
+    every head in three dimensions, ``turned heads`` [inputs, outputs] each, whose codes are numbers here. The name of a
     tensor that holds all experts' has ``{expert}`` in it."""
 
     name: str

@@ -33,6 +33,8 @@ def _directory_reader(rules: Callable[[Model], Verdict], form_instead: FormInste
     form holds exactly is to be converted."""
     found = rules(model)
     name = found.program
+    if model.apart:
+        return Verdict(name, False, f"its tensors lie as in the GGUF file that it was made of ({model.apart})", AGAIN)
     if model.kind == "directory" and model.method == "dense":
         return Verdict(name, True, "dense safetensors are its own form")
     if model.file is not None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is looked at to say which programs read a model, and what is said of each."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ Kind = Literal["directory", "gguf"]
 
 AGAIN = "linnet compress ORIGINAL -o OUTPUT --scheme W4A16"
 """What makes a form that every reader of directories has."""
+
+
+APART = re.compile(r"_[a-z_]+_apart")
+"""Keys of a config that was made of a GGUF file's metadata (formats/gguf)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Model:
     record: Mapping[str, Any] = field(default_factory=dict)
     file: GgufFacts | None = None
     config: Mapping[str, Any] | None = None
+    apart: str = ""
+    """The key of its config by which tensors lie apart as a GGUF file had them, which Linnet alone has, or empty."""
     damaged: bool = False
     """Whether Linnet misses something in it, or found it lying; what others look at is another matter."""
 
@@ -99,7 +106,9 @@ def identify(
         "rotations at run time": rotates(record.get(TRANSFORMS_KEY)),
     }
     own_words = " and ".join(kind for kind, there in kinds.items() if there)
-    return Model("directory", str(method), str(config.get("model_type", "unnamed")), schemes, own_words, record)
+    apart = next((key for key, value in config.items() if APART.fullmatch(key) and value is True), "")
+    architecture = str(config.get("model_type", "unnamed"))
+    return Model("directory", str(method), architecture, schemes, own_words, record, apart=apart)
 
 
 def _facts(model: GgufModel) -> GgufFacts:

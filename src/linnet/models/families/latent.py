@@ -46,7 +46,12 @@ def _attention(parts: GatedParts, turning: int) -> AttentionSpec:
     config.require("qk_head_dim", size)
     bias = config.flag("attention_bias")
     both = parts.projection("self_attn.kv_a_proj_with_mqa", latent + turning, parts.hidden, bias)
-    keys = parts.projection("self_attn.kv_b_proj", heads * (still + value), latent)
+    if config.flag("_keys_and_values_apart"):
+        key = parts.projection("self_attn.k_b_proj", heads * still, latent)
+        values = parts.projection("self_attn.v_b_proj", heads * value, latent)
+    else:
+        keys = parts.projection("self_attn.kv_b_proj", heads * (still + value), latent)
+        key, values = _of_heads(keys, heads, (0, still)), _of_heads(keys, heads, (still, still + value))
     rank, narrow = config.optional_size("q_lora_rank"), None
     queries = parts.projection("self_attn.q_proj", heads * size, parts.hidden)
     if rank is not None:
@@ -57,8 +62,8 @@ def _attention(parts: GatedParts, turning: int) -> AttentionSpec:
     return replace(
         parts.attention(),
         query=_of_heads(queries, heads, (still, size), (0, still)),
-        key=_of_heads(keys, heads, (0, still)),
-        value=_of_heads(keys, heads, (still, still + value)),
+        key=key,
+        value=values,
         output=parts.projection("self_attn.o_proj", parts.hidden, heads * value, bias),
         kv_heads=heads,
         head_size=size,
