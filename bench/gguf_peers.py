@@ -119,12 +119,15 @@ def bench_ours(engine: EngineProcess) -> dict[str, float]:
     }
 
 
-def print_speed(model: Path, directory: Path, rounds: int) -> None:
-    """Both engines in turns, medians, and ratios of neighbours."""
+def print_speed(model: Path, directory: Path, rounds: int, warm: bool) -> None:
+    """Both engines in turns, medians, and ratios of neighbours. warm: Linnet is asked once before each sample, as
+    llama-bench asks itself: what a file too large for both to stay in memory needs."""
     limits, samples = MachineLimits(), list[tuple[dict[str, float], dict[str, float], Probe]]()
     with tempfile.TemporaryDirectory() as folder, EngineProcess("linnet", model, Path(folder) / "log") as engine:
         bench_ours(engine)
         for _ in range(rounds):
+            if warm:
+                bench_ours(engine)
             probe, own = Probe.around(limits, lambda: bench_ours(engine))
             samples.append((own, bench_theirs(directory / "llama-bench", model), probe))
     read = summarise(probe.read_bytes_per_s / 1e9 for _, _, probe in samples)
@@ -148,6 +151,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--tokens", type=int, default=20_480, help="for the perplexity")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="ask Linnet once before each sample, uncounted")
     parser.add_argument("--only", choices=("speed", "perplexity"))
     options = parser.parse_args()
     for model in options.model:
@@ -156,7 +160,7 @@ def main() -> None:
                 parser.error("the perplexity needs --text")
             print_perplexity(model, options.llama_cpp, read_text(options.text, 8 * options.tokens), options.tokens)
         if options.only != "perplexity":
-            print_speed(model, options.llama_cpp, options.rounds)
+            print_speed(model, options.llama_cpp, options.rounds, options.warm)
 
 
 if __name__ == "__main__":
