@@ -2,8 +2,10 @@
 """Every family's logits against transformers: policy exact, fp32, prefill and cached decode, on every backend.
 
 Prompts of mixed lengths share the batch; contexts are longer than the sliding windows; blocks are scattered.
+LINNET_TIERS names further tiers of the CPU backend to ask, with spaces between them (a release: each that runs here).
 """
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,6 +45,7 @@ LIMITS = Limits(
 DECODE = (7, 1, 1, 1, 1, 1)
 """Prefill of 7 tokens, then one at a time, then the rest as a chunk."""
 
+BACKENDS = ("reference", "cpu", "portable", *os.environ.get("LINNET_TIERS", "").split())
 MODELS = {tiny.name: tiny for tiny in TINY_MODELS}
 
 
@@ -84,7 +87,7 @@ def worst_difference(found: list[np.ndarray], expected: list[Any]) -> float:
     return max(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu", "portable"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("tiny", TINY_MODELS, ids=lambda tiny: tiny.name)
 def test_logits_equal_transformers(tiny: TinyModel, backend: str, golden: Any, record_property: Any) -> None:
     chosen = backend_named(backend)
