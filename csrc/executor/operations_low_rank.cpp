@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t ITEM_ROWS = 32;              // of one item at most
 constexpr int64_t ITEM_MULTIPLIES = 1 << 17;   // some microseconds
 constexpr int64_t LEAST_MULTIPLIES = 1 << 17;  // of all items, worth handing to another core
+constexpr int64_t LEAST_BYTES = 1 << 16;       // of their matrices likewise: read whole, however few rows there are
 
 int64_t panels(const NarrowWeight& weight) { return divide_up(weight.outputs, NarrowWeight::PANEL); }
 int64_t cost(const NarrowWeight& weight) { return weight.columns * NarrowWeight::PANEL; }  // of a row and a panel
@@ -125,11 +126,12 @@ void LowRankAdds::copy(const Step& step, const Site& site) const {
 template <typename WeightOf, typename CallOf>
 void LowRankAdds::deal_out_parts(const Step& step, const WeightOf& weight_of, const CallOf& call_of) {
     items_.clear();
-    int64_t multiplies = 0;
+    int64_t multiplies = 0, bytes = 0;
     for (size_t i = 0; i < parts_.size(); ++i) {
         const Part& part = parts_[i];
         const NarrowWeight weight = weight_of(part);
         multiplies += part.count * panels(weight) * cost(weight);
+        bytes += panels(weight) * cost(weight) * (weight.bf16 ? 2 : 4);
         for (int64_t row = 0; row < part.count; row += ITEM_ROWS) {
             const int64_t end = std::min(row + ITEM_ROWS, part.count);
             const int64_t run = std::max<int64_t>(ITEM_MULTIPLIES / ((end - row) * cost(weight)), 1);
@@ -142,7 +144,7 @@ void LowRankAdds::deal_out_parts(const Step& step, const WeightOf& weight_of, co
         const Item& item = items_[size_t(index)];
         step.kernels.low_rank(call_of(parts_[item.part]), item.row, item.row_end, item.panel, item.panel_end);
     };
-    if (multiplies >= LEAST_MULTIPLIES) return step.pool.run(int64_t(items_.size()), body);
+    if (multiplies >= LEAST_MULTIPLIES || bytes >= LEAST_BYTES) return step.pool.run(int64_t(items_.size()), body);
     for (int64_t index = 0; index < int64_t(items_.size()); ++index) body(index, 0);
 }
 

@@ -72,6 +72,7 @@ void make(Case& c) {
     c.row.bias_count = int64_t(c.bias_ids.size());
     c.row.allowed = c.allowed.empty() ? nullptr : c.allowed.data();
     c.row.top_logprobs = int32_t(pick(0, vocabulary < 20 ? vocabulary : 20));
+    c.row.top_allowed = pick(0, 1) == 0;
     c.top_ids.resize(size_t(c.row.top_logprobs));
     c.top_values.resize(size_t(c.row.top_logprobs));
     c.row.top_ids = c.top_ids.data();

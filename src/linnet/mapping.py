@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A regular file's bytes, mapped read-only: the one way in which weights come into memory."""
+"""A regular file's bytes, mapped read-only: the one way in which weights come into memory.
+
+(An adapter's come in by copying, while others are served: see formats/copied_file.py.)
+"""
 
 import contextlib
 import mmap
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from linnet.errors import CheckpointError
 
 
-def map_read_only(path: Path, kind: str) -> mmap.mmap:
-    """Open, stat, map, close the descriptor; no page is touched. ``kind`` names the format in the errors.
+@contextlib.contextmanager
+def opened(path: Path, kind: str) -> Iterator[tuple[int, int]]:
+    """A regular file's descriptor and bytes. ``kind`` names the format in the errors.
 
     Raises CheckpointError: no such file, not a regular one (devices and pipes are not waited for), empty.
     """
@@ -25,11 +30,18 @@ def map_read_only(path: Path, kind: str) -> mmap.mmap:
             raise CheckpointError(f"{path}: not a regular file")
         if status.st_size == 0:
             raise CheckpointError(f"{path}: 0 bytes are too short for a {kind} file")
-        mapping = mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be mapped: {error.strerror}") from None
+        yield descriptor, status.st_size
     finally:
         os.close(descriptor)
+
+
+def map_read_only(path: Path, kind: str) -> mmap.mmap:
+    """Open, stat, map, close the descriptor; no page is touched. Raises as ``opened`` does."""
+    try:
+        with opened(path, kind) as (descriptor, size):
+            mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be mapped: {error.strerror}") from None
     with contextlib.suppress(OSError):  # what is not in the page cache yet then comes in large pages, if it can
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return mapping

@@ -8,6 +8,7 @@ of none. LINNET_LAW_TRIALS (default 4) and LINNET_LAW_SEED as in test_engine_law
 
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from linnet.backends.select import choose_backend
 from linnet.backends.settings import CpuSettings
 from linnet.engine import (
     AdapterFacts,
+    Control,
     Engine,
     Keep,
     LoadAdapter,
@@ -35,6 +37,7 @@ from linnet.engine import (
     limits_of,
     open_adapter,
 )
+from linnet.errors import ConfigError
 from linnet.models import load_model
 from linnet.program.adapters import adapter_sites, add_adapters
 from linnet.scheduler import SchedulerConfig
@@ -80,7 +83,15 @@ class Machine:
         engine = Engine(self.executable, config, check=True, adapters=self.facts)
         for number in range(len(self.paths)):
             engine.handle(self.load(number))
-        return engine
+        return loaded(engine)
+
+
+def loaded(engine: Engine) -> Engine:
+    """The same, when nothing is being loaded any more."""
+    while any(map(engine.adapters.is_coming, range(9))):
+        engine.adapters.wait(60.0)
+        engine.step()
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -241,12 +252,14 @@ def test_what_cannot_be_loaded_is_not_there_and_the_log_says_why(
         (LoadAdapter(adapter=3, path=str(machine.paths[0]), digest=b"other"), "has changed"),
     ):
         engine.handle(message)
+        loaded(engine)
         with pytest.raises(UnknownAdapterError, match="not loaded") as caught:
             engine.submit(submit)
         assert words in caplog.messages[-1]
         assert message.path not in str(caught.value)
     wide = write_adapter(tmp_path / "wide", {"model.layers.0.self_attn.q_proj": (32, 32)}, rank=17)
     engine.handle(LoadAdapter(adapter=3, path=str(wide), digest=b""))
+    loaded(engine)
     with pytest.raises(UnknownAdapterError):
         engine.submit(submit)
     assert "rank 17" in caplog.messages[-1]
@@ -258,16 +271,14 @@ def test_no_memory_for_an_adapter_is_not_the_end(
 ) -> None:
     machine = machines("exact dense")
     engine = Engine(machine.executable, WIDEST, check=True, adapters=machine.facts)
-    real = machine.executable.set_adapter
 
-    def full(place: int, terms: Any) -> None:
-        if terms is not None:
-            raise MemoryError
-        real(place, None)
+    def full(terms: Any) -> object:
+        raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(machine.executable, "set_adapter", full)
+        patch.setattr(machine.executable, "prepare_adapter", full)
         engine.handle(machine.load(0))
+        loaded(engine)
     assert "not enough memory" in caplog.text
     submit = Submit(
         request_id=1, prompt_token_ids=(1, 2, 3), params=SamplingParams(temperature=0.0), max_tokens=2, adapter=0
@@ -278,6 +289,99 @@ def test_no_memory_for_an_adapter_is_not_the_end(
     engine.submit(submit)
     while engine.has_work:
         engine.step()
+
+
+class Slow:
+    """An executable whose adapters are ready when ``go`` is set."""
+
+    def __init__(self, executable: Any, patch: pytest.MonkeyPatch) -> None:
+        self.go, self.threads, real = threading.Event(), set[int](), executable.prepare_adapter
+
+        def prepare(terms: Any) -> object:
+            self.threads.add(threading.get_ident())
+            assert self.go.wait(60)
+            return real(terms)
+
+        patch.setattr(executable, "prepare_adapter", prepare)
+
+
+def test_a_load_delays_nobody_and_requests_wait_for_it(machines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an adapter is read and packed every step gives the others their tokens, and the steps' thread does none of
+    it; who asked for the adapter meanwhile gets its answer, or its end."""
+    machine = machines("exact dense")
+    engine = machine.engine(WIDEST)
+    submit = Submit(
+        request_id=1, prompt_token_ids=(3, 4, 5), params=SamplingParams(temperature=0.0), max_tokens=9, adapter=0
+    )
+    waiting = {
+        2: replace(submit, request_id=2, adapter=3),
+        3: replace(submit, request_id=3, adapter=3, timeout_s=0.0),
+        4: replace(submit, request_id=4, adapter=3),
+        5: replace(submit, request_id=5, adapter=4),
+    }
+    expected = alone(machine, replace(submit, request_id=2, adapter=2))[2], alone(machine, submit)[1]
+    slow = Slow(machine.executable, monkeypatch)
+    engine.handle(machine.load(3, which=2))
+    engine.handle(LoadAdapter(adapter=4, path=machine.load(0).path, digest=b"other"))
+    for one in (submit, *waiting.values()):
+        engine.submit(one)
+    with pytest.raises(ConfigError, match="an unfinished request has this id"):
+        engine.submit(waiting[2])
+    assert engine.unfinished == (1, 2, 3, 4, 5)
+    assert engine.abort(4)
+    results = {request_id: Result() for request_id in (1, *waiting)}
+
+    def step() -> None:
+        for event in engine.step():
+            results[event.request_id].take(event)
+
+    for count in range(1, 8):
+        step()
+        assert len(results[1].token_ids) == count
+    assert {key: one.reason for key, one in results.items() if one.reason} == {3: "queue_timeout", 4: "abort"}
+    engine.handle(UnloadAdapter(3))  # ends nobody who waits for it already
+    slow.go.set()
+    while engine.has_work:
+        step()
+    assert (results[2], results[1]) == expected
+    assert "not loaded" in str(results[5].error)
+    assert slow.threads.isdisjoint({threading.get_ident()})
+    assert engine.adapters.in_use == ()
+
+
+def test_an_engine_that_ends_waits_for_no_adapter(machines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = machines("exact dense")
+    engine = machine.engine(WIDEST)
+    slow = Slow(machine.executable, monkeypatch)
+    engine.handle(machine.load(3, which=2))
+    submit = Submit(request_id=1, prompt_token_ids=(3, 4), params=SamplingParams(), max_tokens=2, adapter=3)
+    engine.submit(submit)
+    engine.handle(Control("abort_all"))
+    (ended,) = engine.step()
+    assert (ended.request_id, ended.reason) == (1, "abort")  # type: ignore[union-attr]
+    engine.handle(UnloadAdapter(3))
+    assert not engine.has_work
+    engine.close()
+    slow.go.set()
+
+
+def test_what_conversations_kept_of_an_adapter_goes_with_it(machines: Any) -> None:
+    """Unless the same one is there under another name."""
+    machine = machines("exact dense")
+    engine = machine.engine(WIDEST)
+    engine.handle(machine.load(7, which=0))
+    prompt = tuple(range(20))
+    for number, adapter in enumerate((0, 1, None)):
+        submit = Submit(
+            request_id=number, prompt_token_ids=prompt, params=SamplingParams(), max_tokens=1, adapter=adapter
+        )
+        run(loaded(engine), [submit])
+        engine.handle(Keep(owner=bytes([number]), token_ids=prompt, adapter=adapter))
+    kept = engine.counters().kept_blocks
+    for number, left in ((0, 3), (7, 2), (1, 1)):
+        engine.handle(UnloadAdapter(number))
+        assert engine.counters().kept_blocks == kept * left // 3, number
+        engine.scheduler.check()
 
 
 def test_a_closed_engine_lets_go_of_its_model(machines: Any) -> None:

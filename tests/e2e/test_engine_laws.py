@@ -348,7 +348,6 @@ def search(submit: Submit, setting: Setting) -> list[Submit]:
             submit,
             request_id=submit.request_id + 30_000 * index,
             params=params,
-            grammar=None,  # not both
             fork_of=submit.request_id if index else None,
         )
         for index in range(setting.beams)

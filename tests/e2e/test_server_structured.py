@@ -98,6 +98,25 @@ def schema(value: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": value}}}
 
 
+@pytest.mark.parametrize(
+    "fields", [{"guided_json": SCHEMA}, {"guided_regex": "[ab]{2,9}c"}], ids=lambda value: str(value)[:20]
+)
+def test_every_beam_of_a_search_matches(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    is_right = is_object if "guided_json" in fields else fits("[ab]{2,9}c")
+    answer = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, max_tokens=100, n=4, logprobs=True, top_logprobs=2,
+        extra_body={**fields, "use_beam_search": True},
+    )  # fmt: skip
+    assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
+    for choice in answer.choices:
+        assert is_right(choice.message.content), choice.message.content
+    tokens = [[one.token for one in choice.logprobs.content] for choice in answer.choices if choice.logprobs]
+    assert len({tuple(one) for one in tokens}) == 4
+    scores = [sum(one.logprob for one in choice.logprobs.content) / len(choice.logprobs.content)
+              for choice in answer.choices if choice.logprobs]  # fmt: skip
+    assert scores == sorted(scores, reverse=True)
+
+
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": 5}, "response_format", "object with a type"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "accepted: text, json_object"),
@@ -117,7 +136,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"structured_outputs": {"yaml": 1}}, "structured_outputs.yaml", "accepted: json, json_object"),
     ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", "unclosed group"),
     ({"guided_json": SLOW}, "guided_json", "takes longer than 1 s|too complex"),
-    ({"guided_json": SCHEMA, "use_beam_search": True, "n": 2}, "use_beam_search", "structured output"),
+    ({"guided_choice": ["q"], "use_beam_search": True, "n": 3}, "n", "accepted is at most 1: use_beam_search finds no"),
 ]  # fmt: skip
 
 

@@ -200,7 +200,6 @@ def test_responses(running: Running, client: openai.OpenAI) -> None:
             "x": {"type": "string", "pattern": "(a"}}}}}]}, "tools", "unclosed group"),
         ({"tools": [{"type": "function", "function": {"name": "a", "strict": True, "parameters": {
             "type": "object", "properties": {"x": {"uniqueItems": True}}}}}]}, "tools", "uniqueItems is not supported"),
-        ({"tools": TOOLS, "use_beam_search": True, "n": 2}, "use_beam_search", "structured output"),
         ({"functions": [{"name": "a"}]}, "functions", "older form"),
         ({"messages": [*MESSAGES, {"role": "tool", "tool_call_id": "c", "content": "x"}]},
          "messages[1].tool_call_id", "no call"),
@@ -214,6 +213,15 @@ def test_what_cannot_be_is_refused_by_name(running: Running, fields: dict[str, A
         assert response.status_code == 400, response.text
         assert response.json()["error"]["param"] == param
         assert said in response.json()["error"]["message"]
+
+
+def test_every_beam_of_a_search_is_a_call(client: openai.OpenAI) -> None:
+    given: Any = {"tools": TOOLS, "tool_choice": "required", "n": 2, "extra_body": {"use_beam_search": True}}
+    answer = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=200, **given)
+    for choice in answer.choices:
+        assert choice.finish_reason == "tool_calls"
+        for call in choice.message.tool_calls or ():
+            assert isinstance(json.loads(call.function.arguments), dict)  # type: ignore[union-attr]
 
 
 def test_a_schema_that_cannot_be_enforced_is_an_object(client: openai.OpenAI) -> None:

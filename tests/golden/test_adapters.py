@@ -86,7 +86,7 @@ def test_rows_of_an_adapter_are_those_of_merged_weights(name: str, tmp_path: Pat
     for backend in ("reference", "cpu", "portable"):
         executable = backend_named(backend).prepare(adapted, "exact", LIMITS)
         for number, adapter in enumerate(fitted):
-            executable.set_adapter(number, adapter.terms)
+            executable.set_adapter(number, executable.prepare_adapter(adapter.terms))
         for chunks in (None, DECODE):
             found = stepping.run(executable, prompts, chunks, SEED, own)
             worst = worst_difference(found, expected)

@@ -106,7 +106,7 @@ def prepared(backend: Any, columns: int) -> Any:
     limits = Limits(ROWS * 2, 1, ROWS * 2, BLOCK, 2 * ROWS // BLOCK)
     executable = backend.prepare(Source(columns), "exact", limits, ("last",))
     for number, terms in adapters(columns).items():
-        executable.set_adapter(number, terms)
+        executable.set_adapter(number, executable.prepare_adapter(terms))
     return executable
 
 
@@ -161,10 +161,10 @@ def test_adapters_come_and_go(backend: Any) -> None:
         [np.frombuffer(part, np.float32) for row in results(executable, [2, 3], [1, -1]) for part in row]
     )
     assert np.allclose(left, np.concatenate([np.frombuffer(part, np.float32) for row in before[1:] for part in row]))
-    executable.set_adapter(0, adapters(64)[2])
+    executable.set_adapter(0, executable.prepare_adapter(adapters(64)[2]))
     assert results(executable, [1], [0])[0] != before[0]
-    executable.set_adapter(0, adapters(64)[0])
+    executable.set_adapter(0, executable.prepare_adapter(adapters(64)[0]))
     assert results(executable, [1, 2, 3], [0, 1, -1]) == before
     for name, term in (("y9.adapted", adapters(64)[0]["y0.adapted"]), ("y1.adapted", adapters(64)[0]["y0.adapted"])):
         with pytest.raises(ConfigError, match=name):
-            executable.set_adapter(5, {name: term})
+            executable.prepare_adapter({name: term})

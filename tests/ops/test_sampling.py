@@ -25,7 +25,13 @@ FIELDS = (
 def native(isa: str, logits: np.ndarray, batch: SamplingBatch) -> tuple[np.ndarray, ...]:
     sampler = _native.Sampler(isa, POOL)
     arguments = {name: getattr(batch, name) for name in FIELDS}
-    return sampler.sample(logits, **arguments, top_logprobs=batch.top_logprobs, allowed=batch.allowed)
+    return sampler.sample(
+        logits,
+        **arguments,
+        top_logprobs=batch.top_logprobs,
+        allowed=batch.allowed,
+        top_allowed=batch.top_allowed,
+    )
 
 
 def random_batch(rng: np.random.Generator, n: int, outputs: int, vocabulary: int) -> SamplingBatch:
@@ -63,6 +69,7 @@ def random_batch(rng: np.random.Generator, n: int, outputs: int, vocabulary: int
         bias_values=rng.normal(size=len(bias_ids)).astype(np.float32) * 3,
         top_logprobs=int(rng.integers(0, min(20, vocabulary) + 1)),
         allowed=allowed,
+        top_allowed=rng.random(n) < 0.5 if rng.random() < 0.7 else None,
     )
 
 
@@ -87,6 +94,22 @@ def test_random_batches_draw_the_reference_tokens(isa: str) -> None:
         np.testing.assert_allclose(logprobs[same], expected.logprobs[same], atol=2e-5, err_msg=f"seed {trial}")
     # fp32 exponentials move a boundary by about 1e-7 of the mass: a rare token may differ, never many.
     assert different <= max(1, drawn // 500), f"{different} of {drawn} tokens differ"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_alternatives_of_allowed_tokens_only(isa: str) -> None:
+    """Their log-probabilities stay the model's own; where fewer are allowed than are to be told, others are at -inf."""
+    logits = np.array([[4.0, 3.0, 2.0, 1.0, 0.0]], np.float32)
+    batch = SamplingBatch.greedy([0, 0, 0])
+    batch.top_logprobs = 3
+    batch.allowed = np.array([[0b11010], [0b11010], [0b10000]], np.uint32)
+    batch.top_allowed = np.array([False, True, True])
+    told = np.array([[4.0, 3.0, 2.0], [3.0, 1.0, 0.0], [0.0, -np.inf, -np.inf]]) - np.log(np.exp(logits).sum())
+    for result in (native(isa, logits, batch), reference.sample(logits, batch)):
+        drawn, _, ids, values = result if isinstance(result, tuple) else vars(result).values()
+        assert drawn.tolist() == [1, 1, 4]
+        assert ids.tolist() == [[0, 1, 2], [1, 3, 4], [4, 0, 1]]
+        np.testing.assert_allclose(values, told, atol=1e-6)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -176,6 +176,21 @@ static double normaliser_of(const SampleRow& row, float peak) {
     return double(peak) + natural_log(exponential_sum(row.logits, row.vocabulary, peak));
 }
 
+// The likeliest tokens by `logits`, which are the row's or those of what is allowed.
+static void tell_best(const SampleRow& row, const float* logits, float peak, double normaliser,
+                      const Candidates& scratch) {
+    if (row.top_logprobs == 0) return;
+    const Candidates all = {row.vocabulary, nullptr, const_cast<float*>(logits), nullptr};
+    Candidates best = {0, scratch.ids, scratch.keys, nullptr};
+    gather_enough(all, peak, {row.top_logprobs, 0.0}, best);
+    keep_top_k(best, row.top_logprobs);
+    sort_best_first(best);
+    for (int32_t i = 0; i < row.top_logprobs; ++i) {
+        row.top_ids[i] = best.ids[i];
+        row.top_values[i] = float(double(best.keys[i]) - normaliser);
+    }
+}
+
 static void sample(const SampleRow& row, void* scratch) {
     const int64_t stride = padded(row.vocabulary);
     float* area = (float*)scratch;
@@ -193,19 +208,14 @@ static void sample(const SampleRow& row, void* scratch) {
         return;
     }
     const double normaliser = row.logprob != nullptr ? normaliser_of(row, peak.value) : 0.0;
-    if (row.top_logprobs > 0) {
-        const Candidates raw = {row.vocabulary, nullptr, const_cast<float*>(row.logits), nullptr};
-        Candidates best = {0, gathered.ids, gathered.keys, nullptr};
-        gather_enough(raw, peak.value, {row.top_logprobs, 0.0}, best);
-        keep_top_k(best, row.top_logprobs);
-        sort_best_first(best);
-        for (int32_t i = 0; i < row.top_logprobs; ++i) {
-            row.top_ids[i] = best.ids[i];
-            row.top_values[i] = float(double(best.keys[i]) - normaliser);
-        }
+    float* logits = area + 5 * stride;
+    if (row.top_allowed && row.allowed != nullptr) {
+        copy_allowed(row, logits);
+        tell_best(row, logits, greatest_of(logits, row.vocabulary).value, normaliser, gathered);
+    } else {
+        tell_best(row, row.logits, peak.value, normaliser, gathered);
     }
     if (adjusted(row)) {
-        float* logits = area + 5 * stride;
         adjust(row, logits, gathered.ids);
         *row.token = choose(row, logits, greatest_of(logits, row.vocabulary), full, gathered);
     } else {

@@ -32,6 +32,7 @@ struct SampleRow {
     int64_t bias_count = 0;
     const uint32_t* allowed = nullptr;  // bit id % 32 of word id / 32; null: all
     int32_t top_logprobs = 0;           // <= vocabulary
+    bool top_allowed = false;           // those of allowed tokens, and others at minus infinity where they are fewer
 
     int32_t* token = nullptr;    // -1: no usable distribution
     float* logprob = nullptr;    // of the raw distribution; null: not wanted, nor are any top_logprobs then

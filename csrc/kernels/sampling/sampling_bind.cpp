@@ -64,7 +64,8 @@ auto sample(Sampler& sampler, const Logits& logits, const Vector<int32_t>& rows,
             const Vector<int64_t>& history_offsets, const Vector<int32_t>& history_ids,
             const Vector<int64_t>& generated_offsets, const Vector<int32_t>& generated_ids,
             const Vector<int64_t>& bias_offsets, const Vector<int32_t>& bias_ids, const Vector<float>& bias_values,
-            std::optional<int32_t> top_logprobs, const std::optional<Bits>& allowed, uint32_t purpose) {
+            std::optional<int32_t> top_logprobs, const std::optional<Bits>& allowed,
+            const std::optional<Vector<bool>>& top_allowed, uint32_t purpose) {
     const size_t n = rows.size();
     const int64_t vocabulary = int64_t(logits.shape(1));
     require_ids("rows", rows, int64_t(logits.shape(0)));
@@ -90,6 +91,8 @@ auto sample(Sampler& sampler, const Logits& logits, const Vector<int32_t>& rows,
         refuse("top_logprobs must lie in 0 .. " + std::to_string(vocabulary) + ", not " + std::to_string(most));
     if (allowed && (allowed->shape(0) != n || int64_t(allowed->shape(1)) != (vocabulary + 31) / 32))
         refuse("allowed must be [" + std::to_string(n) + ", " + std::to_string((vocabulary + 31) / 32) + "]");
+
+    if (top_allowed) require_count("top_allowed", top_allowed->size(), n);
 
     const size_t k = size_t(most);
     auto tokens = own(new int32_t[n], n);
@@ -120,6 +123,7 @@ auto sample(Sampler& sampler, const Logits& logits, const Vector<int32_t>& rows,
         row.bias_count = bias_offsets.data()[i + 1] - bias_offsets.data()[i];
         row.allowed = allowed ? allowed->data() + i * allowed->shape(1) : nullptr;
         row.top_logprobs = most;
+        row.top_allowed = top_allowed && top_allowed->data()[i];
         row.token = tokens.data() + i;
         logprobs.data()[i] = __builtin_nanf("");
         row.logprob = top_logprobs ? logprobs.data() + i : nullptr;
@@ -176,8 +180,8 @@ void bind_sampling(nb::module_& module) {
         .def("sample", &sample, "logits"_a.noconvert(), "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
              "repetition_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "seed"_a, "position"_a,
              "history_offsets"_a, "history_ids"_a, "generated_offsets"_a, "generated_ids"_a, "bias_offsets"_a,
-             "bias_ids"_a, "bias_values"_a, "top_logprobs"_a.none(), "allowed"_a.none(), "purpose"_a = 0,
-             "(token_ids, logprobs, top_ids, top_logprobs) as backends.interface.SampleResult.")
+             "bias_ids"_a, "bias_values"_a, "top_logprobs"_a.none(), "allowed"_a.none(), "top_allowed"_a.none(),
+             "purpose"_a = 0, "(token_ids, logprobs, top_ids, top_logprobs) as backends.interface.SampleResult.")
         .def("score", &score, "logits"_a.noconvert(), "rows"_a, "targets"_a, "other"_a.noconvert().none(),
              "(logprobs, greedy, ranks, kl, other_greedy) as backends.interface.Scores; without other the last two are "
              "undefined.");

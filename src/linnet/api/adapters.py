@@ -37,6 +37,19 @@ def with_room(engine: EngineSettings, paths: Iterable[Path], more: int = 0) -> E
     )
 
 
+class AdapterLimitError(CapacityError):
+    """As many adapters are loaded as there is room for. ``soon``: some of them are on their way out."""
+
+    code = "adapter_limit"
+
+    def __init__(self, loaded: int, leaving: int, most: int) -> None:
+        self.soon = leaving > 0
+        on_way = f", and {leaving} are still in use" if leaving else ""
+        super().__init__(
+            f"{loaded} adapters are loaded{on_way}; there is room for {most} (max_adapters)", settings=["max_adapters"]
+        )
+
+
 class Adapters:
     """See the module. May be used from several threads."""
 
@@ -75,8 +88,8 @@ class Adapters:
         return found.number
 
     def load(self, name: str, path: Path) -> NamedAdapter:
-        """Load an adapter under a new name. Raises ConfigError, CheckpointError, UnsupportedError, and CapacityError
-        where there is no room."""
+        """Load an adapter under a new name. Raises ConfigError, CheckpointError, UnsupportedError, CapacityError for
+        too great a rank, and AdapterLimitError."""
         with self._lock:
             facts = self._facts
             if facts is None:
@@ -94,11 +107,7 @@ class Adapters:
                 )
             self._leaving.intersection_update(self._in_use())
             if len(self._named) + len(self._leaving) >= facts.most:
-                on_way = f", and {len(self._leaving)} are still in use" if self._leaving else ""
-                raise CapacityError(
-                    f"{len(self._named)} adapters are loaded{on_way}; there is room for {facts.most} (max_adapters)",
-                    settings=["max_adapters"],
-                )
+                raise AdapterLimitError(len(self._named), len(self._leaving), facts.most)
             adapter = open_adapter(path, facts)
             made = NamedAdapter(name, self._next, adapter.rank, adapter.base)
             self._next += 1

@@ -151,6 +151,9 @@ class SamplingBatch:
     bias_values: np.ndarray  # float32
     top_logprobs: int | None = 0  # how many alternatives to return for every entry; None: no log-probabilities at all
     allowed: np.ndarray | None = None  # uint32 [n, ceil(vocabulary / 32)]; bit id % 32 of word id // 32 set = allowed
+    top_allowed: np.ndarray | None = (
+        None  # bool: the entry's alternatives are of its allowed tokens only; None: nobody's
+    )
 
     @staticmethod
     def greedy(rows: Sequence[int] | np.ndarray) -> "SamplingBatch":
@@ -182,7 +185,7 @@ class SampleResult:
     """Logprobs are of the raw distribution (before mask, bias, penalties and temperature); NaN where none was wanted.
 
     A row without a usable distribution (NaN among its logits, or no allowed token) gets token id -1; the other rows of
-    the batch are unaffected.
+    the batch are unaffected. Alternatives of allowed tokens only end, where there are fewer, in others at -inf.
     """
 
     token_ids: np.ndarray  # int32 [n]
@@ -267,9 +270,12 @@ class Executable(Protocol):
     ) -> None:
         """Copy rows of a store back, as they were stored, into as many blocks. Writes these blocks only."""
 
-    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
-        """What rows of an adapter get from the next step on, by name of a low_rank_add; None: it is unknown from now
-        on. ConfigError for a name or a shape that the program has not."""
+    def prepare_adapter(self, terms: Mapping[str, LowRank]) -> object:
+        """An adapter, by name of a low_rank_add, as ``set_adapter`` takes it. From any thread, beside steps: all that
+        takes time is done here. ConfigError for a name or a shape that the program has not."""
+
+    def set_adapter(self, adapter: int, prepared: object | None) -> None:
+        """What rows of an adapter get from the next step on; None: it is unknown from now on."""
 
     def execute(self, batch: Batch, states: object) -> None:
         """Run the program. Writes ``states`` at the batch's slots only; replaces logits and taps of the last step."""

@@ -15,6 +15,7 @@ from linnet.engine.adapters import AdapterFacts, EngineAdapters
 from linnet.engine.beams import BeamGroup
 from linnet.engine.block_store import BlockStore, StorePlace
 from linnet.engine.facts import EngineFacts
+from linnet.engine.held import HeldRequests
 from linnet.engine.live import LiveRequest, PooledRows, PromptScoreRows
 from linnet.engine.matcher import Grammars
 from linnet.engine.matching import Matching
@@ -31,11 +32,12 @@ from linnet.engine.messages import (
     Pooling,
     Submit,
     UnloadAdapter,
+    error_info,
 )
 from linnet.engine.moving import MEASURED_BLOCKS, make_moves, measure_copies
 from linnet.engine.participant import Participant, common_config
 from linnet.engine.runner import Runner
-from linnet.errors import ConfigError
+from linnet.errors import CapacityError, ConfigError
 from linnet.program.hidden import makes_logits, vocabulary_of
 from linnet.program.program import Program
 from linnet.scheduler import Ended, Event, Kept, Request, Scheduler, SchedulerConfig, SchedulerCounters, Tokens
@@ -96,7 +98,8 @@ class Engine:
             generates=makes_logits(executable.program),
             adapters=adapters,
         )
-        self.adapters = EngineAdapters(executable, adapters)
+        self.adapters = EngineAdapters(executable, adapters, lambda digest: self.scheduler.let_go_of(digest))
+        self._held = HeldRequests(self.adapters)
         if any(vocabulary_of(other.executable.program) != vocabulary for other in others):
             raise ConfigError("two models in lockstep must have the same vocabulary")
         num_blocks = [group.num_blocks for group in config.groups]
@@ -142,7 +145,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self.scheduler.has_work or bool(self._live)
+        return self.scheduler.has_work or bool(self._live) or bool(self._held)
 
     @property
     def stepping(self) -> bool:
@@ -152,7 +155,7 @@ class Engine:
     @property
     def unfinished(self) -> tuple[int, ...]:
         """Ids of requests whose Finished has not been returned yet."""
-        return tuple(self._live)
+        return (*self._live, *self._held)
 
     def counters(self) -> SchedulerCounters:
         """A snapshot for the metrics page."""
@@ -197,19 +200,32 @@ class Engine:
             raise EngineUnavailableError("the engine has failed or was closed and takes no requests")
         if self.draining:
             raise EngineUnavailableError("the engine is draining and takes no new requests")
-        if submit.request_id in self._live:
+        if submit.request_id in self._live or submit.request_id in self._held:
             raise ConfigError(f"request {submit.request_id}: an unfinished request has this id already")
         self.facts.validate(submit)
+        arrival_s = self.clock() if arrival_s is None else arrival_s
+        if not self.adapters.is_coming(submit.adapter):
+            self._admit(submit, arrival_s)
+        elif len(self.unfinished) < self.facts.max_requests:
+            self._held.add(submit, arrival_s)
+        else:
+            raise CapacityError(
+                f"{len(self.unfinished)} requests are unfinished, the most that are taken (max_sequences, "
+                "max_waiting_requests)",
+                settings=["max_sequences", "max_waiting_requests"],
+            )
+
+    def _admit(self, submit: Submit, arrival_s: float, waited: bool = False) -> None:
+        """Hand a request to the scheduler. ``waited``: for its adapter. Raises as ``submit`` does."""
         origin = None if submit.fork_of is None else self._live.get(submit.fork_of)
         beams = self._beams(submit, origin)
         prompt = submit.prompt_token_ids
         if origin is not None and origin.request.prompt_token_ids == prompt:
             prompt = origin.request.prompt_token_ids  # the same object, so that nobody compares them again
         scores = submit.params.prompt_logprobs is not None or submit.compare
-        arrival_s = self.clock() if arrival_s is None else arrival_s
         if submit.grammar is not None and self._grammars is None:
             raise ConfigError("this engine has no compiler of grammars")
-        adapter, namespace = self.adapters.hold(submit.adapter)
+        adapter, namespace = self.adapters.hold(submit.adapter, waited)
         request = Request(
             request_id=submit.request_id,
             prompt_token_ids=prompt,
@@ -240,12 +256,13 @@ class Engine:
         except BaseException:
             self.adapters.let_go(submit.adapter)
             raise
+        matching = self._matching(submit)
         if beams is not None:
-            beams.join(request)
+            beams.join(request, matching)
         self._live[submit.request_id] = LiveRequest(
             submit,
             request,
-            self._matching(submit),
+            matching,
             PromptScoreRows() if scores else None,
             beams,
             None if submit.embed is None else PooledRows(first=submit.embed == "cls"),
@@ -281,7 +298,7 @@ class Engine:
 
     def abort(self, request_id: int) -> bool:
         """End a request; False when it is unknown. Its Finished comes out of the next ``step``."""
-        return self.scheduler.abort(request_id)
+        return self._held.abort(request_id) or self.scheduler.abort(request_id)
 
     def in_lockstep(self, other: "Engine") -> "Engine":
         """A new engine over this one's model and KV memory, with ``other``'s model in lockstep.
@@ -312,6 +329,7 @@ class Engine:
             self._keep_blocks()
         self._failure = self._failure or EngineUnavailableError("the engine is closed")
         self._runner.close()
+        self.adapters.close()
         for store in self._stores:
             store.close()
         self._stores = []
@@ -347,9 +365,12 @@ class Engine:
             self._stepping = False
 
     def _step(self) -> tuple[EngineEvent, ...]:
-        plan = self.scheduler.schedule(self.clock())
+        now = self.clock()
+        told = self._release(now)
+        plan = self.scheduler.schedule(now)
         if plan is None:
-            return self._translate(self.scheduler.take_events())
+            self._held.wait()
+            return told + self._translate(self.scheduler.take_events())
         self._runner.launch(plan, self._live)
         output = self._runner.collect()
         for request_id, error in output.failed.items():
@@ -362,7 +383,18 @@ class Engine:
             self._live[request_id].request.draft_token_ids = guess
         if self._check:
             self.scheduler.check()
-        return self._translate(events)
+        return told + self._translate(events)
+
+    def _release(self, now: float) -> tuple[EngineEvent, ...]:
+        """Take over adapters that are ready and admit who waited for them; what became of those that cannot be."""
+        self.adapters.settle()
+        failed: list[EngineEvent] = []
+        for submit, arrival_s in self._held.released(now):
+            try:
+                self._admit(submit, arrival_s, waited=True)
+            except Exception as error:
+                failed.append(Finished(submit.request_id, "error", error=error_info(error)))
+        return (*self._held.take_events(), *failed)
 
     def _end_searches(self, request_ids: Sequence[int]) -> tuple[Event, ...]:
         """End the beams of searches that have their answers, after the step that gave them has been taken in."""
@@ -413,7 +445,7 @@ class Engine:
         if control.action == "drain":
             self.draining = True
         elif control.action == "abort_all":
-            for request_id in tuple(self._live):
-                self.scheduler.abort(request_id)
+            for request_id in self.unfinished:
+                self.abort(request_id)
         else:
             self.forget_prefixes()

@@ -137,7 +137,8 @@ class EngineFacts:
                 f"stop_token_ids has {stops} ids, those of the model included; accepted with use_beam_search are at "
                 f"most {MOST_SEARCH_STOPS}",
             )
-        most = min(limits.max_sequences, limits.token_budget, limits.output_rows, self.vocabulary_size - stops)
+        tokens = (self.vocabulary_size - stops) // (1 if submit.grammar is None else 2)
+        most = min(limits.max_sequences, limits.token_budget, limits.output_rows, tokens)
         if width > most:
             raise ParameterError(
                 "n",
@@ -154,8 +155,6 @@ class EngineFacts:
                     f"KV cache, which has {group.num_blocks * limits.block_size}; ask for fewer beams or tokens",
                     settings=["kv_bytes"],
                 )
-        if submit.grammar is not None:
-            raise ParameterError("use_beam_search", "use_beam_search cannot be combined with structured output")
 
     def _check_prompt_ids(self, prompt: tuple[int, ...]) -> None:
         ids = np.asarray(prompt)

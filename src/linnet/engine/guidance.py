@@ -137,6 +137,10 @@ class TokenMatcher:
         if tokens and not self._matcher.rollback(tokens):
             self._check()
 
+    def copy(self) -> "TokenMatcher":
+        """See ``Matcher``."""
+        return TokenMatcher(self._matcher.deep_copy(), self._tokenizer, self._eos_ids)
+
     def forced(self) -> Sequence[int]:
         """See ``Matcher``: the text that must come, in the longest tokens there are."""
         text = self._matcher.compute_ff_bytes()[:MOST_FORCED_BYTES].decode("utf-8", "ignore")

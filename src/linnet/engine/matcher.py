@@ -52,6 +52,9 @@ class Matcher(Protocol):
     def rollback(self, tokens: int) -> None:
         """Forget the last so many accepted tokens, as if they had never been."""
 
+    def copy(self) -> "Matcher":
+        """Another one that is where this one is."""
+
     def forced(self) -> Sequence[int]:
         """A guess at the next tokens where the grammar leaves one text to go on with; empty where it does not."""
 

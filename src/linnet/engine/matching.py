@@ -66,6 +66,20 @@ class Matching:
             self._matcher.accept(token_id)
         return self._matcher.ended
 
+    def ends_with(self, token_id: int) -> bool:
+        """Whether the text would be whole with an allowed token and nothing could follow. It is not chosen by that."""
+        assert self._matcher is not None
+        self._matcher.accept(token_id)
+        try:
+            return self._matcher.ended
+        finally:
+            self._matcher.rollback(1)
+
+    def follow(self, other: "Matching") -> None:
+        """Go on from where another one of the same grammar is."""
+        assert other._matcher is not None
+        self._matcher = other._matcher.copy()
+
     def forced(self) -> tuple[int, ...]:
         """A guess at the next tokens, where there is one way to go on."""
         assert self._matcher is not None

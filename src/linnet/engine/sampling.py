@@ -16,7 +16,8 @@ LEAST_TEMPERATURE = 1e-5
 @dataclass(frozen=True, slots=True)
 class SamplingEntry:
     """One row to sample. ``known`` is prompt and generated tokens; ``allowed`` the matcher's words or None;
-    ``alternatives``: how many of the likeliest tokens are to be told beside the drawn one; None: no log-probability."""
+    ``alternatives``: how many of the likeliest tokens are to be told beside the drawn one; None: no log-probability.
+    ``of_allowed``: of those that are allowed."""
 
     row: int
     params: SamplingParams
@@ -26,6 +27,7 @@ class SamplingEntry:
     stop_token_ids: frozenset[int]
     allowed: np.ndarray | None = None
     alternatives: int | None = None
+    of_allowed: bool = False
 
     @property
     def position(self) -> int:
@@ -66,6 +68,7 @@ class SamplingBatches:
         self._batch.rows = np.array([entry.row for entry in entries], np.int32)
         self._batch.position = np.array([entry.position for entry in entries], np.int64)
         self._batch.allowed = _allowed(entries, self._words)
+        self._batch.top_allowed = _top_allowed(entries)
         return self._batch
 
     def _stays(self, entries: Sequence[SamplingEntry]) -> bool:
@@ -115,11 +118,17 @@ def sampling_batch(entries: Sequence[SamplingEntry], words: int) -> SamplingBatc
         bias_values=np.array(bias_values, np.float32),
         top_logprobs=max((entry.alternatives for entry in entries if entry.alternatives is not None), default=None),
         allowed=_allowed(entries, words),
+        top_allowed=_top_allowed(entries),
     )
 
 
 def _temperature(params: SamplingParams) -> float:
     return params.temperature if params.temperature >= LEAST_TEMPERATURE else 0.0
+
+
+def _top_allowed(entries: Sequence[SamplingEntry]) -> np.ndarray | None:
+    found = np.array([entry.of_allowed for entry in entries])
+    return found if found.any() else None
 
 
 def _allowed(entries: Sequence[SamplingEntry], words: int) -> np.ndarray | None:

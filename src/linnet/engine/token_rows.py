@@ -136,6 +136,7 @@ class TokenRows:
             prompt_tokens=one.request.prompt_tokens,
             stop_token_ids=one.submit.stop_token_ids,
             allowed=allowed,
+            of_allowed=one.beams is not None and one.matching is not None,
             alternatives=one.beams.alternatives if one.beams is not None else one.submit.params.logprobs,
         )
 

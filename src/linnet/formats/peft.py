@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import CheckpointError, UnsupportedError
+from linnet.formats.copied_file import CopiedFile, copied_file
 from linnet.formats.finite import check_finite
 from linnet.formats.json_file import read_json_object
-from linnet.formats.mapped_file import MappedFile
 
 Array = npt.NDArray[Any]
 
@@ -138,7 +137,26 @@ def read_peft(directory: Path, most_bytes: int | None = None) -> PeftAdapter:
         pickled = (directory / "adapter_model.bin").exists()
         reason = "only a pickle; Linnet never unpickles, save it as safetensors first" if pickled else "no such file"
         raise CheckpointError(f"{path}: {reason}")
-    file = MappedFile(path)
+    with copied_file(path) as file:
+        pairs = _pairs(file, most_bytes)
+    ranks, alphas = (_named(config, name, str(directory / CONFIG_FILE)) for name in ("rank_pattern", "alpha_pattern"))
+    linears = {
+        module: _linear(
+            f"{directory}: {module[:120]}",
+            sides,
+            int(_value_of(module, ranks, config["r"])),
+            float(_value_of(module, alphas, config["lora_alpha"])),
+            bool(config.get("use_rslora")),
+        )
+        for module, sides in sorted(pairs.items())
+    }
+    base = config.get("base_model_name_or_path")
+    return PeftAdapter(directory, linears, _digest(linears), base if isinstance(base, str) else None)
+
+
+def _pairs(file: CopiedFile, most_bytes: int | None) -> dict[str, dict[str, Array]]:
+    """The matrices of each linear, by their side. Nothing is read before all of them are known to be few enough."""
+    path = file.path
     size = sum(info.nbytes for info in file.tensors.values())
     if most_bytes is not None and size > most_bytes:
         largest = max(file.tensors, key=lambda name: file.tensors[name].nbytes)
@@ -159,32 +177,15 @@ def read_peft(directory: Path, most_bytes: int | None = None) -> PeftAdapter:
                 f"{path}: tensor {name[:120]!r} is {info.dtype} {list(info.shape)}; supported are matrices of float32, "
                 "bfloat16 and float16"
             )
-        check_finite(file.raw(info), 0, info, f"{path}: tensor {name[:120]!r}")
+        matrix = file.copy(info)
+        check_finite(matrix.reshape(-1).view(np.uint8).data, 0, info, f"{path}: tensor {name[:120]!r}")
         sides = pairs.setdefault(found["module"], {})
         if found["side"] in sides:
             raise CheckpointError(f"{path}: {found['module'][:120]} has lora_{found['side']} twice")
-        sides[found["side"]] = _own(file.view(info))
+        sides[found["side"]] = matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix
     if not pairs:
         raise CheckpointError(f"{path}: an adapter without tensors")
-    ranks, alphas = (_named(config, name, str(directory / CONFIG_FILE)) for name in ("rank_pattern", "alpha_pattern"))
-    linears = {
-        module: _linear(
-            f"{directory}: {module[:120]}",
-            sides,
-            int(_value_of(module, ranks, config["r"])),
-            float(_value_of(module, alphas, config["lora_alpha"])),
-            bool(config.get("use_rslora")),
-        )
-        for module, sides in sorted(pairs.items())
-    }
-    file.close()
-    base = config.get("base_model_name_or_path")
-    return PeftAdapter(directory, linears, _digest(linears), base if isinstance(base, str) else None)
-
-
-def _own(array: Array) -> Array:
-    """A copy that no file has to stay mapped for; fp16 as fp32."""
-    return np.array(array, dtype=array.dtype if array.dtype == ml_dtypes.bfloat16 else np.float32, order="C")
+    return pairs
 
 
 def _linear(where: str, sides: Mapping[str, Array], rank: int, alpha: float, stabilised: bool) -> AdapterLinear:

@@ -14,6 +14,7 @@ from .tier import BlockTier
 class _Kept:
     digests: tuple[bytes, ...]
     lasting: bool
+    namespace: bytes
 
 
 class Pins:
@@ -36,23 +37,28 @@ class Pins:
         """How many owners keep anything."""
         return len(self._kept)
 
-    def keep(self, owner: bytes, digests: Sequence[bytes], lasting: bool = False) -> None:
+    def keep(self, owner: bytes, digests: Sequence[bytes], lasting: bool = False, namespace: bytes = b"") -> None:
         """Pin these names for the owner instead of what it kept, as many of the first ones as may be. None: nothing.
 
         Mutates: the owners, and the cache as `pin` and `unpin` do.
         """
-        self._hold(owner, tuple(digests[: self.most]), lasting)
+        self._hold(owner, tuple(digests[: self.most]), lasting, namespace)
         while (excess := self._cache.pinned_names - self.most) > 0 or len(self) > self.most:
             victim = self._victim(owner, lasting)
             if victim is not None:
                 self.let_go(victim)
             else:
                 left = self._kept[owner].digests
-                self._hold(owner, left[: max(len(left) - excess, 0)] if excess > 0 else (), lasting)
+                self._hold(owner, left[: max(len(left) - excess, 0)] if excess > 0 else (), lasting, namespace)
 
     def let_go(self, owner: bytes) -> None:
         """The owner keeps nothing any more; unknown ones are ignored. Mutates as `keep` does."""
         self._hold(owner, (), False)
+
+    def let_go_of(self, namespace: bytes) -> None:
+        """Nobody is going to ask for names of this namespace any more. Mutates as `keep` does."""
+        for owner in [owner for owner, kept in self._kept.items() if kept.namespace == namespace]:
+            self.let_go(owner)
 
     def check(self) -> None:
         """Prove that the pins in the cache are those of the owners, and not too many. Mutates nothing."""
@@ -64,7 +70,7 @@ class Pins:
         if len(self) > self.most:
             raise InvariantError(f"there are {len(self)} owners of at most {self.most} pinned names")
 
-    def _hold(self, owner: bytes, digests: tuple[bytes, ...], lasting: bool) -> None:
+    def _hold(self, owner: bytes, digests: tuple[bytes, ...], lasting: bool, namespace: bytes = b"") -> None:
         before = self._kept.pop(owner, None)
         self._cache.pin(digests)  # before the others fall, so that what stays is not touched
         if before is not None:
@@ -76,7 +82,7 @@ class Pins:
                 if not self._cache.is_pinned(digest):
                     self._tier.give_up(digest)
         if digests:
-            self._kept[owner] = _Kept(digests, lasting)
+            self._kept[owner] = _Kept(digests, lasting, namespace)
 
     def _victim(self, owner: bytes, lasting: bool) -> bytes | None:
         """Who was heard of least recently and may lose its pins to the owner."""

@@ -315,7 +315,12 @@ class Residency:
             full = min([len(kept.token_ids) // size, *self.pools.most_whole_pins])
             extend_digests(digests, kept.token_ids, kept.salt, size, full, kept.shared_tokens, kept.namespace)
         for pool, first in zip(self.pools, self._first_blocks_at(len(digests)), strict=True):
-            pool.pins.keep(kept.owner, digests[first:], kept.lasting)
+            pool.pins.keep(kept.owner, digests[first:], kept.lasting, kept.namespace)
+
+    def let_go_of(self, namespace: bytes) -> None:
+        """What was kept of this namespace is kept no longer. Mutates the eviction order."""
+        for pool in self.pools:
+            pool.pins.let_go_of(namespace)
 
     def check(self, request: Request) -> None:
         """Prove that a running request holds, once each, the blocks of what it computes and of what that reads, and no

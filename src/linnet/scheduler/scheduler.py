@@ -145,6 +145,11 @@ class Scheduler:
         """
         self._residency.keep(kept)
 
+    def let_go_of(self, namespace: bytes) -> None:
+        """Nobody goes on from sequences of this namespace any more: what was kept of them is forgotten as others are.
+        Mutates the eviction order."""
+        self._residency.let_go_of(namespace)
+
     def take_events(self) -> tuple[Event, ...]:
         """Events of aborts and deadlines since the last call or commit(), which hands them out too. Forgets them."""
         events = tuple(self._events)

@@ -14,14 +14,14 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from linnet.api import ServedModel
-from linnet.api.adapters import Adapters
+from linnet.api.adapters import AdapterLimitError, Adapters
 from linnet.engine import EngineUnavailableError
 from linnet.errors import ConfigError, LinnetError
 from linnet.formats.peft import CONFIG_FILE
 from linnet.serve.answers import JsonAnswer
 from linnet.serve.body import parse_object
 from linnet.serve.bridge import Bridge
-from linnet.serve.errors import invalid, model_not_found, queue_full, unavailable
+from linnet.serve.errors import adapters_full, invalid, model_not_found, queue_full, unavailable
 from linnet.serve.generation import Generation
 from linnet.serve.preparing import ModelFacts
 from linnet.serve.protocol import read_request
@@ -85,6 +85,8 @@ class AdapterRoutes:
             self._facts.adapters.load(wanted.lora_name, path)
         except EngineUnavailableError as error:
             raise unavailable(str(error)) from None
+        except AdapterLimitError as error:
+            raise adapters_full(error) from None
         except LinnetError as error:
             param = "lora_name" if "adapter_name" in error.settings else "lora_path"
             raise invalid(str(error).replace(str(path), wanted.lora_path), param, error.code) from None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from linnet.api import ModerationError
+from linnet.api.adapters import AdapterLimitError
 from linnet.api.sessions import SessionsFullError
 from linnet.engine import EngineLostError, ErrorInfo, LengthError, error_info
 from linnet.errors import LinnetError
@@ -135,6 +136,12 @@ def sessions_full(error: SessionsFullError) -> ApiError:
     """429: the key has as many sessions as it may have. Deleting one helps, asking again does not."""
     headers = {"Retry-After": str(max(1, min(120, math.ceil(error.retry_after_s)))), "x-should-retry": "false"}
     return ApiError(429, "overloaded_error", str(error), code=error.code, param=error.param, headers=headers)
+
+
+def adapters_full(error: AdapterLimitError) -> ApiError:
+    """429: as many adapters as there is room for. Asking again helps only where one is still being used up."""
+    headers = {"Retry-After": "1" if error.soon else "120", "x-should-retry": "true" if error.soon else "false"}
+    return ApiError(429, "overloaded_error", str(error), code=error.code, param="lora_name", headers=headers)
 
 
 def unavailable(message: str, retry_after_s: int = 5) -> ApiError:

@@ -2,6 +2,8 @@
 """What is read of PEFT directories, and the sentences for what is not."""
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,3 +151,30 @@ def test_damaged_files_end_in_a_sentence(tmp_path: Path) -> None:
         file.write_bytes(mutant)
         with suppress(LinnetError):
             read_peft(path)
+
+
+CUT_WHILE_READ = """
+import os, sys
+from pathlib import Path
+from linnet.formats import peft
+
+path, checked = Path(sys.argv[1]), peft.check_finite
+
+def cut(*arguments):
+    os.truncate(path / peft.WEIGHTS_FILE, 1000)
+    checked(*arguments)
+
+peft.check_finite = cut
+try:
+    peft.read_peft(path)
+except peft.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    """And not the end of the process (SIGBUS), which it would be under a mapping."""
+    path = write_adapter(tmp_path, {"model.layers.0.self_attn.q_proj": (4096, 4096)}, rank=8)
+    done = subprocess.run([sys.executable, "-c", CUT_WHILE_READ, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert "adapter_model.safetensors: has become shorter while it was read, 1000 bytes" in done.stdout

@@ -2,6 +2,7 @@
 """Adapters as the native operation reads them: panels of sixteen outputs, kept alive while they are known."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -25,33 +26,62 @@ def panels(matrix: Array) -> Array:
     return np.ascontiguousarray(padded.reshape(-1, PANEL, columns).transpose(0, 2, 1)).reshape(-1).view(np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedTerm:
+    """What an adapter adds at one site. ``down``, ``up``: panels, both of bf16 or of fp32; sizes in elements."""
+
+    down: Array
+    up: Array
+    is_bf16: bool
+    rank: int
+    columns: int
+    outputs: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """An adapter as the operation reads it, by name of an op."""
+
+    terms: Mapping[str, PackedTerm]
+
+
+def packed(terms: Mapping[str, LowRank]) -> PackedAdapter:
+    """All matrices as panels, in memory of their own."""
+    made = {}
+    for name, term in terms.items():
+        same = term.down.dtype == term.up.dtype
+        down, up = (panels(part if same else part.astype(np.float32)) for part in (term.down, term.up))
+        is_bf16 = same and term.down.dtype == ml_dtypes.bfloat16
+        made[name] = PackedTerm(down, up, is_bf16, term.rank, term.down.shape[1], term.up.shape[0], term.factor)
+    return PackedAdapter(made)
+
+
 class AdapterTable:
     """What one executor knows of adapters. ``places``: op name -> its native operation and site."""
 
     def __init__(self, executor: Any, places: Mapping[str, tuple[int, int]]) -> None:
         self._executor, self._places = executor, places
-        self._known: dict[int, list[tuple[str, Array, Array]]] = {}
+        self._known: dict[int, PackedAdapter] = {}
 
-    def set(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+    def set(self, adapter: int, given: PackedAdapter | None) -> None:
         """See Executable.set_adapter. What was known of it before is forgotten."""
-        for name, _, _ in self._known.pop(adapter, ()):
+        before = self._known.pop(adapter, None)
+        for name in before.terms if before is not None else ():
             self._executor.clear_adapter(*self._places[name], adapter)
-        if terms is None:
+        if given is None:
             return
-        known = self._known[adapter] = []
-        for name, term in terms.items():
-            same = term.down.dtype == term.up.dtype
-            down, up = (panels(part if same else part.astype(np.float32)) for part in (term.down, term.up))
-            known.append((name, down, up))
+        self._known[adapter] = given
+        for name, term in given.terms.items():
             self._executor.set_adapter(
                 *self._places[name],
                 adapter,
-                down,
-                up,
-                same and term.down.dtype == ml_dtypes.bfloat16,
+                term.down,
+                term.up,
+                term.is_bf16,
                 term.rank,
-                term.down.shape[1],
-                term.up.shape[0],
+                term.columns,
+                term.outputs,
                 term.factor,
             )
 

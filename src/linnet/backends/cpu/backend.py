@@ -298,10 +298,15 @@ class CpuExecutable(block_memory.BlockCopies):
         layers = self._layers() if len(num_blocks) > 1 else [replace(layer, group=0) for layer in self._layers()]
         return States(num_blocks, layers, self.limits.max_sequences * self._native.slot_bytes)
 
-    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+    def prepare_adapter(self, terms: Mapping[str, LowRank]) -> object:
+        """See Executable.prepare_adapter."""
+        check_terms(self.program, terms)
+        return adapters.packed(terms)
+
+    def set_adapter(self, adapter: int, prepared: object | None) -> None:
         """See Executable.set_adapter."""
-        check_terms(self.program, terms or {})
-        self._adapters.set(adapter, terms)
+        assert prepared is None or isinstance(prepared, adapters.PackedAdapter)
+        self._adapters.set(adapter, prepared)
 
     def execute(self, batch: Batch, states: object) -> None:
         """See Executable.execute. One native call, the GIL released; ConfigError before anything is written."""

@@ -40,6 +40,7 @@ class Sampler:
                 batch.bias_values,
                 batch.top_logprobs,
                 batch.allowed,
+                batch.top_allowed,
                 SAMPLE_PURPOSE,
             )
         except ValueError as error:

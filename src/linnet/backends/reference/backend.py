@@ -117,12 +117,17 @@ class ReferenceExecutable(block_memory.BlockCopies):
         one_of_each = self.allocate_states(*[1] * cache_groups(self.program))
         return tuple(map(block_memory.bytes_per_block, one_of_each.parts))
 
-    def set_adapter(self, adapter: int, terms: Mapping[str, LowRank] | None) -> None:
+    def prepare_adapter(self, terms: Mapping[str, LowRank]) -> object:
+        """See Executable.prepare_adapter: they are taken as they are."""
+        check_terms(self.program, terms)
+        return terms
+
+    def set_adapter(self, adapter: int, prepared: object | None) -> None:
         """See Executable.set_adapter."""
         self._adapters.pop(adapter, None)
-        if terms is not None:
-            check_terms(self.program, terms)
-            self._adapters[adapter] = terms
+        if prepared is not None:
+            assert isinstance(prepared, Mapping)
+            self._adapters[adapter] = prepared
 
     @torch.no_grad()
     def execute(self, batch: Batch, states: object) -> None:

@@ -59,8 +59,12 @@ def sample(logits: np.ndarray, sampling: SamplingBatch) -> SampleResult:
             result.top_logprobs[entry] = np.nan
             continue
         logprobs = log_softmax(raw[None])[0]
-        order = np.argsort(-raw, kind="stable")[:k]
-        result.top_ids[entry], result.top_logprobs[entry] = order, logprobs[order]
+        told = raw
+        if sampling.top_allowed is not None and sampling.top_allowed[entry]:
+            told = _of_allowed(raw, sampling, entry)
+        order = np.argsort(-told, kind="stable")[:k]
+        result.top_ids[entry] = order
+        result.top_logprobs[entry] = np.where(np.isneginf(told[order]), -np.inf, logprobs[order])
         token = _draw(adjust(raw, sampling, entry), sampling, entry)
         result.token_ids[entry] = token
         if token >= 0 and sampling.top_logprobs is not None:
@@ -70,11 +74,7 @@ def sample(logits: np.ndarray, sampling: SamplingBatch) -> SampleResult:
 
 def adjust(raw: np.ndarray, sampling: SamplingBatch, entry: int) -> np.ndarray:
     """Mask, bias and penalties of one entry: fp32 [vocabulary]."""
-    logits = raw.astype(np.float32).copy()
-    vocabulary = len(logits)
-    if sampling.allowed is not None:
-        bits = np.unpackbits(sampling.allowed[entry].view(np.uint8), bitorder="little")[:vocabulary]
-        logits[bits == 0] = -np.inf
+    logits = _of_allowed(raw.astype(np.float32), sampling, entry)
     bias = slice(sampling.bias_offsets[entry], sampling.bias_offsets[entry + 1])
     logits[sampling.bias_ids[bias]] += sampling.bias_values[bias]
     history = sampling.history_ids[sampling.history_offsets[entry] : sampling.history_offsets[entry + 1]]
@@ -87,6 +87,15 @@ def adjust(raw: np.ndarray, sampling: SamplingBatch, entry: int) -> np.ndarray:
     logits[ids] -= np.float32(sampling.frequency_penalty[entry]) * counts.astype(np.float32)
     logits[ids] -= np.float32(sampling.presence_penalty[entry])
     return logits
+
+
+def _of_allowed(values: np.ndarray, sampling: SamplingBatch, entry: int) -> np.ndarray:
+    """A copy [vocabulary] with -inf for what the entry's mask does not allow."""
+    values = values.copy()
+    if sampling.allowed is not None:
+        bits = np.unpackbits(sampling.allowed[entry].view(np.uint8), bitorder="little")[: len(values)]
+        values[bits == 0] = -np.inf
+    return values
 
 
 def _draw(logits: np.ndarray, sampling: SamplingBatch, entry: int) -> int:
