@@ -73,7 +73,7 @@ def write_gguf(
     architecture = architecture or FAMILIES[type(model).__name__]
     writer = gguf.GGUFWriter(path, architecture)
     _keys(writer, config, architecture, narrow)
-    writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
+    writer.add_token_list([*"t0", *(f"t{index}" for index in range(config.vocab_size - 2))])
     if tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("gpt-2")

@@ -24,6 +24,7 @@ from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
 from linnet.formats import Checkpoint
 from linnet.formats.convert import to_gguf
+from linnet.text.gguf_vocabulary import gguf_vocabulary
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats-read.md"
 ANSWERS = {"yes": True, "no": False, "unchecked": None}
@@ -47,6 +48,12 @@ def said_on_the_page() -> dict[str, Said]:
     return found
 
 
+def told(path: Path) -> None:
+    """A model with the bundled one's tokenizer, without which no text goes in."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo.model_directory() / name, path)
+
+
 def compressed(scheme: str) -> Callable[[Path], Any]:
     return lambda path: compress(demo.model_directory(), path, make_recipe(scheme, "rtn"))
 
@@ -57,13 +64,20 @@ def foreign(record: dict[str, Any], encode: Any) -> Callable[[Path], Any]:
     def make(path: Path) -> None:
         made = foreign_forms.write_pair(foreign_forms.llama(), path.parent / f"of {path.name}", record, encode)
         made.quantised.rename(path)
+        told(path)
 
     return make
 
 
+def own_form(path: Path) -> None:
+    model = foreign_forms.llama(hidden_size=256, intermediate_size=384).bfloat16()
+    test_compressed_tensors.write_ours(model, path, "NF4", tied=False)
+    told(path)
+
+
 def as_gguf(path: Path) -> None:
     with Checkpoint.open(demo.model_directory()) as checkpoint:
-        to_gguf(checkpoint, path, "Q8_0", {"tokenizer.ggml.model": "none"})
+        to_gguf(checkpoint, path, "Q8_0", gguf_vocabulary(checkpoint.path, checkpoint.config["vocab_size"]))
 
 
 IN_ORDER = (4, 32, True, True, False)
@@ -73,9 +87,7 @@ MODELS: dict[str, Callable[[Path], Any]] = {
     "small-w4-kv8": compressed("W4A16-g32-kv8"),
     "small-w3": compressed("W3A16-g32"),
     "small-w8": compressed("W8A16"),
-    "tiny-nf4": lambda path: test_compressed_tensors.write_ours(
-        foreign_forms.llama(hidden_size=256, intermediate_size=384).bfloat16(), path, "NF4", tied=False
-    ),
+    "tiny-nf4": own_form,
     "tiny-gptq-in-order": foreign(test_gptq.record(*IN_ORDER), test_gptq.encoder(*IN_ORDER)),
     "tiny-awq": foreign(test_awq.record(32, False, True), test_awq.encoder(32, False, True)),
     "tiny-fp8-blocks": foreign(*test_fp8.FORMS["blocks"]),

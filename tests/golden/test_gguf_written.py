@@ -24,7 +24,7 @@ LOADED_BY_TRANSFORMERS = ("llama-1", "mistral-no-window", "qwen2")
 TOKENS = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": [f"t{index}" for index in range(VOCABULARY)],
+    "tokenizer.ggml.tokens": [*"t0", *(f"t{index}" for index in range(VOCABULARY - 2))],
     "tokenizer.ggml.merges": ["t 0"],
 }
 PLAIN_SCALE = {"query_pre_attn_scalar": 16}

@@ -25,7 +25,7 @@ def doctor(
 ) -> None:
     """Say which of Linnet, transformers, vLLM and llama.cpp read a model, why not, and what to type instead.
 
-    Of Linnet it is tried: files, tensors, and whether there is a kernel for everything. Of the others it is known.
+    Of Linnet it is tried: files, tensors, tokenizer, and whether everything has a kernel. Of the others it is known.
 
     [dim]Examples[/]
 
@@ -58,6 +58,7 @@ def examine(path: Path) -> "list[Verdict]":
     from linnet.formats.programs import Verdict, identify, verdicts
 
     refused: LinnetError | None = None
+    untold: LinnetError | None = None
     config: dict[str, Any] | None = None
     schemes: Mapping[str, LinearScheme] = {}
     why = ""
@@ -69,6 +70,7 @@ def examine(path: Path) -> "list[Verdict]":
             except LinnetError as error:
                 refused = error
             schemes = checkpoint.schemes()
+        untold = _untold(path)
     except LinnetError as error:
         refused = error
     try:
@@ -78,8 +80,20 @@ def examine(path: Path) -> "list[Verdict]":
     if model is None:
         assert refused is not None
         raise refused
-    linnet = Verdict("Linnet", refused is None, why if refused is None else str(refused))
+    wrong = refused or untold
+    linnet = Verdict("Linnet", wrong is None, why if wrong is None else str(wrong))
     return [linnet, *verdicts(model, str(path))]
+
+
+def _untold(path: Path) -> LinnetError | None:
+    """Why its tokens cannot be read, which whatever takes text needs beside the weights."""
+    from linnet.text import Tokenizer
+
+    try:
+        Tokenizer.open(path)
+    except LinnetError as error:
+        return error
+    return None
 
 
 def _backend(checkpoint: "Checkpoint") -> str:

@@ -2,6 +2,7 @@
 """Ten things a person may have on a disk: who reads them, why not, and what to type instead."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import pytest
 
 from linnet import demo
+from linnet.api import LLM
 from linnet.cli.doctoring import examine
 from linnet.compress import compress, make_recipe
 from linnet.errors import LinnetError
 from linnet.formats import Checkpoint
-from linnet.formats.convert import parse_target, to_directory
+from linnet.formats.convert import parse_target, to_directory, to_gguf
 from linnet.formats.programs import Model, identify, verdicts
 from linnet.formats.programs.described import GgufFacts
 from linnet.schemes import parse_scheme
+from linnet.text.gguf_vocabulary import gguf_vocabulary
 
 PROGRAMS = ["Linnet", "transformers", "vLLM", "llama.cpp"]
 
@@ -269,3 +272,39 @@ def test_what_lies_as_in_a_gguf_file_is_read_here_alone() -> None:
         assert not verdict.loads
         assert "as in the GGUF file that it was made of (_keys_and_values_apart)" in verdict.why
         assert verdict.instead is not None
+
+
+def blind(path: Path, **keys: Any) -> Path:
+    """The bundled model as a GGUF file whose tokenizer has other keys; None: without."""
+    with Checkpoint.open(demo.model_directory()) as checkpoint:
+        told = gguf_vocabulary(checkpoint.path, checkpoint.config["vocab_size"])
+        told |= {f"tokenizer.ggml.{name}": value for name, value in keys.items()}
+        to_gguf(checkpoint, path, "Q8_0", {name: value for name, value in told.items() if value is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"model": "nobodys"}, "supported are gpt2"),
+        ({"model": None}, "no tokenizer in the metadata"),
+        ({"pre": "nobodys"}, "a way of cutting text that is not known here"),
+        ({"merges": None}, "tokenizer.ggml.merges is missing"),
+    ],
+)
+def test_of_a_tokenizer_it_says_what_a_server_would_say(tmp_path: Path, keys: dict[str, Any], words: str) -> None:
+    path = blind(tmp_path / "m.gguf", **keys)
+    linnet = examine(path)[0]
+    assert linnet.loads is False
+    assert words in linnet.why
+    with pytest.raises(LinnetError) as refused:
+        LLM(path)
+    assert str(refused.value) == linnet.why
+
+
+def test_a_directory_without_a_tokenizer(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(demo.model_directory() / name, tmp_path)
+    linnet, *others = examine(tmp_path)
+    assert "no tokenizer found" in linnet.why
+    assert [linnet.loads, *(verdict.loads for verdict in others)] == [False, True, True, False]
