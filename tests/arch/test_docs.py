@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from linnet.formats.forms import FORMS
+
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = ROOT / "docs" / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -141,6 +143,13 @@ def test_the_memory_tables_are_what_the_ledger_says(name: str) -> None:
 def test_the_support_matrix_is_what_the_backends_say() -> None:
     tool = tool_named("support_matrix")
     assert tool.PAGE.read_text(encoding="utf-8").splitlines() == tool.page().splitlines()
+
+
+def test_every_form_that_is_read_is_in_the_table_of_what_is_read() -> None:
+    page = (ROOT / "docs" / "formats-read.md").read_text(encoding="utf-8")
+    table = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ") and line.count("|") > 3]
+    named = {word for cell in table for word in re.findall(r"`([\w-]+)`", cell)}
+    assert {method for form in FORMS for method in form.methods} - {"gguf"} <= named
 
 
 def test_no_block_of_a_page_was_left_empty() -> None:

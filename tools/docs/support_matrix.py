@@ -10,7 +10,7 @@ every op of the result. --check: exit 1 unless the page says just this.
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from linnet.errors import UnsupportedError
 from linnet.models.build import build_program
 from linnet.models.families import arch_spec
 from linnet.program.choose_numerics import choose_numerics
-from linnet.program.program import Program
+from linnet.program.program import DenseType, Program
 from linnet.schemes import LinearScheme, Scheme, parse_scheme
 from linnet.schemes.layouts import bits_per_weight
 from linnet.schemes.layouts.gguf import GGUF_LAYOUTS
@@ -47,8 +47,9 @@ POLICIES: tuple[Policy, ...] = ("fast", "exact")
 
 COMPRESSED_TENSORS = (
     "W8A16", "W8A16-asym", "W4A16", "W4A16-asym", "W4A16-channel", "W3A16", "W2A16", "W8A8", "W4A8", "W4A4", "FP8",
-    "FP8_DYNAMIC",
+    "FP8_DYNAMIC", "FP8_STATIC",
 )  # fmt: skip
+DENSE: tuple[tuple[DenseType, float], ...] = (("fp32", 32.0), ("bf16", 16.0), ("fp16", 16.0))
 OWN = ("NF4", "TERNARY", "BINARY")
 
 
@@ -58,13 +59,14 @@ class Row:
 
     published: str
     stored: str
-    scheme: LinearScheme
+    scheme: LinearScheme | DenseType
     bits: float
 
 
 def rows() -> Iterator[Row]:
     """Every form that a reader of formats/forms can give."""
     shape = (COLUMNS, COLUMNS)
+    yield from (Row("plain safetensors, GGUF", name, name, bits) for name, bits in DENSE)
     for method, names in (("compressed-tensors", COMPRESSED_TENSORS), ("linnet", OWN)):
         for name in names:
             scheme = parse_scheme(name).linear
@@ -73,6 +75,11 @@ def rows() -> Iterator[Row]:
     yield Row(
         "compressed-tensors", "W8A8, static activations with a zero point", static, bits_per_weight(static, shape)
     )
+    yield from packed_floats_and_zeros()
+    rows_of_fp8 = LinearScheme(
+        Scheme("fp8_e4m3", "channel", scale_dtype="fp32"), parse_scheme("FP8_DYNAMIC").linear.input
+    )
+    yield Row("fbgemm fp8", "one scale per row", rows_of_fp8, bits_per_weight(rows_of_fp8, shape))
     blocks = Scheme("fp8_e4m3", "block", block=(128, 128), scale_dtype="fp32")
     by_blocks = LinearScheme(blocks, Scheme("fp8_e4m3", "group", 128, dynamic=True))
     yield Row("compressed-tensors, fp8", "fp8 in blocks of 128 × 128", by_blocks, bits_per_weight(by_blocks, shape))
@@ -91,6 +98,19 @@ def rows() -> Iterator[Row]:
     yield Row("gpt-oss (its experts)", "MXFP4", experts, 4.25)
     for name, layout in GGUF_LAYOUTS.items():
         yield Row("GGUF", name, layout.scheme, layout.kind.bits_per_weight)
+
+
+def packed_floats_and_zeros() -> Iterator[Row]:
+    """What else compressed-tensors packs; scales of 4-bit floats take 8 bits in the files."""
+    for size, name in ((16, "nvfp4-pack-quantized"), (32, "mxfp4-pack-quantized")):
+        scheme = LinearScheme(Scheme("fp4_e2m1", "group", size, scale_dtype="fp32" if size == 16 else "bf16"))
+        yield Row("compressed-tensors", name, scheme, 4 + 8 / size)
+    for name in ("W8A8", "FP8_DYNAMIC"):
+        whole = parse_scheme(name).linear
+        half = replace(whole, weight=replace(whole.weight, sparsity="2:4"))
+        yield Row(
+            "compressed-tensors", f"sparse-24-bitmask over {name}", half, bits_per_weight(half, (COLUMNS, COLUMNS))
+        )
 
 
 def hqq_and_quanto() -> Iterator[Row]:
