@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a server writes: for machines one JSON line of everything, each finished request too; else it stays calm."""
 
+import fcntl
 import json
 import os
 import signal
@@ -142,3 +143,24 @@ def test_everything_that_a_server_writes_for_machines_is_json(tmp_path: Path) ->
         finally:
             server.kill()
     assert all(list(line)[:2] == ["event", "time"] for line in lines)
+
+
+@pytest.mark.alone
+def test_a_pipe_that_nobody_reads_stops_no_server(tmp_path: Path) -> None:
+    """Where lines were written by who answers, the pipe was full after some dozens and so was the server's patience."""
+    command = [sys.executable, "-m", "linnet.cli.main", "serve", "--log-format", "json", "--port", "0"]
+    command += ["--kv-cache-memory", "1MiB", str(write_tiny_llama(tmp_path / "tiny-llama"))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        fcntl.fcntl(server.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        try:
+            url = json.loads(server.stderr.readline())["url"]
+            with httpx.Client(base_url=url, timeout=10) as http:
+                for _ in range(100):
+                    assert http.get("/no/such/page").status_code == 404
+                body = {"model": "tiny-llama", "prompt": "the", "max_tokens": 2}
+                assert http.post("/v1/completions", json=body).status_code == 200
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()

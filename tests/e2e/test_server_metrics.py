@@ -28,6 +28,7 @@ COUNTERS = {
     "prefix_cache_queries", "prefix_cache_hits", "kv_slots_reserved", "kv_slots_unused", "num_preemptions",
     "swapped_out_blocks", "swapped_in_blocks", "swap_declined_blocks", "swapped_out_bytes", "swapped_in_bytes",
     "engine_steps", "engine_restarts", "kv_kept_blocks_swapped_out", "iteration_tokens", "session_turns",
+    "log_lines_dropped",
 }  # fmt: skip
 GAUGES = {
     "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "kv_blocks_total", "kv_blocks_used",

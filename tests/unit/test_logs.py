@@ -3,7 +3,9 @@
 
 import json
 import logging
+import os
 import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from linnet.api import ENGINE_MODULE
 from linnet.child_process import start_child
 from linnet.engine import EngineChild
+from linnet.log_queue import LineQueue
 from linnet.logs import JsonFormatter, json_line
 
 
@@ -50,3 +53,42 @@ def test_an_engine_of_its_own_writes_as_it_is_told(capfd: pytest.CaptureFixture[
     child.end()
     (line,) = capfd.readouterr().err.splitlines()
     assert json.loads(line)["message"] == "the engine was told to open nothing: KeyError"
+
+
+def test_lines_are_dropped_and_counted_where_nobody_reads_them() -> None:
+    """And nobody waits: not who logs, not the end. Whoever reads again is told how many are missing."""
+    reading, writing = os.pipe()
+    lines = LineQueue(writing, most=4)
+    lines.setFormatter(JsonFormatter())
+    for count in range(40):
+        lines.say(f"{count} " + "x" * 10_000)
+        lines.handle(record("as a record"))
+    assert 60 <= lines.dropped < 80
+    dropped, taken = lines.dropped, 0
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        while "lines were dropped" not in (line := pipe.readline()):
+            taken += 1
+        assert json.loads(line)["message"].startswith(f"{dropped} lines were dropped")
+        lines.say("the last")
+        while (line := pipe.readline()) != "the last\n":
+            taken += 1
+        assert taken + dropped == 80
+    lines.say("nobody is left")
+    lines.close()
+    os.close(writing)
+
+
+def test_the_end_waits_a_second_for_who_reads_and_no_longer() -> None:
+    reading, writing = os.pipe()
+    lines = LineQueue(writing)
+    lines.say("one")
+    lines.close()
+    assert os.read(reading, 100) == b"one\n"
+    stuck = LineQueue(writing)
+    for _ in range(10):
+        stuck.say("x" * 20_000)
+    began_s = time.monotonic()
+    stuck.close()
+    assert time.monotonic() - began_s < 30
+    os.close(reading)
+    os.close(writing)

@@ -7,7 +7,6 @@ Started by ``linnet.child_process.start_child`` only. No tokenizer is read here,
 import logging
 import os
 import socket
-import sys
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,7 +26,7 @@ from linnet.engine import (
     refused_frame,
 )
 from linnet.errors import LinnetError, defect, machine_sentence
-from linnet.logs import begin_log, write_json
+from linnet.logs import begin_log, end_log, write_json
 
 
 def main(connection: socket.socket) -> None:
@@ -38,7 +37,7 @@ def main(connection: socket.socket) -> None:
     except BaseException as error:
         logging.getLogger(__name__).error("the engine failed: %s", defect(error))
         status = 1
-    sys.stderr.flush()
+    end_log()
     os._exit(status)  # the kernel unmaps a model faster than the interpreter takes itself apart
 
 

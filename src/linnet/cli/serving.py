@@ -19,7 +19,7 @@ from linnet.cli.descriptors import room_for_connections
 from linnet.cli.numbers import human_bytes
 from linnet.cli.serve_options import SERVING
 from linnet.errors import ConfigError
-from linnet.logs import begin_log, json_line
+from linnet.logs import begin_log, end_log, json_line, say
 from linnet.settings import ENGINE_MODULE, RequestLimits, ServeConfig, SessionLimits
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _serve(model: str, given: Given, config: ServeConfig, process: ChildProcess 
     address = address_of(listener)
     _share_the_interpreter()
     if config.log_json or not sys.stderr.isatty():
-        return run(served, listener, config, _say, lambda _: _say(_start_line(served, config, address)))
+        return run(served, listener, config, say, lambda _: say(_start_line(served, config, address)))
     from linnet.cli.serving_screen import Screen
 
     with Screen() as screen:
@@ -147,7 +147,7 @@ def open_served(  # type: ignore[no-untyped-def]
 def _close(llm) -> None:  # type: ignore[no-untyped-def]
     """Release a model, unless a step that does not end uses it: closing would unmap it under that."""
     if llm.stepping:
-        sys.stderr.flush()
+        end_log()
         os._exit(1)
     llm.close()
 
@@ -176,7 +176,3 @@ def _start_line(served, config, address: str) -> str:  # type: ignore[no-untyped
         f"{sequences:,} sequences of {tokens // sequences:,}; all in all at most {human_bytes(memory.total_bytes)}"
         + (f"; unless asked otherwise {recommended}, as its generation_config.json says)" if recommended else ")")
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

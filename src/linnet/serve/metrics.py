@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from linnet.api.output import FinishReason
 from linnet.engine import EngineDoor
+from linnet.logs import dropped_lines
 from linnet.scheduler import SchedulerConfig
 from linnet.serve.memory import MemoryUse
 
@@ -151,6 +152,7 @@ class _EngineState:
                 now.kept_swapped_out_blocks,
             ),
             ("iteration_tokens", "Tokens computed, over all steps.", now.computed_tokens),
+            ("log_lines_dropped", "Lines that standard error did not take in time.", dropped_lines()),
         )
         for name, text, count in counts:
             counter = CounterMetricFamily(f"{self._prefix}:{name}", text, labels=("model_name",))
