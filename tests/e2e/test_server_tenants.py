@@ -3,7 +3,8 @@
 refusal says nothing about a key.
 
 Times are judged by how well the best threshold tells two classes apart (the area under the curve: 0.5 is a coin), and
-always beside a leak of the same size that the same clock must see. LINNET_TENANT_TRIALS: prompts that are probed (100).
+always beside a leak of the same size that the same clock must see. LINNET_TENANT_TRIALS: prompts whose times are judged
+(100); LINNET_TENANT_PROMPTS: prompts of one key that the other one asks (500).
 """
 
 import hmac
@@ -23,6 +24,7 @@ from linnet.serve.errors import ApiError
 from linnet.serve.security import Keys
 
 TRIALS = int(os.environ.get("LINNET_TENANT_TRIALS", "100"))
+PROMPTS = int(os.environ.get("LINNET_TENANT_PROMPTS", "500"))
 KEYS = ("key-of-the-victim", "key-of-the-other")
 STEP_S, LENGTH = 0.004, 64
 
@@ -61,6 +63,23 @@ def chance(trials: int) -> float:
 def beginning(number: int) -> str:
     """Four letters, a block of its own for each number: a key finds what it has asked itself."""
     return np.base_repr(number, 36).zfill(4).lower()
+
+
+def test_no_prompt_of_another_key_is_found(server: Running) -> None:
+    """Each is asked by the one key and then by the other, which has all of it computed; now and then the first asks
+    again and finds it, so that there was something to find."""
+    assert server.server is not None
+    rng, door, found = random.Random(6), server.server.bridge.door, 0
+    before = door.counters.computed_tokens
+    for number in range(PROMPTS):
+        prompt = beginning(number) + "".join(rng.choices("abcdefgh", k=LENGTH - 4))
+        for key in KEYS:
+            assert ask(server, key, prompt)[1] == 0, (number, key)
+        if number % 50 == 0:
+            own = ask(server, KEYS[0], prompt)[1]
+            assert own > 0
+            found += LENGTH - own
+    eventually(lambda: door.counters.computed_tokens - before == 2 * LENGTH * PROMPTS + found)
 
 
 def test_what_another_key_has_asked_saves_neither_work_nor_time(server: Running) -> None:
