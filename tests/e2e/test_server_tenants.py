@@ -61,8 +61,8 @@ def chance(trials: int) -> float:
 
 
 def beginning(number: int) -> str:
-    """Four letters, a block of its own for each number: a key finds what it has asked itself."""
-    return np.base_repr(number, 36).zfill(4).lower()
+    """Four digits and letters of those below: a block for each number, since a key finds what it has asked itself."""
+    return np.base_repr(number, 18).zfill(4).lower()
 
 
 def test_no_prompt_of_another_key_is_found(server: Running) -> None:
