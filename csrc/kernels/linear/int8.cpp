@@ -11,6 +11,7 @@
 // codes] in the order of quantised rows, and the panel (in L1) meets all rows; tiles (tiles.h) are such panels already,
 // of bytes or of nibbles. Unfinished sums lie in scratch, compact: rows of y are far apart at powers of two, which a
 // cache maps to the same few places.
+#include "panels.h"
 #include "sparse.h"
 
 namespace linnet::LINNET_TIER {
@@ -27,6 +28,9 @@ static constexpr int64_t BLOCK_COLUMNS = 512;
 static constexpr int64_t TILED_COLUMNS = 1024;
 // From so many rows on, nibbles are widened to bytes once per panel instead of once per eight rows.
 static constexpr int64_t WIDENED_ROWS = 33;
+// From so many rows on, panels multiply such tiles faster, but not where the row is one span, whose sums stay here in
+// registers for longer.
+static constexpr int64_t PANEL_ROWS = 32;
 
 // One block of columns: whole groups, or (split) a part of the only group.
 struct Block {
@@ -416,12 +420,16 @@ void linear_int8(const LinearWeight& weight, const QuantisedRows& rows_in, float
     uint8_t* free = (uint8_t*)scratch;
     if (reads_sparse(weight, x, rows)) return linear_sparse_few(weight, x, y, ldy, rows, n_begin, n_end, free);
     if (weight.two_of_four) return linear_expanded(weight, rows_in, y, ldy, rows, n_begin, n_end, free);
-    if (x.groups != rows_in.groups) {
+    const bool only_tiled = weight.spread, suits_panels = rows >= PANEL_ROWS && x.groups > 1;
+    const bool panels = PANELS_SUM_CODES && weight.tiles != nullptr && (only_tiled || suits_panels) &&
+                        reads_panels(weight, rows_in.group_size, rows);
+    if (x.groups != rows_in.groups && !panels) {
         int32_t* sums = (int32_t*)free;
         sum_codes(x, rows, weight.columns, sums);
         x.sums = sums;
         free += round_up(rows * x.groups * 4, 64);
     }
+    if (panels) return linear_panels(weight, x, y, ldy, rows, n_begin, n_end, free);
     if (weight.tiles != nullptr && (weight.spread || (!READS_TILES && reads_tiles(weight, rows_in.group_size))))
         return linear_tiled(weight, x, y, ldy, rows, n_begin, n_end, free);
     if (weight.tiles == nullptr && try_gemv(weight, x, y, ldy, rows, n_begin, n_end, free)) return;

@@ -143,11 +143,14 @@ LINNET_INLINE int32_t sum_sixteen(const int8_t* codes) {
 // From so many rows on, y leaves the caches before anybody reads it: it is written past them.
 static constexpr int64_t STREAMED_ROWS = 128;
 
-// The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y.
-[[maybe_unused]] static __attribute__((noinline)) void write_outputs(const float* totals, int64_t tiles, int64_t rows,
-                                                                     int64_t outputs, const float* bias, float* y,
-                                                                     int64_t ldy) {
-    const bool streamed = rows >= STREAMED_ROWS && outputs % 16 == 0 && ((uintptr_t)y | uintptr_t(ldy * 4)) % 64 == 0;
+LINNET_INLINE bool can_stream(int64_t rows, int64_t outputs, const float* y, int64_t ldy) {
+    return rows >= STREAMED_ROWS && outputs % 16 == 0 && ((uintptr_t)y | uintptr_t(ldy * 4)) % 64 == 0;
+}
+
+// The finished sums [rows][16 tiles], with the bias, to `outputs` columns of y; finish_stores follows streamed ones.
+[[maybe_unused]] static __attribute__((noinline)) void write_rows(const float* totals, int64_t tiles, int64_t rows,
+                                                                  int64_t outputs, const float* bias, float* y,
+                                                                  int64_t ldy, bool streamed) {
     for (int64_t row = 0; row < rows; ++row) {
         for (int64_t n = 0; n < outputs; n += 16) {
             Floats total = load(totals + row * 16 * tiles + n);
@@ -158,6 +161,11 @@ static constexpr int64_t STREAMED_ROWS = 128;
                 store_first(y + row * ldy + n, outputs - n, total);
         }
     }
+}
+LINNET_INLINE void write_outputs(const float* totals, int64_t tiles, int64_t rows, int64_t outputs, const float* bias,
+                                 float* y, int64_t ldy) {
+    const bool streamed = can_stream(rows, outputs, y, ldy);
+    write_rows(totals, tiles, rows, outputs, bias, y, ldy, streamed);
     if (streamed) finish_stores();
 }
 
