@@ -26,10 +26,7 @@ bool reads_panels(const LinearWeight& weight, int64_t input_group_size, int64_t 
 
 static constexpr int64_t CODES_BYTES = LANES_OF_PANEL * BLOCK_COLUMNS;  // of a panel
 static constexpr int64_t SLABS_AT = CODES_BYTES + int64_t(sizeof(Panel));
-static int64_t most_slabs(int64_t rows) {
-    const int64_t fewest = smaller(MOST_ROWS_OF_SPANS, MOST_ROWS_OF_GROUPS);
-    return divide_up(divide_up(rows, fewest), 2);
-}
+static int64_t most_slabs(int64_t rows) { return divide_up(divide_up(rows, MOST_ROWS_OF_SPANS), 2); }
 int64_t scratch_bytes_panels(int64_t rows) {
     return SLABS_AT + most_slabs(rows) * int64_t(sizeof(Slab)) + MOST_PANELS * LANES_OF_PANEL * 4 * rows;
 }
@@ -64,7 +61,7 @@ class Multiplication {
 
     void run(float* y, int64_t ldy, int64_t rows, int64_t n_begin, int64_t n_end) {
         rows_ = rows;
-        row_tiles_ = divide_up(rows, one_span_ ? MOST_ROWS : two_level_ ? MOST_ROWS_OF_GROUPS : MOST_ROWS_OF_SPANS);
+        row_tiles_ = divide_up(rows, one_span_ ? MOST_ROWS : MOST_ROWS_OF_SPANS);
         float* totals = (float*)(slabs_ + most_slabs(rows));
         for (int64_t n = n_begin; n < n_end; n += LANES_OF_PANEL * MOST_PANELS) {
             const int64_t outputs = smaller(n_end - n, LANES_OF_PANEL * MOST_PANELS);

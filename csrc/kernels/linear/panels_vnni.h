@@ -8,8 +8,8 @@
 
 namespace linnet::LINNET_TIER {
 
-// Rows that meet a panel at once; sums of spans leave registers for totals, those of groups for sums of spans.
-static constexpr int T = TILE_COUNT, MOST_ROWS = 8, MOST_ROWS_OF_SPANS = 7, MOST_ROWS_OF_GROUPS = 6;
+// Rows that meet a panel at once; where a row has several spans, totals or sums of groups need registers too.
+static constexpr int T = TILE_COUNT, MOST_ROWS = 8, MOST_ROWS_OF_SPANS = 7;
 static constexpr int64_t LANES_OF_PANEL = 16 * T;
 static constexpr int64_t SLOTS = 2 * MOST_ROWS;  // of a slab: two tiles of rows
 static constexpr int64_t BLOCK_COLUMNS = 512;    // so that a panel and a slab stay in L1
@@ -211,8 +211,10 @@ static void multiply_groups(const Panel& panel, const Rows& rows, const Block& b
 #pragma GCC unroll 2
             for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-                for (int m = 0; m < M; ++m)
+                for (int m = 0; m < M; ++m) {
                     sums[m][t] = fold_exactly(sums[m][t], dots[m][t], load_ints(factors + t * 16));
+                    finish_here(sums[m][t]);
+                }
         }
 #pragma GCC unroll 2
         for (int t = 0; t < T; ++t) {
