@@ -430,13 +430,15 @@ class Engine:
         return []
 
     def _finished(self, one: LiveRequest, ended: Ended) -> Finished:
-        complete = one.request.scored >= one.request.prompt_tokens
+        error = self._errors.pop(ended.request_id, None)
+        # In which step of the prompt's an error comes depends on others: what was scored before is not told with it.
+        complete = error is None and one.request.scored >= one.request.prompt_tokens
         return Finished(
             ended.request_id,
             ended.reason,
             ended.cached_tokens,
             one.scores.result() if complete and one.scores is not None else None,
-            self._errors.pop(ended.request_id, None),
+            error,
             one.request.queued_s,
             one.pooled.result() if complete and one.pooled is not None else None,
         )
