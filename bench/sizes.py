@@ -75,7 +75,7 @@ def sizes() -> tuple[Size, ...]:
     """All of them."""
     panels = f"{LINEAR}/panels_vnni.cpp"
     item = 'static const ItemShape PANEL_ITEM = {size_of("LINNET_SIZE_ITEM_ROWS", 128), '
-    item += 'size_of("LINNET_SIZE_ITEM_OUTPUTS", 128)};'
+    item += 'size_of("LINNET_SIZE_ITEM_OUTPUTS", 256)};'
     return (
         constant(
             *("AHEAD_BYTES_OF_GEMV", "prefetch distance, few rows", 8192, (2048, 4096, 16384, 32768)),
@@ -94,55 +94,12 @@ def sizes() -> tuple[Size, ...]:
             *(panels, SOME[:1]),
         ),
         Size(
-            *("PANELS", "panels of 32 outputs unpacked together", 4, (1, 2, 8)),
-            (
-                (panels, "MOST_PANELS = 4;", "MOST_PANELS = 8;"),
-                (
-                    panels,
-                    "for (int64_t n = n_begin; n < n_end; n += LANES_OF_PANEL * MOST_PANELS) {\n"
-                    "            const int64_t outputs = smaller(n_end - n, LANES_OF_PANEL * MOST_PANELS);",
-                    'static const int64_t used = size_of("LINNET_SIZE_PANELS", 4);\n'
-                    "        for (int64_t n = n_begin; n < n_end; n += LANES_OF_PANEL * used) {\n"
-                    "            const int64_t outputs = smaller(n_end - n, LANES_OF_PANEL * used);",
-                ),
-            ),
-            MANY,
-        ),
-        Size(
-            *("BLOCK", "columns unpacked together", 256, (128, 512)),
-            (
-                (panels, "BLOCK_COLUMNS = 256;", "BLOCK_COLUMNS = 512;"),
-                (
-                    panels,
-                    "columns_ = one_span_ ? BLOCK_COLUMNS : BLOCK_COLUMNS / span_ * span_;",
-                    'static const int64_t used = size_of("LINNET_SIZE_BLOCK", 256);\n'
-                    "        columns_ = one_span_ ? used : larger(used, span_) / span_ * span_;",
-                ),
-                (panels, "one_span_ ? BLOCK_COLUMNS / 8 :", "one_span_ ? columns_ / 8 :"),
-            ),
-            MANY,
-        ),
-        Size(
-            *("ROWS", "rows that meet a panel in registers", 8, (4, 6)),
-            (
-                (panels, "MOST_ROWS_TWO_LEVEL : MOST_ROWS);", "MOST_ROWS_TWO_LEVEL : most_rows());"),
-                (panels, "class Multiplication {", "ROWS_FUNCTION\nclass Multiplication {"),
-            ),
-            MANY,
-        ),
-        Size(
             *("ITEM_ROWS", "rows of a thread's piece of work", 128, (64, 256)),
-            ((f"{LINEAR}/panels.h", "constexpr ItemShape PANEL_ITEM = {128, 128};", item),),
+            ((f"{LINEAR}/panels.h", "constexpr ItemShape PANEL_ITEM = {128, 256};", item),),
             MANY,
         ),
-        Size("ITEM_OUTPUTS", "outputs of a thread's piece of work", 128, (64, 256, 512), (), MANY),
+        Size("ITEM_OUTPUTS", "outputs of a thread's piece of work", 256, (64, 128, 512), (), MANY),
     )
-
-
-ROWS_FUNCTION = """static int64_t most_rows() {
-    static const int64_t used = size_of("LINNET_SIZE_ROWS", 8);
-    return used;
-}"""
 
 
 def build(work: Path) -> None:
@@ -158,7 +115,6 @@ def build(work: Path) -> None:
             text = (work / file).read_text(encoding="utf-8")
             if text.count(there) != 1:
                 raise SystemExit(f"{file} holds {there!r} {text.count(there)} times; once is expected")
-            instead = instead.replace("ROWS_FUNCTION", ROWS_FUNCTION)
             text = text if INCLUDE in text else text.replace("#include", f"{INCLUDE}\n#include", 1)
             (work / file).write_text(text.replace(there, instead), encoding="utf-8")
     where = ["-S", str(work), "-B", str(work / "build"), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]

@@ -113,6 +113,8 @@ def test_the_model_runs_on_the_codes_as_they_lie(backend: str, tmp_path: Path) -
     for chunks in (None, DECODE):
         found = stepping.run(executable, prompts, chunks, 5)
         assert worst_difference(found, reference_logits(model, prompts)) <= TOLERANCE
+    model_of_tokens = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+    (tmp_path / "packed" / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model_of_tokens}))
     assert examine(tmp_path / "packed")[0].loads
 
 

@@ -338,7 +338,7 @@ class Sampler:
         bias_values: NDArray[np.float32],
         top_logprobs: int | None,
         allowed: NDArray[np.uint32] | None,
-        top_allowed: NDArray[np.bool_] | None,
+        top_allowed: NDArray[np.bool] | None,
         purpose: int = 0,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]: ...
     def score(
