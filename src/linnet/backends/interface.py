@@ -151,9 +151,7 @@ class SamplingBatch:
     bias_values: np.ndarray  # float32
     top_logprobs: int | None = 0  # how many alternatives to return for every entry; None: no log-probabilities at all
     allowed: np.ndarray | None = None  # uint32 [n, ceil(vocabulary / 32)]; bit id % 32 of word id // 32 set = allowed
-    top_allowed: np.ndarray | None = (
-        None  # bool: the entry's alternatives are of its allowed tokens only; None: nobody's
-    )
+    top_allowed: np.ndarray | None = None  # bool: whose alternatives are of allowed tokens only; None: nobody's
 
     @staticmethod
     def greedy(rows: Sequence[int] | np.ndarray) -> "SamplingBatch":

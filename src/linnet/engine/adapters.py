@@ -10,7 +10,7 @@ that long there may be one more.
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,12 +99,11 @@ class EngineAdapters:
 
     def wait(self, timeout_s: float) -> None:
         """Until one that is coming is ready, but not for longer."""
-        wait([one.coming for one in self._loaded.values() if one.coming is not None], timeout_s, "FIRST_COMPLETED")
+        wait([one.coming for one in self._loaded.values() if one.coming is not None], timeout_s, FIRST_COMPLETED)
 
     def settle(self) -> None:
         """Give the executable what is ready: from the step's thread, between two steps."""
-        coming = {number: one for number, one in self._loaded.items() if one.coming is not None}
-        for number, one in coming.items():
+        for number, one in list(self._loaded.items()):
             if one.coming is not None and one.coming.done():
                 self._take_over(number, one, one.coming)
         if self._loader is not None and all(one.coming is None for one in self._loaded.values()):

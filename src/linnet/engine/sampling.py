@@ -127,8 +127,9 @@ def _temperature(params: SamplingParams) -> float:
 
 
 def _top_allowed(entries: Sequence[SamplingEntry]) -> np.ndarray | None:
-    found = np.array([entry.of_allowed for entry in entries])
-    return found if found.any() else None
+    if not any(entry.of_allowed for entry in entries):
+        return None
+    return np.array([entry.of_allowed for entry in entries])
 
 
 def _allowed(entries: Sequence[SamplingEntry], words: int) -> np.ndarray | None:

@@ -14,7 +14,7 @@ BYTE_LEVEL = "gpt2"
 SENTENCE_PIECE = "llama"
 WORD_PIECE = "bert"
 UNIGRAM = "t5"
-"""``tokenizer.ggml.model`` of byte-level BPE and of SentencePiece's BPE."""
+"""``tokenizer.ggml.model`` of byte-level BPE, SentencePiece's BPE, WordPiece, SentencePiece's unigram model."""
 
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
