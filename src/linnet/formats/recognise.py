@@ -30,7 +30,7 @@ _OTHER_FILES = {
     ".xz": "an archive",
     ".zst": "an archive",
 }
-_METHODS = {
+UNREAD_METHODS = {
     "aqlm": "AQLM",
     "eetq": "EETQ",
     "torchao": "torchao",
@@ -129,7 +129,7 @@ def no_weights(directory: Path) -> LinnetError:
 
 def unreadable_quantization(method: object, config: Mapping[str, Any], where: str) -> UnsupportedError:
     """The error for a ``quant_method`` that nothing here reads."""
-    known = _METHODS.get(str(method).lower())
+    known = UNREAD_METHODS.get(str(method).lower())
     what = f"{known} weights (quant_method {method!r})" if known else f"quant_method {str(method)[:80]!r}"
     base = _base_named_in(Path(where.partition(": ")[0]).parent, config)
     return UnsupportedError(

@@ -34,6 +34,7 @@ from linnet.models.spec import ArchSpec
 from linnet.program.choose_numerics import quantised_kv
 from linnet.program.prescribed import COLUMN_ORDER, INPUT_SCALE, INPUT_ZERO_POINT
 from linnet.program.program import Program, WeightRef
+from linnet.schemes.layouts.gguf import GGUF_LAYOUTS
 from linnet.schemes.packed_weight import PackedWeight
 from linnet.schemes.scheme import DenseType, LinearScheme, Scheme
 from linnet.schemes.terms import CALM, CHOSEN, COMPUTED, SPARSE_COLUMNS, calm_order, one_hot
@@ -230,7 +231,10 @@ def stored_type(checkpoint: Checkpoint, name: str) -> DenseType | LinearScheme:
             raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; columns of a sparse term are int32")
         return "int32"
     if dtype not in DENSE_TYPES:
-        raise UnsupportedError(f"{checkpoint.path}: tensor {name} is {dtype}; supported are float32, bfloat16, float16")
+        blocks = f" and matrices of {', '.join(GGUF_LAYOUTS)}" if checkpoint.quantization.method == "gguf" else ""
+        raise UnsupportedError(
+            f"{checkpoint.path}: tensor {name} is {dtype}; supported are float32, bfloat16, float16{blocks}"
+        )
     return DENSE_TYPES[dtype]
 
 
