@@ -116,3 +116,19 @@ def test_one_place_makes_submits() -> None:
         if re.search(r"\bSubmit\(", path.read_text(encoding="utf-8"))
     ]
     assert found == ["src/linnet/api/requests.py"]
+
+
+KINDS_OF_CHECKPOINTS = [f"K{number}" for number in range(1, 19)]
+"""Those that strangers tripped over."""
+
+
+def docstrings_of_tests() -> Iterator[str]:
+    for path in ROOT.glob("tests/**/test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test"):
+                yield ast.get_docstring(node) or ""
+
+
+def test_every_kind_of_checkpoint_has_a_test_that_names_it() -> None:
+    named = {word for said in docstrings_of_tests() for word in re.findall(r"\bK\d+\b", said)}
+    assert [kind for kind in KINDS_OF_CHECKPOINTS if kind not in named] == []

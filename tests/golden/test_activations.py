@@ -146,6 +146,7 @@ def prompts_of() -> list[list[int]]:
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("name", PRESCRIBED)
 def test_models_are_computed_as_prescribed(name: str, backend: str, tmp_path: Path) -> None:
+    """Dynamic rounding (K2) and static scales, with zero points too (K3)."""
     if backend == "cpu":
         pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
     prompts, expected = prescribed_model(name, tmp_path)

@@ -48,10 +48,32 @@ def assert_equal(directory: Path, expected: list[Any]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."])
 def test_the_prefix_of_a_wrapper_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    """With a warning that names it (K11)."""
     expected = reference_logits(write(MODELS["llama-1"], tmp_path, SEED), PROMPTS)
     renamed(tmp_path, lambda name: prefix + name)
     (warning,) = assert_equal(tmp_path, expected)
     assert prefix in warning
+
+
+def test_stale_copies_in_other_shards_change_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The index decides, and a warning counts what was passed over (K8)."""
+    expected = reference_logits(write(MODELS["llama-1"], tmp_path, SEED), PROMPTS)
+    whole = tmp_path / "model.safetensors"
+    tensors = {name: np.array(tensor) for name, tensor in safetensors.numpy.load_file(whole).items()}
+    whole.unlink()
+    names = sorted(tensors)
+    half = len(names) // 2
+    stale = {name: tensors[name] + 1 for name in names[:3]} | {"model.layers.9.left.over": tensors[names[0]]}
+    shards = {
+        "a.safetensors": {name: tensors[name] for name in names[:half]},
+        "b.safetensors": {name: tensors[name] for name in names[half:]} | stale,
+    }
+    for file, content in shards.items():
+        safetensors.numpy.save_file(content, tmp_path / file)
+    places = {name: "a.safetensors" if name in names[:half] else "b.safetensors" for name in names}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert assert_equal(tmp_path, expected) == ()
+    assert "4 tensors" in caplog.messages[0]
 
 
 def test_text_names_of_a_pair_under_the_text_config(tmp_path: Path) -> None:
@@ -63,6 +85,7 @@ def test_text_names_of_a_pair_under_the_text_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", ["q_proj", "v_proj"])
 def test_biases_that_are_not_stored_are_zero(kept: str, tmp_path: Path) -> None:
+    """As transformers has them (K10)."""
     write(MODELS["llama-2-biases"], tmp_path, SEED)
     renamed(tmp_path, lambda name: None if name.endswith(".bias") and "attn" in name and kept not in name else name)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()

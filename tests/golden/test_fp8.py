@@ -112,6 +112,7 @@ def expected_logits(name: str, pair: Pair, model: Any) -> list[np.ndarray]:
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("name", FORMS)
 def test_models_in_fp8(name: str, backend: str, tmp_path: Path) -> None:
+    """Blocks of weights and groups of inputs, rows, tensors (K2), and static scales (K3)."""
     if backend == "cpu":
         pytest.importorskip("linnet.backends.cpu._native", reason="the native kernels are not built")
     record, encode = FORMS[name]

@@ -58,6 +58,7 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_other_loader_refuses(packed: Path, entry: str) -> None:
+    """None draws random weights in place of the codes (K18)."""
     with pytest.raises((OSError, ValueError)) as caught:
         ENTRIES[entry](str(packed))
     assert "linnet" in str(caught.value) or "no file named model.safetensors" in str(caught.value)

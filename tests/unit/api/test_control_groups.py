@@ -48,6 +48,7 @@ def test_a_nested_group_of_version_2(tmp_path: Path) -> None:
 
 
 def test_every_group_on_the_path_counts(tmp_path: Path) -> None:
+    """Nested groups of version 2 (K16)."""
     root = system(
         tmp_path,
         "0::/a/b\n",
@@ -64,7 +65,7 @@ def test_a_container_sees_its_group_as_the_root(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mounted", ["/docker/c0ffee", "/", "/elsewhere"])
 def test_a_container_under_version_1(mounted: str, tmp_path: Path) -> None:
-    """The mount shows the container's group, or the root's, or something that is not on the path."""
+    """The mount shows the container's group, or the root's, or something that is not on the path (K16)."""
     place = "sys/fs/cgroup/memory" + ("/docker/c0ffee" if mounted == "/" else "")
     root = system(
         tmp_path,

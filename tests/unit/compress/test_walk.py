@@ -279,6 +279,7 @@ def test_only_what_belongs_to_the_model_is_carried(tiny_model, tmp_path):
 
 
 def test_named_chat_templates_are_carried_and_replaced(tiny_model, tmp_path):
+    """The folder of named templates comes along (K4)."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     folder = model / "additional_chat_templates"
     folder.mkdir()

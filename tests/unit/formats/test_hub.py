@@ -20,6 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_everything_that_the_converter_reads_is_fetched() -> None:
+    """A tokenizer's only file too, whatever its name (K14)."""
     for name in (*SOURCES, "tokenizer.json", "config.json", "additional_chat_templates/tool_use.jinja"):
         assert any(fnmatch(name, pattern) for pattern in PATTERNS), name
         assert not any(fnmatch(name, pattern) for pattern in IGNORED), name

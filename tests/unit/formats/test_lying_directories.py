@@ -228,7 +228,7 @@ def test_damaged_manifest(tmp_path: Path) -> None:
 
 
 def test_the_index_decides_between_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Tools that rewrite some shards leave old copies of a tensor, and tensors of an old model, in the others."""
+    """Tools that rewrite some shards leave old copies of a tensor, and tensors of an old model, in the others (K8)."""
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     second = entry | {"data_offsets": [8, 16]}
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))

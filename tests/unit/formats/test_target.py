@@ -53,6 +53,7 @@ def tree(directory: Path) -> dict[str, str]:
 def test_an_output_that_would_harm_its_source(
     target: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Refused before anything is touched (K17)."""
     original = write_model(tmp_path / "models" / "original")
     (tmp_path / "models" / "other").mkdir()
     (tmp_path / "blobs").mkdir()
@@ -129,6 +130,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("case", FOREIGN)
 def test_what_a_manifest_does_not_list_is_named_and_kept(case: str, tmp_path: Path) -> None:
+    """Only what Linnet wrote is replaced (K17)."""
     put, named = FOREIGN[case]
     target = write_model(tmp_path / "out")
     put(target)

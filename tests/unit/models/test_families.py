@@ -236,6 +236,7 @@ LEFT_BY_A_CONVERTER = {
 
 
 def test_neutral_values_of_another_family() -> None:
+    """Keys that a converter left, with values that change nothing (K13)."""
     assert arch_spec(LLAMA_3_2_1B | LEFT_BY_A_CONVERTER) == arch_spec(LLAMA_3_2_1B)
     assert arch_spec(LLAMA_3_2_1B | {"max_window_layers": 28}) == arch_spec(LLAMA_3_2_1B)
 
@@ -255,6 +256,7 @@ def test_neutral_values_of_another_family() -> None:
     ids=str,
 )
 def test_values_of_another_family_that_say_something(change: dict[str, Any]) -> None:
+    """They would change numbers, so they are refused (K13)."""
     with pytest.raises(UnsupportedError, match=next(iter(change))):
         arch_spec(LLAMA_3_2_1B | change)
 

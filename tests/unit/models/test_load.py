@@ -182,6 +182,7 @@ def test_a_config_with_more_layers_than_the_files_names_a_few_and_counts_the_res
 
 
 def test_leftovers_that_cannot_matter(tmp_path: Path) -> None:
+    """Buffers of rotary embeddings (K7), and what no computation reads."""
     tensors = tensors_of(LLAMA)
     for name in ("inv_freq", "cos_cached", "sin_cached"):
         tensors[f"model.layers.0.self_attn.rotary_emb.{name}"] = np.ones(4, np.float32)
@@ -198,6 +199,7 @@ def test_leftovers_that_cannot_matter(tmp_path: Path) -> None:
 
 
 def test_biases_that_the_files_leave_out(tmp_path: Path) -> None:
+    """Zero where some of a kind are stored (K10); none at all is an error."""
     config = LLAMA | {"attention_bias": True, "mlp_bias": True}
     tensors = tensors_of(config)
     del tensors["model.layers.0.self_attn.o_proj.bias"], tensors["model.layers.1.mlp.up_proj.bias"]
@@ -261,7 +263,7 @@ def tables_in_eight_bits() -> dict[str, Any]:
 
 
 class TestTiedHeads:
-    """The files decide when config.json and they disagree."""
+    """The files decide when config.json and they disagree (K15)."""
 
     config = GEMMA_2_2B | TINY | {"head_dim": 8, "tie_word_embeddings": True}
 

@@ -39,6 +39,7 @@ def random_rope(generator: random.Random, kind: str, pairs: int) -> dict[str, An
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", ["linear", "llama3", "yarn", "longrope"])
 def test_frequencies_equal_transformers(kind: str, seed: int) -> None:
+    """With the factors that others ignore (``attn_factor``, K5; ``short_mscale`` and ``long_mscale``, K12)."""
     generator = random.Random(f"{kind} {seed}")
     head_size = generator.choice([32, 64, 96, 128])
     rope = random_rope(generator, kind, head_size // 2)
@@ -76,7 +77,7 @@ def test_default_frequencies_are_float32_powers(theta: float) -> None:
 
 
 def test_yarn_reaches_factor_times_its_original_context() -> None:
-    """Model cards tell people to add rope_scaling and say nothing of max_position_embeddings."""
+    """Model cards tell people to add rope_scaling and say nothing of max_position_embeddings (K6)."""
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     for longest, reach in ((2048, 8192), (4096, 8192), (8192, 8192), (10000, 10000)):
         found = read_rope(ConfigReader({"rope_scaling": yarn}), 64, longest, None)

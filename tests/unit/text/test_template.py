@@ -231,6 +231,7 @@ TALK = [
     ],
 )
 def test_content_is_handed_over_in_the_form_that_the_template_shows(source: str, expected: str) -> None:
+    """As a text or as parts, whichever the template reads (K1)."""
     before = json.dumps(TALK)
     templates = ChatTemplates({"default": source})
     for _ in range(2):  # found out the first time, known the second
@@ -252,6 +253,7 @@ def test_a_message_that_goes_on_is_cut_in_either_form() -> None:
 
 
 def test_a_template_that_leaves_the_user_out_is_refused() -> None:
+    """Never a prompt without the user's text (K1)."""
     templates = ChatTemplates(
         {"default": "{% for m in messages %}{% if m.content is mapping %}x{% endif %}{% endfor %}"}
     )
