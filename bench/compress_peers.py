@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linnet's compression beside llm-compressor's and AutoRound's: same model, rows and scheme; KL, time, peak memory.
+"""Linnet's compression beside llm-compressor's, AutoRound's and GPTQModel's, same model, rows and scheme.
 
     python bench/compress_peers.py MODEL --calibration FILE --text NAME=FILE ... [--rounds 1] [--only REGEX]
 
 Each contender compresses in a process of its own, one after the other and round by round in turns, on the very token
 rows that Linnet draws of the calibration text's first half. Every result is then read by Linnet: KL against the
 original in exact arithmetic, on windows of the second half of each text, with 95 % intervals over windows. Peers are
-installed on first use, each into an environment of its own under --cache, torch first and pinned; one that does not
-install or run is skipped in words. (GPTQModel is not asked: it builds GPU kernels while it installs.) Seconds count
-only on an idle machine: see foreign_cores, the cores that other processes took meanwhile. Neither kind of
-seconds counts imports.
+installed on first use, each into an environment of its own under --cache, torch first and pinned (pip then takes the
+newest GPTQModel that accepts it); one that does not install or run is skipped in words. Seconds count only on an idle
+machine: see foreign_cores, the cores that other processes took meanwhile. Neither kind of seconds counts imports.
 """
 
 import argparse
@@ -43,6 +42,7 @@ ENVIRONMENTS = {
         "llm-compressor", "llmcompressor", "llmcompressor", ("llmcompressor",), uninstall=("torchvision",)
     ),
     "auto-round": Recipe("auto-round", "auto_round", "auto_round", ("auto-round",), uninstall=("torchvision",)),
+    "gptqmodel": Recipe("gptqmodel", "gptqmodel", "gptqmodel", ("gptqmodel", "numpy")),
 }
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "Linnet": ("gptq", {}),
@@ -50,13 +50,21 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "Linnet autoround": ("autoround", {}),
 }
 """Contender -> algorithm and its options."""
-THEIRS = {"llm-compressor": "llm-compressor", "llm-compressor mse": "llm-compressor", "auto-round": "auto-round"}
+THEIRS = {
+    "llm-compressor": "llm-compressor",
+    "llm-compressor mse": "llm-compressor",
+    "auto-round": "auto-round",
+    "gptqmodel": "gptqmodel",
+    "gptqmodel mse": "gptqmodel",
+}
 """Contender -> environment."""
 
 
 def main() -> None:
     """Compress in turns, measure, print a table and a JSON line."""
     options = _arguments()
+    for folder in ("model", "calibration", "cache", "work"):
+        setattr(options, folder, getattr(options, folder).resolve())
     contenders = [name for name in (*OURS, *THEIRS) if re.search(options.only, name)]
     rows = calibration_rows(
         Tokenizer.open(options.model), first_half(options.calibration), options.rows, CONTEXT, 0, "calibration"
@@ -119,7 +127,9 @@ def _compress(name: str, options: argparse.Namespace) -> dict[str, float]:
     log = target.with_suffix(".log")
     foreign = ForeignLoad()
     with log.open("w", encoding="utf-8") as file:
-        ended = subprocess.run([*command, json.dumps(job)], stdout=subprocess.PIPE, stderr=file, text=True, check=False)
+        ended = subprocess.run(
+            [*command, json.dumps(job)], stdout=subprocess.PIPE, stderr=file, text=True, check=False, cwd=options.work
+        )  # there, since GPTQModel leaves a folder of logs where it is called
     if ended.returncode:
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         raise RuntimeError(f"it ended with status {ended.returncode} ({said[-1] if said else 'it said nothing'})")
