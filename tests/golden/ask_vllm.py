@@ -4,10 +4,11 @@ loaded. Writes one JSON object: its version, the methods that it knows, and an a
 
     path/to/vllm/bin/python tests/golden/ask_vllm.py QUESTIONS.json ANSWERS.json
 
-A question is {"path": ..., "expected": WEIGHTS.npz or null, "deprecated": bool}; WEIGHTS.npz holds, by module, the
-matrix [outputs, inputs] that each linear must multiply by. An answer is {"stage": "loaded", "worst": ...} or the stage
-that failed (``config``: what its config says is refused; ``load``: building the model or filling it; ``run``:
-multiplying) and why.
+A question is {"path": ..., "expected": WEIGHTS.npz or null, "deprecated": bool}, and "config" of GGUF files: the
+directory of the original. WEIGHTS.npz holds, by module, the matrix [outputs, inputs] that each linear must multiply by,
+and may hold gains and biases by the names of their tensors; codes of GGUF files are decoded by gguf, since the plugin's
+kernels are for GPUs only. An answer is {"stage": "loaded", "worst": ...} or the stage that failed (``config``: what its
+config says is refused; ``load``: building the model or filling it; ``run``: multiplying) and why.
 """
 
 import json
@@ -31,35 +32,72 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader import get_model
+from vllm.plugins import load_general_plugins
 
 torch.accelerator.empty_cache = lambda: None  # as its CPU worker does: the loader calls it wherever it runs
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 ROWS = 32
 
 
+def product(module, x):
+    """x times what a linear multiplies by, in fp32."""
+    codes = getattr(module, "qweight", None)
+    if codes is None:
+        return module.quant_method.apply(module, x, None).float()
+    kinds, data = module.qweight_type, codes.data.numpy()
+    parts = getattr(codes, "shard_offset_map", None)
+    if not parts:
+        matrix = decoded(data, kinds.weight_type)
+    else:
+        order = ["q", "k", "v"] if "q" in codes.shard_id else codes.shard_id
+        matrix = np.concatenate(
+            [
+                decoded(data[first:last, :size], kinds.shard_weight_type.get(part, kinds.weight_type))
+                for part, (first, last, size) in ((part, parts[part]) for part in order)
+            ]
+        )
+    return x.float() @ torch.from_numpy(matrix).T
+
+
+def decoded(data, kind):
+    """Blocks of GGUF's [rows, bytes] -> fp32."""
+    import gguf
+
+    return gguf.quants.dequantize(np.ascontiguousarray(data), gguf.GGMLQuantizationType(kind))
+
+
 def worst_error(model, expected):
-    """Of all linears: the norm of what x W' is off by, relative to it."""
-    worst = 0.0
+    """Of all linears: the norm of what x W' is off by, relative to it; and of gains and biases that are expected."""
+    errors = [0.0]
     for name, module in model.named_modules():
-        if not isinstance(module, LinearBase):
+        if not isinstance(module, LinearBase | ParallelLMHead) or (name == "lm_head" and name not in expected):
             continue
         inside, _, last = name.rpartition(".")
-        parts = [f"{inside}.{part}" for part in FUSED.get(last, (last,))]
+        parts = [name] if name in expected else [f"{inside}.{part}" for part in FUSED.get(last, (last,))]
         weight = torch.from_numpy(np.concatenate([expected[part] for part in parts]))
         x = torch.randn(ROWS, weight.shape[1], generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-        found = module.quant_method.apply(module, x, None).float()
+        found = product(module, x)[:, : len(weight)]  # a head has rows that nobody asks for
         right = x.float() @ weight.T
-        error = float((found - right).norm() / right.norm())
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
+        errors.append(float((found - right).norm() / right.norm()))
+    if "lm_head" in expected and not isinstance(getattr(model, "lm_head", None), ParallelLMHead):
+        errors.append(float("inf"))  # tied to the embedding, where the original has both
+    for name, value in model.named_parameters():
+        if name in expected and value.dim() == 1:
+            right = torch.from_numpy(expected[name])
+            errors.append(float((value.float() - right).norm() / right.norm()))
+    return max(error if error == error else float("inf") for error in errors)
 
 
 def answer(question):
     """One model, see above."""
     stage = "config"
     try:
+        original = question.get("config")
+        of_gguf = {} if original is None else {"hf_config_path": original, "tokenizer": original}
         arguments = EngineArgs(
+            **of_gguf,
             model=question["path"],
             skip_tokenizer_init=True,
             dtype="bfloat16",
@@ -87,6 +125,7 @@ def main():
     """All questions in one process, since starting vLLM takes the longest."""
     with open(sys.argv[1], encoding="utf-8") as file:
         questions = json.load(file)
+    load_general_plugins()
     amx = bool(torch.cpu._is_amx_tile_supported())
     found = {"version": vllm.__version__, "methods": list(QUANTIZATION_METHODS), "amx": amx, "answers": {}}
     for name, question in questions.items():

@@ -80,13 +80,19 @@ def written(name: str) -> Make:
 
 
 def again(
-    good: Path, path: Path, keys: dict[str, Any], kind: str | None = None, without: str = "", flat: str = "none"
+    good: Path,
+    path: Path,
+    keys: dict[str, Any],
+    kind: str | None = None,
+    without: str = "",
+    flat: str = "none",
+    parts_of: int = 0,
 ) -> Path:
     """A good file with other keys (None: without), matrices of another type, without a tensor, with ``flat`` (how
-    names end) as vectors."""
+    names end) as vectors; ``parts_of``: as a set of files of so many tensors, whose first is given back."""
     reader = gguf.GGUFReader(good)
     architecture = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(path, keys.get("general.architecture", architecture))
+    writer = gguf.GGUFWriter(path, keys.get("general.architecture", architecture), split_max_tensors=parts_of)
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name in ("general.architecture", *keys):
             continue
@@ -107,7 +113,7 @@ def again(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-*.gguf")) if parts_of else path
 
 
 def encoded(name: str, data: np.ndarray, seed: int) -> np.ndarray:

