@@ -43,10 +43,10 @@ ROWS = 32
 
 def product(module, x):
     """x times what a linear multiplies by, in fp32."""
-    codes = getattr(module, "qweight", None)
-    if codes is None:
+    kinds = getattr(module, "qweight_type", None)  # of GGUF files alone
+    if kinds is None:
         return module.quant_method.apply(module, x, None).float()
-    kinds, data = module.qweight_type, codes.data.numpy()
+    codes, data = module.qweight, module.qweight.data.numpy()
     parts = getattr(codes, "shard_offset_map", None)
     if not parts:
         matrix = decoded(data, kinds.weight_type)
