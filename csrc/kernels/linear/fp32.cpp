@@ -2,7 +2,7 @@
 // fp32 arithmetic over any storage: sixteen outputs times a block of columns are decoded to fp32 in cache and used for
 // all rows. Order of every sum: within a block of BLOCK_COLUMNS columns one chain of fused multiply-adds from zero;
 // blocks are added left to right; the bias comes last.
-#include "kernels.h"
+#include "fp32_few.h"
 
 namespace linnet::LINNET_TIER {
 
@@ -15,7 +15,8 @@ static constexpr int ROWS = TILE_ROWS;
 #endif
 
 int64_t scratch_bytes_fp32(const LinearWeight& weight) {
-    return larger((TILE_COUNT * PANEL_FLOATS + ROWS * BLOCK_COLUMNS) * 4, scratch_bytes_sparse_numbers(weight));
+    const int64_t few = larger(scratch_bytes_sparse_numbers(weight), scratch_bytes_few(weight));
+    return larger((TILE_COUNT * PANEL_FLOATS + ROWS * BLOCK_COLUMNS) * 4, few);
 }
 
 // One block of columns for M rows and T tiles: y (+)= x . panel.
@@ -83,16 +84,21 @@ static void multiply_rows(int64_t rows, const float* panel, const float* x, int6
 template <typename Input>
 static void linear(const LinearWeight& weight, const Input* x, int64_t ldx, float* y, int64_t ldy, int64_t rows,
                    int64_t n_begin, int64_t n_end, void* scratch) {
-    if (reads_sparse_numbers(weight, rows)) {
+    const bool sparse = reads_sparse_numbers(weight, rows);
+    if (sparse || reads_few_rows(weight, rows)) {
+        const float* wide;
+        int64_t stride;
         if constexpr (sizeof(Input) == 2) {
-            float* wide = (float*)scratch;
-            const int64_t stride = round_up(weight.columns, 16);
-            for (int64_t row = 0; row < rows; ++row) widen_bf16(x + row * ldx, wide + row * stride, weight.columns);
-            linear_sparse_numbers(weight, wide, stride, y, ldy, rows, n_begin, n_end);
+            stride = round_up(weight.columns, 16);
+            for (int64_t row = 0; row < rows; ++row)
+                widen_bf16(x + row * ldx, (float*)scratch + row * stride, weight.columns);
+            wide = (const float*)scratch;
         } else {
-            linear_sparse_numbers(weight, x, ldx, y, ldy, rows, n_begin, n_end);
+            wide = x;
+            stride = ldx;
         }
-        return;
+        if (sparse) return linear_sparse_numbers(weight, wide, stride, y, ldy, rows, n_begin, n_end);
+        return linear_few_rows(weight, wide, stride, BLOCK_COLUMNS, y, ldy, rows, n_begin, n_end);
     }
     float* panel = (float*)scratch;
     float* widened = panel + TILE_COUNT * PANEL_FLOATS;
