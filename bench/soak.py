@@ -77,9 +77,9 @@ ROWS = (
     Row(
         "R7",
         "scheduler and pool in virtual time, checked every step",
-        "2,000 workloads a law",
+        "500 workloads a law",
         ("tests/sim",),
-        set={"LINNET_SIM_TRIALS": "2000"},
+        set={"LINNET_SIM_TRIALS": "500"},
     ),
     Row(
         "R8",
