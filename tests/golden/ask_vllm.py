@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What vLLM does with models, asked in its own environment: opens each with its own loader and multiplies by what it
-loaded. Writes one JSON object: its version, the methods that it knows, and an answer for each model.
+loaded. Writes one JSON object: its version, the methods that it knows, the packages of its plugins, and an answer for
+each model.
 
     path/to/vllm/bin/python tests/golden/ask_vllm.py QUESTIONS.json ANSWERS.json
 
@@ -15,6 +16,7 @@ import json
 import os
 import sys
 import tempfile
+from importlib.metadata import entry_points
 
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -127,7 +129,9 @@ def main():
         questions = json.load(file)
     load_general_plugins()
     amx = bool(torch.cpu._is_amx_tile_supported())
-    found = {"version": vllm.__version__, "methods": list(QUANTIZATION_METHODS), "amx": amx, "answers": {}}
+    plugins = [entry.dist.name for entry in entry_points(group="vllm.general_plugins")]
+    known = {"methods": list(QUANTIZATION_METHODS), "amx": amx, "plugins": plugins}
+    found = {"version": vllm.__version__, **known, "answers": {}}
     for name, question in questions.items():
         found["answers"][name] = answer(question)
     with open(sys.argv[2], "w", encoding="utf-8") as file:

@@ -40,7 +40,7 @@ from linnet.formats import Checkpoint
 from linnet.formats.convert import parse_target, to_directory, to_gguf
 from linnet.formats.prescription import Rotation
 from linnet.formats.programs import Verdict
-from linnet.formats.programs.of_vllm import GPU_ONLY, METHODS, VERSION
+from linnet.formats.programs.of_vllm import GPU_ONLY, METHODS, PLUGINS, VERSION
 from linnet.formats.transform_record import rotations_to_record
 
 PYTHON = os.environ.get("LINNET_VLLM_PYTHON", "")
@@ -225,7 +225,8 @@ def test_vllm_does_as_it_is_said_to(name: str, asked: tuple[dict[str, Verdict], 
     verdict, answer = asked[0][name], asked[1]["answers"][name]
     print(name, verdict.loads, verdict.why, answer)
     right = answer["stage"] == "loaded" and (answer["worst"] is None or answer["worst"] < tolerated(name))
-    if not verdict.loads or "plugin" in verdict.why:
+    plugin = next((package for package, _ in PLUGINS.values() if package in verdict.why), None)
+    if not verdict.loads or (plugin is not None and plugin not in asked[1]["plugins"]):
         assert not right
     elif GPU_ONLY in verdict.why and not ("AMX" in verdict.why and asked[1]["amx"]):
         assert answer["stage"] == "run" or (answer["stage"] == "load" and NO_KERNEL.search(answer["why"]))

