@@ -27,6 +27,7 @@ HALF: dict[str, Any] = {**SMOOTH, "options": {"alpha": 0.5}}
 ROTATE: dict[str, Any] = {"step": "rotate", "algorithm": "quarot"}
 VALUES: dict[str, Any] = {**ROTATE, "options": {"values": True}}
 ONLINE: dict[str, Any] = {**ROTATE, "options": {"values": True, "online": True}}
+HEADS: dict[str, Any] = {**ROTATE, "options": {"values": True, "online": True, "heads": True}}
 ALL: dict[str, Any] = {**ROTATE, "options": {"values": True, "online": True, "keys": True}}
 
 
@@ -72,6 +73,7 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W4A4, rotated, values too": [VALUES, rounded("W4A4", "gptq")],
         "W4A4, rotated, values too, and smoothed": [VALUES, SMOOTH, rounded("W4A4", "gptq")],
         "W4A4, rotated, values too, and at run time": [ONLINE, rounded("W4A4", "gptq")],
+        "W4A4, rotated, values too, and at run time, heads too": [HEADS, rounded("W4A4", "gptq")],
         "W4A4, rotated, values too, and at run time, and smoothed": [ONLINE, SMOOTH, rounded("W4A4", "gptq")],
         "W4A4-kv4, rotated, values too, and at run time": [ONLINE, rounded("W4A4-kv4", "gptq")],
         "W4A4-kv4, rotated, values too, and at run time, keys too": [ALL, rounded("W4A4-kv4", "gptq")],
@@ -82,6 +84,11 @@ LADDERS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "W4A4-ag32, rotated, values too, and smoothed": [VALUES, SMOOTH, rounded("W4A4-ag32", "gptq")],
         "W4A4-ag32, rotated, values too, and at run time, and smoothed": [
             ONLINE,
+            SMOOTH,
+            rounded("W4A4-ag32", "gptq"),
+        ],
+        "W4A4-ag32, rotated, values too, and at run time, heads too, and smoothed": [
+            HEADS,
             SMOOTH,
             rounded("W4A4-ag32", "gptq"),
         ],

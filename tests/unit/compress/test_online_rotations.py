@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from walking import StopAt, hashes
 
 from linnet.compress import CancelToken, Interrupted, compress, recipe_from
+from linnet.compress.transforms.online import output_projections
 from linnet.compress.transforms.quarot import Quarot, QuarotOptions
 from linnet.errors import UnsupportedError
 from linnet.formats import Checkpoint
@@ -50,6 +51,57 @@ def test_the_function_stays_as_it_was(tmp_path, family):
     }
     downs = (block.feed_forward.down.module.format(layer=layer) for layer, block in enumerate(source.spec.layers))
     assert changed == {f"{down}.weight" for down in downs}
+
+
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_are_mixed_and_the_function_stays(tmp_path, family, values):
+    tiny_models = pytest.importorskip("tiny_models", reason="needs transformers")
+    tiny_models.write(next(tiny for tiny in tiny_models.TINY_MODELS if tiny.name == family), tmp_path)
+    source = load_model(tmp_path)
+    transforms = [Quarot(QuarotOptions(values=values, heads=heads)) for heads in (False, True)]
+    plain, rotated = (
+        each.apply(replace(each.prepare(source), checkpoint=source.checkpoint), {}, 0) for each in transforms
+    )
+    assert error(rotated, source) ** 0.5 < 1e-5
+    outputs = [(layer, mixer.output, mixer.value_size) for layer, mixer in source.spec.attentions.items()]
+    made = [op.attributes.size for op in rotated.program.ops if isinstance(op.attributes, Hadamard)]
+    assert made == [output.columns & -output.columns for _, output, _ in outputs]
+    assert all(run > size for run, (_, _, size) in zip(made, outputs, strict=True))
+    assert error(replace(rotated, program=source.program), source) > 0.01  # the weights alone are another function
+    changed = {
+        name
+        for name in source.checkpoint.names()
+        if not np.array_equal(plain.checkpoint.tensor(name), rotated.checkpoint.tensor(name))
+    }
+    assert changed == {f"{output.module.format(layer=layer)}.weight" for layer, output, _ in outputs}
+
+
+def test_a_loud_head_becomes_roundable(fp32_model, tmp_path, text):
+    """All channels of one KV head 60 times as loud, their readers as much quieter: no rotation inside heads helps."""
+    model = shutil.copytree(fp32_model, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    for layer in range(2):
+        value, out = (tensors[f"model.layers.{layer}.self_attn.{name}_proj.weight"] for name in "vo")
+        value[: len(value) // 2] *= 60  # of 2 KV heads
+        out[:, : out.shape[1] // 2] /= 60
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert error(model, fp32_model) ** 0.5 < 1e-5
+    costs = {}
+    for heads in (False, True):
+        rotate = {"step": "rotate", "algorithm": "quarot", "options": {"values": True, "heads": heads}}
+        chain = recipe_from({"steps": [rotate, {"step": "quantise", "algorithm": "rtn", "scheme": "W8A8"}], **ROWS})
+        made = compress(model, tmp_path / f"{heads}", chain, calibration_text=text)
+        costs[heads] = error(made.path, model)
+    assert costs[True] < 0.7 * costs[False]
+
+
+def test_heads_that_no_run_spans_are_said(fp32_model):
+    source = load_model(fp32_model)
+    first, *others = source.spec.layers
+    odd = replace(first.mixer, heads=1, value_head_size=first.mixer.output.columns)
+    with pytest.raises(UnsupportedError, match=r"layers.0.self_attn.o_proj reads 1 heads .* span no two heads"):
+        output_projections(replace(source, spec=replace(source.spec, layers=(replace(first, mixer=odd), *others))))
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", se
 the norms' gains move into the weights that read them, then embed' = embed Q, reader' = reader diag(gain) Q and
 writer' = Q^T writer: RMS norms without gains commute with Q, so the function stays. Nothing of this is computed at run
 time. With ``values`` the channels of each head's values are rotated too, which their maker and reader take (stage 1c).
-With ``online`` the input of down_proj is rotated at run time, and down_proj takes the inverse; with ``keys`` so are
-queries and keys, behind their positions (see online.py). The paper's product across heads is not there.
+With ``online`` the input of down_proj is rotated at run time, and down_proj takes the inverse; with ``heads`` that of
+o_proj, across heads; with ``keys`` so are queries and keys, behind their positions (see online.py).
 Every changed tensor is a function of the source's own, computed when it is read: no second copy of the model is made.
 """
 
@@ -22,7 +22,7 @@ import torch
 from linnet.backends.reference.ops import hadamard
 from linnet.backends.reference.weights import to_torch
 from linnet.compress.transforms.hadamard import rotation
-from linnet.compress.transforms.online import as_rotations, attentions, down_projections
+from linnet.compress.transforms.online import as_rotations, attentions, down_projections, output_projections
 from linnet.compress.transforms.stream import Stream, stream_of
 from linnet.compress.transforms.values import Values, values_of
 from linnet.formats.rewritten import Rewritten
@@ -36,10 +36,12 @@ UNTIED = {"tie_word_embeddings": False}
 
 class QuarotOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The signs are drawn with the recipe's seed. ``values``: rotate those of attention too, head by head. At run time:
-    ``online`` rotates what down_proj reads, ``keys`` queries and keys behind their positions."""
+    ``online`` rotates what down_proj reads, ``heads`` what o_proj reads, across heads, ``keys`` queries and keys behind
+    their positions."""
 
     values: bool = False
     online: bool = False
+    heads: bool = False
     keys: bool = False
 
 
@@ -68,7 +70,7 @@ class Quarot:
         rotation(spec.hidden_size, 0, "the hidden size")
         if self._options.values:
             self._heads(source, 0)
-        rotations = as_rotations(source, self._downs(source), attentions(source) if self._options.keys else {})
+        rotations = as_rotations(source, self._inputs(source), attentions(source) if self._options.keys else {})
         if not rotations:
             return source
         return load_model(source.checkpoint.rewritten(lambda *_: None, Rewritten(rotations=rotations)))
@@ -77,18 +79,19 @@ class Quarot:
         """See ModelTransform.apply."""
         width = source.spec.hidden_size
         matrix, stream = rotation(width, seed, "the hidden size"), stream_of(source.program, width)
-        weights = _Rotation(stream, matrix, schemes, *self._heads(source, seed), self._downs(source))
+        weights = _Rotation(stream, matrix, schemes, *self._heads(source, seed), self._inputs(source))
         checkpoint, head = source.checkpoint, f"{source.spec.head}.weight"
         copies = {} if head in checkpoint else _own_head(source.spec)
         return replace(source, checkpoint=checkpoint.rewritten(weights.rewrite, Rewritten(copies)))
 
-    def _downs(self, source: ModelSource) -> dict[str, int]:
-        """What takes the inverse of a rotation at run time -> channels of its runs."""
-        return down_projections(source) if self._options.online else {}
+    def _inputs(self, source: ModelSource) -> dict[str, int]:
+        """What takes the inverse of a rotation of its input at run time -> channels of its runs."""
+        downs = down_projections(source) if self._options.online else {}
+        return downs | (output_projections(source) if self._options.heads else {})
 
     def _heads(self, source: ModelSource, seed: int) -> tuple[Values, dict[int, torch.Tensor]]:
         """Where values pass, and a matrix for each size of a head."""
-        values = values_of(source.program) if self._options.values else Values({}, {})
+        values = values_of(source.program, self._inputs(source)) if self._options.values else Values({}, {})
         return values, {size: rotation(size, seed, "a head's size") for size in set(values.readers.values())}
 
 
@@ -106,17 +109,17 @@ class _Rotation:
         schemes: Mapping[str, LinearScheme],
         values: Values,
         heads: Mapping[int, torch.Tensor],
-        downs: Mapping[str, int],
+        inputs: Mapping[str, int],
     ) -> None:
         self._stream, self._matrix, self._schemes = stream, matrix, schemes
-        self._values, self._heads, self._downs = values, heads, downs
+        self._values, self._heads, self._inputs = values, heads, inputs
 
     def rewrite(self, name: str, view: Callable[[str], np.ndarray]) -> np.ndarray | None:
         """See formats.rewritten.Rewrite."""
         rotated = self._rotated_values(name, view, self._rotated(name, view))
         module = name.removesuffix(".weight")
-        if rotated is not None and name.endswith(".weight") and module in self._downs:
-            rotated = hadamard(rotated, self._downs[module])  # its own inverse
+        if rotated is not None and name.endswith(".weight") and module in self._inputs:
+            rotated = hadamard(rotated, self._inputs[module])  # its own inverse
         if rotated is None:
             return None
         packed = module in self._schemes
