@@ -6,6 +6,7 @@ H = R R^T, R upper triangular (the Cholesky factor of H with both axes reversed)
 one triangular inverse, and H^-1 itself is never formed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,15 +49,31 @@ def fill_dead(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
     return dead, mean
 
 
-def factorise(where: str, hessian: Hessian, damping: float, most_active_first: bool) -> Factor:
-    """Factorise the damped H; ``damping`` grows tenfold on each failure.
+def most_active_first(diagonal: torch.Tensor) -> torch.Tensor:
+    """Columns by their entries on H's diagonal."""
+    return torch.argsort(diagonal, descending=True, stable=True)
+
+
+def most_active_groups_first(diagonal: torch.Tensor, group: int) -> torch.Tensor:
+    """Groups of ``group`` columns, which tile them, by the sum of theirs; the columns of one in that order too."""
+    groups = diagonal.view(-1, group)
+    within = torch.argsort(groups, dim=1, descending=True, stable=True)
+    places = within + torch.arange(0, len(diagonal), group)[:, None]
+    return places[most_active_first(groups.sum(1))].flatten()
+
+
+def factorise(
+    where: str, hessian: Hessian, damping: float, order_of: Callable[[torch.Tensor], torch.Tensor] | None
+) -> Factor:
+    """Factorise the damped H; ``damping`` grows tenfold on each failure. order_of: H's diagonal -> its columns' order;
+    None: as they are.
 
     CheckpointError, naming ``where``: it cannot be done, or an activation was NaN or infinite.
     """
     matrix = hessian.matrix(where)
     dead, mean = fill_dead(matrix)
     diagonal = torch.diagonal(matrix)
-    order = torch.argsort(diagonal, descending=True, stable=True) if most_active_first else None
+    order = None if order_of is None else order_of(diagonal)
     original = diagonal.clone()
     del diagonal  # a view: it would keep the matrix alive that is not in order yet
     if order is not None:

@@ -6,6 +6,7 @@ The free columns' optimal correction needs the rows of U, the upper Cholesky fac
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import msgspec
@@ -13,7 +14,14 @@ import numpy as np
 import torch
 
 from linnet.compress.algorithm import Fitted, ratio, squared_errors
-from linnet.compress.factor import FACTOR_COPIES, Factor, check_damping, factorise
+from linnet.compress.factor import (
+    FACTOR_COPIES,
+    Factor,
+    check_damping,
+    factorise,
+    most_active_first,
+    most_active_groups_first,
+)
 from linnet.compress.rounding import ColumnRounder
 from linnet.compress.scales import of_one_group, scales_of, search_scales
 from linnet.compress.statistic import Hessian, Statistic, StatisticKind
@@ -40,19 +48,21 @@ class GptqOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``damping``: this fraction of H's mean diagonal is added to it; tenfold on each failure to factorise.
 
     ``act_order``: most active columns first; groups stay where they are (scales from the unmoved weight), so that the
-    layout is the canonical one. ``scales``: minmax, or mse (the clipping of least error, weighted by H's diagonal).
+    layout is the canonical one. ``groups``: whole groups, most active first, so that a group's scales come from the
+    weights as updated by then; without groups as true. ``scales``: minmax, or mse (the clipping of least error,
+    weighted by H's diagonal).
     None: 0.01 and most active first; but for coarse codes, see ``for_codes``.
     """
 
     damping: float | None = None
-    act_order: bool | None = None
+    act_order: bool | Literal["groups"] | None = None
     scales: Literal["minmax", "mse"] = "mse"
 
     def __post_init__(self) -> None:
         if self.damping is not None:
             check_damping("gptq", self.damping)
 
-    def for_codes(self, scheme: Scheme) -> tuple[float, bool]:
+    def for_codes(self, scheme: Scheme) -> tuple[float, bool | Literal["groups"]]:
         """Damping, and whether the most active columns come first.
 
         Codes of COARSE_VALUES make errors as large as the weights. The order that leaves the quiet columns to the last
@@ -90,8 +100,12 @@ class Gptq:
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
         damping, act_order = self._options.for_codes(scheme.weight)
-        factor = hessian.derived((damping, act_order), lambda: factorise(where, hessian, damping, act_order))
-        rounded, scale, zero_point, damped_error = self._solve(weight, kept, scheme.weight, factor, tick)
+        group = scheme.weight.group_size if act_order in (False, "groups") else None
+        key, order_of = (damping, act_order, group if act_order == "groups" else None), None
+        if act_order:
+            order_of = most_active_first if group is None else partial(most_active_groups_first, group=group)
+        factor = hessian.derived(key, lambda: factorise(where, hessian, damping, order_of))
+        rounded, scale, zero_point, damped_error = self._solve(weight, kept, scheme.weight, factor, group, tick)
         codes = codecs.quantize(rounded.numpy(), scheme.weight, scale, zero_point)
         unheard = float((rounded[:, factor.dead] - weight[:, factor.dead]).square().sum(dtype=torch.float64))
         del rounded
@@ -121,16 +135,16 @@ class Gptq:
         kept: torch.Tensor | None,
         scheme: Scheme,
         factor: Factor,
+        group: int | None,
         tick: Callable[[float], None],
     ) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None, float]:
         """The quantised values of ``weight``, scale, zero point and the damped squared output error.
 
         The error leaves the dead columns out: no row hears them, whatever stands on H's diagonal to factorise it.
-        Group scales are computed when a group's first column is reached, from the weights as updated by then; with
-        act_order, and for every other granularity, from the weight as it came.
+        Scales of a ``group`` are computed when its first column is reached, from the weights as updated by then; where
+        there is none all are, from the weight as it came.
         """
         rows, columns = weight.shape
-        group = scheme.group_size if factor.order is None else None
         if group is None:
             search = self._options.scales == "mse"
             scale, zero_point = scales_of(weight.numpy(), scheme, search, factor.importance)
@@ -143,6 +157,7 @@ class Gptq:
         moving = _columns_first(weight, factor.order)
         mask = None if kept is None else _columns_first(kept, factor.order)
         heard = ~factor.dead if factor.order is None else ~factor.dead[factor.order]
+        importance = factor.importance if factor.order is None else factor.importance[places]
         step = BLOCK_COLUMNS if group is None else group * max(1, BLOCK_COLUMNS // group)  # groups lie in one block
         errors, total = torch.empty(min(step, columns), rows), 0.0
         for start in range(0, columns, step):
@@ -153,9 +168,9 @@ class Gptq:
             with one_thread():
                 for first, last in _strips(stop - start, group):
                     if group is not None and (start + first) % group == 0:
-                        values, index = block[first : first + group], (start + first) // group
+                        values, index = block[first : first + group], places[start + first] // group
                         values = values if here is None else values * here[first : first + group]
-                        own = self._scales_of_group(values, scheme, factor.importance[start + first :][:group])
+                        own = self._scales_of_group(values, scheme, importance[start + first :][:group])
                         scale[:, index] = own[0][:, 0]
                         if zero_point is not None and own[1] is not None:
                             zero_point[:, index] = own[1][:, 0]

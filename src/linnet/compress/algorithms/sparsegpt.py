@@ -63,7 +63,7 @@ class Sparsegpt:
         hessian = statistics["hessian"]
         assert isinstance(hessian, Hessian)
         damping = self._damping
-        factor = hessian.derived((damping, False), lambda: factorise(where, hessian, damping, False))
+        factor = hessian.derived((damping, None), lambda: factorise(where, hessian, damping, None))
         rows, columns = weight.shape
         group = self.pattern.group
         width = group or _STRIP_COLUMNS
