@@ -101,9 +101,10 @@ class Gptq:
         assert isinstance(hessian, Hessian)
         damping, act_order = self._options.for_codes(scheme.weight)
         group = scheme.weight.group_size if act_order in (False, "groups") else None
-        key, order_of = (damping, act_order, group if act_order == "groups" else None), None
+        order_of = None
         if act_order:
             order_of = most_active_first if group is None else partial(most_active_groups_first, group=group)
+        key = damping, None if order_of is None else group or 0
         factor = hessian.derived(key, lambda: factorise(where, hessian, damping, order_of))
         rounded, scale, zero_point, damped_error = self._solve(weight, kept, scheme.weight, factor, group, tick)
         codes = codecs.quantize(rounded.numpy(), scheme.weight, scale, zero_point)
