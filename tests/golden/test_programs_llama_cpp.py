@@ -7,9 +7,7 @@ Needs llama-cpp-python, installed here or in an environment of its own: LINNET_L
 """
 
 import importlib.util
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ pytest.importorskip("torch", reason="needs the dev extra")
 pytest.importorskip("transformers", reason="needs the dev extra")
 pytest.importorskip("gguf", reason="the files are written by the gguf package")
 
+from asking import answers_to, chosen_cases
 from program_files import CASES, IDS, header, off, said
 
 from linnet.formats.programs.of_llama_cpp import ARCHITECTURES, CUTS, ELSE
@@ -44,26 +43,14 @@ def asked(
 ) -> tuple[dict[str, Path], dict[str, Any]]:
     """The files of the cases that run, and what llama.cpp answered."""
     folder = tmp_path_factory.mktemp("llama_cpp")
-    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
-    paths = {}
-    for number, (name, make) in enumerate(CASES.items()):
-        if name in chosen:
-            inside = folder / str(number)
-            inside.mkdir()
-            paths[name] = make(inside)
+    paths = {name: make(inside) for name, make, inside in chosen_cases(request, CASES, folder)}
     return paths, ask(folder, paths)
 
 
 def ask(folder: Path, paths: dict[str, Path]) -> dict[str, Any]:
     """An answer for each path (ask_llama_cpp.py)."""
     questions = {name: {"path": str(path), "ids": IDS} for name, path in paths.items()}
-    (folder / "questions.json").write_text(json.dumps(questions))
-    script = Path(__file__).with_name("ask_llama_cpp.py")
-    command = [PYTHON, str(script), str(folder / "questions.json"), str(folder / "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
-    answers: dict[str, Any] = json.loads((folder / "answers.json").read_text())
-    return answers
+    return answers_to(questions, PYTHON, "ask_llama_cpp.py", folder, 600)
 
 
 @pytest.mark.parametrize("name", CASES)

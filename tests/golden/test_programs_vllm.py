@@ -9,7 +9,6 @@ A GPU's kernels cannot be asked for on a CPU: that vLLM takes the config, and mi
 import json
 import os
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ import test_hqq
 import test_quanto
 import test_sparse_24
 import torch
+from asking import answers_to, chosen_cases
 
 from linnet import demo
 from linnet.cli.doctoring import examine
@@ -194,11 +194,8 @@ def asked(
 ) -> tuple[dict[str, Verdict], dict[str, Any]]:
     """The doctor's verdicts by case, of those that run, and what vLLM answered, in one process."""
     folder = tmp_path_factory.mktemp("vllm")
-    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     questions, said = {}, {}
-    for number, (name, make) in enumerate((name, make) for name, make in CASES.items() if name in chosen):
-        inside = folder / str(number)
-        inside.mkdir()
+    for name, make, inside in chosen_cases(request, CASES, folder):
         path, meaning = make(inside)
         expected = None
         if meaning is not None:
@@ -207,12 +204,7 @@ def asked(
         said[name] = examine(path)[2]
         deprecated = "--allow-deprecated-quantization" in said[name].why
         questions[name] = {"path": str(path), "expected": expected, "deprecated": deprecated}
-    (folder / "questions.json").write_text(json.dumps(questions))
-    script = Path(__file__).with_name("ask_vllm.py")
-    command = [PYTHON, str(script), str(folder / "questions.json"), str(folder / "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return said, json.loads((folder / "answers.json").read_text())
+    return said, answers_to(questions, PYTHON, "ask_vllm.py", folder, 1500)
 
 
 def tolerated(name: str) -> float:

@@ -6,7 +6,6 @@ Needs vLLM in an environment of its own that has vllm-gguf-plugin too: LINNET_VL
 (bench/peers/install.py makes one).
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -21,6 +20,7 @@ pytest.importorskip("transformers", reason="needs the dev extra")
 pytest.importorskip("gguf", reason="the files are written by the gguf package")
 
 import transformers
+from asking import answers_to, chosen_cases
 from gguf_models import write_gguf
 from program_files import again, family, once
 from safetensors.torch import load_file
@@ -137,23 +137,15 @@ def asked(
 ) -> tuple[dict[str, Verdict], dict[str, Any]]:
     """The doctor's verdicts by case, of those that run, and what vLLM answered, in one process."""
     folder = tmp_path_factory.mktemp("vllm")
-    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     questions, said = {}, {}
-    for number, (name, make) in enumerate((name, make) for name, make in CASES.items() if name in chosen):
-        inside = folder / str(number)
-        inside.mkdir()
+    for name, make, inside in chosen_cases(request, CASES, folder):
         path, original = make(inside)
         np.savez(inside / "expected.npz", **meaning(path, original))
         said[name] = examine(path)[2]
         beside = None if name == WITHOUT else str(original)
         expected = str(inside / "expected.npz")
         questions[name] = {"path": str(path), "expected": expected, "deprecated": False, "config": beside}
-    (folder / "questions.json").write_text(json.dumps(questions))
-    script = Path(__file__).with_name("ask_vllm.py")
-    command = [PYTHON, str(script), str(folder / "questions.json"), str(folder / "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return said, json.loads((folder / "answers.json").read_text())
+    return said, answers_to(questions, PYTHON, "ask_vllm.py", folder, 1500)
 
 
 @pytest.mark.parametrize("name", CASES)

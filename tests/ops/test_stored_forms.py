@@ -2,17 +2,18 @@
 """docs/support.md's forms: every one that a reader gives is multiplied on every tier of this machine by the kernel that
 the page names, and yields what the reference does."""
 
-import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the reference backend needs PyTorch")
 pytest.importorskip("linnet.backends.cpu._native", reason="the native extension is not built")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "docs"))
+import support_matrix
 
 from linnet.backends.interface import Backend, Batch
 from linnet.backends.reference.backend import ReferenceBackend
@@ -21,25 +22,13 @@ BOUNDS = {"exact": 1e-10, "fast": 1e-6}
 """Normalised squared errors: sums in another order; and of inputs on the edge between two codes one may take each."""
 
 
-def _tool() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "tools" / "docs" / "support_matrix.py"
-    spec = importlib.util.spec_from_file_location("support_matrix", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-MATRIX = _tool()
-TIERS = MATRIX.tier_table
-ROWS = tuple(MATRIX.rows())
+TIERS = support_matrix.tier_table
+ROWS = tuple(support_matrix.rows())
 
 
 @cache
 def on_page() -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
-    return TIERS.on_page(MATRIX.PAGE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return TIERS.on_page(support_matrix.PAGE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def product(backend: Backend, source: object, policy: str, op: str) -> tuple[np.ndarray, str]:
@@ -59,8 +48,8 @@ def test_the_page_has_these_forms() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.published}: {row.stored}")
 def test_every_tier_multiplies_by_a_form_as_the_page_says(row: object) -> None:
     taken: dict[str, list[str]] = {tier: [] for tier in TIERS.own_tiers()}
-    for policy, source in MATRIX.sources(row).items():
-        op = MATRIX.linear(source.program).name
+    for policy, source in support_matrix.sources(row).items():
+        op = support_matrix.linear(source.program).name
         wanted, _ = product(ReferenceBackend(), source, policy, op)
         for tier, kernels in taken.items():
             found, kernel = product(TIERS.backend(tier), source, policy, op)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every form of a stored weight that a reader of formats/forms gives, and random weights in it.
 
-Part of ``support_matrix.py``; ``tests/ops/test_support_matrix.py`` multiplies by each on every tier.
+Part of ``support_matrix.py``; ``tests/ops/test_stored_forms.py`` multiplies by each on every tier.
 """
 
 import sys
